@@ -1,0 +1,21 @@
+"""What can go wrong, told in one line: where, what, got and expected, the remedy."""
+
+
+class SaclError(Exception):
+    """A mistake that the user can mend; the command line prints it as one line, exit code 2."""
+
+
+class ConfigError(SaclError):
+    """A setting has an unknown name, a wrong type or an impossible value."""
+
+
+class DataError(SaclError):
+    """A file, a scan, a label map or a cohort is not what it should be."""
+
+
+class DeviceError(SaclError):
+    """The device that was asked for is not there."""
+
+
+class WorkspaceError(SaclError):
+    """The work directory lacks a stage's result, or holds another configuration's."""

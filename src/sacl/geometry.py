@@ -1,0 +1,85 @@
+"""Orientation and agreement of grids: canonical (closest RAS+) and back, exactly."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from sacl.errors import DataError
+from sacl.types import Grid
+
+Orientation = tuple[tuple[int, bool], ...]
+"""For x, y and z: the voxel axis that runs closest to it, and whether it runs against it."""
+
+
+def orientation_of(grid: Grid) -> Orientation:
+    """Return which voxel axis runs closest to x, y and z, and whether it has to be flipped.
+
+    Of the six assignments the one with the largest sum of absolute direction cosines is taken, so
+    that an oblique or sheared grid has an unambiguous answer.
+    """
+    cosine = grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0)
+    best = max(
+        itertools.permutations(range(3)),
+        key=lambda axes: sum(abs(cosine[world, axis]) for world, axis in enumerate(axes)),
+    )
+    return tuple((axis, bool(cosine[world, axis] < 0)) for world, axis in enumerate(best))
+
+
+def to_canonical(voxels: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
+    """Permute and flip axes so that i, j, k run closest to x, y, z; no voxel is resampled.
+
+    Returns a view of `voxels` and the grid on which it lies.
+    """
+    orientation = orientation_of(grid)
+    axes = [axis for axis, _ in orientation]
+    shape = tuple(grid.shape[axis] for axis in axes)
+    affine = np.eye(4)
+    affine[:, :3] = grid.affine[:, axes]
+    affine[:3, 3] = grid.affine[:3, 3]
+    canonical = voxels.transpose(axes)
+    for axis, (_, flip) in enumerate(orientation):
+        if flip:
+            canonical = np.flip(canonical, axis)
+            affine[:3, 3] += affine[:3, axis] * (shape[axis] - 1)
+            affine[:3, axis] *= -1
+    return canonical, Grid((shape[0], shape[1], shape[2]), affine)
+
+
+def to_native(voxels: np.ndarray, native: Grid) -> np.ndarray:
+    """Undo `to_canonical`: return canonical voxels in the native grid's own order, as a view."""
+    orientation = orientation_of(native)
+    flips = [axis for axis, (_, flip) in enumerate(orientation) if flip]
+    inverse = np.argsort([axis for axis, _ in orientation])
+    return np.asarray(np.flip(voxels, tuple(flips)).transpose(inverse))
+
+
+def same_grid(a: Grid, b: Grid, tolerance_mm: float = 1e-2) -> bool:
+    """Tell whether no corner of the two grids lies further apart than the tolerance."""
+    if a.shape != b.shape:
+        return False
+    corners = np.array(list(itertools.product(*[(0, n - 1) for n in a.shape])))
+    corners = np.c_[corners, np.ones(8)]
+    return bool(np.abs(corners @ (a.affine - b.affine).T).max() <= tolerance_mm)
+
+
+def describe(grid: Grid) -> str:
+    """Return a grid in words: voxels, spacing and origin."""
+    shape = " x ".join(str(n) for n in grid.shape)
+    spacing = " x ".join(f"{s:.4g}" for s in grid.spacing_mm)
+    origin = ", ".join(f"{o:.5g}" for o in grid.affine[:3, 3])
+    return f"{shape} voxels of {spacing} mm at ({origin})"
+
+
+def require_same_grid(image: Grid, label: Grid, where: str) -> None:
+    """Refuse a label map that does not lie on its image's grid.
+
+    Raises:
+        DataError: the grids differ; both are printed.
+    """
+    if not same_grid(image, label):
+        raise DataError(
+            f"{where}: image and label map lie on different grids, {describe(image)} against"
+            f" {describe(label)}; resample the label map onto the image's grid"
+        )

@@ -1,0 +1,49 @@
+"""The work directory: one numbered folder per stage, entered through this record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sacl.errors import WorkspaceError
+
+FOLDERS = {
+    "phantom": "0-phantom",
+    "ingest": "1-cohort",
+    "locate": "2-coarse",
+    "extract": "3-patches",
+    "pretrain": "4-encoder",
+    "finetune": "5-segmenter",
+    "predict": "6-predictions",
+    "evaluate": "7-scores",
+    "report": "8-report",
+}
+"""Folder of every stage's results, in the order in which the stages run."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A work directory with what all stages of a run share: name, seed and device."""
+
+    root: Path
+    name: str = "run"
+    seed: int = 0
+    device: str = "auto"
+
+    def folder(self, stage: str) -> Path:
+        """Return the folder of a stage's results, made or not."""
+        return self.root / FOLDERS[stage]
+
+    def require(self, stage: str) -> Path:
+        """Return the folder of a finished stage.
+
+        Raises:
+            WorkspaceError: the stage has not finished in this work directory.
+        """
+        folder = self.folder(stage)
+        if not (folder / "run.json").is_file():
+            raise WorkspaceError(
+                f"work directory {self.root.name}: stage '{stage}' has no result;"
+                f" run `sacl {stage}` or `sacl run` first"
+            )
+        return folder

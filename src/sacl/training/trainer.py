@@ -1,0 +1,152 @@
+"""The one training loop: steps, schedule, precision, interruption and exact resumption."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from sacl.errors import SaclError
+from sacl.io.progress import track
+from sacl.io.run_record import replacing
+from sacl.models.device import mixed_dtype
+
+_SAVE_EVERY_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long and how fast a network is trained."""
+
+    steps: int
+    weight_decay: float = 1e-4
+    warmup: float = 0.05
+    clip_norm: float = 5.0
+
+
+@dataclass(frozen=True)
+class RatedParameters:
+    """Parameters that share a peak learning rate."""
+
+    parameters: Sequence[nn.Parameter]
+    learning_rate: float
+
+
+def cosine(step: int, steps: int, warmup: float) -> float:
+    """Return the factor of the learning rate: a linear rise, then half a cosine down to 0."""
+    rise = max(1, round(steps * warmup))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def train(  # noqa: PLR0913, PLR0915
+    network: nn.Module,
+    loss_of_step: Callable[[nn.Module, int], Tensor],
+    groups: Sequence[RatedParameters],
+    plan: Plan,
+    device: torch.device,
+    what: str,
+    checkpoint: Path | None = None,
+) -> list[float]:
+    """Train a network in place and return the loss of every step.
+
+    `loss_of_step(network, step)` draws its batch from a generator seeded with the step, so that a
+    run resumed from `checkpoint` (saved every two minutes and on SIGTERM or SIGUSR1, removed at
+    the end) is the run that was never interrupted. The network ends on `device`, in eval mode.
+
+    Raises:
+        SaclError: the loss is not finite.
+    """
+    precision: Any = "bf16-mixed" if mixed_dtype(device) == torch.bfloat16 else "32-true"
+    accelerator = device.type
+    devices = [device.index or 0] if device.type == "cuda" else 1
+    fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)
+    optimizer = torch.optim.AdamW(
+        [{"params": list(g.parameters), "lr": g.learning_rate} for g in groups],
+        weight_decay=plan.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: cosine(step, plan.steps, plan.warmup)
+    )
+    trained, fabric_optimizer = fabric.setup(network, optimizer)
+    losses = _resume(checkpoint, network, optimizer, schedule, device)
+    trained.train()
+    with _told_to_stop() as stop:
+        saved = time.monotonic()
+        for step in track(range(len(losses), plan.steps), what):
+            loss = loss_of_step(trained, step)
+            if not torch.isfinite(loss):
+                raise SaclError(f"{what}: the loss is not finite at step {step}; lower the rate")
+            fabric_optimizer.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            nn.utils.clip_grad_norm_(network.parameters(), plan.clip_norm)
+            fabric_optimizer.step()
+            schedule.step()
+            losses.append(float(loss.detach()))
+            if checkpoint and (stop or time.monotonic() - saved > _SAVE_EVERY_S):
+                saved = time.monotonic()
+                _save(checkpoint, network, optimizer, schedule, losses)
+            if stop:
+                raise KeyboardInterrupt
+    network.eval()
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    return losses
+
+
+def _save(
+    checkpoint: Path, network: nn.Module, optimizer: Any, schedule: Any, losses: list[float]
+) -> None:
+    state = {
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": {"last_epoch": schedule.last_epoch},
+        "losses": losses,
+    }
+    with replacing(checkpoint) as temporary:
+        torch.save(state, temporary)
+
+
+def _resume(
+    checkpoint: Path | None, network: nn.Module, optimizer: Any, schedule: Any, device: torch.device
+) -> list[float]:
+    if checkpoint is None or not checkpoint.is_file():
+        return []
+    state = torch.load(checkpoint, map_location=device, weights_only=True)
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.last_epoch = state["schedule"]["last_epoch"]
+    losses: list[float] = state["losses"]
+    return losses
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[list[int]]:
+    """Yield a list that a SIGTERM or SIGUSR1 makes non-empty."""
+    received: list[int] = []
+
+    def remember(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        try:
+            before[number] = signal.signal(number, remember)
+        except ValueError:  # not the main thread: a test or a notebook
+            break
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
