@@ -133,7 +133,7 @@ class ExtractSettings:
         _require(self.patch_size % 16 == 0, f"extract.patch_size: x 16, got {self.patch_size}")
         _require(self.dense_size % 16 == 0, f"extract.dense_size: x 16, got {self.dense_size}")
         _require(self.margin >= 1, f"extract.margin must be >= 1, got {self.margin}")
-        _require(self.dense_margin >= 1, f"extract.dense_margin must be >= 1")
+        _require(self.dense_margin >= 1, "extract.dense_margin must be >= 1")
         _require(self.context >= 1, f"extract.context must be >= 1, got {self.context}")
 
 

@@ -1,10 +1,10 @@
-"""Progress bars with an estimate, on stderr, silent where it is no terminal; and one log line a stage."""
+"""Progress bars with an estimate on stderr; off a terminal, a line once a minute."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -28,7 +28,7 @@ def say(message: str) -> None:
 
 def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
     """Yield the items behind a progress bar; off a terminal, a line once a minute."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     if not sys.stderr.isatty():
         yield from _lines(items, what, total)

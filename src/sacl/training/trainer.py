@@ -50,12 +50,13 @@ def cosine(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def train(  # noqa: PLR0913, PLR0915
+def train(  # noqa: PLR0913
     network: nn.Module,
     loss_of_step: Callable[[nn.Module, int], Tensor],
     groups: Sequence[RatedParameters],
     plan: Plan,
     device: torch.device,
+    *,
     what: str,
     checkpoint: Path | None = None,
 ) -> list[float]:
