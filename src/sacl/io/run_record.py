@@ -26,11 +26,11 @@ _PACKAGES = ("sacl", "torch", "monai", "lightning", "numpy", "scipy", "nibabel")
 
 
 def plain(value: Any) -> Any:
-    """Return settings as JSON types; a path outside the work directory keeps only its name."""
+    """Return settings as JSON types; of a path only the name is kept."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Path):
-        return value.name if value.is_absolute() else value.as_posix()
+        return value.name
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, Mapping):

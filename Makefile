@@ -1,0 +1,37 @@
+# `make demo` installs and runs the whole pipeline on a generated cohort; `make test` installs and
+# passes every check. Both need Python >= 3.11 and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+
+.PHONY: install demo test lint unit end-to-end clean
+
+install: .venv/.installed
+
+# torch first and alone, by its exact version, so that no other build of it is pulled in.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("sacl needs Python >= 3.11") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+demo: install
+	$(BIN)/sacl demo --work work/demo
+
+test: install lint unit end-to-end
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: install
+	$(BIN)/python -m pytest -n 2 -m "not end_to_end"
+
+end-to-end: install
+	$(BIN)/python -m pytest -m end_to_end
+
+clean:
+	rm -rf .venv work build dist .pytest_cache .mypy_cache .ruff_cache
