@@ -1,0 +1,270 @@
+"""NIfTI in and out: canonical voxels, the exact way back, label names in the file.
+
+Every reader returns voxels in canonical (closest RAS+) order and the `NativeFrame` that leads back
+to the file's own grid. Integers stay integers: a CT costs two bytes per voxel.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import contextlib
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.nifti1 import Nifti1Extension
+from nibabel.openers import ImageOpener
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError
+from nibabel.wrapstruct import WrapStructError
+
+from sacl.errors import DataError
+from sacl.geometry import to_canonical, to_native
+from sacl.io.run_record import replacing
+from sacl.types import Grid, LabelMap, LabelScheme, NativeFrame, Volume
+
+SUFFIXES = (".nii.gz", ".nii")
+_CARET = 30
+"""Code of the NIfTI extension that Caret, Workbench and 3D Slicer keep label tables in."""
+_DAMAGE = (
+    ImageFileError,
+    HeaderDataError,
+    HeaderTypeError,
+    WrapStructError,
+    EOFError,
+    OSError,
+    OverflowError,
+    ValueError,
+    zlib.error,
+)
+_INT16 = np.iinfo(np.int16)
+
+
+def is_nifti(path: Path) -> bool:
+    """Tell whether a file name is that of a NIfTI file; macOS's `._*` companions are not."""
+    return path.name.endswith(SUFFIXES) and not path.name.startswith(".")
+
+
+def stem(path: Path) -> str:
+    """Return a file's name without `.nii` or `.nii.gz`."""
+    for suffix in SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.stem
+
+
+def read_volume(path: Path) -> tuple[Volume, NativeFrame]:
+    """Read an image: int16 where the file stores integers that fit, else float32.
+
+    A rescale slope and intercept are honored; a fractional one makes the voxels float32.
+
+    Raises:
+        DataError: the file is missing, damaged, not NIfTI or not 3-D, its affine is not usable, or
+            a voxel is NaN or infinite.
+    """
+    with _one_line(path):
+        image, frame = _open(path)
+        voxels, grid = to_canonical(_intensities(image), frame.grid)
+    _require_finite(voxels, path)
+    return Volume(voxels, grid), frame
+
+
+def map_volume(path: Path) -> Volume:
+    """Memory-map a volume that `write_volume` wrote uncompressed; nothing is read until used."""
+    with _one_line(path):
+        image, frame = _open(path)
+        return Volume(_intensities(image), frame.grid)
+
+
+def read_labels(path: Path) -> tuple[np.ndarray, Grid, NativeFrame]:
+    """Read integer label values `[i, j, k]`, whatever scheme they follow, and the canonical grid.
+
+    Raises:
+        DataError: as `read_volume`, or a value is not a whole number.
+    """
+    with _one_line(path):
+        image, frame = _open(path)
+        scaled = (image.dataobj.slope, image.dataobj.inter) != (1.0, 0.0)
+        voxels = np.asarray(image.dataobj if scaled else image.dataobj.get_unscaled())
+        voxels = voxels.reshape(frame.grid.shape)
+    if voxels.dtype.kind == "f":
+        _require_finite(voxels, path)
+        whole = voxels.astype(np.int32)
+        if not np.array_equal(whole, voxels):
+            value = voxels[whole != voxels].flat[0]
+            raise DataError(
+                f"{path.name}: label value {value:g} is not a whole number; this is no label map,"
+                " or it was resampled without nearest-neighbor interpolation"
+            )
+        voxels = whole
+    voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    canonical, grid = to_canonical(voxels, frame.grid)
+    return canonical, grid, frame
+
+
+def read_label_map(path: Path, scheme: LabelScheme) -> tuple[LabelMap, NativeFrame]:
+    """Read a label map whose values are those of `scheme`: 0 is background, n + 1 is `names[n]`.
+
+    Raises:
+        DataError: as `read_labels`, or a value lies outside the scheme.
+    """
+    voxels, grid, frame = read_labels(path)
+    low, high = int(voxels.min()), int(voxels.max())
+    if low < 0 or high > len(scheme.names):
+        raise DataError(
+            f"{path.name}: label values {low} to {high}, outside the scheme {scheme.name} with"
+            f" {len(scheme.names)} organs; give the map in that scheme"
+        )
+    return LabelMap(voxels.astype(_label_type(scheme)), grid, scheme), frame
+
+
+def write_volume(path: Path, volume: Volume) -> None:
+    """Write a volume on its own grid, whole or not at all."""
+    _save(path, volume.voxels, NativeFrame(volume.grid), None)
+
+
+def write_label_map(path: Path, label_map: LabelMap, native: NativeFrame | None = None) -> None:
+    """Write a canonical label map, on the native grid where one is given, with its label names.
+
+    The voxels are uint8 (uint16 beyond 255 organs). The affine and the form codes are those of the
+    native frame, so that the result overlays the scan in any viewer. The names stand in a
+    Caret-style LabelTable in a NIfTI extension.
+    """
+    scheme = label_map.scheme
+    voxels = label_map.voxels.astype(_label_type(scheme), copy=False)
+    if native is not None:
+        voxels = to_native(voxels, native.grid)
+    _save(path, voxels, native or NativeFrame(label_map.grid), _label_table(scheme.names))
+
+
+def read_label_table(path: Path) -> dict[str, int] | None:
+    """Return the label names of a file and their values, None where it has no label table."""
+    with _one_line(path):
+        image, _ = _open(path)
+    for extension in image.header.extensions:
+        table = re.search(rb"<LabelTable.*</LabelTable>", extension.content, re.DOTALL)
+        if table is None:
+            continue
+        try:
+            labels = ElementTree.fromstring(table[0].decode("utf-8")).iter("Label")
+            return {(label.text or "").strip(): int(label.attrib["Key"]) for label in labels}
+        except (ElementTree.ParseError, KeyError, ValueError) as error:
+            raise DataError(f"{path.name}: its label table is damaged ({error})") from error
+    return None
+
+
+@contextlib.contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Turn the many exceptions of a damaged file into one line without a folder's name."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{path.name}: no such file") from error
+    except _DAMAGE as error:
+        raise DataError(
+            f"{path.name}: not a readable NIfTI file, it is truncated, damaged or of another"
+            f" format ({type(error).__name__}); export or copy it again"
+        ) from error
+
+
+def _open(path: Path) -> tuple[Any, NativeFrame]:
+    """Return the image, its voxels not yet read, and its frame; the header is checked."""
+    header = _raw_header(path)
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    pixdim = np.asarray(header["pixdim"][1:4], dtype=np.float64)
+    # nibabel would quietly replace a zero spacing by 1 mm.
+    if sform == 0 and not (np.isfinite(pixdim).all() and (pixdim != 0).all()):
+        raise DataError(
+            f"{path.name}: voxel spacing {tuple(pixdim.tolist())} in the header; repair the header"
+        )
+    image = nibabel.load(path)
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) > 3 and np.prod(shape[3:]) > 1:
+        raise DataError(
+            f"{path.name}: a {len(shape)}-D image of {int(np.prod(shape[3:]))} volumes, expected"
+            " one; split it (for instance `fslsplit`) and choose one volume per case"
+        )
+    if len(shape) < 3:
+        raise DataError(f"{path.name}: a {len(shape)}-D image of shape {shape}, expected 3-D")
+    try:
+        grid = Grid((shape[0], shape[1], shape[2]), image.affine)
+    except DataError as error:
+        raise DataError(f"{path.name}: {error}") from error
+    return image, NativeFrame(grid, qform, sform, int(header["xyzt_units"]))
+
+
+def _raw_header(path: Path) -> Any:
+    """Return the header as stored, before nibabel mends it."""
+    with ImageOpener(str(path)) as file:
+        start = file.read(540)
+        for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
+            if kind.may_contain_header(start):
+                file.seek(0)
+                return kind.from_fileobj(file, check=False)
+    raise ImageFileError("no NIfTI header")
+
+
+def _intensities(image: Any) -> np.ndarray:
+    """Return the voxels in native order, int16 where they are whole numbers that fit."""
+    shape = image.shape[:3]
+    slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
+    stored = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape, order="F")
+    if stored.dtype.kind not in "iuf":
+        raise ImageFileError("voxels are not plain numbers")
+    identity = (slope, inter) == (1.0, 0.0)
+    if identity and np.can_cast(stored.dtype, np.int16):
+        return stored.astype(np.int16, copy=False)
+    if stored.dtype.kind != "f" and slope == round(slope) and inter == round(inter):
+        ends = [float(end) * slope + inter for end in (stored.min(), stored.max())]
+        if _INT16.min <= min(ends) and max(ends) <= _INT16.max:
+            return (stored.astype(np.int32) * round(slope) + round(inter)).astype(np.int16)
+    voxels = stored.astype(np.float32, copy=False)
+    return voxels if identity else voxels * np.float32(slope) + np.float32(inter)
+
+
+def _require_finite(voxels: np.ndarray, path: Path) -> None:
+    bad = 0 if voxels.dtype.kind != "f" else voxels.size - int(np.isfinite(voxels).sum())
+    if bad:
+        raise DataError(
+            f"{path.name}: {bad} of {voxels.size} voxels are NaN or infinite; give them a value,"
+            " for instance that of air"
+        )
+
+
+def _label_type(scheme: LabelScheme) -> type[np.unsignedinteger]:
+    return np.uint8 if len(scheme.names) <= 255 else np.uint16
+
+
+def _save(path: Path, voxels: np.ndarray, frame: NativeFrame, table: str | None) -> None:
+    image = nibabel.Nifti1Image(voxels, frame.grid.affine)
+    image.set_sform(frame.grid.affine, code=frame.sform_code)
+    image.set_qform(frame.grid.affine, code=frame.qform_code)
+    image.header["xyzt_units"] = frame.xyzt_units
+    if table is not None:
+        image.header["intent_code"] = 1002  # NIFTI_INTENT_LABEL
+        image.header.extensions.append(Nifti1Extension(_CARET, table.encode("utf-8")))
+    with replacing(path) as temporary:
+        nibabel.save(image, temporary)
+
+
+def _label_table(names: tuple[str, ...]) -> str:
+    """Return the names as a Caret volume extension, each with a color of its own."""
+    rows = []
+    for value, name in enumerate(names, start=1):
+        # Steps of the golden ratio keep neighboring values far apart in hue.
+        red, green, blue = colorsys.hsv_to_rgb(value * 0.618034 % 1.0, 0.75, 0.95)
+        rows.append(
+            f'<Label Key="{value}" Red="{red:.3f}" Green="{green:.3f}" Blue="{blue:.3f}"'
+            f' Alpha="1">{escape(name)}</Label>'
+        )
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<CaretExtension><VolumeInformation Index="0">'
+        f"<LabelTable>{''.join(rows)}</LabelTable><VolumeType>Label</VolumeType>"
+        "</VolumeInformation></CaretExtension>\n"
+    )
