@@ -175,7 +175,7 @@ class PretrainSettings:
     scan_label: str = "phase"
     """Scan-wise label that, with the organ, makes the semantic class."""
     network: Network = "resnet18"
-    """Encoder."""
+    """Architecture of the encoder."""
     width: int = 64
     """Channels of the encoder's first level."""
     steps: int = 1000

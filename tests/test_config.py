@@ -1,0 +1,94 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sacl.config import descriptions, dotted_settings, load_config
+from sacl.errors import ConfigError
+from sacl.io.run_record import plain
+from sacl.settings import PretrainSettings, RunConfig
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
+    path = written(tmp_path, "pretrain:\n  steps: 7\n  batch: 8\n")
+    config = load_config(path, {"pretrain.steps": "9"})
+    assert config.pretrain.steps == 9
+    assert config.pretrain.batch == 8
+    assert config.pretrain.temperature == PretrainSettings().temperature
+
+
+def test_yaml_numbers_without_a_dot_are_numbers(tmp_path):
+    config = load_config(written(tmp_path, "pretrain: {learning_rate: 1e-3, temperature: 1}"))
+    assert config.pretrain.learning_rate == 1e-3
+    assert config.pretrain.temperature == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pretrain: {stpes: 3}", "unknown setting 'pretrain.stpes'; did you mean 'pretrain.steps'"),
+        ("pretrian: {steps: 3}", "did you mean 'pretrain'"),
+        ("temperature: 0.2", "did you mean 'pretrain.temperature'"),
+        ("pretrain: {steps: many}", "pretrain.steps: expected integer, got 'many'"),
+        ("pretrain: {steps: true}", "pretrain.steps: expected integer, got True"),
+        ("pretrain: {strategy: semantik}", "did you mean 'semantic'"),
+        ("pretrain: 3", "pretrain: expected settings by name"),
+        ("locate: {crop: [1, 2]}", "expected a list of 3 integer"),
+        ("ingest: {organs: liver}", "expected a list of text"),
+        ("pretrain: {temperature: -1}", "pretrain.temperature must be > 0"),
+        ("finetune: {augment: {scale: [2, 1]}}", "augment.scale"),
+        ("- a list", "expected settings by name"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line(tmp_path, text, message):
+    with pytest.raises(ConfigError) as error:
+        load_config(written(tmp_path, text))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_flag_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"did you mean 'extract\.patch_size'"):
+        load_config(None, {"extract.patchsize": "64"})
+
+
+def test_every_setting_is_described():
+    for name, (_, _, text) in dotted_settings().items():
+        assert len(text) > 10, name
+
+
+def test_descriptions_come_from_the_class():
+    assert descriptions(PretrainSettings)["temperature"].startswith("Soft-max temperature")
+
+
+def test_settings_survive_a_round_trip_through_the_record():
+    config = RunConfig(pretrain=PretrainSettings(steps=3, projector=(8, 4)))
+    tree = plain(config)
+    assert load_config_of(tree) == config
+
+
+def load_config_of(tree):
+    from sacl.config import from_mapping
+
+    return from_mapping(RunConfig, yaml.safe_load(yaml.safe_dump(tree)))
+
+
+def test_tables_are_found_beside_the_data(tmp_path):
+    (tmp_path / "scan_labels.csv").write_text("case_id\n")
+    config = load_config(
+        None, {"ingest.data": str(tmp_path), "ingest.scan_labels": "scan_labels.csv"}
+    )
+    assert config.ingest.scan_labels == tmp_path / "scan_labels.csv"
+
+
+@pytest.mark.parametrize("path", sorted(Path("runs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_run_in_the_project_is_valid(path):
+    assert dataclasses.is_dataclass(load_config(path))
