@@ -1,0 +1,87 @@
+"""Segmentation losses: soft Dice plus cross-entropy, for all organs at once or for one.
+
+The soft Dice is that of Milletari et al., "V-Net" (3DV 2016, doi 10.1109/3DV.2016.79) without the
+squares, over the whole batch: 1 - 2 sum(p r) / (sum(p) + sum(r)). Everything is computed in
+float32, whatever precision the logits come in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+_TINY = 1e-6
+
+
+def merge_not_annotated(
+    logit: Float[Tensor, "batch class i j"], annotated: Bool[Tensor, "batch organ"]
+) -> Float[Tensor, "batch class i j"]:
+    """Return log-probabilities in which organs without annotation are part of the background.
+
+    Where nobody drew an organ, its voxels are labeled 0; so the class "background" means
+    "background or any organ that is not annotated", and its probability is their sum (marginal
+    loss, Shi et al., Medical Image Analysis 70, 2021, doi 10.1016/j.media.2021.101979). The
+    organs themselves get the logarithm of 0.
+    """
+    log_probability = logit.float().log_softmax(dim=1)
+    missing = ~annotated[:, :, None, None]
+    organs = log_probability[:, 1:]
+    hidden = organs.masked_fill(~missing, -torch.inf)
+    background = torch.cat([log_probability[:, :1], hidden], dim=1).logsumexp(dim=1, keepdim=True)
+    return torch.cat([background, organs.masked_fill(missing, -torch.inf)], dim=1)
+
+
+def dense_loss(
+    logit: Float[Tensor, "batch class i j"],
+    reference: Int[Tensor, "batch i j"],
+    annotated: Bool[Tensor, "batch organ"],
+) -> Float[Tensor, ""]:
+    """Return soft Dice plus cross-entropy over all organs.
+
+    The Dice is of the whole batch, its mean over the organs that the batch's reference holds; an
+    organ's slices without annotation do not enter it. A batch of background gives the
+    cross-entropy alone.
+    """
+    log_probability = merge_not_annotated(logit, annotated)
+    # A pixel that shows an organ which its own case does not list as annotated has log(0) there.
+    reference = reference.long()
+    listed = torch.cat([torch.ones_like(annotated[:, :1]), annotated], dim=1)
+    reference = torch.where(listed.gather(1, reference.flatten(1)).view_as(reference), reference, 0)
+    cross_entropy = torch.nn.functional.nll_loss(log_probability, reference)
+    one_hot = torch.nn.functional.one_hot(reference, logit.shape[1]).movedim(-1, 1)[:, 1:]
+    dice = _batch_dice(log_probability[:, 1:].exp(), one_hot.float())
+    present = one_hot.sum(dim=(0, 2, 3)) > 0
+    dice_loss = ((1 - dice) * present).sum() / present.sum().clamp(min=1)
+    return cross_entropy + dice_loss
+
+
+def query_loss(
+    logit: Float[Tensor, "batch 1 i j"], reference: Float[Tensor, "batch 1 i j"]
+) -> Float[Tensor, ""]:
+    """Return soft Dice plus cross-entropy of one organ per patch.
+
+    `reference` is the organ's area coverage in [0, 1]; at least one half counts as inside. The
+    Dice is of each patch, its mean over the patches that hold the organ; the others give the
+    cross-entropy alone.
+    """
+    logit = logit.float()
+    inside = (reference >= 0.5).float()
+    cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(logit, inside)
+    overlap = (logit.sigmoid() * inside).sum(dim=(1, 2, 3))
+    total = (logit.sigmoid() + inside).sum(dim=(1, 2, 3))
+    present = inside.sum(dim=(1, 2, 3)) > 0
+    dice_loss = ((1 - 2 * overlap / (total + _TINY)) * present).sum() / present.sum().clamp(min=1)
+    return cross_entropy + dice_loss
+
+
+def _batch_dice(
+    probability: Float[Tensor, "batch organ i j"], reference: Float[Tensor, "batch organ i j"]
+) -> Float[Tensor, " organ"]:
+    overlap = (probability * reference).sum(dim=(0, 2, 3))
+    total = (probability + reference).sum(dim=(0, 2, 3))
+    return 2 * overlap / (total + _TINY)
