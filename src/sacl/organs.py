@@ -1,0 +1,120 @@
+"""Organ names: one spelling for each organ, pairs of sides, and matching between schemes.
+
+The spelling is TotalSegmentator's (lower snake case, the side last) for the organs listed here;
+every other name is only brought into that form.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_ALIASES = {
+    "adrenal_gland": ("adrenal", "suprarenal_gland", "ag"),
+    "adrenal_gland_left": ("lad", "lag"),
+    "adrenal_gland_right": ("rad", "rag"),
+    "aorta": ("aor", "ao", "abdominal_aorta"),
+    "duodenum": ("duo",),
+    "esophagus": ("eso", "oesophagus", "esophagous"),
+    "gallbladder": ("gall_bladder", "gb", "gbl"),
+    "inferior_vena_cava": ("ivc", "postcava", "post_cava", "inf_vena_cava", "vena_cava_inferior"),
+    "kidney": ("kidneys", "renal"),
+    "kidney_left": ("lk", "lkid"),
+    "kidney_right": ("rk", "rkid"),
+    "liver": ("liv", "hepar"),
+    "lung": ("lungs",),
+    "pancreas": ("pan", "panc"),
+    "portal_vein_and_splenic_vein": (
+        "psv",
+        "pv_sv",
+        "portal_and_splenic_vein",
+        "portal_and_splenic_veins",
+        "portal_vein_splenic_vein",
+        "splenic_vein_and_portal_vein",
+    ),
+    "prostate": ("pro",),
+    "spleen": ("spl",),
+    "stomach": ("sto", "stomac"),
+    "urinary_bladder": ("bladder", "bla"),
+}
+_CANONICAL = {alias: name for name, aliases in _ALIASES.items() for alias in aliases}
+_SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
+_NOT_MIRRORED = {"ventricle", "atrium", "heart_ventricle", "heart_atrium"}
+"""The heart's left and right chambers are different organs, not mirror images."""
+_WHOLES = {"kidneys": "kidney", "lungs": "lung", "adrenal_glands": "adrenal_gland"}
+"""Name of both sides together: the plural of the paired organ."""
+
+
+def snake_case(text: str) -> str:
+    """Return a text in lower snake case: `End-diastole` becomes `end_diastole`."""
+    return re.sub(r"[^a-z0-9]+", "_", text.strip().lower()).strip("_")
+
+
+def canonical_name(name: str) -> str:
+    """Return the one spelling of an organ's name.
+
+    A name without a known alias is only put into snake case with its side last; the heart's
+    chambers keep theirs in front. Both sides of a paired organ together are the plural.
+
+    Example:
+        >>> canonical_name("Right Kidney"), canonical_name("postcava"), canonical_name("kidney")
+        ('kidney_right', 'inferior_vena_cava', 'kidneys')
+    """
+    name = snake_case(name)
+    if name in _CANONICAL:
+        name = _CANONICAL[name]
+    base, side = _split_side(name)
+    base = _CANONICAL.get(base, base)
+    if side is None:
+        return next((whole for whole, half in _WHOLES.items() if base in (whole, half)), base)
+    if base in _NOT_MIRRORED:
+        return name
+    return f"{base}_{side}"
+
+
+def side_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs (left, right) of `names` that are one organ on both sides of the body.
+
+    Example:
+        >>> side_pairs(["spleen", "kidney_right", "left kidney"])
+        [('left kidney', 'kidney_right')]
+    """
+    by_canonical = {canonical_name(name): name for name in names}
+    pairs = []
+    for left, name in by_canonical.items():
+        # The side may stand within the name: TotalSegmentator has `rib_left_1`.
+        right = re.sub(r"(^|_)left(?=_|$)", r"\1right", left)
+        if right != left and right in by_canonical and _split_side(left)[0] not in _NOT_MIRRORED:
+            pairs.append((name, by_canonical[right]))
+    return pairs
+
+
+def match(names: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
+    """Return which of `wanted` each of `names` is, or is a part of; other names are left out.
+
+    Aliases agree. A wanted `kidneys` takes `kidney_left` and `kidney_right`, so that a finer scheme
+    is merged into a coarser one; the other way round there is nothing to be had.
+
+    Example:
+        >>> match(["RK", "LK", "postcava", "skin"], ["kidneys", "inferior_vena_cava"])
+        {'RK': 'kidneys', 'LK': 'kidneys', 'postcava': 'inferior_vena_cava'}
+    """
+    by_canonical = {canonical_name(name): name for name in wanted}
+    found = {}
+    for name in names:
+        canonical = canonical_name(name)
+        whole = canonical_name(_split_side(canonical)[0])
+        target = by_canonical.get(canonical) or by_canonical.get(whole)
+        if target is not None:
+            found[name] = target
+    return found
+
+
+def _split_side(name: str) -> tuple[str, str | None]:
+    """Return a snake-case name without its side, and the side if the name has one."""
+    words = name.split("_")
+    for position in (-1, 0):
+        if len(words) > 1 and words[position] in _SIDES:
+            rest = words[:-1] if position == -1 else words[1:]
+            return "_".join(rest), _SIDES[words[position]]
+    return name, None
