@@ -1,0 +1,127 @@
+"""The encoder: a ResNet for small patches, with feature maps at strides 2, 4, 8 and 16.
+
+He et al. 2016 (doi 10.1109/CVPR.2016.90), with two changes. The 7 x 7 stem is two 3 x 3
+convolutions, of which the first one halves the image: small organs keep a feature map at stride 2.
+The last level keeps its input's stride (16, not 32), so that a 64 x 64 patch ends on 4 x 4.
+Without the pooling (strides 2, 4, 8, 16 from the four levels themselves) a training step takes 2.5
+times as long on a CPU (benchmarks/README.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from monai.networks.blocks import Convolution
+from monai.networks.layers.factories import Conv, Norm, Pool
+from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
+from torch import Tensor, nn
+
+from sacl.errors import ConfigError
+
+_DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+_STRIDES = (1, 2, 2, 1)
+STEM_WEIGHT = "stem.0.conv.weight"
+"""Key of the weights that read the input: `[out, channel, 3, 3]`, image first, attention second."""
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What an encoder is: enough to build it again.
+
+    `width` is the number of channels of the first level; `in_channels` is 2 with attention
+    (image, attention) and 1 without.
+    """
+
+    network: str = "resnet18"
+    width: int = 64
+    in_channels: int = 2
+    spatial_dims: int = 2
+
+    def __post_init__(self) -> None:
+        if self.network not in _DEPTHS:
+            raise ConfigError(f"encoder: network '{self.network}', expected {', '.join(_DEPTHS)}")
+        if self.width < 2 or self.width % 2 or self.in_channels < 1:
+            raise ConfigError(
+                f"encoder: width {self.width} must be even and >= 2,"
+                f" {self.in_channels} input channels >= 1"
+            )
+        if self.spatial_dims not in (2, 3):
+            raise ConfigError(f"encoder: {self.spatial_dims} spatial dimensions, expected 2 or 3")
+
+
+class Encoder(nn.Module):
+    """A ResNet that returns its feature maps, fine to coarse.
+
+    `channels` and `strides` describe the maps. Input sides must be multiples of 16.
+    """
+
+    strides: tuple[int, ...] = (2, 4, 8, 16)
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        dims, width = spec.spatial_dims, spec.width
+        convolution = partial(Convolution, dims, act="relu", norm="batch", bias=False)
+        self.stem = nn.Sequential(
+            convolution(spec.in_channels, width // 2, strides=2), convolution(width // 2, width)
+        )
+        self.pool = Pool[Pool.MAX, dims](kernel_size=3, stride=2, padding=1)
+        block = ResNetBottleneck if spec.network == "resnet50" else ResNetBlock
+        planes = [width * 2**level for level in range(4)]
+        incoming = [width, *(block.expansion * n for n in planes)]
+        self.levels = nn.ModuleList(
+            _level(block, depth, incoming[n], planes[n], _STRIDES[n], dims)
+            for n, depth in enumerate(_DEPTHS[spec.network])
+        )
+        self.channels: tuple[int, ...] = (width, incoming[1], incoming[2], incoming[4])
+        for module in self.modules():
+            if isinstance(module, Conv[Conv.CONV, dims]):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Return feature maps `[batch, channels[n], side / strides[n], ...]`."""
+        stem = self.stem(pixels)
+        first = self.levels[0](self.pool(stem))
+        second = self.levels[1](first)
+        return [stem, first, second, self.levels[3](self.levels[2](second))]
+
+
+def build_encoder(spec: EncoderSpec) -> Encoder:
+    """Return an encoder with random weights (He et al. 2015) from torch's global generator."""
+    return Encoder(spec)
+
+
+def pooled(features: list[Tensor]) -> Tensor:
+    """Return the mean over space of the coarsest map, float32 `[batch, channels[-1]]`."""
+    return features[-1].float().flatten(2).mean(dim=2)
+
+
+def without_attention(
+    state: Mapping[str, Tensor], spec: EncoderSpec
+) -> tuple[dict[str, Tensor], EncoderSpec]:
+    """Drop the attention channel (1) from the stem, so that the encoder reads images alone.
+
+    An encoder without attention is returned as it is.
+    """
+    state = dict(state)
+    state[STEM_WEIGHT] = state[STEM_WEIGHT][:, :1].clone(memory_format=torch.contiguous_format)
+    return state, replace(spec, in_channels=1)
+
+
+def _level(
+    block: type[nn.Module], depth: int, incoming: int, planes: int, stride: int, dims: int
+) -> nn.Sequential:
+    """Return one resolution level of residual blocks; the first one changes stride and width."""
+    outgoing = planes * block.expansion
+    shortcut = None
+    if stride != 1 or incoming != outgoing:
+        shortcut = nn.Sequential(
+            Conv[Conv.CONV, dims](incoming, outgoing, kernel_size=1, stride=stride, bias=False),
+            Norm[Norm.BATCH, dims](outgoing),
+        )
+    blocks = [block(incoming, planes, dims, stride, shortcut)]
+    blocks += [block(outgoing, planes, dims) for _ in range(depth - 1)]
+    return nn.Sequential(*blocks)

@@ -1,0 +1,175 @@
+"""Where the query patches lie, and how they are cut: square in mm, resampled without aliasing.
+
+A pixel's center is its position: voxel `n` covers `[n - 0.5, n + 0.5)`, and output pixel `p` of a
+box that starts at voxel `s` lies at `s - 0.5 + (p + 0.5) * pitch`. Every pixel is the weighted mean
+of the voxels around it (a triangle as wide as the larger of pitch and voxel, the antialiased
+bilinear filter), and outside the volume everything is 0. So a patch cut with a margin has exactly
+the plain patch in its middle.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from scipy import ndimage
+
+from sacl.types import Box, Grid, LabelMap
+
+
+def round_to_even(value: float) -> int:
+    """Return the even number nearest to the value, so that a margin is the same on both sides."""
+    return 2 * round(value / 2)
+
+
+def plan_boxes(
+    coarse: LabelMap,
+    organ: str,
+    context: float = 1.4,
+    min_side_mm: float = 24.0,
+    slice_margin: int = 1,
+) -> list[Box]:
+    """Return a box per axial slice that holds the organ, and `slice_margin` slices further.
+
+    All boxes of an organ in a scan have one side length, `context` times the organ's largest
+    in-plane extent over its slices, at least `min_side_mm`, square in mm. Each is centered on the
+    mask's bounding box in its slice; a slice without the organ takes the nearest one's center.
+
+    Args:
+        coarse: The scan's coarse label map, canonical.
+        organ: Name of the organ.
+        context: Side in units of the organ's largest in-plane extent.
+        min_side_mm: Smallest side.
+        slice_margin: How many slices away from the mask a slice still gets a box.
+
+    Returns:
+        Boxes by rising k, one voxel thick, which may reach beyond the volume; none where the
+        coarse map does not hold the organ.
+    """
+    mask = coarse.mask(organ)
+    region = ndimage.find_objects(mask.astype(np.uint8))
+    if not region:
+        return []
+    spacing_mm = coarse.grid.spacing_mm
+    offset = [region[0][axis].start for axis in range(3)]
+    inside = mask[region[0]]
+    first_i, last_i = _bounds(np.asarray(inside.any(axis=1)), offset[0])
+    first_j, last_j = _bounds(np.asarray(inside.any(axis=0)), offset[1])
+    held = np.flatnonzero(inside.any(axis=(0, 1)))
+    extent_mm = max(
+        float((last_i - first_i)[held].max()) * spacing_mm[0],
+        float((last_j - first_j)[held].max()) * spacing_mm[1],
+    )
+    sides = _sides(max(context * extent_mm, min_side_mm), spacing_mm)
+    boxes = []
+    for k in range(offset[2] - slice_margin, offset[2] + inside.shape[2] + slice_margin):
+        nearest = held[np.abs(held + offset[2] - k).argmin()]
+        if 0 <= k < coarse.grid.shape[2] and abs(nearest + offset[2] - k) <= slice_margin:
+            middle = (
+                0.5 * (first_i[nearest] + last_i[nearest]),
+                0.5 * (first_j[nearest] + last_j[nearest]),
+            )
+            boxes.append(_box(middle, sides, k))
+    return boxes
+
+
+def whole_slice_box(grid: Grid, k: int) -> Box:
+    """Return the smallest centered box, square in mm, that holds the whole axial slice `k`."""
+    side_mm = max(grid.shape[0] * grid.spacing_mm[0], grid.shape[1] * grid.spacing_mm[1])
+    return _box((grid.shape[0] / 2, grid.shape[1] / 2), _sides(side_mm, grid.spacing_mm), k)
+
+
+def cut(
+    plane: np.ndarray, box: Box, size: int, scale: float = 1.0, nearest: bool = False
+) -> np.ndarray:
+    """Cut a box out of a slice and resample it to a square, 0 outside the slice.
+
+    Args:
+        plane: One slice `[i, j]`, or a stack of them `[..., i, j]`.
+        box: What to cut; its k extent is not looked at.
+        size: Pixels of the box's side.
+        scale: The cut is this many times wider than the box, about its center, at the same pitch.
+        nearest: Take each pixel's nearest voxel (labels) instead of the antialiased mean.
+
+    Returns:
+        `[..., side, side]` with `side = round_to_even(size * scale)`; float32, or the plane's own
+        type where `nearest`.
+    """
+    side = size if scale == 1.0 else round_to_even(size * scale)
+    if nearest:
+        return _cut_nearest(plane, box, size, side)
+    first_i, weight_i = _filter(box.shape[0], size, side)
+    first_j, weight_j = _filter(box.shape[1], size, side)
+    start = (box.start[0] + first_i, box.start[1] + first_j)
+    pixels = crop(plane, start, (weight_i.shape[1], weight_j.shape[1]))
+    return np.asarray(weight_i @ pixels.astype(np.float32, copy=False) @ weight_j.T)
+
+
+def crop(plane: np.ndarray, start: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
+    """Return a window of a slice `[..., i, j]`; what lies outside the slice is 0."""
+    low = [max(0, s) for s in start]
+    high = [
+        max(a, min(n, s + m))
+        for a, n, s, m in zip(low, plane.shape[-2:], start, shape, strict=True)
+    ]
+    part = plane[..., low[0] : high[0], low[1] : high[1]]
+    if part.shape[-2:] == shape:
+        return part
+    window = np.zeros((*plane.shape[:-2], *shape), plane.dtype)
+    i, j = low[0] - start[0], low[1] - start[1]
+    if part.size:
+        window[..., i : i + part.shape[-2], j : j + part.shape[-1]] = part
+    return window
+
+
+def _bounds(occupied: np.ndarray, offset: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return first and one past the last occupied position per slice, of `[position, k]`."""
+    first = occupied.argmax(axis=0) + offset
+    last = occupied.shape[0] - occupied[::-1].argmax(axis=0) + offset
+    return first, last
+
+
+def _sides(side_mm: float, spacing_mm: tuple[float, float, float]) -> tuple[int, int]:
+    # The tolerance keeps a side that is whole up to rounding from growing by a voxel.
+    i, j = (max(1, math.ceil(side_mm / spacing - 1e-6)) for spacing in spacing_mm[:2])
+    return i, j
+
+
+def _box(middle: tuple[float, float], sides: tuple[int, int], k: int) -> Box:
+    start = [math.floor(m - n / 2 + 0.5) for m, n in zip(middle, sides, strict=True)]
+    return Box((start[0], start[1], k), (start[0] + sides[0], start[1] + sides[1], k + 1))
+
+
+def _positions(voxels: int, size: int, side: int) -> np.ndarray:
+    """Return where the output pixels lie, in voxels from the first one's center."""
+    pitch = voxels / size
+    return (np.arange(side) + 0.5 - (side - size) / 2) * pitch - 0.5
+
+
+@lru_cache(maxsize=4096)
+def _filter(voxels: int, size: int, side: int) -> tuple[int, np.ndarray]:
+    """Return the first voxel that is read, relative to the box, and the weights `[side, read]`.
+
+    The boxes of an organ in a scan share their side, so that this is computed once for all slices.
+    """
+    width = max(voxels / size, 1.0)
+    position = _positions(voxels, size, side)
+    first = math.ceil(position[0] - width)
+    last = math.floor(position[-1] + width)
+    distance = np.abs(np.arange(first, last + 1)[None, :] - position[:, None])
+    weight = np.clip(1.0 - distance / width, 0.0, None)
+    weight /= weight.sum(axis=1, keepdims=True)
+    weight = weight.astype(np.float32)
+    weight.flags.writeable = False
+    return first, weight
+
+
+def _cut_nearest(plane: np.ndarray, box: Box, size: int, side: int) -> np.ndarray:
+    rows, columns = (
+        np.floor(_positions(box.shape[axis], size, side) + 0.5).astype(int) for axis in (0, 1)
+    )
+    start = (box.start[0] + int(rows[0]), box.start[1] + int(columns[0]))
+    shape = (int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1)
+    window = crop(plane, start, shape)
+    return window[..., (rows - rows[0])[:, None], (columns - columns[0])[None, :]]

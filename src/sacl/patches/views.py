@@ -1,0 +1,196 @@
+"""Two views of every patch, made in one go on the device: one affine map, then the intensity.
+
+Image and attention are resampled together, bilinearly; the attention stays the share of a pixel
+that the organ covers (it is not thresholded, in training as in prediction). Where a view reaches
+beyond the stored margin it is 0, the intensity of the window's lower end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sacl.errors import ConfigError
+from sacl.organs import side_pairs
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewRanges:
+    """How far a view may differ from its patch; every field is a largest deviation.
+
+    Rotation in degrees; scale the range of the magnification, drawn log-uniformly; shift in units
+    of the side; flip along i (left-right); brightness of the window's width; contrast relative;
+    gamma its logarithm; noise a standard deviation; blur a standard deviation in pixels.
+    """
+
+    rotation_deg: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    shift: float = 0.0
+    flip: bool = False
+    brightness: float = 0.0
+    contrast: float = 0.0
+    gamma: float = 0.0
+    noise: float = 0.0
+    blur: float = 0.0
+
+    @property
+    def reach(self) -> float:
+        """Side of the square that holds every possible view, in units of the patch's side.
+
+        A store with a smaller margin pads the corners of the strongest views with 0.
+        """
+        turn = math.radians(min(abs(self.rotation_deg), 45.0))
+        return (math.cos(turn) + math.sin(turn)) / self.scale[0] + 2 * self.shift
+
+
+def require_flip_is_sound(ranges: ViewRanges, organs: Sequence[str]) -> None:
+    """Refuse left-right flips where left and right organs are told apart.
+
+    Raises:
+        ConfigError: flips were asked for and the cohort has paired organs.
+    """
+    pairs = side_pairs(organs)
+    if ranges.flip and pairs:
+        raise ConfigError(
+            f"augment.flip: the cohort tells {pairs[0][0]} from {pairs[0][1]}, a flip would turn"
+            " one into the other; set it to false"
+        )
+
+
+def random_affine(
+    count: int, ranges: ViewRanges, generator: torch.Generator, device: torch.device
+) -> Float[Tensor, "count 2 3"]:
+    """Draw one affine map per view: rotation, magnification, shift and flip in one matrix.
+
+    A map takes a view's (j, i) in units of half its side (-1 to 1, as `affine_grid` has it) to the
+    patch's (j, i) in the same unit, so that it does not depend on the stored margin.
+    """
+    low, high = (math.log(s) for s in ranges.scale)
+    turn = math.radians(ranges.rotation_deg) * _uniform(count, generator)
+    magnification = torch.exp(0.5 * (low + high) + 0.5 * (high - low) * _uniform(count, generator))
+    shift = 2 * ranges.shift * torch.stack([_uniform(count, generator) for _ in range(2)], 1)
+    mirror = torch.ones_like(turn)
+    if ranges.flip:
+        mirror = torch.where(_uniform(count, generator) < 0, -1.0, 1.0)
+    cosine, sine = torch.cos(turn) / magnification, torch.sin(turn) / magnification
+    row_j = torch.stack([cosine, -sine * mirror, shift[:, 0]], 1)
+    row_i = torch.stack([sine, cosine * mirror, shift[:, 1]], 1)
+    return torch.stack([row_j, row_i], 1).to(device)
+
+
+def resample(
+    pixels: Float[Tensor, "n channel stored stored"],
+    theta: Float[Tensor, "n 2 3"],
+    size: int,
+    stored_scale: float,
+    nearest_channels: Sequence[int] = (),
+) -> Float[Tensor, "n channel size size"]:
+    """Resample stored patches through affine maps, all channels on one sampling grid.
+
+    The identity at the store's own scale is exactly the crop of the center.
+
+    Args:
+        pixels: Stored patches, with their margin.
+        theta: One map per patch, as `random_affine` draws them.
+        size: Pixels of a view's side.
+        stored_scale: Stored side in units of the patch's side, margin included.
+        nearest_channels: Channels with labels, which take the nearest pixel; the rest is bilinear.
+
+    Returns:
+        The views, 0 where they reach beyond what is stored.
+    """
+    shape = [pixels.shape[0], pixels.shape[1], size, size]
+    grid = functional.affine_grid(theta.float() / stored_scale, shape, align_corners=False)
+    smooth = [c for c in range(pixels.shape[1]) if c not in nearest_channels]
+    if len(smooth) == pixels.shape[1]:
+        return functional.grid_sample(pixels, grid, align_corners=False)
+    views = pixels.new_empty(shape)
+    labels = list(nearest_channels)
+    views[:, labels] = functional.grid_sample(
+        pixels[:, labels], grid, mode="nearest", align_corners=False
+    )
+    if smooth:
+        views[:, smooth] = functional.grid_sample(pixels[:, smooth], grid, align_corners=False)
+    return views
+
+
+def change_intensity(
+    image: Float[Tensor, "n 1 side side"], ranges: ViewRanges, generator: torch.Generator
+) -> Float[Tensor, "n 1 side side"]:
+    """Blur, change contrast, brightness and gamma, add noise: each image by its own draw.
+
+    Intensities are in [0, 1] before and after. Contrast turns about the image's own mean.
+    """
+    count, device = image.shape[0], image.device
+
+    def draw() -> Tensor:
+        return _uniform(count, generator).to(device)[:, None, None, None]
+
+    if ranges.blur > 0:
+        image = _blur(image, ranges.blur * 0.5 * (draw() + 1).flatten())
+    contrast, brightness = 1 + ranges.contrast * draw(), ranges.brightness * draw()
+    mean = image.mean(dim=(1, 2, 3), keepdim=True)
+    image = torch.addcmul(mean * (1 - contrast) + brightness, image, contrast).clamp_(0, 1)
+    if ranges.gamma > 0:
+        image = image.pow_(torch.exp(ranges.gamma * draw()))
+    if ranges.noise > 0:
+        noise = torch.randn(image.shape, generator=generator, device=generator.device)
+        image = image.addcmul_(noise.to(device), ranges.noise * 0.5 * (draw() + 1)).clamp_(0, 1)
+    return image
+
+
+@torch.no_grad()
+def two_views(
+    pixels: Float[Tensor, "n channel stored stored"],
+    ranges: ViewRanges,
+    size: int,
+    stored_scale: float,
+    generator: torch.Generator,
+) -> Float[Tensor, "n 2 channel size size"]:
+    """Return two independently augmented views of every patch.
+
+    Args:
+        pixels: Stored patches with margin; channel 0 is the image, channel 1 (if any) attention.
+        ranges: How far the views may differ from the patch.
+        size: Pixels of a view's side.
+        stored_scale: Stored side in units of the patch's side.
+        generator: Source of all randomness.
+    """
+    views = torch.stack(
+        [
+            resample(
+                pixels,
+                random_affine(len(pixels), ranges, generator, pixels.device),
+                size,
+                stored_scale,
+            )
+            for _ in range(2)
+        ],
+        dim=1,
+    )
+    image = views[:, :, :1].reshape(-1, 1, size, size)
+    views[:, :, :1] = change_intensity(image, ranges, generator).view(-1, 2, 1, size, size)
+    return views
+
+
+def _uniform(count: int, generator: torch.Generator) -> Tensor:
+    """Draw from -1 to 1, on the generator's own device."""
+    return 2 * torch.rand(count, generator=generator, device=generator.device) - 1
+
+
+def _blur(image: Tensor, sigma: Tensor) -> Tensor:
+    """Blur each square image by its own Gaussian: two batched products with banded matrices."""
+    position = torch.arange(image.shape[-1], device=image.device)
+    profile = torch.exp(-0.5 * (position[None, :] / sigma.clamp_min(0.1)[:, None]).square())
+    kernel = profile[:, (position[:, None] - position[None, :]).abs()]
+    kernel /= kernel.sum(dim=-1, keepdim=True)
+    return torch.bmm(torch.bmm(kernel, image[:, 0]), kernel.transpose(1, 2))[:, None]
