@@ -216,3 +216,27 @@ def _beside_the_data(config: RunConfig) -> RunConfig:
         if path and data and not path.exists() and (data / path).is_file():
             changed[name] = data / path
     return dataclasses.replace(config, ingest=dataclasses.replace(config.ingest, **changed))
+
+
+def settings_page() -> str:
+    """Return the reference page of all settings, in Markdown."""
+    lines = ["# Settings", "", "Every YAML key and dotted flag, its type, default and meaning.", ""]
+    block = None
+    for name, (hint, default, text) in dotted_settings().items():
+        head = name.split(".")[0] if "." in name else "run"
+        if head != block:
+            block = head
+            lines += [
+                f"## {head}",
+                "",
+                "| setting | type | default | meaning |",
+                "|---|---|---|---|",
+            ]
+        value = "" if default in (None, dataclasses.MISSING) else str(default)
+        cells = (name, type_name(hint).replace(" | ", ", "), value, text)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(settings_page(), end="")  # noqa: T201

@@ -1,0 +1,20 @@
+"""What all tests share: one torch thread, and the real data where there is some."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder of real cohorts, or skip where SACL_DATA is unset."""
+    folder = os.environ.get("SACL_DATA")
+    if not folder:
+        pytest.skip("SACL_DATA is unset: no real scans to test on")
+    return Path(folder)
