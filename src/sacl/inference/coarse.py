@@ -1,0 +1,107 @@
+"""Locate organs: run the coarse networks over a scan and return its cleaned coarse label map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+
+from sacl.errors import DataError
+from sacl.inference.coarse_grid import arg_max_on_scan, coarse_grid, image_to_coarse
+from sacl.io.checkpoint import read_weights, save_weights
+from sacl.models.coarse import CoarseSpec, build_coarse
+from sacl.models.device import autocast
+from sacl.patches.components import clean_components
+from sacl.types import LabelMap, LabelScheme, Volume
+
+_NETWORKS = "networks"
+
+
+@dataclass(frozen=True, eq=False)
+class CoarseEnsemble:
+    """Coarse networks of one spec, whose probabilities are averaged; in eval mode on `device`."""
+
+    spec: CoarseSpec
+    networks: Sequence[nn.Module]
+    device: torch.device
+
+    @torch.inference_mode()
+    def probability(self, image: Tensor) -> Tensor:
+        """Return class probabilities `[class, i, j, k]` of a windowed image on the coarse grid."""
+
+        def mean_of_networks(crops: Tensor) -> Tensor:
+            with autocast(self.device):
+                logits = [network(crops) for network in self.networks]
+            return torch.stack([logit.float().softmax(dim=1) for logit in logits]).mean(dim=0)
+
+        # A scan smaller than the crop is padded with 0, as in training, and the pad cut off again.
+        crops = sliding_window_inference(
+            image[None, None].to(self.device),
+            roi_size=self.spec.crop,
+            sw_batch_size=2,
+            predictor=mean_of_networks,
+            overlap=0.5,
+            mode="gaussian",
+        )
+        return crops[0]
+
+    def locate(self, volume: Volume, window: tuple[float, float]) -> LabelMap:
+        """Return the cleaned coarse label map on the volume's grid.
+
+        An organ below the spec's smallest volume is absent from the map: not found.
+
+        Args:
+            volume: A canonical scan, of any size and spacing.
+            window: The two intensities that become 0 and 1.
+        """
+        spec = self.spec
+        grid = coarse_grid(volume.grid, spec.spacing_mm, spec.in_plane_size)
+        image = image_to_coarse(volume.voxels, window, grid, self.device)
+        voxels = clean_components(
+            arg_max_on_scan(self.probability(image), grid),
+            len(spec.organs),
+            spec.keep_component,
+            spec.min_volume_ml / volume.grid.voxel_ml,
+        )
+        return LabelMap(voxels, volume.grid, LabelScheme(spec.scheme, spec.organs))
+
+
+def save_network(folder: Path, fold: int, network: nn.Module, spec: CoarseSpec) -> None:
+    """Write one fold's network, weights and description, under the stage's folder."""
+    save_weights(folder / _NETWORKS, _name(fold), network, asdict(spec))
+
+
+def load_network(folder: Path, fold: int, device: torch.device) -> CoarseEnsemble | None:
+    """Return one fold's network as an ensemble of one, None where it was not saved."""
+    if not (folder / _NETWORKS / f"{_name(fold)}.json").is_file():
+        return None
+    weights, description = read_weights(folder / _NETWORKS, _name(fold))
+    spec = CoarseSpec.from_json(description)
+    network = build_coarse(spec)
+    network.load_state_dict(weights)
+    return CoarseEnsemble(spec, (network.to(device).eval(),), device)
+
+
+def load_coarse(folder: Path, device: torch.device) -> CoarseEnsemble:
+    """Return all folds' networks of a finished `locate` stage as one ensemble.
+
+    Raises:
+        DataError: the folder has no coarse network.
+    """
+    count = len(list((folder / _NETWORKS).glob("fold-*.json")))
+    folds = [load_network(folder, fold, device) for fold in range(count)]
+    networks = [network for fold in folds if fold for network in fold.networks]
+    if not networks or folds[0] is None:
+        raise DataError(
+            f"{folder.name}: no coarse network, its label maps came from elsewhere (--from);"
+            " give coarse label maps of these scans with --coarse"
+        )
+    return CoarseEnsemble(folds[0].spec, tuple(networks), device)
+
+
+def _name(fold: int) -> str:
+    return f"fold-{fold}"

@@ -1,0 +1,166 @@
+"""Bring a scan onto the coarse network's grid, and class probabilities back onto the scan's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sacl.patches.window import normalize
+from sacl.types import Grid
+
+_SLAB_VOXELS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a coarse grid: its voxel m lies at `start + m * step` in voxels of the scan."""
+
+    size: int
+    coarse_size: int
+    start: float
+    step: float
+
+    def to_coarse(self) -> Tensor:
+        """Return the weights `[coarse_size, size]` that resample the scan to the coarse grid."""
+        return linear_weights(self.coarse_size, self.size, self.start, self.step)
+
+    def to_scan(self) -> Tensor:
+        """Return the weights `[size, coarse_size]` that resample the coarse grid to the scan."""
+        return linear_weights(self.size, self.coarse_size, -self.start / self.step, 1 / self.step)
+
+
+@dataclass(frozen=True)
+class CoarseGrid:
+    """Where the coarse voxels of a scan lie: per axis, since nothing is rotated."""
+
+    axes: tuple[Axis, Axis, Axis]
+    spacing_mm: tuple[float, float, float]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of coarse voxels along i, j and k."""
+        i, j, k = (axis.coarse_size for axis in self.axes)
+        return i, j, k
+
+
+def coarse_grid(
+    grid: Grid, spacing_mm: tuple[float, float, float], in_plane_size: int | None = None
+) -> CoarseGrid:
+    """Plan the coarse grid of a scan.
+
+    With `in_plane_size`, the smallest centered square in mm that holds an axial slice is resampled
+    to that many pixels, and k stays as it is. Otherwise the voxels become `spacing_mm`, centered,
+    as many as cover the scan.
+    """
+    if in_plane_size is not None:
+        side_mm = max(n * s for n, s in zip(grid.shape[:2], grid.spacing_mm, strict=False))
+        pixel_mm = side_mm / in_plane_size
+        spacing_mm = (pixel_mm, pixel_mm, grid.spacing_mm[2])
+        sizes = (in_plane_size, in_plane_size, grid.shape[2])
+    else:
+        i, j, k = (
+            max(1, math.ceil(n * s / target - 1e-3))
+            for n, s, target in zip(grid.shape, grid.spacing_mm, spacing_mm, strict=True)
+        )
+        sizes = (i, j, k)
+    steps = [target / s for target, s in zip(spacing_mm, grid.spacing_mm, strict=True)]
+    i_axis, j_axis, k_axis = (
+        Axis(n, m, (n - 1) / 2 - step * (m - 1) / 2, step)
+        for n, m, step in zip(grid.shape, sizes, steps, strict=True)
+    )
+    return CoarseGrid((i_axis, j_axis, k_axis), spacing_mm)
+
+
+def linear_weights(count: int, size: int, start: float, step: float) -> Tensor:
+    """Return the matrix `[count, size]` of linear resampling along one axis.
+
+    Output m lies at `start + m * step` in voxels of the input. Where the step is above 1 the
+    triangle is widened to it (antialiasing, as `torch.nn.functional.interpolate` does); weights sum
+    to 1, and to 0 for an output outside the input.
+    """
+    position = start + step * torch.arange(count, dtype=torch.float64)
+    distance = (position[:, None] - torch.arange(size)).abs()
+    weights = (1 - distance / max(1.0, step)).clamp(min=0)
+    inside = (position >= -0.5 - 1e-6) & (position <= size - 0.5 + 1e-6)
+    weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12) * inside[:, None]
+    return weights.float()
+
+
+def image_to_coarse(
+    voxels: np.ndarray, window: tuple[float, float], grid: CoarseGrid, device: torch.device
+) -> Tensor:
+    """Return the windowed image in [0, 1] on the coarse grid, float32; 0 outside the scan."""
+    return _reduce(lambda slab: normalize(voxels[:, :, slab], window), grid, device)
+
+
+def labels_to_coarse(
+    voxels: np.ndarray, labels: int, grid: CoarseGrid, device: torch.device
+) -> Tensor:
+    """Return on the coarse grid the label with the largest coverage of each voxel, int16."""
+    winner = torch.zeros(grid.shape, dtype=torch.int16)
+    largest = torch.zeros(grid.shape)
+    background = torch.ones(grid.shape)
+    for label in range(1, labels + 1):
+        coverage = _reduce(partial(_mask, voxels, label), grid, device).cpu()
+        background -= coverage
+        winner[coverage > largest] = label
+        largest = torch.maximum(coverage, largest)
+    winner[background > largest] = 0
+    return winner
+
+
+def _mask(voxels: np.ndarray, label: int, slab: slice) -> np.ndarray:
+    return (voxels[:, :, slab] == label).astype(np.float32)
+
+
+def _reduce(read: Callable[[slice], np.ndarray], grid: CoarseGrid, device: torch.device) -> Tensor:
+    along_i, along_j, along_k = (axis.to_coarse().to(device) for axis in grid.axes)
+    coarse = torch.zeros(grid.shape, device=device)
+    for slab in _slabs(grid):
+        block = torch.from_numpy(np.ascontiguousarray(read(slab))).to(device)
+        block = torch.einsum("ai,ijk->ajk", along_i, block)
+        block = torch.einsum("bj,ajk->abk", along_j, block)
+        coarse += block @ along_k[:, slab].T
+    return coarse
+
+
+def arg_max_on_scan(probability: Tensor, grid: CoarseGrid) -> np.ndarray:
+    """Return the most probable class of every voxel of the scan, uint8 (uint16 beyond 255).
+
+    The probabilities `[class, i, j, k]` are interpolated in slabs along k, one class after the
+    other with a running maximum: memory holds one slab of two classes, never all of them.
+    """
+    classes = probability.shape[0]
+    along_i, along_j, along_k = (axis.to_scan().to(probability.device) for axis in grid.axes)
+    shape = tuple(axis.size for axis in grid.axes)
+    labels = np.zeros(shape, dtype=np.uint8 if classes <= 256 else np.uint16)
+    for slab in _slabs(grid):
+        thin = probability.float() @ along_k[slab].T
+        largest = _enlarge(thin[0], along_i, along_j)
+        winner = torch.zeros(largest.shape, dtype=torch.int16, device=largest.device)
+        for label in range(1, classes):
+            # Interpolation makes no new maximum, and below 1 / classes nothing can win.
+            if thin[label].max() < 1 / classes:
+                continue
+            value = _enlarge(thin[label], along_i, along_j)
+            winner[value > largest] = label
+            torch.maximum(value, largest, out=largest)
+        labels[:, :, slab] = winner.cpu().numpy()
+    return labels
+
+
+def _enlarge(thin: Tensor, along_i: Tensor, along_j: Tensor) -> Tensor:
+    return torch.einsum("jb,ibk->ijk", along_j, torch.einsum("ia,abk->ibk", along_i, thin))
+
+
+def _slabs(grid: CoarseGrid) -> Iterator[slice]:
+    i, j, k = (axis.size for axis in grid.axes)
+    thickness = max(1, _SLAB_VOXELS // (i * j))
+    for start in range(0, k, thickness):
+        yield slice(start, min(start + thickness, k))

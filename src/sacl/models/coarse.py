@@ -1,0 +1,122 @@
+"""The coarse network: a small 3-D U-Net whose pooling follows the voxel spacing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from monai.networks.nets import DynUNet
+from torch import nn
+
+from sacl.errors import ConfigError, DataError
+
+Triple = tuple[int, int, int]
+
+_SMALLEST_MAP = 4
+"""No axis is pooled to fewer voxels than this."""
+_LEVELS = 5
+_WIDEST = 8
+"""Channels double from level to level, up to this multiple of the first level's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoarseSpec:
+    """Everything needed to rebuild a coarse network and to bring a scan onto its grid.
+
+    `crop` is a multiple of the network's total pooling. Where `in_plane_size` is set, `spacing_mm`
+    is only that of a typical scan, by which the pooling was planned.
+    """
+
+    scheme: str
+    organs: tuple[str, ...]
+    spacing_mm: tuple[float, float, float]
+    in_plane_size: int | None
+    crop: Triple
+    channels: int
+    kernels: tuple[Triple, ...]
+    strides: tuple[Triple, ...]
+    min_volume_ml: float
+    keep_component: float
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> CoarseSpec:
+        """Return the spec that `dataclasses.asdict` and JSON have turned into lists.
+
+        Raises:
+            DataError: a field is missing.
+        """
+        missing = [field.name for field in fields(cls) if field.name not in document]
+        if missing:
+            raise DataError(
+                f"coarse network: its description lacks {', '.join(missing)}; run `sacl locate`"
+            )
+        return cls(**{field.name: _tuples(document[field.name]) for field in fields(cls)})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def plan_levels(
+    crop: Triple, spacing_mm: tuple[float, float, float]
+) -> tuple[Triple, tuple[Triple, ...], tuple[Triple, ...]]:
+    """Return the crop, rounded up to what the pooling divides, and each level's kernel and stride.
+
+    As in nnU-Net (Isensee et al., Nature Methods 18, 2021, doi 10.1038/s41592-020-01008-z): an axis
+    is pooled while its spacing is within twice the finest and enough voxels are left, and convolved
+    from the level on at which its spacing is within twice the finest.
+
+    Raises:
+        ConfigError: the crop has an axis without voxels.
+    """
+    if min(crop) < 1:
+        raise ConfigError(f"locate.crop must be positive, got {crop}")
+    size, spacing = [float(n) for n in crop], list(spacing_mm)
+    stride: Triple = (1, 1, 1)
+    convolved = [False, False, False]
+    kernels: list[Triple] = []
+    strides: list[Triple] = []
+    while len(strides) < _LEVELS:
+        finest = min(spacing)
+        convolved = [c or s <= 2 * finest * 1.001 for c, s in zip(convolved, spacing, strict=True)]
+        kernels.append(_triple(3 if axis else 1 for axis in convolved))
+        strides.append(stride)
+        open_axes = [s for s, n in zip(spacing, size, strict=True) if n >= 2 * _SMALLEST_MAP]
+        finest = min(open_axes, default=0.0)
+        stride = _triple(
+            2 if n >= 2 * _SMALLEST_MAP and s <= 2 * finest * 1.001 else 1
+            for s, n in zip(spacing, size, strict=True)
+        )
+        if stride == (1, 1, 1):
+            break
+        size = [n / step for n, step in zip(size, stride, strict=True)]
+        spacing = [s * step for s, step in zip(spacing, stride, strict=True)]
+    pooling = [1, 1, 1]
+    for level in strides:
+        pooling = [total * step for total, step in zip(pooling, level, strict=True)]
+    rounded = _triple(-(-n // total) * total for n, total in zip(crop, pooling, strict=True))
+    return rounded, tuple(kernels), tuple(strides)
+
+
+def _triple(values: Any) -> Triple:
+    i, j, k = values
+    return i, j, k
+
+
+def build_coarse(spec: CoarseSpec) -> nn.Module:
+    """Return an untrained network from `[n, 1, i, j, k]` in [0, 1] to `[n, 1 + organs, i, j, k]`.
+
+    Channel 0 is the background; the outputs are logits.
+    """
+    widths = [spec.channels * min(2**level, _WIDEST) for level in range(len(spec.strides))]
+    return DynUNet(
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=1 + len(spec.organs),
+        kernel_size=spec.kernels,
+        strides=spec.strides,
+        upsample_kernel_size=spec.strides[1:],
+        filters=widths,
+        norm_name=("instance", {"affine": True}),
+    )

@@ -1,0 +1,202 @@
+"""Train a coarse network on the labeled scans, held on the coarse grid in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sacl.errors import DataError
+from sacl.losses.segmentation import dense_loss
+from sacl.models.coarse import CoarseSpec, Triple, build_coarse
+from sacl.patches.views import ViewRanges, change_intensity
+from sacl.training.trainer import Plan, RatedParameters, train
+
+_FOREGROUND = 0.67
+"""Share of the crops that are centered on a voxel of an organ, each organ being as likely."""
+_ROTATION_DEG = 20.0
+_TILT_DEG = 8.0
+_SCALE = 0.25
+_STRETCH = 0.1
+_MARGIN = 1.3
+"""Crops are cut this much larger, so that a turned one has no empty corners."""
+_INTENSITY = ViewRanges(brightness=0.1, contrast=0.3, gamma=0.5, noise=0.06)
+
+
+@dataclass(frozen=True, eq=False)
+class CoarseCase:
+    """A labeled scan on the coarse grid.
+
+    `image` is `[i, j, k]` in [0, 1], `labels` int16 `[i, j, k]`; `annotated[n]` tells whether
+    somebody looked for organ n + 1 in this scan.
+    """
+
+    image: Tensor
+    labels: Tensor
+    annotated: Tensor
+    spacing_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoarsePlan:
+    """How long and how fast a coarse network is trained, and from which seed."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Crops:
+    """A batch: image `[n, 1, i, j, k]`, labels `[n, i, j, k]`, annotated `[n, organ]`."""
+
+    image: Tensor
+    labels: Tensor
+    annotated: Tensor
+
+
+def train_coarse(
+    spec: CoarseSpec,
+    cases: Sequence[CoarseCase],
+    plan: CoarsePlan,
+    device: torch.device,
+    *,
+    what: str,
+    checkpoint: Path | None = None,
+) -> tuple[nn.Module, list[float]]:
+    """Return a trained network and the loss of every step.
+
+    Random crops, most of them around an organ, are turned, scaled and changed in intensity in one
+    batch on the device; nothing is flipped, since left and right organs differ. The loss is soft
+    Dice plus cross-entropy, in which organs that a case does not have annotated are part of the
+    background.
+
+    Raises:
+        DataError: no case has an organ.
+    """
+    if not any(bool(case.labels.any()) for case in cases):
+        raise DataError("locate: the labeled scans of a fold hold no organ; check their references")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        network = build_coarse(spec)
+
+    def loss_of_step(trained: nn.Module, step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+        crops = draw_crops(cases, spec.crop, plan.batch, generator, device)
+        image = change_intensity(crops.image.flatten(2, 3), _INTENSITY, generator)
+        # Outside of the scan the pad stays 0, as it is when a scan is located.
+        logit = trained(image.view_as(crops.image) * (crops.image > 0))
+        return dense_loss(logit.flatten(3), crops.labels.flatten(2), crops.annotated)
+
+    groups = [RatedParameters(list(network.parameters()), plan.learning_rate)]
+    schedule = Plan(steps=plan.steps)
+    losses = train(
+        network, loss_of_step, groups, schedule, device, what=what, checkpoint=checkpoint
+    )
+    return network, losses
+
+
+def draw_crops(
+    cases: Sequence[CoarseCase],
+    crop: Triple,
+    count: int,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Crops:
+    """Return random crops of random cases, turned and scaled; outside of a scan all is 0."""
+    wide = tuple(math.ceil(n * _MARGIN) for n in crop)
+    images, labels, drawn = [], [], []
+    for _ in range(count):
+        case = cases[_random_index(len(cases), generator)]
+        start = [
+            _random_start(center, size, n, generator) - (m - n) // 2
+            for center, size, n, m in zip(
+                _random_center(case, generator), case.image.shape, crop, wide, strict=True
+            )
+        ]
+        images.append(_cut(case.image, start, wide))
+        labels.append(_cut(case.labels, start, wide))
+        drawn.append(case)
+    spacing = torch.tensor([case.spacing_mm for case in drawn])
+    theta = random_affine(spacing, crop, wide, generator)
+    where = functional.affine_grid(theta, [count, 1, *crop], align_corners=False).to(device)
+    image = torch.stack(images)[:, None].to(device, torch.float32)
+    label = torch.stack(labels)[:, None].to(device, torch.float32)
+    return Crops(
+        functional.grid_sample(image, where, align_corners=False),
+        functional.grid_sample(label, where, mode="nearest", align_corners=False)[:, 0].long(),
+        torch.stack([case.annotated for case in drawn]).to(device),
+    )
+
+
+def random_affine(
+    spacing_mm: Tensor, crop: Triple, wide: Sequence[int], generator: torch.Generator
+) -> Tensor:
+    """Return `[n, 3, 4]` for `affine_grid`: rotation and scaling in mm, about the crop's center.
+
+    Rotation is mostly about k; scans whose slices are thick against their pixels are not tilted.
+    """
+    count = len(spacing_mm)
+    signed = 2 * torch.rand(count, 7, generator=generator) - 1
+    thick = spacing_mm.max(dim=1).values > 2.5 * spacing_mm.min(dim=1).values
+    limit_deg = torch.tensor([_TILT_DEG, _TILT_DEG, _ROTATION_DEG]).repeat(count, 1)
+    limit_deg[thick, :2] = 0.0
+    turn = torch.eye(3).repeat(count, 1, 1)
+    for axis, angle in enumerate((signed[:, :3] * limit_deg).deg2rad().T):
+        turn = turn @ _rotation(axis, angle)
+    stretch = (signed[:, 3:4] * math.log(1 + _SCALE) + signed[:, 4:] * math.log(1 + _STRETCH)).exp()
+    voxels = turn * stretch[:, None, :] * spacing_mm[:, None, :] / spacing_mm[:, :, None]
+    # affine_grid counts in half sides of the crop, and names the axes from the last to the first.
+    relative = voxels * torch.tensor(crop) / torch.tensor(wide)[:, None]
+    odd = torch.tensor([((m - n) % 2) / m for n, m in zip(crop, wide, strict=True)])
+    shift = -odd[:, None].expand(count, 3, 1)
+    return torch.cat([relative, shift], dim=2).flip(1)[:, :, [2, 1, 0, 3]]
+
+
+def _rotation(axis: int, angle: Tensor) -> Tensor:
+    turn = torch.eye(3).repeat(len(angle), 1, 1)
+    a, b = [other for other in range(3) if other != axis]
+    turn[:, a, a] = turn[:, b, b] = angle.cos()
+    turn[:, a, b], turn[:, b, a] = -angle.sin(), angle.sin()
+    return turn
+
+
+def _random_index(count: int, generator: torch.Generator) -> int:
+    return int(torch.randint(count, (1,), generator=generator))
+
+
+def _random_center(case: CoarseCase, generator: torch.Generator) -> list[int]:
+    present = case.labels.unique()
+    present = present[present > 0]
+    if len(present) and torch.rand(1, generator=generator) < _FOREGROUND:
+        label = present[_random_index(len(present), generator)]
+        voxels = (case.labels == label).nonzero()
+        return [int(n) for n in voxels[_random_index(len(voxels), generator)]]
+    return [_random_index(n, generator) for n in case.image.shape]
+
+
+def _random_start(center: int, size: int, crop: int, generator: torch.Generator) -> int:
+    """Return where a crop starts along one axis: around its center, and as full as it can be."""
+    if size <= crop:
+        return size - crop + _random_index(crop - size + 1, generator)
+    jitter = _random_index(crop // 2 + 1, generator) - crop // 4
+    return min(max(center - crop // 2 + jitter, 0), size - crop)
+
+
+def _cut(voxels: Tensor, start: Sequence[int], shape: Sequence[int]) -> Tensor:
+    inside = tuple(
+        slice(max(a, 0), min(a + n, size))
+        for a, n, size in zip(start, shape, voxels.shape, strict=True)
+    )
+    pad = [
+        amount
+        for a, n, size in reversed(list(zip(start, shape, voxels.shape, strict=True)))
+        for amount in (max(-a, 0), max(a + n - size, 0))
+    ]
+    return functional.pad(voxels[inside], pad)
