@@ -1,0 +1,44 @@
+"""Which layout a dataset has: recognized by its files, or named by the user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+from sacl.errors import DataError
+from sacl.io.layouts import btcv, decathlon, flare2021, folder, nnunet, table
+from sacl.io.layouts.found import Found
+
+LAYOUTS: dict[str, ModuleType] = {
+    "nnunet": nnunet,
+    "decathlon": decathlon,
+    "btcv": btcv,
+    "flare2021": flare2021,
+    "table": table,
+    "folder": folder,
+}
+"""All layouts, the more specific one first."""
+
+
+def find(root: Path, layout: str = "auto") -> tuple[Found, str]:
+    """List a dataset, and tell by what its layout was recognized.
+
+    Raises:
+        DataError: there is no such folder, its layout is not the named one or none that is known,
+            or the listing itself fails.
+    """
+    if not root.exists():
+        raise DataError(f"data '{root.name}': no such file or folder")
+    names = list(LAYOUTS) if layout == "auto" else [layout]
+    for name in names:
+        reason = LAYOUTS[name].recognize(root)
+        if reason:
+            found: Found = LAYOUTS[name].read(root)
+            return found, reason
+    if layout != "auto":
+        expected = (LAYOUTS[layout].__doc__ or layout).splitlines()[0]
+        raise DataError(f"data '{root.name}': not of the layout {layout}; expected {expected}")
+    raise DataError(
+        f"data '{root.name}': of no known layout ({', '.join(names)}); list the scans in a"
+        " cohort.csv with the columns case_id, image and label"
+    )
