@@ -48,8 +48,8 @@ class StoreArrays:
     """The arrays of a store: written while it is made, memory-mapped read-only afterwards.
 
     `images` uint16 and `attention` uint8 `[patch, i, j]`; `references` uint8 `[reference, i, j]`,
-    coverage by the organ; `dense_images` uint16 and `dense_references` uint8 (label values)
-    `[slice, i, j]`.
+    coverage by the organ; `dense_images` uint16 and `dense_references` uint8 (label values; uint16
+    beyond 255 organs) `[slice, i, j]`.
     """
 
     images: np.ndarray
@@ -227,7 +227,7 @@ def _layout(
         "attention": ((patches, *patch), np.uint8),
         "references": ((references, *patch), np.uint8),
         "dense_images": ((slices, *whole), np.uint16),
-        "dense_references": ((slices, *whole), np.uint8),
+        "dense_references": ((slices, *whole), np.uint8 if len(meta.organs) < 256 else np.uint16),
     }
 
 

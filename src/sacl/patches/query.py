@@ -23,12 +23,23 @@ def round_to_even(value: float) -> int:
     return 2 * round(value / 2)
 
 
+Region = tuple[slice, ...]
+"""An organ's bounding box in (i, j, k)."""
+
+
+def organ_regions(coarse: LabelMap) -> dict[str, Region]:
+    """Return the bounding box of every organ that the map holds, in one pass over its voxels."""
+    found = ndimage.find_objects(coarse.voxels, max_label=len(coarse.scheme.names))
+    return {o: r for o, r in zip(coarse.scheme.names, found, strict=True) if r is not None}
+
+
 def plan_boxes(
     coarse: LabelMap,
     organ: str,
     context: float = 1.4,
     min_side_mm: float = 24.0,
     slice_margin: int = 1,
+    region: Region | None = None,
 ) -> list[Box]:
     """Return a box per axial slice that holds the organ, and `slice_margin` slices further.
 
@@ -42,18 +53,18 @@ def plan_boxes(
         context: Side in units of the organ's largest in-plane extent.
         min_side_mm: Smallest side.
         slice_margin: How many slices away from the mask a slice still gets a box.
+        region: Where the organ lies, of `organ_regions`; looked for where it is not given.
 
     Returns:
         Boxes by rising k, one voxel thick, which may reach beyond the volume; none where the
         coarse map does not hold the organ.
     """
-    mask = coarse.mask(organ)
-    region = ndimage.find_objects(mask.astype(np.uint8))
-    if not region:
+    region = region or organ_regions(coarse).get(organ)
+    if region is None:
         return []
     spacing_mm = coarse.grid.spacing_mm
-    offset = [region[0][axis].start for axis in range(3)]
-    inside = mask[region[0]]
+    offset = [span.start for span in region]
+    inside = coarse.voxels[region] == coarse.scheme.label_of(organ)
     first_i, last_i = _bounds(np.asarray(inside.any(axis=1)), offset[0])
     first_j, last_j = _bounds(np.asarray(inside.any(axis=0)), offset[1])
     held = np.flatnonzero(inside.any(axis=(0, 1)))

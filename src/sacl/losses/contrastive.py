@@ -1,0 +1,123 @@
+"""The semantic-aware contrastive loss, and which patches are alike under each strategy.
+
+    L = mean over anchors i that have a positive of
+        -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p / t) / sum_{a in A(i)} exp(z_i.z_a / t) )
+
+This is L_out of Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, Eq. 2. P(i) are the
+other views of i's semantic class. A(i) are all other views, less those of which nobody knows
+whether they are of i's class.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+Relation = Literal["semantic", "organ", "supcon", "simclr", "simclr-attention"]
+
+
+def semantic_contrastive_loss(
+    embedding: Float[Tensor, "batch view dim"],
+    semantic_class: Int[Tensor, " batch"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Return the loss where every view's semantic class is known.
+
+    Args:
+        embedding: L2-normalized embeddings of each patch's views.
+        semantic_class: One number per patch; equal numbers attract each other.
+        temperature: Soft-max temperature t.
+
+    Example:
+        >>> embedding = torch.eye(4).view(2, 2, 4)
+        >>> loss = semantic_contrastive_loss(embedding, torch.tensor([0, 1]), temperature=0.1)
+        >>> round(loss.item(), 4)  # all at right angles: log of the three others
+        1.0986
+    """
+    positive = semantic_class[:, None] == semantic_class[None, :]
+    return patch_contrastive_loss(embedding, positive, torch.ones_like(positive), temperature)
+
+
+def patch_contrastive_loss(
+    embedding: Float[Tensor, "batch view dim"],
+    positive: Bool[Tensor, "batch batch"],
+    candidate: Bool[Tensor, "batch batch"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Return the loss for relations between patches, which all their views inherit."""
+    views = embedding.shape[1]
+    positive, candidate = (
+        r.repeat_interleave(views, 0).repeat_interleave(views, 1) for r in (positive, candidate)
+    )
+    return contrastive_loss(embedding.flatten(0, 1), positive, candidate, temperature)
+
+
+def contrastive_loss(
+    embedding: Float[Tensor, "n dim"],
+    positive: Bool[Tensor, "n n"],
+    candidate: Bool[Tensor, "n n"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Return the loss for given relations between views; itself is never a view's candidate.
+
+    It is computed in float32 (float64 stays), also under autocast. Anchors without a positive do
+    not enter the mean; where no anchor has one, the loss is 0 and its gradient too.
+
+    Args:
+        embedding: L2-normalized embeddings.
+        positive: Pairs in P; those that are not candidates are ignored.
+        candidate: Pairs in A; the others are in neither numerator nor denominator.
+        temperature: Soft-max temperature t.
+    """
+    with torch.autocast(embedding.device.type, enabled=False):
+        if embedding.dtype != torch.float64:
+            embedding = embedding.float()
+        others = ~torch.eye(len(embedding), dtype=torch.bool, device=embedding.device)
+        candidate = candidate & others
+        positive = positive & candidate
+        positives = positive.sum(dim=1)
+        anchor = positives > 0
+        logit = embedding @ embedding.T / temperature
+        # A row without a candidate would be the logarithm of 0: its gradient is NaN even where
+        # its value is not used. Such a row has no positive either, so its denominator may be any.
+        counted = candidate | ~anchor[:, None]
+        total = logit.masked_fill(~counted, -torch.inf).logsumexp(dim=1)
+        mean_logit = (logit * positive).sum(dim=1) / positives.clamp_min(1)
+        per_anchor = torch.where(anchor, total - mean_logit, 0.0)
+        return per_anchor.sum() / anchor.sum().clamp_min(1)
+
+
+def semantic_relations(
+    organ: Int[Tensor, " batch"], scan_label: Int[Tensor, " batch"], strategy: Relation
+) -> tuple[Bool[Tensor, "batch batch"], Bool[Tensor, "batch batch"]]:
+    """Return which pairs of patches are positive, and which are candidates at all.
+
+    A patch is its own positive: its views attract each other under every strategy.
+
+    - `semantic`, `supcon`: same organ and same scan-wise label. Two patches of one organ of which
+      a scan-wise label is unknown are neither positive nor negative; of different organs they are
+      negative, whatever their labels.
+    - `organ`: same organ.
+    - `simclr`, `simclr-attention`: a patch's own views only (NT-Xent, Chen et al., ICML 2020).
+
+    Args:
+        organ: Organ of each patch.
+        scan_label: Scan-wise label of each patch, -1 where it is unknown.
+        strategy: Which patches are alike.
+    """
+    itself = torch.eye(len(organ), dtype=torch.bool, device=organ.device)
+    everything = torch.ones_like(itself)
+    same_organ = organ[:, None] == organ[None, :]
+    if strategy in ("simclr", "simclr-attention"):
+        return itself, everything
+    if strategy == "organ":
+        return same_organ, everything
+    known = scan_label >= 0
+    undecided = same_organ & ~(known[:, None] & known[None, :])
+    same_label = scan_label[:, None] == scan_label[None, :]
+    return (same_organ & same_label & ~undecided) | itself, ~undecided | itself

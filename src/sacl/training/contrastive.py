@@ -1,0 +1,118 @@
+"""The contrastive task: a step's patches, their two views, their relations and the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sacl.losses.contrastive import Relation, patch_contrastive_loss, semantic_relations
+from sacl.patches.views import ViewRanges, two_views
+from sacl.training.sampler import BalancedSampler, UniformSampler, step_generator
+
+_IN_MEMORY_BYTES = 4e9
+
+
+class PatchSource:
+    """Stored patches as float pixels on a device, image first, attention (if given) second.
+
+    Arrays of less than 4 GB are read into memory at once, larger ones as batches ask for them.
+    They travel as integers and become floats on the device.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        attention: np.ndarray | None,
+        rows: np.ndarray,
+        device: torch.device,
+    ) -> None:
+        self.device = device
+        self._channels = [images] if attention is None else [images, attention]
+        self._rows = np.asarray(rows)
+        pixels = len(rows) * images.shape[1] * images.shape[2]
+        if pixels * sum(c.itemsize for c in self._channels) < _IN_MEMORY_BYTES:
+            self._channels = [np.asarray(c[np.sort(self._rows)]) for c in self._channels]
+            self._rows = np.argsort(np.argsort(self._rows, kind="stable"), kind="stable")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def pixels(self, positions: np.ndarray) -> Tensor:
+        """Return the patches at these positions of `rows`, float32 `[n, channel, i, j]`, 0 to 1."""
+        rows = self._rows[positions]
+        channels = [
+            torch.from_numpy(np.ascontiguousarray(c[rows])).to(self.device).to(torch.float32)
+            / float(np.iinfo(c.dtype).max)
+            for c in self._channels
+        ]
+        return torch.stack(channels, dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastiveTask:
+    """What a pretraining step does, as `training.trainer.train` calls it.
+
+    Args:
+        source: The training patches.
+        organ: Organ of each patch, integers.
+        scan_label: Scan-wise label of each patch, integers, -1 where unknown.
+        sampler: Which patches make a batch.
+        ranges: How far the views differ from their patch.
+        strategy: Which patches are alike.
+        temperature: Of the loss.
+        size: Pixels of a view's side.
+        stored_scale: Stored side in units of it.
+        seed: Of everything random; with the step it decides a batch.
+    """
+
+    source: PatchSource
+    organ: np.ndarray
+    scan_label: np.ndarray
+    sampler: BalancedSampler | UniformSampler
+    ranges: ViewRanges
+    strategy: Relation
+    temperature: float
+    size: int
+    stored_scale: float
+    seed: int
+
+    def views(self, step: int) -> tuple[Tensor, np.ndarray]:
+        """Return a step's views `[batch, 2, channel, i, j]` and the positions of their patches."""
+        rng = step_generator(self.seed, step)
+        positions = self.sampler.draw(rng)
+        generator = torch.Generator(self.source.device if self._on_cuda else "cpu")
+        generator.manual_seed(int(rng.integers(2**62)))
+        pixels = self.source.pixels(positions)
+        return two_views(pixels, self.ranges, self.size, self.stored_scale, generator), positions
+
+    def loss(self, network: nn.Module, step: int) -> Tensor:
+        """Return the loss of one step."""
+        views, positions = self.views(step)
+        embedding = network(channels_last(views.flatten(0, 1)))
+        organ, scan_label = (
+            torch.from_numpy(codes[positions]).to(self.source.device)
+            for codes in (self.organ, self.scan_label)
+        )
+        positive, candidate = semantic_relations(organ, scan_label, self.strategy)
+        return patch_contrastive_loss(
+            embedding.view(len(positions), 2, -1), positive, candidate, self.temperature
+        )
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.source.device.type == "cuda"
+
+
+def channels_last(pixels: Tensor) -> Tensor:
+    """Return 2-D images in the memory order that convolutions are fastest in."""
+    return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def codes_of(values: Sequence[str], unknown: str) -> np.ndarray:
+    """Return names as integers, by rising name; -1 for the unknown one."""
+    names, codes = np.unique(np.asarray(values, dtype=str), return_inverse=True)
+    return np.where(names[codes] == unknown, -1, codes).astype(np.int64)

@@ -1,0 +1,92 @@
+"""Which patches make a batch: classes evenly, several scans per class, any slice of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def step_generator(seed: int, step: int) -> np.random.Generator:
+    """Return the generator of one training step, the same however the run got there."""
+    return np.random.default_rng([seed, step])
+
+
+@dataclass(frozen=True, eq=False)
+class UniformSampler:
+    """Every patch is as likely as any other; a batch holds none twice."""
+
+    count: int
+    batch: int
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Return the positions of a batch's patches; fewer where there are not as many."""
+        return rng.choice(self.count, min(self.batch, self.count), replace=False)
+
+
+class BalancedSampler:
+    """Every class is as likely as any other, and within it every scan.
+
+    A batch is filled with `batch // scans_per_class` classes (all of them, where there are fewer;
+    the places are then shared out evenly, the rest by lot). A class draws different scans as long
+    as it has them, a scan different slices spread over its length. So a class that only one scan
+    holds finds its mates in other slices, and only a class with fewer patches than places brings
+    one of them twice.
+
+    Args:
+        organ: Organ of each patch, integers.
+        scan_label: Scan-wise label of each patch, integers; patches of an organ with unknown label
+            (-1) are a class of their own, so that they are seen too.
+        scan: Scan of each patch, integers.
+        batch: Patches per batch.
+        scans_per_class: Scans that a class brings into a batch.
+    """
+
+    def __init__(
+        self,
+        organ: np.ndarray,
+        scan_label: np.ndarray,
+        scan: np.ndarray,
+        batch: int,
+        scans_per_class: int,
+    ) -> None:
+        self.batch = batch
+        _, semantic_class = np.unique(np.stack([organ, scan_label], 1), axis=0, return_inverse=True)
+        semantic_class = semantic_class.ravel()
+        self.classes = int(semantic_class.max()) + 1
+        self._per_batch = min(self.classes, max(1, batch // scans_per_class))
+        # Patches in order of (class, scan, position): a group is one scan's patches of one class.
+        self._rows = np.lexsort((np.arange(len(scan)), scan, semantic_class))
+        pairs = np.stack([semantic_class, scan], 1)[self._rows]
+        first = np.r_[True, (pairs[1:] != pairs[:-1]).any(axis=1)]
+        self._group_start = np.flatnonzero(first)
+        self._group_size = np.diff(np.r_[self._group_start, len(scan)])
+        self._group_class = pairs[first, 0]
+        self._class_start = np.searchsorted(self._group_class, np.arange(self.classes))
+        self._class_groups = np.bincount(self._group_class, minlength=self.classes)
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Return the positions of a batch's patches."""
+        drawn, places = self._share_out(rng)
+        turn = np.arange(self.batch) - np.repeat(np.cumsum(places) - places, places)
+        of_class = np.repeat(drawn, places)
+        # Shuffle the scans of every class at once, then let the class take them in turn.
+        shuffled = np.lexsort((rng.random(len(self._group_class)), self._group_class))
+        groups = self._class_groups[of_class]
+        group = shuffled[self._class_start[of_class] + turn % groups]
+        return self._rows[self._group_start[group] + self._slice(group, turn // groups, rng)]
+
+    def _share_out(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Return the batch's classes and how many of its places each of them gets."""
+        drawn = rng.permutation(self.classes)[: self._per_batch]
+        places = np.full(len(drawn), self.batch // len(drawn))
+        places[: self.batch - places.sum()] += 1
+        return drawn, places
+
+    def _slice(self, group: np.ndarray, visit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return a position within each group; repeated visits spread evenly from a random one."""
+        visits = np.zeros(len(self._group_class), dtype=np.int64)
+        np.maximum.at(visits, group, visit + 1)
+        size = self._group_size[group]
+        start = rng.integers(0, self._group_size)[group]
+        return (start + visit * size // visits[group]) % size
