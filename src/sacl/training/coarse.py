@@ -21,8 +21,9 @@ _FOREGROUND = 0.67
 """Share of the crops that are centered on a voxel of an organ, each organ being as likely."""
 _ROTATION_DEG = 20.0
 _TILT_DEG = 8.0
-_SCALE = 0.25
+_SCALE = 0.35
 _STRETCH = 0.1
+_SHIFT = 0.1
 _MARGIN = 1.3
 """Crops are cut this much larger, so that a turned one has no empty corners."""
 _INTENSITY = ViewRanges(brightness=0.1, contrast=0.3, gamma=0.5, noise=0.06)
@@ -72,7 +73,7 @@ def train_coarse(
 ) -> tuple[nn.Module, list[float]]:
     """Return a trained network and the loss of every step.
 
-    Random crops, most of them around an organ, are turned, scaled and changed in intensity in one
+    Random crops, most of them around an organ, are turned, scaled, shifted and changed in intensity in one
     batch on the device; nothing is flipped, since left and right organs differ. The loss is soft
     Dice plus cross-entropy, in which organs that a case does not have annotated are part of the
     background.
@@ -109,7 +110,7 @@ def draw_crops(
     generator: torch.Generator,
     device: torch.device,
 ) -> Crops:
-    """Return random crops of random cases, turned and scaled; outside of a scan all is 0."""
+    """Return random crops of random cases, turned, scaled and shifted; outside of a scan all is 0."""
     wide = tuple(math.ceil(n * _MARGIN) for n in crop)
     images, labels, drawn = [], [], []
     for _ in range(count):
@@ -138,24 +139,26 @@ def draw_crops(
 def random_affine(
     spacing_mm: Tensor, crop: Triple, wide: Sequence[int], generator: torch.Generator
 ) -> Tensor:
-    """Return `[n, 3, 4]` for `affine_grid`: rotation and scaling in mm, about the crop's center.
+    """Return `[n, 3, 4]` for `affine_grid`: rotation and scaling in mm about the crop's center, and a shift.
 
     Rotation is mostly about k; scans whose slices are thick against their pixels are not tilted.
     """
     count = len(spacing_mm)
-    signed = 2 * torch.rand(count, 7, generator=generator) - 1
+    signed = 2 * torch.rand(count, 10, generator=generator) - 1
     thick = spacing_mm.max(dim=1).values > 2.5 * spacing_mm.min(dim=1).values
     limit_deg = torch.tensor([_TILT_DEG, _TILT_DEG, _ROTATION_DEG]).repeat(count, 1)
     limit_deg[thick, :2] = 0.0
     turn = torch.eye(3).repeat(count, 1, 1)
     for axis, angle in enumerate((signed[:, :3] * limit_deg).deg2rad().T):
         turn = turn @ _rotation(axis, angle)
-    stretch = (signed[:, 3:4] * math.log(1 + _SCALE) + signed[:, 4:] * math.log(1 + _STRETCH)).exp()
+    stretch = (
+        signed[:, 3:4] * math.log(1 + _SCALE) + signed[:, 4:7] * math.log(1 + _STRETCH)
+    ).exp()
     voxels = turn * stretch[:, None, :] * spacing_mm[:, None, :] / spacing_mm[:, :, None]
     # affine_grid counts in half sides of the crop, and names the axes from the last to the first.
     relative = voxels * torch.tensor(crop) / torch.tensor(wide)[:, None]
     odd = torch.tensor([((m - n) % 2) / m for n, m in zip(crop, wide, strict=True)])
-    shift = -odd[:, None].expand(count, 3, 1)
+    shift = 2 * _SHIFT * relative @ signed[:, 7:, None] - odd[:, None]
     return torch.cat([relative, shift], dim=2).flip(1)[:, :, [2, 1, 0, 3]]
 
 

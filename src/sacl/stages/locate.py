@@ -1,0 +1,260 @@
+"""Give every scan a coarse label map, by a network that never saw its subject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from sacl.errors import DataError
+from sacl.geometry import require_same_grid
+from sacl.inference.coarse import CoarseEnsemble, load_network, save_network
+from sacl.inference.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
+from sacl.io.given_maps import read_given_map, require_maps
+from sacl.io.manifest import read_cohort, read_image, read_reference
+from sacl.io.nifti import read_label_map, write_label_map
+from sacl.io.progress import say, track
+from sacl.io.run_record import fingerprint, listing_fingerprint, recorded, replacing
+from sacl.io.workspace import Workspace
+from sacl.metrics.overlap import dice, volume_ml
+from sacl.models.coarse import CoarseSpec, plan_levels
+from sacl.models.device import resolve_device
+from sacl.patches.components import clean_components
+from sacl.settings import LocateSettings
+from sacl.training.coarse import CoarseCase, CoarsePlan, train_coarse
+from sacl.types import Case, Cohort, LabelMap
+
+Locator = Callable[[Case], LabelMap]
+
+
+def inputs(settings: LocateSettings, workspace: Workspace) -> dict[str, str]:
+    """Return the fingerprints of what the stage reads.
+
+    Raises:
+        DataError: the folder of given label maps is not there.
+    """
+    found = {"ingest": fingerprint(workspace.require("ingest"))}
+    if settings.source is not None:
+        if not settings.source.is_dir():
+            raise DataError(f"locate.source: no folder {settings.source.name}; check --from")
+        found["source"] = listing_fingerprint(settings.source)
+    return found
+
+
+def locate(settings: LocateSettings, workspace: Workspace) -> Path:
+    """Write a coarse label map per case, and which organs were found.
+
+    The labeled subjects are dealt to folds, and each fold's network is trained on the others. A
+    scan of a labeled subject is located by its own fold's network, every other scan by the mean of
+    all networks; so no scan is located by a network that saw its subject. With `settings.source`
+    nothing is trained: the maps are those in that folder, cleaned in the same way.
+
+    Raises:
+        DataError: fewer than 2 subjects are labeled; or a given map is missing, lies on another
+            grid, or has labels without names.
+    """
+    with recorded(workspace, "locate", settings, inputs(settings, workspace)) as (folder, results):
+        cohort = read_cohort(workspace.require("ingest"))
+        locator, cross_fitted = (
+            _by_networks(settings, workspace, cohort)
+            if settings.source is None
+            else _by_given_maps(settings, settings.source, workspace, cohort)
+        )
+        rows = []
+        for case in track(cohort.cases, "locate"):
+            label_map = _located_once(folder, case, locator, cohort)
+            is_scored = case.case_id in cross_fitted
+            reference = _reference(workspace, case, cohort) if is_scored else None
+            rows += coverage_of(case, label_map, reference)
+        coverage = pd.DataFrame(rows)
+        with replacing(folder / "coverage.csv") as temporary:
+            coverage.to_csv(temporary, index=False)
+        _summarize(coverage, len(cross_fitted), results)
+    return folder
+
+
+def coverage_of(
+    case: Case, label_map: LabelMap, reference: LabelMap | None
+) -> list[dict[str, object]]:
+    """Return one row per organ: found or not, its volume, and its Dice where it is annotated."""
+    rows = []
+    for organ in label_map.scheme.names:
+        mask = label_map.mask(organ)
+        judged = reference is not None and organ in (case.annotated or label_map.scheme.names)
+        rows.append(
+            {
+                "case_id": case.case_id,
+                "organ": organ,
+                "found": bool(mask.any()),
+                "volume_ml": round(volume_ml(mask, label_map.grid.voxel_ml), 3),
+                "dice": dice(reference.mask(organ), mask) if reference and judged else np.nan,
+            }
+        )
+    return rows
+
+
+def _located_once(folder: Path, case: Case, locator: Locator, cohort: Cohort) -> LabelMap:
+    """Return a case's map, read again where an interrupted run has written it."""
+    path = folder / "maps" / f"{case.case_id}.nii.gz"
+    if path.is_file():
+        return read_label_map(path, cohort.scheme)[0]
+    label_map = locator(case)
+    write_label_map(path, label_map)
+    return label_map
+
+
+def _summarize(coverage: pd.DataFrame, cross_fitted: int, results: dict[str, object]) -> None:
+    missed = int((~coverage["found"]).sum())
+    results["organs"] = {"located": len(coverage), "not_found": missed}
+    words = f"{missed} of {len(coverage)} organs not found"
+    scored = coverage.dropna(subset=["dice"])
+    if len(scored):
+        by_organ = scored.groupby("organ", sort=False)["dice"].mean()
+        results["cross_fitted"] = {
+            "scans": cross_fitted,
+            "mean_dice": round(float(by_organ.mean()), 4),
+            "dice": {str(organ): round(float(value), 4) for organ, value in by_organ.items()},
+        }
+        words = f"Dice {by_organ.mean():.2f} on {cross_fitted} cross-fitted labeled scans; {words}"
+    say(f"coarse: {words}")
+
+
+def _by_given_maps(
+    settings: LocateSettings, source: Path, workspace: Workspace, cohort: Cohort
+) -> tuple[Locator, frozenset[str]]:
+    require_maps(source, [case.case_id for case in cohort.cases])
+
+    def locator(case: Case) -> LabelMap:
+        given = read_given_map(source, case.case_id, cohort.scheme)
+        grid = read_image(workspace.folder("ingest"), case).grid
+        require_same_grid(grid, given.grid, f"case {case.case_id}")
+        cleaned = clean_components(
+            given.voxels,
+            len(cohort.scheme.names),
+            settings.keep_component,
+            settings.min_volume_ml / grid.voxel_ml,
+        )
+        return LabelMap(cleaned, grid, cohort.scheme)
+
+    return locator, frozenset()
+
+
+def _by_networks(
+    settings: LocateSettings, workspace: Workspace, cohort: Cohort
+) -> tuple[Locator, frozenset[str]]:
+    subjects = list(dict.fromkeys(case.subject_id for case in cohort.labeled))
+    if len(subjects) < 2:
+        raise DataError(
+            f"cohort {cohort.name}: {len(subjects)} labeled subject, but the coarse network needs"
+            " at least 2, so that none is located by a network that saw it; label another, or give"
+            " label maps with --from DIR"
+        )
+    count = min(settings.folds, len(subjects))
+    fold_of = {subject: number % count for number, subject in enumerate(subjects)}
+    folds = _train_folds(settings, workspace, cohort, fold_of)
+    every = CoarseEnsemble(
+        folds[0].spec, tuple(n for fold in folds for n in fold.networks), folds[0].device
+    )
+
+    def locator(case: Case) -> LabelMap:
+        ensemble = folds[fold_of[case.subject_id]] if case.subject_id in fold_of else every
+        located = ensemble.locate(read_image(workspace.folder("ingest"), case), case.window)
+        return LabelMap(located.voxels, located.grid, cohort.scheme)
+
+    return locator, frozenset(case.case_id for case in cohort.labeled)
+
+
+def _train_folds(
+    settings: LocateSettings, workspace: Workspace, cohort: Cohort, fold_of: dict[str, int]
+) -> list[CoarseEnsemble]:
+    """Return every fold's network, trained now or by the run that was interrupted."""
+    folder, device = workspace.folder("locate"), resolve_device(workspace.device)
+    cases = _coarse_cases(settings, workspace, cohort, device)
+    spec = _spec_of(settings, cohort, cases)
+    folds = []
+    for fold in range(max(fold_of.values()) + 1):
+        saved = load_network(folder, fold, device)
+        if saved is None:
+            others = [
+                coarse
+                for case, coarse in zip(cohort.labeled, cases, strict=True)
+                if fold_of[case.subject_id] != fold
+            ]
+            plan = CoarsePlan(
+                steps=settings.steps,
+                batch=settings.batch,
+                learning_rate=settings.learning_rate,
+                seed=workspace.seed * 101 + fold,
+            )
+            network, losses = train_coarse(
+                spec,
+                others,
+                plan,
+                device,
+                what=f"coarse network {fold + 1}/{max(fold_of.values()) + 1}",
+                checkpoint=folder / f"fold-{fold}.checkpoint",
+            )
+            _write_losses(folder, fold, losses)
+            save_network(folder, fold, network, spec)
+            saved = CoarseEnsemble(spec, (network,), device)
+        folds.append(saved)
+    return folds
+
+
+def _coarse_cases(
+    settings: LocateSettings, workspace: Workspace, cohort: Cohort, device: torch.device
+) -> list[CoarseCase]:
+    names = cohort.scheme.names
+    cases = []
+    for case in cohort.labeled:
+        image = read_image(workspace.folder("ingest"), case)
+        reference = _reference(workspace, case, cohort)
+        require_same_grid(image.grid, reference.grid, f"case {case.case_id}")
+        grid = coarse_grid(image.grid, settings.spacing_mm, settings.in_plane_size)
+        cases.append(
+            CoarseCase(
+                image_to_coarse(image.voxels, case.window, grid, device).cpu(),
+                labels_to_coarse(reference.voxels, len(names), grid, device),
+                torch.tensor([name in (case.annotated or names) for name in names]),
+                grid.spacing_mm,
+            )
+        )
+    return cases
+
+
+def _reference(workspace: Workspace, case: Case, cohort: Cohort) -> LabelMap:
+    reference = read_reference(workspace.folder("ingest"), case, cohort.scheme)
+    assert reference is not None, "a labeled case has a reference"
+    return reference
+
+
+def _spec_of(settings: LocateSettings, cohort: Cohort, cases: Sequence[CoarseCase]) -> CoarseSpec:
+    i, j, k = np.median([case.spacing_mm for case in cases], axis=0)
+    spacing_mm = (float(i), float(j), float(k))
+    crop, kernels, strides = plan_levels(settings.crop, spacing_mm)
+    return CoarseSpec(
+        scheme=cohort.scheme.name,
+        organs=cohort.scheme.names,
+        spacing_mm=spacing_mm,
+        in_plane_size=settings.in_plane_size,
+        crop=crop,
+        channels=settings.channels,
+        kernels=kernels,
+        strides=strides,
+        min_volume_ml=settings.min_volume_ml,
+        keep_component=settings.keep_component,
+    )
+
+
+def _write_losses(folder: Path, fold: int, losses: Sequence[float]) -> None:
+    """Put one network's losses into `losses.csv`, beside those of the networks before it."""
+    path = folder / "losses.csv"
+    rows = pd.DataFrame({"network": fold, "step": range(len(losses)), "loss": losses})
+    if path.is_file():
+        before = pd.read_csv(path)
+        rows = pd.concat([before[before["network"] != fold], rows])
+    with replacing(path) as temporary:
+        rows.to_csv(temporary, index=False, float_format="%.5f")
