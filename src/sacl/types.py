@@ -113,12 +113,15 @@ class NativeFrame:
     """How a scan lay in its own file, so that a result goes back to exactly that grid.
 
     `grid` is the file's own grid, not the canonical one; the codes are those of its NIfTI header.
+    `qform` holds the header's pixdim[0:4], quaternion b, c, d and offset x, y, z as stored, since
+    a quaternion computed anew from the affine differs in the last bits; empty where there is none.
     """
 
     grid: Grid
     qform_code: int = 0
     sform_code: int = 1
     xyzt_units: int = 2
+    qform: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

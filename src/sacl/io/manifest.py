@@ -88,6 +88,7 @@ def _case_to_json(case: Case) -> dict[str, Any]:
             "qform_code": native.qform_code,
             "sform_code": native.sform_code,
             "xyzt_units": native.xyzt_units,
+            "qform": list(native.qform),
         },
     }
 
@@ -107,6 +108,7 @@ def _case_from_json(row: Mapping[str, Any]) -> Case:
             native["qform_code"],
             native["sform_code"],
             native["xyzt_units"],
+            tuple(native["qform"]),
         ),
         window=(float(low), float(high)),
         scan_labels=row["scan_labels"],

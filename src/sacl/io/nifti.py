@@ -32,6 +32,15 @@ from sacl.types import Grid, LabelMap, LabelScheme, NativeFrame, Volume
 SUFFIXES = (".nii.gz", ".nii")
 _CARET = 30
 """Code of the NIfTI extension that Caret, Workbench and 3D Slicer keep label tables in."""
+_QFORM = (
+    "pixdim",
+    "quatern_b",
+    "quatern_c",
+    "quatern_d",
+    "qoffset_x",
+    "qoffset_y",
+    "qoffset_z",
+)
 _DAMAGE = (
     ImageFileError,
     HeaderDataError,
@@ -90,9 +99,9 @@ def read_labels(path: Path) -> tuple[np.ndarray, Grid, NativeFrame]:
     """
     with _one_line(path):
         image, frame = _open(path)
-        scaled = (image.dataobj.slope, image.dataobj.inter) != (1.0, 0.0)
-        voxels = np.asarray(image.dataobj if scaled else image.dataobj.get_unscaled())
-        voxels = voxels.reshape(frame.grid.shape)
+        voxels, slope, inter = _stored(image)
+        if (slope, inter) != (1.0, 0.0):
+            voxels = voxels * slope + inter
     if voxels.dtype.kind == "f":
         _require_finite(voxels, path)
         whole = voxels.astype(np.int32)
@@ -177,11 +186,13 @@ def _open(path: Path) -> tuple[Any, NativeFrame]:
     """Return the image, its voxels not yet read, and its frame; the header is checked."""
     header = _raw_header(path)
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    pixdim = np.asarray(header["pixdim"][1:4], dtype=np.float64)
+    stored = tuple(float(number) for name in _QFORM for number in np.ravel(header[name])[:4])
+    usable = np.isfinite(stored).all() and 0 not in stored[1:4]
     # nibabel would quietly replace a zero spacing by 1 mm.
-    if sform == 0 and not (np.isfinite(pixdim).all() and (pixdim != 0).all()):
+    if sform == 0 and not usable:
         raise DataError(
-            f"{path.name}: voxel spacing {tuple(pixdim.tolist())} in the header; repair the header"
+            f"{path.name}: voxel spacing {stored[1:4]}, quaternion {stored[4:7]} and offset"
+            f" {stored[7:]} give no affine; repair the header"
         )
     image = nibabel.load(path)
     shape = tuple(int(n) for n in image.shape)
@@ -196,7 +207,8 @@ def _open(path: Path) -> tuple[Any, NativeFrame]:
         grid = Grid((shape[0], shape[1], shape[2]), image.affine)
     except DataError as error:
         raise DataError(f"{path.name}: {error}") from error
-    return image, NativeFrame(grid, qform, sform, int(header["xyzt_units"]))
+    units = int(header["xyzt_units"])
+    return image, NativeFrame(grid, qform, sform, units, stored if usable else ())
 
 
 def _raw_header(path: Path) -> Any:
@@ -212,11 +224,7 @@ def _raw_header(path: Path) -> Any:
 
 def _intensities(image: Any) -> np.ndarray:
     """Return the voxels in native order, int16 where they are whole numbers that fit."""
-    shape = image.shape[:3]
-    slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
-    stored = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape, order="F")
-    if stored.dtype.kind not in "iuf":
-        raise ImageFileError("voxels are not plain numbers")
+    stored, slope, inter = _stored(image)
     identity = (slope, inter) == (1.0, 0.0)
     if identity and np.can_cast(stored.dtype, np.int16):
         return stored.astype(np.int16, copy=False)
@@ -226,6 +234,14 @@ def _intensities(image: Any) -> np.ndarray:
             return (stored.astype(np.int32) * round(slope) + round(inter)).astype(np.int16)
     voxels = stored.astype(np.float32, copy=False)
     return voxels if identity else voxels * np.float32(slope) + np.float32(inter)
+
+
+def _stored(image: Any) -> tuple[np.ndarray, float, float]:
+    """Return the voxels `[i, j, k]` as stored, and the slope and intercept that are to be applied."""
+    voxels = np.asanyarray(image.dataobj.get_unscaled()).reshape(image.shape[:3], order="F")
+    if voxels.dtype.kind not in "iuf":
+        raise ImageFileError("voxels are not plain numbers")
+    return voxels, float(image.dataobj.slope), float(image.dataobj.inter)
 
 
 def _require_finite(voxels: np.ndarray, path: Path) -> None:
@@ -246,6 +262,10 @@ def _save(path: Path, voxels: np.ndarray, frame: NativeFrame, table: str | None)
     image.set_sform(frame.grid.affine, code=frame.sform_code)
     image.set_qform(frame.grid.affine, code=frame.qform_code)
     image.header["xyzt_units"] = frame.xyzt_units
+    if frame.qform:
+        image.header["pixdim"][:4] = frame.qform[:4]
+        for name, number in zip(_QFORM[1:], frame.qform[4:], strict=True):
+            image.header[name] = number
     if table is not None:
         image.header["intent_code"] = 1002  # NIFTI_INTENT_LABEL
         image.header.extensions.append(Nifti1Extension(_CARET, table.encode("utf-8")))

@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import gzip
+import re
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from sacl.errors import DataError
+from sacl.io.nifti import (
+    is_nifti,
+    map_volume,
+    read_label_map,
+    read_label_table,
+    read_labels,
+    read_volume,
+    stem,
+    write_label_map,
+    write_volume,
+)
+from sacl.types import Grid, LabelMap, LabelScheme, NativeFrame, Volume
+
+SCHEME = LabelScheme("two", ("liver", "spleen & <co>"))
+OBLIQUE = np.eye(4)
+OBLIQUE[:3, :3] = (
+    Rotation.from_euler("xyz", (12, -7, 31), degrees=True).as_matrix()
+    @ np.array([[0, 0, -1], [-1, 0, 0], [0, 1, 0]])
+    @ np.diag([0.7, 0.9, 4.0])
+)
+OBLIQUE[:3, 3] = (-31.7, 88.1, -402.3)
+
+
+@pytest.fixture
+def voxels():
+    return np.random.default_rng(0).integers(-1000, 2000, (5, 6, 7)).astype(np.int16)
+
+
+def save(path, voxels, affine=OBLIQUE, sform=1, qform=1, **header):
+    image = nibabel.Nifti1Image(voxels, affine)
+    image.set_sform(affine, code=sform)
+    image.set_qform(affine, code=qform)
+    for key, value in header.items():
+        image.header[key] = value
+    nibabel.save(image, path)
+    return path
+
+
+def patch_header(path, **fields):
+    """Change header fields on disk, unchecked."""
+    header = nibabel.Nifti1Header(path.read_bytes()[:348], check=False)
+    for name, value in fields.items():
+        header[name] = value
+    path.write_bytes(header.binaryblock + path.read_bytes()[348:])
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_integers_stay_int16_and_canonical(tmp_path, voxels, suffix):
+    path = save(tmp_path / f"a{suffix}", voxels)
+    volume, frame = read_volume(path)
+    expected = nibabel.as_closest_canonical(nibabel.load(path))
+    assert volume.voxels.dtype == np.int16
+    np.testing.assert_array_equal(volume.voxels, np.asarray(expected.dataobj))
+    np.testing.assert_allclose(volume.grid.affine, expected.affine)
+    assert frame.grid.shape == voxels.shape
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int32, ">i2", ">u2", np.int64])
+def test_integers_that_fit_become_int16(tmp_path, voxels, kind):
+    voxels = (np.abs(voxels) % 100).astype(kind)
+    image = nibabel.Nifti1Image(voxels, np.eye(4), dtype=kind)
+    nibabel.save(image, tmp_path / "a.nii")
+    volume, _ = read_volume(tmp_path / "a.nii")
+    assert volume.voxels.dtype == np.dtype(np.int16)
+    np.testing.assert_array_equal(volume.voxels, voxels)
+
+
+def test_integers_that_do_not_fit_become_float32(tmp_path, voxels):
+    big = voxels.astype(np.int32) * 1000
+    volume, _ = read_volume(save(tmp_path / "a.nii", big, np.eye(4)))
+    assert volume.voxels.dtype == np.float32
+    np.testing.assert_array_equal(volume.voxels, big)
+
+
+def test_a_whole_intercept_keeps_int16(tmp_path):
+    stored = np.arange(24, dtype=np.uint16).reshape(2, 3, 4) + 40000
+    path = save(tmp_path / "a.nii", stored, np.eye(4))
+    patch_header(path, scl_slope=1, scl_inter=-41024)
+    volume, _ = read_volume(path)
+    assert volume.voxels.dtype == np.int16
+    np.testing.assert_array_equal(volume.voxels, stored.astype(int) - 41024)
+
+
+def test_a_fractional_slope_gives_float32(tmp_path, voxels):
+    path = patch_header(save(tmp_path / "a.nii", voxels, np.eye(4)), scl_slope=0.37, scl_inter=-3)
+    volume, _ = read_volume(path)
+    assert volume.voxels.dtype == np.float32
+    np.testing.assert_allclose(volume.voxels, nibabel.load(path).get_fdata(), rtol=1e-5)
+
+
+def test_a_trailing_axis_of_one_is_dropped(tmp_path, voxels):
+    path = save(tmp_path / "a.nii.gz", voxels[..., None])
+    labels = save(tmp_path / "l.nii.gz", np.abs(voxels[..., None]))
+    plain = save(tmp_path / "b.nii.gz", voxels)
+    np.testing.assert_array_equal(read_volume(path)[0].voxels, read_volume(plain)[0].voxels)
+    np.testing.assert_array_equal(read_labels(labels)[0], np.abs(read_volume(plain)[0].voxels))
+
+
+def test_a_written_volume_is_mapped_not_read(tmp_path, voxels):
+    volume, _ = read_volume(save(tmp_path / "a.nii.gz", voxels))
+    write_volume(tmp_path / "c.nii", volume)
+    mapped = map_volume(tmp_path / "c.nii")
+    assert isinstance(mapped.voxels, np.memmap)
+    assert mapped.voxels.dtype == np.int16
+    np.testing.assert_array_equal(mapped.voxels, volume.voxels)
+    np.testing.assert_allclose(mapped.grid.affine, volume.grid.affine, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("sform", "qform"), [(1, 1), (2, 0), (0, 1), (4, 2), (0, 0)])
+@pytest.mark.parametrize("affine", [OBLIQUE, np.diag([-1.5, -1.5, 10, 1])])
+def test_a_prediction_lies_on_exactly_the_scans_grid(tmp_path, voxels, sform, qform, affine):
+    if (sform, qform) == (0, 0):  # no orientation at all: nibabel takes LAS about the center
+        affine = nibabel.Nifti1Image(voxels, None).affine
+    source = save(tmp_path / "a.nii.gz", voxels, affine, sform, qform, xyzt_units=10)
+    volume, frame = read_volume(source)
+    label_map = LabelMap((volume.voxels > 0).astype(np.uint8), volume.grid, SCHEME)
+    write_label_map(tmp_path / "p.nii.gz", label_map, frame)
+    scan, predicted = nibabel.load(source), nibabel.load(tmp_path / "p.nii.gz")
+    assert predicted.get_data_dtype() == np.uint8
+    assert predicted.affine.astype(np.float32).tobytes() == scan.affine.astype(np.float32).tobytes()
+    for field in ("sform_code", "qform_code", "xyzt_units"):
+        assert predicted.header[field] == scan.header[field]
+    np.testing.assert_array_equal(np.asarray(predicted.dataobj), voxels > 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(*[st.floats(-180, 180)] * 3),
+    st.tuples(*[st.floats(0.2, 9)] * 3),
+    st.booleans(),
+)
+def test_a_quaternion_only_header_comes_back_bit_exact(tmp_path_factory, angles, spacing, flip):
+    folder = tmp_path_factory.mktemp("q")
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * spacing
+    if flip:
+        affine[:3, 0] *= -1
+    source = save(folder / "a.nii", np.ones((2, 3, 4), np.int16), affine, sform=0, qform=1)
+    volume, frame = read_volume(source)
+    label_map = LabelMap(volume.voxels.astype(np.uint8), volume.grid, SCHEME)
+    write_label_map(folder / "p.nii", label_map, frame)
+    scan, predicted = nibabel.load(source).affine, nibabel.load(folder / "p.nii").affine
+    assert predicted.astype(np.float32).tobytes() == scan.astype(np.float32).tobytes()
+
+
+def test_a_prediction_overlays_the_scan_for_an_independent_reader(tmp_path, voxels):
+    source = save(tmp_path / "a.nii.gz", voxels)
+    volume, frame = read_volume(source)
+    label_map = LabelMap((volume.voxels > 0).astype(np.uint8), volume.grid, SCHEME)
+    write_label_map(tmp_path / "p.nii.gz", label_map, frame)
+    scan = SimpleITK.ReadImage(str(source))
+    predicted = SimpleITK.ReadImage(str(tmp_path / "p.nii.gz"))
+    assert predicted.GetSize() == scan.GetSize()
+    assert predicted.GetOrigin() == pytest.approx(scan.GetOrigin())
+    assert predicted.GetDirection() == pytest.approx(scan.GetDirection(), abs=1e-6)
+    np.testing.assert_array_equal(
+        SimpleITK.GetArrayFromImage(predicted), SimpleITK.GetArrayFromImage(scan) > 0
+    )
+
+
+def test_label_names_travel_in_the_file(tmp_path):
+    label_map = LabelMap(np.ones((2, 2, 2), np.uint8), Grid((2, 2, 2), np.eye(4)), SCHEME)
+    write_label_map(tmp_path / "l.nii.gz", label_map)
+    assert read_label_table(tmp_path / "l.nii.gz") == {"liver": 1, "spleen & <co>": 2}
+    (extension,) = nibabel.load(tmp_path / "l.nii.gz").header.extensions
+    assert extension.code == 30
+    assert b"<CaretExtension>" in extension.content
+
+
+def test_a_file_without_a_label_table_has_none(tmp_path, voxels):
+    assert read_label_table(save(tmp_path / "a.nii", voxels)) is None
+
+
+def test_many_organs_are_written_in_16_bits(tmp_path):
+    scheme = LabelScheme("many", tuple(f"organ_{n}" for n in range(300)))
+    grid = Grid((5, 6, 10), np.eye(4))
+    label_map = LabelMap(np.arange(1, 301).reshape(grid.shape), grid, scheme)
+    write_label_map(tmp_path / "l.nii.gz", label_map)
+    assert nibabel.load(tmp_path / "l.nii.gz").get_data_dtype() == np.uint16
+    read, _ = read_label_map(tmp_path / "l.nii.gz", scheme)
+    np.testing.assert_array_equal(read.voxels, label_map.voxels)
+
+
+def test_labels_stored_as_floats_are_read_as_integers(tmp_path, voxels):
+    whole = (np.abs(voxels) % 5).astype(np.float64)
+    labels, _, _ = read_labels(save(tmp_path / "l.nii", whole, np.eye(4)))
+    assert labels.dtype.kind == "i"
+    np.testing.assert_array_equal(labels, whole)
+
+
+def test_writing_twice_gives_the_same_bytes(tmp_path):
+    label_map = LabelMap(np.ones((2, 2, 2), np.uint8), Grid((2, 2, 2), np.eye(4)), SCHEME)
+    for name in ("a", "b"):
+        write_label_map(tmp_path / f"{name}.nii.gz", label_map, NativeFrame(label_map.grid))
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def test_macos_companions_are_no_nifti_files(tmp_path):
+    assert [is_nifti(tmp_path / n) for n in ("a.nii", "a.nii.gz", "._a.nii.gz", "a.mha")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert stem(tmp_path / "case.1.nii.gz") == "case.1"
+
+
+# ---- bad files: one line, the file's name, no folder
+
+
+def one_line(error, path):
+    message = str(error.value)
+    assert message.startswith(path.name)
+    assert "\n" not in message
+    assert str(path.parent) not in message
+    return message
+
+
+def cut_in_half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def cut_in_the_header(path):
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def flip_bytes(path):
+    content = bytearray(path.read_bytes())
+    content[100:140] = bytes(40)
+    path.write_bytes(bytes(content))
+
+
+def write_text(path):
+    path.write_text("these are not the voxels you are looking for" * 20)
+
+
+def write_zipped_text(path):
+    path.write_bytes(gzip.compress(b"no voxels" * 99))
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    "damage", [cut_in_half, cut_in_the_header, write_text, write_zipped_text, empty]
+)
+@pytest.mark.parametrize("read", [read_volume, read_labels])
+def test_a_damaged_file_is_refused_in_one_line(tmp_path, voxels, suffix, damage, read):
+    path = save(tmp_path / f"scan{suffix}", np.tile(voxels, (9, 9, 9)))
+    damage(path)
+    with pytest.raises(DataError, match="not a readable NIfTI file") as error:
+        read(path)
+    one_line(error, path)
+
+
+def test_a_corrupt_gzip_stream_is_refused(tmp_path, voxels):
+    path = save(tmp_path / "scan.nii.gz", np.tile(voxels, (9, 9, 9)))
+    flip_bytes(path)
+    with pytest.raises(DataError) as error:
+        read_volume(path)
+    one_line(error, path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(DataError, match="no such file") as error:
+        read_volume(tmp_path / "scan.nii.gz")
+    one_line(error, tmp_path / "scan.nii.gz")
+
+
+def test_four_dimensions_are_refused_with_their_number(tmp_path, voxels):
+    path = save(tmp_path / "scan.nii", np.stack([voxels] * 3, axis=3))
+    with pytest.raises(DataError, match="4-D image of 3 volumes, expected one; split it") as error:
+        read_volume(path)
+    one_line(error, path)
+
+
+def test_a_flat_image_is_refused(tmp_path):
+    path = save(tmp_path / "scan.nii", np.zeros((4, 5), np.int16))
+    with pytest.raises(DataError, match="2-D image"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_affine_that_is_not_finite_is_refused(tmp_path, voxels, value):
+    path = patch_header(save(tmp_path / "scan.nii", voxels), srow_x=[1, value, 0, 0])
+    with pytest.raises(DataError, match="affine is not a finite 4 x 4 matrix") as error:
+        read_volume(path)
+    one_line(error, path)
+
+
+def test_an_affine_without_spacing_is_refused(tmp_path, voxels):
+    path = patch_header(save(tmp_path / "scan.nii", voxels), srow_x=[0] * 4)
+    with pytest.raises(DataError, match="zero spacing") as error:
+        read_volume(path)
+    one_line(error, path)
+
+
+@pytest.mark.parametrize("value", [0, np.nan])
+@pytest.mark.parametrize("qform", [0, 1])
+def test_a_header_without_spacing_is_refused(tmp_path, voxels, value, qform):
+    path = save(tmp_path / "scan.nii", voxels, np.eye(4), sform=0, qform=qform)
+    patch_header(path, pixdim=[1, 1, value, 1, 0, 0, 0, 0])
+    with pytest.raises(DataError, match="give no affine; repair") as error:
+        read_volume(path)
+    one_line(error, path)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_voxels_that_are_not_finite_are_counted_and_refused(tmp_path, value):
+    voxels = np.zeros((3, 4, 5), np.float32)
+    voxels[1, 2, :2] = value
+    path = save(tmp_path / "scan.nii", voxels)
+    for read in (read_volume, read_labels):
+        with pytest.raises(DataError, match="2 of 60 voxels are NaN or infinite") as error:
+            read(path)
+        one_line(error, path)
+
+
+def test_colors_are_no_intensities(tmp_path):
+    rgb = np.zeros((3, 4, 5), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    path = save(tmp_path / "scan.nii", rgb)
+    for read in (read_volume, read_labels):
+        with pytest.raises(DataError, match="not a readable"):
+            read(path)
+
+
+def test_fractional_labels_are_refused_with_the_value(tmp_path):
+    path = save(tmp_path / "l.nii", np.full((2, 2, 2), 0.5, np.float32))
+    with pytest.raises(DataError, match=re.escape("label value 0.5 is not a whole number")):
+        read_labels(path)
+
+
+def test_labels_outside_the_scheme_are_refused(tmp_path):
+    path = save(tmp_path / "l.nii", np.full((2, 2, 2), 3, np.uint8))
+    with pytest.raises(DataError, match="outside the scheme two with 2 organs"):
+        read_label_map(path, SCHEME)
+
+
+@pytest.mark.parametrize("reason", ["No space left on device", "Permission denied"])
+def test_a_full_disk_leaves_nothing_behind(tmp_path, voxels, monkeypatch, reason):
+    def full(image, path):
+        path.write_bytes(b"half of it")
+        raise OSError(28, reason)
+
+    monkeypatch.setattr(nibabel, "save", full)
+    volume = Volume(voxels, Grid(voxels.shape, np.eye(4)))
+    with pytest.raises(DataError, match=f"a.nii: cannot be written, {reason}"):
+        write_volume(tmp_path / "a.nii", volume)
+    assert list(tmp_path.iterdir()) == []
