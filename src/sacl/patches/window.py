@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
+
+from sacl.errors import DataError
+
+
+def window_of(
+    voxels: np.ndarray,
+    modality: Literal["ct", "mr"],
+    window_hu: tuple[float, float],
+    percentiles: tuple[float, float],
+    where: str,
+) -> tuple[float, float]:
+    """Return a scan's intensities that become 0 and 1.
+
+    CT: the window in HU. MR: percentiles of the scan's voxels above its lowest intensity, which is
+    the empty background of a masked or cropped scan.
+
+    Raises:
+        DataError: all voxels are equal.
+    """
+    low, high = float(voxels.min()), float(voxels.max())
+    if low == high:
+        raise DataError(
+            f"{where}: constant image, every voxel is {low:g}; check the file or leave the case out"
+        )
+    if modality == "ct":
+        return window_hu
+    start, stop = np.percentile(voxels[voxels > low], percentiles)
+    return (float(start), float(stop)) if stop > start else (low, high)
 
 
 def normalize(voxels: np.ndarray, window: tuple[float, float]) -> np.ndarray:

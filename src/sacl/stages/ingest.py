@@ -28,6 +28,7 @@ from sacl.io.splits import (
 )
 from sacl.io.workspace import Workspace
 from sacl.organs import canonical_name, match
+from sacl.patches.window import window_of
 from sacl.settings import IngestSettings
 from sacl.types import SPLITS, Case, Cohort, Grid, LabelMap, LabelScheme, Volume
 
@@ -161,7 +162,13 @@ def _modality(found: Found, settings: IngestSettings) -> Literal["ct", "mr"]:
 def _ingest_case(case: FoundCase, plan: _Plan) -> Case:
     """Check a case, then write its image and, where it may be seen, its reference."""
     volume, native = read_volume(case.image)
-    window = _window(volume, case, plan)
+    window = window_of(
+        volume.voxels,
+        plan.modality,
+        plan.settings.window_hu,
+        plan.settings.percentiles,
+        f"case {case.case_id}",
+    )
     reference = None
     seen = case.split != "train" or subject_of(case) in plan.labeled
     if case.reference is not None and seen:
@@ -183,28 +190,6 @@ def _ingest_case(case: FoundCase, plan: _Plan) -> Case:
     if reference is not None and reference_name is not None:
         write_label_map(plan.folder / reference_name, reference)
     return entry
-
-
-def _window(volume: Volume, case: FoundCase, plan: _Plan) -> tuple[float, float]:
-    """Return the intensities that become 0 and 1.
-
-    CT: the window in HU of the settings. MR: percentiles of the scan's voxels above its lowest
-    intensity, which is the empty background of a masked or cropped scan.
-
-    Raises:
-        DataError: all voxels are equal.
-    """
-    low, high = float(volume.voxels.min()), float(volume.voxels.max())
-    if low == high:
-        raise DataError(
-            f"case {case.case_id}: constant image, every voxel is {low:g}; check the file or leave"
-            " the case out"
-        )
-    if plan.modality == "ct":
-        return plan.settings.window_hu
-    body = volume.voxels[volume.voxels > low]
-    start, stop = np.percentile(body, plan.settings.percentiles)
-    return (float(start), float(stop)) if stop > start else (low, high)
 
 
 def _reference(path: Path, grid: Grid, case: FoundCase, plan: _Plan) -> LabelMap:
