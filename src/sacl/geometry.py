@@ -12,19 +12,25 @@ from sacl.types import Grid
 Orientation = tuple[tuple[int, bool], ...]
 """For x, y and z: the voxel axis that runs closest to it, and whether it runs against it."""
 
+_TIE = 1e-5
+"""Direction cosines that differ by less are taken as equal; float32 rounds them to 6e-8."""
+
 
 def orientation_of(grid: Grid) -> Orientation:
     """Return which voxel axis runs closest to x, y and z, and whether it has to be flipped.
 
     Of the six assignments the one with the largest sum of absolute direction cosines is taken, so
-    that an oblique or sheared grid has an unambiguous answer.
+    that an oblique or sheared grid has an unambiguous answer. In a tie, as at 45 degrees, the axes
+    stay as they are: so a canonical grid stays canonical when a file rounds it to float32.
     """
     cosine = grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0)
-    best = max(
-        itertools.permutations(range(3)),
-        key=lambda axes: sum(abs(cosine[world, axis]) for world, axis in enumerate(axes)),
-    )
-    return tuple((axis, bool(cosine[world, axis] < 0)) for world, axis in enumerate(best))
+
+    def closeness(axes: tuple[int, ...]) -> float:
+        total = sum(abs(float(cosine[world, axis])) for world, axis in enumerate(axes))
+        return total + _TIE if axes == (0, 1, 2) else total
+
+    best = max(itertools.permutations(range(3)), key=closeness)
+    return tuple((axis, bool(cosine[world, axis] < -_TIE)) for world, axis in enumerate(best))
 
 
 def to_canonical(voxels: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:

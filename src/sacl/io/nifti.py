@@ -84,6 +84,16 @@ def read_volume(path: Path) -> tuple[Volume, NativeFrame]:
     return Volume(voxels, grid), frame
 
 
+def read_frame(path: Path) -> NativeFrame:
+    """Read and check a file's header alone; the voxels are not read.
+
+    Raises:
+        DataError: as `read_volume`, as far as the header shows it.
+    """
+    with _one_line(path):
+        return _open(path)[1]
+
+
 def map_volume(path: Path) -> Volume:
     """Memory-map a volume that `write_volume` wrote uncompressed; nothing is read until used."""
     with _one_line(path):
@@ -237,7 +247,7 @@ def _intensities(image: Any) -> np.ndarray:
 
 
 def _stored(image: Any) -> tuple[np.ndarray, float, float]:
-    """Return the voxels `[i, j, k]` as stored, and the slope and intercept that are to be applied."""
+    """Return the voxels `[i, j, k]` as stored, and the slope and intercept to be applied."""
     voxels = np.asanyarray(image.dataobj.get_unscaled()).reshape(image.shape[:3], order="F")
     if voxels.dtype.kind not in "iuf":
         raise ImageFileError("voxels are not plain numbers")

@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from sacl.errors import DataError
+from sacl.io.layouts.folder import list_images
+from sacl.io.layouts.found import Found, FoundCase, modality_of
+from sacl.io.layouts.recognize import find
+from sacl.io.nifti import write_label_map
+from sacl.types import Grid, LabelMap, LabelScheme
+
+V2 = {
+    "channel_names": {"0": "CT"},
+    "labels": {"background": 0, "liver": 1, "spleen": 2},
+    "file_ending": ".nii.gz",
+}
+
+
+def touch(root: Path, *names: str) -> None:
+    """Make files that nobody reads: listing a dataset opens no scan."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def write_json(root: Path, document: object, name: str = "dataset.json") -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(json.dumps(document))
+
+
+def summary(found: Found) -> dict[str, tuple[str, str | None, str]]:
+    """Return image name, reference name and split by case."""
+    return {
+        case.case_id: (
+            case.image.name,
+            case.reference.name if case.reference else None,
+            case.split,
+        )
+        for case in found.cases
+    }
+
+
+def nnunet(root, document=V2):
+    write_json(root, document)
+    touch(root, "imagesTr/a_0000.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/a.nii.gz")
+    touch(root, "imagesTs/c_0000.nii.gz", "imagesVa/d_0000.nii.gz", "labelsVa/d.nii.gz")
+    touch(root, "imagesTr/._a_0000.nii.gz", "labelsTr/._a.nii.gz")
+    return root
+
+
+def test_nnunet_raw_is_listed_by_split_with_unlabeled_scans(tmp_path):
+    found, reason = find(nnunet(tmp_path / "Dataset001_Two"))
+    assert "a_0000.nii.gz" in reason
+    assert (found.layout, found.name, found.modality) == ("nnunet", "Dataset001_Two", "ct")
+    assert found.organs == {1: "liver", 2: "spleen"}
+    assert summary(found) == {
+        "a": ("a_0000.nii.gz", "a.nii.gz", "train"),
+        "b": ("b_0000.nii.gz", None, "train"),
+        "d": ("d_0000.nii.gz", "d.nii.gz", "validation"),
+        "c": ("c_0000.nii.gz", None, "test"),
+    }
+
+
+def test_nnunet_version_1_names_labels_the_other_way_round(tmp_path):
+    document = {
+        "name": "Old",
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "1": "liver", "2": "spleen"},
+        "training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}],
+    }
+    found, _ = find(nnunet(tmp_path, document))
+    assert (found.layout, found.name, found.modality) == ("nnunet", "Old", "mr")
+    assert found.organs == {1: "liver", 2: "spleen"}
+
+
+def test_nnunet_takes_the_first_channel_and_says_so(tmp_path):
+    root = nnunet(tmp_path, V2 | {"channel_names": {"0": "T1", "1": "T2"}})
+    touch(root, "imagesTr/a_0001.nii.gz", "imagesTr/b_0001.nii.gz")
+    found, _ = find(root)
+    assert len(found.cases) == 4
+    assert found.modality == "mr"
+    assert found.notes == ("of 2 channels the first is used, T1",)
+
+
+def test_nnunet_keeps_the_value_to_be_ignored(tmp_path):
+    found, _ = find(nnunet(tmp_path, V2 | {"labels": V2["labels"] | {"ignore": 3}}))
+    assert found.ignore == 3
+    assert found.organs == {1: "liver", 2: "spleen"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": {"background": 0, "whole": [1, 2]}}, "'whole' is a region"),
+        ({"labels": {"background": 0, "liver": 1, "spleen": 1}}, "a whole number of its own"),
+        ({"labels": {"background": 0, "liver": 1.5}}, "expected a whole number"),
+        ({"labels": {"liver": 0}}, "'liver' has the value 0, which is background"),
+        ({"labels": {}}, "no table 'labels'"),
+        ({"file_ending": ".png"}, "file_ending '.png', expected .nii.gz or .nii"),
+    ],
+)
+def test_nnunet_refuses_what_it_cannot_keep(tmp_path, change, message):
+    with pytest.raises(DataError, match=message):
+        find(nnunet(tmp_path, V2 | change))
+
+
+def test_a_damaged_dataset_json_is_refused_in_one_line(tmp_path):
+    root = nnunet(tmp_path)
+    (root / "dataset.json").write_text("{")
+    with pytest.raises(DataError, match=r"dataset\.json: not readable as JSON"):
+        find(root)
+    (root / "dataset.json").write_text("[]")
+    with pytest.raises(DataError, match="expected a JSON object, got a list"):
+        find(root)
+
+
+def test_a_label_map_without_an_image_is_refused(tmp_path):
+    root = nnunet(tmp_path)
+    touch(root, "labelsTr/x.nii.gz")
+    with pytest.raises(DataError, match=r"imagesTr: x.nii.gz has no image \(1 such files\)"):
+        find(root)
+
+
+def test_a_case_in_two_files_is_refused(tmp_path):
+    root = nnunet(tmp_path)
+    touch(root, "imagesTr/a_0000.nii")
+    with pytest.raises(DataError, match=r"case a stands in it twice, a_0000.nii and a_0000.nii.gz"):
+        find(root)
+
+
+def test_a_case_in_two_parts_is_refused(tmp_path):
+    root = nnunet(tmp_path)
+    touch(root, "imagesTs/a_0000.nii.gz")
+    with pytest.raises(DataError, match="case a stands in it twice"):
+        find(root)
+
+
+def test_the_decathlon_is_listed_from_its_json(tmp_path):
+    touch(tmp_path, "imagesTr/s_1.nii.gz", "labelsTr/s_1.nii.gz", "imagesTs/s_2.nii.gz")
+    touch(tmp_path, "imagesTr/._s_1.nii.gz", "labelsTr/._s_1.nii.gz")
+    write_json(
+        tmp_path,
+        {
+            "name": "Spleen",
+            "modality": {"0": "CT"},
+            "labels": {"0": "background", "1": "spleen"},
+            "training": [
+                {"image": "./imagesTr/s_1.nii.gz", "label": "./labelsTr/s_1.nii.gz"},
+                {"image": "./imagesTr/._s_1.nii.gz", "label": "./labelsTr/._s_1.nii.gz"},
+            ],
+            "test": ["./imagesTs/s_2.nii.gz"],
+        },
+    )
+    found, _ = find(tmp_path)
+    assert (found.layout, found.name, found.modality) == ("decathlon", "Spleen", "ct")
+    assert found.organs == {1: "spleen"}
+    assert summary(found) == {
+        "s_1": ("s_1.nii.gz", "s_1.nii.gz", "train"),
+        "s_2": ("s_2.nii.gz", None, "test"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"image": "imagesTr/gone.nii.gz"}, "'training' lists gone.nii.gz, and there is no such"),
+        ({"label": "labelsTr/a.nii.gz"}, "an entry of 'training' has no 'image'"),
+    ],
+)
+def test_the_decathlon_refuses_entries_without_a_file(tmp_path, row, message):
+    write_json(tmp_path, {"labels": {"1": "spleen"}, "training": [row]})
+    with pytest.raises(DataError, match=message):
+        find(tmp_path)
+
+
+@pytest.mark.parametrize("above", ["Training", "RawData/Training", "Abdomen/RawData/Training", "."])
+def test_btcv_is_found_wherever_its_training_folder_is(tmp_path, above):
+    training = tmp_path / above
+    touch(training, "img/img0001.nii.gz", "label/label0001.nii.gz", "img/img0002.nii.gz")
+    found, _ = find(tmp_path)
+    assert (found.layout, found.modality) == ("btcv", "ct")
+    assert found.organs[4] == "gallbladder"
+    assert found.organs[13] == "adrenal_gland_left"
+    assert summary(found) == {
+        "0001": ("img0001.nii.gz", "label0001.nii.gz", "train"),
+        "0002": ("img0002.nii.gz", None, "train"),
+    }
+
+
+def test_btcv_testing_scans_are_test_without_reference(tmp_path):
+    touch(
+        tmp_path, "RawData/Training/img/img0001.nii.gz", "RawData/Training/label/label0001.nii.gz"
+    )
+    touch(tmp_path, "RawData/Testing/img/img0061.nii.gz")
+    assert summary(find(tmp_path)[0])["0061"] == ("img0061.nii.gz", None, "test")
+
+
+@pytest.mark.parametrize("mask", ["TrainingMask", "TrainingMask/TrainingMask"])
+def test_flare_2021_is_found_also_where_a_mirror_nests_it(tmp_path, mask):
+    touch(tmp_path, "TrainingImg/train_000_0000.nii.gz", f"{mask}/train_000.nii.gz")
+    touch(tmp_path, "ValidationImg/validation_001_0000.nii.gz")
+    found, _ = find(tmp_path)
+    assert (found.layout, found.modality) == ("flare2021", "ct")
+    assert found.organs == {1: "liver", 2: "kidneys", 3: "spleen", 4: "pancreas"}
+    assert summary(found) == {
+        "train_000": ("train_000_0000.nii.gz", "train_000.nii.gz", "train"),
+        "validation_001": ("validation_001_0000.nii.gz", None, "validation"),
+    }
+
+
+def table(root, text, labels=None):
+    touch(root, "ct/a.nii.gz", "ct/b.nii.gz", "maps/a.nii.gz")
+    (root / "cohort.csv").write_text(text)
+    if labels:
+        write_json(root, labels, "labels.json")
+    return root
+
+
+def test_a_table_says_everything_itself(tmp_path):
+    rows = (
+        "Case_ID;subject_id;image;label;split;Phase;Scanner\n"
+        "a;s1;ct/a.nii.gz;maps/a.nii.gz;;Portal venous;\n"
+        "b;s2;ct/b.nii.gz;;test;native;X-1\n"
+    )
+    found, _ = find(table(tmp_path, rows, {"1": "liver"}))
+    assert found.layout == "table"
+    assert found.organs == {1: "liver"}
+    assert summary(found) == {
+        "a": ("a.nii.gz", "a.nii.gz", "train"),
+        "b": ("b.nii.gz", None, "test"),
+    }
+    assert [case.subject_id for case in found.cases] == ["s1", "s2"]
+    assert found.cases[0].scan_labels == {"phase": "portal_venous", "scanner": "unknown"}
+    assert found.cases[1].scan_labels == {"phase": "native", "scanner": "x_1"}
+
+
+def test_a_table_may_be_named_itself(tmp_path):
+    table(tmp_path, "case_id,image\na,ct/a.nii.gz\n")
+    (tmp_path / "cohort.csv").rename(tmp_path / "mine.csv")
+    assert summary(find(tmp_path / "mine.csv")[0]) == {"a": ("a.nii.gz", None, "train")}
+
+
+def test_a_table_takes_the_names_in_its_label_maps(tmp_path):
+    root = table(tmp_path, "case_id,image,label\na,ct/a.nii.gz,maps/a.nii.gz\n")
+    grid = Grid((2, 2, 2), np.eye(4))
+    label_map = LabelMap(np.ones((2, 2, 2), np.uint8), grid, LabelScheme("x", ("liver", "spleen")))
+    write_label_map(root / "maps" / "a.nii.gz", label_map)
+    assert find(root)[0].organs == {1: "liver", 2: "spleen"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("case_id,image\na,ct/gone.nii.gz\n", "case a names gone.nii.gz, there is no such file"),
+        ("case_id,label\na,maps/a.nii.gz\n", "case a has no image"),
+        ("case_id,image\na,ct/a.nii.gz\na,ct/b.nii.gz\n", "case a stands in it twice"),
+        ("name,image\na,ct/a.nii.gz\n", "a row without a case_id"),
+        ("case_id,image,split\na,ct/a.nii.gz,fold_1\n", "the split 'fold_1', expected train"),
+        ("case_id,image\n../a,ct/a.nii.gz\n", "cannot be a file name"),
+        ("case_id,image\n", "no row"),
+    ],
+)
+def test_a_wrong_table_is_refused(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        find(table(tmp_path, text))
+
+
+def test_label_values_without_names_are_refused(tmp_path):
+    root = table(tmp_path, "case_id,image,label\na,ct/a.nii.gz,maps/a.nii.gz\n")
+    nibabel.save(
+        nibabel.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), root / "maps/a.nii.gz"
+    )
+    with pytest.raises(DataError, match=r"write labels\.json beside the table"):
+        find(root)
+
+
+def test_a_plain_folder_is_unlabeled_scans_by_name(tmp_path):
+    touch(tmp_path, "b.nii", "a.nii.gz", "._a.nii.gz", "notes.txt")
+    found, _ = find(tmp_path)
+    assert (found.layout, found.organs, found.modality) == ("folder", {}, None)
+    assert summary(found) == {"a": ("a.nii.gz", None, "train"), "b": ("b.nii", None, "train")}
+    assert [path.name for path in list_images(tmp_path)] == ["a.nii.gz", "b.nii"]
+
+
+def test_listing_images_names_what_is_missing(tmp_path):
+    with pytest.raises(DataError, match="gone: no such folder"):
+        list_images(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"no \.nii or \.nii\.gz file"):
+        list_images(tmp_path)
+    touch(tmp_path, "a.nii", "a.nii.gz")
+    with pytest.raises(DataError, match="case a stands in it twice"):
+        list_images(tmp_path)
+
+
+def test_data_of_no_known_layout_is_refused_without_its_path(tmp_path):
+    touch(tmp_path / "mine", "scan.dcm")
+    with pytest.raises(DataError, match="data 'mine': of no known layout") as error:
+        find(tmp_path / "mine")
+    assert str(tmp_path) not in str(error.value)
+    with pytest.raises(DataError, match="data 'gone': no such file or folder"):
+        find(tmp_path / "gone")
+
+
+def test_a_named_layout_that_the_data_does_not_have_is_refused(tmp_path):
+    touch(tmp_path, "a.nii.gz")
+    with pytest.raises(DataError, match="not of the layout flare2021; expected FLARE 2021"):
+        find(tmp_path, "flare2021")
+
+
+@pytest.mark.parametrize(
+    ("channel", "modality"),
+    [("CT", "ct"), ("cineMRI", "mr"), ("T2w", "mr"), ("FLAIR", "mr"), ("PET", None), ("", None)],
+)
+def test_the_modality_is_read_from_the_first_channels_name(channel, modality):
+    assert modality_of({"0": channel}) == modality
+    assert modality_of(None) is None
+
+
+def test_a_dataset_without_scans_is_refused():
+    with pytest.raises(DataError, match="no scan found"):
+        Found("nnunet", "none", {}, ())
+
+
+def test_a_case_listed_twice_is_refused():
+    twice = (FoundCase("a", Path("a.nii")), FoundCase("a", Path("b.nii")))
+    with pytest.raises(DataError, match=r"case a stands in it twice, a.nii and b.nii"):
+        Found("table", "t", {}, twice)
