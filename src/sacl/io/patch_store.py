@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -171,8 +172,8 @@ def writing_patches(
     free = shutil.disk_usage(folder).free
     if need > free:
         raise DataError(
-            f"{folder.name}: the patch store needs {need / 1e9:.2f} GB, the disk has"
-            f" {free / 1e9:.2f} GB left; free some, or lower extract.patch_size or extract.margin"
+            f"{folder.name}: the patch store needs {math.ceil(need / 1e6)} MB, the disk has"
+            f" {free // 10**6} MB left; free some, or lower extract.patch_size or extract.margin"
         )
     with contextlib.ExitStack() as files:
         arrays = {}

@@ -1,0 +1,169 @@
+import json
+import shutil
+from collections import namedtuple
+
+import numpy as np
+import pytest
+from toy_cohort import SCHEME, WINDOW, locate_toy_cohort, toy_grid, toy_scan
+
+from sacl.errors import DataError, WorkspaceError
+from sacl.io.manifest import read_cohort
+from sacl.io.nifti import write_label_map
+from sacl.io.patch_store import read_patches
+from sacl.io.run_record import state_of
+from sacl.io.workspace import Workspace
+from sacl.patches.attention import coverage
+from sacl.patches.query import cut, plan_boxes
+from sacl.patches.window import normalize
+from sacl.settings import ExtractSettings
+from sacl.stages import extract as stage
+from sacl.types import Grid, LabelMap
+
+SETTINGS = ExtractSettings(patch_size=16, dense_size=32)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    workspace = locate_toy_cohort(tmp_path_factory.mktemp("work"))
+    stage.extract(SETTINGS, workspace)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def store(workspace):
+    return read_patches(workspace.require("extract"))
+
+
+def test_cuts_a_patch_of_every_organ_and_slice_of_every_scan(store):
+    counts = store.index.groupby(["case_id", "organ"]).size().unstack()
+
+    # Seven slices of liver and ten of aorta, one more at each end.
+    assert (counts["liver"] == 9).all()
+    assert (counts["aorta"] == 12).all()
+    assert len(counts) == 6
+
+
+def test_stores_what_a_cut_of_the_scan_gives(store):
+    image, labels = toy_scan(3)
+    window = normalize(image, WINDOW)
+    rows = store.index.query("case_id == 'case-3' and organ == 'liver'")
+    boxes = plan_boxes(LabelMap(labels, toy_grid(), SCHEME), "liver")
+
+    for (row, line), box in zip(rows.iterrows(), boxes, strict=True):
+        k = int(line["slice"])
+        patch = store[int(row)]
+        assert patch.box == box
+        np.testing.assert_allclose(patch.image, cut(window[:, :, k], box, 16), atol=1e-5)
+        attention = coverage(labels[:, :, k], 1, box, 16)
+        np.testing.assert_allclose(patch.attention, attention, atol=0.5 / 255 + 1e-6)
+
+
+def test_keeps_a_margin_around_every_patch(store):
+    assert store.meta.stored_size == 24
+    assert store.images.shape[1:] == (24, 24)
+    assert store.dense_images.shape[1:] == (40, 40)
+
+
+def test_stores_references_of_annotated_organs_of_labeled_training_scans_only(store):
+    with_reference = store.index[store.index["reference_row"] >= 0]
+
+    assert set(with_reference["case_id"]) == {"case-0", "case-1"}
+    assert set(with_reference.query("case_id == 'case-1'")["organ"]) == {"liver"}
+    assert with_reference["reference_row"].tolist() == list(range(len(store.references)))
+    middle = with_reference.query("slice == 5 and case_id == 'case-0' and organ == 'aorta'")
+    patch = store[int(middle.index[0])]
+    np.testing.assert_allclose(patch.reference, patch.attention)
+
+
+def test_stores_whole_slices_of_labeled_training_scans_only(store):
+    assert store.dense_index.groupby("case_id").size().to_dict() == {"case-0": 12, "case-1": 12}
+    assert store.dense_index["annotated"].unique().tolist() == ["liver;aorta", "liver"]
+    row = store.dense_index.query("case_id == 'case-0' and slice == 5").index[0]
+    reference = store.dense_references[row]
+    assert set(np.unique(reference)) == {0, 1, 2}
+    # 48 x 40 voxels in a square of 48 on 32 pixels: the organ keeps its share of the area.
+    assert (reference == 1).sum() == pytest.approx(20 * 22 * (32 / 48) ** 2, rel=0.1)
+    assert store.dense_images[row].max() > 0
+
+
+def test_carries_splits_subjects_and_scan_labels_into_the_index(store, workspace):
+    cohort = read_cohort(workspace.folder("ingest"))
+
+    for case in cohort.cases:
+        rows = store.index[store.index["case_id"] == case.case_id]
+        assert rows["subject_id"].unique().tolist() == [case.subject_id]
+        assert rows["split"].unique().tolist() == [case.split]
+        assert rows["label_phase"].unique().tolist() == [case.scan_label("phase")]
+
+
+def test_records_the_size_of_a_pixel_in_mm(store):
+    liver = store.index.query("organ == 'liver'")
+
+    # The liver is 44 mm wide: 1.4 times that is 61.6 mm, 31 voxels, on 16 pixels.
+    np.testing.assert_allclose(liver["pixel_mm"], 31 * 2.0 / 16)
+
+
+def test_is_up_to_date_when_done(workspace):
+    inputs = stage.inputs(SETTINGS, workspace)
+
+    assert state_of(workspace, "extract", SETTINGS, inputs) == "current"
+    record = json.loads((workspace.folder("extract") / "run.json").read_text())
+    assert record["results"]["patches_per_organ"] == {"liver": 54, "aorta": 72}
+
+
+def test_leaves_only_finished_files(workspace):
+    assert sorted(p.name for p in workspace.folder("extract").iterdir()) == [
+        "attention.npy",
+        "dense_images.npy",
+        "dense_index.csv",
+        "dense_references.npy",
+        "images.npy",
+        "index.csv",
+        "references.npy",
+        "run.json",
+        "store.json",
+    ]
+
+
+def test_says_that_no_coarse_map_holds_an_organ(tmp_path):
+    workspace = locate_toy_cohort(tmp_path, empty_maps=True)
+
+    with pytest.raises(DataError, match=r"no coarse map holds any organ.*coverage\.csv"):
+        stage.extract(SETTINGS, workspace)
+
+    assert not (workspace.folder("extract") / "run.json").exists()
+
+
+def test_refuses_a_coarse_map_on_another_grid(tmp_path):
+    workspace = locate_toy_cohort(tmp_path)
+    shifted = np.diag([2.0, 2.0, 5.0, 1.0])
+    shifted[0, 3] = 7.0
+    moved = LabelMap(toy_scan(2)[1], Grid(toy_grid().shape, shifted), SCHEME)
+    write_label_map(workspace.folder("locate") / "maps" / "case-2.nii.gz", moved)
+
+    with pytest.raises(DataError, match=r"case-2, coarse map: .*different grids"):
+        stage.extract(SETTINGS, workspace)
+
+
+def test_names_the_case_whose_coarse_map_is_missing(tmp_path):
+    workspace = locate_toy_cohort(tmp_path)
+    (workspace.folder("locate") / "maps" / "case-2.nii.gz").unlink()
+
+    with pytest.raises(DataError, match="case-2: no coarse map"):
+        stage.extract(SETTINGS, workspace)
+
+
+def test_says_that_the_disk_is_full_before_it_cuts(tmp_path, monkeypatch):
+    workspace = locate_toy_cohort(tmp_path)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 0))
+
+    with pytest.raises(DataError, match="the disk has 0 MB left"):
+        stage.extract(SETTINGS, workspace)
+
+    assert not list(workspace.folder("extract").glob("*.npy"))
+
+
+def test_asks_for_the_stages_before_it(tmp_path):
+    with pytest.raises(WorkspaceError, match="ingest"):
+        stage.extract(SETTINGS, Workspace(tmp_path))

@@ -1,0 +1,169 @@
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from toy_cohort import locate_toy_cohort
+
+from sacl.errors import ConfigError, DataError
+from sacl.io.checkpoint import read_weights
+from sacl.io.workspace import Workspace
+from sacl.models.encoder import EncoderSpec, build_encoder
+from sacl.settings import AugmentSettings, ExtractSettings, PretrainSettings
+from sacl.stages import pretrain as stage
+from sacl.stages.extract import extract
+
+SETTINGS = PretrainSettings(steps=4, batch=12, width=4, projector=(16, 8))
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory):
+    workspace = locate_toy_cohort(tmp_path_factory.mktemp("extracted"))
+    extract(ExtractSettings(patch_size=16, dense_size=16), workspace)
+    return workspace.root
+
+
+@pytest.fixture
+def workspace(extracted, tmp_path):
+    shutil.copytree(extracted, tmp_path, dirs_exist_ok=True)
+    return Workspace(tmp_path, device="cpu")
+
+
+def results_of(folder):
+    return json.loads((folder / "run.json").read_text())["results"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "channels"),
+    [("semantic", 2), ("organ", 2), ("supcon", 1), ("simclr", 1), ("simclr-attention", 2)],
+)
+def test_trains_an_encoder_under_every_strategy(workspace, strategy, channels):
+    folder = stage.pretrain(replace(SETTINGS, strategy=strategy), workspace)
+
+    state, meta = read_weights(folder, "encoder")
+    spec = EncoderSpec(**meta)
+    assert (spec.width, spec.in_channels) == (4, channels)
+    build_encoder(spec).load_state_dict(state)
+    losses = pd.read_csv(folder / "losses.csv")
+    assert losses["step"].tolist() == [0, 1, 2, 3]
+    assert np.isfinite(losses["loss"]).all()
+    assert results_of(folder)["encoder_pixels"] == 4 * 12 * 2 * 16 * 16
+
+
+def test_keeps_random_weights_where_nothing_is_to_be_pretrained(workspace):
+    folder = stage.pretrain(replace(SETTINGS, strategy="none"), workspace)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        fresh = build_encoder(EncoderSpec(width=4)).state_dict()
+    state, _ = read_weights(folder, "encoder")
+    assert all(torch.equal(state[key], value) for key, value in fresh.items())
+    assert len(pd.read_csv(folder / "losses.csv")) == 0
+    assert results_of(folder)["encoder_pixels"] == 0
+
+
+def test_writes_the_embedding_of_training_and_held_out_patches(workspace):
+    folder = stage.pretrain(SETTINGS, workspace)
+
+    with np.load(folder / "embedding.npz") as embedding:
+        feature, organ, split = (embedding[key] for key in ("feature", "organ", "split"))
+        labels, subject = embedding["scan_label"], embedding["subject_id"]
+    assert feature.shape == (6 * 21, 32)
+    np.testing.assert_allclose(np.linalg.norm(feature, axis=1), 1, rtol=1e-5)
+    assert set(organ) == {"liver", "aorta"}
+    assert set(labels) == {"native", "portal_venous"}
+    assert set(subject[split == "test"]) == {"subject-4", "subject-5"}
+
+
+def test_trains_on_the_training_split_only(workspace):
+    found = results_of(stage.pretrain(SETTINGS, workspace))
+
+    assert (found["patches"], found["scans"], found["classes"]) == (4 * 21, 4, 4)
+
+
+def test_is_the_same_for_the_same_seed_and_another_for_another(workspace):
+    first, again, other = (
+        pd.read_csv(stage.pretrain(SETTINGS, w) / "losses.csv")["loss"].to_numpy()
+        for w in (workspace, workspace, replace(workspace, seed=1))
+    )
+
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def test_learns_to_tell_the_classes_apart(workspace):
+    settings = replace(SETTINGS, steps=60, batch=24, width=8, learning_rate=3e-3)
+
+    losses = pd.read_csv(stage.pretrain(settings, workspace) / "losses.csv")["loss"]
+
+    assert losses[-10:].mean() < losses[:10].mean() - 0.3
+
+
+def test_names_the_remedy_where_no_scan_has_the_label_that_makes_a_class(workspace):
+    settings = replace(SETTINGS, scan_label="scanner")
+
+    with pytest.raises(DataError, match=r"'scanner'.*--ingest\.scan-labels.*strategy organ"):
+        stage.pretrain(settings, workspace)
+
+    assert not (workspace.folder("pretrain") / "run.json").exists()
+
+
+@pytest.mark.parametrize("strategy", ["organ", "simclr"])
+def test_needs_no_scan_label_where_classes_do_without(workspace, strategy):
+    stage.pretrain(replace(SETTINGS, scan_label="scanner", strategy=strategy), workspace)
+
+
+def test_pretrains_where_some_scans_have_no_label(workspace):
+    index = workspace.folder("extract") / "index.csv"
+    table = pd.read_csv(index)
+    table.loc[table["case_id"].isin(["case-0", "case-1"]), "label_phase"] = "unknown"
+    table.to_csv(index, index=False)
+
+    found = results_of(stage.pretrain(SETTINGS, workspace))
+
+    assert found["patches_with_unknown_label"] == 2 * 21
+    assert found["classes"] == 6
+
+
+def test_refuses_flips_where_organs_come_in_pairs(workspace):
+    path = workspace.folder("extract") / "store.json"
+    text = path.read_text().replace("liver", "left kidney").replace("aorta", "right kidney")
+    path.write_text(text)
+    index = workspace.folder("extract") / "index.csv"
+    text = index.read_text().replace("liver", "left kidney").replace("aorta", "right kidney")
+    index.write_text(text)
+
+    with pytest.raises(ConfigError, match=r"augment\.flip"):
+        stage.pretrain(replace(SETTINGS, augment=AugmentSettings(flip=True)), workspace)
+
+
+def test_says_that_there_is_no_training_scan(workspace):
+    index = workspace.folder("extract") / "index.csv"
+    index.write_text(index.read_text().replace(",train,", ",test,"))
+
+    with pytest.raises(DataError, match="no patch of a training scan"):
+        stage.pretrain(SETTINGS, workspace)
+
+
+def test_goes_on_from_an_interrupted_training_as_if_it_had_not_been(workspace, monkeypatch):
+    whole = pd.read_csv(stage.pretrain(SETTINGS, workspace) / "losses.csv")["loss"]
+    shutil.rmtree(workspace.folder("pretrain"))
+    monkeypatch.setattr("sacl.training.trainer._SAVE_EVERY_S", 0.0)
+    steps = stage.ContrastiveTask.loss
+
+    def dies_at_step_two(task, network, step):
+        if step == 2:
+            raise KeyboardInterrupt
+        return steps(task, network, step)
+
+    monkeypatch.setattr(stage.ContrastiveTask, "loss", dies_at_step_two)
+    with pytest.raises(KeyboardInterrupt):
+        stage.pretrain(SETTINGS, workspace)
+    monkeypatch.setattr(stage.ContrastiveTask, "loss", steps)
+
+    resumed = pd.read_csv(stage.pretrain(SETTINGS, workspace) / "losses.csv")["loss"]
+
+    np.testing.assert_allclose(resumed, whole, rtol=1e-6)
