@@ -30,7 +30,7 @@ from sacl.io.workspace import Workspace
 from sacl.organs import canonical_name, match
 from sacl.patches.window import window_of
 from sacl.settings import IngestSettings
-from sacl.types import SPLITS, Case, Cohort, Grid, LabelMap, LabelScheme, Volume
+from sacl.types import SPLITS, Case, Cohort, Grid, LabelMap, LabelScheme
 
 PHANTOM = "Dataset900_Phantom"
 """Folder that the phantom stage leaves its dataset in."""

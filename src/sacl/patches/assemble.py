@@ -1,0 +1,79 @@
+"""Put what a network says of a patch back into the slice, and let the organs compete for voxels.
+
+Everything is in logits, where 0 is a probability of one half: interpolating them places an edge to
+a fraction of a pixel, and comparing them is comparing the probabilities.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sacl.types import Box
+
+Region = tuple[slice, slice]
+
+
+def to_voxels(logit: Tensor, box: Box, shape: tuple[int, int]) -> tuple[Region, Tensor]:
+    """Resample a patch's logits to the voxels of its box, the inverse of `query.cut`.
+
+    Linear, widened where the box has fewer voxels than the patch has pixels.
+
+    Args:
+        logit: `[c, side, side]`, of the box without margin.
+        box: Where the patch was cut; its k extent is not looked at.
+        shape: Voxels of the slice along i and j.
+
+    Returns:
+        The part of the slice that the box covers and its logits `[c, i, j]`; both are empty where
+        the box lies outside the slice.
+    """
+    target = box.shape[:2]
+    shrinks = min(target) < logit.shape[-1]
+    voxels = torch.nn.functional.interpolate(
+        logit[None].float(), target, mode="bilinear", align_corners=False, antialias=shrinks
+    )[0]
+    low = [max(0, start) for start in box.start[:2]]
+    high = [max(a, min(n, stop)) for a, n, stop in zip(low, shape, box.stop[:2], strict=True)]
+    region = (slice(low[0], high[0]), slice(low[1], high[1]))
+    inner = [slice(a - s, b - s) for a, b, s in zip(low, high, box.start[:2], strict=True)]
+    return region, voxels[:, inner[0], inner[1]]
+
+
+def labels_of_slice(logit: Tensor, box: Box, shape: tuple[int, int]) -> np.ndarray:
+    """Return the most probable class of every voxel of a slice, uint8 (uint16 beyond 255).
+
+    Args:
+        logit: Of all classes, background first, `[class, side, side]`.
+        box: Where the slice was cut; what lies outside it is background.
+        shape: Voxels of the slice along i and j.
+    """
+    region, voxels = to_voxels(logit, box, shape)
+    labels = np.zeros(shape, np.uint8 if len(logit) <= 256 else np.uint16)
+    largest, winner = voxels[0], torch.zeros_like(voxels[0], dtype=torch.int16)
+    for label in range(1, len(logit)):
+        higher = voxels[label] > largest
+        winner[higher] = label
+        largest = torch.maximum(largest, voxels[label])
+    labels[region] = winner.cpu().numpy()
+    return labels
+
+
+def fuse(best: np.ndarray, labels: np.ndarray, logit: Tensor, box: Box, label: int) -> None:
+    """Give an organ the voxels of a slice where it is more probable than all organs so far.
+
+    Start with `best` and `labels` 0: a voxel in which no organ's probability exceeds one half
+    stays background. Of two equally probable organs the first one keeps the voxel.
+
+    Args:
+        best: Largest logit so far, float32 `[i, j]`; changed in place.
+        labels: Whose it is, integers `[i, j]`; changed in place.
+        logit: Of the organ, `[side, side]`.
+        box: Where its patch was cut.
+        label: The organ's label value.
+    """
+    region, voxels = to_voxels(logit[None], box, (best.shape[0], best.shape[1]))
+    value = voxels[0].cpu().numpy()
+    labels[region][value > best[region]] = label
+    np.maximum(best[region], value, out=best[region])

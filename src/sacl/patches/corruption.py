@@ -1,0 +1,181 @@
+"""Attention masks that err as the coarse network errs, made from reference masks while training.
+
+The labeled scans are few, and their cross-fitted attention shows each slice with one error only.
+So the errors are measured there, and training draws new ones of the same size: the reference is
+shifted, scaled and bent smoothly, as strongly as it takes to bring its Dice down to one drawn from
+the organ's measured distribution. A segmenter trained on such attention corrects it; trained on
+perfect attention it would copy it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_QUANTILES = 33
+_FEWEST = 16
+_STRONGEST = 16.0
+_BISECTIONS = 8
+_KNOTS = 5
+_LEAST_PIXELS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionErrors:
+    """How the attention of the labeled patches differs from their reference, per organ.
+
+    `dice` holds quantiles of the Dice `[organ, quantile]`, rising; `shift` is the root mean square
+    distance of the centers of mass along an axis, in patch sides `[organ]`; `log_area` that of the
+    logarithm of the ratio of the areas `[organ]`.
+    """
+
+    dice: Tensor
+    shift: Tensor
+    log_area: Tensor
+
+    def to(self, device: torch.device) -> AttentionErrors:
+        """Return the same on a device."""
+        return AttentionErrors(
+            self.dice.to(device), self.shift.to(device), self.log_area.to(device)
+        )
+
+
+def mask_dice(a: Tensor, b: Tensor) -> Tensor:
+    """Return the Dice `[n]` of masks `[n, i, j]` of area coverage, at least half being inside.
+
+    Two empty masks give NaN.
+    """
+    inside_a, inside_b = a >= 0.5, b >= 0.5
+    overlap = (inside_a & inside_b).sum(dim=(1, 2))
+    return 2 * overlap / (inside_a.sum(dim=(1, 2)) + inside_b.sum(dim=(1, 2)))
+
+
+def _centers(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return areas `[n]` in pixels and centers of mass `[n, (i, j)]` in sides from the middle."""
+    size = mask.shape[-1]
+    axis = (torch.arange(size, device=mask.device) + 0.5) / size - 0.5
+    area = mask.sum(dim=(1, 2))
+    along_i = (mask.sum(dim=2) * axis).sum(dim=1)
+    along_j = (mask.sum(dim=1) * axis).sum(dim=1)
+    return area, torch.stack([along_i, along_j], dim=1) / area.clamp(min=1e-6)[:, None]
+
+
+def measure_errors(
+    attention: Tensor, reference: Tensor, organ: Tensor, organs: int
+) -> AttentionErrors:
+    """Measure how attention errs.
+
+    Patches in which either mask is empty tell nothing about size and place and are left out; in
+    training they keep the attention that they have. An organ with fewer than 16 patches takes the
+    errors of all organs.
+
+    Args:
+        attention: area coverage `[n, i, j]` in [0, 1], from networks that never saw the subject.
+        reference: the like of the reference.
+        organ: index of each patch's organ `[n]`.
+        organs: number of organs.
+    """
+    area_a, center_a = _centers(attention)
+    area_r, center_r = _centers(reference)
+    told = (area_a >= _LEAST_PIXELS) & (area_r >= _LEAST_PIXELS)
+    dice = mask_dice(attention, reference).nan_to_num(0.0)
+    squared_shift = (center_a - center_r).square().mean(dim=1)
+    squared_log = (area_a.clamp(min=1e-6) / area_r.clamp(min=1e-6)).log().square()
+    levels = torch.linspace(0, 1, _QUANTILES, dtype=dice.dtype, device=dice.device)
+    rows = []
+    for index in range(organs):
+        chosen = told & (organ == index)
+        if int(chosen.sum()) < _FEWEST:
+            chosen = told
+        if not bool(chosen.any()):  # nothing was found anywhere: draw perfect attention
+            rows.append((torch.ones_like(levels), dice.new_zeros(()), dice.new_zeros(())))
+            continue
+        rows.append(
+            (
+                torch.quantile(dice[chosen], levels),
+                squared_shift[chosen].mean().sqrt(),
+                squared_log[chosen].mean().sqrt(),
+            )
+        )
+    quantiles, shift, log_area = (torch.stack(column) for column in zip(*rows, strict=True))
+    return AttentionErrors(quantiles, shift, log_area)
+
+
+def corrupt(
+    reference: Tensor, organ: Tensor, errors: AttentionErrors, generator: torch.Generator
+) -> Tensor:
+    """Return a perturbed copy of reference masks whose Dice is distributed as measured.
+
+    Each patch draws a Dice from its organ's measured distribution and a direction: a shift, a
+    change of size and a smooth bending, in the measured proportions. How far to go in that
+    direction is found by bisection, for all patches at once. An empty mask stays empty.
+
+    Args:
+        reference: area coverage `[n, i, j]` in [0, 1].
+        organ: index of each patch's organ `[n]`.
+        errors: what `measure_errors` returned, on the same device.
+        generator: source of randomness, of any device.
+    """
+    goal = _draw_dice(errors.dice[organ], generator)
+    shift, log_radius, bend = _draw_direction(reference, organ, errors, generator)
+    low = reference.new_zeros(len(reference))
+    high = torch.full_like(low, _STRONGEST)
+    for _ in range(_BISECTIONS):
+        # Perturbations span decades; halving the logarithm finds the small ones as well.
+        middle = ((low + 0.01) * (high + 0.01)).sqrt() - 0.01
+        reached = mask_dice(_warp(reference, shift, log_radius, bend, middle), reference)
+        milder = reached.nan_to_num(1.0) > goal
+        low, high = torch.where(milder, middle, low), torch.where(milder, high, middle)
+    return _warp(reference, shift, log_radius, bend, low)
+
+
+def _draw_dice(quantiles: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw from distributions `[n, quantile]` by inverting them, linear in between."""
+    count, levels = quantiles.shape
+    uniform = torch.rand(count, generator=generator, device=generator.device)
+    place = (levels - 1) * uniform.to(quantiles.device)
+    below = place.floor().long().clamp(max=levels - 2)
+    rows = torch.arange(count, device=quantiles.device)
+    return torch.lerp(quantiles[rows, below], quantiles[rows, below + 1], place - below)
+
+
+def _draw_direction(
+    reference: Tensor, organ: Tensor, errors: AttentionErrors, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw shifts `[n, 2]`, logarithms of the radius `[n]` and fields `[n, 2, i, j]`, in sides."""
+    count, size = len(reference), reference.shape[-1]
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=generator.device).to(
+            reference.device
+        )
+
+    # The bending is as large as the shift, and never nothing: without it an organ that is always
+    # found in the right place and size could not be made to err at all.
+    typical = errors.shift[organ].clamp(min=0.005)
+    knots = normal(count, 2, _KNOTS, _KNOTS) * typical[:, None, None, None]
+    bend = torch.nn.functional.interpolate(knots, size=(size, size), mode="bicubic")
+    shift = normal(count, 2) * typical[:, None]
+    return shift, 0.5 * normal(count) * errors.log_area[organ].clamp(max=1.0), bend
+
+
+def _warp(
+    mask: Tensor, shift: Tensor, log_radius: Tensor, bend: Tensor, strength: Tensor
+) -> Tensor:
+    """Move, scale about its center and bend each mask, by its strength times the given amounts."""
+    size = mask.shape[-1]
+    axis = (torch.arange(size, device=mask.device) + 0.5) / size - 0.5
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1)
+    _, center = _centers(mask)
+    center = center[:, None, None]
+    # A shrunken organ keeps a third of its radius, a grown one gets to three times it.
+    growth = torch.exp(-(strength * log_radius).clamp(-1.1, 1.1))[:, None, None, None]
+    offset = shift[:, None, None] + bend.movedim(1, -1)
+    source = center + (grid - center) * growth - strength[:, None, None, None] * offset
+    # grid_sample wants (j, i) in [-1, 1].
+    warped: Tensor = torch.nn.functional.grid_sample(
+        mask[:, None], 2 * source.flip(-1), mode="bilinear", align_corners=False
+    )
+    return warped[:, 0]
