@@ -1,0 +1,185 @@
+"""finetune: labeled patches + encoder -> the segmenter and its from-scratch twins."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from sacl.errors import DataError
+from sacl.io.checkpoint import read_weights
+from sacl.io.manifest import read_cohort
+from sacl.io.patch_store import PatchStore, read_patches
+from sacl.io.progress import say
+from sacl.io.run_record import fingerprint, read_record, recorded, replacing
+from sacl.io.workspace import Workspace
+from sacl.models.device import resolve_device
+from sacl.models.encoder import EncoderSpec
+from sacl.models.segmenter import (
+    Segmenter,
+    SegmenterSpec,
+    build_segmenter,
+    save_segmenter,
+    training_note,
+)
+from sacl.patches.views import ViewRanges, require_flip_is_sound
+from sacl.settings import FinetuneSettings
+from sacl.training.segmentation import DenseTask, QueryTask, StepRules
+from sacl.training.trainer import Plan, RatedParameters, train
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training of the segmenter: under which name, from which start, for how long."""
+
+    name: str
+    pretrained: bool
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """Where every arm starts from."""
+
+    spec: SegmenterSpec
+    encoder: Mapping[str, Tensor]
+    store: PatchStore
+
+
+def inputs(settings: FinetuneSettings, workspace: Workspace) -> dict[str, str]:
+    """Return the fingerprints of what the stage reads."""
+    return {s: fingerprint(workspace.require(s)) for s in ("ingest", "extract", "pretrain")}
+
+
+def finetune(settings: FinetuneSettings, workspace: Workspace) -> Path:
+    """Train the pretrained segmenter and its twins on the labeled scans; return their folder.
+
+    The arms differ in the encoder's start and in the number of steps, in nothing else: decoder and
+    head start from the same weights, and step n sees the same batch in all of them.
+
+    Raises:
+        DataError: no labeled scan has a slice or a patch to train on.
+        ConfigError: flips were asked for and the cohort has paired organs.
+    """
+    with recorded(workspace, "finetune", settings, inputs(settings, workspace)) as (folder, found):
+        start = _start(settings, workspace)
+        pretrained = read_record(workspace.require("pretrain")) or {}
+        arms = plan_arms(settings, pretrained["results"], start.spec.image_size)
+        notes = {}
+        for arm in arms:
+            note = training_note(folder / arm.name)
+            notes[arm.name] = note or _train_arm(arm, start, settings, workspace)
+        found.update(
+            arms=[arm.name for arm in arms],
+            steps={arm.name: arm.steps for arm in arms},
+            seconds={name: note["seconds"] for name, note in notes.items()},
+        )
+    return folder
+
+
+def plan_arms(
+    settings: FinetuneSettings, pretrained: Mapping[str, Any], image_size: int
+) -> list[Arm]:
+    """Return the arms, the pretrained one first, named after its strategy.
+
+    `scratch-long` is trained for as many more steps as bring the pixels that pretraining put
+    through the encoder. Nothing is trained twice: an encoder that was not pretrained has no twins.
+
+    Args:
+        settings: Of the stage.
+        pretrained: `strategy` and `encoder_pixels` of pretraining's record.
+        image_size: Side of what the segmenter reads, in pixels.
+    """
+    arms = [Arm(pretrained["strategy"], pretrained["strategy"] != "none", settings.steps)]
+    if not arms[0].pretrained:
+        return arms
+    added = math.ceil(pretrained["encoder_pixels"] / (settings.batch * image_size**2))
+    steps = {"scratch": settings.steps, "scratch-long": settings.steps + added}
+    return arms + [Arm(name, False, steps[name]) for name in dict.fromkeys(settings.twins)]
+
+
+def _start(settings: FinetuneSettings, workspace: Workspace) -> _Start:
+    store = read_patches(workspace.require("extract"))
+    state, text = read_weights(workspace.require("pretrain"), "encoder")
+    ingested = (read_record(workspace.require("ingest")) or {})["settings"]["ingest"]
+    extracted = (read_record(workspace.require("extract")) or {})["settings"]["extract"]
+    dense = settings.head == "dense"
+    rows = len(store.dense_index) if dense else (store.index["reference_row"] >= 0).sum()
+    if not rows:
+        raise DataError(
+            f"finetune: the labeled scans have no {'slice' if dense else 'query patch'} to train"
+            " on; label training scans, or look at 2-coarse/coverage.csv"
+        )
+    spec = SegmenterSpec(
+        encoder=EncoderSpec(**text),
+        decoder=settings.decoder,
+        head=settings.head,
+        scheme=store.meta.scheme,
+        organs=store.meta.organs,
+        image_size=store.meta.dense_size if dense else store.meta.patch_size,
+        modality=read_cohort(workspace.require("ingest")).modality,
+        window_hu=tuple(ingested["window_hu"]),
+        percentiles=tuple(ingested["percentiles"]),
+        **{name: extracted[name] for name in ("context", "min_side_mm", "slice_margin")},
+    )
+    return _Start(spec, state, store)
+
+
+def _train_arm(
+    arm: Arm, start: _Start, settings: FinetuneSettings, workspace: Workspace
+) -> dict[str, Any]:
+    """Train and save one arm; return a note of what it took."""
+    folder = workspace.folder("finetune") / arm.name
+    device = resolve_device(workspace.device)
+    segmenter = build_segmenter(
+        start.spec, workspace.seed, start.encoder if arm.pretrained else None
+    ).to(device)
+    rate = settings.encoder_rate if arm.pretrained else 1.0
+    segmenter.encoder.requires_grad_(rate > 0)
+    ranges = ViewRanges(**asdict(settings.augment))
+    require_flip_is_sound(ranges, start.spec.organs)
+    rules = StepRules(
+        batch=settings.batch,
+        ranges=ranges,
+        seed=workspace.seed,
+        device=device,
+        frozen=None if rate > 0 else segmenter.encoder,
+    )
+    task = (
+        DenseTask(start.store, rules)
+        if settings.head == "dense"
+        else QueryTask(start.store, rules, settings.corruption)
+    )
+    begun = time.monotonic()
+    losses = train(
+        segmenter,
+        task.loss,
+        _groups(segmenter, settings.learning_rate, rate),
+        Plan(steps=arm.steps, weight_decay=settings.weight_decay, warmup=settings.warmup),
+        device,
+        what=f"finetune ({arm.name}, {arm.steps} steps)",
+        checkpoint=folder / "training.pt",
+    )
+    note = {"steps": arm.steps, "seconds": round(time.monotonic() - begun, 1)}
+    with replacing(folder / "losses.csv") as temporary:
+        table = pd.DataFrame({"step": np.arange(len(losses)), "loss": losses})
+        table.to_csv(temporary, index=False, float_format="%.5f")
+    save_segmenter(folder, segmenter, note)
+    say(f"finetune: {arm.name}, {arm.steps} steps, last loss {np.mean(losses[-20:]):.3f}")
+    return note
+
+
+def _groups(segmenter: Segmenter, learning_rate: float, rate: float) -> list[RatedParameters]:
+    rest = [*segmenter.decoder.parameters(), *segmenter.head.parameters()]
+    groups = [RatedParameters(rest, learning_rate)]
+    if rate > 0:
+        encoder = list(segmenter.encoder.parameters())
+        groups.append(RatedParameters(encoder, learning_rate * rate))
+    return groups
