@@ -29,11 +29,11 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """Return a p-value with two significant digits; very small ones as `< 0.001`."""
+    """Return a p-value with two or three decimals; very small ones as `< 0.001`."""
     if p is None:
         return DASH
     if p < 0.001:
-        return "< 0.001"
+        return "<\N{NO-BREAK SPACE}0.001"
     return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
@@ -45,9 +45,12 @@ def score_cell(estimate: Mapping[str, Any], digits: int = 3) -> str:
     return f"{mean} ({number(estimate['low'], digits)}{DASH}{number(estimate['high'], digits)})"
 
 
-def html_table(head: Sequence[str], body: Sequence[Sequence[str | Cell]], caption: str = "") -> str:
+def html_table(
+    head: Sequence[str | Cell], body: Sequence[Sequence[str | Cell]], caption: str = ""
+) -> str:
     """Return a table; all text is escaped, every column but the first is aligned for numbers."""
-    top = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
+    columns = [cell if isinstance(cell, Cell) else Cell(cell) for cell in head]
+    top = "".join(f'<th scope="col"{_class(c)}>{escape(c.text)}</th>' for c in columns)
     rows = "\n".join(f"<tr>{_row(row)}</tr>" for row in body)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (

@@ -1,0 +1,237 @@
+"""Write one self-contained HTML page on a run, or on several."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sacl.errors import DataError
+from sacl.io.manifest import read_cohort, read_image, read_reference
+from sacl.io.nifti import read_label_map
+from sacl.io.run_record import fingerprint, read_record, recorded, write_text
+from sacl.io.scores import ScoreRow, read_scores
+from sacl.io.workspace import FOLDERS, Workspace
+from sacl.metrics.pooling import in_common
+from sacl.metrics.summary import score_table, summarize
+from sacl.reporting.background import Records, limits_section, run_section, subtitle
+from sacl.reporting.embedding import Embedding
+from sacl.reporting.figures import Curve
+from sacl.reporting.headline import headline
+from sacl.reporting.overlay import extremes
+from sacl.reporting.page import Section, Top, render_page
+from sacl.reporting.pictures import (
+    ShownScan,
+    embedding_section,
+    scan_section,
+    training_section,
+)
+from sacl.reporting.results import (
+    comparison_section,
+    failure_section,
+    organ_section,
+    run_colors,
+)
+from sacl.settings import EvaluateSettings, ReportSettings
+from sacl.types import Cohort
+
+_PAGE = "report.html"
+
+
+def inputs(settings: ReportSettings, workspace: Workspace) -> dict[str, str]:
+    """Return the fingerprints of all finished stages that the page tells about."""
+    needed = {stage: workspace.require(stage) for stage in ("ingest", "evaluate")}
+    others = ("phantom", "locate", "extract", "pretrain", "finetune", "predict")
+    there = {stage: workspace.folder(stage) for stage in others}
+    finished = {s: f for s, f in there.items() if (f / "run.json").is_file()}
+    return {stage: fingerprint(folder) for stage, folder in {**needed, **finished}.items()}
+
+
+def report(settings: ReportSettings, workspace: Workspace) -> Path:
+    """Write the page from what the work directory holds, and return its path.
+
+    A part whose files are not there is left out, and the page says so.
+
+    Raises:
+        WorkspaceError: ingest or evaluate has not finished.
+    """
+    with recorded(workspace, "report", settings, inputs(settings, workspace)) as (folder, _):
+        cohort, records = read_cohort(workspace.folder("ingest")), _records(workspace)
+        scores = workspace.folder("evaluate")
+        summary = json.loads((scores / "summary.json").read_text(encoding="utf-8"))
+        rows = read_scores(scores / "scores.csv")
+        text, details = headline(summary)
+        top = Top(settings.title or workspace.name, subtitle(cohort, records), text, details)
+        label = str(_settings(records, "pretrain").get("scan_label", "phase"))
+        sections = [
+            *_result_sections(workspace, cohort, summary, rows),
+            _embedding_part(settings, workspace, cohort, label),
+            training_section(_curves(workspace), run_colors(summary)),
+            run_section(cohort, records, label),
+            limits_section(summary, phantom="phantom" in records),
+        ]
+        write_text(folder / _PAGE, render_page(top, sections))
+    return folder / _PAGE
+
+
+def report_runs(works: Sequence[Path], out: Path) -> Path:
+    """Write one page that compares the runs of several work directories, and return `out`.
+
+    Every run is compared with the first work directory's main run, on the scans and organs that
+    all of them scored.
+
+    Raises:
+        DataError: two works were scored with different tolerances, or share no scan.
+        WorkspaceError: a work directory has not been evaluated.
+    """
+    folders = {_name(work, works): Workspace(work).require("evaluate") for work in works}
+    summaries = [json.loads((f / "summary.json").read_text("utf-8")) for f in folders.values()]
+    tolerances = {summary["nsd_tolerance_mm"] for summary in summaries}
+    if len(tolerances) > 1:
+        raise DataError(
+            f"report: NSD tolerances of {sorted(tolerances)} mm differ; evaluate all runs alike"
+        )
+    rows = in_common(
+        {name: read_scores(f / "scores.csv") for name, f in folders.items()}, ["coarse"]
+    )
+    summary = {
+        "nsd_tolerance_mm": tolerances.pop(),
+        **summarize(rows, resamples=EvaluateSettings().bootstrap, seed=0),
+    }
+    scores, (text, details) = score_table(rows), headline(summary)
+    pairs = len(scores[["case_id", "organ"]].drop_duplicates())
+    note = f"{len(works)} work directories, {pairs} pairs of scan and organ that all of them scored"
+    sections = [
+        comparison_section(summary),
+        organ_section(summary, scores),
+        failure_section(summary, scores, None),
+        limits_section(summary, phantom=False),
+    ]
+    write_text(out, render_page(Top("Runs compared", note, text, details), sections))
+    return out
+
+
+def _name(work: Path, works: Sequence[Path]) -> str:
+    """Return the work directory's name, with its parent's where two are named alike."""
+    alike = sum(other.name == work.name for other in works) > 1
+    return f"{work.parent.name}/{work.name}" if alike else work.name
+
+
+def _records(workspace: Workspace) -> Records:
+    """Return the records of the finished stages, in the order in which they ran."""
+    records = {
+        stage: read_record(workspace.folder(stage)) for stage in FOLDERS if stage != "report"
+    }
+    return {stage: record for stage, record in records.items() if record is not None}
+
+
+def _settings(records: Records, stage: str) -> Mapping[str, Any]:
+    return records[stage]["settings"][stage] if stage in records else {}
+
+
+def _part(title: str, needed: Sequence[Path], build: Callable[[], Section]) -> Section:
+    """Return a section, or where a file it needs is not there a note that says so."""
+    missing = [f"{path.parent.name}/{path.name}" for path in needed if not path.exists()]
+    if missing:
+        return Section(title, note=f"Left out: {', '.join(missing)} is not in the work directory.")
+    return build()
+
+
+def _result_sections(
+    workspace: Workspace, cohort: Cohort, summary: Mapping[str, Any], rows: Sequence[ScoreRow]
+) -> list[Section]:
+    if not rows:
+        return []
+    scores, path = score_table(rows), workspace.folder("locate") / "coverage.csv"
+    coverage = None
+    if path.is_file():
+        coverage = pd.read_csv(path, dtype={"case_id": str, "found": str})
+        coverage["found"] = coverage["found"].str.lower().isin(["true", "1"])
+    return [
+        comparison_section(summary),
+        _scan_part(workspace, cohort, rows),
+        organ_section(summary, scores),
+        failure_section(summary, scores, coverage),
+    ]
+
+
+def _scan_part(workspace: Workspace, cohort: Cohort, rows: Sequence[ScoreRow]) -> Section:
+    run = rows[0].run
+    title, folder = "Best, median and worst scan", workspace.folder("predict") / run
+    scans = _shown_scans(workspace, cohort, rows)
+    return _part(title, [folder], lambda: scan_section(run, scans)) if scans else Section(title)
+
+
+def _shown_scans(workspace: Workspace, cohort: Cohort, rows: Sequence[ScoreRow]) -> list[ShownScan]:
+    """Read the first run's best, median and worst scan by mean Dice over organs."""
+    scores = score_table(rows)
+    run, home = rows[0].run, workspace.folder("ingest")
+    dice = scores[scores["run"] == run].groupby("case_id")["dice"].mean()
+    cases = {case.case_id: case for case in cohort.cases}
+    shown = []
+    for role, case_id in extremes({str(c): float(d) for c, d in dice.items()}).items():
+        reference = read_reference(home, cases[case_id], cohort.scheme)
+        path = workspace.folder("predict") / run / f"{case_id}.nii.gz"
+        if reference is not None and path.is_file():
+            shown.append(
+                ShownScan(
+                    role=role,
+                    case_id=case_id,
+                    dice=float(dice[case_id]),
+                    image=read_image(home, cases[case_id]),
+                    window=cases[case_id].window,
+                    reference=reference,
+                    predicted=read_label_map(path, cohort.scheme)[0],
+                )
+            )
+    return shown
+
+
+def _curves(workspace: Workspace) -> dict[str, list[Curve]]:
+    """Read the losses of all networks that were trained, one panel per stage."""
+    arms = sorted(workspace.folder("finetune").glob("*/losses.csv"))
+    panels = {
+        "coarse networks": _read_losses(workspace.folder("locate") / "losses.csv", "network"),
+        "pretraining": _read_losses(workspace.folder("pretrain") / "losses.csv", "pretraining"),
+        "fine-tuning": [curve for path in arms for curve in _read_losses(path, path.parent.name)],
+    }
+    return {title: curves for title, curves in panels.items() if curves}
+
+
+def _read_losses(path: Path, name: str) -> list[Curve]:
+    """Read curves from a table of steps and losses, one per value of the column `network`."""
+    if not path.is_file():
+        return []
+    table = pd.read_csv(path)
+    if "network" in table:
+        parts = [(f"{name} {key}", part) for key, part in table.groupby("network", sort=False)]
+    else:
+        parts = [(name, table)]
+    return [Curve(n, part["step"].to_numpy(), part["loss"].to_numpy(float)) for n, part in parts]
+
+
+def _embedding_part(
+    settings: ReportSettings, workspace: Workspace, cohort: Cohort, label: str
+) -> Section:
+    path = workspace.folder("pretrain") / "embedding.npz"
+    return _part(
+        "What the encoder learned",
+        [path],
+        lambda: embedding_section(
+            _read_embedding(path),
+            cohort.scheme.names,
+            label,
+            settings.embedded_patches,
+            workspace.seed,
+        ),
+    )
+
+
+def _read_embedding(path: Path) -> Embedding:
+    with np.load(path, allow_pickle=False) as arrays:
+        return Embedding(**{field.name: arrays[field.name] for field in fields(Embedding)})
