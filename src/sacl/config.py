@@ -220,7 +220,7 @@ def _beside_the_data(config: RunConfig) -> RunConfig:
 
 def settings_page() -> str:
     """Return the reference page of all settings, in Markdown."""
-    lines = ["# Settings", "", "Every YAML key and dotted flag, its type, default and meaning.", ""]
+    lines = ["# Settings", "", "Every YAML key and dotted flag, its type, default and meaning."]
     block = None
     for name, (hint, default, text) in dotted_settings().items():
         head = name.split(".")[0] if "." in name else "run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import time
@@ -22,6 +23,9 @@ from sacl.io.run_record import replacing
 from sacl.models.device import mixed_dtype
 
 _SAVE_EVERY_S = 120.0
+
+# Fabric announces its precision at every setup; a run record tells it once.
+logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True, kw_only=True)
