@@ -79,12 +79,12 @@ def compare(ours: ArrayLike, other: ArrayLike, resamples: int, seed: int) -> Com
     pair = np.stack([np.asarray(ours, np.float64), np.asarray(other, np.float64)])
     pair = pair[:, np.isfinite(pair).all(axis=0)]
     difference = np.round(pair[0] - pair[1], _DECIMALS)
-    baseline = float(pair[1].mean()) if pair.size else math.nan
+    ours_mean, other_mean = pair.mean(axis=1) if pair.size else (math.nan, math.nan)
     differing = int(np.count_nonzero(difference))
     return Comparison(
         difference=bootstrap_mean(difference, resamples, seed),
         median_difference=float(np.median(difference)) if pair.size else math.nan,
-        relative_gain=float(pair[0].mean()) / baseline - 1 if baseline else math.nan,
+        relative_gain=float(ours_mean / other_mean) - 1 if other_mean else math.nan,
         p=wilcoxon_p(difference),
         smallest_p=min(1.0, 2.0 ** (1 - differing)),
     )
