@@ -79,8 +79,8 @@ def noise_slice(
     fx = np.fft.fftfreq(shape[0], spacing_mm[0])[:, None]
     fy = np.fft.rfftfreq(shape[1], spacing_mm[1])[None, :]
     f = np.hypot(fx, fy)
-    cut = min(0.32, 0.36 / max(spacing_mm[:2]))
+    cut = min(0.38, 0.42 / max(spacing_mm[:2]))
     streak = 1 + 0.6 * fy**2 / np.maximum(f, 1e-9) ** 2
-    gain = (f + 0.012) ** 0.5 * np.exp(-((f / cut) ** 2) / 2) * streak
+    gain = (f + 0.012) ** 0.5 * np.exp(-((f / cut) ** 3)) * streak
     noise = np.fft.irfft2(np.fft.rfft2(white) * gain, shape)
     return np.asarray(noise / max(float(noise.std()), 1e-9), dtype=np.float32)

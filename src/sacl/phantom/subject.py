@@ -89,7 +89,9 @@ def draw_subject(seed: int) -> Subject:
     missing = frozenset(name for name, share in _MISSING.items() if rng.random() < share)
     if {"kidney_right", "kidney_left"} <= missing:
         missing -= {"kidney_left"}
-    return Subject(seed, scale, fat, size, _draw_shifts(rng), missing, _draw_fill(rng))
+    return Subject(
+        seed, np.clip(scale, 0.88, 1.2), fat, size, _draw_shifts(rng), missing, _draw_fill(rng)
+    )
 
 
 def _draw_shifts(rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -39,7 +39,7 @@ def liver(s: Subject) -> Part:
     size, lateral = s.size["liver"], float(rng.normal(0, 9))
     right = s.place("liver", (66, -3, 42))[0]
     left = s.place("liver", (8 - lateral / 2, 40, 60))[0]
-    right_axes = np.array([63, 78, 86]) * size * s.scale**0.5
+    right_axes = np.array([66, 80, 89]) * size * s.scale**0.5
     left_axes = np.array([70 + lateral, 34, 40]) * size
     rise = float(rng.uniform(0.75, 0.95))
     behind = s.place("adrenal_gland_right", (37, -21, 0))[0]
@@ -47,11 +47,12 @@ def liver(s: Subject) -> Part:
     def surface(p: Points) -> Surface:
         body = blend(ellipsoid(p, right, right_axes), ellipsoid(p, left, left_axes), 25.0)
         # Right lobe reaches down at the side, the visceral surface rises toward the hilum.
-        below = np.minimum(50 - rise * (p.x - 5) + 0.12 * p.y, 27) - p.z + s.shift_mm["liver"][2]
+        below = np.minimum(45 - rise * (p.x - 5) + 0.12 * p.y, 27) - p.z + s.shift_mm["liver"][2]
         body = np.maximum(body, 0.74 * below + 2.5 * p.coarse)
         body = np.maximum(body, p.wall + 1.5)
         # The right adrenal gland, the crus and the spine lie behind its bare area.
-        body = np.maximum(body, np.minimum(behind[1] - p.y, behind[0] - p.x))
+        bare = -blend(behind[1] - p.y, behind[0] - p.x + 3 * p.coarse, 22.0)
+        body = carve(body, bare, 8.0)
         return Surface(np.maximum(body, 0.9 * (p.dome + 4.0)))
 
     def paint(p: Points, _: Surface, hu: Mapping[str, float]) -> np.ndarray:

@@ -69,9 +69,10 @@ def plan_cohort(scans: int, seed: int) -> list[PlannedScan]:
 def _split_subjects(count: int, rng: np.random.Generator) -> list[Split]:
     test = round(count / 4) or int(count > 1)
     validation = round(count / 8) or int(count > 2)
-    splits: list[Split] = ["test"] * test + ["validation"] * validation
-    splits += ["train"] * (count - len(splits))
-    return [splits[n] for n in rng.permutation(count)]
+    rank = rng.permutation(count)
+    return [
+        "test" if n < test else "validation" if n < test + validation else "train" for n in rank
+    ]
 
 
 def inputs(settings: PhantomSettings, workspace: Workspace) -> dict[str, str]:
