@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sacl.errors import DataError
 from sacl.inference.coarse_grid import arg_max_on_scan, coarse_grid, image_to_coarse
 from sacl.io.checkpoint import read_weights, save_weights
-from sacl.models.coarse import CoarseSpec, build_coarse
+from sacl.models.coarse import CoarseNetwork, CoarseSpec
 from sacl.models.device import autocast
 from sacl.patches.components import clean_components
 from sacl.types import LabelMap, LabelScheme, Volume
@@ -81,7 +81,7 @@ def load_network(folder: Path, fold: int, device: torch.device) -> CoarseEnsembl
         return None
     weights, description = read_weights(folder / _NETWORKS, _name(fold))
     spec = CoarseSpec.from_json(description)
-    network = build_coarse(spec)
+    network = CoarseNetwork(spec)
     network.load_state_dict(weights)
     return CoarseEnsemble(spec, (network.to(device).eval(),), device)
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetUpBlock
 from monai.networks.nets import DynUNet
-from torch import nn
+from torch import Tensor, nn
 
 from sacl.errors import ConfigError, DataError
 
@@ -104,19 +105,42 @@ def _triple(values: Any) -> Triple:
     return i, j, k
 
 
-def build_coarse(spec: CoarseSpec) -> nn.Module:
-    """Return an untrained network from `[n, 1, i, j, k]` in [0, 1] to `[n, 1 + organs, i, j, k]`.
+class CoarseNetwork(nn.Module):
+    """A 3-D U-Net of nnU-Net's blocks: two convolutions with instance norm on every level.
 
-    Channel 0 is the background; the outputs are logits.
+    The blocks are MONAI's; its `DynUNet`, which they come from, keeps every weight twice in its
+    state and needs three levels at least.
     """
-    widths = [spec.channels * min(2**level, _WIDEST) for level in range(len(spec.strides))]
-    return DynUNet(
-        spatial_dims=3,
-        in_channels=1,
-        out_channels=1 + len(spec.organs),
-        kernel_size=spec.kernels,
-        strides=spec.strides,
-        upsample_kernel_size=spec.strides[1:],
-        filters=widths,
-        norm_name=("instance", {"affine": True}),
-    )
+
+    def __init__(self, spec: CoarseSpec) -> None:
+        super().__init__()
+        norm = ("instance", {"affine": True})
+        widths = [spec.channels * min(2**level, _WIDEST) for level in range(len(spec.strides))]
+        self.down = nn.ModuleList(
+            UnetBasicBlock(3, entering, width, kernel, stride, norm)
+            for entering, width, kernel, stride in zip(
+                [1, *widths], widths, spec.kernels, spec.strides, strict=False
+            )
+        )
+        self.up = nn.ModuleList(
+            UnetUpBlock(3, deeper, width, kernel, 1, stride, norm)
+            for deeper, width, kernel, stride in zip(
+                widths[1:], widths, spec.kernels, spec.strides[1:], strict=False
+            )
+        )
+        self.head = nn.Conv3d(widths[0], 1 + len(spec.organs), kernel_size=1)
+        self.apply(DynUNet.initialize_weights)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits `[n, 1 + organs, i, j, k]` of images `[n, 1, i, j, k]` in [0, 1].
+
+        Channel 0 is the background. The sides must be multiples of the pooling, as the crop's are.
+        """
+        levels = []
+        for block in self.down:
+            image = block(image)
+            levels.append(image)
+        for block, skip in zip(reversed(self.up), reversed(levels[:-1]), strict=True):
+            image = block(image, skip)
+        logits: Tensor = self.head(image)
+        return logits

@@ -83,7 +83,7 @@ def coverage_of(
     rows = []
     for organ in label_map.scheme.names:
         mask = label_map.mask(organ)
-        judged = reference is not None and organ in (case.annotated or label_map.scheme.names)
+        judged = reference is not None and organ in case.annotated
         rows.append(
             {
                 "case_id": case.case_id,
@@ -218,7 +218,7 @@ def _coarse_cases(
             CoarseCase(
                 image_to_coarse(image.voxels, case.window, grid, device).cpu(),
                 labels_to_coarse(reference.voxels, len(names), grid, device),
-                torch.tensor([name in (case.annotated or names) for name in names]),
+                torch.tensor([name in case.annotated for name in names]),
                 grid.spacing_mm,
             )
         )

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from sacl.errors import DataError
 from sacl.losses.segmentation import dense_loss
-from sacl.models.coarse import CoarseSpec, Triple, build_coarse
+from sacl.models.coarse import CoarseNetwork, CoarseSpec, Triple
 from sacl.patches.views import ViewRanges, change_intensity
 from sacl.training.trainer import Plan, RatedParameters, train
 
@@ -73,10 +73,10 @@ def train_coarse(
 ) -> tuple[nn.Module, list[float]]:
     """Return a trained network and the loss of every step.
 
-    Random crops, most of them around an organ, are turned, scaled, shifted and changed in intensity in one
-    batch on the device; nothing is flipped, since left and right organs differ. The loss is soft
-    Dice plus cross-entropy, in which organs that a case does not have annotated are part of the
-    background.
+    Random crops, most of them around an organ, are turned, scaled, shifted and changed in intensity
+    in one batch on the device; nothing is flipped, since left and right organs differ. The loss is
+    soft Dice plus cross-entropy, in which organs that a case does not have annotated are part of
+    the background.
 
     Raises:
         DataError: no case has an organ.
@@ -85,7 +85,7 @@ def train_coarse(
         raise DataError("locate: the labeled scans of a fold hold no organ; check their references")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
-        network = build_coarse(spec)
+        network = CoarseNetwork(spec)
 
     def loss_of_step(trained: nn.Module, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
@@ -110,7 +110,7 @@ def draw_crops(
     generator: torch.Generator,
     device: torch.device,
 ) -> Crops:
-    """Return random crops of random cases, turned, scaled and shifted; outside of a scan all is 0."""
+    """Return random crops of random cases, turned, scaled and shifted; 0 outside of a scan."""
     wide = tuple(math.ceil(n * _MARGIN) for n in crop)
     images, labels, drawn = [], [], []
     for _ in range(count):
@@ -139,9 +139,9 @@ def draw_crops(
 def random_affine(
     spacing_mm: Tensor, crop: Triple, wide: Sequence[int], generator: torch.Generator
 ) -> Tensor:
-    """Return `[n, 3, 4]` for `affine_grid`: rotation and scaling in mm about the crop's center, and a shift.
+    """Return `[n, 3, 4]` for `affine_grid`: rotation and scaling about the center, and a shift.
 
-    Rotation is mostly about k; scans whose slices are thick against their pixels are not tilted.
+    Rotation is in mm and mostly about k; scans of thick slices are not tilted.
     """
     count = len(spacing_mm)
     signed = 2 * torch.rand(count, 10, generator=generator) - 1
