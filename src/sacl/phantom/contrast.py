@@ -1,10 +1,12 @@
 """HU of every tissue in three contrast phases, with the variation between subjects and scans.
 
-Sources of the means, at 120 kVp:
+Sources of the means, at about 120 kVp:
 
-- native soft tissues: Lamba et al., AJR 203:1013-1020, 2014 (doi 10.2214/AJR.12.10037); liver and
-  spleen also Piekarski et al., Radiology 137:727, 1980 (the liver lies above the spleen, and both
-  rise and fall together); unenhanced renal parenchyma 30 HU: Euler et al., Invest Radiol 2021;
+- native: liver 58 +- 9 HU in 64 livers without disease (Int J Legal Med 133:1861-1867, 2019,
+  doi 10.1007/s00414-019-02016-1); the liver lies above the spleen and both rise and fall together
+  (Radiology 137:727-729, 1980, doi 10.1148/radiology.137.3.6934563); renal parenchyma 30 HU in
+  100 patients (Euler et al., "Realistic Kidney Tissue Surrogates for Multienergy Computed
+  Tomography"); all soft tissues shift between scanners (PMC5015439);
 - late arterial: aorta 290-360 HU, liver 20-30 HU above native, portal vein 145 +- 20 HU
   (Radiopaedia, "Late arterial phase", rev. 2023); pancreas 112-128 HU at 38 s (a randomized
   comparison of bolus tracking and fixed delay in 526 patients, synapse.koreamed.org 1004370);
@@ -14,8 +16,8 @@ Sources of the means, at 120 kVp:
   adrenal glands 84 +- 24 HU at 60 s (Schek et al., Eur Radiol 2013,
   doi 10.1007/s00330-013-3050-4).
 
-What these do not state (esophagus, stomach wall, bile, muscle, venae cavae, the spleen and the
-blood pool in the portal venous phase) has values that are typical in textbooks, chosen by hand.
+What these do not state (spleen and pancreas natively, esophagus, stomach wall, bile, muscle, vena
+cava, spleen and blood pool in the portal venous phase) are textbook-typical values set by hand.
 """
 
 from __future__ import annotations
