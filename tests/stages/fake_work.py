@@ -11,8 +11,13 @@ from sacl.io.manifest import write_cohort
 from sacl.io.nifti import write_label_map, write_volume
 from sacl.io.run_record import recorded
 from sacl.io.workspace import Workspace
-from sacl.settings import FinetuneSettings, IngestSettings, LocateSettings, PredictSettings
-from sacl.settings import PretrainSettings
+from sacl.settings import (
+    FinetuneSettings,
+    IngestSettings,
+    LocateSettings,
+    PredictSettings,
+    PretrainSettings,
+)
 from sacl.types import Case, Cohort, Grid, LabelMap, LabelScheme, NativeFrame, Volume
 
 ORGANS = {

@@ -34,10 +34,7 @@ def run_section(cohort: Cohort, records: Records, label_name: str) -> Section:
         ("Pretraining", _pick(records, "pretrain", ("strategy", "network", "steps", "batch"))),
         ("Fine-tuning", _pick(records, "finetune", ("head", "decoder", "steps", "batch"))),
         ("Duration", _durations(records)),
-        (
-            "Peak memory",
-            f"{max((r['peak_memory_mb'] for r in records.values()), default=0):.0f} MB",
-        ),
+        ("Peak memory", _peak_memory(records)),
         *_last(records),
     ]
     return Section("What was run", facts([(name, value) for name, value in pairs if value]))

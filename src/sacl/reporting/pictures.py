@@ -57,10 +57,11 @@ def _picture(scan: ShownScan, colors: Mapping[int, str]) -> tuple[str, set[int]]
 
 def training_section(panels: Mapping[str, Sequence[Curve]], colors: Mapping[str, str]) -> Section:
     """Return the loss curves of all networks, those of the runs in the runs' colors."""
-    note = (
-        "Thin: loss of each step; thick: running mean. A curve that still falls wants more steps."
-    )
-    return Section("How training went", chart(loss_curves(panels, colors)), note)
+    title = "How training went"
+    if not panels:
+        return Section(title, note="Left out: no losses.csv is in the work directory.")
+    note = "Thin: loss of every step. Thick: running mean; one that still falls wants more steps."
+    return Section(title, chart(loss_curves(panels, colors)), note)
 
 
 def embedding_section(

@@ -89,6 +89,8 @@ def report_runs(works: Sequence[Path], out: Path) -> Path:
         DataError: two works were scored with different tolerances, or share no scan.
         WorkspaceError: a work directory has not been evaluated.
     """
+    if len({work.resolve() for work in works}) < len(works):
+        raise DataError("report: a work directory is named twice; name each once")
     folders = {_name(work, works): Workspace(work).require("evaluate") for work in works}
     summaries = [json.loads((f / "summary.json").read_text("utf-8")) for f in folders.values()]
     tolerances = {summary["nsd_tolerance_mm"] for summary in summaries}

@@ -1,0 +1,183 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from fake_work import fake_work
+
+from sacl.errors import DataError, WorkspaceError
+from sacl.io.run_record import recorded, state_of
+from sacl.io.workspace import Workspace
+from sacl.settings import EvaluateSettings, PhantomSettings, ReportSettings
+from sacl.stages.evaluate import evaluate
+from sacl.stages.report import inputs, report, report_runs
+
+SETTINGS = ReportSettings(embedded_patches=60)
+SCORING = EvaluateSettings(bootstrap=200)
+VOID = {"meta", "img", "br"}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    workspace = fake_work(tmp_path_factory.mktemp("report") / "work")
+    evaluate(SCORING, workspace)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def page(work):
+    return report(SETTINGS, work).read_text(encoding="utf-8")
+
+
+class _Reader(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.titles = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in VOID:
+            self.open.append(tag)
+        self.links += [v for k, v in attributes if k in ("src", "href", "xlink:href", "action")]
+
+    def handle_startendtag(self, tag, attributes):
+        self.links += [v for k, v in attributes if k in ("src", "href", "xlink:href", "action")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("h1", "h2"):
+            self.titles.append(data)
+
+
+def _read(page):
+    reader = _Reader()
+    reader.feed(page)
+    assert reader.open == []
+    return reader
+
+
+def test_page_has_every_part_in_order(page):
+    assert _read(page).titles == [
+        "fake",
+        "The runs compared",
+        "Best, median and worst scan",
+        "Organ by organ",
+        "Where it failed",
+        "What the encoder learned",
+        "How training went",
+        "What was run",
+        "What this report does not say",
+    ]
+    assert "Left out" not in page
+
+
+def test_page_needs_nothing_but_itself(page, work):
+    links = _read(page).links
+    assert links
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
+    assert "<script" not in page
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+    assert str(work.root) not in page
+    assert str(work.root.parent) not in page
+
+
+def test_page_has_the_figures_of_the_summary(page, work):
+    summary = json.loads((work.folder("evaluate") / "summary.json").read_text())
+    for run in ("semantic", "scratch", "coarse"):
+        assert f"{summary['runs'][run]['dice']['mean']:.3f}" in page
+    assert "Semantic pretraining" in page
+    assert "4 subjects" in page
+
+
+def test_page_is_readable_in_the_dark_and_in_print(page):
+    assert "prefers-color-scheme: dark" in page
+    assert "@media print" in page
+    assert "currentColor" in page
+
+
+def test_title_is_the_setting_and_is_escaped(work):
+    text = report(ReportSettings(title="<b>A & B</b>", embedded_patches=40), work).read_text()
+    assert "&lt;b&gt;A &amp; B&lt;/b&gt;" in text
+    assert "<b>A" not in text
+
+
+def test_report_is_up_to_date_until_the_scores_change(tmp_path):
+    work = fake_work(tmp_path / "work")
+    evaluate(SCORING, work)
+    report(SETTINGS, work)
+    assert state_of(work, "report", SETTINGS, inputs(SETTINGS, work)) == "current"
+    evaluate(SCORING, work)
+    assert state_of(work, "report", SETTINGS, inputs(SETTINGS, work)) == "stale"
+
+
+def test_parts_without_files_are_left_out_and_said(tmp_path):
+    work = fake_work(tmp_path / "work")
+    evaluate(SCORING, work)
+    (work.folder("pretrain") / "embedding.npz").unlink()
+    (work.folder("locate") / "coverage.csv").unlink()
+    for path in work.root.glob("**/losses.csv"):
+        path.unlink()
+    text = report(SETTINGS, work).read_text()
+    assert "Left out: 4-encoder/embedding.npz is not in the work directory." in text
+    assert "Left out: no losses.csv is in the work directory." in text
+    assert "Found by the coarse map" not in text
+    _read(text)
+
+
+def test_run_without_scores_still_has_a_page(tmp_path):
+    work = fake_work(tmp_path / "work")
+    evaluate(EvaluateSettings(splits=("validation",), bootstrap=100), work)
+    text = report(SETTINGS, work).read_text()
+    assert "Nothing was scored" in text
+    assert "What was run" in text
+
+
+def test_phantoms_are_called_phantoms(tmp_path, page):
+    work = fake_work(tmp_path / "work")
+    with recorded(work, "phantom", PhantomSettings(scans=8), {}):
+        pass
+    evaluate(SCORING, work)
+    assert "generated phantoms" in report(SETTINGS, work).read_text()
+    assert "generated phantoms" not in page
+
+
+def test_needs_the_scores(tmp_path):
+    with pytest.raises(WorkspaceError, match="has no result"):
+        report(SETTINGS, Workspace(tmp_path))
+
+
+# -- several runs ------------------------------------------------------------------------------
+
+
+def test_several_runs_stand_in_one_table(tmp_path, work):
+    other = fake_work(tmp_path / "other", arms=("scratch-long",))
+    evaluate(SCORING, other)
+    text = report_runs([work.root, other.root], tmp_path / "two.html").read_text()
+    _read(text)
+    assert "work: semantic" in text
+    assert "other: scratch-long" in text
+    assert "work: scratch" in text
+    assert ">coarse" not in text
+    assert "12 pairs of scan and organ" in text
+
+
+def test_works_named_alike_are_told_apart_by_their_parent(tmp_path, work):
+    twin = fake_work(tmp_path / "again" / "work")
+    evaluate(SCORING, twin)
+    text = report_runs([work.root, twin.root], tmp_path / "two.html").read_text()
+    assert "again/work: semantic" in text
+
+
+def test_one_work_given_twice_is_refused(tmp_path, work):
+    with pytest.raises(DataError, match="named twice"):
+        report_runs([work.root, work.root], tmp_path / "two.html")
+
+
+def test_other_tolerances_are_refused(tmp_path, work):
+    other = fake_work(tmp_path / "other")
+    evaluate(EvaluateSettings(bootstrap=100, nsd_tolerance_mm=1.0), other)
+    with pytest.raises(DataError, match=r"NSD tolerances of \[1\.0, 2\.0\] mm differ"):
+        report_runs([work.root, other.root], tmp_path / "two.html")
+    assert not (tmp_path / "two.html").exists()
