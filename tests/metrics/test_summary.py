@@ -107,3 +107,12 @@ def test_pooling_refuses_runs_without_a_common_scan():
         in_common({"one": one, "two": two})
     with pytest.raises(DataError, match="no scan that all runs scored"):
         in_common({"one": one, "two": []})
+
+
+def test_pooling_refuses_runs_on_other_references():
+    one = [_row("a", "s1", "liver", 0.8)]
+    two = [_row("a", "s1", "liver", 0.7, volumes=(5.5, 5.0))]
+    with pytest.raises(
+        DataError, match=r"case s1-a has 5\.500 ml of liver in the reference of two"
+    ):
+        in_common({"one": one, "two": two})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ def in_common(
     named in `left_out` are not taken.
 
     Raises:
-        DataError: no scan and organ was scored by all runs.
+        DataError: no scan and organ was scored by all runs, or their references differ.
     """
     named = [
         (row.run != rows[0].run, replace(row, run=f"{work}: {row.run}"))
@@ -34,4 +35,18 @@ def in_common(
     common = set.intersection(*scored.values()) if scored and not empty else set()
     if not common:
         raise DataError("report: no scan that all runs scored; compare runs on one cohort")
-    return [row for _, row in named if (row.score.case_id, row.score.organ) in common]
+    kept = [row for _, row in named if (row.score.case_id, row.score.organ) in common]
+    _require_same_references(kept)
+    return kept
+
+
+def _require_same_references(rows: Sequence[ScoreRow]) -> None:
+    volume: dict[tuple[str, str], float] = {}
+    for row in rows:
+        expected = volume.setdefault((row.score.case_id, row.score.organ), row.score.reference_ml)
+        if not math.isclose(row.score.reference_ml, expected, rel_tol=1e-6):
+            raise DataError(
+                f"report: case {row.score.case_id} has {row.score.reference_ml:.3f} ml of"
+                f" {row.score.organ} in the reference of {row.run}, and {expected:.3f} ml in"
+                " another run; compare runs on the same data"
+            )

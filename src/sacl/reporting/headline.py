@@ -38,13 +38,17 @@ def headline(summary: Mapping[str, Any]) -> tuple[str, list[str]]:
     tested = [c for c in summary["comparisons"] if c["metric"] == "dice" and c["p"] is not None]
     if not tested:
         main, figures = next(iter(summary["runs"].items()))
-        sentence = (
-            f"{_start(words(main))} reaches a mean Dice of {number(figures['dice']['mean'])}."
-        )
+        sentence = f"{_start(main)} reaches a mean Dice of {number(figures['dice']['mean'])}."
         return sentence, ["There is no other run to compare it with."]
     first, *others = tested
     details = [_details(first)]
     details += [f"Against {words(c['against'])}: {_verdict(c)}; {_details(c)}" for c in others]
+    smallest = min(c["smallest_p"] for c in tested)
+    if smallest >= _ALPHA:
+        details.append(
+            f"With so few subjects no p-value below {smallest:.3g} is possible: this test cannot"
+            " show a difference, whatever the scores."
+        )
     return _sentence(first, summary["runs"]), details
 
 
@@ -52,7 +56,7 @@ def _sentence(comparison: Mapping[str, Any], runs: Mapping[str, Any]) -> str:
     main, other = comparison["run"], comparison["against"]
     ours, theirs = (number(runs[run]["dice"]["mean"], 3) for run in (main, other))
     scores = f"Dice {ours} against {theirs}"
-    name, rival = _start(words(main)), words(other)
+    name, rival = _start(main), words(other)
     return {
         "better": f"{name} beats {rival}: {scores}.",
         "worse": f"{name} does worse than {rival}: {scores}.",
@@ -70,18 +74,12 @@ def _verdict(comparison: Mapping[str, Any]) -> str:
 
 
 def _details(comparison: Mapping[str, Any]) -> str:
-    """Return difference, interval, p and number of subjects, with a caveat for few subjects."""
+    """Return difference, interval, p and number of subjects."""
     subjects = comparison["subjects"]
     text = f"{points(comparison['mean_difference'])} points of Dice"
     if comparison["low"] is not None:
         text += f" (95 % interval {points(comparison['low'])} to {points(comparison['high'])})"
-    text += f", {p_equals(comparison['p_holm'])}, {subjects} subject{'s' * (subjects != 1)}."
-    if comparison["smallest_p"] >= _ALPHA:
-        text += (
-            f" With so few subjects no p-value below {p_text(comparison['smallest_p'])} is"
-            " possible, so this test cannot show a difference."
-        )
-    return text
+    return text + f", {p_equals(comparison['p_holm'])}, {subjects} subject{'s' * (subjects != 1)}."
 
 
 def p_equals(p: float | None) -> str:
@@ -95,5 +93,6 @@ def points(difference: float | None) -> str:
     return number(None if difference is None else 100 * difference, 1, sign=True)
 
 
-def _start(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _start(run: str) -> str:
+    """Return a run's name for the start of a sentence; a name of the user's own stays as it is."""
+    return words(run)[:1].upper() + words(run)[1:] if run in _WORDS else run

@@ -113,7 +113,7 @@ h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; letter-spacing: -0.01em; }
 h2 { margin: 0 0 0.8rem; font-size: 1.2rem; }
 h3 { margin: 1.6rem 0 0.4rem; font-size: 1rem; }
 p { margin: 0 0 0.8rem; max-width: 46rem; }
-.subtitle { margin-top: 0.4rem; color: var(--soft); }
+.subtitle { max-width: none; margin-top: 0.4rem; color: var(--soft); }
 section { margin-top: 3rem; }
 .headline { margin-top: 2rem; padding: 1.4rem 1.6rem; background: var(--panel);
   border-left: 5px solid var(--accent); border-radius: 4px; }
@@ -127,7 +127,8 @@ caption { text-align: left; font-weight: 600; padding-bottom: 0.4rem; }
 th, td { padding: 0.4rem 0 0.4rem 1rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 thead th { color: var(--soft); font-weight: 500; vertical-align: bottom; white-space: normal; }
-tbody th, thead th:first-child { text-align: left; font-weight: 500; padding-left: 0; }
+tbody th, thead th:first-child { text-align: left; font-weight: 500; padding-left: 0;
+  white-space: normal; }
 .best { font-weight: 700; }
 .faint { color: var(--soft); }
 th.text, td.text { padding-left: 2.5rem; text-align: left; white-space: normal; }

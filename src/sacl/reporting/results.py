@@ -28,10 +28,9 @@ def run_colors(summary: Mapping[str, Any]) -> dict[str, str]:
 def comparison_section(summary: Mapping[str, Any]) -> Section:
     """Return the table of all runs with intervals, differences and p-values."""
     dice = {c["against"]: c for c in summary["comparisons"] if c["metric"] == "dice"}
-    main = next(iter(summary["runs"]))
     head = [
         *("Run", "Dice", f"NSD, {summary['nsd_tolerance_mm']:g} mm", "HD95, mm"),
-        *(f"{main} is ahead by, points", "relative", "p"),
+        *("first run ahead by, points", "relative", "p"),
     ]
     body = []
     for n, (run, figures) in enumerate(summary["runs"].items()):
@@ -88,7 +87,7 @@ def organ_section(summary: Mapping[str, Any], scores: pd.DataFrame) -> Section:
         best = max((value for value in dice if value is not None), default=None)
         cells = [Cell(number(v), "best" if v is not None and v == best else "") for v in dice]
         body.append([organ.replace("_", " "), *cells, *_gain(dice), _scans(scores, organ)])
-    rival = [f"{runs[0]} less {runs[1]}, points"] if len(runs) > 1 else []
+    rival = ["first less second, points"] if len(runs) > 1 else []
     colors = run_colors(summary)
     table = html_table(["Dice by organ", *runs, *rival, "scans with it"], body)
     values = {
@@ -123,7 +122,7 @@ def failure_section(
     found = (
         f"Of {figures['pairs'] - figures['undefined'] - figures['invented']} organs to find, {run}"
         f" missed {figures['missed']}; it shows {figures['invented']} that are not there."
-        f" {len(poor)} have a Dice below {_POOR:g}, those included."
+        f" Number with a Dice below {_POOR:g}, these included: {len(poor)}."
     )
     body = paragraph(found)
     if len(poor):
