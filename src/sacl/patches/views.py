@@ -124,8 +124,8 @@ def resample(
 
 
 def change_intensity(
-    image: Float[Tensor, "n 1 side side"], ranges: ViewRanges, generator: torch.Generator
-) -> Float[Tensor, "n 1 side side"]:
+    image: Float[Tensor, "n 1 i j"], ranges: ViewRanges, generator: torch.Generator
+) -> Float[Tensor, "n 1 i j"]:
     """Blur, change contrast, brightness and gamma, add noise: each image by its own draw.
 
     Intensities are in [0, 1] before and after. Contrast turns about the image's own mean.
@@ -188,9 +188,15 @@ def _uniform(count: int, generator: torch.Generator) -> Tensor:
 
 
 def _blur(image: Tensor, sigma: Tensor) -> Tensor:
-    """Blur each square image by its own Gaussian: two batched products with banded matrices."""
-    position = torch.arange(image.shape[-1], device=image.device)
+    """Blur each image by its own Gaussian: two batched products with banded matrices."""
+    rows, columns = (_blur_matrix(side, sigma) for side in image.shape[-2:])
+    return torch.bmm(torch.bmm(rows, image[:, 0]), columns.transpose(1, 2))[:, None]
+
+
+def _blur_matrix(side: int, sigma: Tensor) -> Tensor:
+    """Return Gaussian weights `[n, side, side]` that sum to 1 at the border too."""
+    position = torch.arange(side, device=sigma.device)
     profile = torch.exp(-0.5 * (position[None, :] / sigma.clamp_min(0.1)[:, None]).square())
+    profile[profile < 1e-7] = 0  # what underflows is slow to multiply and changes nothing
     kernel = profile[:, (position[:, None] - position[None, :]).abs()]
-    kernel /= kernel.sum(dim=-1, keepdim=True)
-    return torch.bmm(torch.bmm(kernel, image[:, 0]), kernel.transpose(1, 2))[:, None]
+    return kernel / kernel.sum(dim=-1, keepdim=True)

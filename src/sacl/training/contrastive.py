@@ -44,12 +44,14 @@ class PatchSource:
     def pixels(self, positions: np.ndarray) -> Tensor:
         """Return the patches at these positions of `rows`, float32 `[n, channel, i, j]`, 0 to 1."""
         rows = self._rows[positions]
-        channels = [
-            torch.from_numpy(np.ascontiguousarray(c[rows])).to(self.device).to(torch.float32)
-            / float(np.iinfo(c.dtype).max)
-            for c in self._channels
-        ]
-        return torch.stack(channels, dim=1)
+        side = self._channels[0].shape[1]
+        shape = (len(rows), len(self._channels), side, side)
+        pixels = torch.empty(shape, device=self.device)
+        for channel, stored in enumerate(self._channels):
+            whole = torch.from_numpy(stored[rows]).to(self.device)
+            pixels[:, channel] = whole
+            pixels[:, channel] *= 1.0 / float(np.iinfo(stored.dtype).max)
+        return pixels
 
 
 @dataclass(frozen=True, eq=False)
