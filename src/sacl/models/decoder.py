@@ -114,7 +114,7 @@ class UnetDecoder(nn.Module):
 
     def __init__(self, channels: Sequence[int], dims: int = 2) -> None:
         super().__init__()
-        widths = [_width(n // 2) for n in channels[:-1]]
+        widths = [_width(n) for n in channels[:-1]]
         self.out_channels = widths[0]
         below = [*widths[1:], channels[-1]]
         self.reduce = nn.ModuleList(
