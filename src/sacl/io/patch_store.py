@@ -181,9 +181,6 @@ def writing_patches(
             path = files.enter_context(replacing(folder / f"{name}.npy"))
             arrays[name] = _allocate(path, shape, dtype)
         yield StoreArrays(**arrays)
-        for array in arrays.values():
-            if isinstance(array, np.memmap):
-                array.flush()
     for name, table in (("index", index), ("dense_index", dense_index)):
         with replacing(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
