@@ -20,7 +20,7 @@ ingest: {labeled_subjects: 2}
 locate: {spacing_mm: [8.0, 8.0, 12.0], crop: [48, 40, 16], channels: 8, steps: 40}
 extract: {patch_size: 32, dense_size: 64, min_side_mm: 60.0}
 pretrain: {steps: 12, batch: 32, width: 16, projector: [32, 16]}
-finetune: {steps: 25, batch: 8}
+finetune: {steps: 120, batch: 8, learning_rate: 2e-3}
 evaluate: {bootstrap: 200}
 """
 
@@ -67,7 +67,7 @@ def test_every_scan_has_a_label_map_on_its_own_grid(finished):
 def test_the_twins_are_scored_on_the_same_held_out_scans(finished):
     rows = read_scores(finished / "work" / "7-scores" / "scores.csv")
     scored = {
-        name: {(r.case_id, r.organ) for r in rows if r.run == name}
+        name: {(r.score.case_id, r.score.organ) for r in rows if r.run == name}
         for name in ("semantic", "scratch", "scratch-long")
     }
     assert scored["semantic"]
@@ -79,7 +79,7 @@ def test_the_twins_are_scored_on_the_same_held_out_scans(finished):
 
 def test_something_was_learnt(finished):
     rows = read_scores(finished / "work" / "7-scores" / "scores.csv")
-    liver = [r.dice for r in rows if r.run == "semantic" and r.organ == "liver"]
+    liver = [r.score.dice for r in rows if r.run == "semantic" and r.score.organ == "liver"]
     assert np.nanmean(liver) > 0.3
 
 
