@@ -77,6 +77,14 @@ def test_takes_the_side_of_the_widest_slice_for_all_slices():
     assert {box.shape[:2] for box in boxes} == {(42, 42)}
 
 
+def test_lies_no_further_than_half_a_voxel_from_the_middle_on_either_side():
+    odd_in_even = one_block(span=((10, 15), (10, 15), (0, 1)))
+
+    box = plan_boxes(odd_in_even, "liver", context=1.0, min_side_mm=6)[0]
+
+    assert (box.start[:2], box.stop[:2]) == ((10, 10), (16, 16))
+
+
 def test_never_cuts_a_smaller_side_than_asked_for():
     boxes = plan_boxes(one_block(), "liver", context=1.0, min_side_mm=36.0)
 

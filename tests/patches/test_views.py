@@ -90,7 +90,17 @@ def test_draws_maps_within_their_ranges(generator):
     assert 0.7 <= magnification.min() < 0.75
     assert 1.2 < magnification.max() <= 1.2501
     assert 28 < turn.abs().max() <= 30.001
-    assert theta[:, :, 2].abs().max() <= 0.2001  # a shift of a tenth of the side, in half sides
+    # A shift of a tenth of the side is 0.2 half sides.
+    assert (0.19 < theta[:, :, 2].abs().amax(dim=0)).all()
+    assert theta[:, :, 2].abs().max() <= 0.2001
+
+
+def test_never_shears_or_stretches(generator):
+    theta = random_affine(50, replace(STRONG, flip=True), generator, CPU)[:, :, :2]
+
+    square = theta.transpose(1, 2) @ theta
+    area = torch.linalg.det(theta).abs()
+    torch.testing.assert_close(square, area[:, None, None] * torch.eye(2).expand(50, 2, 2))
 
 
 def test_a_magnification_shows_less_of_the_patch(pixels):

@@ -3,8 +3,8 @@
 He et al. 2016 (doi 10.1109/CVPR.2016.90), with two changes. The 7 x 7 stem is two 3 x 3
 convolutions, of which the first one halves the image: small organs keep a feature map at stride 2.
 The last level keeps its input's stride (16, not 32), so that a 64 x 64 patch ends on 4 x 4.
-Without the pooling (strides 2, 4, 8, 16 from the four levels themselves) forward and backward of 256
-views of 64 x 64 take 2.6 s instead of 1.0 s (ResNet-18, bfloat16, 2 cores).
+Without the pooling (strides 2, 4, 8, 16 from the four levels themselves) forward and backward of
+256 views of 64 x 64 take 2.6 s instead of 1.0 s (ResNet-18, bfloat16, 2 cores).
 """
 
 from __future__ import annotations
