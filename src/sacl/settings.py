@@ -209,7 +209,7 @@ class FinetuneSettings:
 
     head: Literal["dense", "query"] = "dense"
     """`dense`: all organs at once from whole slices; `query`: an organ's mask from its patch."""
-    decoder: Literal["unet", "deeplab", "aspp"] = "deeplab"
+    decoder: Literal["unet", "deeplab", "aspp"] = "unet"
     """Decoder with skips at every level, with one skip (DeepLabV3+), or none (the paper's)."""
     twins: tuple[Literal["scratch", "scratch-long"], ...] = ("scratch", "scratch-long")
     """From-scratch twins: same budget; and with the pretraining's compute added to it."""
@@ -217,7 +217,7 @@ class FinetuneSettings:
     """Training steps."""
     batch: int = 16
     """Slices or patches per step."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """Peak learning rate of the decoder (and of the encoder from scratch)."""
     encoder_rate: float = 0.5
     """Learning rate of a pretrained encoder relative to the decoder's; 0 freezes it."""

@@ -45,6 +45,21 @@ def test_the_most_probable_class_is_that_of_argmax():
     assert np.array_equal(labels, logit.argmax(dim=0).numpy())
 
 
+@pytest.mark.parametrize("side", [16, 24, 50])
+def test_leaving_out_classes_that_cannot_win_changes_nothing(side):
+    generator = torch.Generator().manual_seed(1)
+    # Smooth logits of 9 classes, of which a few rise above the background here and there.
+    logit = torch.nn.functional.interpolate(
+        torch.randn(1, 9, 6, 6, generator=generator), size=(24, 24), mode="bicubic"
+    )[0]
+    logit[0] += 2.5
+    box = Box((0, 0, 0), (side, side, 1))
+    _, voxels = to_voxels(logit, box, (side, side))
+    expected = voxels.argmax(dim=0).numpy()
+    assert 2 < len(np.unique(expected)) < 9
+    assert np.array_equal(labels_of_slice(logit, box, (side, side)), expected)
+
+
 def test_what_lies_outside_the_box_is_background():
     labels = labels_of_slice(
         torch.stack([torch.zeros(8, 8), torch.ones(8, 8)]), Box((4, 4, 0), (12, 12, 1)), (20, 20)

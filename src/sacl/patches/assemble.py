@@ -49,14 +49,15 @@ def labels_of_slice(logit: Tensor, box: Box, shape: tuple[int, int]) -> np.ndarr
         box: Where the slice was cut; what lies outside it is background.
         shape: Voxels of the slice along i and j.
     """
-    region, voxels = to_voxels(logit, box, shape)
+    # Interpolation takes weighted means, so a class that is nowhere above the background before it
+    # is nowhere above it afterwards: most organs need no interpolation in most slices.
+    wins = (logit > logit[:1]).flatten(1).any(dim=1)
+    wins[0] = True
+    region, voxels = to_voxels(logit[wins], box, shape)
     labels = np.zeros(shape, np.uint8 if len(logit) <= 256 else np.uint16)
-    largest, winner = voxels[0], torch.zeros_like(voxels[0], dtype=torch.int16)
-    for label in range(1, len(logit)):
-        higher = voxels[label] > largest
-        winner[higher] = label
-        largest = torch.maximum(largest, voxels[label])
-    labels[region] = winner.cpu().numpy()
+    # NumPy's arg-max over the first axis is several times as fast as torch's on a CPU.
+    winner = voxels.argmax(dim=0).cpu().numpy() if voxels.is_cuda else voxels.numpy().argmax(axis=0)
+    labels[region] = np.flatnonzero(wins.cpu().numpy())[winner]
     return labels
 
 
