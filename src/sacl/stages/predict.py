@@ -29,10 +29,10 @@ from sacl.settings import PredictSettings
 from sacl.types import Case, Cohort, LabelMap, Volume
 
 _SAY_ABOVE_GB = 2.0
-_BYTES_PER_VOXEL = 8
-"""Of a predicted scan: int16 image, its file's bytes, coarse and predicted labels, cleaning."""
-_BASE_GB = 0.8
-"""Imports, networks and a batch of slices."""
+_BYTES_PER_VOXEL = 17
+"""Of a scan while it is read, predicted and cleaned, and of the rest: imports, networks, a batch;
+by benchmarks/prediction_memory.py at 50 and at 200 slices."""
+_BASE_GB = 0.7
 
 Locator = Callable[[str, Volume, tuple[float, float]], LabelMap | None]
 """From case, scan and window to the coarse label map; None for the dense head, which needs none."""
