@@ -68,7 +68,7 @@ def embedding_section(
     embedding: Embedding, organs: Sequence[str], label_name: str, shown_patches: int, seed: int
 ) -> Section:
     """Return how well the encoder separates organs and scan-wise labels, as table and map."""
-    body = [
+    body: list[list[str | Cell]] = [
         [
             row.what,
             str(row.classes),

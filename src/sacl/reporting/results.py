@@ -32,7 +32,7 @@ def comparison_section(summary: Mapping[str, Any]) -> Section:
         *("Run", "Dice", f"NSD, {summary['nsd_tolerance_mm']:g} mm", "HD95, mm"),
         *("first run ahead by, points", "relative", "p"),
     ]
-    body = []
+    body: list[list[str | Cell]] = []
     for n, (run, figures) in enumerate(summary["runs"].items()):
         against = dice.get(run, {})
         body.append(
@@ -91,7 +91,7 @@ def organ_section(summary: Mapping[str, Any], scores: pd.DataFrame) -> Section:
     colors = run_colors(summary)
     table = html_table(["Dice by organ", *runs, *rival, "scans with it"], body)
     values = {
-        organ: {run: part["dice"].tolist() for run, part in own.groupby("run")}
+        str(organ): {str(run): part["dice"].tolist() for run, part in own.groupby("run")}
         for organ, own in scores.groupby("organ", sort=False)
     }
     boxes = chart(box_plots(values, colors, "Dice"))
@@ -128,7 +128,7 @@ def failure_section(
     if len(poor):
         title = "The worst of them" if len(poor) > _WORST_SHOWN else ""
         rows = [_failure(row) for row in poor.head(_WORST_SHOWN).itertuples()]
-        head = [
+        head: list[str | Cell] = [
             *("Scan", Cell("organ", "text"), "Dice", "reference, ml", "predicted, ml"),
             Cell("what happened", "text"),
         ]
