@@ -7,6 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+# Shapes and dtypes of losses and views are checked at every call in the tests.
+install_import_hook(
+    ["sacl.losses", "sacl.patches.views"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
 
 torch.set_num_threads(1)
 

@@ -10,13 +10,11 @@ whether they are of i's class.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
 
 Relation = Literal["semantic", "organ", "supcon", "simclr", "simclr-attention"]
 

@@ -7,13 +7,9 @@ float32, whatever precision the logits come in.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
 
 _TINY = 1e-6
 
