@@ -43,9 +43,9 @@ def spec_for(in_plane_size=None, crop=(16, 16, 8), min_volume_ml=0.0) -> CoarseS
 class ByIntensity(nn.Module):
     """Background at 0, organ 1 at 0.5, organ 2 at 1."""
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         center = torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1, 1)
-        return -40 * (image - center).square()
+        return [-40 * (image - center).square()]
 
 
 def cylinders(shape, spacing_mm) -> tuple[np.ndarray, np.ndarray]:
@@ -154,8 +154,8 @@ def test_an_ensemble_averages_probabilities_not_labels():
             super().__init__()
             self.logit = torch.tensor(probability).log().view(1, 3, 1, 1, 1)
 
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return self.logit.expand(len(image), -1, *image.shape[2:])
+        def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+            return [self.logit.expand(len(image), -1, *image.shape[2:])]
 
     networks = (Sure([0.8, 0.1, 0.1]), Sure([0.2, 0.6, 0.2]))
     probability = CoarseEnsemble(spec_for(), networks, CPU).probability(torch.rand(16, 16, 8))

@@ -58,10 +58,13 @@ def test_refuses_a_crop_without_voxels():
     ("crop", "spacing_mm"),
     [((24, 24, 6), (3.0, 3.0, 10.0)), ((20, 28, 20), (1.0, 1.0, 1.0)), ((9, 9, 9), (1, 1, 1))],
 )
-def test_gives_a_logit_per_class_and_voxel_of_the_crop(crop, spacing_mm):
+def test_gives_a_logit_per_class_and_voxel_of_the_crop_and_of_every_level(crop, spacing_mm):
     spec = spec_for(crop, spacing_mm)
-    logit = CoarseNetwork(spec)(torch.rand(1, 1, *spec.crop))
-    assert logit.shape == (1, 3, *spec.crop)
+    logits = CoarseNetwork(spec)(torch.rand(1, 1, *spec.crop))
+    expected = torch.tensor(spec.crop)
+    for logit, stride in zip(logits, spec.strides, strict=True):
+        expected = expected // torch.tensor(stride)
+        assert logit.shape == (1, 3, *expected.tolist())
 
 
 def test_a_spec_survives_json():

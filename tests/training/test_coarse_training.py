@@ -5,8 +5,18 @@ import torch
 from torch.nn import functional
 
 from sacl.errors import DataError
+from sacl.losses.segmentation import dense_loss
 from sacl.models.coarse import CoarseSpec, plan_levels
-from sacl.training.coarse import CoarseCase, CoarsePlan, draw_crops, random_affine, train_coarse
+from sacl.training.coarse import (
+    CoarseCase,
+    CoarsePlan,
+    Crops,
+    class_weights,
+    draw_crops,
+    loss_of_levels,
+    random_affine,
+    train_coarse,
+)
 
 CPU = torch.device("cpu")
 
@@ -114,7 +124,7 @@ def test_an_organ_nobody_annotated_is_not_trained_as_background():
     network, _ = train_coarse(spec_of(), [full, partial], plan, CPU, what="test")
     image = full.image[2:18, 1:17, 1:9]
     with torch.no_grad():
-        found = network(image[None, None]).argmax(dim=1)[0]
+        found = network(image[None, None])[0].argmax(dim=1)[0]
     bright = full.labels[2:18, 1:17, 1:9] == 2
     assert (found[bright] == 2).float().mean() > 0.7
 
@@ -130,3 +140,33 @@ def test_scans_without_any_organ_cannot_train_a_network():
             CPU,
             what="test",
         )
+
+
+def test_a_class_weighs_by_the_inverse_root_of_its_share():
+    case = case_of((10, 10, 10))
+    case.labels.zero_()
+    case.labels[0] = 1  # a tenth of the voxels
+    case.labels[1, 0] = 2  # a hundredth
+    expected = [0.89**-0.5, 0.1**-0.5, 0.01**-0.5]
+    assert class_weights([case, case]).tolist() == pytest.approx(expected)
+
+
+def test_an_organ_that_no_scan_holds_keeps_a_finite_weight():
+    case = case_of()
+    case.labels[case.labels == 2] = 0
+    assert class_weights([case]).isfinite().all()
+
+
+def test_every_level_counts_half_of_the_one_above():
+    labels = torch.randint(0, 3, (2, 8, 8, 4), generator=torch.Generator().manual_seed(0))
+    annotated = torch.ones(2, 2, dtype=torch.bool)
+    crops = Crops(torch.rand(2, 1, 8, 8, 4), labels, annotated)
+    fine, coarse = torch.randn(2, 3, 8, 8, 4), torch.randn(2, 3, 4, 4, 4)
+    weights = torch.tensor([1.0, 2.0, 4.0])
+    middle = labels[:, 1::2, 1::2]
+    losses = [
+        dense_loss(logit.flatten(3), label.flatten(2), annotated, weights).item()
+        for logit, label in ((fine, labels), (coarse, middle))
+    ]
+    actual = loss_of_levels([fine, coarse], crops, weights)
+    assert actual.item() == pytest.approx((losses[0] + losses[1] / 2) / 1.5, rel=1e-5)

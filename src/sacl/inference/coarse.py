@@ -35,7 +35,7 @@ class CoarseEnsemble:
 
         def mean_of_networks(crops: Tensor) -> Tensor:
             with autocast(self.device):
-                logits = [network(crops) for network in self.networks]
+                logits = [network(crops)[0] for network in self.networks]
             return torch.stack([logit.float().softmax(dim=1) for logit in logits]).mean(dim=0)
 
         # A scan smaller than the crop is padded with 0, as in training, and the pad cut off again.

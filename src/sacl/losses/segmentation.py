@@ -36,19 +36,20 @@ def dense_loss(
     logit: Float[Tensor, "batch class i j"],
     reference: Int[Tensor, "batch i j"],
     annotated: Bool[Tensor, "batch organ"],
+    class_weight: Float[Tensor, " class"] | None = None,
 ) -> Float[Tensor, ""]:
     """Return soft Dice plus cross-entropy over all organs.
 
     The Dice is of the whole batch, its mean over the organs that the batch's reference holds; an
     organ's slices without annotation do not enter it. A batch of background gives the
-    cross-entropy alone.
+    cross-entropy alone, which is the mean weighted by `class_weight` (background first) if given.
     """
     log_probability = merge_not_annotated(logit, annotated)
     # A pixel that shows an organ which its own case does not list as annotated has log(0) there.
     reference = reference.long()
     listed = torch.cat([torch.ones_like(annotated[:, :1]), annotated], dim=1)
     reference = torch.where(listed.gather(1, reference.flatten(1)).view_as(reference), reference, 0)
-    cross_entropy = torch.nn.functional.nll_loss(log_probability, reference)
+    cross_entropy = torch.nn.functional.nll_loss(log_probability, reference, class_weight)
     one_hot = torch.nn.functional.one_hot(reference, logit.shape[1]).movedim(-1, 1)[:, 1:]
     dice = _batch_dice(log_probability[:, 1:].exp(), one_hot.float())
     present = one_hot.sum(dim=(0, 2, 3)) > 0

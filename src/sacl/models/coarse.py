@@ -128,19 +128,21 @@ class CoarseNetwork(nn.Module):
                 widths[1:], widths, spec.kernels, spec.strides[1:], strict=False
             )
         )
-        self.head = nn.Conv3d(widths[0], 1 + len(spec.organs), kernel_size=1)
+        self.heads = nn.ModuleList(nn.Conv3d(width, 1 + len(spec.organs), 1) for width in widths)
         self.apply(DynUNet.initialize_weights)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return logits `[n, 1 + organs, i, j, k]` of images `[n, 1, i, j, k]` in [0, 1].
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Return every level's logits `[n, 1 + organs, i, j, k]`, the image's own grid first.
 
-        Channel 0 is the background. The sides must be multiples of the pooling, as the crop's are.
+        Channel 0 is the background. Images `[n, 1, i, j, k]` are in [0, 1]; their sides must be
+        multiples of the pooling, as the crop's are.
         """
-        levels = []
+        features = []
         for block in self.down:
             image = block(image)
-            levels.append(image)
-        for block, skip in zip(reversed(self.up), reversed(levels[:-1]), strict=True):
-            image = block(image, skip)
-        logits: Tensor = self.head(image)
+            features.append(image)
+        logits = [self.heads[-1](image)]
+        for level in reversed(range(len(self.up))):
+            image = self.up[level](image, features[level])
+            logits.insert(0, self.heads[level](image))
         return logits

@@ -26,6 +26,8 @@ _STRETCH = 0.1
 _SHIFT = 0.1
 _MARGIN = 1.3
 """Crops are cut this much larger, so that a turned one has no empty corners."""
+_BALANCE = 0.5
+_RAREST = 1e-5
 _INTENSITY = ViewRanges(brightness=0.1, contrast=0.3, gamma=0.5, noise=0.06)
 
 
@@ -74,9 +76,7 @@ def train_coarse(
     """Return a trained network and the loss of every step.
 
     Random crops, most of them around an organ, are turned, scaled, shifted and changed in intensity
-    in one batch on the device; nothing is flipped, since left and right organs differ. The loss is
-    soft Dice plus cross-entropy, in which organs that a case does not have annotated are part of
-    the background.
+    in one batch on the device; nothing is flipped, since left and right organs differ.
 
     Raises:
         DataError: no case has an organ.
@@ -87,13 +87,15 @@ def train_coarse(
         torch.manual_seed(plan.seed)
         network = CoarseNetwork(spec)
 
+    weights = class_weights(cases).to(device)
+
     def loss_of_step(trained: nn.Module, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
         crops = draw_crops(cases, spec.crop, plan.batch, generator, device)
         image = change_intensity(crops.image.flatten(2, 3), _INTENSITY, generator)
         # Outside of the scan the pad stays 0, as it is when a scan is located.
-        logit = trained(image.view_as(crops.image) * (crops.image > 0))
-        return dense_loss(logit.flatten(3), crops.labels.flatten(2), crops.annotated)
+        logits = trained(image.view_as(crops.image) * (crops.image > 0))
+        return loss_of_levels(logits, crops, weights)
 
     groups = [RatedParameters(list(network.parameters()), plan.learning_rate)]
     schedule = Plan(steps=plan.steps)
@@ -101,6 +103,37 @@ def train_coarse(
         network, loss_of_step, groups, schedule, device, what=what, checkpoint=checkpoint
     )
     return network, losses
+
+
+def loss_of_levels(logits: Sequence[Tensor], crops: Crops, weights: Tensor) -> Tensor:
+    """Return soft Dice plus weighted cross-entropy, averaged over the network's levels.
+
+    A level counts half of the one above (deep supervision, as in nnU-Net): its labels are those at
+    the middle of its voxels. Organs that a case does not have annotated are part of its background.
+    """
+    total, share = crops.image.new_zeros(()), 1.0
+    for logit in logits:
+        steps = [n // m for n, m in zip(crops.labels.shape[1:], logit.shape[2:], strict=True)]
+        i, j, k = (slice(step // 2, None, step) for step in steps)
+        labels = crops.labels[:, i, j, k]
+        # The loss is written for two axes; it does not mind which voxels are neighbors.
+        total = total + share * dense_loss(
+            logit.flatten(3), labels.flatten(2), crops.annotated, weights
+        )
+        share /= 2
+    return total / (2 - 2 * share)
+
+
+def class_weights(cases: Sequence[CoarseCase]) -> Tensor:
+    """Return the weight of each class in the cross-entropy, background first.
+
+    It falls with the square root of the class's share of all voxels: with equal weights, a short
+    training finds the large organs only.
+    """
+    classes = 1 + len(cases[0].annotated)
+    counts = torch.stack([c.labels.flatten().long().bincount(minlength=classes) for c in cases])
+    frequency = counts.sum(dim=0).float() / counts.sum()
+    return frequency.clamp(min=_RAREST).pow(-_BALANCE)
 
 
 def draw_crops(
