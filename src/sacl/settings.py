@@ -94,11 +94,11 @@ class LocateSettings:
     """Channels of the network's first level."""
     folds: int = 3
     """Cross-fitting folds over the labeled subjects; as many as subjects where there are fewer."""
-    steps: int = 400
+    steps: int = 600
     """Training steps of each fold's network."""
-    batch: int = 2
-    """Crops per training step."""
-    learning_rate: float = 2e-3
+    batch: int = 1
+    """Crops per training step; many small steps beat few large ones."""
+    learning_rate: float = 5e-3
     """Peak learning rate (AdamW, cosine)."""
     min_volume_ml: float = 0.05
     """An organ smaller than this is recorded as not found."""
