@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -219,7 +218,7 @@ def _draw_ellipsoids(voxels: np.ndarray) -> None:
 
 
 def _circumstances(slices: int) -> dict[str, object]:
-    from sacl.io.run_record import git_revision, versions
+    from circumstances import circumstances
 
     return {
         "what": "peak resident memory of predicting one scan, above the idle process",
@@ -228,14 +227,7 @@ def _circumstances(slices: int) -> dict[str, object]:
         "organs": ORGANS,
         "settings": "defaults of every stage; 3 coarse networks for the query head",
         "command": "python benchmarks/prediction_memory.py",
-        "versions": versions(),
-        "git_revision": git_revision(),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "system": platform.system(),
-        },
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        **circumstances(),
     }
 
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -24,11 +22,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from circumstances import circumstances
 from lightning.fabric import Fabric
 from torch.nn import functional
 
 from sacl.io.patch_store import StoreMeta, read_patches, writing_patches
-from sacl.io.run_record import git_revision, versions, write_text
+from sacl.io.run_record import write_text
 from sacl.losses.contrastive import semantic_contrastive_loss
 from sacl.models.encoder import EncoderSpec, build_encoder
 from sacl.models.projector import Embedder
@@ -46,17 +45,6 @@ ORGANS = tuple(f"organ {n}" for n in range(13))
 MARGIN = 1.5
 META = StoreMeta(64, 96, 128, 160, ORGANS)
 Boxes = list[tuple[str, Box]]
-
-
-def machine() -> dict[str, Any]:
-    """Return what the figures were obtained on."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        lines = cpuinfo.read_text().splitlines()
-        model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
-    bf16 = bool(torch.cpu._is_avx512_bf16_supported())
-    return {"cpu": model, "cores": os.cpu_count(), "avx512_bf16": bf16}
 
 
 def median_seconds(work: Callable[[], Any], repeats: int) -> float:
@@ -288,10 +276,7 @@ def main() -> None:
         "script": "benchmarks/throughput.py",
         "settings": {k: v for k, v in vars(given).items() if k != "out"},
         "figures": figures,
-        "machine": machine(),
-        "versions": versions(),
-        "git_revision": git_revision(),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        **circumstances(),
     }
     write_text(given.out, json.dumps(record, indent=1) + "\n")
 

@@ -225,7 +225,7 @@ def _embedding_part(
         "What the encoder learned",
         [path],
         lambda: embedding_section(
-            _read_embedding(path),
+            read_embedding(path),
             cohort.scheme.names,
             label,
             settings.embedded_patches,
@@ -234,6 +234,7 @@ def _embedding_part(
     )
 
 
-def _read_embedding(path: Path) -> Embedding:
+def read_embedding(path: Path) -> Embedding:
+    """Return the embedding that pretraining wrote, `embedding.npz`."""
     with np.load(path, allow_pickle=False) as arrays:
         return Embedding(**{field.name: arrays[field.name] for field in fields(Embedding)})

@@ -25,7 +25,8 @@ from sacl.models.device import mixed_dtype
 _SAVE_EVERY_S = 120.0
 
 # Fabric announces its precision at every setup; a run record tells it once.
-logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+for _package in ("lightning.fabric", "lightning.pytorch"):
+    logging.getLogger(_package).setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,36 @@
+"""What a figure was obtained on: machine, versions, revision, date; the same in every result."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sacl.io.run_record import git_revision, versions
+
+
+def circumstances() -> dict[str, Any]:
+    """Return machine, threads, versions, git revision and date."""
+    return {
+        "machine": machine(),
+        "torch_threads": torch.get_num_threads(),
+        "versions": versions(),
+        "git_revision": git_revision(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return processor, cores and whether the CPU computes in bfloat16."""
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text().splitlines()
+        model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), model)
+    bf16 = bool(torch.cpu._is_avx512_bf16_supported())
+    devices = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+    return {"cpu": model, "cores": os.cpu_count(), "avx512_bf16": bf16, "gpus": devices}
