@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -63,7 +64,10 @@ def main() -> None:
         "steps": done["finetune"]["results"]["steps"],
         "coarse": done["locate"]["results"],
         "embedding": [
-            {key: None if value != value else value for key, value in asdict(row).items()}
+            {
+                key: None if isinstance(value, float) and math.isnan(value) else value
+                for key, value in asdict(row).items()
+            }
             for row in separabilities(embedding, config.pretrain.scan_label, config.seed)
         ],
         "scores": summary,
