@@ -4,7 +4,7 @@ import pytest
 import torch
 from monai.losses import DiceCELoss
 
-from sacl.losses.segmentation import dense_loss, merge_not_annotated, query_loss
+from sacl.losses.segmentation import class_weights, dense_loss, merge_not_annotated, query_loss
 
 
 @pytest.fixture
@@ -112,3 +112,16 @@ def test_a_perfect_prediction_costs_next_to_nothing():
     reference = torch.randint(0, 3, (2, 8, 8), generator=torch.Generator().manual_seed(1))
     logit = 40.0 * torch.nn.functional.one_hot(reference, 3).movedim(-1, 1).float()
     assert dense_loss(logit, reference, torch.ones(2, 2, dtype=torch.bool)) < 1e-5
+
+
+def test_a_class_weighs_by_the_inverse_root_of_its_share():
+    weights = class_weights(torch.tensor([89.0, 10.0, 1.0]), balance=0.5)
+    assert weights.tolist() == pytest.approx([0.89**-0.5, 0.1**-0.5, 0.01**-0.5])
+
+
+def test_without_balance_every_class_weighs_alike():
+    assert class_weights(torch.tensor([89.0, 10.0, 1.0]), balance=0.0).tolist() == [1, 1, 1]
+
+
+def test_an_organ_that_no_scan_holds_keeps_a_finite_weight():
+    assert class_weights(torch.tensor([5.0, 0.0]), balance=1.0).isfinite().all()

@@ -11,7 +11,6 @@ from sacl.training.coarse import (
     CoarseCase,
     CoarsePlan,
     Crops,
-    class_weights,
     draw_crops,
     loss_of_levels,
     random_affine,
@@ -140,21 +139,6 @@ def test_scans_without_any_organ_cannot_train_a_network():
             CPU,
             what="test",
         )
-
-
-def test_a_class_weighs_by_the_inverse_root_of_its_share():
-    case = case_of((10, 10, 10))
-    case.labels.zero_()
-    case.labels[0] = 1  # a tenth of the voxels
-    case.labels[1, 0] = 2  # a hundredth
-    expected = [0.89**-0.5, 0.1**-0.5, 0.01**-0.5]
-    assert class_weights([case, case]).tolist() == pytest.approx(expected)
-
-
-def test_an_organ_that_no_scan_holds_keeps_a_finite_weight():
-    case = case_of()
-    case.labels[case.labels == 2] = 0
-    assert class_weights([case]).isfinite().all()
 
 
 def test_every_level_counts_half_of_the_one_above():

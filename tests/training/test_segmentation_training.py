@@ -80,13 +80,13 @@ def spec_of(head):
 def task_of(head, store=None, **changes):
     store = store or make_store()
     if head == "dense":
-        return DenseTask(store, rules(**changes))
+        return DenseTask(store, rules(**changes), balance=0.5)
     return QueryTask(store, rules(**changes), corruption=0.5)
 
 
 def test_without_augmentation_a_dense_batch_is_the_stores_center():
     store = make_store()
-    task = DenseTask(store, rules())
+    task = DenseTask(store, rules(), balance=0.5)
     image, labels, annotated = task.batch(3)
     rows, _ = task.rules.draw(task.weights, 3)
     edge = (STORED - SIZE) // 2

@@ -32,6 +32,21 @@ def merge_not_annotated(
     return torch.cat([background, organs.masked_fill(missing, -torch.inf)], dim=1)
 
 
+_RAREST = 1e-5
+
+
+def class_weights(counts: Float[Tensor, " class"], balance: float) -> Float[Tensor, " class"]:
+    """Return the weight of each class in the cross-entropy: its share of all voxels ** -balance.
+
+    With equal weights (`balance` 0), a short training finds the large organs only.
+
+    Args:
+        counts: Voxels of each class, background first.
+        balance: 0 weighs every voxel alike, 1 every class alike.
+    """
+    return (counts / counts.sum()).clamp(min=_RAREST).pow(-balance)
+
+
 def dense_loss(
     logit: Float[Tensor, "batch class i j"],
     reference: Int[Tensor, "batch i j"],

@@ -153,7 +153,7 @@ def _train_arm(
         frozen=None if rate > 0 else segmenter.encoder,
     )
     task = (
-        DenseTask(start.store, rules)
+        DenseTask(start.store, rules, settings.class_balance)
         if settings.head == "dense"
         else QueryTask(start.store, rules, settings.corruption)
     )

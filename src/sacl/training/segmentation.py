@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sacl.io.patch_store import COVERAGE_SCALE, IMAGE_SCALE, PatchStore
-from sacl.losses.segmentation import dense_loss, query_loss
+from sacl.losses.segmentation import class_weights, dense_loss, query_loss
 from sacl.patches.corruption import AttentionErrors, corrupt, measure_errors
 from sacl.patches.views import ViewRanges, change_intensity, random_affine, resample
 from sacl.training.contrastive import channels_last
@@ -49,11 +49,15 @@ class DenseTask:
     """All organs at once from whole slices.
 
     Half of the draws go to all slices evenly, the other half to every organ as often, and within
-    it to every slice that holds it: rare organs are seen, and so is the background.
+    it to every slice that holds it: rare organs are seen, and so is the background. `balance` is
+    the exponent of the class weights in the cross-entropy.
     """
 
-    def __init__(self, store: PatchStore, rules: StepRules) -> None:
+    def __init__(self, store: PatchStore, rules: StepRules, balance: float) -> None:
         self.store, self.rules = store, rules
+        counts = np.bincount(store.dense_references.ravel(), minlength=len(store.meta.organs) + 1)
+        self.class_weight = class_weights(torch.from_numpy(counts).float(), balance)
+        self.class_weight = self.class_weight.to(rules.device)
         listed = [set(names.split(";")) for names in store.dense_index["annotated"]]
         annotated = np.array([[o in names for o in store.meta.organs] for names in listed])
         self.annotated = torch.from_numpy(annotated).to(rules.device)
@@ -78,7 +82,8 @@ class DenseTask:
         if self.rules.frozen is not None:
             self.rules.frozen.eval()
         image, labels, annotated = self.batch(step)
-        return dense_loss(network(channels_last(image)), labels, annotated)
+        logit = network(channels_last(image))
+        return dense_loss(logit, labels, annotated, self.class_weight)
 
 
 class QueryTask:
