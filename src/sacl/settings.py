@@ -225,7 +225,7 @@ class FinetuneSettings:
     """Weight decay."""
     warmup: float = 0.05
     """Share of the steps in which the learning rate rises."""
-    class_balance: float = 0.0
+    class_balance: float = 0.5
     """Dense head: 0 weighs every pixel alike in the cross-entropy, 1 every organ."""
     corruption: float = 0.5
     """Query head: share of patches whose attention is corrupted as the coarse network errs."""
