@@ -9,6 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+BTCV_ORGANS = (
+    "spleen",
+    "kidney_right",
+    "kidney_left",
+    "gallbladder",
+    "esophagus",
+    "liver",
+    "stomach",
+    "aorta",
+    "inferior_vena_cava",
+    "portal_vein_and_splenic_vein",
+    "pancreas",
+    "adrenal_gland_right",
+    "adrenal_gland_left",
+)
+"""The organs of the BTCV abdomen data; their label values are 1 to 13."""
+
 _ALIASES = {
     "adrenal_gland": ("adrenal", "suprarenal_gland", "ag"),
     "adrenal_gland_left": ("lad", "lag"),

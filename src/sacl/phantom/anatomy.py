@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sacl.organs import BTCV_ORGANS
 from sacl.phantom.frame import outer_frame, skeleton
 from sacl.phantom.hollow import colon, duodenum, esophagus, small_bowel, stomach
 from sacl.phantom.shapes import Part
@@ -10,23 +11,7 @@ from sacl.phantom.vessels import vessels
 from sacl.phantom.viscera import adrenal, gallbladder, kidney, pancreas, solid_organs
 from sacl.types import LabelScheme
 
-ORGANS = (
-    "spleen",
-    "kidney_right",
-    "kidney_left",
-    "gallbladder",
-    "esophagus",
-    "liver",
-    "stomach",
-    "aorta",
-    "inferior_vena_cava",
-    "portal_vein_and_splenic_vein",
-    "pancreas",
-    "adrenal_gland_right",
-    "adrenal_gland_left",
-)
-"""The 13 organs of BTCV; their label values are 1 to 13."""
-
+ORGANS = BTCV_ORGANS
 SCHEME = LabelScheme("btcv", ORGANS)
 
 

@@ -10,22 +10,8 @@ from pathlib import Path
 
 from sacl.io.layouts.found import Found, by_key, nifti_files, pair
 from sacl.io.nifti import stem
+from sacl.organs import BTCV_ORGANS
 
-_ORGANS = (
-    "spleen",
-    "kidney_right",
-    "kidney_left",
-    "gallbladder",
-    "esophagus",
-    "liver",
-    "stomach",
-    "aorta",
-    "inferior_vena_cava",
-    "portal_vein_and_splenic_vein",
-    "pancreas",
-    "adrenal_gland_right",
-    "adrenal_gland_left",
-)
 _ROOTS = (".", "RawData", "Abdomen/RawData", "averaged-training-images/RawData")
 
 
@@ -54,7 +40,7 @@ def read(root: Path) -> Found:
             f"{folder.name}/img",
             "train" if split == "train" else "test",
         )
-    organs = dict(enumerate(_ORGANS, start=1))
+    organs = dict(enumerate(BTCV_ORGANS, start=1))
     return Found("btcv", "BTCV", organs, tuple(cases), modality="ct")
 
 
