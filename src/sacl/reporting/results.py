@@ -84,7 +84,7 @@ def organ_section(summary: Mapping[str, Any], scores: pd.DataFrame) -> Section:
     body: list[list[str | Cell]] = []
     for organ in summary["organs"]:
         dice = [summary["runs"][run]["organs"].get(organ, {}).get("dice") for run in runs]
-        best = max((value for value in dice if value is not None), default=None)
+        best = max((value for value in dice if value), default=None)
         cells = [Cell(number(v), "best" if v is not None and v == best else "") for v in dice]
         body.append([organ.replace("_", " "), *cells, *_gain(dice), _scans(scores, organ)])
     rival = ["first less second, points"] if len(runs) > 1 else []
@@ -121,8 +121,8 @@ def failure_section(
     poor = own[own["dice"] < _POOR].sort_values(["dice", "case_id"])
     found = (
         f"Of {figures['pairs'] - figures['undefined'] - figures['invented']} organs to find, {run}"
-        f" missed {figures['missed']}; it shows {figures['invented']} that are not there."
-        f" Number with a Dice below {_POOR:g}, these included: {len(poor)}."
+        f" missed {figures['missed']}; it shows {figures['invented']} that are not there. A Dice"
+        f" below {_POOR:g} have {len(poor)}, these included."
     )
     body = paragraph(found)
     if len(poor):
