@@ -116,8 +116,8 @@ class ExtractSettings:
 
     patch_size: int = 64
     """Pixels of a query patch's side."""
-    margin: float = 1.5
-    """The store keeps this many patch sides around the center, for rotation and scaling."""
+    margin: float = 2.2
+    """The store keeps this many patch sides around the center: the default views reach 2.15."""
     context: float = 1.4
     """Side of the patch in units of the organ's largest in-plane extent in that scan."""
     min_side_mm: float = 24.0

@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections import namedtuple
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from sacl.io.run_record import state_of
 from sacl.io.workspace import Workspace
 from sacl.patches.attention import coverage
 from sacl.patches.query import cut, plan_boxes
+from sacl.patches.views import ViewRanges
 from sacl.patches.window import normalize
-from sacl.settings import ExtractSettings
+from sacl.settings import AugmentSettings, ExtractSettings
 from sacl.stages import extract as stage
 from sacl.types import Grid, LabelMap
 
@@ -59,8 +61,8 @@ def test_stores_what_a_cut_of_the_scan_gives(store):
 
 
 def test_keeps_a_margin_around_every_patch(store):
-    assert store.meta.stored_size == 24
-    assert store.images.shape[1:] == (24, 24)
+    assert store.meta.stored_size == 36  # 2.2 times 16, rounded to even
+    assert store.images.shape[1:] == (36, 36)
     assert store.dense_images.shape[1:] == (40, 40)
 
 
@@ -167,3 +169,8 @@ def test_says_that_the_disk_is_full_before_it_cuts(tmp_path, monkeypatch):
 def test_asks_for_the_stages_before_it(tmp_path):
     with pytest.raises(WorkspaceError, match="ingest"):
         stage.extract(SETTINGS, Workspace(tmp_path))
+
+
+def test_the_default_margin_holds_every_default_view():
+    augment, kept = AugmentSettings(), ExtractSettings().margin
+    assert ViewRanges(**asdict(augment)).reach <= kept

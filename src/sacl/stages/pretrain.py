@@ -14,7 +14,7 @@ import torch
 from sacl.errors import DataError
 from sacl.io.checkpoint import save_weights
 from sacl.io.patch_store import PatchStore, read_patches
-from sacl.io.progress import track
+from sacl.io.progress import say, track
 from sacl.io.run_record import fingerprint, recorded, replacing
 from sacl.io.workspace import Workspace
 from sacl.models.device import autocast, resolve_device
@@ -136,6 +136,11 @@ def _train(
     """Train the embedder in place, return its losses and note in `found` what it took."""
     mine = _training_rows(store, settings)
     task = _task(store, mine, settings, workspace)
+    if task.ranges.reach > store.margin:
+        say(
+            f"pretrain: the strongest views reach {task.ranges.reach:.2f} sides and the store keeps"
+            f" {store.margin:g}: their corners are empty; raise extract.margin to avoid it"
+        )
     checkpoint = workspace.folder("pretrain") / "training.pt"
     resumed = checkpoint.is_file()
     start = time.monotonic()
