@@ -120,9 +120,9 @@ def failure_section(
     own = scores[scores["run"] == run]
     poor = own[own["dice"] < _POOR].sort_values(["dice", "case_id"])
     found = (
-        f"Of {figures['pairs'] - figures['undefined'] - figures['invented']} organs to find, {run}"
-        f" missed {figures['missed']}; it shows {figures['invented']} that are not there. A Dice"
-        f" below {_POOR:g} have {len(poor)}, these included."
+        f"Of {figures['pairs'] - figures['undefined'] - figures['invented']} organs to find, the run"
+        f" {run} missed {figures['missed']}; it shows {figures['invented']} that are not there."
+        f" {len(poor)} have a Dice below {_POOR:g}, misses included."
     )
     body = paragraph(found)
     if len(poor):
