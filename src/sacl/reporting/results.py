@@ -121,7 +121,8 @@ def failure_section(
     poor = own[own["dice"] < _POOR].sort_values(["dice", "case_id"])
     found = (
         f"Of {figures['pairs'] - figures['undefined'] - figures['invented']} organs to find,"
-        f" the run {run} missed {figures['missed']}; it shows {figures['invented']} that are not there."
+        f" the run {run} missed {figures['missed']};"
+        f" it shows {figures['invented']} that are not there."
         f" {len(poor)} have a Dice below {_POOR:g}, misses included."
     )
     body = paragraph(found)
