@@ -27,8 +27,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A file stays on one worker: examples of a page build on each other, fixtures are made once.
 unit: install
-	$(BIN)/python -m pytest -n 2 -m "not end_to_end"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not end_to_end"
 
 end-to-end: install
 	$(BIN)/python -m pytest -m end_to_end
