@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 DecoderName = Literal["unet", "deeplab", "aspp"]
 
-_CONVOLUTIONS: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+CONVOLUTIONS: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _POOLINGS: dict[int, type[nn.Module]] = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 _GROUPS = 8
 
@@ -40,7 +40,7 @@ def aspp_dilations(map_size: int) -> tuple[int, ...]:
 
 
 def _block(inputs: int, outputs: int, dims: int, kernel: int = 3, dilation: int = 1) -> nn.Module:
-    convolution = _CONVOLUTIONS[dims](
+    convolution = CONVOLUTIONS[dims](
         inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=False
     )
     return nn.Sequential(convolution, nn.GroupNorm(_GROUPS, outputs), nn.ReLU(inplace=True))
@@ -57,7 +57,7 @@ class Pyramid(nn.Module):
             + [_block(inputs, outputs, dims, dilation=dilation) for dilation in dilations]
         )
         # One pixel has no statistics to normalize by, so this branch is linear.
-        self.mean = nn.Sequential(_POOLINGS[dims](1), _CONVOLUTIONS[dims](inputs, outputs, 1))
+        self.mean = nn.Sequential(_POOLINGS[dims](1), CONVOLUTIONS[dims](inputs, outputs, 1))
         self.project = _block(outputs * (len(self.branches) + 1), outputs, dims, kernel=1)
 
     def forward(self, last: Tensor) -> Tensor:

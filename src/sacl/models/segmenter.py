@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from sacl.errors import DataError
 from sacl.io.checkpoint import read_weights, save_weights
-from sacl.models.decoder import DecoderName, build_decoder, resize
+from sacl.models.decoder import CONVOLUTIONS, DecoderName, build_decoder, resize
 from sacl.models.encoder import STEM_WEIGHT, EncoderSpec, build_encoder, without_attention
 from sacl.types import LabelScheme
 
 _NAME = "segmenter"
-_CONVOLUTIONS: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +83,7 @@ class Segmenter(nn.Module):
         self.decoder = build_decoder(
             spec.decoder, self.encoder.channels, self.encoder.strides, spec.image_size, dims
         )
-        self.head = _CONVOLUTIONS[dims](self.decoder.out_channels, spec.out_channels, 1)
+        self.head = CONVOLUTIONS[dims](self.decoder.out_channels, spec.out_channels, 1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return float32 logits `[n, out_channels, *space]`."""
