@@ -1,42 +1,15 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import nibabel
 import numpy as np
 import pytest
+from listed_layout import summary, touch, write_json
 
 from sacl.errors import DataError
 from sacl.io.layouts.folder import list_images
-from sacl.io.layouts.found import Found
 from sacl.io.layouts.recognize import find
 from sacl.io.nifti import write_label_map
 from sacl.types import Grid, LabelMap, LabelScheme
-
-
-def touch(root: Path, *names: str) -> None:
-    """Make files that nobody reads: listing a dataset opens no scan."""
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-
-
-def write_json(root: Path, document: object, name: str = "dataset.json") -> None:
-    root.mkdir(parents=True, exist_ok=True)
-    (root / name).write_text(json.dumps(document))
-
-
-def summary(found: Found) -> dict[str, tuple[str, str | None, str]]:
-    """Return image name, reference name and split by case."""
-    return {
-        case.case_id: (
-            case.image.name,
-            case.reference.name if case.reference else None,
-            case.split,
-        )
-        for case in found.cases
-    }
 
 
 def table(root, text, labels=None):
