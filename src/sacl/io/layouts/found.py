@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from sacl.errors import DataError
 from sacl.io.nifti import is_nifti
-from sacl.types import Split
+from sacl.types import NativeFrame, Split, Volume
+
+Modality = Literal["ct", "mr"]
 
 _MR_WORDS = ("mr", "t1", "t2", "flair", "adc", "dwi")
 
@@ -20,7 +22,11 @@ class FoundCase:
     """One scan where it lies: its image, its reference if it has one, and what is known of it.
 
     `subject_id` is None where nobody says; `origin` is the place that the split was read from, in
-    the words of the source.
+    the words of the source. A reference is one label map (`reference`) or one binary mask per organ
+    (`masks`, by the organ's name in the source). `organs` are this case's label values where they
+    differ from the dataset's; `annotated` the organs that somebody looked for in this scan, None
+    for all of its table: an organ that is not among them is unknown, not absent. `load` reads the
+    image where it is not a NIfTI file; `image` then only names it.
     """
 
     case_id: str
@@ -30,6 +36,16 @@ class FoundCase:
     subject_id: str | None = None
     scan_labels: Mapping[str, str] = field(default_factory=dict)
     origin: str = ""
+    masks: Mapping[str, Path] = field(default_factory=dict)
+    organs: Mapping[int, str] | None = None
+    annotated: tuple[str, ...] | None = None
+    modality: Modality | None = None
+    load: Callable[[], tuple[Volume, NativeFrame]] | None = None
+
+    @property
+    def has_reference(self) -> bool:
+        """Tell whether somebody annotated this scan, in one label map or in masks."""
+        return self.reference is not None or bool(self.masks)
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,7 @@ class Found:
     name: str
     organs: Mapping[int, str]
     cases: tuple[FoundCase, ...]
-    modality: Literal["ct", "mr"] | None = None
+    modality: Modality | None = None
     ignore: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -159,7 +175,7 @@ def label_values(labels: Any, where: str) -> tuple[dict[int, str], int | None]:
     return dict(sorted(organs.items())), ignore
 
 
-def modality_of(channels: Any) -> Literal["ct", "mr"] | None:
+def modality_of(channels: Any) -> Modality | None:
     """Return the modality that the name of the first channel tells, None where it does not."""
     name = str(next(iter(channels.values()), "")) if isinstance(channels, Mapping) else ""
     if name.lower().startswith("ct"):
