@@ -8,6 +8,7 @@ import difflib
 import functools
 import inspect
 import itertools
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,6 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from sacl import settings
 from sacl.errors import ConfigError
 from sacl.settings import RunConfig
 
@@ -74,7 +74,7 @@ def dotted_settings(kind: type = RunConfig, where: str = "") -> dict[str, tuple[
 @functools.cache
 def descriptions(kind: type) -> dict[str, str]:
     """Return the docstring under each field of a settings class."""
-    tree = ast.parse(inspect.getsource(settings))
+    tree = ast.parse(inspect.getsource(sys.modules[kind.__module__]))
     classes = (node for node in tree.body if isinstance(node, ast.ClassDef))
     body = next(node.body for node in classes if node.name == kind.__name__)
     found = {}

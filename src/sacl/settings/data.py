@@ -1,0 +1,130 @@
+"""Settings of what comes before any training of ours: data, coarse maps, patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sacl.settings.require import require
+
+Layout = Literal["auto", "nnunet", "decathlon", "btcv", "flare2021", "table", "folder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhantomSettings:
+    """Generate a seeded abdominal CT cohort to try the whole pipeline on."""
+
+    scans: int = 0
+    """Number of scans to generate; 0 means that the run reads its data from elsewhere."""
+    shape: tuple[int, int, int] = (128, 104, 40)
+    """Voxels of a scan along left-right, back-front and foot-head."""
+    spacing_mm: tuple[float, float, float] = (3.0, 3.0, 6.0)
+    """Voxel spacing of a scan."""
+    noise_hu: float = 18.0
+    """Standard deviation of the image noise; a low-dose CT has about 20."""
+
+    def __post_init__(self) -> None:
+        require(self.scans >= 0, f"phantom.scans must be >= 0, got {self.scans}")
+        require(min(self.spacing_mm) > 0, f"phantom.spacing_mm must be > 0, got {self.spacing_mm}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestSettings:
+    """Read a cohort of any known layout into canonical volumes and one manifest."""
+
+    data: Path | None = None
+    """Folder (or `cohort.csv`) that holds the scans."""
+    layout: Layout = "auto"
+    """Layout of the data; `auto` recognizes it and says why."""
+    modality: Literal["auto", "ct", "mr"] = "auto"
+    """CT intensities are windowed in HU, MR intensities normalized per scan."""
+    window_hu: tuple[float, float] = (-175.0, 275.0)
+    """CT intensities that become 0 and 1: the soft-tissue window."""
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    """MR: percentiles of a scan's intensities that become 0 and 1."""
+    organs: tuple[str, ...] = ()
+    """Organs to keep, by name or alias; all of the cohort's where empty."""
+    scan_labels: Path | None = None
+    """CSV with `case_id` and one column per scan-wise label (`subject_id` and `split` too)."""
+    validation_subjects: int = 0
+    """Subjects held out of the annotated training part for validation, where the data has none."""
+    test_subjects: int = 0
+    """Subjects held out of the annotated training part for testing, where the data has none."""
+    labeled_subjects: int | None = None
+    """How many training subjects keep their reference; all where unset. Smaller sets are nested."""
+    labeled_order: Path | None = None
+    """JSON or text file with the training subjects in the order in which they become labeled."""
+    labeled_scan_label: str = "phase"
+    """Scan-wise label by which held-out and labeled subjects are stratified."""
+
+    def __post_init__(self) -> None:
+        low, high = self.window_hu
+        require(low < high, f"ingest.window_hu must rise, got {self.window_hu}")
+        low, high = self.percentiles
+        require(0 <= low < high <= 100, f"ingest.percentiles: 0 to 100, got {self.percentiles}")
+        if self.labeled_subjects is not None:
+            require(
+                self.labeled_subjects >= 1,
+                f"ingest.labeled_subjects must be >= 1, got {self.labeled_subjects}",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocateSettings:
+    """Give every scan a coarse label map, by a cross-fitted network or from label maps at hand."""
+
+    source: Path | None = None
+    """Folder of label maps made by any other tool (`--from`); no network is trained then."""
+    spacing_mm: tuple[float, float, float] = (4.0, 4.0, 6.0)
+    """Voxel spacing at which the coarse network works."""
+    in_plane_size: int | None = None
+    """Resample every slice's square field of view to this size instead (spacing not to be trusted).
+    The spacing along k is then the scan's own."""
+    crop: tuple[int, int, int] = (64, 64, 32)
+    """Voxels of a training crop and of the sliding window."""
+    channels: int = 16
+    """Channels of the network's first level."""
+    folds: int = 3
+    """Cross-fitting folds over the labeled subjects; as many as subjects where there are fewer."""
+    steps: int = 600
+    """Training steps of each fold's network."""
+    batch: int = 1
+    """Crops per training step; many small steps beat few large ones."""
+    learning_rate: float = 5e-3
+    """Peak learning rate (AdamW, cosine)."""
+    min_volume_ml: float = 0.05
+    """An organ smaller than this is recorded as not found."""
+    keep_component: float = 0.2
+    """Components below this share of the organ's largest one are removed."""
+
+    def __post_init__(self) -> None:
+        require(self.folds >= 2, f"locate.folds must be >= 2, got {self.folds}")
+        require(self.steps >= 1, f"locate.steps must be >= 1, got {self.steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractSettings:
+    """Cut a query patch per organ and axial slice into a memory-mapped store."""
+
+    patch_size: int = 64
+    """Pixels of a query patch's side."""
+    margin: float = 2.2
+    """The store keeps this many patch sides around the center: the default views reach 2.15."""
+    context: float = 1.4
+    """Side of the patch in units of the organ's largest in-plane extent in that scan."""
+    min_side_mm: float = 24.0
+    """Smallest side of a patch."""
+    slice_margin: int = 1
+    """Slices beyond the coarse mask's ends that get a patch too."""
+    dense_size: int = 128
+    """Pixels of the square that a whole slice is resampled to, for the dense head."""
+    dense_margin: float = 1.25
+    """Like `margin`, for whole slices."""
+
+    def __post_init__(self) -> None:
+        require(self.patch_size % 16 == 0, f"extract.patch_size: x 16, got {self.patch_size}")
+        require(self.dense_size % 16 == 0, f"extract.dense_size: x 16, got {self.dense_size}")
+        require(self.margin >= 1, f"extract.margin must be >= 1, got {self.margin}")
+        require(self.dense_margin >= 1, "extract.dense_margin must be >= 1")
+        require(self.context >= 1, f"extract.context must be >= 1, got {self.context}")

@@ -1,0 +1,112 @@
+"""Settings of pretraining and fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sacl.settings.require import require
+
+Strategy = Literal["semantic", "organ", "supcon", "simclr", "simclr-attention", "none"]
+Network = Literal["resnet18", "resnet34", "resnet50"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentSettings:
+    """How a view differs from its patch: one affine map, then intensity changes."""
+
+    rotation_deg: float = 30.0
+    """Largest rotation, either way."""
+    scale: tuple[float, float] = (0.7, 1.25)
+    """Range of the magnification."""
+    shift: float = 0.1
+    """Largest shift in units of the side."""
+    flip: bool = False
+    """Flip left-right; refused where the cohort has paired organs."""
+    brightness: float = 0.1
+    """Largest change of the intensity, of the window's width."""
+    contrast: float = 0.25
+    """Largest relative change of the contrast."""
+    gamma: float = 0.25
+    """Largest absolute value of the logarithm of the gamma."""
+    noise: float = 0.05
+    """Largest standard deviation of added noise."""
+    blur: float = 1.0
+    """Largest standard deviation of the blur, in pixels."""
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        require(0 < low <= high, f"augment.scale must be > 0 and rise, got {self.scale}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings:
+    """Pretrain the encoder by contrast between query patches; no voxel annotation is used."""
+
+    strategy: Strategy = "semantic"
+    """Which patches are alike: organ x scan-wise label, organ, the same without attention, or only
+    a patch's own two views (with or without attention)."""
+    scan_label: str = "phase"
+    """Scan-wise label that, with the organ, makes the semantic class."""
+    network: Network = "resnet18"
+    """Architecture of the encoder."""
+    width: int = 64
+    """Channels of the encoder's first level."""
+    steps: int = 1000
+    """Training steps."""
+    batch: int = 128
+    """Query patches per step, each seen in two views."""
+    scans_per_class: int = 4
+    """Different scans that a class brings into a batch, where it has them."""
+    temperature: float = 0.1
+    """Soft-max temperature of the contrastive loss."""
+    learning_rate: float = 1e-3
+    """Peak learning rate (AdamW, warm-up and cosine)."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    warmup: float = 0.05
+    """Share of the steps in which the learning rate rises."""
+    projector: tuple[int, int] = (512, 128)
+    """Hidden and output width of the projector."""
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    """Augmentation of the views."""
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, f"pretrain.temperature must be > 0, got {self.temperature}")
+        require(self.batch >= 4, f"pretrain.batch must be >= 4, got {self.batch}")
+        require(self.steps >= 1, f"pretrain.steps must be >= 1, got {self.steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """Train encoder and decoder on the labeled scans, with the from-scratch twins beside."""
+
+    head: Literal["dense", "query"] = "dense"
+    """`dense`: all organs at once from whole slices; `query`: an organ's mask from its patch."""
+    decoder: Literal["unet", "deeplab", "aspp"] = "unet"
+    """Decoder with skips at every level, with one skip (DeepLabV3+), or none (the paper's)."""
+    twins: tuple[Literal["scratch", "scratch-long"], ...] = ("scratch", "scratch-long")
+    """From-scratch twins: same budget; and with the pretraining's compute added to it."""
+    steps: int = 1000
+    """Training steps."""
+    batch: int = 16
+    """Slices or patches per step."""
+    learning_rate: float = 3e-3
+    """Peak learning rate of the decoder (and of the encoder from scratch)."""
+    encoder_rate: float = 0.5
+    """Learning rate of a pretrained encoder relative to the decoder's; 0 freezes it."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    warmup: float = 0.05
+    """Share of the steps in which the learning rate rises."""
+    class_balance: float = 0.5
+    """Dense head: 0 weighs every pixel alike in the cross-entropy, 1 every organ."""
+    corruption: float = 0.5
+    """Query head: share of patches whose attention is corrupted as the coarse network errs."""
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    """Augmentation of the labeled patches."""
+
+    def __post_init__(self) -> None:
+        require(self.encoder_rate >= 0, f"finetune.encoder_rate: >= 0, got {self.encoder_rate}")
+        require(0 <= self.corruption <= 1, f"finetune.corruption: 0 to 1, got {self.corruption}")
+        require(self.steps >= 1, f"finetune.steps must be >= 1, got {self.steps}")
