@@ -134,6 +134,21 @@ def test_a_mismatch_names_the_case_and_both_grids():
     assert str(error.value).startswith("case 7: ")
     assert "4 x 4 x 4 voxels of 1 x 1 x 1 mm" in str(error.value)
     assert "4 x 4 x 3 voxels of 1 x 1 x 2.5 mm" in str(error.value)
+    assert "(other shape, other spacing, first voxels 0 mm apart" in str(error.value)
+    assert "--repair-grid nearest" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_mismatch_tells_shift_and_angle():
+    moved = np.eye(4)
+    moved[:3, :3] = Rotation.from_euler("z", 12.5, degrees=True).as_matrix()
+    moved[:3, 3] = (3, 4, 0)
+    with pytest.raises(
+        DataError, match=r"first voxels 5 mm apart.*axes up to 12\.5 degrees"
+    ) as error:
+        require_same_grid(Grid((4, 4, 4), np.eye(4)), Grid((4, 4, 4), moved), "case 7", "mend it")
+    assert "other" not in str(error.value)
+    assert str(error.value).endswith("; mend it")
 
 
 def test_a_grid_is_told_in_words():

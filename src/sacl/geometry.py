@@ -1,4 +1,4 @@
-"""Orientation and agreement of grids: canonical (closest RAS+) and back, exactly."""
+"""Orientation and agreement of grids: canonical (closest RAS+) and back, exactly; resampling."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ Orientation = tuple[tuple[int, bool], ...]
 
 _TIE = 1e-5
 """Direction cosines that differ by less are taken as equal; float32 rounds them to 6e-8."""
+_HALFWAY = 1e-3
+"""In voxels: a center this close to two voxels' border lies on it, as float32 affines round."""
+_REPAIR = "resample the label map onto the image's grid; at ingest `--repair-grid nearest` does so"
 
 
 def orientation_of(grid: Grid) -> Orientation:
@@ -78,14 +81,55 @@ def describe(grid: Grid) -> str:
     return f"{shape} voxels of {spacing} mm at ({origin})"
 
 
-def require_same_grid(image: Grid, label: Grid, where: str) -> None:
+def difference(a: Grid, b: Grid) -> str:
+    """Return in words how two grids differ: shape, spacing, origin, directions, far corner."""
+    cosine_a, cosine_b = (
+        g.affine[:3, :3] / np.linalg.norm(g.affine[:3, :3], axis=0) for g in (a, b)
+    )
+    between = np.degrees(np.arccos(np.clip((cosine_a * cosine_b).sum(axis=0), -1.0, 1.0)))
+    last_a, last_b = (g.affine @ [*(n - 1 for n in g.shape), 1] for g in (a, b))
+    words = ["other shape"] if a.shape != b.shape else []
+    words += ["other spacing"] if not np.allclose(a.spacing_mm, b.spacing_mm, rtol=1e-4) else []
+    words.append(f"first voxels {np.linalg.norm((a.affine - b.affine)[:3, 3]):.4g} mm apart")
+    words.append(f"last voxels {np.linalg.norm(last_a - last_b):.4g} mm apart")
+    words.append(f"axes up to {between.max():.3g} degrees apart")
+    return ", ".join(words)
+
+
+def require_same_grid(image: Grid, label: Grid, where: str, remedy: str = _REPAIR) -> None:
     """Refuse a label map that does not lie on its image's grid.
 
     Raises:
-        DataError: the grids differ; both are printed.
+        DataError: the grids differ; both are printed, how they differ, and the remedy.
     """
     if not same_grid(image, label):
         raise DataError(
             f"{where}: image and label map lie on different grids, {describe(image)} against"
-            f" {describe(label)}; resample the label map onto the image's grid"
+            f" {describe(label)} ({difference(image, label)}); {remedy}"
         )
+
+
+def resample_nearest(voxels: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+    """Return label values at the centers of the target's voxels, by nearest neighbor, 0 outside.
+
+    A source voxel owns the half-open cell around its center: a point halfway between two voxels
+    takes the one further to the right, front or head, however the source is stored. So the values
+    are exact where the grids share their centers, as permuted, flipped and cropped grids do. On
+    the same grid the result is `voxels` itself. Memory: the result and one slice of indices.
+    """
+    if same_grid(source, target):
+        return voxels
+    canonical, grid = to_canonical(voxels, source)
+    to_source = (np.linalg.inv(grid.affine) @ target.affine)[:3]
+    i, j = np.ogrid[: target.shape[0], : target.shape[1]]
+    found = np.zeros(target.shape, voxels.dtype, order="F")
+    for k in range(target.shape[2]):
+        index = []
+        inside = np.ones(target.shape[:2], np.bool_)
+        for row, count in zip(to_source, grid.shape, strict=True):
+            center = row[0] * i + row[1] * j + (row[2] * k + row[3])
+            nearest = np.floor(center + (0.5 + _HALFWAY)).astype(np.int64)
+            inside &= (nearest >= 0) & (nearest < count)
+            index.append(nearest)
+        found[:, :, k][inside] = canonical[tuple(axis[inside] for axis in index)]
+    return found
