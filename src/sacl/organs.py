@@ -1,7 +1,8 @@
 """Organ names: one spelling for each organ, pairs of sides, and matching between schemes.
 
-The spelling is TotalSegmentator's (lower snake case, the side last) for the organs listed here;
-every other name is only brought into that form.
+The spelling is TotalSegmentator's (lower snake case, the side last) for the organs listed here, but
+for the heart's chambers, which are called as cardiac data sets do (`left_ventricle`); every other
+name is only brought into that form.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _ALIASES = {
     "adrenal_gland_left": ("lad", "lag"),
     "adrenal_gland_right": ("rad", "rag"),
     "aorta": ("aor", "ao", "abdominal_aorta"),
+    "celiac_trunk": ("celiac_aa", "celiac_artery", "coeliac_trunk"),
+    "clavicula": ("clavicle",),
     "duodenum": ("duo",),
     "esophagus": ("eso", "oesophagus", "esophagous"),
     "gallbladder": ("gall_bladder", "gb", "gbl"),
@@ -38,8 +41,11 @@ _ALIASES = {
     "kidney": ("kidneys", "renal"),
     "kidney_left": ("lk", "lkid"),
     "kidney_right": ("rk", "rkid"),
+    "left_atrium": ("heart_atrium_left",),
+    "left_ventricle": ("lv", "lvc", "heart_ventricle_left"),
     "liver": ("liv", "hepar"),
     "lung": ("lungs",),
+    "myocardium": ("myo", "mlv", "lvm", "heart_myocardium"),
     "pancreas": ("pan", "panc"),
     "portal_vein_and_splenic_vein": (
         "psv",
@@ -50,8 +56,12 @@ _ALIASES = {
         "splenic_vein_and_portal_vein",
     ),
     "prostate": ("pro",),
+    "right_atrium": ("heart_atrium_right",),
+    "right_ventricle": ("rv", "heart_ventricle_right"),
+    "small_bowel": ("small_intestine",),
     "spleen": ("spl",),
     "stomach": ("sto", "stomac"),
+    "thyroid_gland": ("thyroid",),
     "urinary_bladder": ("bladder", "bla"),
 }
 _CANONICAL = {alias: name for name, aliases in _ALIASES.items() for alias in aliases}
