@@ -30,8 +30,11 @@ _SUMMARIES = {
     "predict": "predict label maps, of a run's scans or of any folder (--segmenter)",
     "evaluate": "score predictions, of a run or of any two folders (--reference)",
     "report": "write the HTML report of a run, or of several (--runs)",
+    "export": "write the predictions of a run, or any label maps (--predicted), in another form",
 }
 _SHORTHANDS = {"data": "ingest.data", "from_": "locate.source"}
+_TEXT_FLAGS = ("--data", "--from", "--arm", "--form", "--splits")
+_SHOWN = {"--arm": "ARM", "--form": "FORM", "--splits": "SPLIT", "--folds": "N"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -81,6 +84,7 @@ def _dispatch(arguments: list[str]) -> int:
         "predict": _predict,
         "evaluate": _evaluate,
         "report": _report,
+        "export": _export,
     }.get(known.command, _stage)
     result = handler(known, flags)
     if known.json:
@@ -111,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
     if name != "demo":
-        command.add_argument("config", nargs="?", type=Path, metavar="CONFIG.yaml")
+        shown = "WORK|CONFIG.yaml" if name == "export" else "CONFIG.yaml"
+        command.add_argument("config", nargs="?", type=Path, metavar=shown)
     command.add_argument("--work", metavar="DIR", help="work directory")
     command.add_argument("--name", metavar="NAME", help="name of the run")
     command.add_argument("--seed", metavar="N", help="seed of everything random")
@@ -138,12 +143,22 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
             ("--runs", "work directories to compare in one page"),
             ("--out", "HTML file to write"),
         ),
+        "export": (
+            ("--out", "folder for the files"),
+            ("--form", "nifti (default), nifti-per-organ, nnunet or nnssl"),
+            ("--arm", "which segmenter's predictions (default: the pretrained one's)"),
+            ("--splits", "splits to export: train, validation, test (default: all predicted)"),
+            ("--folds", "nnunet: number of cross-validation folds (default: 5)"),
+            ("--predicted", "folder of label maps to export, instead of a run's"),
+            ("--reference", "folder of their reference label maps, for nnunet's summary.json"),
+        ),
     }
     for flag, text in own.get(name, ()):
-        kind: Any = str if flag in ("--data", "--from", "--arm") else Path
+        kind: Any = str if flag in _TEXT_FLAGS else int if flag == "--folds" else Path
         target = "from_" if flag == "--from" else flag[2:]
-        many = "+" if flag == "--runs" else None
-        command.add_argument(flag, dest=target, type=kind, nargs=many, metavar="DIR", help=text)
+        many = "+" if flag in ("--runs", "--splits") else None
+        shown = _SHOWN.get(flag, "DIR")
+        command.add_argument(flag, dest=target, type=kind, nargs=many, metavar=shown, help=text)
 
 
 def _settings_help(command: str) -> str:
@@ -243,3 +258,35 @@ def _report(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     from sacl.stages.report import report_runs
 
     return {"report": str(report_runs(known.runs, known.out))}
+
+
+def _export(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    if known.out is None or (known.config is None) == (known.predicted is None):
+        raise ConfigError("sacl export: give --out, and either WORK|CONFIG.yaml or --predicted")
+    from sacl.stages.export import export, export_folder
+
+    form = known.form or "nifti"
+    if known.predicted is not None:
+        return export_folder(
+            known.predicted, known.out, form, reference=known.reference, force=known.force
+        )
+    return export(
+        _finished_run(known, flags),
+        known.out,
+        form,
+        arm=known.arm,
+        splits=tuple(known.splits or ()),
+        folds=known.folds or 5,
+        force=known.force,
+    )
+
+
+def _finished_run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Return the work directory that is given, or that a configuration names."""
+    if known.config.is_dir():
+        from sacl.io.run_record import workspace_at
+
+        return workspace_at(known.config)
+    from sacl.pipeline import workspace_of
+
+    return workspace_of(_config(known, flags))

@@ -90,6 +90,17 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record
 
 
+def workspace_at(root: Path) -> Workspace:
+    """Return the work directory of an ingested run with the name and the seed that it was run with.
+
+    Raises:
+        WorkspaceError: nothing was ingested there.
+    """
+    record = read_record(Workspace(root).require("ingest")) or {}
+    seed = record.get("settings", {}).get("seed", 0)
+    return Workspace(root, str(record.get("run", "run")), int(seed))
+
+
 def _first_difference(old: Any, new: Any, where: str) -> str | None:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in {**old, **new}:

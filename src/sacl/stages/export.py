@@ -1,0 +1,253 @@
+"""export: predicted label maps -> the files that other programs read."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sacl.errors import ConfigError, DataError, WorkspaceError
+from sacl.io.export_form import Export, Form, Result
+from sacl.io.export_nifti import write_map, write_masks
+from sacl.io.label_names import scheme_of_folders
+from sacl.io.manifest import read_cohort, read_reference
+from sacl.io.nifti import is_nifti, read_label_map, stem
+from sacl.io.progress import say, track
+from sacl.io.run_record import fingerprint, listing_fingerprint, read_record, write_text
+from sacl.io.workspace import Workspace
+from sacl.types import SPLITS, Case, Cohort, LabelMap
+
+FORMS: dict[str, Form] = {
+    "nifti": Form("one label map per scan, with the label table in it", ".nii.gz", write_map),
+    "nifti-per-organ": Form("a folder per scan with one mask per organ", "", write_masks),
+}
+"""All forms by name."""
+
+RECORD = "export.json"
+"""Says of what an export is, so that an interrupted one goes on and no other is mixed into it."""
+
+
+def export(  # noqa: PLR0913
+    workspace: Workspace,
+    out: Path,
+    form: str = "nifti",
+    *,
+    arm: str | None = None,
+    splits: Sequence[str] = (),
+    folds: int = 5,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write the predictions of a finished run in another form, and return what was written.
+
+    Scans that are there already are skipped, unless `force` is set.
+
+    Args:
+        workspace: Work directory of the run.
+        out: Folder for the files.
+        form: One of `FORMS`.
+        arm: Which segmenter's predictions; the pretrained one's where unset.
+        splits: Splits to export; where empty, all that the form is meant for.
+        folds: nnU-Net: number of cross-validation folds.
+        force: Write everything anew.
+
+    Raises:
+        ConfigError: there is no such form, arm or split, or `out` holds something else.
+        DataError: no scan of the splits was predicted.
+        WorkspaceError: the run has not been predicted.
+    """
+    chosen = _form(form)
+    cohort = read_cohort(workspace.require("ingest"))
+    cases = [case for case in cohort.cases if case.split in _splits(splits)]
+    inputs = {"ingest": fingerprint(workspace.require("ingest"))}
+    load: dict[str, Callable[[], Result]] = {}
+    if chosen.write is not None:
+        arm = _arm(workspace, arm)
+        inputs["predict"] = fingerprint(workspace.require("predict"))
+        folder = workspace.folder("predict") / arm
+        cases = _predicted(cases, folder)
+        load = {c.case_id: functools.partial(_read, folder, c, cohort) for c in cases}
+    common = Export(
+        out,
+        cohort.scheme,
+        cohort.modality,
+        tuple(case.case_id for case in cases),
+        _references(workspace, cohort, cases),
+        workspace,
+        tuple(cases),
+        folds,
+        workspace.seed,
+    )
+    of = {"form": form, "run": workspace.name, "arm": arm, "splits": list(splits)}
+    return _write(chosen, common, load, {**of, "inputs": inputs}, force)
+
+
+def export_folder(
+    predicted: Path,
+    out: Path,
+    form: str = "nifti",
+    *,
+    reference: Path | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write any folder of label maps in another form, and return what was written.
+
+    Organs are named as `sacl evaluate` names them. References are matched by file name.
+
+    Raises:
+        ConfigError: there is no such form, the form needs a run, or `out` is the folder itself.
+        DataError: there is no label map in the folder.
+    """
+    chosen = _form(form)
+    if chosen.write is None:
+        raise ConfigError(f"--form {form}: needs a run's cohort; give WORK instead of --predicted")
+    if out.resolve() == predicted.resolve():
+        raise ConfigError(f"--out {out.name}: this is the folder to export; give another one")
+    paths = _maps(predicted)
+    references = _maps(reference) if reference else {}
+    scheme = scheme_of_folders(*(folder for folder in (reference, predicted) if folder))
+
+    def read(case_id: str) -> Result:
+        return Result(case_id, *read_label_map(paths[case_id], scheme))
+
+    def read_other(case_id: str) -> tuple[LabelMap, tuple[str, ...]]:
+        return read_label_map(references[case_id], scheme)[0], scheme.names
+
+    common = Export(
+        out,
+        scheme,
+        None,
+        tuple(paths),
+        {c: functools.partial(read_other, c) for c in references if c in paths},
+    )
+    inputs = {f.name: listing_fingerprint(f) for f in (predicted, reference) if f}
+    load = {case_id: functools.partial(read, case_id) for case_id in paths}
+    return _write(chosen, common, load, {"form": form, "inputs": inputs}, force)
+
+
+def _form(name: str) -> Form:
+    if name not in FORMS:
+        raise ConfigError(f"--form {name}: expected one of {', '.join(FORMS)}")
+    return FORMS[name]
+
+
+def _splits(wanted: Sequence[str]) -> Sequence[str]:
+    strange = [name for name in wanted if name not in SPLITS]
+    if strange:
+        raise ConfigError(f"--splits {strange[0]}: expected one of {', '.join(SPLITS)}")
+    return wanted or SPLITS
+
+
+def _arm(workspace: Workspace, wanted: str | None) -> str:
+    """Return the arm that is meant: the run's first where nobody says."""
+    record = read_record(workspace.require("finetune")) or {}
+    arms: list[str] = record.get("results", {}).get("arms", [])
+    if not arms:
+        raise WorkspaceError(
+            f"work directory {workspace.root.name}: 5-segmenter names no arm; redo `sacl finetune`"
+        )
+    if wanted is not None and wanted not in arms:
+        raise ConfigError(f"--arm {wanted}: {workspace.root.name} has {', '.join(arms)}")
+    return wanted or arms[0]
+
+
+def _predicted(cases: Sequence[Case], folder: Path) -> list[Case]:
+    """Return the cases that were predicted, and say how many were not."""
+    there = [case for case in cases if (folder / f"{case.case_id}.nii.gz").is_file()]
+    if not there:
+        raise DataError(
+            f"{folder.name}: no prediction for any of {len(cases)} scans; predict their split too"
+            " (predict.splits)"
+        )
+    if len(there) < len(cases):
+        say(f"export: {len(cases) - len(there)} scans have no prediction by {folder.name}")
+    return there
+
+
+def _read(folder: Path, case: Case, cohort: Cohort) -> Result:
+    label_map, native = read_label_map(folder / f"{case.case_id}.nii.gz", cohort.scheme)
+    return Result(case.case_id, label_map, native, case)
+
+
+def _references(
+    workspace: Workspace, cohort: Cohort, cases: Sequence[Case]
+) -> dict[str, Callable[[], tuple[LabelMap, tuple[str, ...]]]]:
+    home = workspace.folder("ingest")
+
+    def read(case: Case) -> tuple[LabelMap, tuple[str, ...]]:
+        reference = read_reference(home, case, cohort.scheme)
+        assert reference is not None
+        return reference, case.annotated
+
+    return {c.case_id: functools.partial(read, c) for c in cases if c.reference is not None}
+
+
+def _maps(folder: Path) -> dict[str, Path]:
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = {stem(path): path for path in paths if is_nifti(path)}
+    if not found:
+        raise DataError(f"{folder.name}: no NIfTI label map in this folder; name another one")
+    return found
+
+
+def _write(
+    form: Form,
+    common: Export,
+    load: Mapping[str, Callable[[], Result]],
+    of: dict[str, Any],
+    force: bool,
+) -> dict[str, Any]:
+    """Write all scans, then what is said of them together; leave a record of what it is of."""
+    _require_own(common.out, form, load, of, force)
+    write_text(common.out / RECORD, _text({**of, "finished": False}))
+    written = 0
+    for case_id, read in track(load.items(), "export", len(load)):
+        path = common.out / f"{case_id}{form.suffix}"
+        if form.write is not None and (force or not path.exists()):
+            form.write(read(), path)
+            written += 1
+    more = form.finish(common) if form.finish is not None else []
+    write_text(common.out / RECORD, _text({**of, "finished": True, "scans": len(common.case_ids)}))
+    say(f"export: {written} of {len(common.case_ids)} scans written as {of['form']}")
+    return {
+        "form": of["form"],
+        "folder": str(common.out),
+        "scans": len(common.case_ids),
+        "written": written,
+        "files": [path.name for path in more],
+    }
+
+
+def _require_own(
+    out: Path, form: Form, load: Mapping[str, Any], of: dict[str, Any], force: bool
+) -> None:
+    """Refuse a folder that holds the files of something else.
+
+    Raises:
+        ConfigError: in one line, unless `force` allows to write over them.
+    """
+    path = out / RECORD
+    if force:
+        return
+    if path.is_file():
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            record = {}
+        before = {key: record.get(key) for key in of}
+        changed = next((key for key in of if before[key] != of[key]), None)
+        if changed:
+            raise ConfigError(
+                f"--out {out.name}: holds another export, of other {changed}; give another folder,"
+                " or --force to write over it"
+            )
+    elif taken := [case_id for case_id in load if (out / f"{case_id}{form.suffix}").exists()]:
+        raise ConfigError(
+            f"--out {out.name}: holds {taken[0]}{form.suffix} already, and not by an export; give"
+            " another folder, or --force to write over it"
+        )
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=1) + "\n"

@@ -1,0 +1,154 @@
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from fake_work import fake_work
+
+from sacl.cli import main
+from sacl.errors import ConfigError, DataError, WorkspaceError
+from sacl.io.nifti import read_label_table
+from sacl.stages import export as stage
+from sacl.stages.export import export, export_folder
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return fake_work(tmp_path_factory.mktemp("work"))
+
+
+def test_a_run_is_exported_as_it_was_predicted(work, tmp_path):
+    done = export(work, tmp_path / "out")
+    source = sorted((work.folder("predict") / "semantic").iterdir())
+    assert (done["scans"], done["written"]) == (len(source), len(source))
+    for path in source:
+        a, b = nibabel.load(path), nibabel.load(tmp_path / "out" / path.name)
+        assert a.header.binaryblock == b.header.binaryblock
+        assert np.array_equal(np.asarray(a.dataobj), np.asarray(b.dataobj))
+    table = read_label_table(tmp_path / "out" / source[0].name)
+    assert table == {"liver": 1, "spleen": 2, "gallbladder": 3}
+
+
+def test_masks_per_organ_add_up_to_the_label_map(work, tmp_path):
+    export(work, tmp_path / "out", "nifti-per-organ")
+    for path in (work.folder("predict") / "semantic").iterdir():
+        whole = nibabel.load(path)
+        masks = tmp_path / "out" / path.name.removesuffix(".nii.gz")
+        assert sorted(p.name for p in masks.iterdir()) == [
+            "gallbladder.nii.gz",
+            "liver.nii.gz",
+            "spleen.nii.gz",
+        ]
+        for value, organ in enumerate(("liver", "spleen", "gallbladder"), start=1):
+            mask = nibabel.load(masks / f"{organ}.nii.gz")
+            assert np.array_equal(np.asarray(mask.dataobj) == 1, np.asarray(whole.dataobj) == value)
+            assert set(np.unique(mask.dataobj)) <= {0, 1}
+            assert np.array_equal(mask.affine, whole.affine)
+
+
+def test_the_arm_and_the_splits_are_chosen(work, tmp_path, capsys):
+    done = export(work, tmp_path / "out", arm="scratch", splits=("test",))
+    names = sorted(p.name for p in (tmp_path / "out").glob("*.nii.gz"))
+    assert names == [f"subject-0{n}-a.nii.gz" for n in (4, 5, 6, 7)]
+    assert done["scans"] == 4
+    expected = nibabel.load(work.folder("predict") / "scratch" / names[0])
+    found = nibabel.load(tmp_path / "out" / names[0])
+    assert np.array_equal(np.asarray(expected.dataobj), np.asarray(found.dataobj))
+    export(work, tmp_path / "more", splits=("train",))
+    assert "1 scans have no prediction by semantic" in capsys.readouterr().err
+
+
+def test_an_interrupted_export_goes_on_where_it_stopped(work, tmp_path):
+    out = tmp_path / "out"
+    export(work, out)
+    kept, lost = sorted(out.glob("*.nii.gz"))[:2]
+    before = kept.stat().st_mtime_ns
+    lost.unlink()
+    assert export(work, out)["written"] == 1
+    assert kept.stat().st_mtime_ns == before
+    assert lost.is_file()
+    assert export(work, out, force=True)["written"] == 7
+
+
+def test_an_export_that_fails_leaves_no_half_folder(work, tmp_path, monkeypatch):
+    from sacl.io import export_nifti
+
+    whole = export_nifti.write_label_map
+
+    def full_disk(path, *rest):
+        if path.name == "spleen.nii.gz":
+            raise OSError(28, "No space left on device")
+        whole(path, *rest)
+
+    monkeypatch.setattr(export_nifti, "write_label_map", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        export(work, tmp_path / "out", "nifti-per-organ")
+    assert not [p for p in (tmp_path / "out").iterdir() if not p.name.startswith((".", "export"))]
+    assert not json.loads((tmp_path / "out" / "export.json").read_text())["finished"]
+    monkeypatch.undo()
+    export(work, tmp_path / "out", "nifti-per-organ")
+    assert not list((tmp_path / "out").glob(".partial*"))
+
+
+def test_a_folder_with_something_else_is_not_written_over(work, tmp_path):
+    out = tmp_path / "out"
+    export(work, out)
+    with pytest.raises(ConfigError, match="holds another export, of other arm"):
+        export(work, out, arm="scratch")
+    export(work, out, arm="scratch", force=True)
+    assert json.loads((out / "export.json").read_text())["arm"] == "scratch"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "subject-04-a.nii.gz").touch()
+    with pytest.raises(ConfigError, match=r"holds subject-04-a\.nii\.gz already"):
+        export(work, tmp_path / "mine")
+
+
+def test_a_folder_of_label_maps_is_exported_by_the_names_in_it(work, tmp_path):
+    source = work.folder("predict") / "semantic"
+    done = export_folder(source, tmp_path / "out", "nifti-per-organ")
+    assert done["scans"] == len(list(source.iterdir()))
+    assert (tmp_path / "out" / "subject-04-a" / "liver.nii.gz").is_file()
+    with pytest.raises(ConfigError, match="this is the folder to export"):
+        export_folder(source, source)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({"form": "nrrd"}, ConfigError, "--form nrrd: expected one of nifti, "),
+        ({"arm": "best"}, ConfigError, "--arm best: .* has semantic, scratch"),
+        ({"splits": ("tset",)}, ConfigError, "--splits tset: expected one of train"),
+        ({"splits": ("validation",)}, DataError, "no prediction for any of 0 scans"),
+    ],
+)
+def test_a_wrong_wish_is_refused_before_anything_is_written(
+    work, tmp_path, keywords, error, message
+):
+    with pytest.raises(error, match=message):
+        export(work, tmp_path / "out", **keywords)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_takes_a_work_directory_or_a_configuration(work, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["export", str(work.root), "--out", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["form"], told["scans"], told["written"]) == ("nifti", 7, 7)
+    config = tmp_path / "run.yaml"
+    config.write_text(f"name: fake\nseed: 3\nwork: {work.root}\n")
+    assert main(["export", str(config), "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["written"] == 0
+    assert str(tmp_path) not in (out / "export.json").read_text()
+
+
+@pytest.mark.parametrize("words", [[], ["--out", "x"], ["a.yaml"], ["a", "--predicted", "b"]])
+def test_the_command_line_says_what_to_give(words, capsys):
+    assert main(["export", *words]) == 2
+    assert "give --out, and either WORK|CONFIG.yaml or --predicted" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert main(["export", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]) == 2
+    with pytest.raises(WorkspaceError):
+        stage.export(stage.Workspace(tmp_path / "empty"), tmp_path / "out")
