@@ -25,13 +25,13 @@ _SPLITS: dict[str, Split] = {
 _NOT_LABELS = ("case_id", "subject_id", "split", "image", "label")
 
 
-def read_table(path: Path) -> dict[str, dict[str, str]]:
+def read_table(path: Path, key: str = "case_id") -> dict[str, dict[str, str]]:
     """Return the rows of a CSV by `case_id`; column names are put into snake case.
 
-    Commas, semicolons and tabs separate columns.
+    Commas, semicolons and tabs separate columns. `key` is what the file calls the case.
 
     Raises:
-        DataError: the file is missing or no text, has no column `case_id`, or a case has two rows.
+        DataError: the file is missing or no text, has no column `key`, or a case has two rows.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -42,16 +42,16 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
     rows: dict[str, dict[str, str]] = {}
     for cells in csv.DictReader(text.splitlines(), delimiter=delimiter):
         row = {snake_case(k or "extra"): (v or "").strip() for k, v in cells.items() if k}
-        case_id = row.get("case_id", "")
+        case_id = row["case_id"] = row.pop(key, "")
         if not case_id:
             raise DataError(
-                f"{path.name}: a row without a case_id; the first column names are {header.strip()}"
+                f"{path.name}: a row without a {key}; the first column names are {header.strip()}"
             )
         if case_id in rows:
             raise DataError(f"{path.name}: case {case_id} stands in it twice; remove one row")
         rows[case_id] = row
     if not rows:
-        raise DataError(f"{path.name}: no row; expected case_id and one column per scan-wise label")
+        raise DataError(f"{path.name}: no row; expected {key} and one column per scan-wise label")
     return rows
 
 

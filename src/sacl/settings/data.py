@@ -8,7 +8,17 @@ from typing import Literal
 
 from sacl.settings.require import require
 
-Layout = Literal["auto", "nnunet", "decathlon", "btcv", "flare2021", "table", "folder"]
+Layout = Literal[
+    "auto",
+    "nnunet",
+    "decathlon",
+    "btcv",
+    "flare2021",
+    "totalsegmentator",
+    "table",
+    "folder",
+]
+"""The layouts of `sacl.io.layouts.recognize.LAYOUTS`, and `auto`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +107,13 @@ class LocateSettings:
     """An organ smaller than this is recorded as not found."""
     keep_component: float = 0.2
     """Components below this share of the organ's largest one are removed."""
+    estimate_phase: bool = True
+    """CT: estimate the contrast phase of scans whose label `phase` is unknown, from organs' HU."""
+    phase_threshold: float = 0.7
+    """Least probability of an estimated phase; below it the phase stays `unknown`."""
 
     def __post_init__(self) -> None:
+        require(0 <= self.phase_threshold <= 1, "locate.phase_threshold: 0 to 1")
         require(self.folds >= 2, f"locate.folds must be >= 2, got {self.folds}")
         require(self.steps >= 1, f"locate.steps must be >= 1, got {self.steps}")
 

@@ -6,14 +6,25 @@ from pathlib import Path
 from types import ModuleType
 
 from sacl.errors import DataError
-from sacl.io.layouts import btcv, decathlon, flare2021, folder, nnunet, table
+from sacl.io.layouts import (
+    btcv,
+    decathlon,
+    flare2021,
+    folder,
+    nnssl,
+    nnunet,
+    table,
+    totalsegmentator,
+)
 from sacl.io.layouts.found import Found
 
 LAYOUTS: dict[str, ModuleType] = {
+    "nnssl": nnssl,
     "nnunet": nnunet,
     "decathlon": decathlon,
     "btcv": btcv,
     "flare2021": flare2021,
+    "totalsegmentator": totalsegmentator,
     "table": table,
     "folder": folder,
 }
