@@ -24,6 +24,7 @@ from sacl.io.patch_store import (
     bytes_needed,
     writing_patches,
 )
+from sacl.io.phases import with_phases
 from sacl.io.progress import say, track
 from sacl.io.run_record import fingerprint, recorded
 from sacl.io.workspace import Workspace
@@ -65,6 +66,7 @@ def extract(settings: ExtractSettings, workspace: Workspace) -> Path:
     """
     with recorded(workspace, "extract", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
+        cohort = with_phases(cohort, workspace.require("locate"))
         meta = _meta(cohort, settings)
         index, dense_index = _plan(cohort, workspace, settings)
         references = int(index["reference_row"].max()) + 1

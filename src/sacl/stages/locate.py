@@ -13,6 +13,7 @@ from sacl.errors import DataError
 from sacl.geometry import require_same_grid
 from sacl.inference.coarse import CoarseEnsemble, load_network, save_network
 from sacl.inference.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
+from sacl.inference.phases import estimate_phases
 from sacl.io.given_maps import read_given_map, require_maps
 from sacl.io.manifest import read_cohort, read_image, read_reference
 from sacl.io.nifti import read_label_map, write_label_map
@@ -45,7 +46,7 @@ def inputs(settings: LocateSettings, workspace: Workspace) -> dict[str, str]:
 
 
 def locate(settings: LocateSettings, workspace: Workspace) -> Path:
-    """Write a coarse label map per case, and which organs were found.
+    """Write a coarse label map per case, which organs were found, and the scans' phases.
 
     The labeled subjects are dealt to folds, and each fold's network is trained on the others. A
     scan of a labeled subject is located by its own fold's network, every other scan by the mean of
@@ -73,6 +74,8 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
         with replacing(folder / "coverage.csv") as temporary:
             coverage.to_csv(temporary, index=False)
         _summarize(coverage, len(cross_fitted), results)
+        if settings.estimate_phase:
+            results["phases"] = estimate_phases(cohort, workspace, settings.phase_threshold)
     return folder
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from sacl.errors import DataError
 from sacl.io.manifest import read_cohort, read_image, read_reference
 from sacl.io.nifti import read_label_map
+from sacl.io.phases import with_phases
 from sacl.io.run_record import fingerprint, read_record, recorded, write_text
 from sacl.io.scores import ScoreRow, read_scores
 from sacl.io.workspace import FOLDERS, Workspace
@@ -62,6 +63,7 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
     """
     with recorded(workspace, "report", settings, inputs(settings, workspace)) as (folder, _):
         cohort, records = read_cohort(workspace.folder("ingest")), _records(workspace)
+        cohort = with_phases(cohort, workspace.folder("locate"))
         scores = workspace.folder("evaluate")
         summary = json.loads((scores / "summary.json").read_text(encoding="utf-8"))
         rows = read_scores(scores / "scores.csv")
