@@ -19,7 +19,7 @@ from sacl.io.nifti import (
     write_label_map,
     write_volume,
 )
-from sacl.types import Grid, LabelMap, LabelScheme, NativeFrame
+from sacl.types import Grid, LabelMap, LabelScheme, NativeFrame, Volume
 
 SCHEME = LabelScheme("two", ("liver", "spleen & <co>"))
 OBLIQUE = np.eye(4)
@@ -90,6 +90,15 @@ def test_a_whole_intercept_keeps_int16(tmp_path):
     volume, _ = read_volume(path)
     assert volume.voxels.dtype == np.int16
     np.testing.assert_array_equal(volume.voxels, stored.astype(int) - 41024)
+
+
+def test_large_integers_that_an_intercept_brings_into_range_are_exact(tmp_path):
+    stored = np.arange(24, dtype=np.uint32).reshape(2, 3, 4) + np.uint32(4_000_000_000)
+    path = save(tmp_path / "a.nii", stored, np.eye(4))
+    patch_header(path, scl_slope=1, scl_inter=np.float32(-4_000_000_000))
+    volume, _ = read_volume(path)
+    assert volume.voxels.dtype == np.int16
+    np.testing.assert_array_equal(volume.voxels, np.arange(24).reshape(2, 3, 4))
 
 
 def test_a_fractional_slope_gives_float32(tmp_path, voxels):
@@ -197,6 +206,19 @@ def test_labels_stored_as_floats_are_read_as_integers(tmp_path, voxels):
     labels, _, _ = read_labels(save(tmp_path / "l.nii", whole, np.eye(4)))
     assert labels.dtype.kind == "i"
     np.testing.assert_array_equal(labels, whole)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint8, np.float32])
+def test_a_volume_is_written_byte_for_byte_as_nibabel_writes_it(tmp_path, voxels, kind):
+    volume, _ = read_volume(save(tmp_path / "a.nii.gz", voxels))
+    volume = Volume(volume.voxels.astype(kind), volume.grid)
+    write_volume(tmp_path / "c.nii", volume)
+    image = nibabel.Nifti1Image(volume.voxels, volume.grid.affine)
+    image.set_sform(volume.grid.affine, code=1)
+    image.set_qform(volume.grid.affine, code=0)
+    image.header["xyzt_units"] = 2
+    nibabel.save(image, tmp_path / "n.nii")
+    assert (tmp_path / "c.nii").read_bytes() == (tmp_path / "n.nii").read_bytes()
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sacl.errors import DataError
+from sacl.io import nifti
 from sacl.io.nifti import read_label_map, read_labels, read_volume, write_volume
 from sacl.types import Grid, LabelScheme, Volume
 
@@ -171,12 +172,13 @@ def test_labels_outside_the_scheme_are_refused(tmp_path):
 
 @pytest.mark.parametrize("reason", ["No space left on device", "Permission denied"])
 def test_a_full_disk_leaves_nothing_behind(tmp_path, voxels, monkeypatch, reason):
-    def full(image, path):
-        path.write_bytes(b"half of it")
+    def full(header, voxels):
+        yield b"half of it"
         raise OSError(28, reason)
 
-    monkeypatch.setattr(nibabel, "save", full)
+    monkeypatch.setattr(nifti, "_pieces", full)
     volume = Volume(voxels, Grid(voxels.shape, np.eye(4)))
-    with pytest.raises(DataError, match=f"a.nii: cannot be written, {reason}"):
-        write_volume(tmp_path / "a.nii", volume)
+    for name in ("a.nii", "a.nii.gz"):
+        with pytest.raises(DataError, match=f"{name}: cannot be written, {reason}"):
+            write_volume(tmp_path / name, volume)
     assert list(tmp_path.iterdir()) == []

@@ -6,15 +6,12 @@ to the file's own grid. Integers stay integers: a CT costs two bytes per voxel.
 
 from __future__ import annotations
 
-import colorsys
 import contextlib
-import re
+import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
-from xml.sax.saxutils import escape
 
 import nibabel
 import numpy as np
@@ -26,12 +23,13 @@ from nibabel.wrapstruct import WrapStructError
 
 from sacl.errors import DataError
 from sacl.geometry import to_canonical, to_native
+from sacl.io.gzipped import empty_for, inflate_into, write_gzip
+from sacl.io.label_table import CARET, label_table, names_in_table
 from sacl.io.run_record import replacing
+from sacl.io.voxel_values import intensities, label_values, require_finite
 from sacl.types import Grid, LabelMap, LabelScheme, NativeFrame, Volume
 
 SUFFIXES = (".nii.gz", ".nii")
-_CARET = 30
-"""Code of the NIfTI extension that Caret, Workbench and 3D Slicer keep label tables in."""
 _QFORM = (
     "pixdim",
     "quatern_b",
@@ -52,7 +50,6 @@ _DAMAGE = (
     ValueError,
     zlib.error,
 )
-_INT16 = np.iinfo(np.int16)
 
 
 def is_nifti(path: Path) -> bool:
@@ -79,8 +76,8 @@ def read_volume(path: Path) -> tuple[Volume, NativeFrame]:
     """
     with _one_line(path):
         image, frame = _open(path)
-        voxels, grid = to_canonical(_intensities(image), frame.grid)
-    _require_finite(voxels, path)
+        voxels, grid = to_canonical(intensities(*_stored(image, path)), frame.grid)
+    require_finite(voxels, path.name)
     return Volume(voxels, grid), frame
 
 
@@ -98,7 +95,7 @@ def map_volume(path: Path) -> Volume:
     """Memory-map a volume that `write_volume` wrote uncompressed; nothing is read until used."""
     with _one_line(path):
         image, frame = _open(path)
-        return Volume(_intensities(image), frame.grid)
+        return Volume(intensities(*_stored(image, path)), frame.grid)
 
 
 def read_labels(path: Path) -> tuple[np.ndarray, Grid, NativeFrame]:
@@ -109,20 +106,8 @@ def read_labels(path: Path) -> tuple[np.ndarray, Grid, NativeFrame]:
     """
     with _one_line(path):
         image, frame = _open(path)
-        voxels, slope, inter = _stored(image)
-        if (slope, inter) != (1.0, 0.0):
-            voxels = voxels * slope + inter
-    if voxels.dtype.kind == "f":
-        _require_finite(voxels, path)
-        whole = voxels.astype(np.int32)
-        if not np.array_equal(whole, voxels):
-            value = voxels[whole != voxels].flat[0]
-            raise DataError(
-                f"{path.name}: label value {value:g} is not a whole number; this is no label map,"
-                " or it was resampled without nearest-neighbor interpolation"
-            )
-        voxels = whole
-    voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+        stored, slope, inter = _stored(image, path)
+    voxels = label_values(stored, slope, inter, path.name)
     canonical, grid = to_canonical(voxels, frame.grid)
     return canonical, grid, frame
 
@@ -140,7 +125,7 @@ def read_label_map(path: Path, scheme: LabelScheme) -> tuple[LabelMap, NativeFra
             f"{path.name}: label values {low} to {high}, outside the scheme {scheme.name} with"
             f" {len(scheme.names)} organs; give the map in that scheme"
         )
-    return LabelMap(voxels.astype(_label_type(scheme)), grid, scheme), frame
+    return LabelMap(voxels.astype(_label_type(scheme), copy=False), grid, scheme), frame
 
 
 def write_volume(path: Path, volume: Volume) -> None:
@@ -159,23 +144,18 @@ def write_label_map(path: Path, label_map: LabelMap, native: NativeFrame | None 
     voxels = label_map.voxels.astype(_label_type(scheme), copy=False)
     if native is not None:
         voxels = to_native(voxels, native.grid)
-    _save(path, voxels, native or NativeFrame(label_map.grid), _label_table(scheme.names))
+    _save(path, voxels, native or NativeFrame(label_map.grid), label_table(scheme.names))
 
 
 def read_label_table(path: Path) -> dict[str, int] | None:
     """Return the label names of a file and their values, None where it has no label table."""
     with _one_line(path):
         image, _ = _open(path)
-    for extension in image.header.extensions:
-        table = re.search(rb"<LabelTable.*</LabelTable>", extension.content, re.DOTALL)
-        if table is None:
-            continue
-        try:
-            labels = ElementTree.fromstring(table[0].decode("utf-8")).iter("Label")
-            return {(label.text or "").strip(): int(label.attrib["Key"]) for label in labels}
-        except (ElementTree.ParseError, KeyError, ValueError) as error:
-            raise DataError(f"{path.name}: its label table is damaged ({error})") from error
-    return None
+    try:
+        tables = (names_in_table(extension.content) for extension in image.header.extensions)
+        return next((table for table in tables if table is not None), None)
+    except ValueError as error:
+        raise DataError(f"{path.name}: its label table is damaged ({error})") from error
 
 
 @contextlib.contextmanager
@@ -232,69 +212,53 @@ def _raw_header(path: Path) -> Any:
     raise ImageFileError("no NIfTI header")
 
 
-def _intensities(image: Any) -> np.ndarray:
-    """Return the voxels in native order, int16 where they are whole numbers that fit."""
-    stored, slope, inter = _stored(image)
-    identity = (slope, inter) == (1.0, 0.0)
-    if identity and np.can_cast(stored.dtype, np.int16):
-        return stored.astype(np.int16, copy=False)
-    if stored.dtype.kind != "f" and slope == round(slope) and inter == round(inter):
-        ends = [float(end) * slope + inter for end in (stored.min(), stored.max())]
-        if _INT16.min <= min(ends) and max(ends) <= _INT16.max:
-            return (stored.astype(np.int32) * round(slope) + round(inter)).astype(np.int16)
-    voxels = stored.astype(np.float32, copy=False)
-    return voxels if identity else voxels * np.float32(slope) + np.float32(inter)
-
-
-def _stored(image: Any) -> tuple[np.ndarray, float, float]:
+def _stored(image: Any, path: Path) -> tuple[np.ndarray, float, float]:
     """Return the voxels `[i, j, k]` as stored, and the slope and intercept to be applied."""
-    voxels = np.asanyarray(image.dataobj.get_unscaled()).reshape(image.shape[:3], order="F")
-    if voxels.dtype.kind not in "iuf":
+    proxy = image.dataobj
+    if proxy.dtype.kind not in "iuf":
         raise ImageFileError("voxels are not plain numbers")
-    return voxels, float(image.dataobj.slope), float(image.dataobj.inter)
-
-
-def _require_finite(voxels: np.ndarray, path: Path) -> None:
-    bad = 0 if voxels.dtype.kind != "f" else voxels.size - int(np.isfinite(voxels).sum())
-    if bad:
-        raise DataError(
-            f"{path.name}: {bad} of {voxels.size} voxels are NaN or infinite; give them a value,"
-            " for instance that of air"
-        )
+    if path.suffix == ".gz":
+        content = empty_for(path, int(np.prod(image.shape)) * proxy.dtype.itemsize)
+        inflate_into(content, path, proxy.offset)
+        voxels = content.view(proxy.dtype)
+    else:
+        voxels = np.asanyarray(proxy.get_unscaled())
+    return voxels.reshape(image.shape[:3], order="F"), float(proxy.slope), float(proxy.inter)
 
 
 def _label_type(scheme: LabelScheme) -> type[np.unsignedinteger]:
     return np.uint8 if len(scheme.names) <= 255 else np.uint16
 
 
-def _save(path: Path, voxels: np.ndarray, frame: NativeFrame, table: str | None) -> None:
+def _save(path: Path, voxels: np.ndarray, frame: NativeFrame, table: bytes | None) -> None:
     image = nibabel.Nifti1Image(voxels, frame.grid.affine)
     image.set_sform(frame.grid.affine, code=frame.sform_code)
     image.set_qform(frame.grid.affine, code=frame.qform_code)
-    image.header["xyzt_units"] = frame.xyzt_units
+    image.update_header()
+    header = image.header
+    header["xyzt_units"] = frame.xyzt_units
     if frame.qform:
-        image.header["pixdim"][:4] = frame.qform[:4]
+        header["pixdim"][:4] = frame.qform[:4]
         for name, number in zip(_QFORM[1:], frame.qform[4:], strict=True):
-            image.header[name] = number
+            header[name] = number
     if table is not None:
-        image.header["intent_code"] = 1002  # NIFTI_INTENT_LABEL
-        image.header.extensions.append(Nifti1Extension(_CARET, table.encode("utf-8")))
+        header["intent_code"] = 1002  # NIFTI_INTENT_LABEL
+        header.extensions.append(Nifti1Extension(CARET, table))
+    header.set_slope_inter(1, 0)
     with replacing(path) as temporary:
-        nibabel.save(image, temporary)
+        pieces = _pieces(header, voxels)
+        if path.suffix == ".gz":
+            write_gzip(temporary, pieces, runs=table is not None)
+        else:
+            with temporary.open("wb") as file:
+                file.writelines(pieces)
 
 
-def _label_table(names: tuple[str, ...]) -> str:
-    """Return the names as a Caret volume extension, each with a color of its own."""
-    rows = []
-    for value, name in enumerate(names, start=1):
-        # Steps of the golden ratio keep neighboring values far apart in hue.
-        red, green, blue = colorsys.hsv_to_rgb(value * 0.618034 % 1.0, 0.75, 0.95)
-        rows.append(
-            f'<Label Key="{value}" Red="{red:.3f}" Green="{green:.3f}" Blue="{blue:.3f}"'
-            f' Alpha="1">{escape(name)}</Label>'
-        )
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>\n<CaretExtension><VolumeInformation Index="0">'
-        f"<LabelTable>{''.join(rows)}</LabelTable><VolumeType>Label</VolumeType>"
-        "</VolumeInformation></CaretExtension>\n"
-    )
+def _pieces(header: Any, voxels: np.ndarray) -> Iterator[bytes]:
+    """Yield a NIfTI file's bytes: the header with its extensions, then slice after slice."""
+    start = io.BytesIO()
+    header.write_to(start)
+    yield start.getvalue().ljust(header.get_data_offset(), b"\0")
+    kind = header.get_data_dtype()
+    for k in range(voxels.shape[2]):
+        yield voxels[:, :, k].astype(kind, copy=False).tobytes("F")
