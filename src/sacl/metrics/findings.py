@@ -1,0 +1,250 @@
+"""What a check of a cohort can find: a rule has a level, a title and a remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["error", "warning", "note"]
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One kind of fault: how grave it is, what it is called, and what to do about it."""
+
+    level: Level
+    title: str
+    remedy: str
+
+
+RULES: Mapping[str, Rule] = {
+    "unreadable": Rule(
+        "error",
+        "Image that cannot be read",
+        "Export or copy the file again, or leave the case out.",
+    ),
+    "label-unreadable": Rule(
+        "error",
+        "Reference that cannot be read",
+        "Export it again, or remove it so that the scan counts as unlabeled.",
+    ),
+    "label-grid": Rule(
+        "error",
+        "Reference on another grid than its image",
+        "Resample the reference onto the image's grid (nearest neighbor), or find its own image.",
+    ),
+    "label-values": Rule(
+        "error",
+        "Label values that the dataset does not name",
+        "Name the values in the dataset's table of labels, or correct the label map.",
+    ),
+    "ignored-voxels": Rule(
+        "error",
+        "Voxels marked to be ignored",
+        "Complete the annotation, or remove the reference so that the scan counts as unlabeled.",
+    ),
+    "empty-reference": Rule(
+        "error",
+        "Reference without any organ",
+        "Correct it, or remove it so that the scan counts as unlabeled.",
+    ),
+    "constant-image": Rule(
+        "error", "Image of one value", "Export the scan again, or leave the case out."
+    ),
+    "subject-in-two-splits": Rule(
+        "error", "Subject in two splits", "Keep all scans of a subject in one split."
+    ),
+    "leak": Rule(
+        "error",
+        "The same image in two splits",
+        "Remove one: a scan that was trained on cannot be a test.",
+    ),
+    "sides-swapped": Rule(
+        "error",
+        "Left and right exchanged",
+        "Look at the scan: either the names of the labels are exchanged, or the affine of the file"
+        " is mirrored.",
+    ),
+    "cannot-run": Rule(
+        "error", "Settings that this cohort does not allow", "Change the settings, or add the data."
+    ),
+    "needs-settings": Rule(
+        "warning",
+        "Default settings that this cohort does not allow",
+        "Give the settings named here to `sacl run`, or add the data.",
+    ),
+    "duplicate": Rule(
+        "warning",
+        "The same image under several names",
+        "Keep one, or correct the export that wrote one scan twice.",
+    ),
+    "duplicate-reference": Rule(
+        "warning",
+        "The same reference for different images",
+        "Find out which scan the reference belongs to.",
+    ),
+    "other-modality": Rule(
+        "warning",
+        "Scan of another modality than the cohort",
+        "Make a cohort of each modality: intensities are windowed in one way.",
+    ),
+    "not-hu": Rule(
+        "warning",
+        "CT intensities that are not in HU",
+        "Export the scan with its rescale slope and intercept applied; if the cohort is MR, set"
+        " ingest.modality to mr.",
+    ),
+    "ct-in-mr": Rule(
+        "warning",
+        "CT among MR",
+        "Leave the scan out; if the cohort is CT, set ingest.modality to ct.",
+    ),
+    "nearly-constant": Rule(
+        "warning",
+        "Image that is almost of one value",
+        "Look at the scan: it may be a mask, or cut to nothing.",
+    ),
+    "extreme-values": Rule(
+        "warning",
+        "A few voxels far beyond all others",
+        "Look at the scan: defective voxels or fill values hide the rest when percentiles fail.",
+    ),
+    "intensity-outlier": Rule(
+        "warning",
+        "Intensities unlike the rest of the cohort",
+        "Look at the scan and at how it was exported; leave it out if it is of another kind.",
+    ),
+    "lost-header": Rule(
+        "warning",
+        "Voxels of 1 mm at the origin: a header that was lost",
+        "Export the scan again with its geometry; volumes and distances are wrong otherwise.",
+    ),
+    "implausible-size": Rule(
+        "warning",
+        "Voxels or field of view of an impossible size",
+        "Correct the unit of the header (mm), or export the scan again.",
+    ),
+    "spacing-outlier": Rule(
+        "warning",
+        "Spacing unlike the rest of the cohort",
+        "Look at the header; leave the scan out if it is of another kind (a localizer).",
+    ),
+    "sheared": Rule(
+        "warning",
+        "Axes that are not at right angles",
+        "Gantry tilt: nothing is lost in `sacl`, but other tools may refuse or distort the scan.",
+    ),
+    "few-slices": Rule(
+        "warning", "Scan of very few slices", "Leave it out if it is a localizer or cut by mistake."
+    ),
+    "organ-never-seen": Rule(
+        "warning",
+        "Organ that no reference holds",
+        "Leave it out with ingest.organs, or correct the dataset's table of labels.",
+    ),
+    "organ-volume": Rule(
+        "warning",
+        "Organ volume beyond what adults have",
+        "Look at the reference and at the spacing; children and disease go beyond it too.",
+    ),
+    "organ-volume-outlier": Rule(
+        "warning",
+        "Organ volume unlike the rest of the cohort",
+        "Look at the reference and at the spacing.",
+    ),
+    "fragments": Rule(
+        "warning",
+        "Organ in more pieces than it has",
+        "Look at the reference: stray voxels, or a label used for something else.",
+    ),
+    "rare-scan-label": Rule(
+        "note",
+        "Scan-wise label that one training scan alone has",
+        "Pretraining cannot learn what a class has in common from one scan; merge it if you can.",
+    ),
+    "unknown-scan-label": Rule(
+        "note",
+        "Scan-wise label that is not known",
+        "Nothing has to be done; such scans take part in pretraining less.",
+    ),
+    "intensity-scale": Rule(
+        "note",
+        "Intensity scales that differ between scans",
+        "Nothing has to be done: MR is normalized scan by scan.",
+    ),
+    "nominal-spacing": Rule(
+        "note",
+        "One spacing for fields of view of many sizes",
+        "Take volumes and distances as nominal; set locate.in_plane_size where the field of view"
+        " says more than the spacing.",
+    ),
+    "unit-spacing": Rule(
+        "note",
+        "Every scan has voxels of 1 mm",
+        "Right if the data were resampled; otherwise the spacing was lost.",
+    ),
+    "zero-origin": Rule(
+        "note",
+        "Scans at the origin of the world",
+        "Nothing has to be done: their position in the scanner is lost, and not needed.",
+    ),
+    "oblique": Rule(
+        "note",
+        "Oblique scans",
+        "Nothing has to be done: results are written onto the scan's own grid.",
+    ),
+    "not-axial": Rule(
+        "note",
+        "Thick slices that are not axial",
+        "Expect less: patches are cut along the axial plane, in which these scans are coarse.",
+    ),
+    "small-pieces": Rule(
+        "note",
+        "Organs with stray pieces",
+        "Nothing has to be done; islands do no harm to training.",
+    ),
+    "cut-off": Rule(
+        "note",
+        "Organs cut off by the image's border",
+        "Nothing has to be done; their volumes are not compared.",
+    ),
+}
+"""All rules by their code, the graver ones first."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a rule found: its code, the case (empty for the whole cohort) and what is the matter.
+
+    `message` says what was got and what was expected, without a final period.
+    """
+
+    code: str
+    case_id: str
+    message: str
+
+    @property
+    def rule(self) -> Rule:
+        """The rule that was broken."""
+        return RULES[self.code]
+
+    @property
+    def level(self) -> Level:
+        """How grave it is."""
+        return self.rule.level
+
+
+def grouped(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
+    """Return the findings by code, the graver codes first, in the order of `RULES`."""
+    groups: dict[str, list[Finding]] = {code: [] for code in RULES}
+    for finding in findings:
+        groups[finding.code].append(finding)
+    return {code: group for code, group in groups.items() if group}
+
+
+def count_by_level(findings: Iterable[Finding]) -> dict[Level, int]:
+    """Return how many kinds of findings there are of each level."""
+    codes = {finding.code for finding in findings}
+    return {level: sum(RULES[code].level == level for code in codes) for level in LEVELS}
