@@ -26,8 +26,11 @@ def recognize(root: Path) -> str | None:
     path = root / "dataset.json"
     if not path.is_file():
         return None
-    listed = read_json(path).get("training")
+    document = read_json(path)
+    listed = document.get("training")
     if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
+        return None
+    if "labels" not in document:  # a datalist of MONAI may have any name, this one too
         return None
     return f"dataset.json lists {len(listed)} training pairs of image and label"
 

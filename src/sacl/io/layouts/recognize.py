@@ -7,10 +7,12 @@ from types import ModuleType
 
 from sacl.errors import DataError
 from sacl.io.layouts import (
+    amos,
     btcv,
     decathlon,
     flare2021,
     folder,
+    monai_datalist,
     nnssl,
     nnunet,
     table,
@@ -21,11 +23,13 @@ from sacl.io.layouts.found import Found
 LAYOUTS: dict[str, ModuleType] = {
     "nnssl": nnssl,
     "nnunet": nnunet,
+    "amos": amos,
     "decathlon": decathlon,
     "btcv": btcv,
     "flare2021": flare2021,
     "totalsegmentator": totalsegmentator,
     "table": table,
+    "monai_datalist": monai_datalist,
     "folder": folder,
 }
 """All layouts, the more specific one first."""
