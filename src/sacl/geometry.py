@@ -16,7 +16,7 @@ _TIE = 1e-5
 """Direction cosines that differ by less are taken as equal; float32 rounds them to 6e-8."""
 _HALFWAY = 1e-3
 """In voxels: a center this close to two voxels' border lies on it, as float32 affines round."""
-_REPAIR = "resample the label map onto the image's grid; `--ingest.repair_grid nearest` does so at ingest"
+_REPAIR = "resample the label map onto the image's grid; `--ingest.repair_grid nearest` does that"
 
 
 def orientation_of(grid: Grid) -> Orientation:

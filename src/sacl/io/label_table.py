@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import colorsys
 import re
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
+
+from sacl.io.label_colors import label_color
 
 CARET = 30
 """Code of the NIfTI extension that Caret, Workbench and 3D Slicer keep label tables in."""
@@ -15,8 +16,7 @@ def label_table(names: tuple[str, ...]) -> bytes:
     """Return the names of the values from 1 on as a Caret volume extension, each with a color."""
     rows = []
     for value, name in enumerate(names, start=1):
-        # Steps of the golden ratio keep neighboring values far apart in hue.
-        red, green, blue = colorsys.hsv_to_rgb(value * 0.618034 % 1.0, 0.75, 0.95)
+        red, green, blue = label_color(value)
         rows.append(
             f'<Label Key="{value}" Red="{red:.3f}" Green="{green:.3f}" Blue="{blue:.3f}"'
             f' Alpha="1">{escape(name)}</Label>'
