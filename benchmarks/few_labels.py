@@ -49,6 +49,7 @@ def main() -> None:
     cohort = read_cohort(workspace.require("ingest"))
     summary = json.loads((workspace.folder("evaluate") / "summary.json").read_text())
     embedding = read_embedding(workspace.require("pretrain") / "embedding.npz")
+    label = " x ".join(config.pretrain.scan_label_names)
     result = {
         "script": f"benchmarks/few_labels.py {known.config}",
         "data": "phantom" if config.phantom.scans else "real",
@@ -68,7 +69,7 @@ def main() -> None:
                 key: None if isinstance(value, float) and math.isnan(value) else value
                 for key, value in asdict(row).items()
             }
-            for row in separabilities(embedding, config.pretrain.scan_label, config.seed)
+            for row in separabilities(embedding, label, config.seed)
         ],
         "scores": summary,
         **circumstances(),

@@ -6,7 +6,7 @@ A name that has a unit ends in it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -19,6 +19,16 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 UNKNOWN = "unknown"
 """The value of a scan-wise label that nobody knows; allowed everywhere."""
+
+
+def join_labels(values: Sequence[str]) -> str:
+    """Return several scan-wise labels as one; unknown where one of them is.
+
+    Example:
+        >>> join_labels(["native", "siemens"]), join_labels(["native", "unknown"])
+        ('native / siemens', 'unknown')
+    """
+    return UNKNOWN if UNKNOWN in values else " / ".join(values)
 
 
 @dataclass(frozen=True)

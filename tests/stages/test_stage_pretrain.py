@@ -10,7 +10,11 @@ from toy_cohort import locate_toy_cohort
 
 from sacl.errors import ConfigError, DataError
 from sacl.io.checkpoint import read_weights
+from sacl.io.manifest import read_cohort
+from sacl.io.patch_store import read_patches
+from sacl.io.phases import ScanPhase, write_phases
 from sacl.io.workspace import Workspace
+from sacl.losses.contrastive import semantic_relations
 from sacl.models.encoder import EncoderSpec, build_encoder
 from sacl.settings import AugmentSettings, ExtractSettings, PretrainSettings
 from sacl.stages import pretrain as stage
@@ -167,3 +171,83 @@ def test_goes_on_from_an_interrupted_training_as_if_it_had_not_been(workspace, m
     resumed = pd.read_csv(stage.pretrain(SETTINGS, workspace) / "losses.csv")["loss"]
 
     np.testing.assert_allclose(resumed, whole, rtol=1e-6)
+
+
+def with_scanners(workspace, scanners):
+    """Give the six scans of the store a second scan-wise label."""
+    path = workspace.folder("extract") / "index.csv"
+    table = pd.read_csv(path)
+    table["label_scanner"] = table["case_id"].str[-1].astype(int).map(dict(enumerate(scanners)))
+    table.to_csv(path, index=False)
+    meta = workspace.folder("extract") / "store.json"
+    text = json.loads(meta.read_text())
+    meta.write_text(json.dumps({**text, "scan_labels": ["phase", "scanner"]}))
+
+
+@pytest.mark.parametrize(
+    "scan_label", [("phase", "scanner"), "phase,scanner", ["scanner", "phase"]]
+)
+def test_several_labels_make_a_class_of_each_combination(workspace, scan_label):
+    # Phases alternate: scans 0 and 2 are native, 1 and 3 portal venous.
+    with_scanners(workspace, ["x", "x", "y", "x", "x", "x"])
+    found = results_of(stage.pretrain(replace(SETTINGS, scan_label=scan_label), workspace))
+    assert found["classes"] == 2 * 3
+    assert found["patches_with_unknown_label"] == 0
+
+
+def test_unknown_in_one_label_is_unknown_for_the_class(workspace):
+    with_scanners(workspace, ["x", "unknown", "x", "x", "x", "x"])
+    folder = stage.pretrain(replace(SETTINGS, scan_label=("phase", "scanner")), workspace)
+    assert results_of(folder)["patches_with_unknown_label"] == 21
+    with np.load(folder / "embedding.npz") as embedding:
+        labels, subject = embedding["scan_label"], embedding["subject_id"]
+    assert set(labels[subject == "subject-1"]) == {"unknown"}
+    assert set(labels) == {"unknown", "native / x", "portal_venous / x"}
+
+
+def test_patches_attract_each_other_where_all_labels_agree_and_ignore_the_unknown(workspace):
+    with_scanners(workspace, ["x", "unknown", "y", "x", "x", "x"])
+    store = read_patches(workspace.folder("extract"))
+    settings = replace(SETTINGS, scan_label=("phase", "scanner"))
+    mine = stage._training_rows(store, settings)
+    case = store.index["case_id"].to_numpy()[mine.rows]
+    organ = store.index["organ"].to_numpy()[mine.rows]
+    chosen = [int(np.flatnonzero((case == c) & (organ == "liver"))[0]) for c in np.unique(case)]
+    chosen.append(int(np.flatnonzero((case == "case-0") & (organ == "liver"))[1]))
+    chosen.append(int(np.flatnonzero((case == "case-1") & (organ == "aorta"))[0]))
+    positive, candidate = semantic_relations(
+        torch.from_numpy(mine.organ[chosen]), torch.from_numpy(mine.scan_label[chosen]), "semantic"
+    )
+    # 0: native x, 1: portal venous unknown, 2: native y, 3: portal venous x, 4: as 0, 5: aorta of 1
+    assert positive.int().tolist() == [
+        [1, 0, 0, 0, 1, 0],
+        [0, 1, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0],
+        [0, 0, 0, 1, 0, 0],
+        [1, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 1],
+    ]
+    assert candidate.int().tolist() == [
+        [1, 0, 1, 1, 1, 1],
+        [0, 1, 0, 0, 0, 1],
+        [1, 0, 1, 1, 1, 1],
+        [1, 0, 1, 1, 1, 1],
+        [1, 0, 1, 1, 1, 1],
+        [1, 1, 1, 1, 1, 1],
+    ]
+
+
+def test_estimated_phases_make_classes_where_nobody_gave_one(tmp_path):
+    workspace = locate_toy_cohort(tmp_path, phases=False)
+    cohort = read_cohort(workspace.folder("ingest"))
+    phases = ["native", "portal_venous", "native", "portal_venous", "native", "unknown"]
+    scans = [
+        ScanPhase(c.case_id, p, "unknown" if p == "unknown" else "estimated", p, 0.9, False, "", {})
+        for c, p in zip(cohort.cases, phases, strict=True)
+    ]
+    write_phases(workspace.folder("locate") / "phases.csv", scans, [])
+    extract(ExtractSettings(patch_size=16, dense_size=16), workspace)
+    store = read_patches(workspace.folder("extract"))
+    assert store.scan_label("phase")[0] == "native"
+    assert store.meta.scan_labels == ("phase",)
+    assert results_of(stage.pretrain(SETTINGS, workspace))["classes"] == 4

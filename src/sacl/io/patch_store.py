@@ -18,7 +18,7 @@ import pandas as pd
 
 from sacl.errors import DataError
 from sacl.io.run_record import replacing, write_text
-from sacl.types import Box, QueryPatch
+from sacl.types import Box, QueryPatch, join_labels
 
 IMAGE_SCALE = 65535
 """Stored image values per unit of the window: far finer than any scanner's HU."""
@@ -117,6 +117,11 @@ class PatchStore:
         if column not in self.index:
             return np.full(len(self.index), "unknown", dtype=object)
         return self.index[column].to_numpy(dtype=object)
+
+    def joined_label(self, names: Sequence[str]) -> np.ndarray:
+        """Return several scan-wise labels of every patch as one, unknown where one of them is."""
+        columns = [self.scan_label(name) for name in names]
+        return np.array([join_labels(row) for row in zip(*columns, strict=True)], dtype=object)
 
     def __len__(self) -> int:
         return len(self.index)

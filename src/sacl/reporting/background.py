@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sacl.reporting.page import Section, bullets, facts
-from sacl.types import SPLITS, Cohort
+from sacl.types import SPLITS, Cohort, join_labels
 
 Records = Mapping[str, Mapping[str, Any]]
 """The finished stages' run records, in the order in which the stages ran."""
@@ -24,13 +24,13 @@ def subtitle(cohort: Cohort, records: Records) -> str:
     return " · ".join(parts)
 
 
-def run_section(cohort: Cohort, records: Records, label_name: str) -> Section:
+def run_section(cohort: Cohort, records: Records, label_names: Sequence[str]) -> Section:
     """Return what was run, on what, how long it took, and with which versions."""
     pairs = [
         ("Cohort", f"{cohort.name}, {cohort.modality.upper()}, {len(cohort.cases)} scans"),
         ("Subjects", _splits(cohort)),
         ("Organs", ", ".join(name.replace("_", " ") for name in cohort.scheme.names)),
-        (label_name.capitalize(), _scan_labels(cohort, label_name)),
+        (" x ".join(label_names).capitalize(), _scan_labels(cohort, label_names)),
         ("Pretraining", _pick(records, "pretrain", ("strategy", "network", "steps", "batch"))),
         ("Fine-tuning", _pick(records, "finetune", ("head", "decoder", "steps", "batch"))),
         ("Duration", _durations(records)),
@@ -76,8 +76,10 @@ def _splits(cohort: Cohort) -> str:
     return ", ".join(parts) + " subjects"
 
 
-def _scan_labels(cohort: Cohort, name: str) -> str:
-    counts = Counter(case.scan_label(name) for case in cohort.cases)
+def _scan_labels(cohort: Cohort, names: Sequence[str]) -> str:
+    counts = Counter(
+        join_labels([case.scan_label(name) for name in names]) for case in cohort.cases
+    )
     return ", ".join(f"{value.replace('_', ' ')} ({n})" for value, n in sorted(counts.items()))
 
 

@@ -46,8 +46,9 @@ class PretrainSettings:
     strategy: Strategy = "semantic"
     """Which patches are alike: organ x scan-wise label, organ, the same without attention, or only
     a patch's own two views (with or without attention)."""
-    scan_label: str = "phase"
-    """Scan-wise label that, with the organ, makes the semantic class."""
+    scan_label: str | tuple[str, ...] = "phase"
+    """Scan-wise label that, with the organ, makes the semantic class; of several (`phase,scanner`)
+    their combination, unknown where one of them is."""
     network: Network = "resnet18"
     """Architecture of the encoder."""
     width: int = 64
@@ -72,9 +73,18 @@ class PretrainSettings:
     """Augmentation of the views."""
 
     def __post_init__(self) -> None:
+        names = self.scan_label_names
+        require(bool(names) and all(names), "pretrain.scan_label: name at least one label")
+        require(len(set(names)) == len(names), f"pretrain.scan_label: one twice in {names}")
         require(self.temperature > 0, f"pretrain.temperature must be > 0, got {self.temperature}")
         require(self.batch >= 4, f"pretrain.batch must be >= 4, got {self.batch}")
         require(self.steps >= 1, f"pretrain.steps must be >= 1, got {self.steps}")
+
+    @property
+    def scan_label_names(self) -> tuple[str, ...]:
+        """The names in `scan_label`, which may be one text with commas."""
+        label = self.scan_label
+        return tuple(n.strip() for n in (label.split(",") if isinstance(label, str) else label))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,12 +85,12 @@ def _training_rows(store: PatchStore, settings: PretrainSettings) -> _TrainingRo
     rows = np.flatnonzero((store.index["split"] == "train").to_numpy())
     if not len(rows):
         raise DataError("pretrain: no patch of a training scan; give the cohort a train split")
-    labels = store.scan_label(settings.scan_label)[rows]
+    labels = store.joined_label(settings.scan_label_names)[rows]
     scan_label = codes_of(labels.tolist(), UNKNOWN)
     if settings.strategy in _BY_SCAN_LABEL and (scan_label < 0).all():
         raise DataError(
             f"pretrain: strategy '{settings.strategy}' needs the scan-wise label"
-            f" '{settings.scan_label}' and no training scan has it; give it with"
+            f" '{' x '.join(settings.scan_label_names)}' and no training scan has it; give it with"
             " --ingest.scan-labels CSV, or take --pretrain.strategy organ"
         )
     scan = codes_of(store.index["case_id"].iloc[rows].tolist(), "")
@@ -196,7 +196,7 @@ def _write_embedding(
             temporary,
             feature=_features(encoder, store, rows),
             organ=index["organ"].to_numpy(dtype=str),
-            scan_label=store.scan_label(settings.scan_label)[rows].astype(str),
+            scan_label=store.joined_label(settings.scan_label_names)[rows].astype(str),
             subject_id=index["subject_id"].to_numpy(dtype=str),
             split=index["split"].to_numpy(dtype=str),
         )

@@ -14,6 +14,7 @@ import pandas as pd
 from sacl.errors import DataError
 from sacl.io.manifest import read_cohort, read_image, read_reference
 from sacl.io.nifti import read_label_map
+from sacl.io.phase_words import PHASE
 from sacl.io.phases import with_phases
 from sacl.io.run_record import fingerprint, read_record, recorded, write_text
 from sacl.io.scores import ScoreRow, read_scores
@@ -38,7 +39,7 @@ from sacl.reporting.results import (
     organ_section,
     run_colors,
 )
-from sacl.settings import EvaluateSettings, ReportSettings
+from sacl.settings import EvaluateSettings, PretrainSettings, ReportSettings
 from sacl.types import Cohort
 
 _PAGE = "report.html"
@@ -69,12 +70,12 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
         rows = read_scores(scores / "scores.csv")
         text, details = headline(summary)
         top = Top(settings.title or workspace.name, subtitle(cohort, records), text, details)
-        label = str(_settings(records, "pretrain").get("scan_label", "phase"))
+        labels = _scan_label_names(records)
         sections = [
             *_result_sections(workspace, cohort, summary, rows),
-            _embedding_part(settings, workspace, cohort, label),
+            _embedding_part(settings, workspace, cohort, " x ".join(labels)),
             training_section(_curves(workspace), run_colors(summary)),
-            run_section(cohort, records, label),
+            run_section(cohort, records, labels),
             limits_section(summary, phantom="phantom" in records),
         ]
         write_text(folder / _PAGE, render_page(top, sections))
@@ -136,6 +137,13 @@ def _records(workspace: Workspace) -> Records:
 
 def _settings(records: Records, stage: str) -> Mapping[str, Any]:
     return records[stage]["settings"][stage] if stage in records else {}
+
+
+def _scan_label_names(records: Records) -> tuple[str, ...]:
+    """Return the names of the scan-wise labels that made the semantic classes."""
+    recorded_label = _settings(records, "pretrain").get("scan_label", PHASE)
+    label = recorded_label if isinstance(recorded_label, str) else tuple(recorded_label)
+    return PretrainSettings(scan_label=label).scan_label_names
 
 
 def _part(title: str, needed: Sequence[Path], build: Callable[[], Section]) -> Section:
