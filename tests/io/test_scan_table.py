@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,19 @@ def test_a_missing_table_is_refused_without_its_folder(tmp_path):
     with pytest.raises(DataError, match=r"gone\.csv: not readable") as error:
         read_table(tmp_path / "gone.csv")
     assert str(tmp_path) not in str(error.value)
+
+
+def test_phases_get_one_word_and_other_labels_are_left_alone(csv):
+    found = with_table(FOUND, csv("case_id,phase,site\na,Venous,venous\nb,ED,plain\n"))
+    assert found.cases[0].scan_labels == {"phase": "portal_venous", "site": "venous"}
+    assert found.cases[1].scan_labels == {"phase": "ed", "site": "plain"}
+
+
+def test_an_empty_cell_leaves_what_the_dataset_knows_and_a_word_replaces_it(csv):
+    own = {"phase": "native", "site": "here"}
+    cases = tuple(dataclasses.replace(case, scan_labels=own) for case in FOUND.cases)
+    found = with_table(
+        dataclasses.replace(FOUND, cases=cases), csv("case_id,phase,site\na,,\nb,unknown,there\n")
+    )
+    assert found.cases[0].scan_labels == own
+    assert found.cases[1].scan_labels == {"phase": "unknown", "site": "there"}

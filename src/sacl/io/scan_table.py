@@ -1,14 +1,17 @@
-"""Tables of scans (CSV): subjects, splits and scan-wise labels by case."""
+"""Tables of scans (CSV or JSON): subjects, splits and scan-wise labels by case."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from sacl.errors import DataError
 from sacl.io.layouts.found import Found
+from sacl.io.phase_json import read_phases
+from sacl.io.phase_words import PHASE, phase_word
 from sacl.organs import snake_case
 from sacl.types import UNKNOWN, Split
 
@@ -22,7 +25,7 @@ _SPLITS: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
-_NOT_LABELS = ("case_id", "subject_id", "split", "image", "label")
+_NOT_LABELS = ("case_id", "subject_id", "split", "image", "label", "annotated")
 
 
 def read_table(path: Path, key: str = "case_id") -> dict[str, dict[str, str]]:
@@ -56,9 +59,14 @@ def read_table(path: Path, key: str = "case_id") -> dict[str, dict[str, str]]:
 
 
 def scan_labels_of(row: Mapping[str, str]) -> dict[str, str]:
-    """Return the scan-wise labels of a row in snake case; an empty cell is `unknown`."""
+    """Return the scan-wise labels of a row in snake case; an empty cell is `unknown`.
+
+    The contrast phases of other tools and languages get the words of `phase_words`.
+    """
+    labels = {name: value for name, value in row.items() if name not in _NOT_LABELS}
     return {
-        name: snake_case(value) or UNKNOWN for name, value in row.items() if name not in _NOT_LABELS
+        name: phase_word(value) if name == PHASE else snake_case(value) or UNKNOWN
+        for name, value in labels.items()
     }
 
 
@@ -77,13 +85,25 @@ def split_of(row: Mapping[str, str], where: str) -> Split | None:
     return _SPLITS.get(word)
 
 
+def annotated_of(row: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Return the organs that somebody looked for in a scan, such as `liver;spleen`.
+
+    None where the row does not say it: all of the scan's table then.
+    """
+    names = re.split(r"[;|]", row.get("annotated", ""))
+    return tuple(name.strip() for name in names if name.strip()) or None
+
+
 def with_table(found: Found, path: Path) -> Found:
     """Return a dataset whose cases know what a table says of them; the table wins.
+
+    An empty cell says nothing: what the dataset knows itself stays. `path` is a CSV, a JSON with an
+    entry per case, or a folder of phases as `io.phase_json` reads them.
 
     Raises:
         DataError: the table is damaged, or none of its rows is a case of the dataset.
     """
-    rows = read_table(path)
+    rows = read_phases(path) if path.is_dir() or path.suffix == ".json" else read_table(path)
     names = list(dict.fromkeys(name for row in rows.values() for name in scan_labels_of(row)))
     if not any(case.case_id in rows for case in found.cases):
         raise DataError(
@@ -100,8 +120,9 @@ def with_table(found: Found, path: Path) -> Found:
                 subject_id=row.get("subject_id") or case.subject_id,
                 split=split or case.split,
                 origin=path.name if split else case.origin,
+                annotated=annotated_of(row) or case.annotated,
                 scan_labels={**dict.fromkeys(names, UNKNOWN), **case.scan_labels}
-                | scan_labels_of(row),
+                | {name: label for name, label in scan_labels_of(row).items() if row[name]},
             )
         )
     missing = sum(case.case_id not in rows for case in found.cases)

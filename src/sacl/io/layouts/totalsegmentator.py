@@ -15,6 +15,7 @@ from pathlib import Path
 from sacl.errors import DataError
 from sacl.io.layouts.found import Found, FoundCase, Modality, nifti_files, read_json
 from sacl.io.nifti import SUFFIXES, stem
+from sacl.io.phase_json import phase_of
 from sacl.io.phase_words import PHASE, phase_word
 from sacl.io.scan_table import read_table, scan_labels_of, split_of
 
@@ -85,8 +86,5 @@ def _case(folder: Path, meta: Mapping[str, Mapping[str, str]]) -> FoundCase:
 def _phase(folder: Path) -> dict[str, str]:
     """Return the contrast phase that a JSON file beside the scan names, if there is one."""
     for path in sorted(folder.glob("*phase*.json")):
-        phase = read_json(path).get("phase")
-        if not isinstance(phase, str):
-            raise DataError(f"{folder.name}/{path.name}: no text 'phase' in it; remove the file")
-        return {PHASE: phase_word(phase)}
+        return {PHASE: phase_word(phase_of(read_json(path), f"{folder.name}/{path.name}"))}
     return {}
