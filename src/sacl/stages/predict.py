@@ -23,16 +23,13 @@ from sacl.io.progress import say, track
 from sacl.io.run_record import fingerprint, read_record, recorded
 from sacl.io.workspace import Workspace
 from sacl.models.device import resolve_device
+from sacl.models.memory import prediction_gb
 from sacl.models.segmenter import load_segmenter
 from sacl.patches.window import window_of
 from sacl.settings import PredictSettings
 from sacl.types import Case, Cohort, LabelMap, Volume
 
 _SAY_ABOVE_GB = 2.0
-_BYTES_PER_VOXEL = 17
-"""Of a scan while it is read, predicted and cleaned, and of the rest: imports, networks, a batch;
-by benchmarks/prediction_memory.py at 50 and at 200 slices."""
-_BASE_GB = 0.7
 
 Locator = Callable[[str, Volume, tuple[float, float]], LabelMap | None]
 """From case, scan and window to the coarse label map; None for the dense head, which needs none."""
@@ -221,6 +218,6 @@ def _announce(scans: Sequence[Path]) -> None:
             bad.append(str(error))
     if bad:
         raise DataError("; ".join(bad))
-    need = _BASE_GB + largest * _BYTES_PER_VOXEL / 1e9
+    need = prediction_gb(largest)
     if need > _SAY_ABOVE_GB:
         say(f"predict: the largest scan takes about {need:.1f} GB of memory")

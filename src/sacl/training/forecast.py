@@ -1,0 +1,283 @@
+"""What a run will take: disk, memory and time, from the cohort's facts and a few timed steps.
+
+An estimate, and labeled as one: data decide how many patches there are, the machine how long a
+step takes. Stages that train are steps x seconds per step; the others are counts x seconds from
+measured runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sacl.io.patch_store import StoreMeta, bytes_needed
+from sacl.metrics.cohort_checks import CohortFacts
+from sacl.metrics.scan_facts import Geometry, ScanFacts
+from sacl.models.memory import prediction_gb
+from sacl.organs import match
+from sacl.patches.query import round_to_even
+from sacl.settings import RunConfig
+from sacl.training.step_costs import StepCosts
+
+_UNSEEN_EXTENT_MM = 80.0
+"""Extent along z of an organ that no reference shows."""
+_MAP_BYTES_PER_VOXEL = 0.04
+"""Of a compressed label map: measured on phantoms, ACDC and hippocampus."""
+_READ_BYTES, _READ_BASE_GB = 3, 0.3
+"""Memory of a scan while it is read, in units of its voxels' own bytes; and of the program."""
+_IN_MEMORY_GB = 4.0
+"""Training patches up to this size are held in memory."""
+_FORWARD = 1 / 3
+"""A forward pass, of a training step."""
+_CUT_PER_S = 2500.0
+_VOXEL_CLASS_S, _VOXEL_S = 2e-8, 1e-7
+_EVALUATE_S, _REPORT_S = 0.02, 5.0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What there will be: scans to train on, patches, slices and voxels."""
+
+    scans: int
+    labeled_scans: int
+    labeled_subjects: int
+    organs: int
+    patches: int
+    training_patches: int
+    labeled_patches: int
+    dense_slices: int
+    slices: int
+    voxels: int
+    largest_voxels: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The estimate: counts, disk in GB by what it is for, memory in GB and seconds by stage.
+
+    `seconds` is None where no step was timed.
+    """
+
+    counts: Counts
+    disk_gb: Mapping[str, float]
+    memory_gb: Mapping[str, float]
+    seconds: Mapping[str, float] | None
+    steps: Mapping[str, int]
+
+
+def forecast(config: RunConfig, cohort: CohortFacts, costs: StepCosts | None) -> Forecast:
+    """Return what `sacl run` will take for a cohort with these settings."""
+    counts = count(config, cohort)
+    arms = arm_steps(config, counts.training_patches)
+    meta = _meta(config, organs_of(config, cohort))
+    store = bytes_needed(meta, counts.patches, counts.labeled_patches, counts.dense_slices) / 1e9
+    images = sum(
+        _voxels(scan.geometry) * scan.image.bytes_per_voxel
+        for scan in cohort.scans
+        if scan.geometry and scan.image
+    )
+    maps = counts.voxels * (2 + len(arms)) * _MAP_BYTES_PER_VOXEL
+    weights = 4 * costs.parameters * (len(arms) + config.locate.folds) if costs else 0
+    pixels = counts.training_patches * meta.stored_size**2 * 3 / 1e9
+    return Forecast(
+        counts=counts,
+        disk_gb={
+            "canonical volumes": images / 1e9,
+            "label maps": maps / 1e9,
+            "patch store": store,
+            "weights": weights / 1e9,
+        },
+        memory_gb=_memory(cohort, counts, pixels, costs),
+        seconds=_seconds(config, cohort, counts, costs) if costs else None,
+        steps={"locate": config.locate.steps * config.locate.folds, **arms},
+    )
+
+
+def organs_of(config: RunConfig, cohort: CohortFacts) -> list[str]:
+    """Return the organs of the cohort that the settings keep."""
+    wanted = config.ingest.organs
+    return sorted(match(cohort.organs, wanted)) if wanted else list(cohort.organs)
+
+
+def usual_spacing_mm(cohort: CohortFacts) -> tuple[float, float, float]:
+    """Return the median spacing of a cohort along x, y and z."""
+    spacings = [scan.geometry.spacing_mm for scan in cohort.scans if scan.geometry]
+    x, y, z = np.median(spacings, axis=0) if spacings else (1.0, 1.0, 1.0)
+    return float(x), float(y), float(z)
+
+
+def labeled_scans(config: RunConfig, scans: Sequence[ScanFacts]) -> tuple[list[ScanFacts], int]:
+    """Return training scans like those that stay labeled, and the number of their subjects.
+
+    Which subjects are held out or stay labeled is drawn by the run; here the first ones stand for
+    them.
+    """
+    ingest = config.ingest
+    labeled = [scan for scan in scans if scan.split == "train" and scan.reference]
+    subjects = sorted({scan.subject_id for scan in labeled})
+    subjects = subjects[: max(0, len(subjects) - ingest.validation_subjects - ingest.test_subjects)]
+    kept = set(subjects[: ingest.labeled_subjects])
+    return [scan for scan in labeled if scan.subject_id in kept], len(kept)
+
+
+def count(config: RunConfig, cohort: CohortFacts) -> Counts:
+    """Return how many scans, patches and slices there will be."""
+    organs = organs_of(config, cohort)
+    scans = [scan for scan in cohort.scans if scan.geometry]
+    labeled, subjects = labeled_scans(config, scans)
+    extents_mm = _extents_mm(scans, organs)
+    patches = {s.case_id: _patches(s, extents_mm, config.extract.slice_margin) for s in scans}
+    train = [s for s in scans if s.split == "train"]
+    held = config.ingest.validation_subjects + config.ingest.test_subjects
+    share = 1 - held / max(1, len({s.subject_id for s in train}))
+    slices = {s.case_id: s.geometry.shape[2] for s in scans if s.geometry}
+    sizes = [_voxels(s.geometry) for s in scans if s.geometry]
+    return Counts(
+        scans=len(scans),
+        labeled_scans=len(labeled),
+        labeled_subjects=subjects,
+        organs=len(organs),
+        patches=sum(patches.values()),
+        training_patches=round(max(0.0, share) * sum(patches[s.case_id] for s in train)),
+        labeled_patches=sum(patches[s.case_id] for s in labeled),
+        dense_slices=sum(slices[s.case_id] for s in labeled),
+        slices=sum(slices.values()),
+        voxels=sum(sizes),
+        largest_voxels=max(sizes, default=0),
+    )
+
+
+def arm_steps(config: RunConfig, training_patches: int) -> dict[str, int]:
+    """Return the steps of pretraining and of every fine-tuning arm.
+
+    `scratch-long` gets as many more steps as bring the pixels of pretraining.
+    """
+    pretrain, finetune, extract = config.pretrain, config.finetune, config.extract
+    if pretrain.strategy == "none":
+        return {"fine-tuned": finetune.steps}
+    side = extract.dense_size if finetune.head == "dense" else extract.patch_size
+    views = 2 * min(pretrain.batch, max(1, training_patches))
+    pixels = pretrain.steps * views * extract.patch_size**2
+    added = math.ceil(pixels / (finetune.batch * side**2))
+    steps = {"scratch": finetune.steps, "scratch-long": finetune.steps + added}
+    return {pretrain.strategy: finetune.steps} | {twin: steps[twin] for twin in finetune.twins}
+
+
+def _meta(config: RunConfig, organs: Sequence[str]) -> StoreMeta:
+    extract = config.extract
+    return StoreMeta(
+        patch_size=extract.patch_size,
+        stored_size=round_to_even(extract.patch_size * extract.margin),
+        dense_size=extract.dense_size,
+        dense_stored_size=round_to_even(extract.dense_size * extract.dense_margin),
+        organs=tuple(organs) or ("organ",),
+    )
+
+
+def _voxels(geometry: Geometry) -> int:
+    return int(np.prod(geometry.shape))
+
+
+def _extents_mm(scans: Sequence[ScanFacts], organs: Sequence[str]) -> dict[str, float]:
+    """Return each organ's mean extent along z over the scans that were looked through for it."""
+    found: dict[str, float] = {}
+    for organ in organs:
+        extents = [
+            s.reference.present[organ].slices * s.geometry.spacing_mm[2]
+            if organ in s.reference.present
+            else 0.0
+            for s in scans
+            if s.reference and s.geometry and organ in s.reference.annotated
+        ]
+        found[organ] = float(np.mean(extents)) if extents else _UNSEEN_EXTENT_MM
+    return found
+
+
+def _patches(scan: ScanFacts, extents_mm: Mapping[str, float], margin: int) -> int:
+    """Return how many slices of a scan hold an organ, summed over the organs."""
+    assert scan.geometry is not None, "scans without a grid are left out"
+    depth, spacing_mm = scan.geometry.shape[2], scan.geometry.spacing_mm[2]
+    total = 0.0
+    for organ, extent_mm in extents_mm.items():
+        slices = extent_mm / spacing_mm
+        if scan.reference and organ in scan.reference.annotated:
+            facts = scan.reference.present.get(organ)
+            slices = facts.slices if facts else 0.0
+        total += min(slices + 2 * margin, depth) if slices else 0.0
+    return round(total)
+
+
+def _memory(
+    cohort: CohortFacts, counts: Counts, patches_gb: float, costs: StepCosts | None
+) -> dict[str, float]:
+    """Return the memory that the heaviest stages take; on a GPU, training's is the GPU's."""
+    bytes_per_voxel = max((s.image.bytes_per_voxel for s in cohort.scans if s.image), default=2)
+    memory = {
+        "read the largest scan": _READ_BASE_GB
+        + counts.largest_voxels * bytes_per_voxel * _READ_BYTES / 1e9,
+        "predict the largest scan": prediction_gb(counts.largest_voxels),
+    }
+    if costs is not None:
+        held = patches_gb if patches_gb < _IN_MEMORY_GB else 0.0
+        memory["train"] = costs.peak_gb + held
+    return memory
+
+
+def _seconds(
+    config: RunConfig, cohort: CohortFacts, counts: Counts, costs: StepCosts
+) -> dict[str, float]:
+    """Return seconds by stage."""
+    arms = arm_steps(config, counts.training_patches)
+    classes = counts.organs + 1
+    dense = config.finetune.head == "dense"
+    images = counts.slices if dense else counts.patches
+    forward_s = costs.finetune_s * _FORWARD / config.finetune.batch
+    per_arm_s = images * forward_s + counts.voxels * (
+        _VOXEL_S + _VOXEL_CLASS_S * (classes if dense else 1)
+    )
+    held_out = sum(s.split != "train" and s.reference is not None for s in cohort.scans)
+    held_out += config.ingest.validation_subjects + config.ingest.test_subjects
+    twins_share = (len(arms) - 1) * held_out / max(1, counts.scans)
+    return {
+        "ingest": 1.5 * sum(scan.read_s for scan in cohort.scans),
+        "locate": _locate_s(config, cohort, counts, costs),
+        "extract": counts.patches / _CUT_PER_S + counts.voxels * _VOXEL_S,
+        "pretrain": config.pretrain.steps * costs.pretrain_s,
+        "finetune": sum(arms.values()) * costs.finetune_s,
+        "predict": per_arm_s * (1 + twins_share),
+        "evaluate": 1 + _EVALUATE_S * held_out * counts.organs * (len(arms) + 1),
+        "report": _REPORT_S,
+    }
+
+
+def _locate_s(config: RunConfig, cohort: CohortFacts, counts: Counts, costs: StepCosts) -> float:
+    """Return the seconds of training the coarse networks and of running them over all scans."""
+    settings = config.locate
+    if settings.source is not None:
+        return counts.voxels * _VOXEL_S
+    folds = min(settings.folds, max(2, counts.labeled_subjects))
+    windows = sum(_windows(config, scan.geometry) for scan in cohort.scans if scan.geometry)
+    forward_s = costs.locate_s * _FORWARD / settings.batch
+    back_s = counts.voxels * (_VOXEL_S + _VOXEL_CLASS_S * (counts.organs + 1))
+    return settings.steps * folds * costs.locate_s + windows * folds * forward_s + back_s
+
+
+def _windows(config: RunConfig, geometry: Geometry) -> int:
+    """Return how many half-overlapping crops cover a scan on the coarse grid."""
+    settings = config.locate
+    sizes = [
+        math.ceil(n * s / target)
+        for n, s, target in zip(
+            geometry.shape, geometry.spacing_mm, settings.spacing_mm, strict=True
+        )
+    ]
+    if settings.in_plane_size is not None:
+        sizes = [settings.in_plane_size, settings.in_plane_size, geometry.shape[2]]
+    steps = [
+        max(0, math.ceil((size - crop) / max(1, crop // 2))) + 1
+        for size, crop in zip(sizes, settings.crop, strict=True)
+    ]
+    return math.prod(steps)

@@ -1,0 +1,62 @@
+"""What a training step takes on this machine, measured in a process of its own.
+
+That process ends with its memory: what it peaked at is what training peaks at, and where that does
+not fit it is the process that dies. torch is loaded there, not here.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from sacl.errors import SaclError
+from sacl.io.run_record import plain
+from sacl.settings import RunConfig
+
+_LIMIT_S = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCosts:
+    """What one training step of each stage takes on this machine.
+
+    Seconds per step, and how large the networks are; `peak_gb` is of the whole process, with a few
+    patches only.
+    """
+
+    device: str
+    threads: int
+    locate_s: float
+    pretrain_s: float
+    finetune_s: float
+    parameters: int
+    peak_gb: float
+
+
+def measure_steps(
+    config: RunConfig, organs: int, spacing_mm: tuple[float, float, float]
+) -> StepCosts:
+    """Return the costs of the configured networks, measured in a process of its own.
+
+    Raises:
+        SaclError: the steps could not be taken, for instance for want of memory.
+    """
+    request = {"config": plain(config), "organs": organs, "spacing_mm": spacing_mm}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "sacl.training.probe"],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=_LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise SaclError(f"probe: a few training steps took more than {_LIMIT_S:.0f} s") from None
+    if done.returncode != 0 or not done.stdout.strip():
+        lines = done.stderr.strip().splitlines() or ["it ended without a word"]
+        reason = "it was killed, most likely for want of memory"
+        raise SaclError(f"probe: {lines[-1] if done.returncode > 0 else reason}")
+    return StepCosts(**json.loads(done.stdout.strip().splitlines()[-1]))
