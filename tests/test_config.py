@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,39 @@ def test_tables_are_found_beside_the_data(tmp_path):
         None, {"ingest.data": str(tmp_path), "ingest.scan_labels": "scan_labels.csv"}
     )
     assert config.ingest.scan_labels == tmp_path / "scan_labels.csv"
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("one", Path("one")),
+        ("2024", Path("2024")),
+        ("a, b", Path("a, b")),
+        ("null", None),
+        ('["one", "two, three"]', (Path("one"), Path("two, three"))),
+    ],
+)
+def test_the_data_flag_is_a_folder_or_a_list_of_folders(text, data):
+    assert load_config(None, {"ingest.data": text}).ingest.data == data
+
+
+def test_the_data_in_yaml_is_a_folder_or_a_list_of_folders(tmp_path):
+    config = load_config(written(tmp_path, "ingest: {data: [one, two]}"))
+    assert config.ingest.data == config.ingest.sources == (Path("one"), Path("two"))
+    config = load_config(written(tmp_path, "ingest: {data: one}"))
+    assert config.ingest.sources == (Path("one"),)
+    with pytest.raises(ConfigError, match=r"ingest\.data\[1\]: expected path, got 3"):
+        load_config(written(tmp_path, "ingest: {data: [one, 3]}"))
+    with pytest.raises(ConfigError, match=r"ingest\.data: an empty list"):
+        load_config(written(tmp_path, "ingest: {data: []}"))
+
+
+def test_tables_are_found_beside_any_of_several_folders(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "order.txt").write_text("s1\n")
+    folders = json.dumps([str(tmp_path / "a"), str(tmp_path / "b")])
+    config = load_config(None, {"ingest.data": folders, "ingest.labeled_order": "order.txt"})
+    assert config.ingest.labeled_order == tmp_path / "b" / "order.txt"
 
 
 @pytest.mark.parametrize("path", sorted(Path("runs").glob("*.yaml")), ids=lambda p: p.stem)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sacl.organs import canonical_name, match, side_pairs, snake_case
+from sacl.organs import canonical_name, is_complete, match, side_pairs, snake_case, wholes
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,9 @@ from sacl.organs import canonical_name, match, side_pairs, snake_case
         ("left adrenal", "adrenal_gland_left"),
         ("oesophagus", "esophagus"),
         ("right_ventricle", "right_ventricle"),
+        ("heart_ventricle_right", "right_ventricle"),
+        ("heart_myocardium", "myocardium"),
+        ("small_intestine", "small_bowel"),
         ("Left-Lateral-Ventricle", "lateral_ventricle_left"),
         ("myocardium", "myocardium"),
     ],
@@ -77,3 +80,39 @@ def test_a_side_that_is_wanted_itself_is_not_merged():
 
 def test_a_part_with_another_name_is_not_merged():
     assert match(["kidney_cyst_left", "kidney_left"], ["kidneys"]) == {"kidney_left": "kidneys"}
+
+
+def test_lobes_are_parts_of_a_lung_and_of_both():
+    lobes = ["lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right"]
+    assert match([*lobes, "lung_left"], ["lungs"]) == dict.fromkeys([*lobes, "lung_left"], "lungs")
+    assert match(lobes, ["lung_right"]) == dict.fromkeys(lobes, "lung_right")
+    assert match(lobes, ["lung_left"]) == {}
+    assert wholes("lung_middle_lobe_right") == ["lung_middle_lobe", "lung_right", "lungs"]
+
+
+@pytest.mark.parametrize(
+    ("organ", "names", "complete"),
+    [
+        ("kidneys", {"kidney_left", "kidney_right"}, True),
+        ("kidneys", {"kidney_left"}, False),
+        ("kidneys", {"kidneys"}, True),
+        ("kidney_left", {"kidneys"}, False),
+        ("LK", {"kidney_left"}, True),
+        ("liver", {"spleen"}, False),
+        ("lungs", {"lung_left", "lung_upper_lobe_right", "lung_lower_lobe_right"}, False),
+        (
+            "lungs",
+            {
+                "lung_left",
+                "lung_upper_lobe_right",
+                "lung_middle_lobe_right",
+                "lung_lower_lobe_right",
+            },
+            True,
+        ),
+        ("ventricle", {"left_ventricle", "right_ventricle"}, False),
+        ("femur", {"femur_left", "femur_right"}, True),
+    ],
+)
+def test_a_whole_is_there_when_all_of_its_parts_are(organ, names, complete):
+    assert is_complete(organ, names) is complete

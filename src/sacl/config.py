@@ -33,7 +33,7 @@ def load_config(path: Path | None, flags: Mapping[str, str] | None = None) -> Ru
     Raises:
         ConfigError: the file cannot be read, a name is unknown or a value has a wrong type.
     """
-    tree = _read_yaml(path) if path else {}
+    tree = read_yaml(path) if path else {}
     for name, text in (flags or {}).items():
         _plant(tree, name, text)
     return _beside_the_data(from_mapping(RunConfig, tree))
@@ -51,9 +51,35 @@ def from_mapping(kind: type[Record], tree: Mapping[str, Any], where: str = "") -
     for key, value in tree.items():
         name = f"{where}{key}"
         if key not in known:
-            raise ConfigError(f"unknown setting '{name}'{nearest(name)}")
+            raise ConfigError(f"unknown setting '{name}'{nearest(name, kind)}")
         values[key] = _convert(hints[key], value, name)
     return kind(**values)
+
+
+def overridden(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
+    """Return settings with some changed, by dotted name (`{"pretrain.steps": 200}`) or by block.
+
+    Raises:
+        ConfigError: a name is unknown or a value has a wrong type.
+    """
+    tree = dataclasses.asdict(config)
+    for name, value in flat_settings(overrides).items():
+        if name not in dotted_settings():
+            raise ConfigError(f"unknown setting '{name}'{nearest(name)}")
+        *blocks, leaf = name.split(".")
+        functools.reduce(lambda inner, block: inner[block], blocks, tree)[leaf] = value
+    return from_mapping(RunConfig, tree)
+
+
+def flat_settings(overrides: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Return settings in nested blocks by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if isinstance(value, Mapping):
+            found |= flat_settings(value, f"{where}{key}.")
+        else:
+            found[f"{where}{key}"] = value
+    return found
 
 
 def dotted_settings(kind: type = RunConfig, where: str = "") -> dict[str, tuple[Any, Any, str]]:
@@ -94,7 +120,7 @@ def type_name(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return " | ".join(str(a) for a in arguments)
-    if origin in (types.UnionType, typing.Union):
+    if _is_union(hint):
         return " or ".join("null" if a is type(None) else type_name(a) for a in arguments)
     if origin is tuple:
         if arguments[-1] is Ellipsis:
@@ -105,7 +131,12 @@ def type_name(hint: Any) -> str:
     )
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the settings of a YAML file as nested mappings; an empty file has none.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no settings by name.
+    """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -133,8 +164,12 @@ def _plant(tree: dict[str, Any], name: str, text: str) -> None:
 
 
 def _from_text(hint: Any, text: str) -> Any:
-    """Read a flag's value: a list may be written `1,2,3` or `[1, 2, 3]`."""
-    wants_text = hint is str or hint is Path
+    """Read a flag's value: a list may be written `1,2,3` or `[1, 2, 3]`.
+
+    Where either text or a list will do, only `[...]` is a list.
+    """
+    kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
+    wants_text = not {str, Path}.isdisjoint(kinds) and not text.startswith("[") and text != "null"
     if typing.get_origin(hint) is tuple and not text.startswith("["):
         text = f"[{text}]"
     try:
@@ -143,9 +178,10 @@ def _from_text(hint: Any, text: str) -> Any:
         return text
 
 
-def nearest(name: str) -> str:
+def nearest(name: str, kind: type = RunConfig) -> str:
     """Return `; did you mean '...'?` for a setting's misspelled name, or where to look."""
-    known = list(dotted_settings()) + [f.name for f in dataclasses.fields(RunConfig)]
+    kind = kind if "." not in name else RunConfig
+    known = list(dotted_settings(kind)) + [f.name for f in dataclasses.fields(kind)]
     leaf = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     if not close:
@@ -160,15 +196,33 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{name}: expected settings by name, got {value!r}")
         return from_mapping(typing.cast(type, hint), value, f"{name}.")
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, name)
+    if _is_union(hint):
+        return _convert_union(arguments, value, name)
     if origin is tuple:
         return _convert_tuple(arguments, value, name)
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{name}: expected settings by name, got {value!r}")
+        return {str(key): _convert(arguments[1], v, f"{name}.{key}") for key, v in value.items()}
     if origin is Literal:
         return _one_of(arguments, value, name)
-    return _scalar(hint, value, name)
+    return value if hint is Any else _scalar(hint, value, name)
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, typing.Union)
+
+
+def _convert_union(arguments: Sequence[Any], value: Any, name: str) -> Any:
+    """Convert to the kind that suits: a list to the tuple, anything else to what is none."""
+    if value is None and type(None) in arguments:
+        return None
+    kinds = [a for a in arguments if a is not type(None)]
+    origins: list[Any] = [typing.get_origin(a) for a in kinds]
+    lists = [a for a, origin in zip(kinds, origins, strict=True) if origin is tuple]
+    return _convert(
+        (lists if lists and isinstance(value, (list, tuple)) else kinds)[0], value, name
+    )
 
 
 def _convert_tuple(arguments: Sequence[Any], value: Any, name: str) -> tuple[Any, ...]:
@@ -209,12 +263,14 @@ def _scalar(hint: Any, value: Any, name: str) -> Any:
 
 def _beside_the_data(config: RunConfig) -> RunConfig:
     """Look for the cohort's tables in the working directory first, then beside the data."""
-    data = config.ingest.data
     changed: dict[str, Any] = {}
     for name in ("scan_labels", "labeled_order"):
         path: Path | None = getattr(config.ingest, name)
-        if path and data and not path.exists() and (data / path).is_file():
-            changed[name] = data / path
+        if path is None or path.exists():
+            continue
+        beside = [data / path for data in config.ingest.sources if (data / path).is_file()]
+        if beside:
+            changed[name] = beside[0]
     return dataclasses.replace(config, ingest=dataclasses.replace(config.ingest, **changed))
 
 

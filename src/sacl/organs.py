@@ -7,8 +7,9 @@ name is only brought into that form.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 BTCV_ORGANS = (
     "spleen",
@@ -70,6 +71,11 @@ _NOT_MIRRORED = {"ventricle", "atrium", "heart_ventricle", "heart_atrium"}
 """The heart's left and right chambers are different organs, not mirror images."""
 _WHOLES = {"kidneys": "kidney", "lungs": "lung", "adrenal_glands": "adrenal_gland"}
 """Name of both sides together: the plural of the paired organ."""
+_LOBES = {
+    "lung_left": ("lung_upper_lobe_left", "lung_lower_lobe_left"),
+    "lung_right": ("lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right"),
+}
+"""Organs that some schemes draw in parts."""
 
 
 def snake_case(text: str) -> str:
@@ -77,6 +83,7 @@ def snake_case(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.strip().lower()).strip("_")
 
 
+@functools.cache
 def canonical_name(name: str) -> str:
     """Return the one spelling of an organ's name.
 
@@ -116,6 +123,41 @@ def side_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
+def wholes(name: str) -> list[str]:
+    """Return the organs that an organ is a part of, the nearest first, by canonical names.
+
+    Example:
+        >>> wholes("RK"), wholes("lung_lower_lobe_left"), wholes("liver")
+        (['kidneys'], ['lung_lower_lobe', 'lung_left', 'lungs'], [])
+    """
+    canonical = canonical_name(name)
+    base, side = _split_side(canonical)
+    found = [] if side is None or base in _NOT_MIRRORED else [canonical_name(base)]
+    for whole, lobes in _LOBES.items():
+        if canonical in lobes:
+            found += [whole, *wholes(whole)]
+    return found
+
+
+def is_complete(organ: str, names: Collection[str]) -> bool:
+    """Tell whether an organ is among canonical names, itself or with all of its parts.
+
+    Example:
+        >>> is_complete("kidneys", ["kidney_left"]), is_complete("lungs", ["lung_left", "lungs"])
+        (False, True)
+    """
+    organ = canonical_name(organ)
+    if organ in names:
+        return True
+    base, side = _split_side(_WHOLES.get(organ, organ))
+    sides = () if side or base in _NOT_MIRRORED else (f"{base}_left", f"{base}_right")
+    return any(
+        all(is_complete(part, names) for part in parts)
+        for parts in (_LOBES.get(organ, ()), sides)
+        if parts
+    )
+
+
 def match(names: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
     """Return which of `wanted` each of `names` is, or is a part of; other names are left out.
 
@@ -129,9 +171,8 @@ def match(names: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
     by_canonical = {canonical_name(name): name for name in wanted}
     found = {}
     for name in names:
-        canonical = canonical_name(name)
-        whole = canonical_name(_split_side(canonical)[0])
-        target = by_canonical.get(canonical) or by_canonical.get(whole)
+        ways = (canonical_name(name), *wholes(name))
+        target = next((by_canonical[way] for way in ways if way in by_canonical), None)
         if target is not None:
             found[name] = target
     return found

@@ -122,7 +122,9 @@ def test_image_and_label_map_on_different_grids(data, refused):
     message = refused()
     assert message.startswith("case bad: image and label map lie on different grids")
     assert "5 x 6 x 7 voxels of 1 x 1 x 2 mm at (0, 0, 0)" in message
-    assert "at (0, 0, 1); resample" in message
+    assert "at (0, 0, 1) (first voxels 1 mm apart, last voxels 1 mm apart" in message
+    assert "resample the label map onto the image's grid" in message
+    assert "repair" in message
 
 
 @pytest.mark.parametrize(

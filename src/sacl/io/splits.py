@@ -46,7 +46,7 @@ def require_one_split(found: Found) -> None:
 
 def annotated_subjects(found: Found, split: Split = "train") -> list[str]:
     """Return the subjects of a split that have a reference, sorted."""
-    return sorted({subject_of(c) for c in found.cases if c.split == split and c.reference})
+    return sorted({subject_of(c) for c in found.cases if c.split == split and c.has_reference})
 
 
 def stratified_order(strata: Mapping[str, str], seed: int) -> list[str]:

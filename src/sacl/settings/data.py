@@ -10,12 +10,15 @@ from sacl.settings.require import require
 
 Layout = Literal[
     "auto",
+    "nnssl",
     "nnunet",
+    "amos",
     "decathlon",
     "btcv",
     "flare2021",
     "totalsegmentator",
     "table",
+    "monai_datalist",
     "folder",
 ]
 """The layouts of `sacl.io.layouts.recognize.LAYOUTS`, and `auto`."""
@@ -43,18 +46,22 @@ class PhantomSettings:
 class IngestSettings:
     """Read a cohort of any known layout into canonical volumes and one manifest."""
 
-    data: Path | None = None
-    """Folder (or `cohort.csv`) that holds the scans."""
+    data: Path | tuple[Path, ...] | None = None
+    """Folder (or `cohort.csv`) that holds the scans, or a list of several, merged into a cohort."""
     layout: Layout = "auto"
     """Layout of the data; `auto` recognizes it and says why."""
     modality: Literal["auto", "ct", "mr"] = "auto"
-    """CT intensities are windowed in HU, MR intensities normalized per scan."""
+    """CT intensities are windowed in HU, MR normalized per scan; of a mixed cohort one is kept."""
     window_hu: tuple[float, float] = (-175.0, 275.0)
     """CT intensities that become 0 and 1: the soft-tissue window."""
     percentiles: tuple[float, float] = (0.5, 99.5)
     """MR: percentiles of a scan's intensities that become 0 and 1."""
     organs: tuple[str, ...] = ()
     """Organs to keep, by name or alias; all of the cohort's where empty."""
+    overlap: Literal["smaller", "first", "error"] = "smaller"
+    """Where masks overlap: the organ smaller in that scan wins, or the first of `organs`."""
+    repair_grid: Literal["none", "nearest"] = "none"
+    """A label map on another grid than its image: refuse it, or resample by nearest neighbor."""
     scan_labels: Path | None = None
     """CSV with `case_id` and one column per scan-wise label (`subject_id` and `split` too)."""
     validation_subjects: int = 0
@@ -78,6 +85,14 @@ class IngestSettings:
                 self.labeled_subjects >= 1,
                 f"ingest.labeled_subjects must be >= 1, got {self.labeled_subjects}",
             )
+        require(self.data != (), "ingest.data: an empty list; give one folder at least")
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The folders and tables to read, none where the phantom is to be read."""
+        if self.data is None:
+            return ()
+        return self.data if isinstance(self.data, tuple) else (self.data,)
 
 
 @dataclass(frozen=True, kw_only=True)

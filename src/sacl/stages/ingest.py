@@ -1,21 +1,27 @@
-"""Read a cohort of any known layout into canonical volumes and one manifest."""
+"""Read a cohort of any known layout, or several, into canonical volumes and one manifest."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
-from sacl.errors import ConfigError, DataError
-from sacl.geometry import require_same_grid
-from sacl.io.layouts.found import Found, FoundCase
+from sacl.errors import ConfigError
+from sacl.io.annotation import (
+    annotated_organs,
+    choose_scheme,
+    count_annotated,
+    keep_annotated,
+    require_known_organs,
+)
+from sacl.io.layouts.found import Found, FoundCase, Modality
 from sacl.io.layouts.recognize import find
 from sacl.io.manifest import write_cohort
-from sacl.io.nifti import read_labels, read_volume, write_label_map, write_volume
+from sacl.io.merging import merge
+from sacl.io.modality import of_one_modality, read_scan, with_modality
+from sacl.io.nifti import write_label_map, write_volume
 from sacl.io.progress import say, track
+from sacl.io.references import Reference, ReferenceRules, read_reference
 from sacl.io.run_record import fingerprint, listing_fingerprint, recorded
 from sacl.io.scan_table import with_table
 from sacl.io.splits import (
@@ -27,37 +33,39 @@ from sacl.io.splits import (
     subject_of,
 )
 from sacl.io.workspace import Workspace
-from sacl.organs import canonical_name, match
 from sacl.patches.window import window_of
 from sacl.settings import IngestSettings
-from sacl.types import SPLITS, Case, Cohort, Grid, LabelMap, LabelScheme
+from sacl.types import SPLITS, UNKNOWN, Case, Cohort, LabelScheme
 
 PHANTOM = "Dataset900_Phantom"
 """Folder that the phantom stage leaves its dataset in."""
 _SCAN_LABELS = "scan_labels.csv"
-_AIR_HU = -500.0
+_MANY = 12
+"""A scan-wise label with more values than this, such as an age, is told without them."""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What holds for every case: label values, who is labeled, how intensities are read."""
+    """What holds for every case: what is annotated, who is labeled, how intensities are read."""
 
     folder: Path
-    scheme: LabelScheme
-    label_of: Mapping[int, int]
-    ignore: int | None
+    found: Found
+    rules: ReferenceRules
     labeled: frozenset[str]
-    modality: Literal["ct", "mr"]
+    modality: Modality
     settings: IngestSettings
 
 
 def inputs(settings: IngestSettings, workspace: Workspace) -> dict[str, str]:
     """Return fingerprints of the data, or of the phantom stage, and of the tables beside it."""
-    data = _data(settings, workspace)
+    sources = _sources(settings, workspace)
     if settings.data is None:
         found = {"phantom": fingerprint(workspace.folder("phantom"))}
     else:
-        found = {"data": listing_fingerprint(data)}
+        found = {
+            "data" if n == 0 else f"data[{n}]": listing_fingerprint(source)
+            for n, source in enumerate(sources)
+        }
     for name in ("scan_labels", "labeled_order"):
         path: Path | None = getattr(settings, name)
         if path is not None:
@@ -69,174 +77,168 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
     """Write every scan in canonical orientation, the references that may be seen, `cohort.json`.
 
     A training subject that is not chosen as labeled gets no reference file: what is not there
-    cannot be learned from. References of validation and test scans are written for scoring.
+    cannot be learned from. References of validation and test scans are written for scoring. Each
+    case says which organs are annotated in it; another organ is unknown there, not absent.
 
     Raises:
         ConfigError: the settings ask for organs or subjects that the data does not have.
         DataError: a file is damaged, or the cohort contradicts itself.
     """
     with recorded(workspace, "ingest", settings, inputs(settings, workspace)) as (folder, done):
-        found = _found(settings, _data(settings, workspace))
+        found, modality = _found(settings, _sources(settings, workspace))
+        scheme, notes = choose_scheme(found, settings.organs)
+        found = keep_annotated(found, scheme)
+        for note in (*found.notes, *notes):
+            say(f"ingest: {note}")
+        _announce(found, scheme)
         order = seeded_order(found, settings.labeled_scan_label, workspace.seed)
         found = hold_out(found, order, settings.validation_subjects, settings.test_subjects)
         if settings.labeled_order is not None:
             order = read_order(settings.labeled_order, found)
         labeled = choose_labeled(found, order, settings.labeled_subjects)
-        scheme, label_of = _scheme(found, settings.organs)
-        modality = _modality(found, settings)
-        plan = _Plan(folder, scheme, label_of, found.ignore, frozenset(labeled), modality, settings)
-        cases = tuple(_ingest_case(case, plan) for case in track(found.cases, "ingest"))
+        rules = ReferenceRules(scheme, settings.overlap, settings.repair_grid == "nearest")
+        plan = _Plan(folder, found, rules, frozenset(labeled), modality, settings)
+        _require_all_learned(plan)
+        cases, decided = _ingest_cases(plan)
         cohort = Cohort(found.name, scheme, cases, modality)
         write_cohort(folder, cohort)
-        done.update(_counts(cohort), layout=found.layout, labeled_subjects=labeled)
+        done.update(_counts(cohort), layout=found.layout, labeled_subjects=labeled, **decided)
     return folder
 
 
-def _data(settings: IngestSettings, workspace: Workspace) -> Path:
-    """Return where the scans lie: the given folder, else what the phantom stage generated."""
+def _sources(settings: IngestSettings, workspace: Workspace) -> tuple[Path, ...]:
+    """Return where the scans lie: the given folders, else what the phantom stage generated."""
     if settings.data is not None:
-        return settings.data
+        return settings.sources
     phantom = workspace.folder("phantom")
     if not (phantom / "run.json").is_file():
         raise ConfigError("ingest.data: no data to read; give --data FOLDER or phantom.scans")
-    return phantom / PHANTOM
+    return (phantom / PHANTOM,)
 
 
-def _found(settings: IngestSettings, data: Path) -> Found:
-    """List the cases with all that is known of them, and tell the user how they were read."""
-    found, reason = find(data, settings.layout)
-    say(f"ingest: {found.name} read as {found.layout}, by {reason}")
-    beside = data / _SCAN_LABELS
+def _found(settings: IngestSettings, sources: tuple[Path, ...]) -> tuple[Found, Modality]:
+    """List the cases of all sources with all that is known of them, of one modality."""
+    own_tables = settings.scan_labels is None or len(sources) > 1
+    founds = [_listed(source, settings, own_tables) for source in sources]
+    found = merge(founds)
     if settings.scan_labels is not None:
         found = with_table(found, settings.scan_labels)
-    elif beside.is_file():
+    modality, found = of_one_modality(found, settings.modality)
+    require_one_split(found)
+    require_known_organs(found)
+    return found, modality
+
+
+def _listed(source: Path, settings: IngestSettings, own_table: bool) -> Found:
+    """List the cases of one source, and tell the user how it was read."""
+    found, reason = find(source, settings.layout)
+    say(f"ingest: {found.name} read as {found.layout}, by {reason}")
+    beside = source / _SCAN_LABELS
+    if own_table and beside.is_file():
         say(f"ingest: scan-wise labels from the data's own {_SCAN_LABELS}")
         found = with_table(found, beside)
-    for note in found.notes:
-        say(f"ingest: {note}")
-    require_one_split(found)
-    return found
+    return with_modality(found, settings.modality)
 
 
-def _scheme(found: Found, wanted: tuple[str, ...]) -> tuple[LabelScheme, dict[int, int]]:
-    """Return the cohort's organs, and the label of every value of the source that is kept.
+def _announce(found: Found, scheme: LabelScheme) -> None:
+    """Say what was found: scans, subjects, organs and how often each is annotated, scan labels."""
+    subjects = {subject_of(case) for case in found.cases}
+    say(f"ingest: {len(found.cases)} scans of {len(subjects)} subjects")
+    counts, references = count_annotated(found, scheme)
+    say(f"ingest: {len(scheme.names)} organs, {', '.join(scheme.names)}")
+    partly = [f"{organ} {counts[organ]}" for organ in scheme.names if counts[organ] < references]
+    if partly:
+        say(
+            f"ingest: not annotated in all of the {references} references, and unknown in the"
+            f" others: {', '.join(partly)}"
+        )
+    for name in sorted({name for case in found.cases for name in case.scan_labels}):
+        values = Counter(case.scan_labels.get(name, UNKNOWN) for case in found.cases)
+        told = ", ".join(f"{value} {count}" for value, count in sorted(values.items()))
+        say(f"ingest: {name}: {told if len(values) <= _MANY else f'{len(values)} values'}")
+
+
+def _require_all_learned(plan: _Plan) -> None:
+    """Refuse labeled scans that leave an organ without any annotation: it could not be learned.
 
     Raises:
-        ConfigError: an organ that is wanted is not annotated in the data.
+        ConfigError: names the organ and what to change.
     """
-    if not found.organs and not wanted:
+    seen = [case for case in plan.found.cases if case.split == "train" and _is_shown(case, plan)]
+    learned = {o for case in seen for o in annotated_organs(plan.found, case, plan.rules.scheme)}
+    missing = [organ for organ in plan.rules.scheme.names if organ not in learned]
+    if seen and missing:
         raise ConfigError(
-            f"ingest.organs: {found.name} names no organs; list those to segment, for instance"
-            " --ingest.organs liver spleen"
+            f"ingest.organs: no labeled training scan is annotated for {', '.join(missing)}; leave"
+            " it out of ingest.organs, or label subjects with it (ingest.labeled_subjects,"
+            " labeled_order, labeled_scan_label)"
         )
-    sources = list(found.organs.values())
-    target = match(sources, wanted) if wanted else {name: name for name in sources}
-    missing = [name for name in wanted if sources and name not in target.values()]
-    if missing:
-        raise ConfigError(
-            f"ingest.organs: no organ '{missing[0]}' in {found.name}; it has {', '.join(sources)}"
+
+
+def _is_shown(case: FoundCase, plan: _Plan) -> bool:
+    """Tell whether a case's reference may be seen: by scoring, or by training where labeled."""
+    return case.has_reference and (case.split != "train" or subject_of(case) in plan.labeled)
+
+
+def _ingest_cases(plan: _Plan) -> tuple[tuple[Case, ...], dict[str, object]]:
+    """Write all cases, and return with them what was decided about overlaps and grids."""
+    cases, contested, repaired = [], {}, {}
+    for found in track(plan.found.cases, "ingest"):
+        case, reference = _ingest_case(found, plan)
+        cases.append(case)
+        if reference is not None and reference.repair:
+            repaired[case.case_id] = reference.repair
+            say(
+                f"ingest: case {case.case_id}: label map resampled by nearest neighbor onto the"
+                f" image's grid ({reference.repair})"
+            )
+        if reference is not None and reference.contested:
+            pairs = {f"{a} and {b}": count for (a, b), count in reference.contested.items()}
+            contested[case.case_id] = pairs
+    if contested:
+        total = Counter[str]()
+        for pairs in contested.values():
+            total.update(pairs)
+        (worst, count), winner = total.most_common(1)[0], plan.settings.overlap
+        say(
+            f"ingest: masks overlap in {len(contested)} scans by {sum(total.values())} voxels, most"
+            f" of all {worst} by {count}; the {winner} organ wins; run.json has all pairs"
         )
-    names = tuple(canonical_name(name) for name in wanted or sources)
-    scheme = LabelScheme(found.name, names)
-    kept = {value: target[name] for value, name in found.organs.items() if name in target}
-    return scheme, {v: scheme.label_of(canonical_name(name)) for v, name in kept.items()} | {
-        value: 0 for value, name in found.organs.items() if name not in target
-    }
+    return tuple(cases), {"overlaps": contested, "repaired_grids": repaired}
 
 
-def _modality(found: Found, settings: IngestSettings) -> Literal["ct", "mr"]:
-    """Return the modality: as set, as the dataset says, else guessed by the first scan."""
-    if settings.modality != "auto":
-        return settings.modality
-    if found.modality is not None:
-        return found.modality
-    low = float(read_volume(found.cases[0].image)[0].voxels.min())
-    guess: Literal["ct", "mr"] = "ct" if low < _AIR_HU else "mr"
-    say(
-        f"ingest: taken as {guess.upper()}, the lowest intensity of {found.cases[0].case_id} is"
-        f" {low:g}; set --ingest.modality if this is wrong"
-    )
-    return guess
-
-
-def _ingest_case(case: FoundCase, plan: _Plan) -> Case:
+def _ingest_case(found: FoundCase, plan: _Plan) -> tuple[Case, Reference | None]:
     """Check a case, then write its image and, where it may be seen, its reference."""
-    volume, native = read_volume(case.image)
+    volume, native = read_scan(found)
     window = window_of(
         volume.voxels,
         plan.modality,
         plan.settings.window_hu,
         plan.settings.percentiles,
-        f"case {case.case_id}",
+        f"case {found.case_id}",
     )
+    annotated: tuple[str, ...] = ()
     reference = None
-    seen = case.split != "train" or subject_of(case) in plan.labeled
-    if case.reference is not None and seen:
-        reference = _reference(case.reference, volume.grid, case, plan)
-    image_name = f"images/{case.case_id}.nii"
-    reference_name = f"references/{case.case_id}.nii.gz" if reference is not None else None
-    entry = Case(
-        case_id=case.case_id,
-        subject_id=subject_of(case),
+    if _is_shown(found, plan):
+        annotated = annotated_organs(plan.found, found, plan.rules.scheme)
+        reference = read_reference(plan.found, found, annotated, volume.grid, plan.rules)
+    image_name = f"images/{found.case_id}.nii"
+    reference_name = f"references/{found.case_id}.nii.gz" if reference is not None else None
+    case = Case(
+        case_id=found.case_id,
+        subject_id=subject_of(found),
         image=image_name,
         reference=reference_name,
-        split=case.split,
+        split=found.split,
         native=native,
         window=window,
-        scan_labels=case.scan_labels,
-        annotated=plan.scheme.names if reference is not None else (),
+        scan_labels=found.scan_labels,
+        annotated=annotated,
     )
     write_volume(plan.folder / image_name, volume)
     if reference is not None and reference_name is not None:
-        write_label_map(plan.folder / reference_name, reference)
-    return entry
-
-
-def _reference(path: Path, grid: Grid, case: FoundCase, plan: _Plan) -> LabelMap:
-    """Read a reference and give its values the cohort's meaning.
-
-    Raises:
-        DataError: it lies on another grid than the image, has values that the dataset does not
-            name, voxels to be ignored, or, of a labeled training scan, nothing but background.
-    """
-    voxels, own_grid, _ = read_labels(path)
-    require_same_grid(grid, own_grid, f"case {case.case_id}")
-    values = _values(voxels)
-    if plan.ignore in values:
-        raise DataError(
-            f"case {case.case_id}: its label map has voxels of the value {plan.ignore}, 'ignore';"
-            " complete the annotation, or remove this label map so that the scan counts as"
-            " unlabeled"
-        )
-    strange = sorted(values - set(plan.label_of) - {0})
-    if strange:
-        raise DataError(
-            f"case {case.case_id}: label values {strange[:10]} outside the dataset's scheme, which"
-            f" has {sorted(plan.label_of)}; correct the label map or the scheme"
-        )
-    if case.split == "train" and values <= {0}:
-        raise DataError(
-            f"case {case.case_id}: empty label map, every voxel is background; correct it, or"
-            " remove it so that the scan counts as unlabeled"
-        )
-    table = np.zeros(max(values) + 1, np.uint8 if len(plan.scheme.names) <= 255 else np.uint16)
-    for value in values:
-        table[value] = plan.label_of.get(value, 0)
-    remapped = np.empty(voxels.shape, table.dtype, order="F")
-    for k in range(voxels.shape[2]):
-        remapped[:, :, k] = table[voxels[:, :, k]]
-    return LabelMap(remapped, grid, plan.scheme)
-
-
-def _values(voxels: np.ndarray) -> set[int]:
-    """Return all values of a label map."""
-    low, high = int(voxels.min()), int(voxels.max())
-    if low < 0 or high > np.iinfo(np.uint16).max:
-        return {int(value) for value in np.unique(voxels)}
-    seen = np.zeros(high + 1, np.bool_)
-    for k in range(voxels.shape[2]):  # by slice: an index array costs 8 bytes per voxel
-        seen[voxels[:, :, k]] = True
-    return set(np.flatnonzero(seen).tolist())
+        write_label_map(plan.folder / reference_name, reference.label_map)
+    return case, reference
 
 
 def _counts(cohort: Cohort) -> dict[str, object]:

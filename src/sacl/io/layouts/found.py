@@ -23,10 +23,10 @@ class FoundCase:
 
     `subject_id` is None where nobody says; `origin` is the place that the split was read from, in
     the words of the source. A reference is one label map (`reference`) or one binary mask per organ
-    (`masks`, by the organ's name in the source). `organs` are this case's label values where they
-    differ from the dataset's; `annotated` the organs that somebody looked for in this scan, None
-    for all of its table: an organ that is not among them is unknown, not absent. `load` reads the
-    image where it is not a NIfTI file; `image` then only names it.
+    (`masks`, by the organ's name in the source). `organs` and `ignore` are this case's label values
+    where they differ from the dataset's; `annotated` the organs that somebody looked for in this
+    scan, None for all of its table: an organ that is not among them is unknown, not absent. `load`
+    reads the image where it is not a NIfTI file; `image` then only names it.
     """
 
     case_id: str
@@ -41,6 +41,7 @@ class FoundCase:
     annotated: tuple[str, ...] | None = None
     modality: Modality | None = None
     load: Callable[[], tuple[Volume, NativeFrame]] | None = None
+    ignore: int | None = None
 
     @property
     def has_reference(self) -> bool:

@@ -1,8 +1,9 @@
 """A table of scans: `cohort.csv` with case_id, image, and optionally label, subject_id and split.
 
-Every other column is a scan-wise label. Paths are relative to the table. The meaning of the label
-values comes from `labels.json` beside the table (`{name: value}` or `{value: name}`), else from the
-label table in the first label map.
+`annotated` lists the organs that somebody looked for, such as `liver;spleen`, where these are not
+all. Every other column is a scan-wise label. Paths are relative to the table. The meaning of the
+label values comes from `labels.json` beside the table (`{name: value}` or `{value: name}`), else
+from the label table in the first label map.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from sacl.errors import DataError
 from sacl.io.layouts.found import Found, FoundCase, label_values, read_json
 from sacl.io.nifti import read_label_table
-from sacl.io.scan_table import read_table, scan_labels_of, split_of
+from sacl.io.scan_table import annotated_of, read_table, scan_labels_of, split_of
 
 _NAME = "cohort.csv"
 
@@ -44,6 +45,7 @@ def read(root: Path) -> Found:
                 row.get("subject_id") or None,
                 scan_labels_of(row),
                 path.name,
+                annotated=annotated_of(row),
             )
         )
     organs, ignore = _organs(path, cases)
