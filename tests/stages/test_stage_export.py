@@ -7,9 +7,13 @@ from fake_work import fake_work
 
 from sacl.cli import main
 from sacl.errors import ConfigError, DataError, WorkspaceError
-from sacl.io.nifti import read_label_table
+from sacl.io.layouts.nnssl import anatomy_masks
+from sacl.io.layouts.recognize import find
+from sacl.io.manifest import read_cohort, write_cohort
+from sacl.io.nifti import read_label_table, write_label_map
 from sacl.stages import export as stage
 from sacl.stages.export import export, export_folder
+from sacl.types import Grid, LabelMap, LabelScheme
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +116,104 @@ def test_a_folder_of_label_maps_is_exported_by_the_names_in_it(work, tmp_path):
         export_folder(source, source)
 
 
+def test_nnunet_gets_its_files_with_figures_of_the_held_out_scans(work, tmp_path):
+    out = tmp_path / "out"
+    done = export(work, out, "nnunet", folds=2)
+    assert done["files"] == ["dataset.json", "summary.json", "splits_final.json"]
+    summary = json.loads((out / "summary.json").read_text())
+    names = [row["prediction_file"] for row in summary["metric_per_case"]]
+    assert names == [f"subject-0{n}-a.nii.gz" for n in (4, 5, 6, 7)]
+    for row in summary["metric_per_case"]:
+        reference = nibabel.load(work.folder("ingest") / "references" / row["reference_file"])
+        predicted = nibabel.as_closest_canonical(nibabel.load(out / row["prediction_file"]))
+        for value in (1, 2, 3):
+            r, p = (np.asarray(image.dataobj) == value for image in (reference, predicted))
+            figures = row["metrics"][str(value)]
+            assert (figures["TP"], figures["FP"]) == ((r & p).sum(), (p & ~r).sum())
+            assert (figures["n_ref"], figures["n_pred"]) == (r.sum(), p.sum())
+            assert figures["Dice"] == pytest.approx(2 * (r & p).sum() / (r.sum() + p.sum()))
+    dice = [[row["metrics"][v]["Dice"] for v in "123"] for row in summary["metric_per_case"]]
+    assert summary["foreground_mean"]["Dice"] == pytest.approx(np.mean(dice))
+    assert summary["mean"]["2"]["Dice"] == pytest.approx(np.mean(dice, axis=0)[1])
+    folds = json.loads((out / "splits_final.json").read_text())
+    assert sorted(folds[0]["val"] + folds[1]["val"]) == [f"subject-0{n}-a" for n in (0, 1, 2)]
+    dataset = json.loads((out / "dataset.json").read_text())
+    assert dataset["numTraining"] == 3
+
+
+def test_training_scans_are_scored_only_where_they_are_asked_for(work, tmp_path):
+    export(work, tmp_path / "out", "nnunet", splits=("train",))
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [row["prediction_file"] for row in summary["metric_per_case"]] == [
+        f"subject-0{n}-a.nii.gz" for n in (0, 1, 2)
+    ]
+
+
+def test_an_organ_that_nobody_annotated_is_nan_in_the_summary(tmp_path):
+    work = fake_work(tmp_path / "work", organs=("liver", "spleen"), test_subjects=2)
+    home = work.folder("ingest")
+    cohort = read_cohort(home)
+    object.__setattr__(cohort.cases[-1], "annotated", ("liver",))
+    write_cohort(home, cohort)
+    export(work, tmp_path / "out", "nnunet")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    first, last = (row["metrics"] for row in summary["metric_per_case"])
+    assert np.isnan(last["2"]["Dice"])
+    assert np.isnan(last["2"]["n_pred"])
+    assert summary["mean"]["2"]["Dice"] == first["2"]["Dice"]
+    assert summary["mean"]["1"]["Dice"] == np.mean([first["1"]["Dice"], last["1"]["Dice"]])
+
+
+def test_the_cohort_goes_to_nnssl_and_comes_back_with_its_coarse_maps(work, tmp_path):
+    out = tmp_path / "out"
+    done = export(work, out, "nnssl")
+    assert (done["scans"], done["files"]) == (4, ["pretrain_data.json"])
+    found, _ = find(out)
+    cohort = read_cohort(work.folder("ingest"))
+    assert {c.case_id: (c.subject_id, c.scan_labels) for c in found.cases} == {
+        c.case_id: (c.subject_id, c.scan_labels) for c in cohort.of_split("train")
+    }
+    for case in found.cases:
+        original = work.folder("ingest") / "images" / f"{case.case_id}.nii"
+        assert case.image.read_bytes() == original.read_bytes()
+    for case_id, mask in anatomy_masks(out).items():
+        coarse = work.folder("locate") / "maps" / f"{case_id}.nii.gz"
+        assert mask.read_bytes() == coarse.read_bytes()
+    assert len(anatomy_masks(out)) == 4
+    assert "subject-05-a" in {c.case_id for c in find(_with_test(work, tmp_path))[0].cases}
+
+
+def _with_test(work, folder):
+    export(work, folder / "more", "nnssl", splits=("train", "test"))
+    return folder / "more"
+
+
+def test_a_folder_is_scored_against_its_references_for_nnunet(work, tmp_path, capsys):
+    source = work.folder("predict") / "semantic"
+    references = work.folder("ingest") / "references"
+    done = export_folder(source, tmp_path / "out", "nnunet", reference=references)
+    assert done["files"] == ["dataset.json", "summary.json"]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert len(summary["metric_per_case"]) == 7
+    export_folder(source, tmp_path / "alone", "nnunet")
+    assert "no held-out scan has a reference" in capsys.readouterr().err
+    assert not (tmp_path / "alone" / "summary.json").exists()
+    with pytest.raises(ConfigError, match="--form nnssl: needs a run's cohort"):
+        export_folder(source, tmp_path / "no", "nnssl")
+
+
+def test_a_reference_on_another_grid_is_refused(work, tmp_path):
+    source = work.folder("predict") / "semantic"
+    grid = Grid((4, 4, 4), np.eye(4))
+    scheme = LabelScheme("fake", ("liver", "spleen", "gallbladder"))
+    write_label_map(
+        tmp_path / "references" / "subject-04-a.nii.gz",
+        LabelMap(np.ones((4, 4, 4), np.uint8), grid, scheme),
+    )
+    with pytest.raises(DataError, match="case subject-04-a: .*grids"):
+        export_folder(source, tmp_path / "out", "nnunet", reference=tmp_path / "references")
+
+
 @pytest.mark.parametrize(
     ("keywords", "error", "message"),
     [
@@ -119,6 +221,8 @@ def test_a_folder_of_label_maps_is_exported_by_the_names_in_it(work, tmp_path):
         ({"arm": "best"}, ConfigError, "--arm best: .* has semantic, scratch"),
         ({"splits": ("tset",)}, ConfigError, "--splits tset: expected one of train"),
         ({"splits": ("validation",)}, DataError, "no prediction for any of 0 scans"),
+        ({"form": "nnssl", "splits": ("validation",)}, DataError, "no scan in the splits valid"),
+        ({"folds": 1}, ConfigError, "--folds 1: expected 2 or more"),
     ],
 )
 def test_a_wrong_wish_is_refused_before_anything_is_written(

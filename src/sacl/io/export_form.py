@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from sacl.io.workspace import Workspace
-from sacl.types import Case, LabelMap, LabelScheme, NativeFrame
+from sacl.types import SPLITS, Case, Cohort, LabelMap, LabelScheme, NativeFrame, Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,20 +27,19 @@ class Result:
 class Export:
     """What all scans of an export share.
 
-    `reference_of` reads a scan's reference and the organs that are annotated in it, for the scans
-    that have one. `workspace` and `cases` are those of the run; None and empty where a folder of
-    label maps is exported.
+    `reference_of` reads the references of the scans to be scored, and the organs annotated there.
+    `workspace` and `cohort` are those of the run and `cases` the exported ones; None and empty
+    where a folder of label maps is exported. `force` is set to write anew what is there.
     """
 
     out: Path
     scheme: LabelScheme
-    modality: Literal["ct", "mr"] | None
-    case_ids: tuple[str, ...]
     reference_of: Mapping[str, Callable[[], tuple[LabelMap, tuple[str, ...]]]]
     workspace: Workspace | None = None
+    cohort: Cohort | None = None
     cases: tuple[Case, ...] = ()
     folds: int = 5
-    seed: int = 0
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,12 @@ class Form:
     """One way to write results.
 
     `write` puts one scan's result at a path, the case's name with `suffix`, whole or not at all;
-    None where a form has nothing per scan. `finish` writes what is said of all scans together, and
-    returns it.
+    None where a form needs no predictions. `finish` writes what is said of all scans together, and
+    returns the files. `splits` are those that are exported where nobody says.
     """
 
     summary: str
     suffix: str = ""
     write: Callable[[Result, Path], None] | None = None
-    finish: Callable[[Export], list[Path]] | None = field(default=None)
+    finish: Callable[[Export], list[Path]] | None = None
+    splits: tuple[Split, ...] = SPLITS

@@ -10,20 +10,14 @@ from typing import Any
 
 from sacl.errors import ConfigError, DataError, WorkspaceError
 from sacl.io.export_form import Export, Form, Result
-from sacl.io.export_nifti import write_map, write_masks
 from sacl.io.label_names import scheme_of_folders
 from sacl.io.manifest import read_cohort, read_reference
 from sacl.io.nifti import is_nifti, read_label_map, stem
 from sacl.io.progress import say, track
 from sacl.io.run_record import fingerprint, listing_fingerprint, read_record, write_text
 from sacl.io.workspace import Workspace
+from sacl.stages.export_forms import FORMS
 from sacl.types import SPLITS, Case, Cohort, LabelMap
-
-FORMS: dict[str, Form] = {
-    "nifti": Form("one label map per scan, with the label table in it", ".nii.gz", write_map),
-    "nifti-per-organ": Form("a folder per scan with one mask per organ", "", write_masks),
-}
-"""All forms by name."""
 
 RECORD = "export.json"
 """Says of what an export is, so that an interrupted one goes on and no other is mixed into it."""
@@ -48,39 +42,43 @@ def export(  # noqa: PLR0913
         out: Folder for the files.
         form: One of `FORMS`.
         arm: Which segmenter's predictions; the pretrained one's where unset.
-        splits: Splits to export; where empty, all that the form is meant for.
+        splits: Splits to export, the form's own where empty. Training scans are scored only
+            where their split is named.
         folds: nnU-Net: number of cross-validation folds.
         force: Write everything anew.
 
     Raises:
         ConfigError: there is no such form, arm or split, or `out` holds something else.
         DataError: no scan of the splits was predicted.
-        WorkspaceError: the run has not been predicted.
+        WorkspaceError: the run has not got as far as the form needs.
     """
     chosen = _form(form)
+    if folds < 2:
+        raise ConfigError(f"--folds {folds}: expected 2 or more")
     cohort = read_cohort(workspace.require("ingest"))
-    cases = [case for case in cohort.cases if case.split in _splits(splits)]
-    inputs = {"ingest": fingerprint(workspace.require("ingest"))}
+    wanted = _splits(splits) or chosen.splits
+    cases = [case for case in cohort.cases if case.split in wanted]
     load: dict[str, Callable[[], Result]] = {}
     if chosen.write is not None:
         arm = _arm(workspace, arm)
-        inputs["predict"] = fingerprint(workspace.require("predict"))
-        folder = workspace.folder("predict") / arm
+        folder = workspace.require("predict") / arm
         cases = _predicted(cases, folder)
         load = {c.case_id: functools.partial(_read, folder, c, cohort) for c in cases}
+    elif not cases:
+        raise DataError(f"{cohort.name}: no scan in the splits {', '.join(wanted)}")
+    scored = [case for case in cases if case.split != "train" or case.split in splits]
     common = Export(
         out,
         cohort.scheme,
-        cohort.modality,
-        tuple(case.case_id for case in cases),
-        _references(workspace, cohort, cases),
+        _references(workspace, cohort, scored),
         workspace,
+        cohort,
         tuple(cases),
         folds,
-        workspace.seed,
+        force,
     )
-    of = {"form": form, "run": workspace.name, "arm": arm, "splits": list(splits)}
-    return _write(chosen, common, load, {**of, "inputs": inputs}, force)
+    of = {"form": form, "run": workspace.name, "arm": arm, "splits": list(wanted)}
+    return _write(chosen, common, load, {**of, "inputs": _inputs(workspace)})
 
 
 def export_folder(
@@ -114,16 +112,11 @@ def export_folder(
     def read_other(case_id: str) -> tuple[LabelMap, tuple[str, ...]]:
         return read_label_map(references[case_id], scheme)[0], scheme.names
 
-    common = Export(
-        out,
-        scheme,
-        None,
-        tuple(paths),
-        {c: functools.partial(read_other, c) for c in references if c in paths},
-    )
+    pairs = {c: functools.partial(read_other, c) for c in references if c in paths}
+    common = Export(out, scheme, pairs, force=force)
     inputs = {f.name: listing_fingerprint(f) for f in (predicted, reference) if f}
     load = {case_id: functools.partial(read, case_id) for case_id in paths}
-    return _write(chosen, common, load, {"form": form, "inputs": inputs}, force)
+    return _write(chosen, common, load, {"form": form, "inputs": inputs})
 
 
 def _form(name: str) -> Form:
@@ -136,7 +129,13 @@ def _splits(wanted: Sequence[str]) -> Sequence[str]:
     strange = [name for name in wanted if name not in SPLITS]
     if strange:
         raise ConfigError(f"--splits {strange[0]}: expected one of {', '.join(SPLITS)}")
-    return wanted or SPLITS
+    return wanted
+
+
+def _inputs(workspace: Workspace) -> dict[str, str]:
+    """Return the fingerprints of the stages that have finished."""
+    stages = ("ingest", "locate", "predict")
+    return {s: fingerprint(workspace.folder(s)) for s in stages if read_record(workspace.folder(s))}
 
 
 def _arm(workspace: Workspace, wanted: str | None) -> str:
@@ -192,51 +191,44 @@ def _maps(folder: Path) -> dict[str, Path]:
 
 
 def _write(
-    form: Form,
-    common: Export,
-    load: Mapping[str, Callable[[], Result]],
-    of: dict[str, Any],
-    force: bool,
+    form: Form, common: Export, load: Mapping[str, Callable[[], Result]], of: dict[str, Any]
 ) -> dict[str, Any]:
     """Write all scans, then what is said of them together; leave a record of what it is of."""
-    _require_own(common.out, form, load, of, force)
+    if not common.force:
+        _require_own(common.out, form, load, of)
     write_text(common.out / RECORD, _text({**of, "finished": False}))
     written = 0
     for case_id, read in track(load.items(), "export", len(load)):
         path = common.out / f"{case_id}{form.suffix}"
-        if form.write is not None and (force or not path.exists()):
+        if form.write is not None and (common.force or not path.exists()):
             form.write(read(), path)
             written += 1
     more = form.finish(common) if form.finish is not None else []
-    write_text(common.out / RECORD, _text({**of, "finished": True, "scans": len(common.case_ids)}))
-    say(f"export: {written} of {len(common.case_ids)} scans written as {of['form']}")
+    scans = len(common.cases) or len(load)
+    write_text(common.out / RECORD, _text({**of, "finished": True, "scans": scans}))
+    say(f"export: {scans} scans as {of['form']}, {len(load) - written} were there")
     return {
         "form": of["form"],
         "folder": str(common.out),
-        "scans": len(common.case_ids),
+        "scans": scans,
         "written": written,
         "files": [path.name for path in more],
     }
 
 
-def _require_own(
-    out: Path, form: Form, load: Mapping[str, Any], of: dict[str, Any], force: bool
-) -> None:
+def _require_own(out: Path, form: Form, load: Mapping[str, Any], of: dict[str, Any]) -> None:
     """Refuse a folder that holds the files of something else.
 
     Raises:
-        ConfigError: in one line, unless `force` allows to write over them.
+        ConfigError: in one line.
     """
     path = out / RECORD
-    if force:
-        return
     if path.is_file():
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             record = {}
-        before = {key: record.get(key) for key in of}
-        changed = next((key for key in of if before[key] != of[key]), None)
+        changed = next((key for key in of if record.get(key) != of[key]), None)
         if changed:
             raise ConfigError(
                 f"--out {out.name}: holds another export, of other {changed}; give another folder,"
