@@ -210,7 +210,7 @@ def test_a_reference_on_another_grid_is_refused(work, tmp_path):
         tmp_path / "references" / "subject-04-a.nii.gz",
         LabelMap(np.ones((4, 4, 4), np.uint8), grid, scheme),
     )
-    with pytest.raises(DataError, match="case subject-04-a: .*grids"):
+    with pytest.raises(DataError, match=r"case subject-04-a: .*grids"):
         export_folder(source, tmp_path / "out", "nnunet", reference=tmp_path / "references")
 
 
