@@ -64,6 +64,8 @@ class IngestSettings:
     """A label map on another grid than its image: refuse it, or resample by nearest neighbor."""
     scan_labels: Path | None = None
     """CSV with `case_id` and one column per scan-wise label (`subject_id` and `split` too)."""
+    fold: int | None = None
+    """Hold out the cases of this fold for validation: of `splits_final.json`, or a label `fold`."""
     validation_subjects: int = 0
     """Subjects held out of the annotated training part for validation, where the data has none."""
     test_subjects: int = 0
@@ -85,6 +87,7 @@ class IngestSettings:
                 self.labeled_subjects >= 1,
                 f"ingest.labeled_subjects must be >= 1, got {self.labeled_subjects}",
             )
+        require(self.fold is None or self.fold >= 0, f"ingest.fold must be >= 0, got {self.fold}")
         require(self.data != (), "ingest.data: an empty list; give one folder at least")
 
     @property
@@ -100,7 +103,11 @@ class LocateSettings:
     """Give every scan a coarse label map, by a cross-fitted network or from label maps at hand."""
 
     source: Path | None = None
-    """Folder of label maps made by any other tool (`--from`); no network is trained then."""
+    """Label maps of any other tool, a folder or nnssl's JSON (`--from`); no network is trained."""
+    repair_grid: Literal["none", "nearest"] = "none"
+    """A given map on another grid than its scan: refuse it, or resample by nearest neighbor."""
+    allow_missing: bool = False
+    """Accept scans without a given map: nothing is found in them, so they give no patches."""
     spacing_mm: tuple[float, float, float] = (4.0, 4.0, 6.0)
     """Voxel spacing at which the coarse network works."""
     in_plane_size: int | None = None

@@ -14,6 +14,7 @@ from sacl.io.annotation import (
     keep_annotated,
     require_known_organs,
 )
+from sacl.io.layouts.folds import with_fold
 from sacl.io.layouts.found import Found, FoundCase, Modality
 from sacl.io.layouts.recognize import find
 from sacl.io.manifest import write_cohort
@@ -133,6 +134,7 @@ def _listed(source: Path, settings: IngestSettings, own_table: bool) -> Found:
     """List the cases of one source, and tell the user how it was read."""
     found, reason = find(source, settings.layout)
     say(f"ingest: {found.name} read as {found.layout}, by {reason}")
+    found = with_fold(found, source, settings.fold)
     beside = source / _SCAN_LABELS
     if own_table and beside.is_file():
         say(f"ingest: scan-wise labels from the data's own {_SCAN_LABELS}")
