@@ -85,3 +85,9 @@ def test_data_without_folds_or_with_its_own_validation_part_has_no_fold(tmp_path
         with_fold(nnunet(tmp_path / "a"), tmp_path / "a", 0)
     with pytest.raises(ConfigError, match="has validation scans of its own"):
         with_fold(nnunet(tmp_path / "b", validation=True), tmp_path / "b", 0)
+
+
+def test_a_folder_of_unlabeled_scans_has_nothing_to_hold_out(tmp_path):
+    touch(tmp_path, "scans/a.nii.gz")
+    found, _ = find(tmp_path / "scans")
+    assert with_fold(found, tmp_path / "scans", 3) is found

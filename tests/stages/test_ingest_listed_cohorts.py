@@ -12,7 +12,7 @@ from sacl.errors import ConfigError, DataError
 from sacl.io.manifest import read_cohort
 from sacl.io.workspace import Workspace
 from sacl.settings import IngestSettings
-from sacl.stages.ingest import ingest
+from sacl.stages.ingest import ingest, inputs
 
 SHAPE = (8, 7, 6)
 
@@ -66,6 +66,16 @@ def test_a_fold_of_nnunet_is_held_out_for_validation(tmp_path, capsys):
     everybody = cohort_of(tmp_path / "unset", data=data)
     assert {split for split, _ in splits(everybody).values()} == {"train"}
     assert "none is used; choose one by ingest.fold" in capsys.readouterr().err
+
+
+def test_another_splits_file_makes_the_cohort_out_of_date(tmp_path):
+    data = nnunet(tmp_path / "data" / "Dataset001")
+    beside = (data / "splits_final.json").rename(data.parent / "splits_final.json")
+    workspace = Workspace(tmp_path / "work")
+    before = inputs(IngestSettings(data=data, fold=0), workspace)
+    beside.write_text(json.dumps([{"train": ["c1"], "val": ["c0"]}]))
+    assert inputs(IngestSettings(data=data, fold=0), workspace) != before
+    assert "fold" not in inputs(IngestSettings(data=data), workspace)
 
 
 def test_a_fold_that_tears_a_subject_apart_is_refused(tmp_path):

@@ -14,7 +14,7 @@ from sacl.io.annotation import (
     keep_annotated,
     require_known_organs,
 )
-from sacl.io.layouts.folds import with_fold
+from sacl.io.layouts.folds import splits_file, with_fold
 from sacl.io.layouts.found import Found, FoundCase, Modality
 from sacl.io.layouts.recognize import find
 from sacl.io.manifest import write_cohort
@@ -67,6 +67,9 @@ def inputs(settings: IngestSettings, workspace: Workspace) -> dict[str, str]:
             "data" if n == 0 else f"data[{n}]": listing_fingerprint(source)
             for n, source in enumerate(sources)
         }
+    folds = next((f for f in map(splits_file, sources) if f), None)
+    if folds and settings.fold is not None:
+        found["fold"] = listing_fingerprint(folds)
     for name in ("scan_labels", "labeled_order"):
         path: Path | None = getattr(settings, name)
         if path is not None:
@@ -120,7 +123,8 @@ def _sources(settings: IngestSettings, workspace: Workspace) -> tuple[Path, ...]
 def _found(settings: IngestSettings, sources: tuple[Path, ...]) -> tuple[Found, Modality]:
     """List the cases of all sources with all that is known of them, of one modality."""
     own_tables = settings.scan_labels is None or len(sources) > 1
-    founds = [_listed(source, settings, own_tables) for source in sources]
+    export = dicom_export(settings, workspace)
+    founds = [_listed(source, settings, own_tables, export) for source in sources]
     found = merge(founds)
     if settings.scan_labels is not None:
         found = with_table(found, settings.scan_labels)
@@ -130,9 +134,9 @@ def _found(settings: IngestSettings, sources: tuple[Path, ...]) -> tuple[Found, 
     return found, modality
 
 
-def _listed(source: Path, settings: IngestSettings, own_table: bool) -> Found:
+def _listed(source: Path, settings: IngestSettings, own_table: bool, export: Export) -> Found:
     """List the cases of one source, and tell the user how it was read."""
-    found, reason = find(source, settings.layout)
+    found, reason = find(source, settings.layout, export)
     say(f"ingest: {found.name} read as {found.layout}, by {reason}")
     found = with_fold(found, source, settings.fold)
     beside = source / _SCAN_LABELS

@@ -20,13 +20,14 @@ def with_fold(found: Found, root: Path, fold: int | None) -> Found:
     The folds are those of `splits_final.json`, a list of `{train, val}`, in the dataset's folder,
     beside it, or in nnU-Net's `nnUNet_preprocessed`; else those of the scan-wise label `fold`.
     Where no fold is asked for, a note says that there are some, and nothing is changed. A training
-    case that is in neither part of the fold stays what it is.
+    case that is in neither part of the fold stays what it is, and so does a dataset that has
+    neither folds nor references.
 
     Raises:
         ConfigError: the data has no folds, not so many, or a validation part already.
         DataError: `splits_final.json` is damaged, or names a case that is not there.
     """
-    path = _splits_file(root)
+    path = splits_file(root)
     if fold is None:
         note = f"{SPLITS} has folds and none is used; choose one by ingest.fold"
         return dataclasses.replace(found, notes=(*found.notes, note)) if path else found
@@ -35,6 +36,8 @@ def with_fold(found: Found, root: Path, fold: int | None) -> Found:
             f"ingest.fold: {fold} asked for, but {found.name} has validation scans of its own;"
             " leave it unset"
         )
+    if path is None and not any(c.has_reference or _LABEL in c.scan_labels for c in found.cases):
+        return found
     held_out = _by_file(path, fold, found) if path else _by_label(found, fold)
     cases = tuple(
         dataclasses.replace(case, split="validation", origin=f"fold {fold}")
@@ -46,7 +49,8 @@ def with_fold(found: Found, root: Path, fold: int | None) -> Found:
     return dataclasses.replace(found, cases=cases, notes=(*found.notes, note))
 
 
-def _splits_file(root: Path) -> Path | None:
+def splits_file(root: Path) -> Path | None:
+    """Return the `splits_final.json` of a dataset, None where there is none."""
     folder = root if root.is_dir() else root.parent
     preprocessed = folder.parent.parent / "nnUNet_preprocessed" / folder.name
     places = (folder, folder.parent, preprocessed)
