@@ -12,7 +12,12 @@ from sacl.settings.data import (
     LocateSettings,
     PhantomSettings,
 )
-from sacl.settings.results import EvaluateSettings, PredictSettings, ReportSettings
+from sacl.settings.results import (
+    CheckSettings,
+    EvaluateSettings,
+    PredictSettings,
+    ReportSettings,
+)
 from sacl.settings.training import (
     AugmentSettings,
     FinetuneSettings,
@@ -23,6 +28,7 @@ from sacl.settings.training import (
 
 __all__ = [
     "AugmentSettings",
+    "CheckSettings",
     "EvaluateSettings",
     "ExtractSettings",
     "FinetuneSettings",
@@ -51,6 +57,7 @@ class RunConfig:
     """Seed of everything random."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
+    check: CheckSettings = field(default_factory=CheckSettings)
     phantom: PhantomSettings = field(default_factory=PhantomSettings)
     ingest: IngestSettings = field(default_factory=IngestSettings)
     locate: LocateSettings = field(default_factory=LocateSettings)

@@ -38,3 +38,11 @@ class ReportSettings:
     """Title of the page; the run's name where empty."""
     embedded_patches: int = 1500
     """Query patches shown in the embedding map."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings:
+    """Look at a cohort before any training, and estimate the run ahead."""
+
+    probe: bool = True
+    """Time a few training steps on this machine (about 15 seconds) to estimate the run's time."""
