@@ -74,3 +74,69 @@ def test_json_goes_to_stdout_alone(capsys, tmp_path):
     config.write_text("phantom: {scans: 4, shape: [40, 32, 12], spacing_mm: [9, 9, 18]}\n")
     assert main(["phantom", str(config), "--work", str(tmp_path / "w"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stage"] == "phantom"
+
+
+def scans(root, name="scans", cases=("a", "b")):
+    """Write a folder of little CT scans, with a label map each, in nnU-Net's layout."""
+    import nibabel
+    import numpy as np
+
+    voxels = np.arange(-1000, 1000, 2000 / 6**3).astype(np.int16).reshape(6, 6, 6)
+    for case in cases:
+        for file, array in (
+            (f"imagesTr/{case}_0000.nii.gz", voxels),
+            (f"labelsTr/{case}.nii.gz", (voxels > 500).astype(np.uint8)),
+        ):
+            (root / name / file).parent.mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), root / name / file)
+    document = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}}
+    (root / name / "dataset.json").write_text(json.dumps(document))
+    return root / name
+
+
+def cases_in(work):
+    return [c["case_id"] for c in json.loads((work / "1-cohort/cohort.json").read_text())["cases"]]
+
+
+def test_a_folder_alone_is_ingested_into_the_default_work_directory(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scans(tmp_path)
+    assert main(["ingest", "scans"]) == 0
+    told = capsys.readouterr().err
+    assert "scans read as nnunet, by dataset.json, and imagesTr with channel files like" in told
+    assert "2 scans of 2 subjects" in told
+    assert "1 organs, liver" in told
+    assert "train 2 scans, 2 with reference" in told
+    assert cases_in(tmp_path / "work") == ["a", "b"]
+
+
+def test_several_folders_are_merged_wherever_they_stand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scans(tmp_path)
+    scans(tmp_path, "more", cases=("b", "c"))
+    (tmp_path / "run.yaml").write_text("work: here\n")
+    assert main(["ingest", "scans", "run.yaml", "--seed", "1", "more"]) == 0
+    assert cases_in(tmp_path / "here") == ["a", "scans_b", "more_b", "c"]
+    assert main(["ingest", "--data", "scans", "more", "--work", "there"]) == 0
+    assert cases_in(tmp_path / "there") == cases_in(tmp_path / "here")
+
+
+def test_the_flag_repairs_a_grid_that_is_refused_without_it(tmp_path, monkeypatch, capsys):
+    import nibabel
+    import numpy as np
+
+    monkeypatch.chdir(tmp_path)
+    shifted = np.diag([1.0, 1.0, 1.0, 1.0])
+    shifted[0, 3] = 1.0
+    path = scans(tmp_path) / "labelsTr/b.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.asarray(nibabel.load(path).dataobj), shifted), path)
+    assert main(["ingest", "scans"]) == 2
+    assert "repair_grid nearest" in capsys.readouterr().err
+    assert main(["ingest", "scans", "--repair-grid", "nearest"]) == 0
+    assert "case b: label map resampled by nearest neighbor" in capsys.readouterr().err
+
+
+def test_a_stage_after_ingest_needs_no_configuration(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["extract"]) == 2
+    assert "run `sacl ingest`" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import errno
 import json
 import logging
@@ -11,37 +10,21 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from sacl import __version__
-from sacl.config import dotted_settings, load_config, nearest, type_name
+from sacl.arguments import config_and_data, take_dotted_flags
+from sacl.commands import READS_DATA, program
+from sacl.comparison import flags as comparison_flags
+from sacl.config import load_config, nearest
 from sacl.errors import ConfigError, SaclError
 from sacl.settings import RunConfig
 
-_SUMMARIES = {
-    "run": "run all stages of a configuration, skipping what is up to date",
-    "demo": "run everything on a generated phantom cohort",
-    "phantom": "generate a phantom cohort",
-    "ingest": "read a cohort into canonical volumes and a manifest",
-    "locate": "give every scan a coarse label map (--from DIR: somebody else's)",
-    "extract": "cut the query patches",
-    "pretrain": "pretrain the encoder by contrast",
-    "finetune": "train the segmenter and its from-scratch twins on the labeled scans",
-    "predict": "predict label maps, of a run's scans or of any folder (--segmenter)",
-    "evaluate": "score predictions, of a run or of any two folders (--reference)",
-    "report": "write the HTML report of a run, or of several (--runs)",
-    "export": "write the predictions of a run, or any label maps (--predicted), in another form",
+_SHORTHANDS = {
+    "repair_grid": "ingest.repair_grid",
+    "from_": "locate.source",
+    **{name: name for name in ("work", "seed", "device", "name")},
 }
-_SHORTHANDS = {"data": "ingest.data", "from_": "locate.source"}
-_TEXT_FLAGS = ("--data", "--from", "--arm", "--form", "--splits")
-_SHOWN = {"--arm": "ARM", "--form": "FORM", "--splits": "SPLIT", "--folds": "N"}
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
+"""The settings of the flags that have no dot."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,20 +47,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    flags, rest = _take_dotted_flags(arguments)
-    parser = _parser()
+    flags, rest = take_dotted_flags(arguments)
+    parser = program()
     known, unknown = parser.parse_known_args(rest)
     if known.command is None:
         parser.print_help()
         return 0
+    if known.command in READS_DATA:
+        unknown = _take_data(known, unknown, flags)
     if unknown:
         raise ConfigError(f"unknown argument '{unknown[0]}'{nearest(unknown[0].lstrip('-'))}")
     for name, setting in _SHORTHANDS.items():
         if getattr(known, name, None) is not None:
             flags[setting] = getattr(known, name)
-    for name in ("work", "seed", "device", "name"):
-        if getattr(known, name, None) is not None:
-            flags[name] = getattr(known, name)
     handler: Callable[[argparse.Namespace, dict[str, str]], Any] = {
         "demo": _demo,
         "run": _run,
@@ -85,113 +67,27 @@ def _dispatch(arguments: list[str]) -> int:
         "evaluate": _evaluate,
         "report": _report,
         "export": _export,
+        "compare": comparison_flags.run_command,
     }.get(known.command, _stage)
     result = handler(known, flags)
     if known.json:
         print(json.dumps(result))
-    return 0
+    return 1 if isinstance(result, dict) and result.get("failed") else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="sacl",
-        description="Train a multi-organ segmenter from many scans and few annotations.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"sacl {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-    for name, summary in _SUMMARIES.items():
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=summary[0].upper() + summary[1:] + ".",
-            epilog=_settings_help(name),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        _add_arguments(command, name)
-    return parser
-
-
-def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
-    if name != "demo":
-        shown = "WORK|CONFIG.yaml" if name == "export" else "CONFIG.yaml"
-        command.add_argument("config", nargs="?", type=Path, metavar=shown)
-    command.add_argument("--work", metavar="DIR", help="work directory")
-    command.add_argument("--name", metavar="NAME", help="name of the run")
-    command.add_argument("--seed", metavar="N", help="seed of everything random")
-    command.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps")
-    command.add_argument("--force", action="store_true", help="redo what is up to date")
-    command.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
-    own: dict[str, tuple[tuple[str, str], ...]] = {
-        "run": (("--data", "folder of scans, or cohort.csv"),),
-        "ingest": (("--data", "folder of scans, or cohort.csv"),),
-        "locate": (("--from", "folder of label maps to use as coarse label maps"),),
-        "predict": (
-            ("--segmenter", "work directory of a finished run"),
-            ("--images", "folder of NIfTI scans, or one scan"),
-            ("--out", "folder for the label maps"),
-            ("--arm", "which segmenter of the run (default: the pretrained one)"),
-            ("--coarse", "folder of coarse label maps, for a query head without a network"),
-        ),
-        "evaluate": (
-            ("--reference", "folder of reference label maps"),
-            ("--predicted", "folder of predicted label maps"),
-            ("--out", "folder for the scores"),
-        ),
-        "report": (
-            ("--runs", "work directories to compare in one page"),
-            ("--out", "HTML file to write"),
-        ),
-        "export": (
-            ("--out", "folder for the files"),
-            ("--form", "nifti (default), nifti-per-organ, nnunet or nnssl"),
-            ("--arm", "which segmenter's predictions (default: the pretrained one's)"),
-            ("--splits", "splits to export: train, validation, test (default: all predicted)"),
-            ("--folds", "nnunet: number of cross-validation folds (default: 5)"),
-            ("--predicted", "folder of label maps to export, instead of a run's"),
-            ("--reference", "folder of their reference label maps, for nnunet's summary.json"),
-        ),
-    }
-    for flag, text in own.get(name, ()):
-        kind: Any = str if flag in _TEXT_FLAGS else int if flag == "--folds" else Path
-        target = "from_" if flag == "--from" else flag[2:]
-        many = "+" if flag in ("--runs", "--splits") else None
-        shown = _SHOWN.get(flag, "DIR")
-        command.add_argument(flag, dest=target, type=kind, nargs=many, metavar=shown, help=text)
-
-
-def _settings_help(command: str) -> str:
-    """Return the settings of a command as text for `--help`, from the settings classes."""
-    shown = {} if command == "demo" else dotted_settings()
-    lines = ["settings, as dotted flags or YAML keys (default):"] if shown else []
-    for name, (hint, default, text) in shown.items():
-        if command not in ("run", name.split(".")[0]):
-            continue
-        value = "unset" if default in (None, dataclasses.MISSING) else default
-        lines += [f"  --{name}  {type_name(hint)} ({value})", f"      {text}"]
-    return "\n".join(lines) if len(lines) > 1 else ""
-
-
-def _take_dotted_flags(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Split `--a.b value` and `--a.b=value` from the rest; dashes may stand for underscores."""
-    flags: dict[str, str] = {}
-    rest: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        name, equals, value = word[2:].partition("=")
-        if not word.startswith("--") or "." not in name:
-            rest.append(word)
-            continue
-        if not equals and (value := next(words, "")) == "":
-            raise ConfigError(f"--{name}: a value is missing")
-        flags[name.replace("-", "_")] = value
-    return flags, rest
+def _take_data(known: argparse.Namespace, unknown: list[str], flags: dict[str, str]) -> list[str]:
+    """Sort configuration and data, wherever they stand, and return what is still unknown."""
+    further = [word for word in unknown if not word.startswith("-")]
+    known.config, data = config_and_data([*known.config, *(known.data or ()), *further])
+    flags |= {} if data is None else {"ingest.data": data}
+    return [word for word in unknown if word.startswith("-")]
 
 
 def _config(known: argparse.Namespace, flags: dict[str, str]) -> RunConfig:
-    if known.config is None:
-        raise ConfigError(f"sacl {known.command}: which configuration? give CONFIG.yaml")
+    starts = known.command in ("phantom", *READS_DATA)
+    if known.config is None and starts and not flags.keys() & {"ingest.data", "phantom.scans"}:
+        data = " or a folder of scans" if known.command in READS_DATA else ""
+        raise ConfigError(f"sacl {known.command}: which configuration? give CONFIG.yaml{data}")
     return load_config(known.config, flags)
 
 

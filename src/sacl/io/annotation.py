@@ -50,7 +50,7 @@ def choose_scheme(found: Found, wanted: Sequence[str]) -> tuple[LabelScheme, tup
     if not sources and not wanted:
         raise ConfigError(
             f"ingest.organs: {found.name} names no organs; list those to segment, for instance"
-            " --ingest.organs liver spleen"
+            " --ingest.organs liver,spleen"
         )
     canonical = [{canonical_name(name) for name in table} for table in tables]
     for name in wanted if sources else ():
