@@ -34,7 +34,7 @@ def run(config: RunConfig, force: bool = False) -> Path:
     Raises:
         SaclError: any mistake in the settings, the data or the work directory.
     """
-    _check_device(config.device)
+    check_device(config.device)
     if config.phantom.scans == 0 and config.ingest.data is None:
         raise ConfigError("ingest.data: no data to run on; give --data DIR or phantom.scans")
     stages = [s for s in STAGES if s != "phantom" or config.phantom.scans > 0]
@@ -43,11 +43,21 @@ def run(config: RunConfig, force: bool = False) -> Path:
     return workspace_of(config).folder("report") / "report.html"
 
 
-def run_stage(config: RunConfig, stage: str, *, force: bool = False, label: str = "") -> Path:
-    """Run one stage where it is not up to date, and return its folder."""
-    workspace = workspace_of(config)
+def run_stage(
+    config: RunConfig,
+    stage: str,
+    *,
+    workspace: Workspace | None = None,
+    force: bool = False,
+    label: str = "",
+) -> Path:
+    """Run one stage where it is not up to date, and return its folder.
+
+    The work directory is the one that the configuration names, unless another is given.
+    """
+    workspace = workspace or workspace_of(config)
     settings = getattr(config, stage)
-    module = _module(stage)
+    module = stage_module(stage)
     _check_disk(workspace.root)
     if not force:
         state = state_of(workspace, stage, settings, module.inputs(settings, workspace))
@@ -77,11 +87,17 @@ def summary(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _module(stage: str) -> ModuleType:
+def stage_module(stage: str) -> ModuleType:
+    """Return a stage's module, which is loaded when it is first needed."""
     return importlib.import_module(f"sacl.stages.{stage}")
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        DeviceError: naming it.
+    """
     module = importlib.import_module("sacl.models.device")
     module.resolve_device(name)
 

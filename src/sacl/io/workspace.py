@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sacl.errors import WorkspaceError
@@ -23,16 +24,20 @@ FOLDERS = {
 
 @dataclass(frozen=True)
 class Workspace:
-    """A work directory with what all stages of a run share: name, seed and device."""
+    """A work directory with what all stages of a run share: name, seed and device.
+
+    `elsewhere` names the work directories of stages whose results are those of another run.
+    """
 
     root: Path
     name: str = "run"
     seed: int = 0
     device: str = "auto"
+    elsewhere: Mapping[str, Path] = field(default_factory=dict, hash=False)
 
     def folder(self, stage: str) -> Path:
         """Return the folder of a stage's results, made or not."""
-        return self.root / FOLDERS[stage]
+        return self.elsewhere.get(stage, self.root) / FOLDERS[stage]
 
     def require(self, stage: str) -> Path:
         """Return the folder of a finished stage.
@@ -43,7 +48,7 @@ class Workspace:
         folder = self.folder(stage)
         if not (folder / "run.json").is_file():
             raise WorkspaceError(
-                f"work directory {self.root.name}: stage '{stage}' has no result;"
+                f"work directory {folder.parent.name}: stage '{stage}' has no result;"
                 f" run `sacl {stage}` or `sacl run` first"
             )
         return folder

@@ -50,7 +50,7 @@ def summarize(
     scores = score_table(rows)
     runs = list(dict.fromkeys(row.run for row in rows))
     means = {metric: subject_means(scores, metric) for metric in METRICS} if runs else {}
-    return _none_for_nan(
+    return none_for_nan(
         {
             "rule_for_empty_organs": EMPTY_RULE,
             "confidence": CONFIDENCE,
@@ -61,7 +61,7 @@ def summarize(
             "runs": {
                 run: {
                     **{m: asdict(bootstrap_mean(means[m][run], resamples, seed)) for m in METRICS},
-                    **_counts(scores[scores["run"] == run]),
+                    **counts(scores[scores["run"] == run]),
                     "organs": _organs(scores[scores["run"] == run]),
                 }
                 for run in runs
@@ -121,7 +121,7 @@ def _per_split(scores: pd.DataFrame, column: str) -> dict[str, int]:
     return {str(split): int(count) for split, count in counts.items()}
 
 
-def _counts(scores: pd.DataFrame) -> dict[str, int]:
+def counts(scores: pd.DataFrame) -> dict[str, int]:
     """Count the pairs of scan and organ that are scored, undefined, missed or invented."""
     there, found = scores["reference_ml"] > 0, scores["predicted_ml"] > 0
     return {
@@ -137,7 +137,7 @@ def _organs(scores: pd.DataFrame) -> dict[str, Any]:
     return {
         str(organ): {
             **{m: _mean_over_subjects(part, m) for m in METRICS},
-            **_counts(part),
+            **counts(part),
         }
         for organ, part in scores.groupby("organ", sort=False)
     }
@@ -147,9 +147,10 @@ def _mean_over_subjects(part: pd.DataFrame, metric: str) -> float:
     return float(subject_means(part, metric).iloc[:, 0].mean())
 
 
-def _none_for_nan(value: Any) -> Any:
+def none_for_nan(value: Any) -> Any:
+    """Return nested lists and dicts with None for every number that is not finite."""
     if isinstance(value, dict):
-        return {str(key): _none_for_nan(item) for key, item in value.items()}
+        return {str(key): none_for_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_none_for_nan(item) for item in value]
+        return [none_for_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

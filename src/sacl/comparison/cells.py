@@ -1,0 +1,139 @@
+"""The cells of a comparison, and where each of their stages is done.
+
+`work/shared-n3/` holds what all strategies read at three labeled subjects, `work/cells/` a folder
+per cell. A stage whose own settings, or an earlier one's, differ from the base run's is done in a
+folder of its own, named after a hash of these settings. An encoder that several cells would
+pretrain alike is pretrained in the first one's folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from sacl.errors import ConfigError
+from sacl.io.run_record import plain
+from sacl.io.workspace import Workspace
+from sacl.settings import RunConfig
+from sacl.settings.protocol import Protocol
+
+SHARED = ("phantom", "ingest", "locate", "extract")
+OWN = ("pretrain", "finetune", "predict", "evaluate")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stage is done, and with which seed."""
+
+    root: Path
+    seed: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the comparison; `places` says where each of its stages is done."""
+
+    labeled_subjects: int | None
+    strategy: str
+    seed: int
+    config: RunConfig
+    places: Mapping[str, Place]
+
+    @property
+    def name(self) -> str:
+        """Name of the cell and of its folder, such as `n3-semantic-s0`."""
+        return cell_name(self.labeled_subjects, self.strategy, self.seed)
+
+    @property
+    def root(self) -> Path:
+        """The cell's own work directory."""
+        return self.places["evaluate"].root
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that the cell rests on, in the order in which they run."""
+        return tuple(self.places)
+
+    def workspace(self, stage: str) -> Workspace:
+        """Return the work directory in which a stage is done, as this cell sees it."""
+        place = self.places[stage]
+        elsewhere = {s: p.root for s, p in self.places.items() if p.root != place.root}
+        name = place.root.name
+        return Workspace(place.root, name, place.seed, self.config.device, elsewhere)
+
+
+def cell_name(labeled_subjects: int | None, strategy: str, seed: int) -> str:
+    """Return the name of a cell."""
+    return f"{_labels(labeled_subjects)}-{strategy}-s{seed}"
+
+
+def plan_cells(
+    protocol: Protocol, base: RunConfig, config_of: Mapping[str, RunConfig]
+) -> tuple[Cell, ...]:
+    """Return all cells: by labels, then seed, then strategy, so that pairs are complete early."""
+    cells: list[Cell] = []
+    encoder_at: dict[str, Path] = {}
+    for count in protocol.labeled_subjects:
+        for seed in protocol.seeds:
+            for strategy, config in config_of.items():
+                own = replace(
+                    config, seed=seed, ingest=replace(config.ingest, labeled_subjects=count)
+                )
+                root = protocol.work / "cells" / cell_name(count, strategy, seed)
+                places = _shared_places(protocol, base, own, seed)
+                key = _hash([str(places["extract"]), plain(own.pretrain), seed])
+                places["pretrain"] = Place(encoder_at.setdefault(key, root), seed)
+                places.update(dict.fromkeys(OWN[1:], Place(root, seed)))
+                cells.append(Cell(count, strategy, seed, own, places))
+    return tuple(cells)
+
+
+def shard_of(cells: Sequence[Cell], shard: str) -> tuple[Cell, ...]:
+    """Return the cells of shard `i/n`, `i` from 1: every n-th one.
+
+    Raises:
+        ConfigError: it is not `i/n` with 1 <= i <= n.
+    """
+    number, _, total = shard.partition("/")
+    if not (number.isdigit() and total.isdigit() and 1 <= int(number) <= int(total)):
+        raise ConfigError(f"--shard: expected i/n with i from 1 to n, got '{shard}'")
+    return tuple(cells[int(number) - 1 :: int(total)])
+
+
+def _shared_places(
+    protocol: Protocol, base: RunConfig, config: RunConfig, seed: int
+) -> dict[str, Place]:
+    """Return where the stages before pretraining are done.
+
+    The phantom and the choice of the labeled and held-out subjects are the first seed's always.
+    """
+    places: dict[str, Place] = {}
+    differing: dict[str, object] = {}
+    first = protocol.seeds[0]
+    for stage in SHARED if config.phantom.scans else SHARED[1:]:
+        varies = protocol.vary_coarse and stage in ("locate", "extract")
+        folder = "shared" if stage == "phantom" else f"shared-{_labels(_count(config))}"
+        if varies:
+            folder += f"-s{seed}"
+        if stage in ("locate", "extract") and getattr(config, stage) != getattr(base, stage):
+            differing[stage] = asdict(getattr(config, stage))
+        if differing:
+            folder += f"-{_hash(differing)}"
+        places[stage] = Place(protocol.work / folder, seed if varies else first)
+    return places
+
+
+def _count(config: RunConfig) -> int | None:
+    return config.ingest.labeled_subjects
+
+
+def _labels(count: int | None) -> str:
+    return "nall" if count is None else f"n{count}"
+
+
+def _hash(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
