@@ -19,14 +19,22 @@ def merge(founds: Sequence[Found]) -> Found:
     """Return all cases as one dataset; a single one is returned as it is.
 
     A case id that several datasets have gets its dataset's name in front, and so does a subject:
-    whoever has the same number in two datasets is not the same person. Each case keeps its split,
-    its scan-wise labels and what its label values mean.
+    whoever has the same number in two datasets is not the same person, but for DICOM exports, which
+    are read with one key. Each case keeps its split, its scan-wise labels and what its label
+    values mean.
     """
     if len(founds) == 1:
         return founds[0]
     names = _unique([found.name for found in founds])
     case_ids = Counter(case.case_id for found in founds for case in found.cases)
-    subjects = Counter(s for found in founds for s in {subject_of(case) for case in found.cases})
+    # Exports that share a key share their pseudonyms: there, one name is one person.
+    spaces = [found.layout if found.layout == "dicom" else str(n) for n, found in enumerate(founds)]
+    named = {
+        (space, subject_of(case))
+        for space, found in zip(spaces, founds, strict=True)
+        for case in found.cases
+    }
+    subjects = Counter(subject for _, subject in named)
     clashing = {s for s, count in subjects.items() if count > 1}
     cases = tuple(
         _renamed(case, found, name, case_ids[case.case_id] > 1, subject_of(case) in clashing)

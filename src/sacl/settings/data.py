@@ -20,6 +20,7 @@ Layout = Literal[
     "table",
     "monai_datalist",
     "folder",
+    "dicom",
 ]
 """The layouts of `sacl.io.layouts.recognize.LAYOUTS`, and `auto`."""
 
@@ -52,6 +53,10 @@ class IngestSettings:
     """Layout of the data; `auto` recognizes it and says why."""
     modality: Literal["auto", "ct", "mr"] = "auto"
     """CT intensities are windowed in HU, MR normalized per scan; of a mixed cohort one is kept."""
+    series: Literal["all", "largest"] = "all"
+    """DICOM: every accepted series is a scan, or of each study the one with the most slices."""
+    min_slices: int = 5
+    """DICOM: a series of fewer slices is no scan."""
     window_hu: tuple[float, float] = (-175.0, 275.0)
     """CT intensities that become 0 and 1: the soft-tissue window."""
     percentiles: tuple[float, float] = (0.5, 99.5)
@@ -79,6 +84,7 @@ class IngestSettings:
 
     def __post_init__(self) -> None:
         low, high = self.window_hu
+        require(self.min_slices >= 2, f"ingest.min_slices must be >= 2, got {self.min_slices}")
         require(low < high, f"ingest.window_hu must rise, got {self.window_hu}")
         low, high = self.percentiles
         require(0 <= low < high <= 100, f"ingest.percentiles: 0 to 100, got {self.percentiles}")

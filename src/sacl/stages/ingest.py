@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sacl.errors import ConfigError
 from sacl.io.annotation import (
@@ -14,6 +15,10 @@ from sacl.io.annotation import (
     keep_annotated,
     require_known_organs,
 )
+from sacl.io.dicom.pseudonyms import KEY
+from sacl.io.dicom.verdict import Rule
+from sacl.io.layouts.dicom import Export
+from sacl.io.layouts.explain import explain as explain_source
 from sacl.io.layouts.folds import splits_file, with_fold
 from sacl.io.layouts.found import Found, FoundCase, Modality
 from sacl.io.layouts.recognize import find
@@ -89,7 +94,7 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
         DataError: a file is damaged, or the cohort contradicts itself.
     """
     with recorded(workspace, "ingest", settings, inputs(settings, workspace)) as (folder, done):
-        found, modality = _found(settings, _sources(settings, workspace))
+        found, modality = _found(settings, workspace)
         scheme, notes = choose_scheme(found, settings.organs)
         found = keep_annotated(found, scheme)
         for note in (*found.notes, *notes):
@@ -120,8 +125,30 @@ def _sources(settings: IngestSettings, workspace: Workspace) -> tuple[Path, ...]
     return (phantom / PHANTOM,)
 
 
-def _found(settings: IngestSettings, sources: tuple[Path, ...]) -> tuple[Found, Modality]:
+def explain(settings: IngestSettings, workspace: Workspace) -> list[dict[str, Any]]:
+    """Return how every source would be read, as JSON types; nothing is written.
+
+    Raises:
+        ConfigError: there is no data to read.
+        DataError: a source is of no known layout, or its listing fails.
+    """
+    export = dicom_export(settings, workspace)
+    sources = _sources(settings, workspace)
+    return [explain_source(source, settings.layout, export) for source in sources]
+
+
+def dicom_export(settings: IngestSettings, workspace: Workspace) -> Export:
+    """Return how DICOM is read; the key lies outside of the stages' folders, and so outlives them.
+
+    Pseudonyms stay the same for as long as the work directory is there.
+    """
+    rule = Rule(settings.modality, settings.series, settings.min_slices)
+    return Export(rule, workspace.root / KEY)
+
+
+def _found(settings: IngestSettings, workspace: Workspace) -> tuple[Found, Modality]:
     """List the cases of all sources with all that is known of them, of one modality."""
+    sources = _sources(settings, workspace)
     own_tables = settings.scan_labels is None or len(sources) > 1
     export = dicom_export(settings, workspace)
     founds = [_listed(source, settings, own_tables, export) for source in sources]

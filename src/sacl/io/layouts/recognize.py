@@ -10,6 +10,7 @@ from sacl.io.layouts import (
     amos,
     btcv,
     decathlon,
+    dicom,
     flare2021,
     folder,
     monai_datalist,
@@ -31,16 +32,34 @@ LAYOUTS: dict[str, ModuleType] = {
     "table": table,
     "monai_datalist": monai_datalist,
     "folder": folder,
+    "dicom": dicom,
 }
 """All layouts, the more specific one first."""
 
 
-def find(root: Path, layout: str = "auto") -> tuple[Found, str]:
+def find(root: Path, layout: str = "auto", export: dicom.Export | None = None) -> tuple[Found, str]:
     """List a dataset, and tell by what its layout was recognized.
+
+    Args:
+        root: folder, table or zip.
+        layout: name of a layout, `auto` to recognize it.
+        export: how DICOM is read, where it is DICOM.
 
     Raises:
         DataError: there is no such folder, its layout is not the named one or none that is known,
             or the listing itself fails.
+    """
+    name, reason = recognize(root, layout)
+    found: Found = dicom.read(root, export) if name == dicom.NAME else LAYOUTS[name].read(root)
+    return found, reason
+
+
+def recognize(root: Path, layout: str = "auto") -> tuple[str, str]:
+    """Return the name of a dataset's layout and by what it was recognized.
+
+    Raises:
+        DataError: there is no such folder, or its layout is not the named one or none that is
+            known.
     """
     if not root.exists():
         raise DataError(f"data '{root.name}': no such file or folder")
@@ -48,8 +67,7 @@ def find(root: Path, layout: str = "auto") -> tuple[Found, str]:
     for name in names:
         reason = LAYOUTS[name].recognize(root)
         if reason:
-            found: Found = LAYOUTS[name].read(root)
-            return found, reason
+            return name, reason
     if layout != "auto":
         expected = (LAYOUTS[layout].__doc__ or layout).splitlines()[0]
         raise DataError(f"data '{root.name}': not of the layout {layout}; expected {expected}")

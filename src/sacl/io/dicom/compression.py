@@ -1,0 +1,28 @@
+"""Which compressions of pixels can be undone here, and what to install for the others."""
+
+from __future__ import annotations
+
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import UID
+
+_JPEG = "1.2.840.10008.1.2.4."
+
+
+def decodable(transfer_syntax: str) -> bool:
+    """Tell whether an installed package decodes a transfer syntax."""
+    try:
+        return get_decoder(UID(transfer_syntax or "1.2.840.10008.1.2")).is_available
+    except (NotImplementedError, ValueError):
+        return False
+
+
+def compression_name(transfer_syntax: str) -> str:
+    """Return the name of a transfer syntax, its number where it has none."""
+    return UID(transfer_syntax).name if transfer_syntax else "none"
+
+
+def remedy(transfer_syntax: str) -> str:
+    """Return what to do about a compression that nothing here decodes."""
+    if transfer_syntax.startswith(_JPEG):
+        return "`pip install 'sacl[jpeg]'`, or export the series uncompressed"
+    return "export the series uncompressed"
