@@ -127,17 +127,24 @@ def run_one(comparison: Comparison, name: str, force: bool = False) -> dict[str,
 
 
 def list_cells(comparison: Comparison, wanted: Wanted) -> list[dict[str, Any]]:
-    """Print the wanted cells with their state, and return them."""
-    confirmed, entries, body = Confirmed(), [], []
+    """Return the wanted cells with their state, how long they took, and why they failed."""
+    confirmed, entries = Confirmed(), []
     for cell in choose(comparison, wanted):
         state = cell_state(cell, confirmed)
         seconds = seconds_and_steps(cell)["seconds"] if state == "done" else {}
         total = sum(value or 0.0 for value in seconds.values())
         cause = failure_of(cell) if state == "failed" else ""
         entries.append({"cell": cell.name, "state": state, "seconds": total, "cause": cause})
-        body.append([cell.name, state, minutes(total) if seconds else "", cause])
-    say(plain_table(["cell", "state", "took", "cause"], body))
     return entries
+
+
+def cells_text(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return what `list_cells` found as lines of text."""
+    body = [
+        [e["cell"], e["state"], minutes(e["seconds"]) if e["seconds"] else "", e["cause"]]
+        for e in entries
+    ]
+    return plain_table(["cell", "state", "took", "cause"], body)
 
 
 def render(comparison: Comparison) -> dict[str, Any]:

@@ -65,7 +65,10 @@ def run_command(known: argparse.Namespace, flags: Mapping[str, str]) -> Any:
         known.force,
     )
     if known.list:
-        return compare.list_cells(comparison, wanted)
+        entries = compare.list_cells(comparison, wanted)
+        if not known.json:
+            print(compare.cells_text(entries))  # noqa: T201 - what was asked for
+        return entries
     if known.report:
         return compare.render(comparison)
     return compare.run_comparison(comparison, wanted, _again(known, shared))
