@@ -135,7 +135,7 @@ def test_a_mismatch_names_the_case_and_both_grids():
     assert "4 x 4 x 4 voxels of 1 x 1 x 1 mm" in str(error.value)
     assert "4 x 4 x 3 voxels of 1 x 1 x 2.5 mm" in str(error.value)
     assert "(other shape, other spacing, first voxels 0 mm apart" in str(error.value)
-    assert "--ingest.repair_grid nearest" in str(error.value)
+    assert str(error.value).endswith("; resample the label map onto the image's grid")
     assert "\n" not in str(error.value)
 
 

@@ -16,7 +16,7 @@ _TIE = 1e-5
 """Direction cosines that differ by less are taken as equal; float32 rounds them to 6e-8."""
 _HALFWAY = 1e-3
 """In voxels: a center this close to two voxels' border lies on it, as float32 affines round."""
-_REPAIR = "resample the label map onto the image's grid; `--ingest.repair_grid nearest` does that"
+_REMEDY = "resample the label map onto the image's grid"
 
 
 def orientation_of(grid: Grid) -> Orientation:
@@ -54,6 +54,11 @@ def to_canonical(voxels: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
             affine[:3, 3] += affine[:3, axis] * (shape[axis] - 1)
             affine[:3, axis] *= -1
     return canonical, Grid((shape[0], shape[1], shape[2]), affine)
+
+
+def canonical_grid(grid: Grid) -> Grid:
+    """Return the grid on which `to_canonical` lays the voxels."""
+    return to_canonical(np.broadcast_to(np.False_, grid.shape), grid)[1]
 
 
 def to_native(voxels: np.ndarray, native: Grid) -> np.ndarray:
@@ -96,7 +101,7 @@ def difference(a: Grid, b: Grid) -> str:
     return ", ".join(words)
 
 
-def require_same_grid(image: Grid, label: Grid, where: str, remedy: str = _REPAIR) -> None:
+def require_same_grid(image: Grid, label: Grid, where: str, remedy: str = _REMEDY) -> None:
     """Refuse a label map that does not lie on its image's grid.
 
     Raises:
@@ -133,3 +138,20 @@ def resample_nearest(voxels: np.ndarray, source: Grid, target: Grid) -> np.ndarr
             index.append(nearest)
         found[:, :, k][inside] = canonical[tuple(axis[inside] for axis in index)]
     return found
+
+
+def repaired(voxels: np.ndarray, own: Grid, image: Grid, where: str) -> tuple[np.ndarray, str]:
+    """Resample a label map onto its image's grid, and say how the grids differed and what it did.
+
+    Raises:
+        DataError: the map is not empty, but nothing of it lies in the image.
+    """
+    moved = resample_nearest(voxels, own, image)
+    before_ml = np.count_nonzero(voxels) * own.voxel_ml
+    after_ml = np.count_nonzero(moved) * image.voxel_ml
+    if before_ml and not after_ml:
+        raise DataError(
+            f"{where}: the label map lies outside of the image ({difference(image, own)}); these"
+            " two do not belong together"
+        )
+    return moved, f"{difference(image, own)}; {before_ml:.4g} ml became {after_ml:.4g} ml"

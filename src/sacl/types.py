@@ -44,6 +44,11 @@ class LabelScheme:
         if len(set(self.names)) != len(self.names):
             raise DataError(f"scheme {self.name}: an organ is named twice in {self.names}")
 
+    @property
+    def label_type(self) -> type[np.unsignedinteger]:
+        """The smallest type of voxel that holds every label."""
+        return np.uint8 if len(self.names) <= 255 else np.uint16
+
     def label_of(self, organ: str) -> int:
         """Return the label value of an organ, 1-based.
 

@@ -212,18 +212,16 @@ def test_data_that_is_not_there(tmp_path):
 
 @pytest.mark.parametrize("at", ["good.nii", "good.nii.gz", "cohort.json"])
 def test_a_full_disk(data, tmp_path, monkeypatch, at):
-    def failing(whole):
-        def write(thing, path, *rest, **named):
-            target = thing if path is None or isinstance(path, str) else path
-            if target.name.endswith(f"-{at}"):
-                target.write_bytes(b"half of it")
-                raise OSError(28, "No space left on device")
-            return whole(thing, path, *rest, **named)
+    whole = Path.open
 
-        return write
+    def failing(path, mode="r", *rest, **named):
+        file = whole(path, mode, *rest, **named)
+        if "w" in mode and path.name.endswith(f"-{at}"):
+            file.close()
+            raise OSError(28, "No space left on device")
+        return file
 
-    monkeypatch.setattr(nibabel, "save", failing(nibabel.save))
-    monkeypatch.setattr(Path, "write_text", failing(Path.write_text))
+    monkeypatch.setattr(Path, "open", failing)
     with pytest.raises(DataError) as error:
         ingest(IngestSettings(data=data), Workspace(tmp_path / "work"))
     assert str(error.value) == f"{at}: cannot be written, No space left on device"

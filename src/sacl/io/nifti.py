@@ -125,7 +125,7 @@ def read_label_map(path: Path, scheme: LabelScheme) -> tuple[LabelMap, NativeFra
             f"{path.name}: label values {low} to {high}, outside the scheme {scheme.name} with"
             f" {len(scheme.names)} organs; give the map in that scheme"
         )
-    return LabelMap(voxels.astype(_label_type(scheme), copy=False), grid, scheme), frame
+    return LabelMap(voxels.astype(scheme.label_type, copy=False), grid, scheme), frame
 
 
 def write_volume(path: Path, volume: Volume) -> None:
@@ -141,7 +141,7 @@ def write_label_map(path: Path, label_map: LabelMap, native: NativeFrame | None 
     Caret-style LabelTable in a NIfTI extension.
     """
     scheme = label_map.scheme
-    voxels = label_map.voxels.astype(_label_type(scheme), copy=False)
+    voxels = label_map.voxels.astype(scheme.label_type, copy=False)
     if native is not None:
         voxels = to_native(voxels, native.grid)
     _save(path, voxels, native or NativeFrame(label_map.grid), label_table(scheme.names))
@@ -224,10 +224,6 @@ def _stored(image: Any, path: Path) -> tuple[np.ndarray, float, float]:
     else:
         voxels = np.asanyarray(proxy.get_unscaled())
     return voxels.reshape(image.shape[:3], order="F"), float(proxy.slope), float(proxy.inter)
-
-
-def _label_type(scheme: LabelScheme) -> type[np.unsignedinteger]:
-    return np.uint8 if len(scheme.names) <= 255 else np.uint16
 
 
 def _save(path: Path, voxels: np.ndarray, frame: NativeFrame, table: bytes | None) -> None:

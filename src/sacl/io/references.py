@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from sacl.errors import DataError
-from sacl.geometry import difference, require_same_grid, resample_nearest, same_grid
+from sacl.geometry import repaired, require_same_grid, same_grid
 from sacl.io.annotation import label_of_value
 from sacl.io.layouts.found import Found, FoundCase
 from sacl.io.nifti import read_labels
 from sacl.io.overlap import Overlap, merge_masks, organ_mask
 from sacl.organs import match
 from sacl.types import Grid, LabelMap, LabelScheme
+
+_REMEDY = "resample the label map onto the image's grid, which `--ingest.repair_grid nearest` does"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def _from_label_map(
     values = _values(voxels)
     _require_known(case, values, label_of, ignore)
     voxels, repair = _on_grid(voxels, own_grid, grid, f"case {case.case_id}", rules)
-    table = np.zeros(max(values) + 1, _label_type(rules.scheme))
+    table = np.zeros(max(values) + 1, rules.scheme.label_type)
     for value in values:
         table[value] = label_of.get(value, 0)
     remapped = np.empty(voxels.shape, table.dtype, order="F")
@@ -121,7 +123,7 @@ def _from_masks(
             f" ({len(contested)} such pairs); correct them, or let the smaller or the first organ"
             " win with --ingest.overlap smaller or first"
         )
-    label_map = LabelMap(voxels.astype(_label_type(rules.scheme), copy=False), grid, rules.scheme)
+    label_map = LabelMap(voxels.astype(rules.scheme.label_type, copy=False), grid, rules.scheme)
     return Reference(label_map, contested, "; ".join(repairs))
 
 
@@ -154,16 +156,8 @@ def _on_grid(
     if same_grid(grid, own):
         return voxels, ""
     if not rules.repairs_grid:
-        require_same_grid(grid, own, where)
-    moved = resample_nearest(voxels, own, grid)
-    before_ml = np.count_nonzero(voxels) * own.voxel_ml
-    after_ml = np.count_nonzero(moved) * grid.voxel_ml
-    if before_ml and not after_ml:
-        raise DataError(
-            f"{where}: the label map lies outside of the image ({difference(grid, own)}); these two"
-            " do not belong together"
-        )
-    return moved, f"{difference(grid, own)}; {before_ml:.4g} ml became {after_ml:.4g} ml"
+        require_same_grid(grid, own, where, _REMEDY)
+    return repaired(voxels, own, grid, where)
 
 
 def _values(voxels: np.ndarray) -> set[int]:
@@ -175,7 +169,3 @@ def _values(voxels: np.ndarray) -> set[int]:
     for k in range(voxels.shape[2]):  # by slice: an index array costs 8 bytes per voxel
         seen[voxels[:, :, k]] = True
     return set(np.flatnonzero(seen).tolist())
-
-
-def _label_type(scheme: LabelScheme) -> type[np.unsignedinteger]:
-    return np.uint8 if len(scheme.names) <= 255 else np.uint16

@@ -13,35 +13,46 @@ from sacl.errors import DataError
 from sacl.geometry import require_same_grid
 from sacl.inference.coarse import CoarseEnsemble, load_network, save_network
 from sacl.inference.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
+from sacl.inference.given import (
+    Cleaning,
+    Tally,
+    announce,
+    locate_given,
+    record_of,
+    require_grids,
+)
 from sacl.inference.phases import estimate_phases
-from sacl.io.given_maps import read_given_map, require_maps
+from sacl.io.given_files import given_fingerprint
+from sacl.io.given_maps import survey_maps
 from sacl.io.manifest import read_cohort, read_image, read_reference
 from sacl.io.nifti import read_label_map, write_label_map
 from sacl.io.progress import say, track
-from sacl.io.run_record import fingerprint, listing_fingerprint, recorded, replacing
+from sacl.io.run_record import fingerprint, recorded, replacing
 from sacl.io.workspace import Workspace
 from sacl.metrics.overlap import dice, volume_ml
 from sacl.models.coarse import CoarseSpec, plan_levels
 from sacl.models.device import resolve_device
-from sacl.patches.components import clean_components
 from sacl.settings import LocateSettings
 from sacl.training.coarse import CoarseCase, CoarsePlan, train_coarse
 from sacl.types import Case, Cohort, LabelMap
 
 Locator = Callable[[Case], LabelMap]
+Summary = Callable[[], dict[str, object]]
+"""What to record of the located maps, asked for after the last one."""
 
 
 def inputs(settings: LocateSettings, workspace: Workspace) -> dict[str, str]:
     """Return the fingerprints of what the stage reads.
 
     Raises:
-        DataError: the folder of given label maps is not there.
+        DataError: the given label maps are not there.
     """
     found = {"ingest": fingerprint(workspace.require("ingest"))}
     if settings.source is not None:
-        if not settings.source.is_dir():
+        is_json = settings.source.suffix == ".json" and settings.source.is_file()
+        if not settings.source.is_dir() and not is_json:
             raise DataError(f"locate.source: no folder {settings.source.name}; check --from")
-        found["source"] = listing_fingerprint(settings.source)
+        found["source"] = given_fingerprint(settings.source)
     return found
 
 
@@ -51,7 +62,7 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
     The labeled subjects are dealt to folds, and each fold's network is trained on the others. A
     scan of a labeled subject is located by its own fold's network, every other scan by the mean of
     all networks; so no scan is located by a network that saw its subject. With `settings.source`
-    nothing is trained: the maps are those in that folder, cleaned in the same way.
+    nothing is trained: the maps are those of that source, cleaned in the same way.
 
     Raises:
         DataError: fewer than 2 subjects are labeled; or a given map is missing, lies on another
@@ -59,14 +70,14 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
     """
     with recorded(workspace, "locate", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
-        locator, cross_fitted = (
+        locator, cross_fitted, summary = (
             _by_networks(settings, workspace, cohort)
             if settings.source is None
             else _by_given_maps(settings, settings.source, workspace, cohort)
         )
         rows = []
         for case in track(cohort.cases, "locate"):
-            label_map = _located_once(folder, case, locator, cohort)
+            label_map = _located_once(folder, case, locator, cohort, settings.source is None)
             is_scored = case.case_id in cross_fitted
             reference = _reference(workspace, case, cohort) if is_scored else None
             rows += coverage_of(case, label_map, reference)
@@ -74,6 +85,7 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
         with replacing(folder / "coverage.csv") as temporary:
             coverage.to_csv(temporary, index=False)
         _summarize(coverage, len(cross_fitted), results)
+        results.update(summary())
         if settings.estimate_phase:
             results["phases"] = estimate_phases(cohort, workspace, settings.phase_threshold)
     return folder
@@ -99,10 +111,12 @@ def coverage_of(
     return rows
 
 
-def _located_once(folder: Path, case: Case, locator: Locator, cohort: Cohort) -> LabelMap:
-    """Return a case's map, read again where an interrupted run has written it."""
+def _located_once(
+    folder: Path, case: Case, locator: Locator, cohort: Cohort, resumes: bool
+) -> LabelMap:
+    """Return a case's map; to resume, read what an interrupted run has written."""
     path = folder / "maps" / f"{case.case_id}.nii.gz"
-    if path.is_file():
+    if resumes and path.is_file():
         return read_label_map(path, cohort.scheme)[0]
     label_map = locator(case)
     write_label_map(path, label_map)
@@ -112,6 +126,7 @@ def _located_once(folder: Path, case: Case, locator: Locator, cohort: Cohort) ->
 def _summarize(coverage: pd.DataFrame, cross_fitted: int, results: dict[str, object]) -> None:
     missed = int((~coverage["found"]).sum())
     results["organs"] = {"located": len(coverage), "not_found": missed}
+    results["coverage"] = _by_organ(coverage)
     words = f"{missed} of {len(coverage)} organs not found"
     scored = coverage.dropna(subset=["dice"])
     if len(scored):
@@ -125,29 +140,50 @@ def _summarize(coverage: pd.DataFrame, cross_fitted: int, results: dict[str, obj
     say(f"coarse: {words}")
 
 
+def _by_organ(coverage: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Return, and say, in how many scans an organ was found and the median volume in those."""
+    found: dict[str, dict[str, float]] = {}
+    for organ, rows in coverage.groupby("organ", sort=False):
+        volumes = rows.loc[rows["found"], "volume_ml"]
+        median = round(float(volumes.median()), 2) if len(volumes) else 0.0
+        found[str(organ)] = {"found": len(volumes), "scans": len(rows), "median_ml": median}
+    told = (f"{o} {n['found']}/{n['scans']} ({n['median_ml']:g} ml)" for o, n in found.items())
+    say(f"coarse: found in scans, with the median volume: {', '.join(told)}")
+    return found
+
+
 def _by_given_maps(
     settings: LocateSettings, source: Path, workspace: Workspace, cohort: Cohort
-) -> tuple[Locator, frozenset[str]]:
-    require_maps(source, [case.case_id for case in cohort.cases])
+) -> tuple[Locator, frozenset[str], Summary]:
+    ingested = workspace.folder("ingest")
+    grids = {case.case_id: read_image(ingested, case).grid for case in cohort.cases}
+    survey = survey_maps(
+        source,
+        list(grids),
+        cohort.scheme,
+        settings.allow_missing,
+        "add them, or go on without these scans by --locate.allow_missing true",
+    )
+    announce(survey, cohort.scheme)
+    cleaning = Cleaning(
+        settings.repair_grid == "nearest", settings.keep_component, settings.min_volume_ml
+    )
+    require_grids(survey, grids, cleaning.repairs_grid)
+    tally = Tally()
 
     def locator(case: Case) -> LabelMap:
-        given = read_given_map(source, case.case_id, cohort.scheme)
-        grid = read_image(workspace.folder("ingest"), case).grid
-        require_same_grid(grid, given.grid, f"case {case.case_id}")
-        cleaned = clean_components(
-            given.voxels,
-            len(cohort.scheme.names),
-            settings.keep_component,
-            settings.min_volume_ml / grid.voxel_ml,
-        )
-        return LabelMap(cleaned, grid, cohort.scheme)
+        grid = grids[case.case_id]
+        label_map, given = locate_given(case, survey, grid, cohort.scheme, cleaning)
+        if given is not None:
+            tally.add(case.case_id, given)
+        return label_map
 
-    return locator, frozenset()
+    return locator, frozenset(), lambda: {"given": record_of(survey, tally)}
 
 
 def _by_networks(
     settings: LocateSettings, workspace: Workspace, cohort: Cohort
-) -> tuple[Locator, frozenset[str]]:
+) -> tuple[Locator, frozenset[str], Summary]:
     subjects = list(dict.fromkeys(case.subject_id for case in cohort.labeled))
     if len(subjects) < 2:
         raise DataError(
@@ -167,7 +203,7 @@ def _by_networks(
         located = ensemble.locate(read_image(workspace.folder("ingest"), case), case.window)
         return LabelMap(located.voxels, located.grid, cohort.scheme)
 
-    return locator, frozenset(case.case_id for case in cohort.labeled)
+    return locator, frozenset(case.case_id for case in cohort.labeled), dict
 
 
 def _train_folds(

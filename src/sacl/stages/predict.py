@@ -9,7 +9,7 @@ from sacl.errors import ConfigError, DataError, SaclError, WorkspaceError
 from sacl.geometry import require_same_grid
 from sacl.inference.coarse import load_coarse
 from sacl.inference.volume import Predictor, predict_volume
-from sacl.io.given_maps import read_given_map, require_maps
+from sacl.io.given_maps import read_given_map, survey_maps
 from sacl.io.manifest import read_cohort, read_image
 from sacl.io.nifti import (
     is_nifti,
@@ -168,12 +168,11 @@ def _locator(
     if coarse is None:
         ensemble = load_coarse(workspace.require("locate"), predictor.device)
         return lambda name, volume, window: ensemble.locate(volume, window)
-    require_maps(coarse, names)
+    scheme = predictor.spec.label_scheme
+    survey = survey_maps(coarse, names, scheme)
 
     def given(name: str, volume: Volume, window: tuple[float, float]) -> LabelMap:
-        found = read_given_map(coarse, name, predictor.spec.label_scheme)
-        require_same_grid(volume.grid, found.grid, f"{name}, coarse label map")
-        return found
+        return read_given_map(survey.maps[name], scheme, volume.grid).label_map
 
     return given
 
