@@ -23,6 +23,7 @@ _HOME = {
             "predict",
             "evaluate",
             "report",
+            "export",
         )
     },
     "run": "sacl.pipeline",

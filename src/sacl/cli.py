@@ -16,7 +16,7 @@ from sacl.arguments import config_and_data, take_dotted_flags
 from sacl.commands import READS_DATA, program
 from sacl.comparison import flags as comparison_flags
 from sacl.config import load_config, nearest
-from sacl.errors import ConfigError, SaclError
+from sacl.errors import ConfigError, DataError, SaclError
 from sacl.settings import RunConfig
 
 _SHORTHANDS = {
@@ -63,6 +63,7 @@ def _dispatch(arguments: list[str]) -> int:
     handler: Callable[[argparse.Namespace, dict[str, str]], Any] = {
         "demo": _demo,
         "run": _run,
+        "check": _check,
         "predict": _predict,
         "evaluate": _evaluate,
         "report": _report,
@@ -97,6 +98,24 @@ def _run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 
 def _demo(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     return _run_config(load_config(Path(__file__).with_name("demo.yaml"), flags), known.force)
+
+
+def _check(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Check a cohort; errors in it end the program like any other bad input, after the page."""
+    config, out = _config(known, flags), known.out or Path("check.html")
+    from sacl.reporting.check_record import terminal_text
+    from sacl.stages.check import check
+
+    checked = check(config, out, configured=known.config is not None)
+    errors = checked.record["kinds"]["error"]
+    if not known.json:
+        print(terminal_text(checked.record, checked.findings))
+    elif errors:
+        print(json.dumps(checked.record))
+    print(f"page: {out}", file=sys.stderr)
+    if errors:
+        raise DataError(f"check: {errors} kinds of errors in {checked.cohort.name}; see {out.name}")
+    return checked.record
 
 
 def _run_config(config: RunConfig, force: bool) -> Any:
@@ -159,6 +178,11 @@ def _report(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def _export(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     if known.out is None or (known.config is None) == (known.predicted is None):
         raise ConfigError("sacl export: give --out, and either WORK|CONFIG.yaml or --predicted")
+    of_run = ("arm", "splits", "folds")
+    foreign = of_run if known.predicted is not None else ("reference",)
+    if misplaced := [name for name in foreign if getattr(known, name) is not None]:
+        other = "a run" if known.predicted is not None else "--predicted"
+        raise ConfigError(f"sacl export: --{misplaced[0]} goes with {other} only; leave it out")
     from sacl.stages.export import export, export_folder
 
     form = known.form or "nifti"
@@ -172,7 +196,7 @@ def _export(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         form,
         arm=known.arm,
         splits=tuple(known.splits or ()),
-        folds=known.folds or 5,
+        folds=5 if known.folds is None else known.folds,
         force=known.force,
     )
 

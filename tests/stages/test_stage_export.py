@@ -103,8 +103,9 @@ def test_a_folder_with_something_else_is_not_written_over(work, tmp_path):
     assert json.loads((out / "export.json").read_text())["arm"] == "scratch"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "subject-04-a.nii.gz").touch()
-    with pytest.raises(ConfigError, match=r"holds subject-04-a\.nii\.gz already"):
-        export(work, tmp_path / "mine")
+    for force in (False, True):
+        with pytest.raises(ConfigError, match=r"holds subject-04-a\.nii\.gz, not of an export"):
+            export(work, tmp_path / "mine", force=force)
 
 
 def test_a_folder_of_label_maps_is_exported_by_the_names_in_it(work, tmp_path):
@@ -195,6 +196,12 @@ def test_a_folder_is_scored_against_its_references_for_nnunet(work, tmp_path, ca
     assert done["files"] == ["dataset.json", "summary.json"]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert len(summary["metric_per_case"]) == 7
+    (tmp_path / "two").mkdir()
+    for n in (4, 5):
+        name = f"subject-0{n}-a.nii.gz"
+        (tmp_path / "two" / name).write_bytes((source / name).read_bytes())
+    export_folder(tmp_path / "two", tmp_path / "few", "nnunet", reference=references)
+    assert "5 references have no label map of their name" in capsys.readouterr().err
     export_folder(source, tmp_path / "alone", "nnunet")
     assert "no held-out scan has a reference" in capsys.readouterr().err
     assert not (tmp_path / "alone" / "summary.json").exists()
@@ -249,6 +256,19 @@ def test_the_command_line_takes_a_work_directory_or_a_configuration(work, tmp_pa
 def test_the_command_line_says_what_to_give(words, capsys):
     assert main(["export", *words]) == 2
     assert "give --out, and either WORK|CONFIG.yaml or --predicted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["work", "--reference", "r"], "--reference goes with --predicted only"),
+        (["--predicted", "p", "--arm", "scratch"], "--arm goes with a run only"),
+        (["--predicted", "p", "--folds", "3"], "--folds goes with a run only"),
+    ],
+)
+def test_a_flag_that_would_have_no_effect_is_refused(words, message, capsys):
+    assert main(["export", *words, "--out", "x"]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -113,8 +113,11 @@ def export_folder(
         return read_label_map(references[case_id], scheme)[0], scheme.names
 
     pairs = {c: functools.partial(read_other, c) for c in references if c in paths}
+    if len(pairs) < len(references):
+        say(f"export: {len(references) - len(pairs)} references have no label map of their name")
     common = Export(out, scheme, pairs, force=force)
-    inputs = {f.name: listing_fingerprint(f) for f in (predicted, reference) if f}
+    folders = {"predicted": predicted, "reference": reference}
+    inputs = {name: listing_fingerprint(folder) for name, folder in folders.items() if folder}
     load = {case_id: functools.partial(read, case_id) for case_id in paths}
     return _write(chosen, common, load, {"form": form, "inputs": inputs})
 
@@ -194,8 +197,7 @@ def _write(
     form: Form, common: Export, load: Mapping[str, Callable[[], Result]], of: dict[str, Any]
 ) -> dict[str, Any]:
     """Write all scans, then what is said of them together; leave a record of what it is of."""
-    if not common.force:
-        _require_own(common.out, form, load, of)
+    _require_own(common.out, of, common.force)
     write_text(common.out / RECORD, _text({**of, "finished": False}))
     written = 0
     for case_id, read in track(load.items(), "export", len(load)):
@@ -216,28 +218,29 @@ def _write(
     }
 
 
-def _require_own(out: Path, form: Form, load: Mapping[str, Any], of: dict[str, Any]) -> None:
-    """Refuse a folder that holds the files of something else.
+def _require_own(out: Path, of: dict[str, Any], force: bool) -> None:
+    """Refuse a folder that holds something else; `force` allows to write over another export.
 
     Raises:
         ConfigError: in one line.
     """
     path = out / RECORD
-    if path.is_file():
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            record = {}
-        changed = next((key for key in of if record.get(key) != of[key]), None)
-        if changed:
+    if not path.is_file():
+        other = next((p for p in out.glob("*") if not p.name.startswith(".")), None)
+        if other is not None:
             raise ConfigError(
-                f"--out {out.name}: holds another export, of other {changed}; give another folder,"
-                " or --force to write over it"
+                f"--out {out.name}: holds {other.name}, not of an export; give a new folder"
             )
-    elif taken := [case_id for case_id in load if (out / f"{case_id}{form.suffix}").exists()]:
+        return
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        record = {}
+    changed = next((key for key in of if record.get(key) != of[key]), None)
+    if changed and not force:
         raise ConfigError(
-            f"--out {out.name}: holds {taken[0]}{form.suffix} already, and not by an export; give"
-            " another folder, or --force to write over it"
+            f"--out {out.name}: holds another export, of other {changed}; give another folder, or"
+            " --force to write over it"
         )
 
 
