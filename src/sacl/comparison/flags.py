@@ -47,11 +47,9 @@ def run_command(known: argparse.Namespace, flags: Mapping[str, str]) -> Any:
         raise ConfigError("sacl compare: which protocol? give PROTOCOL.yaml")
     if known.jobs < 1:
         raise ConfigError(f"--jobs: expected 1 or more, got {known.jobs}")
-    shared = dict(flags)
+    shared = {**flags, **({"device": known.device} if known.device else {})}
     if known.data:
         shared["ingest.data"] = known.data[0] if len(known.data) == 1 else json.dumps(known.data)
-    if known.device:
-        shared["device"] = known.device
     from sacl.comparison import compare  # noqa: PLC0415 - loads pandas and matplotlib
 
     comparison = compare.read_comparison(known.protocol, shared, known.compared_work)
@@ -65,13 +63,18 @@ def run_command(known: argparse.Namespace, flags: Mapping[str, str]) -> Any:
         known.force,
     )
     if known.list:
-        entries = compare.list_cells(comparison, wanted)
-        if not known.json:
-            print(compare.cells_text(entries))  # noqa: T201 - what was asked for
-        return entries
+        return _listed(compare.list_cells(comparison, wanted), known.json)
     if known.report:
         return compare.render(comparison)
     return compare.run_comparison(comparison, wanted, _again(known, shared))
+
+
+def _listed(entries: list[dict[str, Any]], as_json: bool) -> list[dict[str, Any]]:
+    if not as_json:
+        from sacl.comparison.compare import cells_text  # noqa: PLC0415
+
+        print(cells_text(entries))  # noqa: T201 - what was asked for
+    return entries
 
 
 def _words(given: list[str] | None) -> tuple[str, ...]:

@@ -2,42 +2,265 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sacl.reporting.page import Section, Top, render_page
-from sacl.reporting.tables import html_table, p_text, plain_table, score_cell
+from sacl.reporting.comparison_tables import (
+    cost_table,
+    dice_comparisons,
+    level_table,
+    organ_table,
+    overview_table,
+    secondary_table,
+)
+from sacl.reporting.figures import palette
+from sacl.reporting.headline import comparison_sentence, p_equals, points, words
+from sacl.reporting.learning_curves import (
+    Difference,
+    Level,
+    ablation_bars,
+    forest_plot,
+    learning_curves,
+)
+from sacl.reporting.page import Section, Top, bullets, chart, facts, legend, render_page
+from sacl.reporting.tables import p_text, plain_table, score_cell
 
 Document = Mapping[str, Any]
+_ALPHA = 0.05
 
 
 def comparison_page(document: Document) -> str:
     """Return the whole page of a comparison's results."""
-    top = Top(document["protocol"]["name"], "", "", [])
-    body = html_table(["labels"], [[str(x["labeled_subjects"])] for x in document["levels"]])
-    return render_page(top, [Section("Strategies", body)])
+    sections = [_state_section(document)]
+    if document["levels"]:
+        sections = [
+            _overview_section(document),
+            _curves_section(document),
+            _versus_section(document),
+            _organ_section(document),
+            *_ablation_sections(document),
+            _cost_section(document),
+            _method_section(document),
+            *([] if _is_complete(document) else sections),
+        ]
+    return render_page(_top(document), sections)
 
 
 def comparison_text(document: Document) -> str:
     """Return the means with intervals and corrected p-values as lines of text."""
     body = []
     for level in document["levels"]:
-        p_of = {
-            c["against"]: c["p_holm"]
-            for c in (*level["comparisons"], *level["ablations"])
-            if c["metric"] == "dice"
-        }
-        body += [
-            [
-                str(level["labeled_subjects"]),
-                name,
-                str(len(figures["dice_by_seed"])),
-                score_cell(figures["dice"]),
-                score_cell(figures["nsd"]),
-                p_text(p_of[name]) if name in p_of else "",
-            ]
-            for name, figures in level["strategies"].items()
-        ]
+        comparisons = dice_comparisons(level)
+        for name, figures in level["strategies"].items():
+            comparison = comparisons.get(name)
+            body.append(
+                [
+                    str(level["labeled_subjects"]),
+                    name,
+                    str(len(figures["dice_by_seed"])),
+                    score_cell(figures["dice"]),
+                    score_cell(figures["nsd"]),
+                    p_text(comparison["p_holm"]) if comparison else "",
+                ]
+            )
     if not body:
         return "no cell has finished"
     return plain_table(["labels", "strategy", "seeds", "Dice", "NSD", "p (Holm)"], body)
+
+
+def _top(document: Document) -> Top:
+    protocol, levels = document["protocol"], document["levels"]
+    seeds = len(protocol["seeds"])
+    subtitle = f"{document['cohort'] or 'no cohort yet'} · {seeds} seed{'s' * (seeds != 1)}"
+    if levels:
+        subtitle += f" · scored on {_scored(levels[0])} · {document['date'][:10]}"
+    sentences = [_sentence(level, protocol) for level in levels]
+    details = sentences[1:]
+    if not _is_complete(document):
+        done = sum(cell["state"] == "done" for cell in document["cells"])
+        count = len(document["cells"])
+        details.append(f"Not finished: {done} of {count} cells are in these figures.")
+    smallest = [c["smallest_p"] for x in levels for c in dice_comparisons(x).values()]
+    if smallest and min(smallest) >= _ALPHA:
+        details.append(
+            f"With so few subjects no p-value below {min(smallest):.3g} is possible: this test"
+            " cannot show a difference, whatever the scores."
+        )
+    return Top(
+        protocol["name"], subtitle, sentences[0] if sentences else "No cell has finished.", details
+    )
+
+
+def _sentence(level: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
+    """Return the result against the baseline at one number of labels, then against the best."""
+    start, ours = f"With {level['labeled_subjects']} labeled subjects ", words(protocol["ours"])
+    comparisons = dice_comparisons(level)
+    first = comparisons.get(protocol["baseline"])
+    if first is None or first["p_holm"] is None:
+        return start + f"{ours} has nothing to be compared with yet."
+    means = {
+        name: figures["dice"]["mean"]
+        for name, figures in level["strategies"].items()
+        if name in protocol["strategies"]
+    }
+    text = start + comparison_sentence(first, ours, means[first["run"]], means[first["against"]])
+    if first["low"] is not None:
+        text += f" ({points(first['low'])} to {points(first['high'])} points, "
+        text += f"{p_equals(first['p_holm'])})"
+    best = max(means, key=lambda name: means[name] or 0.0)
+    if best not in (protocol["ours"], protocol["baseline"]):
+        verdict = p_equals(comparisons[best]["p_holm"])
+        text += f"; the highest mean is that of {words(best)}, {means[best]:.3f} ({verdict})"
+    return text + "."
+
+
+def _scored(level: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{counts['subjects']} {split} subjects ({counts['cases']} scans)"
+        for split, counts in level["scored"].items()
+    )
+
+
+def _is_complete(document: Document) -> bool:
+    return all(cell["state"] == "done" for cell in document["cells"])
+
+
+def _strategies(document: Document) -> list[str]:
+    return list(document["protocol"]["strategies"])
+
+
+def _overview_section(document: Document) -> Section:
+    note = (
+        f"Mean over subjects, in brackets its {100 * document['confidence']:.0f} % bootstrap"
+        " interval over subjects; best mean in bold. p:"
+        f" {document['protocol']['ours']} against this strategy. {document['tests']['primary']}."
+    )
+    return Section("Strategies by number of labeled subjects", overview_table(document), note)
+
+
+def _curves_section(document: Document) -> Section:
+    colors = palette(_strategies(document))
+    levels_of = {name: _levels(document, name) for name in colors}
+    levels_of = {name: levels for name, levels in levels_of.items() if levels}
+    shown = [(name, colors[name]) for name in levels_of]
+    note = (
+        "Dash: mean over subjects and seeds. Dot: mean of one seed. Band: interval over subjects."
+        " Strategies are shifted a little sideways. Smaller sets of labeled subjects are contained"
+        " in larger ones, and the same in all seeds."
+    )
+    body = legend(shown) + chart(learning_curves(levels_of, colors, "Dice"))
+    return Section("Learning curves", body, note)
+
+
+def _levels(document: Document, name: str) -> list[Level]:
+    found = []
+    for level in document["levels"]:
+        figures = level["strategies"].get(name)
+        if figures and figures["dice"]["mean"] is not None:
+            dice = figures["dice"]
+            seeds = [value for value in figures["dice_by_seed"].values() if value is not None]
+            count = level["labeled_subjects"]
+            found.append(Level(count, dice["mean"], dice["low"], dice["high"], seeds))
+    return found
+
+
+def _versus_section(document: Document) -> Section:
+    ours, names = document["protocol"]["ours"], _strategies(document)
+    groups = _differences(document, "comparisons", sign=1)
+    label = f"{ours} less the other strategy, points of Dice"
+    body = chart(forest_plot(groups, label)) if groups else ""
+    for level in document["levels"]:
+        body += level_table(level, f"{level['labeled_subjects']} labeled subjects", names)
+    note = (
+        "Points are hundredths of Dice. A filled dot is a difference with p < 0.05 after Holm's"
+        " correction. Effect: matched-pairs rank-biserial correlation, from -1 to 1. Won, tied,"
+        f" lost: subjects in which {ours} is above, equal or below. SD of seeds: standard deviation"
+        f" of the seeds' means. NSD at {document['nsd_tolerance_mm']:g} mm."
+    ).replace("-1", "\N{MINUS SIGN}1")
+    return Section(f"{ours} against every other strategy", body, note)
+
+
+def _differences(document: Document, family: str, sign: int) -> dict[str, list[Difference]]:
+    """Return the differences of the Dice by number of labels; `sign` -1 turns them round."""
+    groups: dict[str, list[Difference]] = {}
+    for level in document["levels"]:
+        own = [
+            _difference(c, sign)
+            for c in level[family]
+            if c["metric"] == "dice" and c["mean_difference"] is not None
+        ]
+        if own:
+            groups[f"{level['labeled_subjects']} labeled"] = own
+    return groups
+
+
+def _difference(c: Mapping[str, Any], sign: int) -> Difference:
+    ends: Sequence[float | None] = (c["low"], c["high"])
+    if c["low"] is not None:
+        ends = sorted((sign * c["low"], sign * c["high"]))
+    clear = c["p_holm"] is not None and c["p_holm"] < _ALPHA
+    return Difference(c["against"], sign * c["mean_difference"], ends[0], ends[1], clear)
+
+
+def _organ_section(document: Document) -> Section:
+    tables = (
+        organ_table(level, document["organs"], _strategies(document))
+        for level in document["levels"]
+    )
+    note = "Means over subjects and seeds; best of a row in bold."
+    return Section("Organ by organ", "".join(tables), note)
+
+
+def _ablation_sections(document: Document) -> list[Section]:
+    groups = _differences(document, "ablations", sign=-1)
+    if not groups:
+        return []
+    ours = document["protocol"]["ours"]
+    color = palette(_strategies(document))[ours]
+    body = chart(ablation_bars(groups, color, f"change against {ours}, points of Dice"))
+    names = (ours, *document["protocol"]["ablations"])
+    for level in document["levels"]:
+        body += level_table(level, f"{level['labeled_subjects']} labeled subjects", names)
+    note = (
+        f"Each bar is {ours} with one thing changed, less {ours} as it is; the line is the interval"
+        " of the paired difference over subjects. The ablations are a family of tests of their own."
+    )
+    return [Section("Ablations", body, note)]
+
+
+def _cost_section(document: Document) -> Section:
+    cores = document["machine"]["cores"]
+    note = (
+        "Median over the strategy's cells; steps of pretraining and of fine-tuning. An encoder that"
+        f" several cells share was pretrained once. {cores} cores,"
+        f" {document['machine']['architecture']}, torch {document['versions'].get('torch', '')}."
+    )
+    return Section("What it cost", cost_table(document), note)
+
+
+def _method_section(document: Document) -> Section:
+    protocol = document["protocol"]
+    coarse = "trained anew for every seed" if protocol["vary_coarse"] else "the same for all seeds"
+    pairs = [
+        ("Unit", "a subject: mean over its organs, then over its scans, then over the seeds"),
+        ("Primary test", document["tests"]["primary"]),
+        ("Secondary test", document["tests"]["secondary"]),
+        ("Intervals", f"{document['bootstrap']['resamples']} resamples, percentile bootstrap"),
+        ("Empty organs", document["rule_for_empty_organs"]),
+        ("Seeds", ", ".join(map(str, protocol["seeds"]))),
+        ("Coarse networks", coarse),
+        ("Settings", f"hash {document['settings_hash']}, revision {document['git_revision']}"),
+    ]
+    body = (
+        facts(pairs) + "<h3>Secondary: pairs of subject and seed</h3>" + secondary_table(document)
+    )
+    return Section("How it was compared", body)
+
+
+def _state_section(document: Document) -> Section:
+    missing = [cell for cell in document["cells"] if cell["state"] != "done"]
+    texts = [
+        f"{cell['name']}: {cell['state']}" + (f", {cell['cause']}" if cell.get("cause") else "")
+        for cell in missing
+    ]
+    return Section("Cells that are not in these figures", bullets(texts))

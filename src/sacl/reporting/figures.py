@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-_INK = "#010203"
+INK = "#010203"
 """Drawn for black and replaced by the page's text color, so that charts survive dark mode."""
 _PAPER = "#fdfcfb"
 """Drawn for the background, likewise."""
@@ -27,11 +27,11 @@ _STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
@@ -62,6 +62,14 @@ def palette(names: Sequence[str]) -> dict[str, str]:
     return {name: colors[n % len(colors)] for n, name in enumerate(names)}
 
 
+def drawn(size: tuple[float, float], alt: str, draw: Callable[[Figure], None]) -> str:
+    """Return what a function draws on a figure of this size (inches), in the page's style."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        return _svg(figure, alt)
+
+
 def box_plots(
     values: Mapping[str, Mapping[str, Sequence[float]]], colors: Mapping[str, str], label: str
 ) -> str:
@@ -82,9 +90,31 @@ def box_plots(
         axes.set_ylim(len(values) - 0.5, -0.5)
         axes.set_xlim(-0.02, 1.02)
         axes.set_xlabel(label)
-        _grid(axes, "x")
+        grid(axes, "x")
         axes.tick_params(axis="y", length=0)
         return _svg(figure, f"Box plots of {label} by organ and run")
+
+
+def dot_rows(values: Mapping[str, Sequence[float]], label: str) -> str:
+    """Return a row of dots per group on a logarithmic axis, with a line at the median.
+
+    Values must be above 0.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(8.6, 0.6 + 0.26 * len(values)))
+        axes = figure.subplots()
+        for row, group in enumerate(values.values()):
+            axes.plot(group, [row] * len(group), "o", color=FEW_COLORS[0], ms=4, alpha=0.4, mew=0)
+            axes.plot([float(np.median(group))] * 2, [row - 0.3, row + 0.3], color=INK, lw=1.4)
+        axes.set_yticks(range(len(values)), [text.replace("_", " ") for text in values])
+        axes.set_ylim(len(values) - 0.4, -0.6)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
+        axes.set_xlabel(label)
+        grid(axes, "x")
+        axes.tick_params(axis="y", length=0)
+        return _svg(figure, f"Dots of {label}, one row per organ")
 
 
 def loss_curves(panels: Mapping[str, Sequence[Curve]], colors: Mapping[str, str]) -> str:
@@ -101,7 +131,7 @@ def loss_curves(panels: Mapping[str, Sequence[Curve]], colors: Mapping[str, str]
                 axes.plot(curve.steps, smooth, color=color, lw=1.6, label=curve.name)
             axes.set_title(title, loc="left", fontsize=10)
             axes.set_xlabel("step")
-            _grid(axes, "y")
+            grid(axes, "y")
             if len(curves) > 1:
                 axes.legend(fontsize=8, handlelength=1.2)
         charts[0].set_ylabel("loss")
@@ -219,8 +249,9 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return (total[high] - total[low]) / (high - low)
 
 
-def _grid(axes: Axes, axis: Literal["x", "y"]) -> None:
-    axes.grid(axis=axis, color=_INK, alpha=0.12, lw=0.6)
+def grid(axes: Axes, axis: Literal["x", "y"]) -> None:
+    """Draw faint lines behind the data, across the given axis."""
+    axes.grid(axis=axis, color=INK, alpha=0.12, lw=0.6)
     axes.set_axisbelow(True)
 
 
@@ -236,7 +267,7 @@ def _svg(figure: Figure, alt: str) -> str:
         metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
     )
     text = file.getvalue()
-    text = text[text.index("<svg") :].replace(_INK, "currentColor").replace(_PAPER, "var(--paper)")
+    text = text[text.index("<svg") :].replace(INK, "currentColor").replace(_PAPER, "var(--paper)")
     text = re.sub(r'^<svg[^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" HEAD>', text, count=1)
     label = f'role="img" aria-label="{escape(alt)}" xmlns:xlink="http://www.w3.org/1999/xlink"'
     return text.replace("HEAD", label, 1)

@@ -53,15 +53,22 @@ def headline(summary: Mapping[str, Any]) -> tuple[str, list[str]]:
 
 
 def _sentence(comparison: Mapping[str, Any], runs: Mapping[str, Any]) -> str:
-    main, other = comparison["run"], comparison["against"]
-    ours, theirs = (number(runs[run]["dice"]["mean"], 3) for run in (main, other))
-    scores = f"Dice {ours} against {theirs}"
-    name, rival = _start(main), words(other)
+    ours, theirs = (runs[comparison[run]]["dice"]["mean"] for run in ("run", "against"))
+    text = comparison_sentence(comparison, _start(comparison["run"]), ours, theirs)
+    return f"{text}."
+
+
+def comparison_sentence(
+    comparison: Mapping[str, Any], name: str, ours: float | None, theirs: float | None
+) -> str:
+    """Return how a run, here called `name`, compares with the other one, and both mean Dices."""
+    rival = words(comparison["against"])
+    scores = f"Dice {number(ours, 3)} against {number(theirs, 3)}"
     return {
-        "better": f"{name} beats {rival}: {scores}.",
-        "worse": f"{name} does worse than {rival}: {scores}.",
-        "no clear difference": f"{name} and {rival} do not clearly differ: {scores}.",
-        "the same": f"{name} and {rival} score the same: {scores}.",
+        "better": f"{name} beats {rival}: {scores}",
+        "worse": f"{name} does worse than {rival}: {scores}",
+        "no clear difference": f"{name} and {rival} do not clearly differ: {scores}",
+        "the same": f"{name} and {rival} score the same: {scores}",
     }[_verdict(comparison)]
 
 

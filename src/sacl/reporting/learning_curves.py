@@ -1,0 +1,147 @@
+"""The charts of a comparison: learning curves, paired differences, ablations.
+
+All values are scores in [0, 1], or differences of them, which are drawn in points (hundredths).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sacl.reporting.figures import INK, drawn, grid
+
+_APART = 0.035
+"""Strategies at one number of labels are drawn beside each other, this share of the axis apart."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """A strategy's score at one number of labeled subjects: mean, interval, and every seed's."""
+
+    labeled_subjects: int
+    mean: float
+    low: float | None
+    high: float | None
+    by_seed: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of two strategies with its interval, and whether it is significant."""
+
+    name: str
+    mean: float
+    low: float | None
+    high: float | None
+    clear: bool
+
+
+def learning_curves(
+    levels_of: Mapping[str, Sequence[Level]], colors: Mapping[str, str], label: str
+) -> str:
+    """Return a line per strategy over the number of labeled subjects, on a logarithmic axis.
+
+    A band is the interval of the mean over subjects, every dot the mean of one seed. Strategies are
+    shifted a little against each other, so that their dots do not hide one another.
+    """
+    counts = sorted({level.labeled_subjects for levels in levels_of.values() for level in levels})
+    spread = np.log(counts[-1] / counts[0]) or 1.0
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for n, (name, levels) in enumerate(levels_of.items()):
+            shift = np.exp(spread * _APART * (n - (len(levels_of) - 1) / 2) / 2)
+            _curve(axes, levels, shift, colors[name])
+        axes.set_xscale("log")
+        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.set_xticks([], minor=True)
+        margin = np.exp(0.08 * spread)
+        axes.set_xlim(counts[0] / margin, counts[-1] * margin)
+        axes.set_xlabel("labeled subjects")
+        axes.set_ylabel(label)
+        grid(axes, "y")
+
+    return drawn((8.6, 4.2), f"{label} over the number of labeled subjects", draw)
+
+
+def forest_plot(groups: Mapping[str, Sequence[Difference]], label: str) -> str:
+    """Return paired differences with their intervals, a row each, grouped under headings.
+
+    A filled dot marks a significant difference, a hollow one any other.
+    """
+    rows = sum(len(differences) for differences in groups.values()) + len(groups)
+
+    def draw(figure: Any) -> None:
+        axes, row, ticks = figure.subplots(), 0, []
+        for heading, differences in groups.items():
+            ticks.append((row, heading, "bold"))
+            for d in differences:
+                row += 1
+                ticks.append((row, d.name, "normal"))
+                _interval(axes, d, row)
+            row += 1
+        axes.axvline(0, color=INK, lw=0.8, alpha=0.6)
+        axes.set_yticks([at for at, _, _ in ticks], [name for _, name, _ in ticks])
+        for text, (_, _, weight) in zip(axes.get_yticklabels(), ticks, strict=True):
+            text.set_fontweight(weight)
+        axes.set_ylim(rows - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(label)
+        grid(axes, "x")
+
+    return drawn((8.6, 0.7 + 0.27 * rows), label, draw)
+
+
+def ablation_bars(groups: Mapping[str, Sequence[Difference]], color: str, label: str) -> str:
+    """Return a bar with its interval per ablation and group, relative to the whole at 0."""
+    names = list(dict.fromkeys(d.name for group in groups.values() for d in group))
+    height = 0.8 / max(1, len(groups))
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for n, (heading, differences) in enumerate(groups.items()):
+            shade = color + ("ff", "a0", "60", "30")[min(n, 3)]
+            at = [names.index(d.name) - 0.4 + (n + 0.5) * height for d in differences]
+            value = [100 * d.mean for d in differences]
+            axes.barh(at, value, height * 0.85, color=shade, label=heading)
+            for place, d in zip(at, differences, strict=True):
+                if d.low is not None and d.high is not None:
+                    axes.plot([100 * d.low, 100 * d.high], [place, place], color=INK, lw=1.2)
+        axes.axvline(0, color=INK, lw=0.8)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(label)
+        grid(axes, "x")
+        if len(groups) > 1:
+            axes.legend(fontsize=8.5, loc="best")
+
+    size = (8.6, 0.8 + len(names) * (0.16 + 0.2 * len(groups)))
+    return drawn(size, label, draw)
+
+
+def _curve(axes: Any, levels: Sequence[Level], shift: float, color: str) -> None:
+    at = np.array([level.labeled_subjects * shift for level in levels])
+    axes.plot(at, [level.mean for level in levels], "-", color=color, lw=1.8)
+    axes.plot(at, [level.mean for level in levels], "_", color=color, ms=9, mew=2)
+    for place, level in zip(at, levels, strict=True):
+        axes.plot([place] * len(level.by_seed), level.by_seed, ".", color=color, ms=6, alpha=0.8)
+    known = [level for level in levels if level.low is not None]
+    if len(known) == len(levels):
+        low, high = [level.low for level in levels], [level.high for level in levels]
+        if len(levels) > 1:
+            axes.fill_between(at, low, high, color=color, alpha=0.12, lw=0)
+        else:
+            axes.vlines(at, low, high, color=color, lw=5, alpha=0.2)
+
+
+def _interval(axes: Any, difference: Difference, row: int) -> None:
+    color = INK
+    if difference.low is not None and difference.high is not None:
+        ends = [100 * difference.low, 100 * difference.high]
+        axes.plot(ends, [row, row], color=color, lw=1.4)
+    face = color if difference.clear else "none"
+    axes.plot(100 * difference.mean, row, "o", ms=6, color=color, mfc=face)
