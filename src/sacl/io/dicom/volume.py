@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
+import pydicom
+from pydicom import Dataset
 from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from sacl.errors import DataError
 from sacl.geometry import to_canonical
@@ -61,7 +69,26 @@ def stored_pixels(slices: Sequence[Slice], opener: Opener) -> Iterator[np.ndarra
     for source, members in itertools.groupby(slices, key=lambda piece: piece.source):
         frames = [piece.frame or 0 for piece in members]
         with quiet(), opener.whole(source) as stream:
-            yield from iter_pixels(stream, indices=frames, raw=True)
+            yield from iter_pixels(_decodable_source(stream), indices=frames, raw=True)
+
+
+def _decodable_source(stream: BinaryIO) -> BinaryIO | Dataset:
+    """Return a stream, or the whole data set where pydicom cannot decode from the stream.
+
+    That is so where the data set is deflated, or no meta information tells its encoding.
+    """
+    header = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=[])
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    stream.seek(0)
+    if syntax and syntax != DeflatedExplicitVRLittleEndian:
+        return stream
+    data = pydicom.dcmread(stream, force=True)
+    if not syntax:
+        implicit = data.is_implicit_VR
+        data.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        )
+    return data
 
 
 def rescaled(stored: np.ndarray, piece: Slice) -> np.ndarray:
