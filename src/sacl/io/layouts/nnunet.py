@@ -1,12 +1,16 @@
 """nnU-Net raw: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz` and `dataset.json`.
 
 `imagesVa`/`labelsVa` and `imagesTs`/`labelsTs` are read as validation and test. A training image
-without a label map is an unlabeled scan. Both versions of `dataset.json` are understood.
+without a label map is an unlabeled scan. Both versions of `dataset.json` are understood. Where it
+has a block `dataset`, {case: {images, label}}, the training cases are those, wherever they lie.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sacl.errors import DataError
 from sacl.io.layouts.found import (
@@ -31,8 +35,11 @@ _PARTS: tuple[tuple[str, str, Split], ...] = (
 
 def recognize(root: Path) -> str | None:
     """Return why a folder is an nnU-Net raw dataset, None where it is not."""
-    if not (root / "dataset.json").is_file() or not (root / "imagesTr").is_dir():
+    if not (root / "dataset.json").is_file():
         return None
+    listed = read_json(root / "dataset.json").get("dataset")
+    if isinstance(listed, Mapping) and listed:
+        return f"dataset.json, which lists the files of {len(listed)} training cases"
     first = next((path for path in nifti_files(root / "imagesTr") if "_0000." in path.name), None)
     return f"dataset.json, and imagesTr with channel files like {first.name}" if first else None
 
@@ -57,11 +64,46 @@ def read(root: Path) -> Found:
         layout="nnunet",
         name=str(document.get("name") or root.name),
         organs=organs,
-        cases=tuple(case for part in _PARTS for case in _cases(root, *part)),
+        cases=_all_cases(root, document.get("dataset")),
         modality=modality_of(channels),
         ignore=ignore,
         notes=notes,
     )
+
+
+def _all_cases(root: Path, listed: Any) -> tuple[FoundCase, ...]:
+    """Return the cases of all parts; the training cases as listed where there is a list."""
+    if not isinstance(listed, Mapping) or not listed:
+        return tuple(case for part in _PARTS for case in _cases(root, *part))
+    training = [_listed_case(root, str(case_id), files) for case_id, files in listed.items()]
+    return (*training, *(case for part in _PARTS[1:] for case in _cases(root, *part)))
+
+
+def _listed_case(root: Path, case_id: str, files: Any) -> FoundCase:
+    """Return a case of the block `dataset`; of several images the first is taken.
+
+    Raises:
+        DataError: it names no image, or a file that is not there.
+    """
+    images = files.get("images") if isinstance(files, Mapping) else None
+    if not isinstance(images, list) or not images:
+        raise DataError(f"dataset.json: case {case_id} of 'dataset' has no list 'images'")
+    label = files.get("label")
+    return FoundCase(
+        case_id,
+        _existing(root, images[0], case_id),
+        _existing(root, label, case_id) if label else None,
+        origin="dataset",
+    )
+
+
+def _existing(root: Path, name: Any, case_id: str) -> Path:
+    path = root / os.path.expandvars(str(name))
+    if not path.is_file():
+        raise DataError(
+            f"dataset.json: case {case_id} of 'dataset' names {path.name}, there is no such file"
+        )
+    return path
 
 
 def _cases(root: Path, images: str, labels: str, split: Split) -> list[FoundCase]:
