@@ -64,6 +64,7 @@ def _dispatch(arguments: list[str]) -> int:
         "demo": _demo,
         "run": _run,
         "check": _check,
+        "ingest": _ingest,
         "predict": _predict,
         "evaluate": _evaluate,
         "report": _report,
@@ -116,6 +117,21 @@ def _check(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     if errors:
         raise DataError(f"check: {errors} kinds of errors in {checked.cohort.name}; see {out.name}")
     return checked.record
+
+
+def _ingest(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Read a cohort, or only say how it would be read."""
+    if not known.explain:
+        return _stage(known, flags)
+    config = _config(known, flags)
+    from sacl.io.layouts.explain import as_text
+    from sacl.pipeline import workspace_of
+    from sacl.stages.ingest import explain
+
+    sources = explain(config.ingest, workspace_of(config))
+    if not known.json:
+        print("\n\n".join(map(as_text, sources)))
+    return {"sources": sources}
 
 
 def _run_config(config: RunConfig, force: bool) -> Any:

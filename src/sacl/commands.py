@@ -118,6 +118,9 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
             ("--reference", "folder of their reference label maps, for nnunet's summary.json"),
         ),
     }
+    if name == "ingest":
+        told = "say how the data would be read, of DICOM every series, and write nothing"
+        command.add_argument("--explain", action="store_true", help=told)
     for flag, text in own.get(name, ()):
         kind: Any = str if flag in _TEXT_FLAGS else int if flag == "--folds" else Path
         target = "from_" if flag == "--from" else flag[2:].replace("-", "_")
