@@ -15,6 +15,7 @@ from sacl.errors import ConfigError
 _SUMMARIES = {
     "run": "run all stages of a configuration, skipping what is up to date",
     "demo": "run everything on a generated phantom cohort",
+    "check": "look at a cohort before any training, and estimate the run ahead",
     "phantom": "generate a phantom cohort",
     "ingest": "read a cohort into canonical volumes and a manifest",
     "locate": "give every scan a coarse label map (--from DIR: somebody else's)",
@@ -27,7 +28,7 @@ _SUMMARIES = {
     "export": "write the predictions of a run, or any label maps (--predicted), in another form",
     "compare": comparison_flags.SUMMARY,
 }
-READS_DATA = ("run", "ingest")
+READS_DATA = ("run", "check", "ingest")
 """The commands that take scans."""
 _TEXT_FLAGS = ("--data", "--repair-grid", "--from", "--arm", "--form", "--splits")
 _SHOWN = {
@@ -90,6 +91,7 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
     )
     own: dict[str, tuple[tuple[str, str], ...]] = {
         "run": data,
+        "check": (*data, ("--out", "HTML file to write (check.html)")),
         "ingest": data,
         "locate": (("--from", "folder of label maps to use as coarse label maps"),),
         "predict": (

@@ -76,6 +76,15 @@ def organ_names(case: FoundCase, found: Found) -> dict[int, str]:
     return {value: canonical_name(name) for value, name in table.items()}
 
 
+def all_organs(found: Found) -> tuple[str, ...]:
+    """Return every organ that a dataset or one of its cases names, in this project's spelling."""
+    names: dict[str, None] = {}
+    for case in found.cases:
+        names |= dict.fromkeys(organ_names(case, found).values())
+        names |= dict.fromkeys(map(canonical_name, case.masks))
+    return tuple(names)
+
+
 def _measure_image(
     case: FoundCase, problems: list[Finding]
 ) -> tuple[Geometry | None, Intensities | None, Grid | None]:
@@ -97,11 +106,12 @@ def _measure_image(
 def _measure_reference(case: FoundCase, found: Found, grid: Grid | None) -> Reference:
     names = organ_names(case, found)
     if case.reference is not None:
-        present, digest = _of_label_map(case, case.reference, names, grid, found.ignore)
+        ignore = found.ignore if case.ignore is None else case.ignore
+        present, digest = _of_label_map(case, case.reference, names, grid, ignore)
         known = tuple(names.values())
     else:
         present, digest = _of_masks(case, grid)
-        known = tuple(dict.fromkeys([*names.values(), *map(canonical_name, case.masks)]))
+        known = tuple(map(canonical_name, case.masks))
     annotated = known if case.annotated is None else tuple(map(canonical_name, case.annotated))
     return Reference(annotated, present, digest)
 
@@ -132,7 +142,11 @@ def _of_masks(case: FoundCase, grid: Grid | None) -> tuple[dict[str, OrganFacts]
     present: dict[str, OrganFacts] = {}
     digest = hashlib.blake2b(digest_size=16)
     for name, voxels, own in _on_grid(case, case.masks, grid):
-        mask = (voxels != 0).astype("u1")
+        mask = (voxels != 0).astype(np.uint8)
+        value = voxels.max() or voxels.min()
+        if bool(((voxels != 0) & (voxels != value)).any()):
+            message = f"{case.masks[name].name} has several values besides 0, expected a mask"
+            raise _Fault(Finding("label-values", case.case_id, message))
         present |= measure_labels(mask, own, {1: canonical_name(name)})[0]
         digest.update(f"{name} {digest_of(mask)}".encode())
     return present, digest.hexdigest()

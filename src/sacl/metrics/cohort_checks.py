@@ -71,9 +71,10 @@ def _duplicates(scans: Iterable[ScanFacts]) -> Iterator[Finding]:
     for members in images.values():
         if len(members) < 2:
             continue
-        listed = ", ".join(f"{m.case_id} ({m.subject_id}, {m.split})" for m in members)
+        others = ", ".join(f"{m.case_id} ({m.split})" for m in members[1:])
         code = "leak" if len({m.split for m in members}) > 1 else "duplicate"
-        yield Finding(code, members[0].case_id, f"the same voxels as {listed}")
+        message = f"({members[0].split}) has the same voxels as {others}"
+        yield Finding(code, members[0].case_id, message)
     annotated = [scan for scan in readable if scan.reference and scan.reference.present]
     maps = _by(annotated, lambda scan: scan.reference.digest if scan.reference else "")
     for members in maps.values():

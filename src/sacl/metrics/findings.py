@@ -33,7 +33,8 @@ RULES: Mapping[str, Rule] = {
     "label-grid": Rule(
         "error",
         "Reference on another grid than its image",
-        "Resample the reference onto the image's grid (nearest neighbor), or find its own image.",
+        "Find the image that the reference was drawn on, or let it be resampled with"
+        " --ingest.repair-grid nearest.",
     ),
     "label-values": Rule(
         "error",
@@ -168,6 +169,11 @@ RULES: Mapping[str, Rule] = {
         "note",
         "Scan-wise label that is not known",
         "Nothing has to be done; such scans take part in pretraining less.",
+    ),
+    "resampled-reference": Rule(
+        "note",
+        "Reference that will be resampled onto its image's grid",
+        "Look at a few of them in the run's report: the setting ingest.repair_grid asks for it.",
     ),
     "intensity-scale": Rule(
         "note",

@@ -19,6 +19,7 @@ _LOOSE_SHARE = 0.1
 _SIDES_MM = 5.0
 """Centers of left and right that lie closer along x do not tell the side."""
 _MANY_PIECES = 20
+_NAMED = 12
 
 
 def reference_findings(scans: Sequence[ScanFacts], organs: Sequence[str]) -> Iterator[Finding]:
@@ -46,7 +47,8 @@ def _never_seen(annotated: dict[str, Reference], organs: Sequence[str]) -> Itera
     looked_for = {organ for reference in annotated.values() for organ in reference.annotated}
     missing = [organ for organ in organs if organ in looked_for and organ not in seen]
     if missing and seen:
-        message = f"{', '.join(missing)}: looked for, and in none of {len(annotated)} references"
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        message = f"{', '.join(missing[:_NAMED])}{more}: in none of {len(annotated)} references"
         yield Finding("organ-never-seen", "", message)
 
 

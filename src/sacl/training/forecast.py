@@ -34,7 +34,7 @@ _FORWARD = 1 / 3
 """A forward pass, of a training step."""
 _CUT_PER_S = 2500.0
 _VOXEL_CLASS_S, _VOXEL_S = 2e-8, 1e-7
-_EVALUATE_S, _REPORT_S = 0.02, 5.0
+_EVALUATE_S, _REPORT_S = 0.004, 5.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def forecast(config: RunConfig, cohort: CohortFacts, costs: StepCosts | None) ->
         if scan.geometry and scan.image
     )
     maps = counts.voxels * (2 + len(arms)) * _MAP_BYTES_PER_VOXEL
-    weights = 4 * costs.parameters * (len(arms) + config.locate.folds) if costs else 0
+    networks = {"locate": config.locate.folds, "pretrain": 1, "finetune": len(arms)}
+    weights = 4 * sum(n * costs.parameters[name] for name, n in networks.items()) if costs else 0
     pixels = counts.training_patches * meta.stored_size**2 * 3 / 1e9
     return Forecast(
         counts=counts,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sacl.errors import SaclError
@@ -22,8 +23,8 @@ _LIMIT_S = 300.0
 class StepCosts:
     """What one training step of each stage takes on this machine.
 
-    Seconds per step, and how large the networks are; `peak_gb` is of the whole process, with a few
-    patches only.
+    Seconds per step; how many weights each network has; `peak_gb` is of the whole process, with a
+    few patches only.
     """
 
     device: str
@@ -31,7 +32,7 @@ class StepCosts:
     locate_s: float
     pretrain_s: float
     finetune_s: float
-    parameters: int
+    parameters: Mapping[str, int]
     peak_gb: float
 
 

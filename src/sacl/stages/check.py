@@ -1,0 +1,159 @@
+"""check: any cohort -> a page, a table and a list of what is the matter, before any training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sacl.errors import ConfigError, SaclError
+from sacl.io.layouts.found import Found, FoundCase
+from sacl.io.layouts.recognize import find
+from sacl.io.manifest import MANIFEST, read_cohort
+from sacl.io.merging import merge
+from sacl.io.nifti import read_volume
+from sacl.io.progress import say, track
+from sacl.io.run_record import write_text
+from sacl.io.scan_table import with_table
+from sacl.io.workspace import FOLDERS
+from sacl.metrics.case_facts import all_organs, measure_case
+from sacl.metrics.cohort_checks import CohortFacts, check_cohort, likely_modality
+from sacl.metrics.findings import Finding
+from sacl.reporting.check_page import check_page
+from sacl.reporting.check_record import cohort_record, scan_table
+from sacl.settings import RunConfig
+from sacl.training.forecast import forecast, organs_of, usual_spacing_mm
+from sacl.training.readiness import free_disk_gb, installed_memory_gb, readiness_findings
+from sacl.training.step_costs import StepCosts, measure_steps
+from sacl.types import Case, Cohort, NativeFrame, Volume
+
+_SCAN_LABELS = "scan_labels.csv"
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """A finished check: the cohort's facts, all findings, and the record that was written."""
+
+    cohort: CohortFacts
+    findings: tuple[Finding, ...]
+    record: Mapping[str, Any]
+
+
+def check(config: RunConfig, out: Path, configured: bool = False) -> Checked:
+    """Look at every scan of a cohort once, and write `out` with a `.csv` and a `.json` beside it.
+
+    Nothing is trained and nothing converted. Scans are read one at a time; one that cannot be read
+    is a finding, and the check goes on.
+
+    Args:
+        config: `ingest` says where the data lie (a folder or table of any layout, a work directory
+            or its `1-cohort`); the rest is what the run ahead is estimated by.
+        out: The HTML file.
+        configured: Whether the settings were written for this cohort, so that it is an error if
+            they do not fit.
+
+    Raises:
+        ConfigError: there is no data to look at.
+        DataError: the data cannot even be listed, or nothing can be written.
+    """
+    found, origin = _found(config)
+    scans = tuple(measure_case(case, found) for case in track(found.cases, "check"))
+    asked = config.ingest.modality
+    known = found.modality if asked == "auto" else asked
+    cohort = CohortFacts(found.name, all_organs(found), scans, known or likely_modality(scans))
+    costs, reason = _costs(config, cohort)
+    expected = forecast(config, cohort, costs)
+    findings = _repaired(check_cohort(cohort), config)
+    findings += readiness_findings(config, cohort, expected, configured)
+    record = {
+        **cohort_record(cohort, findings),
+        "origin": origin,
+        "forecast": {
+            **asdict(expected),
+            "measured": asdict(costs) if costs else None,
+            "not_measured": reason,
+            "free_disk_gb": free_disk_gb(config.work),
+            "installed_memory_gb": installed_memory_gb(),
+        },
+    }
+    write_text(out.with_suffix(".csv"), scan_table(cohort, findings))
+    write_text(out.with_suffix(".json"), json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_text(out, check_page(cohort, findings, record))
+    return Checked(cohort, tuple(findings), record)
+
+
+def _found(config: RunConfig) -> tuple[Found, str]:
+    """List the cases of all sources, and tell in a few words what they are read as."""
+    sources = config.ingest.sources
+    if not sources:
+        made = sorted((config.work / FOLDERS["phantom"]).glob("*/dataset.json"))
+        if not made:
+            raise ConfigError("check: no data to look at; give a folder, or run `sacl phantom`")
+        sources = (made[0].parent,)
+    founds = [_listed(source, config) for source in sources]
+    found = merge([found for found, _ in founds])
+    if config.ingest.scan_labels is not None:
+        found = with_table(found, config.ingest.scan_labels)
+    return found, "; ".join(dict.fromkeys(origin for _, origin in founds))
+
+
+def _listed(source: Path, config: RunConfig) -> tuple[Found, str]:
+    for folder in (source, source / FOLDERS["ingest"]):
+        if (folder / MANIFEST).is_file():
+            return _from_manifest(folder, read_cohort(folder)), "canonical volumes of a run"
+    found, reason = find(source, config.ingest.layout)
+    beside = source / _SCAN_LABELS
+    if config.ingest.scan_labels is None and beside.is_file():
+        found = with_table(found, beside)
+    return found, f"read as {found.layout}, by {reason}"
+
+
+def _from_manifest(folder: Path, cohort: Cohort) -> Found:
+    """Return an ingested cohort as any other dataset, each scan with the frame of its own file."""
+
+    def case_of(entry: Case) -> FoundCase:
+        path = folder / entry.image
+
+        def load() -> tuple[Volume, NativeFrame]:
+            return read_volume(path)[0], entry.native
+
+        return FoundCase(
+            case_id=entry.case_id,
+            image=path,
+            reference=folder / entry.reference if entry.reference else None,
+            split=entry.split,
+            subject_id=entry.subject_id,
+            scan_labels=entry.scan_labels,
+            origin=MANIFEST,
+            annotated=entry.annotated,
+            load=load,
+        )
+
+    organs = dict(enumerate(cohort.scheme.names, start=1))
+    cases = tuple(case_of(entry) for entry in cohort.cases)
+    return Found("cohort.json", cohort.name, organs, cases, modality=cohort.modality)
+
+
+def _costs(config: RunConfig, cohort: CohortFacts) -> tuple[StepCosts | None, str]:
+    """Time a few steps; where that fails, return the reason."""
+    organs = len(organs_of(config, cohort)) or len(config.ingest.organs)
+    if not config.check.probe or not organs:
+        return None, "no training step was timed"
+    say("check: timing a few training steps")
+    try:
+        return measure_steps(config, organs, usual_spacing_mm(cohort)), ""
+    except SaclError as error:
+        return None, str(error)
+
+
+def _repaired(findings: Sequence[Finding], config: RunConfig) -> list[Finding]:
+    """Return the findings, with another grid as a note where the settings have it repaired."""
+    if config.ingest.repair_grid == "none":
+        return list(findings)
+    return [
+        dataclasses.replace(f, code="resampled-reference") if f.code == "label-grid" else f
+        for f in findings
+    ]
