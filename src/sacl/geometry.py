@@ -97,7 +97,7 @@ def difference(a: Grid, b: Grid) -> str:
     words += ["other spacing"] if not np.allclose(a.spacing_mm, b.spacing_mm, rtol=1e-4) else []
     words.append(f"first voxels {np.linalg.norm((a.affine - b.affine)[:3, 3]):.4g} mm apart")
     words.append(f"last voxels {np.linalg.norm(last_a - last_b):.4g} mm apart")
-    words.append(f"axes up to {between.max():.3g} degrees apart")
+    words.append(f"axes up to {round(float(between.max()), 3):g} degrees apart")
     return ", ".join(words)
 
 

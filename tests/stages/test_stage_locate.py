@@ -1,24 +1,18 @@
-import json
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from blob_cohort import GRID, SCHEME, SHAPE, blobs, make_cohort
 
 from sacl.errors import DataError
 from sacl.inference.coarse import CoarseEnsemble, load_coarse
-from sacl.io.manifest import write_cohort
-from sacl.io.nifti import read_label_map, write_label_map, write_volume
-from sacl.io.run_record import read_record, write_text
+from sacl.io.nifti import read_label_map
+from sacl.io.run_record import read_record
 from sacl.io.workspace import Workspace
 from sacl.settings import LocateSettings
 from sacl.stages import locate as stage
-from sacl.types import Case, Cohort, Grid, LabelMap, LabelScheme, NativeFrame, Volume
+from sacl.types import LabelMap, Volume
 
-SCHEME = LabelScheme("two", ("spleen", "kidney_right"))
-SHAPE = (20, 18, 12)
-GRID = Grid(SHAPE, np.diag([3.0, 3.0, 3.0, 1.0]))
 SETTINGS = LocateSettings(
     spacing_mm=(3.0, 3.0, 3.0),
     crop=(16, 16, 8),
@@ -28,64 +22,6 @@ SETTINGS = LocateSettings(
     batch=2,
     learning_rate=3e-2,
 )
-
-
-def blobs(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image with a dim and a bright organ at places of its own, and its labels."""
-    rng = np.random.default_rng(seed)
-    i, j, k = rng.integers(0, 3, size=3)
-    labels = np.zeros(SHAPE, dtype=np.uint8)
-    labels[2 + i : 8 + i, 3 + j : 11 + j, 1 + k : 8 + k] = 1
-    labels[11 + i : 16 + i, 4 + j : 12 + j, 2 + k : 9 + k] = 2
-    image = np.array([0, 80, 160])[labels] + rng.normal(0, 8, SHAPE)
-    return image.astype(np.int16), labels
-
-
-def make_cohort(root: Path, labeled: int = 2) -> Workspace:
-    """Write an ingested cohort: labeled and unlabeled training subjects, one for validation."""
-    workspace = Workspace(root, device="cpu")
-    folder = workspace.folder("ingest")
-    cases = []
-    for number in range(labeled + 2):
-        case_id, image, labels = f"case{number}", *blobs(number)
-        write_volume(folder / "images" / f"{case_id}.nii", Volume(image, GRID))
-        has_reference = number < labeled
-        if has_reference:
-            reference = LabelMap(labels, GRID, SCHEME)
-            write_label_map(folder / "references" / f"{case_id}.nii.gz", reference)
-        cases.append(
-            Case(
-                case_id=case_id,
-                subject_id=f"subject{number}",
-                image=f"images/{case_id}.nii",
-                reference=f"references/{case_id}.nii.gz" if has_reference else None,
-                split="validation" if number == labeled + 1 else "train",
-                native=NativeFrame(GRID),
-                window=(-50.0, 200.0),
-                annotated=SCHEME.names if has_reference else (),
-            )
-        )
-    write_cohort(folder, Cohort("blobs", SCHEME, tuple(cases)))
-    write_text(folder / "run.json", "{}")
-    return workspace
-
-
-def from_folder(source: Path) -> LocateSettings:
-    return LocateSettings(source=source, min_volume_ml=0.2, keep_component=0.2)
-
-
-def give_maps(
-    folder: Path, names: tuple[str, ...] | None, values: tuple[int, int] = (1, 2)
-) -> None:
-    """Write the four cases' true labels, under other names and values."""
-    for number in range(4):
-        labels = np.select([blobs(number)[1] == 1, blobs(number)[1] == 2], values, 0)
-        path = folder / f"case{number}.nii.gz"
-        if names is None:
-            write_volume(path, Volume(labels.astype(np.int16), GRID))
-        else:
-            scheme = LabelScheme("theirs", names)
-            write_label_map(path, LabelMap(labels.astype(np.uint8), GRID, scheme))
 
 
 @pytest.fixture(scope="module")
@@ -193,94 +129,3 @@ def test_an_interrupted_stage_goes_on_with_its_networks_and_maps(tmp_path, monke
 def test_one_labeled_subject_is_not_enough(tmp_path):
     with pytest.raises(DataError, match=r"1 labeled subject, .* at least 2.* --from DIR"):
         stage.locate(SETTINGS, make_cohort(tmp_path, labeled=1))
-
-
-def test_maps_of_another_tool_are_matched_by_name_and_not_by_value(tmp_path, capsys):
-    workspace = make_cohort(tmp_path / "work")
-    give_maps(tmp_path / "theirs", ("skin", "RK", "liver", "Spleen"), values=(4, 2))
-    stage.locate(from_folder(tmp_path / "theirs"), workspace)
-    for number in range(4):
-        path = workspace.folder("locate") / "maps" / f"case{number}.nii.gz"
-        assert np.array_equal(read_label_map(path, SCHEME)[0].voxels, blobs(number)[1])
-    coverage = pd.read_csv(workspace.folder("locate") / "coverage.csv")
-    assert coverage["found"].all()
-    assert coverage["dice"].isna().all()
-    assert not (workspace.folder("locate") / "networks").exists()
-    assert "coarse: 0 of 8 organs not found" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("file", "table"),
-    [
-        ("labels.json", {"1": "spleen", "7": "right kidney"}),
-        ("dataset.json", {"labels": {"background": 0, "spleen": 1, "kidney_right": 7}}),
-    ],
-)
-def test_names_may_stand_in_a_json_beside_the_maps(tmp_path, file, table):
-    workspace = make_cohort(tmp_path / "work")
-    give_maps(tmp_path / "theirs", None, values=(1, 7))
-    write_text(tmp_path / "theirs" / file, json.dumps(table))
-    stage.locate(from_folder(tmp_path / "theirs"), workspace)
-    path = workspace.folder("locate") / "maps" / "case1.nii.gz"
-    assert np.array_equal(read_label_map(path, SCHEME)[0].voxels, blobs(1)[1])
-
-
-def test_a_folder_of_masks_per_case_is_read_and_the_smaller_organ_wins(tmp_path):
-    workspace = make_cohort(tmp_path / "work")
-    for number in range(4):
-        labels = blobs(number)[1]
-        masks = tmp_path / "theirs" / f"case{number}" / "segmentations"
-        write_volume(masks / "spleen.nii.gz", Volume((labels > 0).astype(np.int16), GRID))
-        write_volume(masks / "kidney_right.nii.gz", Volume((labels == 2).astype(np.int16), GRID))
-        write_volume(masks / "skull.nii.gz", Volume((labels >= 0).astype(np.int16), GRID))
-    stage.locate(from_folder(tmp_path / "theirs"), workspace)
-    path = workspace.folder("locate") / "maps" / "case2.nii.gz"
-    assert np.array_equal(read_label_map(path, SCHEME)[0].voxels, blobs(2)[1])
-
-
-def test_an_organ_that_a_map_lacks_is_recorded_as_not_found(tmp_path):
-    workspace = make_cohort(tmp_path / "work")
-    give_maps(tmp_path / "theirs", ("spleen", "pancreas"))
-    stage.locate(from_folder(tmp_path / "theirs"), workspace)
-    coverage = pd.read_csv(workspace.folder("locate") / "coverage.csv").set_index("organ")
-    assert coverage.loc["spleen", "found"].all()
-    assert not coverage.loc["kidney_right", "found"].any()
-    assert (coverage.loc["kidney_right", "volume_ml"] == 0).all()
-
-
-def test_missing_maps_are_counted_and_the_first_is_named(tmp_path):
-    workspace = make_cohort(tmp_path / "work")
-    give_maps(tmp_path / "theirs", SCHEME.names)
-    (tmp_path / "theirs" / "case1.nii.gz").unlink()
-    (tmp_path / "theirs" / "case3.nii.gz").unlink()
-    with pytest.raises(DataError, match="no label map for 2 of 4 cases, the first is case1"):
-        stage.locate(from_folder(tmp_path / "theirs"), workspace)
-
-
-def test_a_map_on_another_grid_is_refused(tmp_path):
-    workspace = make_cohort(tmp_path / "work")
-    give_maps(tmp_path / "theirs", SCHEME.names)
-    other = Grid(SHAPE, np.diag([3.0, 3.0, 4.0, 1.0]))
-    wrong = LabelMap(blobs(0)[1], other, SCHEME)
-    write_label_map(tmp_path / "theirs" / "case0.nii.gz", wrong)
-    with pytest.raises(DataError, match="case case0: image and label map lie on different grids"):
-        stage.locate(from_folder(tmp_path / "theirs"), workspace)
-
-
-def test_label_values_without_names_are_refused_and_the_remedy_is_told(tmp_path):
-    workspace = make_cohort(tmp_path / "work")
-    give_maps(tmp_path / "theirs", None)
-    with pytest.raises(DataError, match=r"have no names; write them into labels\.json"):
-        stage.locate(from_folder(tmp_path / "theirs"), workspace)
-
-
-def test_maps_without_any_organ_of_the_cohort_are_refused(tmp_path):
-    workspace = make_cohort(tmp_path / "work")
-    give_maps(tmp_path / "theirs", ("heart", "lung"))
-    with pytest.raises(DataError, match=r"none of its labels .* is an organ of the cohort"):
-        stage.locate(from_folder(tmp_path / "theirs"), workspace)
-
-
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(DataError, match="no folder nowhere"):
-        stage.locate(from_folder(tmp_path / "nowhere"), make_cohort(tmp_path / "work"))
