@@ -208,7 +208,8 @@ def _write(
     more = form.finish(common) if form.finish is not None else []
     scans = len(common.cases) or len(load)
     write_text(common.out / RECORD, _text({**of, "finished": True, "scans": scans}))
-    say(f"export: {scans} scans as {of['form']}, {len(load) - written} were there")
+    before = f", {len(load) - written} of them before" if written < len(load) else ""
+    say(f"export: {scans} scans done{before}; {form.summary}")
     return {
         "form": of["form"],
         "folder": str(common.out),
