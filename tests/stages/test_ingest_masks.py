@@ -216,3 +216,31 @@ def test_ct_and_mr_in_one_folder_need_a_choice(tmp_path, workspace, capsys):
     cohort, _, _ = ingested(root, workspace, modality="mr")
     assert (cohort.modality, [case.case_id for case in cohort.cases]) == ("mr", ["m"])
     assert "1 MR scans are kept, 2 left out" in capsys.readouterr().err
+
+
+@pytest.mark.real_data
+def test_masks_of_a_real_ct_give_the_label_map_they_were_cut_from(real_data, tmp_path):
+    source = real_data / "TotalSegmentator_CT"
+    named = json.loads((source / "labels.json").read_text())
+    values = {name: int(value) for value, name in named.items()}
+    organs = ("spleen", "kidney_right", "kidney_left", "liver", "aorta", "vertebrae_L1")
+    whole = nibabel.load(source / "segmentation_3mm.nii.gz")
+    labels = np.asarray(whole.dataobj)
+    folder = tmp_path / "atlas" / "s0000"
+    for organ in organs:
+        save(
+            folder / f"segmentations/{organ}.nii.gz",
+            np.uint8(labels == values[organ]),
+            whole.affine,
+        )
+    (folder / "ct.nii.gz").symlink_to(source / "ct_3mm.nii.gz")
+    rows = f"case_id,image,label\ns0000,{source}/ct_3mm.nii.gz,{source}/segmentation_3mm.nii.gz\n"
+    (tmp_path / "cohort.csv").write_text(rows)
+    (tmp_path / "labels.json").write_text(json.dumps(values))
+    read = [
+        ingested(data, Workspace(tmp_path / f"work-{data.stem}"), organs=organs)[1]["s0000"]
+        for data in (tmp_path / "atlas", tmp_path / "cohort.csv")
+    ]
+    assert read[0].scheme.names[-1] == "vertebrae_l1"
+    assert set(np.unique(read[0].voxels)) == set(range(7))
+    np.testing.assert_array_equal(read[0].voxels, read[1].voxels)

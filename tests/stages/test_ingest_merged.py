@@ -170,3 +170,16 @@ def test_a_column_says_what_is_annotated_in_a_scan(fine, workspace, tmp_path):
     label_map = read_reference(folder, first, cohort.scheme)
     assert set(np.unique(label_map.voxels)) == {0, 1, 3}
     assert "annotated" not in first.scan_labels
+
+
+@pytest.mark.real_data
+def test_two_real_datasets_are_one_cohort(real_data, workspace):
+    names = ("Dataset027_ACDC", "Dataset004_Hippocampus")
+    folder = ingest(IngestSettings(data=tuple(real_data / name for name in names)), workspace)
+    cohort = read_cohort(folder)
+    assert cohort.scheme.names[:3] == ("right_ventricle", "myocardium", "left_ventricle")
+    assert cohort.scheme.names[3:] == ("anterior", "posterior")
+    annotated = {c.scan_label("dataset"): c.annotated for c in cohort.cases if c.annotated}
+    assert annotated["acdc"] == cohort.scheme.names[:3]
+    assert annotated["hippocampus"] == cohort.scheme.names[3:]
+    assert len({case.case_id for case in cohort.cases}) == 280
