@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from sacl.errors import DataError
-from sacl.io.patch_store import StoreMeta, bytes_needed, read_patches, writing_patches
+from sacl.io.patch_store import StoreCounts, StoreMeta, bytes_needed, read_patches, writing_patches
 from sacl.types import Box
 
 META = StoreMeta(
@@ -42,6 +42,7 @@ def index_of(rows):
 def dense_of(rows):
     table = {"slice_row": range(rows), "case_id": "001", "subject_id": "1", "slice": range(rows)}
     table |= {"i0": 0, "j0": 0, "i1": 9, "j1": 9, "annotated": "liver;aorta"}
+    table |= {"reference_row": range(rows)}
     return pd.DataFrame(table)
 
 
@@ -117,7 +118,7 @@ def test_stores_a_cohort_without_annotation(tmp_path):
 def test_counts_its_bytes_before_it_takes_them(store, tmp_path):
     files = sum(path.stat().st_size for path in tmp_path.glob("*.npy"))
 
-    need = bytes_needed(META, patches=4, references=2, slices=2)
+    need = bytes_needed(META, StoreCounts(patches=4, references=2, slices=2, dense_references=2))
 
     assert need == 4 * 36 * 3 + 2 * 36 + 2 * 100 * 3
     assert files == need + 5 * 128

@@ -125,3 +125,32 @@ def test_without_balance_every_class_weighs_alike():
 
 def test_an_organ_that_no_scan_holds_keeps_a_finite_weight():
     assert class_weights(torch.tensor([5.0, 0.0]), balance=1.0).isfinite().all()
+
+
+def test_a_pixel_of_no_weight_does_not_count():
+    generator = torch.Generator().manual_seed(0)
+    logit = torch.randn(2, 3, 6, 6, generator=generator)
+    reference = torch.randint(0, 3, (2, 6, 6), generator=generator)
+    annotated = torch.ones(2, 2, dtype=torch.bool)
+    weight = torch.ones(2, 6, 6)
+    weight[:, :, 4:] = 0
+    other = reference.clone()
+    other[:, :, 4:] = (other[:, :, 4:] + 1) % 3
+    kept = dense_loss(logit[..., :4], reference[..., :4], annotated)
+    for labels in (reference, other):
+        assert torch.isclose(dense_loss(logit, labels, annotated, pixel_weight=weight), kept)
+    ones = dense_loss(logit, reference, annotated, pixel_weight=torch.ones(2, 6, 6))
+    assert torch.isclose(ones, dense_loss(logit, reference, annotated))
+
+
+def test_half_the_weight_is_half_a_pixel():
+    """By the printed equations, as loops over the pixels of one image."""
+    logit = torch.tensor([[[[0.3, -1.0]], [[1.2, 0.4]]]])
+    reference = torch.tensor([[[1, 0]]])
+    weight = torch.tensor([[[0.5, 1.0]]])
+    p = logit.softmax(dim=1)[0, :, 0]
+    cross_entropy = -(0.5 * p[1, 0].log() + 1.0 * p[0, 1].log()) / 1.5
+    dice = 2 * 0.5 * p[1, 0] / (0.5 * p[1, 0] + 1.0 * p[1, 1] + 0.5)
+    annotated = torch.ones(1, 1, dtype=torch.bool)
+    found = dense_loss(logit, reference, annotated, pixel_weight=weight)
+    assert torch.isclose(found, cross_entropy + 1 - dice, atol=1e-5)

@@ -77,11 +77,16 @@ def test_stores_references_of_annotated_organs_of_labeled_training_scans_only(st
     np.testing.assert_allclose(patch.reference, patch.attention)
 
 
-def test_stores_whole_slices_of_labeled_training_scans_only(store):
-    assert store.dense_index.groupby("case_id").size().to_dict() == {"case-0": 12, "case-1": 12}
-    assert store.dense_index["annotated"].unique().tolist() == ["liver;aorta", "liver"]
-    row = store.dense_index.query("case_id == 'case-0' and slice == 5").index[0]
-    reference = store.dense_references[row]
+def test_stores_dense_slices_of_training_scans_with_what_is_labeled(store, workspace):
+    cohort = read_cohort(workspace.folder("ingest"))
+    index = store.dense_index
+    labeled = index[index["reference_row"] >= 0]
+    assert set(index["case_id"]) == {case.case_id for case in cohort.of_split("train")}
+    assert labeled.groupby("case_id").size().to_dict() == {"case-0": 12, "case-1": 12}
+    assert labeled["annotated"].unique().tolist() == ["liver;aorta", "liver"]
+    assert labeled["reference_row"].tolist() == list(range(len(store.dense_references)))
+    row = index.query("case_id == 'case-0' and slice == 5").index[0]
+    reference = store.dense_references[index["reference_row"][row]]
     assert set(np.unique(reference)) == {0, 1, 2}
     # 48 x 40 voxels in a square of 48 on 32 pixels: the organ keeps its share of the area.
     assert (reference == 1).sum() == pytest.approx(20 * 22 * (32 / 48) ** 2, rel=0.1)

@@ -9,9 +9,10 @@ import pytest
 
 from sacl.errors import ConfigError, DataError
 from sacl.io.manifest import read_cohort, write_cohort
-from sacl.io.nifti import read_label_table, write_label_map, write_volume
+from sacl.io.nifti import read_label_map, read_label_table, write_label_map, write_volume
 from sacl.io.run_record import read_record, recorded
 from sacl.io.workspace import Workspace
+from sacl.patches.region import region_boxes
 from sacl.settings import (
     AugmentSettings,
     ExtractSettings,
@@ -257,6 +258,51 @@ def test_the_arms_differ_in_start_and_length_only():
         Arm("scratch", False, 10),
         Arm("scratch-long", False, 12),
     ]
+
+
+def test_a_teacher_labels_the_unlabeled_slices_of_the_last_steps(pretrained, tmp_path):
+    workspace = copy_of(pretrained, tmp_path / "work")
+    finetune(settings_of("dense", teacher_steps=2, twins=("scratch",)), workspace)
+    results = read_record(workspace.folder("finetune"))["results"]
+    assert results["steps"] == {"semantic": 4, "scratch": 4}
+    predict(PredictSettings(batch=4), workspace)
+
+
+def test_a_teacher_without_unlabeled_slices_is_one_line(pretrained, tmp_path):
+    workspace = copy_of(pretrained, tmp_path / "work")
+    shutil.rmtree(workspace.folder("extract"))
+    shutil.rmtree(workspace.folder("pretrain"))
+    extract(
+        ExtractSettings(patch_size=16, dense_size=32, margin=1.25, dense_unlabeled=False), workspace
+    )
+    pretrain(PretrainSettings(width=4, steps=1, batch=8, projector=(8, 4)), workspace)
+    with pytest.raises(DataError, match="no dense slice of an unlabeled training scan"):
+        finetune(settings_of("dense", teacher_steps=2), workspace)
+
+
+def test_the_dense_head_reads_the_square_around_all_organs(pretrained, tmp_path):
+    workspace = copy_of(pretrained, tmp_path / "work")
+    shutil.rmtree(workspace.folder("extract"))
+    shutil.rmtree(workspace.folder("pretrain"))
+    settings = ExtractSettings(
+        patch_size=16, dense_size=32, margin=1.25, dense_region="organs", region_context=1.2
+    )
+    extract(settings, workspace)
+    pretrain(PretrainSettings(width=4, steps=1, batch=8, projector=(8, 4)), workspace)
+    finetune(settings_of("dense", twins=()), workspace)
+    predict(PredictSettings(batch=4), workspace)
+    spec = json.loads((workspace.folder("finetune") / "semantic/segmenter.json").read_text())
+    assert (spec["dense_region"], spec["region_context"]) == ("organs", 1.2)
+    cohort = read_cohort(workspace.folder("ingest"))
+    case = cohort.cases[3]
+    coarse, _ = read_label_map(workspace.folder("locate") / "maps/case-3.nii.gz", SCHEME)
+    predicted, _ = read_label_map(workspace.folder("predict") / "semantic/case-3.nii.gz", SCHEME)
+    box = region_boxes(coarse, 1.2, settings.min_side_mm)[0]
+    outside = np.ones(predicted.voxels.shape, bool)
+    outside[max(box.start[0], 0) : box.stop[0], max(box.start[1], 0) : box.stop[1]] = False
+    assert case.case_id == "case-3"
+    assert not predicted.voxels[outside].any()
+    assert outside.any()
 
 
 def test_an_encoder_that_was_not_pretrained_has_no_twins():

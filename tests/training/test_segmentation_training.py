@@ -45,7 +45,8 @@ def make_store(slices=12):
             "split": "train",
         }
     )
-    dense_index = pd.DataFrame({"annotated": ["liver;spleen"] * (slices - 1) + ["liver"]})
+    annotated = ["liver;spleen"] * (slices - 1) + ["liver"]
+    dense_index = pd.DataFrame({"annotated": annotated, "reference_row": range(slices)})
     arrays = StoreArrays(
         images=np.stack([65535 * p[2] for p in patches]).astype(np.uint16),
         attention=np.stack([255 * p[3] for p in patches]).astype(np.uint8),
@@ -88,7 +89,8 @@ def test_without_augmentation_a_dense_batch_is_the_stores_center():
     store = make_store()
     task = DenseTask(store, rules(), balance=0.5)
     image, labels, annotated = task.batch(3)
-    rows, _ = task.rules.draw(task.weights, 3)
+    rng, _ = task.rules.randomness(3)
+    rows = task.rules.rows(task.weights, task.rules.batch, rng)
     edge = (STORED - SIZE) // 2
     inner = slice(edge, edge + SIZE)
     assert image.shape == (6, 1, SIZE, SIZE)

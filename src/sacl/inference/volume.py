@@ -16,9 +16,10 @@ from sacl.models.segmenter import SegmenterSpec
 from sacl.patches.assemble import fuse, labels_of_slice
 from sacl.patches.attention import coverage
 from sacl.patches.components import clean_components
-from sacl.patches.query import cut, organ_regions, plan_boxes, whole_slice_box
+from sacl.patches.query import cut, organ_regions, plan_boxes
+from sacl.patches.region import region_boxes, slice_boxes
 from sacl.patches.window import normalize
-from sacl.types import Box, LabelMap, Volume
+from sacl.types import Box, Grid, LabelMap, Volume
 
 
 class Network(Protocol):
@@ -66,38 +67,51 @@ def predict_volume(
         predictor: The segmenter.
         volume: A canonical scan, of any size and spacing.
         window: The intensities that become 0 and 1.
-        coarse: The scan's coarse label map on the same grid, for the query head. An organ that it
-            does not hold is not predicted.
+        coarse: The scan's coarse label map on the same grid, where `spec.needs_coarse`. The query
+            head predicts no organ that it does not hold; the dense head takes its square from it,
+            and the whole slices where it holds none.
     """
     scheme = predictor.spec.label_scheme
     # Slices are read and written one by one: column order keeps each of them in one piece.
     labels = np.zeros(
         volume.grid.shape, np.uint8 if len(scheme.names) <= 255 else np.uint16, order="F"
     )
+    assert coarse is not None or not predictor.spec.needs_coarse, "a coarse label map is needed"
     if predictor.spec.head == "dense":
-        _predict_slices(predictor, volume, window, labels)
+        boxes = dense_boxes(predictor.spec, volume.grid, coarse)
+        _predict_slices(predictor, volume, window, boxes, labels)
     else:
-        assert coarse is not None, "the query head needs a coarse label map"
+        assert coarse is not None
         _predict_patches(predictor, volume, window, coarse, labels)
     if predictor.keep_component > 0:
         labels = clean_components(labels, len(scheme.names), predictor.keep_component, 0)
     return LabelMap(labels, volume.grid, scheme)
 
 
+def dense_boxes(spec: SegmenterSpec, grid: Grid, coarse: LabelMap | None) -> list[Box]:
+    """Return what the dense head reads of every axial slice."""
+    if spec.dense_region == "slice" or coarse is None:
+        return slice_boxes(grid)
+    return region_boxes(coarse, spec.region_context, spec.min_side_mm)
+
+
 def _predict_slices(
-    predictor: Predictor, volume: Volume, window: tuple[float, float], labels: np.ndarray
+    predictor: Predictor,
+    volume: Volume,
+    window: tuple[float, float],
+    boxes: Sequence[Box],
+    labels: np.ndarray,
 ) -> None:
     size = predictor.spec.image_size
     shape = (volume.grid.shape[0], volume.grid.shape[1])
-    for first in range(0, volume.grid.shape[2], predictor.batch):
-        slices = range(first, min(first + predictor.batch, volume.grid.shape[2]))
-        boxes = [whole_slice_box(volume.grid, k) for k in slices]
+    for first in range(0, len(boxes), predictor.batch):
+        batch = boxes[first : first + predictor.batch]
         pixels = [
-            cut(normalize(volume.voxels[:, :, k], window), box, size)[None]
-            for k, box in zip(slices, boxes, strict=True)
+            cut(normalize(volume.voxels[:, :, box.start[2]], window), box, size)[None]
+            for box in batch
         ]
-        for k, box, logit in zip(slices, boxes, predictor.logits(pixels), strict=True):
-            labels[:, :, k] = labels_of_slice(logit, box, shape)
+        for box, logit in zip(batch, predictor.logits(pixels), strict=True):
+            labels[:, :, box.start[2]] = labels_of_slice(logit, box, shape)
 
 
 def _predict_patches(

@@ -49,8 +49,8 @@ class StoreArrays:
     """The arrays of a store: written while it is made, memory-mapped read-only afterwards.
 
     `images` uint16 and `attention` uint8 `[patch, i, j]`; `references` uint8 `[reference, i, j]`,
-    coverage by the organ; `dense_images` uint16 and `dense_references` uint8 (label values; uint16
-    beyond 255 organs) `[slice, i, j]`.
+    coverage by the organ; `dense_images` uint16 `[slice, i, j]` and `dense_references` uint8 (label
+    values; uint16 beyond 255 organs) `[dense reference, i, j]`.
     """
 
     images: np.ndarray
@@ -66,7 +66,7 @@ class PatchStore:
 
     `index` has a row per patch: case_id, subject_id, split, organ, slice, box (i0, j0, i1, j1),
     pixel_mm, reference_row (-1 where there is none) and `label_<name>` per scan-wise label.
-    `dense_index` has a row per whole slice of the labeled training cases.
+    `dense_index` has a row per dense slice of the training cases, with its own reference_row.
     """
 
     meta: StoreMeta
@@ -91,12 +91,12 @@ class PatchStore:
 
     @property
     def dense_images(self) -> np.ndarray:
-        """Whole slices of the labeled training cases with margin, uint16."""
+        """Dense slices of the training cases with margin, uint16."""
         return self.arrays.dense_images
 
     @property
     def dense_references(self) -> np.ndarray:
-        """Label values of the whole slices with margin, uint8."""
+        """Label values of the labeled dense slices with margin, uint8, at `dense_index`'s row."""
         return self.arrays.dense_references
 
     @property
@@ -152,11 +152,31 @@ class PatchStore:
         return pixels[inner, inner].astype(np.float32) / np.float32(scale)
 
 
-def bytes_needed(meta: StoreMeta, patches: int, references: int, slices: int) -> int:
+@dataclass(frozen=True)
+class StoreCounts:
+    """How many rows the arrays of a store have."""
+
+    patches: int = 0
+    references: int = 0
+    slices: int = 0
+    dense_references: int = 0
+
+
+def counts_of(index: pd.DataFrame, dense_index: pd.DataFrame) -> StoreCounts:
+    """Return how many rows of each array two index tables ask for."""
+    return StoreCounts(
+        patches=len(index),
+        references=int((index["reference_row"] >= 0).sum()),
+        slices=len(dense_index),
+        dense_references=int((dense_index["reference_row"] >= 0).sum()),
+    )
+
+
+def bytes_needed(meta: StoreMeta, counts: StoreCounts) -> int:
     """Return how many bytes a store's arrays take on disk."""
     return sum(
         int(np.prod(shape)) * np.dtype(dtype).itemsize
-        for shape, dtype in _layout(meta, patches, references, slices).values()
+        for shape, dtype in _layout(meta, counts).values()
     )
 
 
@@ -171,8 +191,8 @@ def writing_patches(
     Raises:
         DataError: the disk has too little room; nothing has been computed by then.
     """
-    references = int(index["reference_row"].max()) + 1 if len(index) else 0
-    need = bytes_needed(meta, len(index), references, len(dense_index))
+    counts = counts_of(index, dense_index)
+    need = bytes_needed(meta, counts)
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if need > free:
@@ -182,7 +202,7 @@ def writing_patches(
         )
     with contextlib.ExitStack() as files:
         arrays = {}
-        for name, (shape, dtype) in _layout(meta, len(index), references, len(dense_index)).items():
+        for name, (shape, dtype) in _layout(meta, counts).items():
             path = files.enter_context(replacing(folder / f"{name}.npy"))
             arrays[name] = _allocate(path, shape, dtype)
         yield StoreArrays(**arrays)
@@ -206,7 +226,7 @@ def read_patches(folder: Path) -> PatchStore:
         index = _read_table(folder / "index.csv")
         dense_index = _read_table(folder / "dense_index.csv")
         arrays = StoreArrays(
-            **{name: _open(folder / f"{name}.npy") for name in _layout(meta, 0, 0, 0)}
+            **{name: _open(folder / f"{name}.npy") for name in _layout(meta, StoreCounts())}
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(
@@ -221,16 +241,17 @@ def read_patches(folder: Path) -> PatchStore:
     return PatchStore(meta, index, dense_index, arrays)
 
 
-def _layout(
-    meta: StoreMeta, patches: int, references: int, slices: int
-) -> Mapping[str, tuple[tuple[int, ...], type]]:
+def _layout(meta: StoreMeta, counts: StoreCounts) -> Mapping[str, tuple[tuple[int, ...], type]]:
     patch, whole = (meta.stored_size,) * 2, (meta.dense_stored_size,) * 2
     return {
-        "images": ((patches, *patch), np.uint16),
-        "attention": ((patches, *patch), np.uint8),
-        "references": ((references, *patch), np.uint8),
-        "dense_images": ((slices, *whole), np.uint16),
-        "dense_references": ((slices, *whole), np.uint8 if len(meta.organs) < 256 else np.uint16),
+        "images": ((counts.patches, *patch), np.uint16),
+        "attention": ((counts.patches, *patch), np.uint8),
+        "references": ((counts.references, *patch), np.uint8),
+        "dense_images": ((counts.slices, *whole), np.uint16),
+        "dense_references": (
+            (counts.dense_references, *whole),
+            np.uint8 if len(meta.organs) < 256 else np.uint16,
+        ),
     }
 
 

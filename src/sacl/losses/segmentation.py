@@ -52,21 +52,27 @@ def dense_loss(
     reference: Int[Tensor, "batch i j"],
     annotated: Bool[Tensor, "batch organ"],
     class_weight: Float[Tensor, " class"] | None = None,
+    pixel_weight: Float[Tensor, "batch i j"] | None = None,
 ) -> Float[Tensor, ""]:
     """Return soft Dice plus cross-entropy over all organs.
 
     The Dice is of the whole batch, its mean over the organs that the batch's reference holds; an
     organ's slices without annotation do not enter it. A batch of background gives the
     cross-entropy alone, which is the mean weighted by `class_weight` (background first) if given.
+    `pixel_weight` says how much each pixel counts in both, 1 where it is not given.
     """
     log_probability = merge_not_annotated(logit, annotated)
     # A pixel that shows an organ which its own case does not list as annotated has log(0) there.
     reference = reference.long()
     listed = torch.cat([torch.ones_like(annotated[:, :1]), annotated], dim=1)
     reference = torch.where(listed.gather(1, reference.flatten(1)).view_as(reference), reference, 0)
-    cross_entropy = torch.nn.functional.nll_loss(log_probability, reference, class_weight)
+    weight = log_probability.new_ones(reference.shape) if pixel_weight is None else pixel_weight
+    counted = weight if class_weight is None else weight * class_weight[reference]
+    per_pixel = torch.nn.functional.nll_loss(log_probability, reference, reduction="none")
+    cross_entropy = (per_pixel * counted).sum() / counted.sum().clamp(min=_TINY)
     one_hot = torch.nn.functional.one_hot(reference, logit.shape[1]).movedim(-1, 1)[:, 1:]
-    dice = _batch_dice(log_probability[:, 1:].exp(), one_hot.float())
+    one_hot = one_hot * weight[:, None]
+    dice = _batch_dice(log_probability[:, 1:].exp(), one_hot, weight[:, None])
     present = one_hot.sum(dim=(0, 2, 3)) > 0
     dice_loss = ((1 - dice) * present).sum() / present.sum().clamp(min=1)
     return cross_entropy + dice_loss
@@ -92,8 +98,11 @@ def query_loss(
 
 
 def _batch_dice(
-    probability: Float[Tensor, "batch organ i j"], reference: Float[Tensor, "batch organ i j"]
+    probability: Float[Tensor, "batch organ i j"],
+    reference: Float[Tensor, "batch organ i j"],
+    weight: Float[Tensor, "batch 1 i j"],
 ) -> Float[Tensor, " organ"]:
+    """Return the soft Dice of a batch; the reference is weighted already."""
     overlap = (probability * reference).sum(dim=(0, 2, 3))
-    total = (probability + reference).sum(dim=(0, 2, 3))
+    total = (probability * weight + reference).sum(dim=(0, 2, 3))
     return 2 * overlap / (total + _TINY)

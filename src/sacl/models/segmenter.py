@@ -23,11 +23,12 @@ _NAME = "segmenter"
 class SegmenterSpec:
     """What a segmenter is and how its input is made: enough to predict a scan never ingested.
 
-    `dense` reads whole slices and gives a logit per class, background first; `query` reads an
-    organ's patch, image and attention, and gives that organ's logit. `image_size` is the side of
-    either in pixels. `context`, `min_side_mm` and `slice_margin` place the patches
-    (`query.plan_boxes`); `modality`, `window_hu` and `percentiles` window the intensities
-    (`window.window_of`).
+    `dense` reads slices, whole ones or (`dense_region`) their square around all organs, and gives
+    a logit per class, background first; `query` reads an organ's patch, image and attention, and
+    gives that organ's logit. `image_size` is the side of either in pixels. `context`,
+    `min_side_mm` and `slice_margin` place the patches (`query.plan_boxes`), `region_context` and
+    `min_side_mm` the square (`region.region_boxes`); `modality`,
+    `window_hu` and `percentiles` window the intensities (`window.window_of`).
     """
 
     encoder: EncoderSpec
@@ -42,6 +43,13 @@ class SegmenterSpec:
     context: float
     min_side_mm: float
     slice_margin: int
+    dense_region: Literal["slice", "organs"] = "slice"
+    region_context: float = 1.75
+
+    @property
+    def needs_coarse(self) -> bool:
+        """Tell whether a scan's coarse label map has to be known."""
+        return self.head == "query" or self.dense_region == "organs"
 
     @property
     def out_channels(self) -> int:

@@ -88,7 +88,14 @@ def plan_boxes(
 def whole_slice_box(grid: Grid, k: int) -> Box:
     """Return the smallest centered box, square in mm, that holds the whole axial slice `k`."""
     side_mm = max(grid.shape[0] * grid.spacing_mm[0], grid.shape[1] * grid.spacing_mm[1])
-    return _box((grid.shape[0] / 2, grid.shape[1] / 2), _sides(side_mm, grid.spacing_mm), k)
+    return box_around((grid.shape[0] / 2, grid.shape[1] / 2), side_mm, grid.spacing_mm, k)
+
+
+def box_around(
+    middle: tuple[float, float], side_mm: float, spacing_mm: tuple[float, float, float], k: int
+) -> Box:
+    """Return a box of slice `k`, square in mm, whose middle lies at a voxel border (i, j)."""
+    return _box(middle, _sides(side_mm, spacing_mm), k)
 
 
 def cut(

@@ -137,7 +137,7 @@ class LocateSettings:
     """Components below this share of the organ's largest one are removed."""
     estimate_phase: bool = True
     """CT: estimate the contrast phase of scans whose label `phase` is unknown, from organs' HU."""
-    phase_threshold: float = 0.7
+    phase_threshold: float = 0.8
     """Least probability of an estimated phase; below it the phase stays `unknown`."""
 
     def __post_init__(self) -> None:
@@ -161,9 +161,15 @@ class ExtractSettings:
     slice_margin: int = 1
     """Slices beyond the coarse mask's ends that get a patch too."""
     dense_size: int = 128
-    """Pixels of the square that a whole slice is resampled to, for the dense head."""
+    """Pixels of the square that a dense slice is resampled to, for the dense head."""
     dense_margin: float = 1.25
-    """Like `margin`, for whole slices."""
+    """Like `margin`, for dense slices."""
+    dense_region: Literal["slice", "organs"] = "slice"
+    """What a dense slice shows: all of it, or a square around all organs of the coarse map."""
+    region_context: float = 1.75
+    """Side of that square in units of the organs' largest in-plane extent in that scan."""
+    dense_unlabeled: bool = True
+    """Store dense slices of unlabeled training scans too, for fine-tuning with a teacher."""
 
     def __post_init__(self) -> None:
         require(self.patch_size % 16 == 0, f"extract.patch_size: x 16, got {self.patch_size}")
@@ -171,3 +177,4 @@ class ExtractSettings:
         require(self.margin >= 1, f"extract.margin must be >= 1, got {self.margin}")
         require(self.dense_margin >= 1, "extract.dense_margin must be >= 1")
         require(self.context >= 1, f"extract.context must be >= 1, got {self.context}")
+        require(self.region_context >= 1, "extract.region_context must be >= 1")

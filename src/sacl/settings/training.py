@@ -111,6 +111,15 @@ class FinetuneSettings:
     """Share of the steps in which the learning rate rises."""
     class_balance: float = 0.5
     """Dense head: 0 weighs every pixel alike in the cross-entropy, 1 every organ."""
+    copy_paste: float = 0.5
+    """Dense head: share of the slices that take a square, with its labels, from another slice."""
+    teacher_steps: int = 0
+    """Dense head: further steps in which unlabeled slices are mixed with labeled ones, labeled by a
+    slowly moving teacher."""
+    teacher_weight: float = 0.5
+    """How much a pixel with the teacher's label counts against one that was drawn by hand."""
+    teacher_decay: float = 0.99
+    """Share of itself that the teacher keeps in a step."""
     corruption: float = 0.5
     """Query head: share of patches whose attention is corrupted as the coarse network errs."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
@@ -119,4 +128,12 @@ class FinetuneSettings:
     def __post_init__(self) -> None:
         require(self.encoder_rate >= 0, f"finetune.encoder_rate: >= 0, got {self.encoder_rate}")
         require(0 <= self.corruption <= 1, f"finetune.corruption: 0 to 1, got {self.corruption}")
+        require(0 <= self.copy_paste <= 1, f"finetune.copy_paste: 0 to 1, got {self.copy_paste}")
+        require(self.teacher_steps >= 0, f"finetune.teacher_steps: >= 0, got {self.teacher_steps}")
+        require(0 <= self.teacher_decay < 1, "finetune.teacher_decay: 0 to below 1")
+        require(self.teacher_weight >= 0, "finetune.teacher_weight must be >= 0")
+        require(
+            self.teacher_steps == 0 or self.head == "dense",
+            "finetune.teacher_steps: only for finetune.head dense; set it to 0",
+        )
         require(self.steps >= 1, f"finetune.steps must be >= 1, got {self.steps}")

@@ -22,6 +22,7 @@ from sacl.io.patch_store import (
     StoreArrays,
     StoreMeta,
     bytes_needed,
+    counts_of,
     writing_patches,
 )
 from sacl.io.phases import with_phases
@@ -29,7 +30,8 @@ from sacl.io.progress import say, track
 from sacl.io.run_record import fingerprint, recorded
 from sacl.io.workspace import Workspace
 from sacl.patches.attention import coverage
-from sacl.patches.query import cut, organ_regions, plan_boxes, round_to_even, whole_slice_box
+from sacl.patches.query import cut, organ_regions, plan_boxes, round_to_even
+from sacl.patches.region import region_boxes, slice_boxes
 from sacl.patches.window import normalize
 from sacl.settings import ExtractSettings
 from sacl.types import Box, Case, Cohort, LabelMap, Volume
@@ -40,6 +42,7 @@ Row = dict[Hashable, Any]
 _SAY_ABOVE_BYTES = 1e9
 _DENSE_COLUMNS = (
     "slice_row",
+    "reference_row",
     "case_id",
     "subject_id",
     "slice",
@@ -59,7 +62,8 @@ def inputs(settings: ExtractSettings, workspace: Workspace) -> dict[str, str]:
 def extract(settings: ExtractSettings, workspace: Workspace) -> Path:
     """Cut a query patch per organ and axial slice of every scan, and return the store's folder.
 
-    Whole slices of the labeled training scans are stored too, for the dense head.
+    Dense slices of the training scans are stored too, for the dense head: whole, or the region
+    around all organs.
 
     Raises:
         DataError: no coarse map holds an organ, a map is missing, or the disk has too little room.
@@ -69,8 +73,8 @@ def extract(settings: ExtractSettings, workspace: Workspace) -> Path:
         cohort = with_phases(cohort, workspace.require("locate"))
         meta = _meta(cohort, settings)
         index, dense_index = _plan(cohort, workspace, settings)
-        references = int(index["reference_row"].max()) + 1
-        need = bytes_needed(meta, len(index), references, len(dense_index))
+        counts = counts_of(index, dense_index)
+        need = bytes_needed(meta, counts)
         if need > _SAY_ABOVE_BYTES:
             say(f"  {len(index)} patches take {need / 1e9:.1f} GB of disk")
         with writing_patches(folder, meta, index, dense_index) as arrays:
@@ -80,8 +84,9 @@ def extract(settings: ExtractSettings, workspace: Workspace) -> Path:
                 _fill_dense(scan, _rows(dense_index, case), meta, arrays)
         results.update(
             patches=len(index),
-            patches_with_reference=references,
-            dense_slices=len(dense_index),
+            patches_with_reference=counts.references,
+            dense_slices=counts.slices,
+            dense_slices_with_reference=counts.dense_references,
             patches_per_organ={str(o): int(n) for o, n in index["organ"].value_counts().items()},
             stored_mb=round(need / 1e6, 1),
         )
@@ -146,8 +151,8 @@ def _plan(
     for case in track(cohort.cases, "plan patches"):
         scan = _Scan(cohort, case, workspace)
         rows += _patch_rows(scan, settings)
-        if case.case_id in labeled:
-            dense += _dense_rows(scan)
+        if case.case_id in labeled or (settings.dense_unlabeled and case.split == "train"):
+            dense += _dense_rows(scan, settings)
     if not rows:
         raise DataError(
             "extract: no coarse map holds any organ; look at 2-coarse/coverage.csv, and train the"
@@ -159,6 +164,8 @@ def _plan(
     index.insert(1, "reference_row", np.where(has, np.cumsum(has) - 1, -1))
     dense_index = pd.DataFrame(dense, columns=_DENSE_COLUMNS)
     dense_index["slice_row"] = np.arange(len(dense_index))
+    has = dense_index["case_id"].isin(labeled)
+    dense_index["reference_row"] = np.where(has, np.cumsum(has) - 1, -1)
     return index, dense_index
 
 
@@ -182,14 +189,19 @@ def _patch_rows(scan: _Scan, settings: ExtractSettings) -> Iterator[dict[str, An
             }
 
 
-def _dense_rows(scan: _Scan) -> Iterator[dict[str, Any]]:
-    """Yield an index row per axial slice of a labeled scan."""
-    for k in range(scan.image.grid.shape[2]):
+def _dense_rows(scan: _Scan, settings: ExtractSettings) -> Iterator[dict[str, Any]]:
+    """Yield an index row per axial slice of a training scan."""
+    boxes = (
+        region_boxes(scan.coarse, settings.region_context, settings.min_side_mm)
+        if settings.dense_region == "organs"
+        else slice_boxes(scan.image.grid)
+    )
+    for box in boxes:
         yield {
             "case_id": scan.case.case_id,
             "subject_id": scan.case.subject_id,
             "annotated": ";".join(scan.case.annotated),
-            **_place(whole_slice_box(scan.image.grid, k)),
+            **_place(box),
         }
 
 
@@ -226,14 +238,16 @@ def _fill_patches(scan: _Scan, rows: list[Row], meta: StoreMeta, arrays: StoreAr
 
 
 def _fill_dense(scan: _Scan, rows: list[Row], meta: StoreMeta, arrays: StoreArrays) -> None:
-    """Resample the whole slices of one labeled scan."""
+    """Resample the dense slices of one training scan."""
     size, scale = meta.dense_size, meta.dense_stored_size / meta.dense_size
     for line in rows:
         k, row, box = int(line["slice"]), line["slice_row"], _box(line)
         image = cut(scan.plane(k), box, size, scale)
         arrays.dense_images[row] = _stored(image, IMAGE_SCALE)
-        labels = scan.reference.voxels[:, :, k]
-        arrays.dense_references[row] = cut(labels, box, size, scale, nearest=True)
+        if line["reference_row"] >= 0:
+            labels = scan.reference.voxels[:, :, k]
+            reference = cut(labels, box, size, scale, nearest=True)
+            arrays.dense_references[line["reference_row"]] = reference
 
 
 def _stored(pixels: np.ndarray, scale: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Mapping
@@ -32,7 +33,11 @@ from sacl.models.segmenter import (
 from sacl.patches.views import ViewRanges, require_flip_is_sound
 from sacl.settings import FinetuneSettings
 from sacl.training.segmentation import DenseTask, QueryTask, StepRules
-from sacl.training.trainer import Plan, RatedParameters, train
+from sacl.training.teacher import TeacherTask
+from sacl.training.trainer import Average, Plan, RatedParameters, train
+
+_PLACING = ("context", "min_side_mm", "slice_margin", "dense_region", "region_context")
+"""Settings of extraction that say where patches and dense slices lie."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ def plan_arms(
 ) -> list[Arm]:
     """Return the arms, the pretrained one first, named after its strategy.
 
+    An arm's steps are `steps` on labeled scans and `teacher_steps` with the unlabeled ones.
     `scratch-long` is trained for as many more steps as bring the pixels that pretraining put
     through the encoder. Nothing is trained twice: an encoder that was not pretrained has no twins.
 
@@ -97,11 +103,12 @@ def plan_arms(
         pretrained: `strategy` and `encoder_pixels` of pretraining's record.
         image_size: Side of what the segmenter reads, in pixels.
     """
-    arms = [Arm(pretrained["strategy"], pretrained["strategy"] != "none", settings.steps)]
+    own = settings.steps + settings.teacher_steps
+    arms = [Arm(pretrained["strategy"], pretrained["strategy"] != "none", own)]
     if not arms[0].pretrained:
         return arms
     added = math.ceil(pretrained["encoder_pixels"] / (settings.batch * image_size**2))
-    steps = {"scratch": settings.steps, "scratch-long": settings.steps + added}
+    steps = {"scratch": own, "scratch-long": own + added}
     return arms + [Arm(name, False, steps[name]) for name in dict.fromkeys(settings.twins)]
 
 
@@ -111,7 +118,7 @@ def _start(settings: FinetuneSettings, workspace: Workspace) -> _Start:
     ingested = (read_record(workspace.require("ingest")) or {})["settings"]["ingest"]
     extracted = (read_record(workspace.require("extract")) or {})["settings"]["extract"]
     dense = settings.head == "dense"
-    rows = len(store.dense_index) if dense else (store.index["reference_row"] >= 0).sum()
+    rows = ((store.dense_index if dense else store.index)["reference_row"] >= 0).sum()
     if not rows:
         raise DataError(
             f"finetune: the labeled scans have no {'slice' if dense else 'query patch'} to train"
@@ -127,7 +134,7 @@ def _start(settings: FinetuneSettings, workspace: Workspace) -> _Start:
         modality=read_cohort(workspace.require("ingest")).modality,
         window_hu=tuple(ingested["window_hu"]),
         percentiles=tuple(ingested["percentiles"]),
-        **{name: extracted[name] for name in ("context", "min_side_mm", "slice_margin")},
+        **{name: extracted[name] for name in _PLACING},
     )
     return _Start(spec, state, store)
 
@@ -152,11 +159,8 @@ def _train_arm(
         device=device,
         frozen=None if rate > 0 else segmenter.encoder,
     )
-    task = (
-        DenseTask(start.store, rules, settings.class_balance)
-        if settings.head == "dense"
-        else QueryTask(start.store, rules, settings.corruption)
-    )
+    average = _average(segmenter, start.store, settings)
+    task = _task(start.store, rules, settings, average)
     begun = time.monotonic()
     losses = train(
         segmenter,
@@ -166,14 +170,44 @@ def _train_arm(
         device,
         what=f"finetune ({arm.name}, {arm.steps} steps)",
         checkpoint=folder / "training.pt",
+        average=average,
     )
     note = {"steps": arm.steps, "seconds": round(time.monotonic() - begun, 1)}
     with replacing(folder / "losses.csv") as temporary:
         table = pd.DataFrame({"step": np.arange(len(losses)), "loss": losses})
         table.to_csv(temporary, index=False, float_format="%.5f")
-    save_segmenter(folder, segmenter, note)
+    trained = segmenter if average is None else average.network
+    assert isinstance(trained, Segmenter)
+    save_segmenter(folder, trained, note)
     say(f"finetune: {arm.name}, {arm.steps} steps, last loss {np.mean(losses[-20:]):.3f}")
     return note
+
+
+def _average(segmenter: Segmenter, store: PatchStore, settings: FinetuneSettings) -> Average | None:
+    """Return the teacher where the settings ask for one.
+
+    Raises:
+        DataError: there is no unlabeled slice that it could label.
+    """
+    if settings.teacher_steps == 0:
+        return None
+    if (store.dense_index["reference_row"] >= 0).all():
+        raise DataError(
+            "finetune.teacher_steps: no dense slice of an unlabeled training scan is stored; set it"
+            " to 0, or set extract.dense_unlabeled and keep training scans unlabeled"
+        )
+    return Average(copy.deepcopy(segmenter).requires_grad_(False), settings.teacher_decay)
+
+
+def _task(
+    store: PatchStore, rules: StepRules, settings: FinetuneSettings, average: Average | None
+) -> DenseTask | QueryTask | TeacherTask:
+    if settings.head == "query":
+        return QueryTask(store, rules, settings.corruption)
+    labeled = DenseTask(store, rules, settings.class_balance, settings.copy_paste)
+    if average is None:
+        return labeled
+    return TeacherTask(labeled, average.network, settings.steps, settings.teacher_weight)
 
 
 def _groups(segmenter: Segmenter, learning_rate: float, rate: float) -> list[RatedParameters]:

@@ -32,7 +32,7 @@ from sacl.types import Case, Cohort, LabelMap, Volume
 _SAY_ABOVE_GB = 2.0
 
 Locator = Callable[[str, Volume, tuple[float, float]], LabelMap | None]
-"""From case, scan and window to the coarse label map; None for the dense head, which needs none."""
+"""From case, scan and window to the coarse label map; None where the segmenter needs none."""
 
 
 def inputs(settings: PredictSettings, workspace: Workspace) -> dict[str, str]:
@@ -143,7 +143,7 @@ def _predict_case(
 ) -> None:
     volume = read_image(workspace.folder("ingest"), case)
     coarse = None
-    if predictor.spec.head == "query":
+    if predictor.spec.needs_coarse:
         maps = workspace.folder("locate") / "maps"
         coarse, _ = read_label_map(maps / f"{case.case_id}.nii.gz", cohort.scheme)
         require_same_grid(volume.grid, coarse.grid, f"case {case.case_id}")
@@ -163,7 +163,7 @@ def _locator(
     predictor: Predictor, workspace: Workspace, coarse: Path | None, names: Sequence[str]
 ) -> Locator:
     """Return what locates the organs of a scan, before the first scan is read."""
-    if predictor.spec.head == "dense":
+    if not predictor.spec.needs_coarse:
         return lambda name, volume, window: None
     if coarse is None:
         ensemble = load_coarse(workspace.require("locate"), predictor.device)

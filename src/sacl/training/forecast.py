@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sacl.io.patch_store import StoreMeta, bytes_needed
+from sacl.io.patch_store import StoreCounts, StoreMeta, bytes_needed
 from sacl.metrics.cohort_checks import CohortFacts
 from sacl.metrics.scan_facts import Geometry, ScanFacts
 from sacl.models.memory import prediction_gb
@@ -73,7 +73,10 @@ def forecast(config: RunConfig, cohort: CohortFacts, costs: StepCosts | None) ->
     counts = count(config, cohort)
     arms = arm_steps(config, counts.training_patches)
     meta = _meta(config, organs_of(config, cohort))
-    store = bytes_needed(meta, counts.patches, counts.labeled_patches, counts.dense_slices) / 1e9
+    rows = StoreCounts(
+        counts.patches, counts.labeled_patches, counts.dense_slices, counts.dense_slices
+    )
+    store = bytes_needed(meta, rows) / 1e9
     images = sum(
         _voxels(scan.geometry) * scan.image.bytes_per_voxel
         for scan in cohort.scans

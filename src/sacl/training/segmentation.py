@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from sacl.io.patch_store import COVERAGE_SCALE, IMAGE_SCALE, PatchStore
 from sacl.losses.segmentation import class_weights, dense_loss, query_loss
+from sacl.patches.copy_paste import random_squares
 from sacl.patches.corruption import AttentionErrors, corrupt, measure_errors
 from sacl.patches.views import ViewRanges, change_intensity, random_affine, resample
 from sacl.training.contrastive import channels_last
@@ -30,14 +32,22 @@ class StepRules:
     device: torch.device
     frozen: nn.Module | None = None
 
-    def draw(self, weights: np.ndarray, step: int) -> tuple[np.ndarray, torch.Generator]:
-        """Return a step's rows, none twice where there are enough, and a generator."""
+    def randomness(self, step: int) -> tuple[np.random.Generator, torch.Generator]:
+        """Return a step's two generators: one draws rows, one draws pixels on the device."""
         rng = step_generator(self.seed, step)
-        enough = np.count_nonzero(weights) >= self.batch
-        rows = rng.choice(len(weights), self.batch, replace=not enough, p=weights)
         generator = torch.Generator("cuda" if self.device.type == "cuda" else "cpu")
         generator.manual_seed(int(rng.integers(2**62)))
-        return rows, generator
+        return rng, generator
+
+    def rows(self, weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw rows by their weights, none twice where there are enough."""
+        enough = np.count_nonzero(weights) >= count
+        return rng.choice(len(weights), count, replace=not enough, p=weights)
+
+    def hold_frozen(self) -> None:
+        """Put the frozen part, if there is one, into eval mode."""
+        if self.frozen is not None:
+            self.frozen.eval()
 
     def gather(self, array: np.ndarray, rows: np.ndarray) -> Tensor:
         """Move rows of a stored array to the device as integers and return them as float32."""
@@ -45,45 +55,89 @@ class StepRules:
         return picked.to(self.device).to(torch.float32)
 
 
-class DenseTask:
-    """All organs at once from whole slices.
+class Slices(NamedTuple):
+    """Images `[n, 1, i, j]`, labels `[n, i, j]` and which organs are annotated `[n, organ]`."""
 
-    Half of the draws go to all slices evenly, the other half to every organ as often, and within
-    it to every slice that holds it: rare organs are seen, and so is the background. `balance` is
-    the exponent of the class weights in the cross-entropy.
+    image: Tensor
+    labels: Tensor
+    annotated: Tensor
+
+
+def paste(source: Slices, target: Slices, inside: Tensor) -> Slices:
+    """Return the target with the source's image and labels inside a mask `[n, i, j]`.
+
+    An organ counts as annotated where it is in both, or where nothing was pasted.
+    """
+    pasted = inside.flatten(1).any(dim=1)[:, None]
+    return Slices(
+        torch.where(inside[:, None], source.image, target.image),
+        torch.where(inside, source.labels, target.labels),
+        target.annotated & (source.annotated | ~pasted),
+    )
+
+
+class DenseTask:
+    """All organs at once from dense slices.
+
+    Half of the draws go to all labeled slices evenly, the other half to every organ as often, and
+    within it to every slice that holds it: rare organs are seen, and so is the background.
+    `balance` is the exponent of the class weights in the cross-entropy; `copy_paste` the share of
+    the slices that take a square, and its labels, from another one of the batch.
     """
 
-    def __init__(self, store: PatchStore, rules: StepRules, balance: float) -> None:
-        self.store, self.rules = store, rules
+    def __init__(
+        self, store: PatchStore, rules: StepRules, balance: float, copy_paste: float = 0.0
+    ) -> None:
+        self.store, self.rules, self.copy_paste = store, rules, copy_paste
+        reference_row = store.dense_index["reference_row"].to_numpy()
+        self.rows = np.flatnonzero(reference_row >= 0)
+        self.reference_rows = reference_row[self.rows]
         counts = np.bincount(store.dense_references.ravel(), minlength=len(store.meta.organs) + 1)
         self.class_weight = class_weights(torch.from_numpy(counts).float(), balance)
         self.class_weight = self.class_weight.to(rules.device)
-        listed = [set(names.split(";")) for names in store.dense_index["annotated"]]
+        listed = [set(str(n).split(";")) for n in store.dense_index["annotated"].iloc[self.rows]]
         annotated = np.array([[o in names for o in store.meta.organs] for names in listed])
         self.annotated = torch.from_numpy(annotated).to(rules.device)
-        self.weights = slice_weights(store.dense_references, len(store.meta.organs))
+        references = store.dense_references[self.reference_rows]
+        self.weights = slice_weights(references, len(store.meta.organs))
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images `[n, 1, i, j]`, labels `[n, i, j]` and what is annotated `[n, organ]`."""
+    def slices(self, count: int, rng: np.random.Generator, generator: torch.Generator) -> Slices:
+        """Draw labeled slices, each through an affine map and a change of its intensity."""
         rules, meta = self.rules, self.store.meta
-        rows, generator = rules.draw(self.weights, step)
-        image = rules.gather(self.store.dense_images, rows) / IMAGE_SCALE
-        labels = rules.gather(self.store.dense_references, rows)
-        theta = random_affine(len(rows), rules.ranges, generator, rules.device)
+        rows = rules.rows(self.weights, count, rng)
+        image = rules.gather(self.store.dense_images, self.rows[rows]) / IMAGE_SCALE
+        labels = rules.gather(self.store.dense_references, self.reference_rows[rows])
+        theta = random_affine(count, rules.ranges, generator, rules.device)
         scale = meta.dense_stored_size / meta.dense_size
         pixels = resample(
             torch.stack([image, labels], 1), theta, meta.dense_size, scale, nearest_channels=(1,)
         )
-        image = change_intensity(pixels[:, :1].clone(), rules.ranges, generator)
-        return image, pixels[:, 1].long(), self.annotated[torch.from_numpy(rows).to(rules.device)]
+        return Slices(
+            change_intensity(pixels[:, :1].clone(), rules.ranges, generator),
+            pixels[:, 1].long(),
+            self.annotated[torch.from_numpy(rows).to(rules.device)],
+        )
+
+    def batch(self, step: int) -> Slices:
+        """Return the slices of a step."""
+        rng, generator = self.rules.randomness(step)
+        slices = self.slices(self.rules.batch, rng, generator)
+        if self.copy_paste == 0:
+            return slices
+        other = Slices(*(part.roll(1, dims=0) for part in slices))
+        inside = random_squares(
+            len(slices.image), slices.image.shape[-1], generator, self.rules.device
+        )
+        chosen = torch.rand(len(inside), generator=generator, device=generator.device)
+        inside &= (chosen < self.copy_paste).to(inside.device)[:, None, None]
+        return paste(other, slices, inside)
 
     def loss(self, network: nn.Module, step: int) -> Tensor:
         """Return the loss of one step."""
-        if self.rules.frozen is not None:
-            self.rules.frozen.eval()
-        image, labels, annotated = self.batch(step)
-        logit = network(channels_last(image))
-        return dense_loss(logit, labels, annotated, self.class_weight)
+        self.rules.hold_frozen()
+        slices = self.batch(step)
+        logit = network(channels_last(slices.image))
+        return dense_loss(logit, slices.labels, slices.annotated, self.class_weight)
 
 
 class QueryTask:
@@ -118,7 +172,8 @@ class QueryTask:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return image with attention `[n, 2, i, j]` and the reference `[n, 1, i, j]`, coverage."""
         rules, meta = self.rules, self.store.meta
-        drawn, generator = rules.draw(self.weights, step)
+        rng, generator = rules.randomness(step)
+        drawn = rules.rows(self.weights, rules.batch, rng)
         channels = (
             rules.gather(self.store.images, self.rows[drawn]) / IMAGE_SCALE,
             rules.gather(self.store.attention, self.rows[drawn]) / COVERAGE_SCALE,
@@ -143,8 +198,7 @@ class QueryTask:
 
     def loss(self, network: nn.Module, step: int) -> Tensor:
         """Return the loss of one step."""
-        if self.rules.frozen is not None:
-            self.rules.frozen.eval()
+        self.rules.hold_frozen()
         pixels, reference = self.batch(step)
         return query_loss(network(channels_last(pixels)), reference)
 

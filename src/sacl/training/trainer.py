@@ -6,7 +6,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,30 @@ class RatedParameters:
     learning_rate: float
 
 
+@dataclass(frozen=True, eq=False)
+class Average:
+    """A copy of the network that follows it slowly: an exponential moving average of its weights.
+
+    Tarvainen and Valpola, "Mean teachers", NeurIPS 2017. Early steps are forgotten: after step n
+    the decay is at most 1 - 1 / (n + 2). Batch statistics are averaged too.
+    """
+
+    network: nn.Module
+    decay: float
+
+    @torch.no_grad()
+    def follow(self, network: nn.Module, step: int) -> None:
+        """Move towards the network as it is after a step."""
+        decay = min(self.decay, 1 - 1 / (step + 2))
+        for mine, other in zip(
+            self.network.state_dict().values(), network.state_dict().values(), strict=True
+        ):
+            if mine.dtype.is_floating_point:
+                mine.lerp_(other.to(mine.dtype), 1 - decay)
+            else:
+                mine.copy_(other)
+
+
 def cosine(step: int, steps: int, warmup: float) -> float:
     """Return the factor of the learning rate: a linear rise, then half a cosine down to 0."""
     rise = max(1, round(steps * warmup))
@@ -64,20 +88,19 @@ def train(  # noqa: PLR0913
     *,
     what: str,
     checkpoint: Path | None = None,
+    average: Average | None = None,
 ) -> list[float]:
     """Train a network in place and return the loss of every step.
 
     `loss_of_step(network, step)` draws its batch from a generator seeded with the step, so that a
     run resumed from `checkpoint` (saved every two minutes and on SIGTERM or SIGUSR1, removed at
-    the end) is the run that was never interrupted. The network ends on `device`, in eval mode.
+    the end) is the run that was never interrupted. The network ends on `device`, in eval mode, and
+    so does its `average`, where one is given.
 
     Raises:
         SaclError: the loss is not finite.
     """
-    precision: Any = "bf16-mixed" if mixed_dtype(device) == torch.bfloat16 else "32-true"
-    accelerator = device.type
-    devices = [device.index or 0] if device.type == "cuda" else 1
-    fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision)
+    fabric = _fabric(device)
     optimizer = torch.optim.AdamW(
         [{"params": list(g.parameters), "lr": g.learning_rate} for g in groups],
         weight_decay=plan.weight_decay,
@@ -86,7 +109,8 @@ def train(  # noqa: PLR0913
         optimizer, lambda step: cosine(step, plan.steps, plan.warmup)
     )
     trained, fabric_optimizer = fabric.setup(network, optimizer)
-    losses = _resume(checkpoint, network, optimizer, schedule, device)
+    followers = {"network": network} | ({"average": average.network} if average else {})
+    losses = _resume(checkpoint, followers, optimizer, schedule, device)
     trained.train()
     with _told_to_stop() as stop:
         saved = time.monotonic()
@@ -100,22 +124,35 @@ def train(  # noqa: PLR0913
             fabric_optimizer.step()
             schedule.step()
             losses.append(float(loss.detach()))
+            if average:
+                average.follow(network, step)
             if checkpoint and (stop or time.monotonic() - saved > _SAVE_EVERY_S):
                 saved = time.monotonic()
-                _save(checkpoint, network, optimizer, schedule, losses)
+                _save(checkpoint, followers, optimizer, schedule, losses)
             if stop:
                 raise KeyboardInterrupt
-    network.eval()
+    for module in followers.values():
+        module.eval()
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
     return losses
 
 
+def _fabric(device: torch.device) -> Fabric:
+    precision: Any = "bf16-mixed" if mixed_dtype(device) == torch.bfloat16 else "32-true"
+    devices = [device.index or 0] if device.type == "cuda" else 1
+    return Fabric(accelerator=device.type, devices=devices, precision=precision)
+
+
 def _save(
-    checkpoint: Path, network: nn.Module, optimizer: Any, schedule: Any, losses: list[float]
+    checkpoint: Path,
+    networks: Mapping[str, nn.Module],
+    optimizer: Any,
+    schedule: Any,
+    losses: list[float],
 ) -> None:
     state = {
-        "network": network.state_dict(),
+        **{name: network.state_dict() for name, network in networks.items()},
         "optimizer": optimizer.state_dict(),
         "schedule": {"last_epoch": schedule.last_epoch},
         "losses": losses,
@@ -125,12 +162,17 @@ def _save(
 
 
 def _resume(
-    checkpoint: Path | None, network: nn.Module, optimizer: Any, schedule: Any, device: torch.device
+    checkpoint: Path | None,
+    networks: Mapping[str, nn.Module],
+    optimizer: Any,
+    schedule: Any,
+    device: torch.device,
 ) -> list[float]:
     if checkpoint is None or not checkpoint.is_file():
         return []
     state = torch.load(checkpoint, map_location=device, weights_only=True)
-    network.load_state_dict(state["network"])
+    for name, network in networks.items():
+        network.load_state_dict(state[name])
     optimizer.load_state_dict(state["optimizer"])
     schedule.last_epoch = state["schedule"]["last_epoch"]
     losses: list[float] = state["losses"]

@@ -1,0 +1,152 @@
+"""The teacher: how it follows, what it labels, and how labeled and unlabeled slices are mixed."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tests.training.test_segmentation_training import CPU, SIZE, make_store, rules, spec_of
+from torch import nn
+
+from sacl.models.segmenter import build_segmenter
+from sacl.training.segmentation import DenseTask, Slices, paste
+from sacl.training.teacher import TeacherTask
+from sacl.training.trainer import Average, Plan, RatedParameters, train
+
+
+class Says(nn.Module):
+    """A teacher that finds one label everywhere."""
+
+    def __init__(self, label):
+        super().__init__()
+        self.label = label
+
+    def forward(self, pixels):
+        logit = torch.zeros(len(pixels), 3, *pixels.shape[2:])
+        logit[:, self.label] = 1.0
+        return logit
+
+
+def half_labeled():
+    """Return a store whose last six slices have no reference."""
+    store = make_store()
+    store.dense_index["reference_row"] = [*range(6), *[-1] * 6]
+    return store
+
+
+def task_with(teacher, start=0, weight=0.5):
+    return TeacherTask(DenseTask(half_labeled(), rules(), balance=0.0), teacher, start, weight)
+
+
+def test_only_labeled_slices_are_drawn_as_labeled():
+    task = DenseTask(half_labeled(), rules(batch=6), balance=0.0)
+    assert task.rows.tolist() == list(range(6))
+    assert len(task.weights) == 6
+
+
+def test_a_mixed_step_has_the_teachers_labels_where_nobody_drew_any():
+    slices, weight = task_with(Says(2)).batch(0)
+    assert slices.image.shape == (6, 1, SIZE, SIZE)
+    assert (slices.labels[weight == 0.5] == 2).all()
+    assert set(weight.unique().tolist()) == {0.5, 1.0}
+    # The two halves are each other's negative: together every pixel is once drawn by hand.
+    assert torch.equal(weight[:3] == 1.0, weight[3:] == 0.5)
+
+
+def test_pixels_and_labels_move_together():
+    store = half_labeled()
+    store.dense_images[6:] = 65535  # unlabeled slices are white
+    task = TeacherTask(DenseTask(store, rules(), balance=0.0), Says(1), 0, 0.25)
+    slices, weight = task.batch(0)
+    assert torch.equal(slices.image[:, 0] > 0.99, weight == 0.25)
+
+
+def test_the_first_steps_are_those_without_a_teacher():
+    network = build_segmenter(spec_of("dense"), seed=0)
+    task = task_with(Says(1), start=5)
+    assert torch.equal(task.loss(network, 4), task.labeled.loss(network, 4))
+    assert not torch.equal(task.loss(network, 5), task.labeled.loss(network, 5))
+
+
+def test_the_teacher_gets_no_gradient():
+    network = build_segmenter(spec_of("dense"), seed=0)
+    teacher = copy.deepcopy(network)
+    task_with(teacher).loss(network, 0).backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    assert any(p.grad is not None for p in network.parameters())
+
+
+def test_the_average_follows_as_the_equation_says():
+    network, follower = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    average = Average(follower, decay=0.9)
+    expected = float(follower.weight.detach())
+    for step, value in enumerate([1.0, 3.0, -2.0, 5.0, 4.0]):
+        network.weight.data.fill_(value)
+        average.follow(network, step)
+        decay = min(0.9, 1 - 1 / (step + 2))
+        expected = decay * expected + (1 - decay) * value
+        assert float(follower.weight.detach()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_resumed_training_has_the_same_teacher(tmp_path, monkeypatch):
+    monkeypatch.setattr("sacl.training.trainer._SAVE_EVERY_S", 0.0)
+
+    def fit(stop=None, checkpoint=None):
+        network = build_segmenter(spec_of("dense"), seed=0)
+        average = Average(copy.deepcopy(network).requires_grad_(False), 0.9)
+        task = task_with(average.network, start=2)
+
+        def loss(network, step):
+            if step == stop:
+                raise KeyboardInterrupt
+            return task.loss(network, step)
+
+        groups = [RatedParameters(list(network.parameters()), 1e-3)]
+        train(
+            network,
+            loss,
+            groups,
+            Plan(steps=6),
+            CPU,
+            what="test",
+            checkpoint=checkpoint,
+            average=average,
+        )
+        return average.network
+
+    whole = fit()
+    with pytest.raises(KeyboardInterrupt):
+        fit(stop=4, checkpoint=tmp_path / "training.pt")
+    resumed = fit(checkpoint=tmp_path / "training.pt")
+    for one, other in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_pasting_leaves_an_organ_annotated_only_where_both_know_it():
+    def slices(value, annotated):
+        return Slices(
+            torch.full((2, 1, 4, 4), value),
+            torch.full((2, 4, 4), int(value)),
+            torch.tensor([annotated] * 2),
+        )
+
+    inside = torch.zeros(2, 4, 4, dtype=torch.bool)
+    inside[0, :2] = True
+    mixed = paste(slices(1.0, [True, False]), slices(0.0, [True, True]), inside)
+    assert torch.equal(mixed.image[:, 0], inside.float())
+    assert torch.equal(mixed.labels, inside.long())
+    assert mixed.annotated.tolist() == [[True, False], [True, True]]
+
+
+def test_copy_paste_between_labeled_slices_changes_the_share_that_was_asked():
+    plain = DenseTask(make_store(), rules(batch=12), balance=0.0).batch(1)
+    mixed = DenseTask(make_store(), rules(batch=12), balance=0.0, copy_paste=1.0).batch(1)
+    none = DenseTask(make_store(), rules(batch=12), balance=0.0, copy_paste=1e-9).batch(1)
+    changed = (plain.image != mixed.image).flatten(1).any(dim=1)
+    assert changed.all()
+    assert torch.equal(none.image, plain.image)
+    # A pixel is its own slice's or the slice's before it, with that slice's label.
+    for n in range(12):
+        own = mixed.image[n, 0] == plain.image[n, 0]
+        assert torch.equal(mixed.image[n, 0][~own], plain.image[n - 1, 0][~own])
+        assert np.isin(mixed.labels[n][~own], plain.labels[n - 1].unique()).all()
