@@ -126,3 +126,30 @@ def test_tables_are_found_beside_any_of_several_folders(tmp_path):
 @pytest.mark.parametrize("path", sorted(Path("runs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_run_in_the_project_is_valid(path):
     assert dataclasses.is_dataclass(load_config(path))
+
+
+def test_a_folder_of_phases_beside_the_data_is_found_too(tmp_path):
+    (tmp_path / "phases").mkdir()
+    flags = {"ingest.data": str(tmp_path), "ingest.scan_labels": "phases"}
+    assert load_config(None, flags).ingest.scan_labels == tmp_path / "phases"
+
+
+@pytest.mark.parametrize("value", ["[phase, scanner]", "phase,scanner", "'phase, scanner'"])
+def test_several_scan_labels_may_be_named(tmp_path, value):
+    config = load_config(written(tmp_path, f"pretrain:\n  scan_label: {value}"))
+    assert config.pretrain.scan_label_names == ("phase", "scanner")
+
+
+def test_scan_labels_are_named_by_flag_as_in_yaml_and_one_alone_is_enough():
+    assert load_config(None, {}).pretrain.scan_label_names == ("phase",)
+    for text in ("phase,scanner", "[phase, scanner]"):
+        config = load_config(None, {"pretrain.scan_label": text})
+        assert config.pretrain.scan_label_names == ("phase", "scanner")
+    config = load_config(None, {"pretrain.scan_label": "scanner"})
+    assert config.pretrain.scan_label_names == ("scanner",)
+
+
+@pytest.mark.parametrize("text", ["", "phase,", "[]", "phase,phase"])
+def test_no_scan_label_or_one_named_twice_is_refused(text):
+    with pytest.raises(ConfigError, match=r"pretrain\.scan_label: (name at least one|one twice)"):
+        load_config(None, {"pretrain.scan_label": text})

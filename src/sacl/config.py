@@ -268,7 +268,7 @@ def _beside_the_data(config: RunConfig) -> RunConfig:
         path: Path | None = getattr(config.ingest, name)
         if path is None or path.exists():
             continue
-        beside = [data / path for data in config.ingest.sources if (data / path).is_file()]
+        beside = [data / path for data in config.ingest.sources if (data / path).exists()]
         if beside:
             changed[name] = beside[0]
     return dataclasses.replace(config, ingest=dataclasses.replace(config.ingest, **changed))

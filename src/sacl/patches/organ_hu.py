@@ -30,14 +30,17 @@ _CORTEX_EDGE_MM = 2.0
 """Kidneys lose less of their edge: the cortex, 5 to 8 mm thick, is what enhances first."""
 _STEP_MM = 2.0
 _LEAST_ML = 0.3
+_SOFT_HU = (-30.0, 700.0)
+_LEAST_SOFT_SHARE = 0.2
 
 
 def organ_hu(image: Volume, label_map: LabelMap) -> dict[str, float]:
     """Return the median HU of every tissue of `TISSUES` that the map holds.
 
     A coarse mask is wrong at its edge first, so voxels near the edge are left out: those within
-    4 mm (kidneys: 2 mm), and in a thin organ at most half of its greatest depth. Voxels finer than
-    2 mm are thinned out before. A tissue with less than 0.3 ml left is not measured.
+    4 mm (kidneys: 2 mm), and in a thin organ at most half of its greatest depth. Of the rest, fat,
+    air and bone are no part of the organ and left out too, unless there is hardly anything else.
+    Voxels finer than 2 mm are thinned out before. A tissue with less than 0.3 ml is not measured.
     """
     values: defaultdict[str, list[np.ndarray]] = defaultdict(list)
     milliliters: defaultdict[str, float] = defaultdict(float)
@@ -52,13 +55,20 @@ def organ_hu(image: Volume, label_map: LabelMap) -> dict[str, float]:
         if not mask.any():
             continue
         core = _core(mask, spacing_mm, _CORTEX_EDGE_MM if tissue == "kidneys" else _EDGE_MM)
-        values[tissue].append(np.asarray(image.voxels[thinned])[core])
+        values[tissue].append(_of_soft_tissue(np.asarray(image.voxels[thinned])[core]))
         milliliters[tissue] += np.count_nonzero(core) * float(np.prod(spacing_mm)) / 1000.0
     return {
         tissue: float(np.median(np.concatenate(values[tissue])))
         for tissue in TISSUES
         if milliliters[tissue] >= _LEAST_ML
     }
+
+
+def _of_soft_tissue(hu: np.ndarray) -> np.ndarray:
+    """Return the HU that soft tissue and enhanced blood can have; all where those are too few."""
+    low, high = _SOFT_HU
+    kept = hu[(hu >= low) & (hu <= high)]
+    return kept if len(kept) >= _LEAST_SOFT_SHARE * len(hu) else hu
 
 
 def _core(mask: np.ndarray, spacing_mm: list[float], edge_mm: float) -> np.ndarray:
