@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from expected import MAKERS, Expected, Maker, Rng, some_scan
+from dicom_kinds import MAKERS, Expected, Maker, Rng, some_scan
 from make_series import SECONDARY_CAPTURE, Patient, slices_of, turned, write
 from pydicom import Dataset
 from pydicom.sequence import Sequence
@@ -15,6 +15,7 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLSLossless,
     RLELossless,
 )
 
@@ -151,6 +152,7 @@ MAKERS |= {
     "deflated": changed(None, written_as(DeflatedExplicitVRLittleEndian)),
     "run_length": changed(None, compressed(RLELossless)),
     "jpeg_2000": changed(None, compressed(JPEG2000Lossless), size=64),
+    "jpeg_ls": changed(None, compressed(JPEGLSLossless), size=64),
     "derived_but_primary": changed(None, every(ImageType=["DERIVED", "PRIMARY", "AXIAL"])),
     "nearly_even": changed(None, _jitter, modality="CT", slices=11),
     "localizer": changed("localizer", LOCALIZER),

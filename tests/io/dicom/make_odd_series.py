@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from expected import MAKERS, Expected, Maker, Rng, kind, some_scan
+from dicom_kinds import MAKERS, Expected, Maker, Rng, kind, some_scan
 from make_faults import LOCALIZER, both, compressed, every, without
 from make_series import (
     CORONAL,
@@ -120,7 +120,7 @@ def step_and_shoot(rng: Rng, folder: Path, patient: Patient) -> list[Expected]:
     for k, image in enumerate(images):
         image.AcquisitionNumber = k // 3 + 1
     write(images, folder, rng)
-    return [Expected(None, scan, "4 acquisitions one behind the other")]
+    return [Expected(None, scan, "4 acquisitions in one even stack")]
 
 
 @kind

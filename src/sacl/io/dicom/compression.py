@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
-_JPEG = "1.2.840.10008.1.2.4."
+_JPEG = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81))
+"""JPEG and JPEG-LS; JPEG 2000 is decoded by what every installation has."""
 
 
 def decodable(transfer_syntax: str) -> bool:
@@ -23,6 +24,6 @@ def compression_name(transfer_syntax: str) -> str:
 
 def remedy(transfer_syntax: str) -> str:
     """Return what to do about a compression that nothing here decodes."""
-    if transfer_syntax.startswith(_JPEG):
+    if transfer_syntax in _JPEG:
         return "`pip install 'sacl[jpeg]'`, or export the series uncompressed"
     return "export the series uncompressed"

@@ -39,7 +39,7 @@ _BY_CLASS = {
     "1.2.840.10008.5.1.4.1.1.4": "MR",
     "1.2.840.10008.5.1.4.1.1.4.1": "MR",
 }
-
+_DICOMDIR = "1.2.840.10008.1.3.10"
 
 FileKind = Literal["other", "damaged", "image", "object"]
 """No DICOM; DICOM that cannot be read; an image; DICOM without pixels, such as a report."""
@@ -58,7 +58,7 @@ def read_slices(source: Source, root: Path, opener: Opener) -> tuple[FileKind, l
                 )
                 state = pixel_state(stream, opener.size(source), header)
             if state == "none" and "Rows" not in header:
-                return "object", []
+                return ("object" if _is_complete_object(header) else "damaged"), []
             return "image", list(_slices(header, source, root, state))
         except DAMAGE:
             return "damaged", []
@@ -72,6 +72,13 @@ def read_dataset(source: Source, opener: Opener) -> Dataset:
     """
     with quiet(), opener.stream(source) as stream:
         return pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+
+
+def _is_complete_object(header: Dataset) -> bool:
+    """Tell whether a header without an image is that of a report or the like, not one cut short."""
+    sop_class = _meta(header, "SOPClassUID", "MediaStorageSOPClassUID")
+    named = "Modality" in header or "SOPClassUID" in header or sop_class == _DICOMDIR
+    return named and sop_class not in _BY_CLASS
 
 
 def _slices(header: Dataset, source: Source, root: Path, state: PixelState) -> Iterator[Slice]:

@@ -212,7 +212,7 @@ def _notes(stacked: SliceStack, copies: int, lossy: bool) -> tuple[str, ...]:
         f"gantry tilt {stacked.tilt_deg:.1f} degrees, kept as a sheared grid": stacked.is_tilted,
         f"{len(scales)} rescale slopes or intercepts, each slice's own applied": len(scales) > 1,
         "no rescale values, but the values look like HU": any(map(_lacks_rescale, slices)),
-        f"{len(acquisitions)} acquisitions one behind the other": len(acquisitions) > 1,
+        f"{len(acquisitions)} acquisitions in one even stack": len(acquisitions) > 1,
         "lossily compressed": lossy,
         "its ImageType says DERIVED": slices[0].traits.image_type[:1] == ("DERIVED",),
         "its padding value could be tissue, so it is not taken for padding": any(
