@@ -122,7 +122,7 @@ def crossed_bootstrap_mean(values: ArrayLike, resamples: int, seed: int) -> Esti
     value = value[np.isfinite(value).all(axis=1)]
     subjects, seeds = value.shape
     mean = float(value.mean()) if value.size else math.nan
-    if subjects < 2:
+    if subjects < 2 or not seeds:
         return Estimate(mean, math.nan, math.nan, subjects)
     generator = np.random.default_rng(seed)
     of_subject = generator.multinomial(subjects, np.full(subjects, 1 / subjects), resamples)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sacl.reporting.comparison_tables import (
     cost_table,
     dice_comparisons,
-    level_table,
     organ_table,
     overview_table,
+    scores_table,
     secondary_table,
+    versus_table,
 )
 from sacl.reporting.figures import palette
 from sacl.reporting.headline import comparison_sentence, p_equals, points, words
@@ -23,7 +24,7 @@ from sacl.reporting.learning_curves import (
     learning_curves,
 )
 from sacl.reporting.page import Section, Top, bullets, chart, facts, legend, render_page
-from sacl.reporting.tables import p_text, plain_table, score_cell
+from sacl.reporting.tables import MINUS, p_text, plain_table, score_cell
 
 Document = Mapping[str, Any]
 _ALPHA = 0.05
@@ -37,6 +38,7 @@ def comparison_page(document: Document) -> str:
             _overview_section(document),
             _curves_section(document),
             _versus_section(document),
+            _scores_section(document),
             _organ_section(document),
             *_ablation_sections(document),
             _cost_section(document),
@@ -93,7 +95,7 @@ def _top(document: Document) -> Top:
 
 def _sentence(level: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
     """Return the result against the baseline at one number of labels, then against the best."""
-    start, ours = f"With {level['labeled_subjects']} labeled subjects ", words(protocol["ours"])
+    start, ours = f"With {level['labeled_subjects']} labeled subjects, ", words(protocol["ours"])
     comparisons = dice_comparisons(level)
     first = comparisons.get(protocol["baseline"])
     if first is None or first["p_holm"] is None:
@@ -169,15 +171,32 @@ def _versus_section(document: Document) -> Section:
     groups = _differences(document, "comparisons", sign=1)
     label = f"{ours} less the other strategy, points of Dice"
     body = chart(forest_plot(groups, label)) if groups else ""
-    for level in document["levels"]:
-        body += level_table(level, f"{level['labeled_subjects']} labeled subjects", names)
+    body += _by_level(document, lambda level: versus_table(level, names))
     note = (
-        "Points are hundredths of Dice. A filled dot is a difference with p < 0.05 after Holm's"
-        " correction. Effect: matched-pairs rank-biserial correlation, from -1 to 1. Won, tied,"
-        f" lost: subjects in which {ours} is above, equal or below. SD of seeds: standard deviation"
-        f" of the seeds' means. NSD at {document['nsd_tolerance_mm']:g} mm."
-    ).replace("-1", "\N{MINUS SIGN}1")
-    return Section(f"{ours} against every other strategy", body, note)
+        "Points are hundredths of Dice; in brackets bootstrap intervals over subjects. A filled dot"
+        " is a difference with p < 0.05 after Holm's correction. Effect: matched-pairs"
+        f" rank-biserial correlation, from {MINUS}1 to 1. Won, tied, lost: subjects in which {ours}"
+        " is above, equal or below."
+    )
+    return Section(f"Ours ({ours}) against every other strategy", body, note)
+
+
+def _scores_section(document: Document) -> Section:
+    names = _strategies(document)
+    note = (
+        f"NSD at {document['nsd_tolerance_mm']:g} mm; its p-values are a family of tests of their"
+        " own. HD95: mean over finite values. SD of seeds: standard deviation of the seeds' mean"
+        " Dice. Missed and invented: pairs of scan, organ and seed."
+    )
+    return Section("Other scores", _by_level(document, lambda x: scores_table(x, names)), note)
+
+
+def _by_level(document: Document, table: Callable[[Mapping[str, Any]], str]) -> str:
+    """Return a table per number of labeled subjects under a heading each."""
+    return "".join(
+        f"<h3>{level['labeled_subjects']} labeled subjects</h3>{table(level)}"
+        for level in document["levels"]
+    )
 
 
 def _differences(document: Document, family: str, sign: int) -> dict[str, list[Difference]]:
@@ -203,12 +222,10 @@ def _difference(c: Mapping[str, Any], sign: int) -> Difference:
 
 
 def _organ_section(document: Document) -> Section:
-    tables = (
-        organ_table(level, document["organs"], _strategies(document))
-        for level in document["levels"]
-    )
+    names, organs = _strategies(document), document["organs"]
+    body = _by_level(document, lambda level: organ_table(level, organs, names))
     note = "Means over subjects and seeds; best of a row in bold."
-    return Section("Organ by organ", "".join(tables), note)
+    return Section("Organ by organ", body, note)
 
 
 def _ablation_sections(document: Document) -> list[Section]:
@@ -219,8 +236,7 @@ def _ablation_sections(document: Document) -> list[Section]:
     color = palette(_strategies(document))[ours]
     body = chart(ablation_bars(groups, color, f"change against {ours}, points of Dice"))
     names = (ours, *document["protocol"]["ablations"])
-    for level in document["levels"]:
-        body += level_table(level, f"{level['labeled_subjects']} labeled subjects", names)
+    body += _by_level(document, lambda level: versus_table(level, names))
     note = (
         f"Each bar is {ours} with one thing changed, less {ours} as it is; the line is the interval"
         " of the paired difference over subjects. The ablations are a family of tests of their own."

@@ -41,27 +41,47 @@ def overview_table(document: Document) -> str:
     return html_table(head, body)
 
 
-def level_table(level: Mapping[str, Any], caption: str, names: Sequence[str]) -> str:
-    """Return all figures of some strategies at one number of labels, and ours against each."""
+def versus_table(level: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Return how far ours is ahead of some strategies at one number of labels."""
     comparisons = dice_comparisons(level)
     head = [
-        *("Strategy", "Dice", "NSD", "HD95, mm", "SD of seeds"),
-        *("ours ahead by, points", "relative", "effect", "won / tied / lost", "p"),
+        *("Strategy", "Dice", "ours ahead by, points", "relative"),
+        *("effect", "won / tied / lost", "p"),
     ]
     body: list[Row] = []
     for name in names:
         figures, c = level["strategies"].get(name), comparisons.get(name)
-        if not figures:
-            continue
-        row: Row = [
+        if figures:
+            row: Row = [name, number(figures["dice"]["mean"])]
+            body.append(row + (_versus(c) if c else [""] * 5))
+    return html_table(head, body)
+
+
+def scores_table(level: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Return surface scores, the spread of the seeds and what was missed, at one number of labels.
+
+    The p-value is that of the NSD, of which ours is compared with the strategy.
+    """
+    p_of = {c["against"]: c["p_holm"] for c in level["comparisons"] if c["metric"] == "nsd"}
+    head = [
+        *("Strategy", "NSD", "p", "HD95, mm", "Dice by seed", "SD of seeds"),
+        *("organs missed", "invented"),
+    ]
+    body: list[Row] = [
+        [
             name,
-            score_cell(figures["dice"]),
-            number(figures["nsd"]["mean"]),
+            score_cell(figures["nsd"]),
+            p_text(p_of[name]) if name in p_of else "",
             number(figures["hd95_mm"]["mean"], 1),
+            " ".join(number(value) for value in figures["dice_by_seed"].values()),
             number(figures["seed_sd"]),
+            str(figures["missed"]),
+            str(figures["invented"]),
         ]
-        body.append(row + (_versus(c) if c else [""] * 5))
-    return html_table(head, body, caption)
+        for name, figures in level["strategies"].items()
+        if name in names
+    ]
+    return html_table(head, body)
 
 
 def secondary_table(document: Document) -> str:
@@ -93,7 +113,7 @@ def organ_table(level: Mapping[str, Any], organs: Sequence[str], names: Sequence
         best = max((value for value in dice if value is not None), default=None)
         cells = [Cell(number(v), "best" if v is not None and v == best else "") for v in dice]
         body.append([organ.replace("_", " "), *cells])
-    return html_table(["Dice", *there], body, f"{level['labeled_subjects']} labeled subjects")
+    return html_table(["Dice", *there], body)
 
 
 def cost_table(document: Document) -> str:

@@ -11,6 +11,9 @@ DASH = "\N{EN DASH}"
 """Stands for a value that is undefined, and between the ends of an interval."""
 
 
+MINUS = "\N{MINUS SIGN}"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One cell: its text, and whether it is stressed, faint or a number (aligned right)."""
@@ -25,7 +28,7 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
         return DASH
     text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
     zero = float(text) == 0
-    return text.lstrip("+-") if zero else text.replace("-", "\N{MINUS SIGN}")
+    return text.lstrip("+-") if zero else text.replace("-", MINUS)
 
 
 def p_text(p: float | None) -> str:
