@@ -70,3 +70,18 @@ def test_fine_voxels_give_what_coarse_ones_give(factor):
     grid = Grid(fine[0].shape, np.diag([2.0 / factor, 2.0 / factor, 4.0, 1.0]))
     measured = organ_hu(Volume(fine[0], grid), LabelMap(fine[1], grid, labels.scheme))
     assert measured == pytest.approx(organ_hu(image, labels), abs=2.0)
+
+
+def test_fat_and_bone_in_a_displaced_mask_are_no_part_of_the_organ():
+    image, labels = scan(("aorta",), (AORTA,), (150,))
+    # The mask lies beside the aorta by more than half: fat on one side, a vertebra on the other.
+    image.voxels[30:38, 30:36] = -100
+    image.voxels[30:32, 36:38] = 900
+    image.voxels[32:36, 33:36] = 150
+    assert organ_hu(image, labels)["aorta"] == 150.0
+
+
+@pytest.mark.parametrize("offset", [-1024, 1024])
+def test_a_scan_without_its_rescale_intercept_is_measured_as_it_is(offset):
+    image, labels = scan(("liver",), (LIVER,), (60 + offset,), background=-100.0 + offset)
+    assert organ_hu(image, labels) == {"liver": 60.0 + offset}

@@ -1,13 +1,17 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
+from sacl.io.nifti import read_labels, read_volume
 from sacl.io.phase_words import PHASES
 from sacl.patches import phase as module
-from sacl.patches.organ_hu import TISSUES
+from sacl.patches.organ_hu import TISSUES, organ_hu
 from sacl.patches.phase import estimate_phase, phase_probabilities
+from sacl.types import LabelMap, LabelScheme
 
 NATIVE = {"aorta": 41, "portal_vein": 40, "kidneys": 31, "liver": 57, "spleen": 49}
 EARLY = {"aorta": 330, "portal_vein": 48, "kidneys": 105, "liver": 62, "spleen": 85}
@@ -100,3 +104,15 @@ def test_probabilities_add_up_whatever_was_measured(hu, threshold):
     assert sum(probability.values()) == pytest.approx(1)
     estimate = estimate_phase(hu, threshold)
     assert estimate.phase == "unknown" or estimate.probability >= threshold
+
+
+@pytest.mark.real_data
+def test_a_real_scan_with_vessels_like_muscle_is_native(real_data):
+    folder = real_data / "TotalSegmentator_CT"
+    image, _ = read_volume(folder / "ct_3mm.nii.gz")
+    values, grid, _ = read_labels(folder / "segmentation_3mm.nii.gz")
+    names = json.loads((folder / "labels.json").read_text())
+    scheme = LabelScheme("theirs", tuple(names[key] for key in sorted(names, key=int)))
+    hu = organ_hu(image, LabelMap(values, grid, scheme))
+    assert set(hu) == set(TISSUES)
+    assert estimate_phase(hu, 0.9).phase == "native"
