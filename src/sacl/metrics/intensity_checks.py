@@ -16,6 +16,9 @@ _AIR_HU = -500.0
 """No MR goes below: its intensities are magnitudes, or normalized to a few units."""
 _LEAST_SOFT_SHARE = 0.02
 _UNSHIFTED_SHARE = 0.1
+"""No scan is to this share of bone as dense as 1000 HU: it is soft tissue without its intercept."""
+_FAT_HU = -50.0
+"""Every CT of a body has fat, which lies lower."""
 _FAR = 20.0
 """An extreme lies this many times the width of the central 99 % beyond it."""
 _SCALES = 10.0
@@ -67,12 +70,12 @@ def _of_scan(scan: ScanFacts, image: Intensities, modality: Literal["ct", "mr"])
 def _not_hu(image: Intensities) -> str | None:
     """Return by what one sees that a CT is not in HU."""
     spans = f"intensities {image.low:g} to {image.high:g}"
-    if image.low >= 0 and image.unshifted_share > _UNSHIFTED_SHARE:
+    if image.unshifted_share > _UNSHIFTED_SHARE:
         return (
             f"{spans} with {image.unshifted_share:.0%} of the voxels around 1000: the rescale"
             " intercept (-1024) is missing; expected air near -1000"
         )
-    if image.low >= 0:
+    if image.low > _FAT_HU:
         return f"{spans}, expected fat near -100 and air near -1000: MR, or scaled already"
     if image.soft_share < _LEAST_SOFT_SHARE:
         return (
