@@ -68,7 +68,8 @@ class IngestSettings:
     repair_grid: Literal["none", "nearest"] = "none"
     """A label map on another grid than its image: refuse it, or resample by nearest neighbor."""
     scan_labels: Path | None = None
-    """CSV with `case_id` and one column per scan-wise label (`subject_id` and `split` too)."""
+    """CSV or JSON with `case_id` and a column per scan-wise label (`subject_id`, `split` too), or a
+    folder of the phases that TotalSegmentator wrote."""
     fold: int | None = None
     """Hold out the cases of this fold for validation: of `splits_final.json`, or a label `fold`."""
     validation_subjects: int = 0
