@@ -17,6 +17,7 @@ from sacl.io.given_files import GivenFiles, find_given
 from sacl.io.layouts.found import label_values
 from sacl.io.nifti import read_label_table, read_labels
 from sacl.io.overlap import merge_masks, organ_mask
+from sacl.io.voxel_values import distinct_values, relabeled
 from sacl.organs import match
 from sacl.types import Grid, LabelMap, LabelScheme
 
@@ -158,16 +159,12 @@ def _from_file(
         )
     voxels, repair = _on_grid(voxels, own, target, f"case {given.files.case_id}")
     label_of = np.zeros(high + 1, scheme.label_type)
-    seen = np.zeros(high + 1, np.bool_)
     for value, name in given.names.items():
         if value <= high and name in given.organ_of:
             label_of[value] = scheme.label_of(given.organ_of[name])
-    labels = np.empty(voxels.shape, label_of.dtype, order="F")
-    for k in range(voxels.shape[2]):  # by slice: an index array costs 8 bytes per voxel
-        np.take(label_of, voxels[:, :, k], out=labels[:, :, k], mode="clip")
-        seen[voxels[:, :, k]] = True
-    unnamed = [int(v) for v in np.flatnonzero(seen) if v and v not in given.names]
-    return GivenLabels(LabelMap(labels, target[0], scheme), unnamed=tuple(unnamed), repair=repair)
+    unnamed = tuple(sorted(distinct_values(voxels) - set(given.names) - {0}))
+    label_map = LabelMap(relabeled(voxels, label_of), target[0], scheme)
+    return GivenLabels(label_map, unnamed=unnamed, repair=repair)
 
 
 def _on_grid(

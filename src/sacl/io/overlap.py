@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,6 +64,18 @@ def merge_masks(
         voxels[mask.region][mask.inside] = labels[n]
         claims[mask.region] += mask.inside
     return voxels, _contested(masks, claims)
+
+
+def overlap_in_words(contested: Collection[Mapping[str, int]]) -> str:
+    """Return in how many scans masks overlap, by how much, and the worst of the pairs."""
+    total = Counter[str]()
+    for pairs in contested:
+        total.update(pairs)
+    worst, count = total.most_common(1)[0]
+    return (
+        f"masks overlap in {len(contested)} scans by {sum(total.values())} voxels, most of all"
+        f" {worst} by {count}"
+    )
 
 
 def _contested(masks: Sequence[OrganMask], claims: np.ndarray) -> dict[tuple[str, str], int]:

@@ -14,6 +14,7 @@ from sacl.io.annotation import label_of_value
 from sacl.io.layouts.found import Found, FoundCase
 from sacl.io.nifti import read_labels
 from sacl.io.overlap import Overlap, merge_masks, organ_mask
+from sacl.io.voxel_values import distinct_values, relabeled
 from sacl.organs import match
 from sacl.types import Grid, LabelMap, LabelScheme
 
@@ -65,16 +66,13 @@ def _from_label_map(
     voxels, own_grid, _ = read_labels(case.reference)
     label_of = label_of_value(found, case, rules.scheme, annotated)
     ignore = found.ignore if case.ignore is None else case.ignore
-    values = _values(voxels)
+    values = distinct_values(voxels)
     _require_known(case, values, label_of, ignore)
     voxels, repair = _on_grid(voxels, own_grid, grid, f"case {case.case_id}", rules)
     table = np.zeros(max(values) + 1, rules.scheme.label_type)
     for value in values:
         table[value] = label_of.get(value, 0)
-    remapped = np.empty(voxels.shape, table.dtype, order="F")
-    for k in range(voxels.shape[2]):
-        remapped[:, :, k] = table[voxels[:, :, k]]
-    return Reference(LabelMap(remapped, grid, rules.scheme), repair=repair)
+    return Reference(LabelMap(relabeled(voxels, table), grid, rules.scheme), repair=repair)
 
 
 def _require_known(
@@ -138,8 +136,8 @@ def _read_mask(path: Path, where: str) -> tuple[np.ndarray, Grid]:
     value = voxels.max() or voxels.min()
     if not np.array_equal(voxels == value, inside) and inside.any():
         raise DataError(
-            f"{where}: values {sorted(_values(voxels))[:5]}, expected 0 and one other; this is no"
-            " binary mask"
+            f"{where}: values {sorted(distinct_values(voxels))[:5]}, expected 0 and one other;"
+            " this is no binary mask"
         )
     return inside, grid
 
@@ -158,14 +156,3 @@ def _on_grid(
     if not rules.repairs_grid:
         require_same_grid(grid, own, where, _REMEDY)
     return repaired(voxels, own, grid, where)
-
-
-def _values(voxels: np.ndarray) -> set[int]:
-    """Return all values of a label map."""
-    low, high = int(voxels.min()), int(voxels.max())
-    if low < 0 or high > np.iinfo(np.uint16).max:
-        return {int(value) for value in np.unique(voxels)}
-    seen = np.zeros(high + 1, np.bool_)
-    for k in range(voxels.shape[2]):  # by slice: an index array costs 8 bytes per voxel
-        seen[voxels[:, :, k]] = True
-    return set(np.flatnonzero(seen).tolist())

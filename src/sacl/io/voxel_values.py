@@ -52,6 +52,29 @@ def label_values(stored: np.ndarray, slope: float, inter: float, where: str) -> 
     return whole
 
 
+def distinct_values(labels: np.ndarray) -> set[int]:
+    """Return all values of a label map `[i, j, k]`.
+
+    A label map is made of runs of one value, so only the ends of the runs are looked at.
+    """
+    found: set[int] = set()
+    for k in range(labels.shape[2]):
+        row = labels[:, :, k].ravel("K")
+        ends = row[np.flatnonzero(row[1:] != row[:-1])]
+        found.update(np.unique(ends).tolist(), (int(row[-1]),))
+    return found
+
+
+def relabeled(labels: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Return `table[labels]` for labels `[i, j, k]` from 0 on; `labels` itself if that is equal."""
+    if labels.dtype == table.dtype and np.array_equal(table, np.arange(table.size)):
+        return labels
+    changed = np.empty(labels.shape, table.dtype, order="F")
+    for k in range(labels.shape[2]):  # by slice: an index array costs 8 bytes per voxel
+        np.take(table, labels[:, :, k].T, out=changed[:, :, k].T, mode="clip")
+    return changed
+
+
 def require_finite(voxels: np.ndarray, where: str) -> None:
     """Refuse voxels that are NaN or infinite.
 

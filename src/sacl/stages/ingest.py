@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sacl.errors import ConfigError
+from sacl.errors import ConfigError, SaclError
+from sacl.io.ahead import in_threads
 from sacl.io.annotation import (
     annotated_organs,
     choose_scheme,
@@ -26,8 +27,9 @@ from sacl.io.manifest import write_cohort
 from sacl.io.merging import merge
 from sacl.io.modality import of_one_modality, read_scan, with_modality
 from sacl.io.nifti import write_label_map, write_volume
+from sacl.io.overlap import overlap_in_words
 from sacl.io.progress import say, track
-from sacl.io.references import Reference, ReferenceRules, read_reference
+from sacl.io.references import ReferenceRules, read_reference
 from sacl.io.run_record import fingerprint, listing_fingerprint, recorded
 from sacl.io.scan_table import with_table
 from sacl.io.splits import (
@@ -41,11 +43,13 @@ from sacl.io.splits import (
 from sacl.io.workspace import Workspace
 from sacl.patches.window import window_of
 from sacl.settings import IngestSettings
-from sacl.types import SPLITS, UNKNOWN, Case, Cohort, LabelScheme
+from sacl.types import SPLITS, UNKNOWN, Case, Cohort, Grid, LabelScheme, NativeFrame
 
 PHANTOM = "Dataset900_Phantom"
 """Folder that the phantom stage leaves its dataset in."""
 _SCAN_LABELS = "scan_labels.csv"
+_AT_A_TIME = 2
+"""Scans under way at the same time; each takes the memory of its voxels once."""
 _MANY = 12
 """A scan-wise label with more values than this, such as an age, is told without them."""
 
@@ -216,47 +220,42 @@ def _is_shown(case: FoundCase, plan: _Plan) -> bool:
 def _ingest_cases(plan: _Plan) -> tuple[tuple[Case, ...], dict[str, object]]:
     """Write all cases, and return with them what was decided about overlaps and grids."""
     cases, contested, repaired = [], {}, {}
-    for found in track(plan.found.cases, "ingest"):
-        case, reference = _ingest_case(found, plan)
+    # Decoding DICOM is Python's own work, which threads cannot share.
+    threads = 1 if any(case.load for case in plan.found.cases) else _AT_A_TIME
+    done = in_threads(lambda found: _ingest_case(found, plan), plan.found.cases, threads)
+    for case, pairs, repair in track(done, "ingest", len(plan.found.cases)):
         cases.append(case)
-        if reference is not None and reference.repair:
-            repaired[case.case_id] = reference.repair
+        if repair:
+            repaired[case.case_id] = repair
             say(
                 f"ingest: case {case.case_id}: label map resampled by nearest neighbor onto the"
-                f" image's grid ({reference.repair})"
+                f" image's grid ({repair})"
             )
-        if reference is not None and reference.contested:
-            pairs = {f"{a} and {b}": count for (a, b), count in reference.contested.items()}
+        if pairs:
             contested[case.case_id] = pairs
     if contested:
-        total = Counter[str]()
-        for pairs in contested.values():
-            total.update(pairs)
-        (worst, count), winner = total.most_common(1)[0], plan.settings.overlap
-        say(
-            f"ingest: masks overlap in {len(contested)} scans by {sum(total.values())} voxels, most"
-            f" of all {worst} by {count}; the {winner} organ wins; run.json has all pairs"
-        )
+        told = overlap_in_words(contested.values())
+        say(f"ingest: {told}; the {plan.settings.overlap} organ wins; run.json has all pairs")
     return tuple(cases), {"overlaps": contested, "repaired_grids": repaired}
 
 
-def _ingest_case(found: FoundCase, plan: _Plan) -> tuple[Case, Reference | None]:
-    """Check a case, then write its image and, where it may be seen, its reference."""
-    volume, native = read_scan(found)
-    window = window_of(
-        volume.voxels,
-        plan.modality,
-        plan.settings.window_hu,
-        plan.settings.percentiles,
-        f"case {found.case_id}",
-    )
+def _ingest_case(found: FoundCase, plan: _Plan) -> tuple[Case, dict[str, int], str]:
+    """Write a case's image and, where it may be seen, its reference; return what was decided."""
+    image_name = f"images/{found.case_id}.nii"
+    native, grid, window = _write_image(found, plan, plan.folder / image_name)
     annotated: tuple[str, ...] = ()
-    reference = None
+    reference_name, contested, repair = None, {}, ""
     if _is_shown(found, plan):
         annotated = annotated_organs(plan.found, found, plan.rules.scheme)
-        reference = read_reference(plan.found, found, annotated, volume.grid, plan.rules)
-    image_name = f"images/{found.case_id}.nii"
-    reference_name = f"references/{found.case_id}.nii.gz" if reference is not None else None
+        reference_name = f"references/{found.case_id}.nii.gz"
+        try:
+            reference = read_reference(plan.found, found, annotated, grid, plan.rules)
+            write_label_map(plan.folder / reference_name, reference.label_map)
+        except SaclError:
+            (plan.folder / image_name).unlink()  # nothing is left of a bad case
+            raise
+        contested = {f"{a} and {b}": n for (a, b), n in reference.contested.items()}
+        repair = reference.repair
     case = Case(
         case_id=found.case_id,
         subject_id=subject_of(found),
@@ -268,10 +267,18 @@ def _ingest_case(found: FoundCase, plan: _Plan) -> tuple[Case, Reference | None]
         scan_labels=found.scan_labels,
         annotated=annotated,
     )
-    write_volume(plan.folder / image_name, volume)
-    if reference is not None and reference_name is not None:
-        write_label_map(plan.folder / reference_name, reference.label_map)
-    return case, reference
+    return case, contested, repair
+
+
+def _write_image(
+    found: FoundCase, plan: _Plan, path: Path
+) -> tuple[NativeFrame, Grid, tuple[float, float]]:
+    """Write a case's image, and return its frames and window; the voxels are not kept."""
+    volume, native = read_scan(found)
+    how = (plan.modality, plan.settings.window_hu, plan.settings.percentiles)
+    window = window_of(volume.voxels, *how, f"case {found.case_id}")
+    write_volume(path, volume)
+    return native, volume.grid, window
 
 
 def _counts(cohort: Cohort) -> dict[str, object]:
