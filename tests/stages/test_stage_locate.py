@@ -1,13 +1,15 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from blob_cohort import GRID, SCHEME, SHAPE, blobs, make_cohort
+from blob_cohort import GRID, SCHEME, SHAPE, blobs, from_folder, give_maps, make_cohort
 
 from sacl.errors import DataError
 from sacl.inference.coarse import CoarseEnsemble, load_coarse
 from sacl.io.nifti import read_label_map
-from sacl.io.run_record import read_record
+from sacl.io.run_record import fingerprint, read_record
 from sacl.io.workspace import Workspace
 from sacl.settings import LocateSettings
 from sacl.stages import locate as stage
@@ -129,3 +131,39 @@ def test_an_interrupted_stage_goes_on_with_its_networks_and_maps(tmp_path, monke
 def test_one_labeled_subject_is_not_enough(tmp_path):
     with pytest.raises(DataError, match=r"1 labeled subject, .* at least 2.* --from DIR"):
         stage.locate(SETTINGS, make_cohort(tmp_path, labeled=1))
+
+
+def test_phases_are_estimated_beside_the_maps_and_recorded(tmp_path, capsys):
+    workspace = make_cohort(tmp_path / "work")
+    give_maps(tmp_path / "theirs", ("spleen", "kidney_right"))
+    stage.locate(from_folder(tmp_path / "theirs"), workspace)
+    phases = pd.read_csv(workspace.folder("locate") / "phases.csv")
+    assert phases["case_id"].tolist() == ["case0", "case1", "case2", "case3"]
+    assert phases["hu_spleen"].tolist() == pytest.approx([80] * 4, abs=5)
+    assert phases["hu_kidneys"].tolist() == pytest.approx([160] * 4, abs=5)
+    assert phases["hu_aorta"].isna().all()
+    results = read_record(workspace.folder("locate"))["results"]
+    assert sum(results["phases"]["sources"].values()) == 4
+    assert "phases: " in capsys.readouterr().err
+
+
+def test_no_phase_is_estimated_where_that_is_turned_off(tmp_path, capsys):
+    workspace = make_cohort(tmp_path / "work")
+    give_maps(tmp_path / "theirs", ("spleen", "kidney_right"))
+    settings = dataclasses.replace(from_folder(tmp_path / "theirs"), estimate_phase=False)
+    stage.locate(settings, workspace)
+    assert not (workspace.folder("locate") / "phases.csv").exists()
+    assert "phases" not in read_record(workspace.folder("locate"))["results"]
+    assert "phases: " not in capsys.readouterr().err
+
+
+def test_other_phases_make_the_stages_after_it_stale(tmp_path):
+    workspace = make_cohort(tmp_path / "work")
+    give_maps(tmp_path / "theirs", ("spleen", "kidney_right"))
+    settings = from_folder(tmp_path / "theirs")
+    stage.locate(settings, workspace)
+    before = fingerprint(workspace.folder("locate"))
+    stage.locate(dataclasses.replace(settings, phase_threshold=0.0), workspace)
+    assert fingerprint(workspace.folder("locate")) != before
+    phases = pd.read_csv(workspace.folder("locate") / "phases.csv")
+    assert (phases["source"] == "estimated").all()
