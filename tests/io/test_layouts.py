@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from listed_layout import summary, touch, write_json
 
 from sacl.errors import DataError
 from sacl.io.layouts.found import Found, FoundCase, modality_of
-from sacl.io.layouts.recognize import find
+from sacl.io.layouts.recognize import LAYOUTS, find
+from sacl.settings import Layout
 
 V2 = {
     "channel_names": {"0": "CT"},
@@ -217,3 +219,7 @@ def test_a_case_listed_twice_is_refused():
     twice = (FoundCase("a", Path("a.nii")), FoundCase("a", Path("b.nii")))
     with pytest.raises(DataError, match=r"case a stands in it twice, a.nii and b.nii"):
         Found("table", "t", {}, twice)
+
+
+def test_every_layout_can_be_named_in_the_settings():
+    assert {"auto", *LAYOUTS} == set(get_args(Layout))
