@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,3 +117,14 @@ def test_a_real_scan_with_vessels_like_muscle_is_native(real_data):
     hu = organ_hu(image, LabelMap(values, grid, scheme))
     assert set(hu) == set(TISSUES)
     assert estimate_phase(hu, 0.9).phase == "native"
+
+
+def test_the_page_shows_the_model_that_is_computed():
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "scan-labels.md"
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for tissue in TISSUES:
+        cells = []
+        for phase in PHASES:
+            mean, covariance = module._moments(phase, [tissue])
+            cells.append(f"{mean[0]:.0f} ± {np.sqrt(covariance[0, 0]):.0f}")
+        assert f"| {tissue.replace('_', ' ')} | {' | '.join(cells)} |" in lines
