@@ -16,6 +16,8 @@ from sacl.organs import canonical_name, side_pairs
 _LOG_FLOOR = 0.08
 _LOOSE_SHARE = 0.1
 """A second piece of this share of the organ is no stray voxel."""
+_FEWEST_VOXELS = 100
+"""A thin organ on a coarse grid falls into pieces by itself."""
 _SIDES_MM = 5.0
 """Centers of left and right that lie closer along x do not tell the side."""
 _MANY_PIECES = 20
@@ -75,7 +77,8 @@ def _pieces(case: str, reference: Reference) -> Iterator[Finding]:
     for organ, facts in reference.present.items():
         loose = facts.second_share if not is_whole_pair(organ) else 0.0
         rest = 1 - facts.main_share - (facts.second_share if is_whole_pair(organ) else 0.0)
-        if max(loose, rest) > _LOOSE_SHARE and not facts.at_border:
+        told = facts.voxels >= _FEWEST_VOXELS and not facts.at_border
+        if told and max(loose, rest) > _LOOSE_SHARE:
             yield Finding(
                 "fragments",
                 case,

@@ -74,6 +74,7 @@ class Intensities:
 class OrganFacts:
     """An organ's mask in a few numbers; `center_mm` is its center of mass in the world, RAS+."""
 
+    voxels: int
     volume_ml: float
     center_mm: tuple[float, float, float]
     pieces: int
@@ -191,6 +192,7 @@ def measure_organ(mask: np.ndarray, start: tuple[int, int, int], grid: Grid) -> 
     x, y, z = grid.affine[:3, :3] @ center + grid.affine[:3, 3]
     ends = [first + n for first, n in zip(start, mask.shape, strict=True)]
     return OrganFacts(
+        voxels=voxels,
         volume_ml=voxels * grid.voxel_ml,
         center_mm=(float(x), float(y), float(z)),
         pieces=int(count),

@@ -1,8 +1,7 @@
 """What a run will take: disk, memory and time, from the cohort's facts and a few timed steps.
 
-An estimate, and labeled as one: data decide how many patches there are, the machine how long a
-step takes. Stages that train are steps x seconds per step; the others are counts x seconds from
-measured runs.
+Stages that train take steps x seconds per step on this machine; the others take counts x seconds
+known from measured runs.
 """
 
 from __future__ import annotations
@@ -26,8 +25,9 @@ _UNSEEN_EXTENT_MM = 80.0
 """Extent along z of an organ that no reference shows."""
 _MAP_BYTES_PER_VOXEL = 0.04
 """Of a compressed label map: measured on phantoms, ACDC and hippocampus."""
-_READ_BYTES, _READ_BASE_GB = 3, 0.3
-"""Memory of a scan while it is read, in units of its voxels' own bytes; and of the program."""
+_READ_BYTES, _READ_BASE_GB = 6, 0.3
+"""Memory of two scans while they are ingested, in units of one's voxels' own bytes; and of the
+program."""
 _IN_MEMORY_GB = 4.0
 """Training patches up to this size are held in memory."""
 _FORWARD = 1 / 3
@@ -48,6 +48,7 @@ class Counts:
     patches: int
     training_patches: int
     labeled_patches: int
+    labeled_slices: int
     dense_slices: int
     slices: int
     voxels: int
@@ -74,7 +75,7 @@ def forecast(config: RunConfig, cohort: CohortFacts, costs: StepCosts | None) ->
     arms = arm_steps(config, counts.training_patches)
     meta = _meta(config, organs_of(config, cohort))
     rows = StoreCounts(
-        counts.patches, counts.labeled_patches, counts.dense_slices, counts.dense_slices
+        counts.patches, counts.labeled_patches, counts.dense_slices, counts.labeled_slices
     )
     store = bytes_needed(meta, rows) / 1e9
     images = sum(
@@ -138,6 +139,7 @@ def count(config: RunConfig, cohort: CohortFacts) -> Counts:
     held = config.ingest.validation_subjects + config.ingest.test_subjects
     share = 1 - held / max(1, len({s.subject_id for s in train}))
     slices = {s.case_id: s.geometry.shape[2] for s in scans if s.geometry}
+    dense = {s.case_id: _dense_slices(config, s, extents_mm) for s in scans}
     sizes = [_voxels(s.geometry) for s in scans if s.geometry]
     return Counts(
         scans=len(scans),
@@ -147,7 +149,10 @@ def count(config: RunConfig, cohort: CohortFacts) -> Counts:
         patches=sum(patches.values()),
         training_patches=round(max(0.0, share) * sum(patches[s.case_id] for s in train)),
         labeled_patches=sum(patches[s.case_id] for s in labeled),
-        dense_slices=sum(slices[s.case_id] for s in labeled),
+        labeled_slices=sum(dense[s.case_id] for s in labeled),
+        dense_slices=sum(
+            dense[s.case_id] for s in (train if config.extract.dense_unlabeled else labeled)
+        ),
         slices=sum(slices.values()),
         voxels=sum(sizes),
         largest_voxels=max(sizes, default=0),
@@ -160,14 +165,15 @@ def arm_steps(config: RunConfig, training_patches: int) -> dict[str, int]:
     `scratch-long` gets as many more steps as bring the pixels of pretraining.
     """
     pretrain, finetune, extract = config.pretrain, config.finetune, config.extract
+    own = finetune.steps + finetune.teacher_steps
     if pretrain.strategy == "none":
-        return {"fine-tuned": finetune.steps}
+        return {"fine-tuned": own}
     side = extract.dense_size if finetune.head == "dense" else extract.patch_size
     views = 2 * min(pretrain.batch, max(1, training_patches))
     pixels = pretrain.steps * views * extract.patch_size**2
     added = math.ceil(pixels / (finetune.batch * side**2))
-    steps = {"scratch": finetune.steps, "scratch-long": finetune.steps + added}
-    return {pretrain.strategy: finetune.steps} | {twin: steps[twin] for twin in finetune.twins}
+    steps = {"scratch": own, "scratch-long": own + added}
+    return {pretrain.strategy: own} | {twin: steps[twin] for twin in finetune.twins}
 
 
 def _meta(config: RunConfig, organs: Sequence[str]) -> StoreMeta:
@@ -214,19 +220,27 @@ def _patches(scan: ScanFacts, extents_mm: Mapping[str, float], margin: int) -> i
     return round(total)
 
 
+def _dense_slices(config: RunConfig, scan: ScanFacts, extents_mm: Mapping[str, float]) -> int:
+    """Return how many dense slices a scan has: all, or those along its longest organ."""
+    assert scan.geometry is not None, "scans without a grid are left out"
+    depth, spacing_mm = scan.geometry.shape[2], scan.geometry.spacing_mm[2]
+    if config.extract.dense_region == "slice":
+        return depth
+    return min(depth, round(max(extents_mm.values(), default=0.0) / spacing_mm))
+
+
 def _memory(
     cohort: CohortFacts, counts: Counts, patches_gb: float, costs: StepCosts | None
 ) -> dict[str, float]:
     """Return the memory that the heaviest stages take; on a GPU, training's is the GPU's."""
-    bytes_per_voxel = max((s.image.bytes_per_voxel for s in cohort.scans if s.image), default=2)
+    stored = max((s.image.bytes_per_voxel for s in cohort.scans if s.image), default=2)
+    read_gb = counts.largest_voxels * stored * _READ_BYTES / 1e9
     memory = {
-        "read the largest scan": _READ_BASE_GB
-        + counts.largest_voxels * bytes_per_voxel * _READ_BYTES / 1e9,
+        "ingest the largest scans": _READ_BASE_GB + read_gb,
         "predict the largest scan": prediction_gb(counts.largest_voxels),
     }
     if costs is not None:
-        held = patches_gb if patches_gb < _IN_MEMORY_GB else 0.0
-        memory["train"] = costs.peak_gb + held
+        memory["train"] = costs.peak_gb + patches_gb * (patches_gb < _IN_MEMORY_GB)
     return memory
 
 

@@ -158,7 +158,7 @@ def _finetune(config: RunConfig, organs: Sequence[str], device: torch.device) ->
     rules = StepRules(batch=settings.batch, ranges=ranges, seed=0, device=device)
     store = _store(config, organs)
     task = (
-        DenseTask(store, rules, settings.class_balance)
+        DenseTask(store, rules, settings.class_balance, settings.copy_paste)
         if dense
         else QueryTask(store, rules, settings.corruption)
     )
@@ -179,7 +179,7 @@ def _store(config: RunConfig, organs: Sequence[str]) -> PatchStore:
     return PatchStore(
         meta,
         pd.DataFrame({"organ": names, "reference_row": range(count)}),
-        pd.DataFrame({"annotated": [";".join(organs)] * count}),
+        pd.DataFrame({"annotated": [";".join(organs)] * count, "reference_row": range(count)}),
         StoreArrays(
             _noise(rng, patch, np.uint16), masks, masks, _noise(rng, slices, np.uint16), labels
         ),

@@ -1,0 +1,202 @@
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from toy_cohort import locate_toy_cohort
+
+from planted import clean_files, write_files
+from sacl.cli import main
+from sacl.config import load_config
+from sacl.io.patch_store import read_patches
+from sacl.io.workspace import Workspace
+from sacl.settings import PhantomSettings
+from sacl.stages.check import check
+from sacl.stages.extract import extract
+from sacl.stages.phantom import phantom
+
+QUICK = ["--check.probe", "false"]
+
+
+def _check(data, out, **flags):
+    return check(
+        load_config(None, {"ingest.data": str(data), "check.probe": "false", **flags}), out
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_files(clean_files(), tmp_path_factory.mktemp("clean") / "data")
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    files = clean_files()
+    files.scans["c2"].image[:] = 40
+    files.scans["c3"].image += 1024
+    return write_files(files, tmp_path / "faulty")
+
+
+def test_writes_a_page_a_table_and_a_record_beside_each_other(data, tmp_path):
+    out = tmp_path / "out" / "look.html"
+    checked = _check(data, out)
+    assert checked.findings == ()
+    assert sorted(p.name for p in out.parent.iterdir()) == ["look.csv", "look.html", "look.json"]
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["splits"]["train"] == {"subjects": 6, "scans": 7, "labeled": 7, "unlabeled": 0}
+    assert record["scan_labels"]["phase"]["native"] == {"train": 4, "validation": 0, "test": 1}
+    assert record["annotation"]["liver"] == {"annotated": 10, "absent": 0, "not annotated": 0}
+
+
+def test_the_table_has_a_row_per_scan_with_volumes_and_findings(faulty, tmp_path):
+    _check(faulty, tmp_path / "check.html")
+    rows = {
+        row["case_id"]: row
+        for row in csv.DictReader((tmp_path / "check.csv").read_text().splitlines())
+    }
+    assert len(rows) == 10
+    assert rows["c2"]["findings"] == "constant-image"
+    assert rows["c3"]["findings"] == "not-hu"
+    assert (rows["c4"]["orientation"], rows["c4"]["nx"], rows["c4"]["x_mm"]) == (
+        "RAS",
+        "24",
+        "14.0",
+    )
+    assert 1000 < float(rows["c4"]["liver mL"]) < 3000
+
+
+def test_all_faults_are_collected_in_one_go(faulty, tmp_path):
+    checked = _check(faulty, tmp_path / "check.html")
+    assert {(f.code, f.case_id) for f in checked.findings} == {
+        ("constant-image", "c2"),
+        ("not-hu", "c3"),
+    }
+
+
+def test_the_page_needs_nothing_but_itself_and_holds_no_path(faulty, tmp_path):
+    out = tmp_path / "check.html"
+    _check(faulty, out)
+    for path in (out, out.with_suffix(".csv"), out.with_suffix(".json")):
+        assert str(tmp_path) not in path.read_text()
+    page = out.read_text()
+    assert "<script" not in page
+    assert "src=" not in page
+    assert "1 kind of error and 1 kind of warning" in page
+    assert page.index("Image of one value") < page.index("CT intensities that are not in HU")
+
+
+def test_an_ingested_cohort_is_checked_by_its_work_directory_or_its_folder(tmp_path):
+    workspace = locate_toy_cohort(tmp_path / "work")
+    checks = [
+        _check(folder, tmp_path / "check.html").record
+        for folder in (workspace.root, workspace.folder("ingest"))
+    ]
+    for record in checks:
+        assert record.pop("forecast")["counts"]["scans"] == 6
+    assert checks[0] == checks[1]
+    assert checks[0]["splits"]["train"] == {
+        "subjects": 4,
+        "scans": 4,
+        "labeled": 2,
+        "unlabeled": 2,
+    }
+    assert checks[0]["annotation"]["aorta"] == {"annotated": 2, "absent": 0, "not annotated": 4}
+
+
+def test_patches_and_disk_are_those_that_extract_writes(tmp_path):
+    workspace = locate_toy_cohort(tmp_path / "work")
+    config = load_config(None, {"ingest.data": str(workspace.root), "check.probe": "false"})
+    expected = check(config, tmp_path / "check.html").record["forecast"]
+    folder = extract(config.extract, workspace)
+    store = read_patches(folder)
+    assert expected["counts"]["patches"] == len(store)
+    assert expected["counts"]["dense_slices"] == len(store.dense_index)
+    arrays = [path.stat().st_size for path in folder.glob("*.npy")]
+    assert expected["disk_gb"]["patch store"] == pytest.approx(sum(arrays) / 1e9, rel=0.03)
+    volumes = [p.stat().st_size for p in (workspace.folder("ingest") / "images").iterdir()]
+    assert expected["disk_gb"]["canonical volumes"] == pytest.approx(sum(volumes) / 1e9, rel=0.02)
+
+
+def test_a_phantom_cohort_has_neither_errors_nor_warnings(tmp_path):
+    settings = PhantomSettings(scans=9, shape=(48, 40, 24), spacing_mm=(8.0, 8.0, 10.0))
+    phantom(settings, Workspace(tmp_path / "work"))
+    config = load_config(
+        None,
+        {"work": str(tmp_path / "work"), "phantom.scans": "9", "check.probe": "false"},
+    )
+    checked = check(config, tmp_path / "check.html", configured=True)
+    assert [f for f in checked.findings if f.level != "note"] == []
+    assert checked.cohort.scans[1].geometry.orientation == "LAS"
+
+
+def test_several_folders_are_checked_as_one_cohort(data, tmp_path):
+    config = load_config(None, {"ingest.data": json.dumps([str(data)] * 2), "check.probe": "false"})
+    checked = check(config, tmp_path / "check.html")
+    assert len(checked.cohort.scans) == 20
+    assert {f.code for f in checked.findings} >= {"duplicate"}
+
+
+def test_another_grid_is_a_note_where_it_will_be_repaired(tmp_path):
+    files = clean_files()
+    files.scans["c2"].label_affine = files.scans["c2"].affine.copy()
+    files.scans["c2"].label_affine[0, 3] += 14
+    data = write_files(files, tmp_path / "data")
+    assert [f.code for f in _check(data, tmp_path / "a.html").findings] == ["label-grid"]
+    repaired = _check(data, tmp_path / "b.html", **{"ingest.repair_grid": "nearest"})
+    assert [f.code for f in repaired.findings] == ["resampled-reference"]
+
+
+def test_a_clean_cohort_exits_with_0(data, tmp_path, capsys):
+    assert main(["check", str(data), "--out", str(tmp_path / "a.html"), *QUICK]) == 0
+    told = capsys.readouterr().out
+    assert "train" in told
+    assert "0 errors, 0 warnings, 0 notes" in told
+
+
+def test_errors_exit_with_2_and_one_line_that_names_the_page(faulty, tmp_path, capsys):
+    assert main(["check", str(faulty), "--out", str(tmp_path / "a.html"), *QUICK]) == 2
+    told = capsys.readouterr()
+    assert told.err.splitlines()[-1].startswith("sacl: check: 1 kind")
+    assert "a.html" in told.err.splitlines()[-1]
+    assert "c2: every voxel is 40" in told.out
+
+
+@pytest.mark.parametrize(("which", "code"), [("data", 0), ("faulty", 2)])
+def test_json_is_alone_on_stdout(which, code, request, tmp_path, capsys):
+    folder = request.getfixturevalue(which)
+    out = tmp_path / "a.html"
+    assert main(["check", str(folder), "--json", "--out", str(out), *QUICK]) == code
+    assert json.loads(capsys.readouterr().out) == json.loads(out.with_suffix(".json").read_text())
+
+
+def test_a_folder_without_scans_is_one_line(tmp_path, capsys):
+    assert main(["check", str(tmp_path), "--out", str(tmp_path / "a.html"), *QUICK]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "a.html").exists()
+
+
+def test_checking_loads_no_torch(data, tmp_path):
+    code = (
+        "import sys; from sacl.cli import main;"
+        f"main(['check', {str(data)!r}, '--out', {str(tmp_path / 'a.html')!r},"
+        " '--check.probe', 'false']); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.real_data
+def test_the_same_images_of_two_subjects_of_acdc_are_found(real_data, tmp_path):
+    checked = _check(real_data / "Dataset027_ACDC", tmp_path / "check.html")
+    found = {(f.code, f.case_id) for f in checked.findings if f.code == "duplicate"}
+    assert found == {("duplicate", f"patient074_frame0{n}") for n in (1, 2)}
+    assert checked.record["kinds"]["error"] == 0
+
+
+@pytest.mark.real_data
+def test_hippocampus_has_one_note_on_its_scales_and_not_one_per_scan(real_data, tmp_path):
+    checked = _check(real_data / "Dataset004_Hippocampus", tmp_path / "check.html")
+    about_scans = [f for f in checked.findings if f.level != "note" and f.case_id]
+    assert about_scans == []
+    assert [f.case_id for f in checked.findings if f.code == "intensity-scale"] == [""]
