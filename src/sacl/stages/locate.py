@@ -34,6 +34,7 @@ from sacl.models.coarse import CoarseSpec, plan_levels
 from sacl.models.device import resolve_device
 from sacl.settings import LocateSettings
 from sacl.training.coarse import CoarseCase, CoarsePlan, train_coarse
+from sacl.training.folds import deal_folds
 from sacl.types import Case, Cohort, LabelMap
 
 Locator = Callable[[Case], LabelMap]
@@ -65,8 +66,8 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
     nothing is trained: the maps are those of that source, cleaned in the same way.
 
     Raises:
-        DataError: fewer than 2 subjects are labeled; or a given map is missing, lies on another
-            grid, or has labels without names.
+        DataError: fewer than 2 subjects are labeled, or annotated for an organ; or a given map is
+            missing, lies on another grid, or has labels without names.
     """
     with recorded(workspace, "locate", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
@@ -184,15 +185,7 @@ def _by_given_maps(
 def _by_networks(
     settings: LocateSettings, workspace: Workspace, cohort: Cohort
 ) -> tuple[Locator, frozenset[str], Summary]:
-    subjects = list(dict.fromkeys(case.subject_id for case in cohort.labeled))
-    if len(subjects) < 2:
-        raise DataError(
-            f"cohort {cohort.name}: {len(subjects)} labeled subject, but the coarse network needs"
-            " at least 2, so that none is located by a network that saw it; label another, or give"
-            " label maps with --from DIR"
-        )
-    count = min(settings.folds, len(subjects))
-    fold_of = {subject: number % count for number, subject in enumerate(subjects)}
+    fold_of = deal_folds(cohort, settings.folds)
     folds = _train_folds(settings, workspace, cohort, fold_of)
     every = CoarseEnsemble(
         folds[0].spec, tuple(n for fold in folds for n in fold.networks), folds[0].device
