@@ -202,9 +202,17 @@ def _export(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     from sacl.stages.export import export, export_folder
 
     form = known.form or "nifti"
+    sources = known.source or []
     if known.predicted is not None:
+        if len(sources) > 1:
+            raise ConfigError("sacl export: --predicted goes with one --source folder")
         return export_folder(
-            known.predicted, known.out, form, reference=known.reference, force=known.force
+            known.predicted,
+            known.out,
+            form,
+            reference=known.reference,
+            source=next(iter(sources), None),
+            force=known.force,
         )
     return export(
         _finished_run(known, flags),
@@ -213,6 +221,7 @@ def _export(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         arm=known.arm,
         splits=tuple(known.splits or ()),
         folds=5 if known.folds is None else known.folds,
+        sources=sources,
         force=known.force,
     )
 

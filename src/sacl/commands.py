@@ -112,10 +112,11 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
         ),
         "export": (
             ("--out", "folder for the files"),
-            ("--form", "nifti (default), nifti-per-organ, nnunet or nnssl"),
+            ("--form", "nifti (default), nifti-per-organ, nnunet, nnssl, dicom-seg, ..."),
             ("--arm", "which segmenter's predictions (default: the pretrained one's)"),
             ("--splits", "splits to export: train, validation, test (default: all predicted)"),
             ("--folds", "nnunet: number of cross-validation folds (default: 5)"),
+            ("--source", "dicom-seg, dicom-seg-labelmap, rtstruct: DICOM that was ingested"),
             ("--predicted", "folder of label maps to export, instead of a run's"),
             ("--reference", "folder of their reference label maps, for nnunet's summary.json"),
         ),
@@ -126,7 +127,7 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
     for flag, text in own.get(name, ()):
         kind: Any = str if flag in _TEXT_FLAGS else int if flag == "--folds" else Path
         target = "from_" if flag == "--from" else flag[2:].replace("-", "_")
-        many = "+" if flag in ("--data", "--runs", "--splits") else None
+        many = "+" if flag in ("--data", "--runs", "--splits", "--source") else None
         shown = _SHOWN.get(flag, "DIR")
         command.add_argument(flag, dest=target, type=kind, nargs=many, metavar=shown, help=text)
 

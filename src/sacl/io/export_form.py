@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sacl.io.workspace import Workspace
 from sacl.types import SPLITS, Case, Cohort, LabelMap, LabelScheme, NativeFrame, Split
@@ -14,13 +15,17 @@ from sacl.types import SPLITS, Case, Cohort, LabelMap, LabelScheme, NativeFrame,
 class Result:
     """A predicted label map on its canonical grid, and the frame of the scan's own file.
 
-    `case` is what the cohort knows of the scan; None where a folder of label maps is exported.
+    `case` is what the cohort knows of the scan; None where a folder of label maps is exported, and
+    `run`, the name of the run, is empty then. `source` reads the headers of the scan's own DICOM
+    images; None where nobody said where these are.
     """
 
     case_id: str
     label_map: LabelMap
     native: NativeFrame
     case: Case | None = None
+    run: str = ""
+    source: Callable[[], Sequence[Any]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +53,8 @@ class Form:
 
     `write` puts one scan's result at a path, the case's name with `suffix`, whole or not at all;
     None where a form needs no predictions. `finish` writes what is said of all scans together, and
-    returns the files. `splits` are those that are exported where nobody says.
+    returns the files. `splits` are those that are exported where nobody says. A form that
+    `needs_source` refers to the scan's own DICOM images.
     """
 
     summary: str
@@ -56,3 +62,4 @@ class Form:
     write: Callable[[Result, Path], None] | None = None
     finish: Callable[[Export], list[Path]] | None = None
     splits: tuple[Split, ...] = SPLITS
+    needs_source: bool = False

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sacl.errors import ConfigError, DataError, WorkspaceError
+from sacl.io.dicom.pseudonyms import KEY
+from sacl.io.dicom.source import ingested_series, series_named
 from sacl.io.export_form import Export, Form, Result
 from sacl.io.label_names import scheme_of_folders
 from sacl.io.manifest import read_cohort, read_reference
@@ -31,6 +33,7 @@ def export(  # noqa: PLR0913
     arm: str | None = None,
     splits: Sequence[str] = (),
     folds: int = 5,
+    sources: Sequence[Path] = (),
     force: bool = False,
 ) -> dict[str, Any]:
     """Write the predictions of a finished run in another form, and return what was written.
@@ -45,6 +48,7 @@ def export(  # noqa: PLR0913
         splits: Splits to export, the form's own where empty. Training scans are scored only
             where their split is named.
         folds: nnU-Net: number of cross-validation folds.
+        sources: DICOM forms: the folders or zips of DICOM that were ingested.
         force: Write everything anew.
 
     Raises:
@@ -52,7 +56,7 @@ def export(  # noqa: PLR0913
         DataError: no scan of the splits was predicted.
         WorkspaceError: the run has not got as far as the form needs.
     """
-    chosen = _form(form)
+    chosen = _form(form, sources)
     if folds < 2:
         raise ConfigError(f"--folds {folds}: expected 2 or more")
     cohort = read_cohort(workspace.require("ingest"))
@@ -63,7 +67,9 @@ def export(  # noqa: PLR0913
         arm = _arm(workspace, arm)
         folder = workspace.require("predict") / arm
         cases = _predicted(cases, folder)
-        load = {c.case_id: functools.partial(_read, folder, c, cohort) for c in cases}
+        find = ingested_series(sources, workspace.root / KEY) if sources else None
+        name = workspace.name
+        load = {c.case_id: functools.partial(_read, folder, c, cohort, name, find) for c in cases}
     elif not cases:
         raise DataError(f"{cohort.name}: no scan in the splits {', '.join(wanted)}")
     scored = [case for case in cases if case.split != "train" or case.split in splits]
@@ -87,17 +93,19 @@ def export_folder(
     form: str = "nifti",
     *,
     reference: Path | None = None,
+    source: Path | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Write any folder of label maps in another form, and return what was written.
 
-    Organs are named as `sacl evaluate` names them. References are matched by file name.
+    Organs are named as `sacl evaluate` names them. References are matched by file name; so are the
+    folders or zips in `source`, each with the one DICOM series of a scan.
 
     Raises:
         ConfigError: there is no such form, the form needs a run, or `out` is the folder itself.
         DataError: there is no label map in the folder.
     """
-    chosen = _form(form)
+    chosen = _form(form, [source] if source else [])
     if chosen.write is None:
         raise ConfigError(f"--form {form}: needs a run's cohort; give WORK instead of --predicted")
     if out.resolve() == predicted.resolve():
@@ -107,7 +115,8 @@ def export_folder(
     scheme = scheme_of_folders(*(folder for folder in (reference, predicted) if folder))
 
     def read(case_id: str) -> Result:
-        return Result(case_id, *read_label_map(paths[case_id], scheme))
+        find = functools.partial(series_named, source, case_id) if source else None
+        return Result(case_id, *read_label_map(paths[case_id], scheme), source=find)
 
     def read_other(case_id: str) -> tuple[LabelMap, tuple[str, ...]]:
         return read_label_map(references[case_id], scheme)[0], scheme.names
@@ -122,10 +131,17 @@ def export_folder(
     return _write(chosen, common, load, {"form": form, "inputs": inputs})
 
 
-def _form(name: str) -> Form:
+def _form(name: str, sources: Sequence[Path]) -> Form:
     if name not in FORMS:
         raise ConfigError(f"--form {name}: expected one of {', '.join(FORMS)}")
-    return FORMS[name]
+    form = FORMS[name]
+    if form.needs_source and not sources:
+        raise ConfigError(
+            f"--form {name}: refers to the scans' own DICOM images; give their folder, --source"
+        )
+    if sources and not form.needs_source:
+        raise ConfigError(f"--form {name}: refers to no DICOM images; leave out --source")
+    return form
 
 
 def _splits(wanted: Sequence[str]) -> Sequence[str]:
@@ -167,9 +183,16 @@ def _predicted(cases: Sequence[Case], folder: Path) -> list[Case]:
     return there
 
 
-def _read(folder: Path, case: Case, cohort: Cohort) -> Result:
+def _read(
+    folder: Path,
+    case: Case,
+    cohort: Cohort,
+    run: str,
+    find: Callable[[str], Sequence[Any]] | None,
+) -> Result:
     label_map, native = read_label_map(folder / f"{case.case_id}.nii.gz", cohort.scheme)
-    return Result(case.case_id, label_map, native, case)
+    source = functools.partial(find, case.case_id) if find else None
+    return Result(case.case_id, label_map, native, case, run, source)
 
 
 def _references(

@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from sacl.geometry import require_same_grid
+from sacl.io.export_dicom import (
+    write_binary_segmentation,
+    write_labelmap_segmentation,
+    write_structures,
+)
 from sacl.io.export_form import Export, Form
 from sacl.io.export_nifti import write_map, write_masks
 from sacl.io.nifti import read_label_map
@@ -75,6 +80,21 @@ FORMS: dict[str, Form] = {
     "nifti": Form("one label map per scan, with the label table in it", ".nii.gz", write_map),
     "nifti-per-organ": Form("a folder per scan with one mask per organ", "", write_masks),
     "nnunet": Form("nnU-Net's predictions and JSON files", ".nii.gz", write_map, finish_nnunet),
+    "dicom-seg": Form(
+        "a DICOM segmentation per scan, of bits",
+        ".seg.dcm",
+        write_binary_segmentation,
+        needs_source=True,
+    ),
+    "dicom-seg-labelmap": Form(
+        "a DICOM segmentation per scan, of label values",
+        ".seg.dcm",
+        write_labelmap_segmentation,
+        needs_source=True,
+    ),
+    "rtstruct": Form(
+        "a DICOM structure set per scan", ".rtstruct.dcm", write_structures, needs_source=True
+    ),
     "nnssl": Form("the scans as nnssl pretrains on", finish=finish_nnssl, splits=("train",)),
 }
 """All forms by name."""
