@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,14 +44,20 @@ def inflate_into(content: np.ndarray, path: Path, start: int) -> None:
 
 
 def empty_for(path: Path, size: int) -> np.ndarray:
-    """Return an uninitialized array of `size` bytes, refusing more than the file can hold.
+    """Return an array of `size` bytes, refusing more than the file can hold.
+
+    It is mapped, not allocated: dropped, it goes back to the system at once, where the allocator
+    would keep a freed label map for each thread.
 
     Raises:
         EOFError: a gzip file of this length cannot hold that much.
     """
     if size > _LARGEST_RATIO * path.stat().st_size:
         raise EOFError("the file is too short for what its header promises")
-    return np.empty(size, np.uint8)
+    if size == 0:
+        return np.empty(0, np.uint8)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, np.uint8)
 
 
 def write_gzip(path: Path, pieces: Iterable[bytes], runs: bool) -> None:
