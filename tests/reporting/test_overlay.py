@@ -1,6 +1,7 @@
 import numpy as np
 
-from sacl.reporting.overlay import as_seen, extremes, fullest_slice
+from sacl.reporting.overlay import as_seen, extremes, fullest_slice, only_annotated
+from sacl.types import Grid, LabelMap, LabelScheme
 
 
 def test_right_is_on_the_left_and_front_is_at_the_top():
@@ -33,3 +34,11 @@ def test_slice_with_the_largest_organ_area_is_chosen():
     predicted[:, :, 1] = 1
     assert fullest_slice(reference, predicted) == 2
     assert fullest_slice(np.zeros_like(reference), predicted) == 1
+
+
+def test_an_organ_that_nobody_looked_for_is_not_shown_as_a_mistake():
+    scheme = LabelScheme("s", ("liver", "spleen", "aorta"))
+    voxels = np.arange(8, dtype=np.uint8).reshape(2, 2, 2) % 4
+    shown = only_annotated(LabelMap(voxels, Grid((2, 2, 2), np.eye(4)), scheme), ("aorta", "liver"))
+    np.testing.assert_array_equal(shown.voxels, np.where(voxels == 2, 0, voxels))
+    assert shown.voxels.dtype == np.uint8

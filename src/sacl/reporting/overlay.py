@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
+
+from sacl.types import LabelMap
 
 ORIENTATION = (
     "Axial slices as radiologists see them: from the feet, the patient's right on the left of the"
@@ -37,6 +39,16 @@ def fullest_slice(reference: np.ndarray, predicted: np.ndarray) -> int:
     if not area.any():
         area = np.count_nonzero(predicted, axis=(0, 1))
     return int(np.argmax(area))
+
+
+def only_annotated(predicted: LabelMap, annotated: Collection[str]) -> LabelMap:
+    """Return a prediction without the organs that nobody looked for in that scan.
+
+    Beside a reference that cannot have them they would look like mistakes.
+    """
+    scheme = predicted.scheme
+    kept = np.array([0, *((organ in annotated) * scheme.label_of(organ) for organ in scheme.names)])
+    return LabelMap(kept.astype(predicted.voxels.dtype)[predicted.voxels], predicted.grid, scheme)
 
 
 def as_seen(plane: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from sacl.reporting.background import Records, limits_section, run_section, subt
 from sacl.reporting.embedding import Embedding
 from sacl.reporting.figures import Curve
 from sacl.reporting.headline import headline
-from sacl.reporting.overlay import extremes
+from sacl.reporting.overlay import extremes, only_annotated
 from sacl.reporting.page import Section, Top, render_page
 from sacl.reporting.pictures import (
     ShownScan,
@@ -190,6 +190,7 @@ def _shown_scans(workspace: Workspace, cohort: Cohort, rows: Sequence[ScoreRow])
         reference = read_reference(home, cases[case_id], cohort.scheme)
         path = workspace.folder("predict") / run / f"{case_id}.nii.gz"
         if reference is not None and path.is_file():
+            predicted = read_label_map(path, cohort.scheme)[0]
             shown.append(
                 ShownScan(
                     role=role,
@@ -198,7 +199,7 @@ def _shown_scans(workspace: Workspace, cohort: Cohort, rows: Sequence[ScoreRow])
                     image=read_image(home, cases[case_id]),
                     window=cases[case_id].window,
                     reference=reference,
-                    predicted=read_label_map(path, cohort.scheme)[0],
+                    predicted=only_annotated(predicted, cases[case_id].annotated),
                 )
             )
     return shown
