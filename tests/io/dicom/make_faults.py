@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from dicom_kinds import MAKERS, Expected, Maker, Rng, some_scan
+from dicom_kinds import MAKERS, Expected, Maker, Rng, kind, some_scan
 from make_series import SECONDARY_CAPTURE, Patient, slices_of, turned, write
 from pydicom import Dataset
 from pydicom.sequence import Sequence
@@ -19,8 +19,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
+Change = Callable[[list[Dataset], Rng], None]
+"""Changes the datasets of a series in place."""
 
-def changed(code: str | None, change: Callable[[list[Dataset], Rng], None], **changes) -> Maker:
+
+def changed(code: str | None, change: Change, **changes) -> Maker:
     """Return a maker of a scan whose datasets are changed; whether it is still accepted."""
 
     def make(rng: Rng, folder: Path, patient: Patient) -> list[Expected]:
@@ -33,7 +36,7 @@ def changed(code: str | None, change: Callable[[list[Dataset], Rng], None], **ch
     return make
 
 
-def every(**values) -> Callable[[list[Dataset], Rng], None]:
+def every(**values) -> Change:
     """Return a change that sets attributes of all slices."""
 
     def change(images: list[Dataset], rng: Rng) -> None:
@@ -44,7 +47,7 @@ def every(**values) -> Callable[[list[Dataset], Rng], None]:
     return change
 
 
-def without(name: str, some: bool = False) -> Callable[[list[Dataset], Rng], None]:
+def without(name: str, some: bool = False) -> Change:
     """Return a change that takes an attribute from all slices, or from one."""
 
     def change(images: list[Dataset], rng: Rng) -> None:
@@ -75,7 +78,7 @@ def truncated(images: list[Dataset], rng: Rng) -> None:
     image.PixelData = image.PixelData[: len(image.PixelData) // 2]
 
 
-def compressed(syntax: str) -> Callable[[list[Dataset], Rng], None]:
+def compressed(syntax: str) -> Change:
     def change(images: list[Dataset], rng: Rng) -> None:
         for image in images:
             image.compress(syntax, generate_instance_uid=False)
@@ -83,7 +86,7 @@ def compressed(syntax: str) -> Callable[[list[Dataset], Rng], None]:
     return change
 
 
-def written_as(syntax: str) -> Callable[[list[Dataset], Rng], None]:
+def written_as(syntax: str) -> Change:
     def change(images: list[Dataset], rng: Rng) -> None:
         for image in images:
             image.file_meta.TransferSyntaxUID = syntax
@@ -91,7 +94,7 @@ def written_as(syntax: str) -> Callable[[list[Dataset], Rng], None]:
     return change
 
 
-def claims(syntax: str) -> Callable[[list[Dataset], Rng], None]:
+def claims(syntax: str) -> Change:
     """Return a change that says a compression which nothing here decodes."""
 
     def change(images: list[Dataset], rng: Rng) -> None:
@@ -122,7 +125,7 @@ def lut(images: list[Dataset], rng: Rng) -> None:
         image.ModalityLUTSequence = Sequence([item])
 
 
-def both(*changes: Callable[[list[Dataset], Rng], None]) -> Callable[[list[Dataset], Rng], None]:
+def both(*changes: Change) -> Change:
     def change(images: list[Dataset], rng: Rng) -> None:
         for one in changes:
             one(images, rng)
@@ -193,3 +196,25 @@ MAKERS |= {
     "ultrasound_in_color": changed("wrong_modality", both(every(Modality="US"), color)),
     "gap_and_derived": changed("derived", both(gap, every(ImageType=["DERIVED", "SECONDARY"]))),
 }
+
+RANKED: tuple[tuple[str, Change], ...] = (
+    ("wrong_modality", every(Modality="US")),
+    ("localizer", LOCALIZER),
+    ("secondary_capture", every(SOPClassUID=SECONDARY_CAPTURE)),
+    ("inverted_gray", MONO1),
+    ("derived", every(ImageType=["DERIVED", "PRIMARY", "MIP"])),
+    ("missing_tags", without("ImagePositionPatient")),
+    ("unsupported_pixels", every(RescaleSlope=0)),
+    ("truncated_pixels", truncated),
+    ("bad_geometry", every(PixelSpacing=[0, 0.7])),
+    ("mixed_orientation", radial),
+    ("missing_slices", gap),
+)
+"""Faults in the order in which one is the reason where a series has two."""
+
+
+@kind
+def two_faults(rng: Rng, folder: Path, patient: Patient) -> list[Expected]:
+    first, second = sorted(rng.choice(len(RANKED), 2, replace=False))
+    code, change = RANKED[first]
+    return changed(code, both(RANKED[second][1], change))(rng, folder, patient)

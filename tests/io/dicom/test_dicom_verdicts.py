@@ -2,19 +2,25 @@ from __future__ import annotations
 
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import make_odd_series  # noqa: F401  (adds its kinds)
 import numpy as np
 import pydicom
 import pytest
 from dicom_kinds import MAKERS, differences, new_patient
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from make_faults import every
-from make_series import make_scan, other, slices_of, write, write_scan
+from make_series import make_scan, other, slices_of, turned, write, write_scan
 
 from sacl.errors import DataError
 from sacl.io.dicom import checks
 from sacl.io.dicom.faults import CODES
+from sacl.io.dicom.files import Source
+from sacl.io.dicom.geometry import SliceStack, stack
 from sacl.io.dicom.intake import take_in
+from sacl.io.dicom.slices import Encoding, Identity, Slice, Traits
 from sacl.io.dicom.verdict import Rule
 from sacl.io.dicom.volume import read_scan
 
@@ -168,3 +174,57 @@ def test_what_is_no_image_is_counted_not_judged(tmp_path, rng):
     assert (intake.files["other"], intake.files["object"], intake.files["image"]) == (2, 1, 8)
     assert intake.files["damaged"] == 2
     assert "2 DICOM files with a damaged header skipped" in intake.notes
+
+
+def test_the_page_explains_every_reason():
+    page = Path(__file__).parents[3] / "docs" / "how-to" / "cohort.md"
+    section = page.read_text(encoding="utf-8").partition("## DICOM")[2]
+    assert [code for code in CODES if f"`{code}`" not in section] == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), count=st.integers(5, 40), degrees=st.floats(-30, 30))
+def test_any_order_of_slices_gives_their_grid(seed, count, degrees):
+    """Slices of any direction, spacing, tilt and order: positions are where their headers say."""
+    rng = np.random.default_rng(seed)
+    cosines, normal = turned(rng)
+    spacing = tuple(float(x) for x in rng.uniform(0.3, 4.0, 2))
+    distance = float(rng.uniform(0.3, 8.0))
+    step = distance * (normal + np.tan(np.radians(degrees)) * np.array(cosines[1]))
+    origin = rng.uniform(-900, 900, 3)
+    places = [tuple(origin + k * step) for k in range(count)]
+    encoding = Encoding(7, 5, 1, "MONOCHROME2", 16, 16, False, "", False, None)
+    order = rng.permutation(count)
+    found = stack([slice_at(places[k], cosines, spacing, encoding) for k in order])
+    assert isinstance(found, SliceStack)
+    assert found.grid.shape == (5, 7, count)
+    assert found.tilt_deg == pytest.approx(abs(degrees), abs=1e-3)
+    for k, piece in enumerate(found.slices):
+        for i, j in ((0, 0), (4, 0), (0, 6)):
+            lps = np.array(piece.position_mm)
+            lps = (
+                lps + i * spacing[1] * np.array(cosines[0]) + j * spacing[0] * np.array(cosines[1])
+            )
+            x, y, z, _ = found.grid.affine @ (i, j, k, 1)
+            np.testing.assert_allclose((-x, -y, z), lps, rtol=0, atol=1e-6)
+
+
+def slice_at(place, cosines, spacing, encoding):
+    return Slice(
+        source=Source(Path("x")),
+        frame=None,
+        identity=Identity("", "", "", "", "", ""),
+        sop_uid="",
+        modality="CT",
+        series_number=None,
+        traits=Traits(None, None, None, None, "", ()),
+        encoding=encoding,
+        spacing_mm=spacing,
+        orientation=(*cosines[0], *cosines[1]),
+        position_mm=place,
+        slope=1.0,
+        intercept=0.0,
+        pixels="whole",
+        frames=1,
+        converted=False,
+    )

@@ -7,10 +7,8 @@ import unicodedata
 from dataclasses import dataclass
 from itertools import pairwise
 
+from sacl.io.phase_words import PHASES
 from sacl.types import UNKNOWN
-
-PHASES = ("native", "arterial_early", "arterial_late", "portal_venous", "delayed")
-"""In the order in which contrast passes."""
 
 
 def _words(*lines: str) -> frozenset[str]:

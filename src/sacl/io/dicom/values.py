@@ -32,6 +32,8 @@ def quiet() -> Iterator[None]:
 
 def text(header: Dataset, keyword: str) -> str:
     """Return a value as stripped text, values of a list joined by a backslash; empty if none."""
+    if keyword not in header:
+        return ""
     try:
         value = header.get(keyword)
     except DAMAGE:
@@ -45,6 +47,8 @@ def text(header: Dataset, keyword: str) -> str:
 
 def numbers(header: Dataset, keyword: str, count: int) -> Numbers | None:
     """Return so many finite numbers of a value, None where it is missing or garbled."""
+    if keyword not in header:
+        return None
     try:
         value = header.get(keyword)
         items = list(value) if isinstance(value, (MultiValue, list)) else [value]
