@@ -117,7 +117,7 @@ def test_a_cohort_that_suits_its_settings_is_told_nothing():
         ([_scan(0), _scan(1)], {}, "nothing will be scored"),
         (
             [_scan(n, "test" if n > 2 else "train", phase="unknown") for n in range(4)],
-            {},
+            {"locate__estimate_phase": "false"},
             "'phase'",
         ),
         (COHORT.scans, {"ingest__labeled_subjects": "7"}, "is 7, and there are 3"),
@@ -128,6 +128,25 @@ def test_a_cohort_that_suits_its_settings_is_told_nothing():
 def test_what_a_run_would_stop_at_is_told_once(scans, flags, words):
     (message,) = _told(_cohort(scans), **flags)
     assert words in message
+
+
+def test_a_phase_that_will_be_estimated_need_not_be_known():
+    scans = [_scan(n, "test" if n > 2 else "train", phase="unknown") for n in range(4)]
+    assert _told(_cohort(scans)) == []
+    assert len(_told(dataclasses.replace(_cohort(scans), modality="mr"))) == 1
+
+
+def test_an_organ_that_no_labeled_scan_is_annotated_for_is_told():
+    (message,) = _told(_cohort(COHORT.scans, ("liver", "spleen")))
+    assert message == "no labeled training scan is annotated for spleen"
+
+
+def test_a_cohort_of_two_modalities_needs_a_choice():
+    scans = [
+        dataclasses.replace(s, modality="mr" if s.case_id == "c4" else "ct") for s in COHORT.scans
+    ]
+    assert "CT and MR" in _told(_cohort(scans))[0]
+    assert _told(_cohort(scans), ingest__modality="ct") == []
 
 
 def test_a_flip_is_refused_where_sides_differ():

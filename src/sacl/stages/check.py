@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sacl.errors import ConfigError, SaclError
+from sacl.io.dicom.pseudonyms import KEY
+from sacl.io.dicom.verdict import Rule
+from sacl.io.layouts.dicom import Export
+from sacl.io.layouts.folds import with_fold
 from sacl.io.layouts.found import Found, FoundCase
 from sacl.io.layouts.recognize import find
 from sacl.io.manifest import MANIFEST, read_cohort
@@ -71,6 +75,7 @@ def check(config: RunConfig, out: Path, configured: bool = False) -> Checked:
     record = {
         **cohort_record(cohort, findings),
         "origin": origin,
+        "notes": list(found.notes),
         "forecast": {
             **asdict(expected),
             "measured": asdict(costs) if costs else None,
@@ -104,9 +109,14 @@ def _listed(source: Path, config: RunConfig) -> tuple[Found, str]:
     for folder in (source, source / FOLDERS["ingest"]):
         if (folder / MANIFEST).is_file():
             return _from_manifest(folder, read_cohort(folder)), "canonical volumes of a run"
-    found, reason = find(source, config.ingest.layout)
+    ingest, key = config.ingest, config.work / KEY
+    rule = Rule(ingest.modality, ingest.series, ingest.min_slices)
+    # Nothing is written but the page: only a key that a run has made gives its pseudonyms.
+    export = Export(rule, key if key.is_file() else None)
+    found, reason = find(source, ingest.layout, export)
+    found = with_fold(found, source, ingest.fold)
     beside = source / _SCAN_LABELS
-    if config.ingest.scan_labels is None and beside.is_file():
+    if (ingest.scan_labels is None or len(ingest.sources) > 1) and beside.is_file():
         found = with_table(found, beside)
     return found, f"read as {found.layout}, by {reason}"
 

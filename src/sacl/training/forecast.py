@@ -115,10 +115,9 @@ def usual_spacing_mm(cohort: CohortFacts) -> tuple[float, float, float]:
 
 
 def labeled_scans(config: RunConfig, scans: Sequence[ScanFacts]) -> tuple[list[ScanFacts], int]:
-    """Return training scans like those that stay labeled, and the number of their subjects.
+    """Return training scans that stand for those that stay labeled, and how many subjects these are.
 
-    Which subjects are held out or stay labeled is drawn by the run; here the first ones stand for
-    them.
+    Which subjects are held out or stay labeled is drawn by the run; here they are the first ones.
     """
     ingest = config.ingest
     labeled = [scan for scan in scans if scan.split == "train" and scan.reference]

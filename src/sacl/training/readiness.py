@@ -12,9 +12,10 @@ from sacl.metrics.findings import Finding
 from sacl.metrics.scan_facts import ScanFacts
 from sacl.organs import match, side_pairs
 from sacl.settings import RunConfig
-from sacl.training.forecast import Forecast, organs_of
+from sacl.training.forecast import Forecast, labeled_scans, organs_of
 from sacl.types import UNKNOWN
 
+_PHASE = "phase"
 _BY_SCAN_LABEL = ("semantic", "supcon")
 
 
@@ -67,17 +68,27 @@ def _organs(config: RunConfig, cohort: CohortFacts) -> Iterator[str]:
         yield f"ingest.organs asks for {', '.join(missing)}; the data have" + (
             f" {', '.join(cohort.organs)}"
         )
+    labeled, _ = labeled_scans(config, cohort.scans)
+    learned = {organ for scan in labeled if scan.reference for organ in scan.reference.annotated}
+    unlearned = [organ for organ in organs_of(config, cohort) if organ not in learned]
+    if labeled and unlearned:
+        yield f"no labeled training scan is annotated for {', '.join(unlearned)}"
     pairs = side_pairs(organs_of(config, cohort))
     if pairs and (config.pretrain.augment.flip or config.finetune.augment.flip):
         yield f"augment.flip is on, and left and right differ ({pairs[0][0]}): set it to false"
 
 
 def _pretraining(config: RunConfig, cohort: CohortFacts) -> Iterator[str]:
+    said = {scan.modality for scan in cohort.scans if scan.modality is not None}
+    if len(said) > 1 and config.ingest.modality == "auto":
+        yield "the scans are CT and MR, a cohort is one: choose with --ingest.modality ct or mr"
     train = [scan for scan in cohort.scans if scan.split == "train"]
     names, strategy = config.pretrain.scan_label_names, config.pretrain.strategy
     if not train:
         yield "no training scan: give the cohort a train split"
     elif strategy in _BY_SCAN_LABEL and not any(_has_all(scan, names) for scan in train):
+        if cohort.modality == "ct" and config.locate.estimate_phase and names == (_PHASE,):
+            return  # the coarse maps will tell it
         others = ", ".join(cohort.scan_label_names()) or "none"
         yield (
             f"pretrain.strategy '{strategy}' needs the scan-wise label '{' and '.join(names)}' and"
