@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from sacl.reporting.tables import plain_table
 from sacl.settings.protocol import Protocol
 
 PAGE = "comparison.html"
+_WRITE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ def run_comparison(
 ) -> dict[str, Any]:
     """Run the wanted cells that are not up to date, and return what came of it.
 
-    Results and page are written whenever a cell has finished. A cell that fails is told at the end
-    and tried again by the next call.
+    Results and page are written when a cell has finished, once a minute at most, and at the end. A
+    cell that fails is told at the end and tried again by the next call.
 
     Args:
         comparison: All cells.
@@ -84,9 +87,7 @@ def run_comparison(
         tally = Tally(len(chosen), wanted.jobs, None if guess is None else 60 * guess)
         say(f"{protocol.name}: {len(chosen)} of {len(comparison.cells)} cells{tally.left()}")
 
-        def after() -> None:
-            _write(comparison, confirmed)
-
+        after = _now_and_then(lambda: _write(comparison, confirmed))
         if wanted.jobs > 1:
             todo = [c for c in chosen if wanted.force or cell_state(c, confirmed) != "done"]
             tally.finished = len(chosen) - len(todo)
@@ -175,6 +176,19 @@ def choose(comparison: Comparison, wanted: Wanted) -> tuple[Cell, ...]:
         and (not wanted.seeds or cell.seed in wanted.seeds)
     )
     return shard_of(cells, wanted.shard) if wanted.shard else cells
+
+
+def _now_and_then(act: Callable[[], object]) -> Callable[[], None]:
+    """Return a function that acts when it is first called, and then once a minute at most."""
+    last = -math.inf
+
+    def maybe() -> None:
+        nonlocal last
+        if time.monotonic() - last >= _WRITE_EVERY_S:
+            act()
+            last = time.monotonic()
+
+    return maybe
 
 
 def _write(comparison: Comparison, confirmed: Confirmed) -> dict[str, Any]:
