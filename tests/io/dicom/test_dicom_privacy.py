@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 from make_faults import MONO1, every, gap
-from make_series import Patient, make_scan, oblique, other, slices_of, write, write_scan
+from make_series import Patient, make_scan, oblique, other, slices_of, tilted, write, write_scan
 
 from sacl.cli import main
 from sacl.errors import DataError
@@ -216,11 +216,28 @@ def test_a_damaged_key_is_not_overwritten(tmp_path, export):
 @pytest.mark.parametrize("name", ["CT Zzyzxperson", "PIDX4711", "export_qwertyvorname_1"])
 def test_a_folder_that_is_called_after_a_patient_is_refused(tmp_path, rng, name):
     write_scan(make_scan(rng), tmp_path / name, rng)
-    with pytest.raises(DataError, match="names a patient or a hospital") as caught:
+    with pytest.raises(DataError, match="names a patient, and records") as caught:
         dicom.read(tmp_path / name)
     assert name not in str(caught.value)
     (tmp_path / name).rename(tmp_path / "export")
     assert len(dicom.read(tmp_path / "export").cases) == 1
+
+
+def test_a_folder_called_after_the_hospital_or_a_made_up_name_is_read(tmp_path, rng):
+    write_scan(make_scan(rng), tmp_path / "klinikum_export", rng)
+    assert len(dicom.read(tmp_path / "klinikum_export").cases) == 1
+    images = slices_of(make_scan(rng), rng)
+    every(PatientIdentityRemoved="YES")(images, rng)
+    write(images, tmp_path / "PIDX4711", rng)
+    assert len(dicom.read(tmp_path / "PIDX4711").cases) == 1
+
+
+def test_remarks_are_told_once_with_the_number_of_scans(tmp_path, rng):
+    for degrees in (5, 9, 13):
+        write_scan(tilted(rng, degrees), tmp_path, rng)
+    notes = dicom.read(tmp_path).notes
+    (tilt,) = [note for note in notes if "gantry tilt" in note]
+    assert re.fullmatch(r"p0001-s01: gantry tilt .* grid; 2 more scans likewise", tilt)
 
 
 def test_patients_without_an_id_are_told(tmp_path, rng):

@@ -8,37 +8,29 @@ from pydicom import Dataset
 
 from sacl.io.dicom.values import text
 
-_NAMING = (
+_PATIENT = (
     *("PatientName", "PatientID", "OtherPatientNames", "OtherPatientIDs", "PatientBirthName"),
-    *("PatientMotherBirthName", "PatientBirthDate", "PatientAddress", "AccessionNumber", "StudyID"),
+    *("PatientMotherBirthName", "PatientBirthDate", "AccessionNumber", "MedicalRecordLocator"),
+)
+_STAFF_AND_PLACE = (
+    *("PatientAddress", "StudyID", "IssuerOfPatientID", "InstitutionName", "StationName"),
     *("ReferringPhysicianName", "PerformingPhysicianName", "PhysiciansOfRecord", "OperatorsName"),
-    *("RequestingPhysician", "NameOfPhysiciansReadingStudy", "InstitutionName", "StationName"),
-    *("InstitutionalDepartmentName", "IssuerOfPatientID", "MedicalRecordLocator"),
+    *("RequestingPhysician", "NameOfPhysiciansReadingStudy", "InstitutionalDepartmentName"),
 )
 _SHORTEST = 3
 """Shorter parts of a name, such as initials, stand in too many words."""
 _MASK = "***"
 
 
-def naming_words(header: Dataset) -> frozenset[str]:
-    """Return all words of three letters or more that name patient, staff, place or examination.
+def names_the_patient(words: str, header: Dataset) -> bool:
+    """Tell whether a text holds a patient's name or number, whole or a part of three letters.
 
-    Lower case; a name's parts and an identifier as a whole. Empty where the header says that
-    whoever was in it has been removed (`PatientIdentityRemoved`).
+    It does not where the header says that the identity has been removed: then its names are made
+    up (`PatientIdentityRemoved`).
     """
     if text(header, "PatientIdentityRemoved").upper() == "YES":
-        return frozenset()
-    words: set[str] = set()
-    for keyword in _NAMING:
-        value = text(header, keyword).lower()
-        words |= {value, *re.split(r"[\W_]+", value)}
-    return frozenset(word for word in words if len(word) >= _SHORTEST)
-
-
-def names_somebody(words: str, header: Dataset) -> bool:
-    """Tell whether a text holds a word that names somebody, as a word of its own."""
-    parts = set(re.split(r"[\W_]+", words.lower())) | {words.lower()}
-    return bool(parts & naming_words(header))
+        return False
+    return bool(_parts(words) & _words(header, _PATIENT))
 
 
 def scrubbed(words: str, header: Dataset) -> str:
@@ -47,7 +39,17 @@ def scrubbed(words: str, header: Dataset) -> str:
     Wherever such a word stands, also inside of another one, it becomes `***`. What a free text
     says in other words, nobody can know: look at it before you pass it on.
     """
-    for word in sorted(naming_words(header), key=len, reverse=True):
+    for word in sorted(_words(header, _PATIENT + _STAFF_AND_PLACE), key=len, reverse=True):
         words = re.sub(re.escape(word), _MASK, words, flags=re.IGNORECASE)
     words = re.sub(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}|\d{5,}", _MASK, words)
     return " ".join(words.split())
+
+
+def _words(header: Dataset, keywords: tuple[str, ...]) -> set[str]:
+    """Return all values and parts of values of three letters or more, in lower case."""
+    found = {part for keyword in keywords for part in _parts(text(header, keyword))}
+    return {part for part in found if len(part) >= _SHORTEST}
+
+
+def _parts(words: str) -> set[str]:
+    return {words.lower(), *re.split(r"[\W_]+", words.lower())}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sacl.io.dicom.files import DAMAGE, Opener, RefusedArchive, sources
 from sacl.io.dicom.headers import read_dataset, read_slices
-from sacl.io.dicom.identifiers import names_somebody
+from sacl.io.dicom.identifiers import names_the_patient
 from sacl.io.dicom.series import Series, group
 from sacl.io.dicom.slices import Slice
 from sacl.io.dicom.verdict import Rule, Verdict, judge, only_largest
@@ -88,12 +88,12 @@ def is_dicom(root: Path) -> bool:
 
 
 def names_a_patient(words: str, intake: Intake) -> bool:
-    """Tell whether a text, such as a folder's name, names somebody of the export's headers."""
+    """Tell whether a text, such as a folder's name, names a patient of the export."""
     first = {verdict.series.study: verdict.series.slices[0] for verdict in intake.verdicts}
     with Opener() as opener:
         for piece in first.values():
             try:
-                if names_somebody(words, read_dataset(piece.source, opener)):
+                if names_the_patient(words, read_dataset(piece.source, opener)):
                     return True
             except DAMAGE:
                 continue

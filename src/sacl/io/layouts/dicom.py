@@ -7,6 +7,8 @@ file that no record repeats. Nothing else of the headers is kept but the scan-wi
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,8 +58,8 @@ def read(root: Path, export: Export | None = None) -> Found:
         raise DataError(f"data: {told}; `sacl ingest FOLDER --explain` says why of each")
     if names_a_patient(root.stem, intake):
         raise DataError(
-            "data: the name of the folder or zip names a patient or a hospital, and records would"
-            " keep it; rename it"
+            "data: the name of the folder or zip names a patient, and records would keep it;"
+            " rename it"
         )
     known = read_key(export.key) if export.key is not None else []
     rows, extended = with_pseudonyms([verdict.series for verdict in accepted], known)
@@ -87,7 +89,7 @@ def _modality(cases: list[FoundCase]) -> Modality | None:
 
 
 def _notes(intake: Intake, rows: list[KeyRow], cases: list[FoundCase]) -> tuple[str, ...]:
-    """Return what to tell of an export, the remarks on single scans under their pseudonyms."""
+    """Return what to tell of an export; remarks on single scans under their pseudonyms."""
     nameless = sum(not row.patient_id for row in rows)
     told = list(intake.notes)
     if nameless:
@@ -97,5 +99,14 @@ def _notes(intake: Intake, rows: list[KeyRow], cases: list[FoundCase]) -> tuple[
         )
     accepted = [verdict for verdict in intake.verdicts if verdict.accepted]
     remarks = {row.case_id: v.notes for row, v in zip(rows, accepted, strict=True)}
-    told += [f"{case.case_id}: {note}" for case in cases for note in remarks[case.case_id]]
-    return tuple(told)
+    return (*told, *_summed_up((case.case_id, n) for case in cases for n in remarks[case.case_id]))
+
+
+def _summed_up(remarks: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield every kind of remark once, with the first scans that it is about."""
+    by_kind: dict[str, list[tuple[str, str]]] = {}
+    for case_id, note in remarks:
+        by_kind.setdefault(re.sub(r"[\d.]+", "", note), []).append((case_id, note))
+    for members in by_kind.values():
+        (first, note), rest = members[0], len(members) - 1
+        yield f"{first}: {note}" + (f"; {rest} more scans likewise" if rest else "")
