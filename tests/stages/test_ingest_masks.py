@@ -160,6 +160,16 @@ def test_a_mask_of_several_values_is_refused(tmp_path, workspace):
     )
 
 
+@pytest.mark.parametrize("name", ["ct.nii.gz", "segmentations/liver.nii.gz"])
+def test_a_damaged_file_is_named_with_its_case(tmp_path, workspace, name):
+    root = atlas(tmp_path / "atlas", {"s0": {"liver": LIVER}, "s1": {"liver": LIVER}})
+    (root / "s1" / name).write_text("broken")
+    with pytest.raises(DataError) as error:
+        ingested(root, workspace)
+    file = name.rpartition("/")[2]
+    assert str(error.value).startswith(f"case s1, {file}: not a readable NIfTI file")
+
+
 def test_a_mask_of_255_is_binary(tmp_path, workspace):
     root = atlas(tmp_path / "atlas", {"a": {"liver": LIVER * 255}})
     _, maps, _ = ingested(root, workspace)

@@ -127,6 +127,22 @@ def count_annotated(found: Found, scheme: LabelScheme) -> tuple[Counter[str], in
     return counts, len(references)
 
 
+def require_all_learned(found: Found, labeled: Sequence[FoundCase], scheme: LabelScheme) -> None:
+    """Refuse labeled scans that leave an organ without any annotation: nobody could learn it.
+
+    Raises:
+        ConfigError: names the organ and what to change.
+    """
+    learned = {organ for case in labeled for organ in annotated_organs(found, case, scheme)}
+    missing = [organ for organ in scheme.names if organ not in learned]
+    if labeled and missing:
+        raise ConfigError(
+            f"ingest.organs: no labeled training scan is annotated for {', '.join(missing)}; leave"
+            " it out of ingest.organs, or label subjects with it (ingest.labeled_subjects,"
+            " labeled_order, labeled_scan_label)"
+        )
+
+
 def _tables(found: Found) -> list[tuple[str, ...]]:
     """Return the organs that each source of the data names, as it calls them."""
     tables = [tuple(table_of(found, case).values()) for case in found.cases]

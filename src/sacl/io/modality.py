@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Literal
 
 from sacl.errors import ConfigError
-from sacl.io.layouts.found import Found, FoundCase, Modality
+from sacl.io.layouts.found import Found, FoundCase, Modality, naming_case
 from sacl.io.nifti import read_volume
 from sacl.types import NativeFrame, Volume
 
@@ -20,7 +20,8 @@ def read_scan(case: FoundCase) -> tuple[Volume, NativeFrame]:
     Raises:
         DataError: as `read_volume`.
     """
-    return case.load() if case.load is not None else read_volume(case.image)
+    with naming_case(case):
+        return case.load() if case.load is not None else read_volume(case.image)
 
 
 def with_modality(found: Found, wanted: Literal["auto", "ct", "mr"]) -> Found:

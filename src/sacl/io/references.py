@@ -11,7 +11,7 @@ import numpy as np
 from sacl.errors import DataError
 from sacl.geometry import repaired, require_same_grid, same_grid
 from sacl.io.annotation import label_of_value
-from sacl.io.layouts.found import Found, FoundCase
+from sacl.io.layouts.found import Found, FoundCase, naming_case
 from sacl.io.nifti import read_labels
 from sacl.io.overlap import Overlap, merge_masks, organ_mask
 from sacl.io.voxel_values import distinct_values, relabeled
@@ -53,16 +53,16 @@ def read_reference(
             voxels to be ignored, or masks that overlap and may not; or a label map of a training
             scan is nothing but background.
     """
-    if case.masks:
-        return _from_masks(case, annotated, grid, rules)
-    assert case.reference is not None, "the case has a reference"
-    return _from_label_map(found, case, annotated, grid, rules)
+    with naming_case(case):
+        if case.masks:
+            return _from_masks(case, annotated, grid, rules)
+        return _from_label_map(found, case, annotated, grid, rules)
 
 
 def _from_label_map(
     found: Found, case: FoundCase, annotated: tuple[str, ...], grid: Grid, rules: ReferenceRules
 ) -> Reference:
-    assert case.reference is not None
+    assert case.reference is not None, "the case has a reference"
     voxels, own_grid, _ = read_labels(case.reference)
     label_of = label_of_value(found, case, rules.scheme, annotated)
     ignore = found.ignore if case.ignore is None else case.ignore

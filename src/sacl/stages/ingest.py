@@ -14,6 +14,7 @@ from sacl.io.annotation import (
     choose_scheme,
     count_annotated,
     keep_annotated,
+    require_all_learned,
     require_known_organs,
 )
 from sacl.io.dicom.pseudonyms import KEY
@@ -111,7 +112,8 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
         labeled = choose_labeled(found, order, settings.labeled_subjects)
         rules = ReferenceRules(scheme, settings.overlap, settings.repair_grid == "nearest")
         plan = _Plan(folder, found, rules, frozenset(labeled), modality, settings)
-        _require_all_learned(plan)
+        shown = [case for case in found.cases if case.split == "train" and _is_shown(case, plan)]
+        require_all_learned(found, shown, scheme)
         cases, decided = _ingest_cases(plan)
         cohort = Cohort(found.name, scheme, cases, modality)
         write_cohort(folder, cohort)
@@ -193,23 +195,6 @@ def _announce(found: Found, scheme: LabelScheme) -> None:
         values = Counter(case.scan_labels.get(name, UNKNOWN) for case in found.cases)
         told = ", ".join(f"{value} {count}" for value, count in sorted(values.items()))
         say(f"ingest: {name}: {told if len(values) <= _MANY else f'{len(values)} values'}")
-
-
-def _require_all_learned(plan: _Plan) -> None:
-    """Refuse labeled scans that leave an organ without any annotation: it could not be learned.
-
-    Raises:
-        ConfigError: names the organ and what to change.
-    """
-    seen = [case for case in plan.found.cases if case.split == "train" and _is_shown(case, plan)]
-    learned = {o for case in seen for o in annotated_organs(plan.found, case, plan.rules.scheme)}
-    missing = [organ for organ in plan.rules.scheme.names if organ not in learned]
-    if seen and missing:
-        raise ConfigError(
-            f"ingest.organs: no labeled training scan is annotated for {', '.join(missing)}; leave"
-            " it out of ingest.organs, or label subjects with it (ingest.labeled_subjects,"
-            " labeled_order, labeled_scan_label)"
-        )
 
 
 def _is_shown(case: FoundCase, plan: _Plan) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -81,6 +82,21 @@ class Found:
                     f" {where[case.case_id]} and {case.image.name}; remove or rename one"
                 )
             where[case.case_id] = case.image.name
+
+
+@contextlib.contextmanager
+def naming_case(case: FoundCase) -> Iterator[None]:
+    """Put the case into an error that names a file alone, where all cases' files are called alike.
+
+    Raises:
+        DataError: the same, with the case in front.
+    """
+    try:
+        yield
+    except DataError as error:
+        if case.case_id in case.image.name or f"case {case.case_id}" in str(error):
+            raise
+        raise DataError(f"case {case.case_id}, {error}") from error
 
 
 def nifti_files(folder: Path) -> list[Path]:
