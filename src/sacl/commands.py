@@ -28,7 +28,7 @@ _SUMMARIES = {
     "export": "write the predictions of a run, or any label maps (--predicted), in another form",
     "compare": comparison_flags.SUMMARY,
 }
-READS_DATA = ("run", "check", "ingest")
+READS_DATA = ("run", "check", "ingest", "compare")
 """The commands that take scans."""
 _TEXT_FLAGS = ("--data", "--repair-grid", "--from", "--arm", "--form", "--splits")
 _SHOWN = {

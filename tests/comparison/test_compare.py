@@ -146,6 +146,15 @@ def test_shards_share_the_work(stages, tmp_path):
     assert set(stages.runs.values()) == {1}
 
 
+def test_protocol_and_data_may_stand_in_any_order(stages, tmp_path, capsys):
+    path = write_protocol(tmp_path)
+    data = str(tmp_path / "data")
+    assert main(["compare", "--only", "scratch", "--list", "--data", data, str(path)]) == 0
+    assert main(["compare", "--shard", "1/4", "--list", str(path), data]) == 0
+    assert main(["compare", "--list"]) == 2
+    assert "which protocol? give PROTOCOL.yaml" in capsys.readouterr().err
+
+
 def test_a_cell_that_another_process_runs_is_left_to_it(stages, tmp_path, capsys):
     path = write_protocol(tmp_path)
     comparison = read_comparison(path)

@@ -89,8 +89,7 @@ def run_comparison(
 
         after = _now_and_then(lambda: _write(comparison, confirmed))
         if wanted.jobs > 1:
-            todo = [c for c in chosen if wanted.force or cell_state(c, confirmed) != "done"]
-            tally.finished = len(chosen) - len(todo)
+            todo = _not_done(chosen, confirmed, tally, wanted.force)
             run_beside(todo, arguments, wanted.jobs, tally, after)
         else:
             run_here(chosen, confirmed, tally, after, force=wanted.force)
@@ -176,6 +175,22 @@ def choose(comparison: Comparison, wanted: Wanted) -> tuple[Cell, ...]:
         and (not wanted.seeds or cell.seed in wanted.seeds)
     )
     return shard_of(cells, wanted.shard) if wanted.shard else cells
+
+
+def _not_done(
+    chosen: Sequence[Cell], confirmed: Confirmed, tally: Tally, force: bool
+) -> list[Cell]:
+    """Return the cells to run; those that are done, or run by another process, are counted."""
+    todo = []
+    for cell in chosen:
+        state = cell_state(cell, confirmed)
+        if state == "running":
+            tally.note_elsewhere(cell)
+        elif state == "done" and not force:
+            tally.note(cell, "")
+        else:
+            todo.append(cell)
+    return todo
 
 
 def _now_and_then(act: Callable[[], object]) -> Callable[[], None]:

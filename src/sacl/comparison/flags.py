@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from sacl.errors import ConfigError
@@ -15,7 +13,7 @@ SUMMARY = "compare strategies at few labels, over seeds, by a protocol"
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add the arguments of `sacl compare`."""
-    command.add_argument("protocol", nargs="?", type=Path, metavar="PROTOCOL.yaml")
+    command.add_argument("config", nargs="*", metavar="PROTOCOL.yaml|DATA")
     for flag, shown, text in (
         ("--work", "DIR", "folder of the cells and the results, instead of the protocol's"),
         ("--device", "DEVICE", "auto, cpu, cuda, cuda:N or mps"),
@@ -43,16 +41,13 @@ def run_command(known: argparse.Namespace, flags: Mapping[str, str]) -> Any:
     Raises:
         SaclError: any mistake in the arguments, the protocol, the cohort or the work folder.
     """
-    if known.protocol is None:
+    if known.config is None:
         raise ConfigError("sacl compare: which protocol? give PROTOCOL.yaml")
     if known.jobs < 1:
         raise ConfigError(f"--jobs: expected 1 or more, got {known.jobs}")
-    shared = {**flags, **({"device": known.device} if known.device else {})}
-    if known.data:
-        shared["ingest.data"] = known.data[0] if len(known.data) == 1 else json.dumps(known.data)
     from sacl.comparison import compare  # noqa: PLC0415 - loads pandas and matplotlib
 
-    comparison = compare.read_comparison(known.protocol, shared, known.compared_work)
+    comparison = compare.read_comparison(known.config, flags, known.compared_work)
     if known.cell:
         return compare.run_one(comparison, known.cell, known.force)
     wanted = compare.Wanted(
@@ -66,7 +61,7 @@ def run_command(known: argparse.Namespace, flags: Mapping[str, str]) -> Any:
         return _listed(compare.list_cells(comparison, wanted), known.json)
     if known.report:
         return compare.render(comparison)
-    return compare.run_comparison(comparison, wanted, _again(known, shared))
+    return compare.run_comparison(comparison, wanted, _again(known, flags))
 
 
 def _listed(entries: list[dict[str, Any]], as_json: bool) -> list[dict[str, Any]]:
@@ -88,16 +83,13 @@ def _seed(word: str) -> int:
     return int(word)
 
 
-def _again(known: argparse.Namespace, shared: Mapping[str, str]) -> list[str]:
+def _again(known: argparse.Namespace, flags: Mapping[str, str]) -> list[str]:
     """Return the arguments with which another process reads the same comparison."""
-    arguments = ["compare", str(known.protocol)]
+    arguments = ["compare", str(known.config)]
     if known.compared_work:
         arguments += ["--work", known.compared_work]
     if known.force:
         arguments.append("--force")
-    if known.data:
-        arguments += ["--data", *known.data]
-    for name, value in shared.items():
-        if name != "ingest.data" or not known.data:
-            arguments += [f"--{name}", value]
+    for name, value in flags.items():
+        arguments.append(f"--{name}={value}")
     return arguments

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sacl.comparison.cells import Cell
 from sacl.comparison.running import (
+    FAILED,
     Confirmed,
     cell_state,
     failure_of,
@@ -48,7 +49,9 @@ class Tally:
             say(f"{self._at()} {cell.name}: up to date")
         else:
             own = seconds_and_steps(cell)["seconds"].values()
-            self._seconds.append(min(seconds, sum(own)))  # what all cells share is done once
+            self._seconds.append(
+                min(seconds, sum(value or 0.0 for value in own))
+            )  # what all cells share is done once
             say(f"{self._at()} {cell.name}: done in {minutes(seconds)}{self.left()}")
 
     def note_elsewhere(self, cell: Cell) -> None:
@@ -142,6 +145,7 @@ def _start(cell: Cell, arguments: Sequence[str], jobs: int) -> _Child:
     program = "import sys; from sacl.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, *arguments, "--cell", cell.name]
     cell.root.mkdir(parents=True, exist_ok=True)
+    (cell.root / FAILED).unlink(missing_ok=True)
     say(f"{cell.name} ...")
     with Path(cell.root / LOG).open("wb") as log:
         process = subprocess.Popen(

@@ -107,8 +107,8 @@ def _sentence(level: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
     }
     text = start + comparison_sentence(first, ours, means[first["run"]], means[first["against"]])
     if first["low"] is not None:
-        text += f" ({points(first['low'])} to {points(first['high'])} points, "
-        text += f"{p_equals(first['p_holm'])})"
+        text += f" ({points(first['mean_difference'])} points, 95 % interval"
+        text += f" {points(first['low'])} to {points(first['high'])}, {p_equals(first['p_holm'])})"
     best = max(means, key=lambda name: means[name] or 0.0)
     if best not in (protocol["ours"], protocol["baseline"]):
         verdict = p_equals(comparisons[best]["p_holm"])
