@@ -205,6 +205,7 @@ def test_a_mask_on_another_grid_is_resampled_aloud_where_it_may_be(tmp_path, wor
     assert "case a: label map resampled by nearest neighbor onto the image's grid (liver:" in told
     assert "first voxels 3 mm apart" in results["repaired_grids"]["a"]
     assert "2.43 ml became 2.43 ml" in results["repaired_grids"]["a"]
+    assert "20.0% of the image lie outside of it" in results["repaired_grids"]["a"]
     assert "spleen" not in results["repaired_grids"]["a"]
 
 

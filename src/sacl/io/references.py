@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sacl.errors import DataError
-from sacl.geometry import repaired, require_same_grid, same_grid
+from sacl.geometry import repaired, require_same_grid, resample_nearest, same_grid
 from sacl.io.annotation import label_of_value
 from sacl.io.layouts.found import Found, FoundCase, naming_case
 from sacl.io.nifti import read_labels
@@ -18,6 +18,8 @@ from sacl.io.voxel_values import distinct_values, relabeled
 from sacl.organs import match
 from sacl.types import Grid, LabelMap, LabelScheme
 
+_WORTH_SAYING = 0.0005
+"""Share of an image outside of its label map from which on it is told."""
 _REMEDY = "resample the label map onto the image's grid, which `--ingest.repair_grid nearest` does"
 
 
@@ -155,4 +157,9 @@ def _on_grid(
         return voxels, ""
     if not rules.repairs_grid:
         require_same_grid(grid, own, where, _REMEDY)
-    return repaired(voxels, own, grid, where)
+    moved, told = repaired(voxels, own, grid, where)
+    everywhere = np.broadcast_to(np.uint8(1), own.shape)
+    outside = 1 - np.count_nonzero(resample_nearest(everywhere, own, grid)) / moved.size
+    if outside >= _WORTH_SAYING:
+        told += f"; {outside:.1%} of the image lie outside of it and count as background"
+    return moved, told
