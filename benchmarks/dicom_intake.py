@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def main() -> None:
     from circumstances import circumstances
 
     command = f"python benchmarks/dicom_intake.py --series {known.series} --seed {known.seed}"
-    result |= {"command": command, **circumstances()}
+    decoding = {name: version(name) for name in ("pydicom", "pylibjpeg", "pylibjpeg-openjpeg")}
+    result |= {"command": command, "decoding": decoding, **circumstances()}
     write_text(RESULT, json.dumps(result, indent=1) + "\n")
     print(f"{result['right']} of {result['series']} series right, {result['seconds']}")
     for wrong in result["wrong"]:

@@ -22,7 +22,7 @@ from sacl.io.workspace import FOLDERS, Workspace
 
 RECORD = "run.json"
 _PARTIAL = "partial.json"
-_PACKAGES = ("sacl", "torch", "monai", "lightning", "numpy", "scipy", "nibabel")
+_PACKAGES = ("sacl", "torch", "monai", "lightning", "numpy", "scipy", "nibabel", "pydicom")
 
 
 def plain(value: Any) -> Any:

@@ -167,11 +167,16 @@ def test_what_is_no_image_is_counted_not_judged(tmp_path, rng):
         delattr(report, name)
     report.Modality, report.SOPClassUID = "SR", "1.2.840.10008.5.1.4.1.1.88.11"
     write([report], tmp_path / "b", rng)
+    directory = slices_of(make_scan(rng), rng)[0]
+    directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    for name in ("PixelData", "Rows", "Columns", "Modality", "SOPClassUID"):
+        delattr(directory, name)
+    write([directory], tmp_path / "c", rng)
     file = sorted((tmp_path / "a").iterdir())[0]
     (tmp_path / "damaged").write_bytes(file.read_bytes()[:200])
     (tmp_path / "cut").write_bytes(file.read_bytes()[:900])
     intake = take_in(tmp_path)
-    assert (intake.files["other"], intake.files["object"], intake.files["image"]) == (2, 1, 8)
+    assert (intake.files["other"], intake.files["object"], intake.files["image"]) == (2, 2, 8)
     assert intake.files["damaged"] == 2
     assert "2 DICOM files with a damaged header skipped" in intake.notes
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sacl.io.dicom.files import DAMAGE, Opener, RefusedArchive, sources
 from sacl.io.dicom.headers import read_dataset, read_slices
@@ -65,6 +67,7 @@ def list_slices(root: Path) -> tuple[list[Slice], list[RefusedArchive], Counter[
     slices: list[Slice] = []
     refused: list[RefusedArchive] = []
     files: Counter[str] = Counter()
+    equal: dict[Any, Any] = {}
     with Opener() as opener:
         for source in track(sources(root), "dicom headers"):
             if isinstance(source, RefusedArchive):
@@ -72,7 +75,7 @@ def list_slices(root: Path) -> tuple[list[Slice], list[RefusedArchive], Counter[
                 continue
             kind, found = read_slices(source, root, opener)
             files[kind] += 1
-            slices += found
+            slices += [_sharing(piece, equal) for piece in found]
     return slices, refused, files
 
 
@@ -98,6 +101,18 @@ def names_a_patient(words: str, intake: Intake) -> bool:
             except DAMAGE:
                 continue
     return False
+
+
+def _sharing(piece: Slice, equal: dict[Any, Any]) -> Slice:
+    """Return a slice that shares with others what is equal: it takes about half the memory then.
+
+    Args:
+        piece: the slice.
+        equal: what was met so far, by itself.
+    """
+    names = ("identity", "traits", "encoding", "spacing_mm", "orientation", "modality")
+    values = {name: getattr(piece, name) for name in names}
+    return dataclasses.replace(piece, **{n: equal.setdefault(v, v) for n, v in values.items()})
 
 
 def _patient_and_time(series: Series) -> tuple[str | int, ...]:

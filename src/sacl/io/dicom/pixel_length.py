@@ -40,7 +40,7 @@ def pixel_state(stream: IO[bytes], size: int, header: Dataset) -> PixelState:
         return "truncated" if 0 < len(tag) < 4 else "none"
     field = stream.read(8)
     start = stream.tell()
-    if field[:2] in _LONG_FORMS and not header.is_implicit_VR:
+    if field[:2] in _LONG_FORMS and not header.original_encoding[0]:
         length = int.from_bytes(field[4:], "little")
     else:
         length, start = int.from_bytes(field[:4], "little"), start - 4

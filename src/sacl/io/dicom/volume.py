@@ -84,7 +84,7 @@ def _decodable_source(stream: BinaryIO) -> BinaryIO | Dataset:
         return stream
     data = pydicom.dcmread(stream, force=True)
     if not syntax:
-        implicit = data.is_implicit_VR
+        implicit, _ = data.original_encoding
         data.file_meta.TransferSyntaxUID = (
             ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
         )
