@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
@@ -96,6 +96,7 @@ def test_without_an_organ_nothing_is_known():
     assert phase_probabilities({}) == pytest.approx(module._BEFOREHAND)
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     st.dictionaries(st.sampled_from(TISSUES), st.floats(-2000, 4000)),
     st.floats(0, 1),
