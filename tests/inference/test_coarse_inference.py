@@ -162,18 +162,17 @@ def test_an_ensemble_averages_probabilities_not_labels():
     assert probability[:, 3, 3, 3].tolist() == pytest.approx([0.5, 0.35, 0.15], abs=0.01)
 
 
-def test_a_saved_ensemble_is_read_back_and_locates_the_same(tmp_path):
+def test_the_network_that_saw_all_labeled_scans_is_read_back_and_locates_the_same(tmp_path):
     torch.manual_seed(0)
     spec = spec_for()
-    networks = tuple(CoarseNetwork(spec).eval() for _ in range(2))
-    for fold, network in enumerate(networks):
-        save_network(tmp_path, fold, network, spec)
+    networks = [CoarseNetwork(spec).eval() for _ in range(2)]
+    for name, network in zip(("fold-0", "all"), networks, strict=True):
+        save_network(tmp_path, name, network, spec)
     loaded = load_coarse(tmp_path, CPU)
     assert loaded.spec == spec
     image = torch.rand(20, 18, 9)
-    assert torch.equal(
-        loaded.probability(image), CoarseEnsemble(spec, networks, CPU).probability(image)
-    )
+    expected = CoarseEnsemble(spec, networks[1:], CPU).probability(image)
+    assert torch.equal(loaded.probability(image), expected)
 
 
 def test_a_folder_of_given_maps_has_no_network_to_load(tmp_path):

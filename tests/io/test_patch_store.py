@@ -42,7 +42,7 @@ def index_of(rows):
 def dense_of(rows):
     table = {"slice_row": range(rows), "case_id": "001", "subject_id": "1", "slice": range(rows)}
     table |= {"i0": 0, "j0": 0, "i1": 9, "j1": 9, "annotated": "liver;aorta"}
-    table |= {"reference_row": range(rows)}
+    table |= {"reference_row": range(rows), "holds_organ": True}
     return pd.DataFrame(table)
 
 
@@ -120,8 +120,8 @@ def test_counts_its_bytes_before_it_takes_them(store, tmp_path):
 
     need = bytes_needed(META, StoreCounts(patches=4, references=2, slices=2, dense_references=2))
 
-    assert need == 4 * 36 * 3 + 2 * 36 + 2 * 100 * 3
-    assert files == need + 5 * 128
+    assert need == 4 * 36 * 3 + 2 * 36 + 2 * 100 * 4
+    assert files == need + 6 * 128
 
 
 def test_refuses_a_disk_that_is_too_small_before_it_writes(tmp_path, monkeypatch):

@@ -121,6 +121,7 @@ def test_is_up_to_date_when_done(workspace):
 def test_leaves_only_finished_files(workspace):
     assert sorted(p.name for p in workspace.folder("extract").iterdir()) == [
         "attention.npy",
+        "dense_coarse.npy",
         "dense_images.npy",
         "dense_index.csv",
         "dense_references.npy",

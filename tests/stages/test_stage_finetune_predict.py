@@ -6,8 +6,10 @@ import shutil
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from sacl.errors import ConfigError, DataError
+from sacl.io.checkpoint import read_weights
 from sacl.io.manifest import read_cohort, write_cohort
 from sacl.io.nifti import read_label_map, read_label_table, write_label_map, write_volume
 from sacl.io.run_record import read_record, recorded
@@ -266,6 +268,26 @@ def test_a_teacher_labels_the_unlabeled_slices_of_the_last_steps(pretrained, tmp
     results = read_record(workspace.folder("finetune"))["results"]
     assert results["steps"] == {"semantic": 4, "scratch": 4}
     predict(PredictSettings(batch=4), workspace)
+
+
+def test_a_pretrained_decoder_is_taken_over_by_the_pretrained_arm_only(pretrained, tmp_path):
+    workspace = copy_of(pretrained, tmp_path / "work")
+    shutil.rmtree(workspace.folder("pretrain"))
+    settings = PretrainSettings(
+        strategy="self-training", width=4, steps=2, slices=4, projector=(8, 4)
+    )
+    pretrain(settings, workspace)
+    weights = read_weights(workspace.folder("pretrain"), "decoder")[0]
+    still = settings_of("dense", steps=1, learning_rate=1e-12, twins=("scratch",), weight_decay=0.0)
+    finetune(still, workspace)
+
+    def decoder_of(arm):
+        state, _ = read_weights(workspace.folder("finetune") / arm, "segmenter")
+        return {key: state[f"decoder.{key}"] for key in weights}
+
+    kept, fresh = decoder_of("self-training"), decoder_of("scratch")
+    assert all(torch.allclose(kept[key], weights[key], atol=1e-6) for key in weights)
+    assert not all(torch.allclose(fresh[key], weights[key], atol=1e-6) for key in weights)
 
 
 def test_a_teacher_without_unlabeled_slices_is_one_line(pretrained, tmp_path):

@@ -15,6 +15,7 @@ from sacl.io.patch_store import read_patches
 from sacl.io.phases import ScanPhase, write_phases
 from sacl.io.workspace import Workspace
 from sacl.losses.contrastive import semantic_relations
+from sacl.models.decoder import build_decoder
 from sacl.models.encoder import EncoderSpec, build_encoder
 from sacl.settings import AugmentSettings, ExtractSettings, PretrainSettings
 from sacl.stages import pretrain as stage
@@ -42,7 +43,14 @@ def results_of(folder):
 
 @pytest.mark.parametrize(
     ("strategy", "channels"),
-    [("semantic", 2), ("organ", 2), ("supcon", 1), ("simclr", 1), ("simclr-attention", 2)],
+    [
+        ("semantic", 2),
+        ("organ", 2),
+        ("correlation", 2),
+        ("supcon", 1),
+        ("simclr", 1),
+        ("simclr-attention", 2),
+    ],
 )
 def test_trains_an_encoder_under_every_strategy(workspace, strategy, channels):
     folder = stage.pretrain(replace(SETTINGS, strategy=strategy), workspace)
@@ -55,6 +63,34 @@ def test_trains_an_encoder_under_every_strategy(workspace, strategy, channels):
     assert losses["step"].tolist() == [0, 1, 2, 3]
     assert np.isfinite(losses["loss"]).all()
     assert results_of(folder)["encoder_pixels"] == 4 * 12 * 2 * 16 * 16
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strategy": "semantic", "query": "pooled"},
+        {"strategy": "organ", "query": "pooled"},
+        {"strategy": "pixel"},
+        {"strategy": "self-training"},
+        {"strategy": "mim"},
+    ],
+)
+def test_trains_encoder_and_decoder_on_dense_slices(workspace, changes):
+    folder = stage.pretrain(replace(SETTINGS, slices=5, **changes), workspace)
+
+    _, meta = read_weights(folder, "encoder")
+    assert meta["in_channels"] == 1
+    state, text = read_weights(folder, "decoder")
+    assert text["decoder"] == "unet"
+    decoder = build_decoder("unet", build_encoder(EncoderSpec(**meta)).channels, (2, 4, 8, 16), 16)
+    decoder.load_state_dict(state)
+    assert results_of(folder)["encoder_pixels"] == 4 * 5 * 2 * 16 * 16
+    assert (folder / "embedding.npz").is_file()
+
+
+def test_pooled_queries_are_refused_where_they_mean_nothing():
+    with pytest.raises(ConfigError, match="pooled is for the strategies semantic and organ"):
+        replace(SETTINGS, strategy="simclr", query="pooled")
 
 
 def test_keeps_random_weights_where_nothing_is_to_be_pretrained(workspace):

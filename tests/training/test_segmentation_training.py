@@ -46,13 +46,16 @@ def make_store(slices=12):
         }
     )
     annotated = ["liver;spleen"] * (slices - 1) + ["liver"]
-    dense_index = pd.DataFrame({"annotated": annotated, "reference_row": range(slices)})
+    dense_index = pd.DataFrame(
+        {"annotated": annotated, "reference_row": range(slices), "holds_organ": True}
+    )
     arrays = StoreArrays(
         images=np.stack([65535 * p[2] for p in patches]).astype(np.uint16),
         attention=np.stack([255 * p[3] for p in patches]).astype(np.uint8),
         references=np.stack([255 * p[4] for p in patches]).astype(np.uint8),
         dense_images=np.stack(images).astype(np.uint16),
         dense_references=np.stack(labels).astype(np.uint8),
+        dense_coarse=np.stack(labels).astype(np.uint8),
     )
     return PatchStore(StoreMeta(SIZE, STORED, SIZE, STORED, ORGANS), index, dense_index, arrays)
 

@@ -19,6 +19,8 @@ from sacl.patches.components import clean_components
 from sacl.types import LabelMap, LabelScheme, Volume
 
 _NETWORKS = "networks"
+ALL_LABELED = "all"
+"""Name of the network that was trained on all labeled scans, and locates the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,16 +72,16 @@ class CoarseEnsemble:
         return LabelMap(voxels, volume.grid, LabelScheme(spec.scheme, spec.organs))
 
 
-def save_network(folder: Path, fold: int, network: nn.Module, spec: CoarseSpec) -> None:
-    """Write one fold's network, weights and description, under the stage's folder."""
-    save_weights(folder / _NETWORKS, _name(fold), network, asdict(spec))
+def save_network(folder: Path, name: str, network: nn.Module, spec: CoarseSpec) -> None:
+    """Write a network, weights and description, under the stage's folder."""
+    save_weights(folder / _NETWORKS, name, network, asdict(spec))
 
 
-def load_network(folder: Path, fold: int, device: torch.device) -> CoarseEnsemble | None:
-    """Return one fold's network as an ensemble of one, None where it was not saved."""
-    if not (folder / _NETWORKS / f"{_name(fold)}.json").is_file():
+def load_network(folder: Path, name: str, device: torch.device) -> CoarseEnsemble | None:
+    """Return a network as an ensemble of one, None where it was not saved."""
+    if not (folder / _NETWORKS / f"{name}.json").is_file():
         return None
-    weights, description = read_weights(folder / _NETWORKS, _name(fold))
+    weights, description = read_weights(folder / _NETWORKS, name)
     spec = CoarseSpec.from_json(description)
     network = CoarseNetwork(spec)
     network.load_state_dict(weights)
@@ -87,21 +89,15 @@ def load_network(folder: Path, fold: int, device: torch.device) -> CoarseEnsembl
 
 
 def load_coarse(folder: Path, device: torch.device) -> CoarseEnsemble:
-    """Return all folds' networks of a finished `locate` stage as one ensemble.
+    """Return the network of a finished `locate` stage that has seen all labeled scans.
 
     Raises:
         DataError: the folder has no coarse network.
     """
-    count = len(list((folder / _NETWORKS).glob("fold-*.json")))
-    folds = [load_network(folder, fold, device) for fold in range(count)]
-    networks = [network for fold in folds if fold for network in fold.networks]
-    if not networks or folds[0] is None:
+    network = load_network(folder, ALL_LABELED, device)
+    if network is None:
         raise DataError(
             f"{folder.name}: no coarse network, its label maps came from elsewhere (--from);"
             " give coarse label maps of these scans with --coarse"
         )
-    return CoarseEnsemble(folds[0].spec, tuple(networks), device)
-
-
-def _name(fold: int) -> str:
-    return f"fold-{fold}"
+    return network

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from sacl.errors import DataError
+from sacl.io.array_files import allocate, open_array
 from sacl.io.run_record import replacing, write_text
-from sacl.types import Box, QueryPatch, join_labels
+from sacl.types import UNKNOWN, Box, QueryPatch, join_labels
 
 IMAGE_SCALE = 65535
 """Stored image values per unit of the window: far finer than any scanner's HU."""
@@ -50,7 +50,8 @@ class StoreArrays:
 
     `images` uint16 and `attention` uint8 `[patch, i, j]`; `references` uint8 `[reference, i, j]`,
     coverage by the organ; `dense_images` uint16 `[slice, i, j]` and `dense_references` uint8 (label
-    values; uint16 beyond 255 organs) `[dense reference, i, j]`.
+    values; uint16 beyond 255 organs) `[dense reference, i, j]`; `dense_coarse` the label values of
+    the coarse map, of every dense slice.
     """
 
     images: np.ndarray
@@ -58,6 +59,7 @@ class StoreArrays:
     references: np.ndarray
     dense_images: np.ndarray
     dense_references: np.ndarray
+    dense_coarse: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,8 @@ class PatchStore:
 
     `index` has a row per patch: case_id, subject_id, split, organ, slice, box (i0, j0, i1, j1),
     pixel_mm, reference_row (-1 where there is none) and `label_<name>` per scan-wise label.
-    `dense_index` has a row per dense slice of the training cases, with its own reference_row.
+    `dense_index` has a row per dense slice of the training cases, with its own reference_row, and
+    `holds_organ` by the coarse map.
     """
 
     meta: StoreMeta
@@ -100,6 +103,11 @@ class PatchStore:
         return self.arrays.dense_references
 
     @property
+    def dense_coarse(self) -> np.ndarray:
+        """Label values of the coarse map in the dense slices with margin, uint8."""
+        return self.arrays.dense_coarse
+
+    @property
     def margin(self) -> float:
         """Stored side of a patch in units of its own side."""
         return self.meta.stored_size / self.meta.patch_size
@@ -122,6 +130,13 @@ class PatchStore:
         """Return several scan-wise labels of every patch as one, unknown where one of them is."""
         columns = [self.scan_label(name) for name in names]
         return np.array([join_labels(row) for row in zip(*columns, strict=True)], dtype=object)
+
+    def joined_dense_label(self, names: Sequence[str]) -> np.ndarray:
+        """Return several scan-wise labels of every dense slice as one, as `joined_label`."""
+        by_case = dict(zip(self.index["case_id"], self.joined_label(names), strict=True))
+        return np.array(
+            [by_case.get(case, UNKNOWN) for case in self.dense_index["case_id"]], dtype=object
+        )
 
     def __len__(self) -> int:
         return len(self.index)
@@ -204,7 +219,7 @@ def writing_patches(
         arrays = {}
         for name, (shape, dtype) in _layout(meta, counts).items():
             path = files.enter_context(replacing(folder / f"{name}.npy"))
-            arrays[name] = _allocate(path, shape, dtype)
+            arrays[name] = allocate(path, shape, dtype)
         yield StoreArrays(**arrays)
     for name, table in (("index", index), ("dense_index", dense_index)):
         with replacing(folder / f"{name}.csv") as temporary:
@@ -226,7 +241,7 @@ def read_patches(folder: Path) -> PatchStore:
         index = _read_table(folder / "index.csv")
         dense_index = _read_table(folder / "dense_index.csv")
         arrays = StoreArrays(
-            **{name: _open(folder / f"{name}.npy") for name in _layout(meta, StoreCounts())}
+            **{name: open_array(folder / f"{name}.npy") for name in _layout(meta, StoreCounts())}
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(
@@ -243,42 +258,15 @@ def read_patches(folder: Path) -> PatchStore:
 
 def _layout(meta: StoreMeta, counts: StoreCounts) -> Mapping[str, tuple[tuple[int, ...], type]]:
     patch, whole = (meta.stored_size,) * 2, (meta.dense_stored_size,) * 2
+    label = np.uint8 if len(meta.organs) < 256 else np.uint16
     return {
         "images": ((counts.patches, *patch), np.uint16),
         "attention": ((counts.patches, *patch), np.uint8),
         "references": ((counts.references, *patch), np.uint8),
         "dense_images": ((counts.slices, *whole), np.uint16),
-        "dense_references": (
-            (counts.dense_references, *whole),
-            np.uint8 if len(meta.organs) < 256 else np.uint16,
-        ),
+        "dense_references": ((counts.dense_references, *whole), label),
+        "dense_coarse": ((counts.slices, *whole), label),
     }
-
-
-def _allocate(path: Path, shape: Sequence[int], dtype: type) -> np.ndarray:
-    """Make an .npy file of zeros whose blocks are really there, and map it.
-
-    Writing to a sparse file on a full disk kills the process; asking first is an error one can
-    tell.
-    """
-    if 0 in shape:
-        empty: np.ndarray = np.zeros(tuple(shape), dtype)
-        np.save(path, empty)
-        return empty
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=tuple(shape))
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array
-
-
-def _open(path: Path) -> np.ndarray:
-    """Map an array read-only; an empty one has no bytes that could be mapped and is loaded."""
-    with contextlib.suppress(ValueError):
-        mapped: np.ndarray = np.load(path, mmap_mode="r")
-        return mapped
-    loaded: np.ndarray = np.load(path)
-    return loaded
 
 
 def _read_table(path: Path) -> pd.DataFrame:

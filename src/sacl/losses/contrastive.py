@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Relation = Literal["semantic", "organ", "supcon", "simclr", "simclr-attention"]
+Relation = Literal["semantic", "organ", "correlation", "supcon", "simclr", "simclr-attention"]
+
+_TINY = 1e-12
 
 
 def semantic_contrastive_loss(
@@ -46,13 +48,21 @@ def patch_contrastive_loss(
     positive: Bool[Tensor, "batch batch"],
     candidate: Bool[Tensor, "batch batch"],
     temperature: float,
+    weight: Float[Tensor, "batch batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """Return the loss for relations between patches, which all their views inherit."""
     views = embedding.shape[1]
-    positive, candidate = (
-        r.repeat_interleave(views, 0).repeat_interleave(views, 1) for r in (positive, candidate)
+
+    def of_views(relation: Tensor) -> Tensor:
+        return relation.repeat_interleave(views, 0).repeat_interleave(views, 1)
+
+    return contrastive_loss(
+        embedding.flatten(0, 1),
+        of_views(positive),
+        of_views(candidate),
+        temperature,
+        None if weight is None else of_views(weight),
     )
-    return contrastive_loss(embedding.flatten(0, 1), positive, candidate, temperature)
 
 
 def contrastive_loss(
@@ -60,6 +70,7 @@ def contrastive_loss(
     positive: Bool[Tensor, "n n"],
     candidate: Bool[Tensor, "n n"],
     temperature: float,
+    weight: Float[Tensor, "n n"] | None = None,
 ) -> Float[Tensor, ""]:
     """Return the loss for given relations between views; itself is never a view's candidate.
 
@@ -71,6 +82,7 @@ def contrastive_loss(
         positive: Pairs in P; those that are not candidates are ignored.
         candidate: Pairs in A; the others are in neither numerator nor denominator.
         temperature: Soft-max temperature t.
+        weight: How much each positive counts in its anchor's mean, above 0; all alike where unset.
     """
     with torch.autocast(embedding.device.type, enabled=False):
         if embedding.dtype != torch.float64:
@@ -85,7 +97,8 @@ def contrastive_loss(
         # its value is not used. Such a row has no positive either, so its denominator may be any.
         counted = candidate | ~anchor[:, None]
         total = logit.masked_fill(~counted, -torch.inf).logsumexp(dim=1)
-        mean_logit = (logit * positive).sum(dim=1) / positives.clamp_min(1)
+        share = positive.to(logit.dtype) if weight is None else positive * weight.to(logit.dtype)
+        mean_logit = (logit * share).sum(dim=1) / share.sum(dim=1).clamp_min(_TINY)
         per_anchor = torch.where(anchor, total - mean_logit, 0.0)
         return per_anchor.sum() / anchor.sum().clamp_min(1)
 
@@ -100,7 +113,7 @@ def semantic_relations(
     - `semantic`, `supcon`: same organ and same scan-wise label. Two patches of one organ of which
       a scan-wise label is unknown are neither positive nor negative; of different organs they are
       negative, whatever their labels.
-    - `organ`: same organ.
+    - `organ`, `correlation`: same organ.
     - `simclr`, `simclr-attention`: a patch's own views only (NT-Xent, Chen et al., ICML 2020).
 
     Args:
@@ -113,9 +126,31 @@ def semantic_relations(
     same_organ = organ[:, None] == organ[None, :]
     if strategy in ("simclr", "simclr-attention"):
         return itself, everything
-    if strategy == "organ":
+    if strategy in ("organ", "correlation"):
         return same_organ, everything
     known = scan_label >= 0
     undecided = same_organ & ~(known[:, None] & known[None, :])
     same_label = scan_label[:, None] == scan_label[None, :]
     return (same_organ & same_label & ~undecided) | itself, ~undecided | itself
+
+
+def intensity_weights(
+    organ: Int[Tensor, " batch"],
+    intensity: Float[Tensor, " batch"],
+    spread: Float[Tensor, " organ"],
+) -> Float[Tensor, "batch batch"]:
+    """Return how alike the organs' intensities of two patches are, 0 to 1.
+
+    exp(-(m_i - m_j)^2 / (2 s^2)) with the mean intensity m under the attention and the organ's
+    spread s over all scans: what a contrast phase does to an organ, without anybody naming phases.
+    After the organ-wise correlation of Lee et al., "DCC-CL" (arXiv 2210.08652), of which only the
+    abstract was at hand.
+
+    Args:
+        organ: Organ of each patch; the weights of different organs are of no use.
+        intensity: Mean intensity under each patch's attention, 0 to 1.
+        spread: Standard deviation of `intensity` within each organ.
+    """
+    difference = intensity[:, None] - intensity[None, :]
+    scale = spread[organ].clamp_min(1e-3)[:, None]
+    return torch.exp(-0.5 * (difference / scale).square()).clamp_min(1e-6)

@@ -100,9 +100,12 @@ class Segmenter(nn.Module):
 
 
 def build_segmenter(
-    spec: SegmenterSpec, seed: int, pretrained: Mapping[str, Tensor] | None = None
+    spec: SegmenterSpec,
+    seed: int,
+    pretrained: Mapping[str, Tensor] | None = None,
+    decoder: Mapping[str, Tensor] | None = None,
 ) -> Segmenter:
-    """Return a segmenter with random weights, and a pretrained encoder where one is given.
+    """Return a segmenter with random weights, and a pretrained encoder or decoder where given.
 
     With the same seed, decoder and head start from the same weights, pretrained or not. A dense
     segmenter drops the encoder's attention input; a query segmenter whose encoder was pretrained
@@ -116,6 +119,8 @@ def build_segmenter(
         segmenter = Segmenter(spec)
     if pretrained is not None:
         segmenter.encoder.load_state_dict(_fitted(pretrained, spec.encoder))
+    if decoder is not None:
+        segmenter.decoder.load_state_dict(decoder)
     return segmenter
 
 

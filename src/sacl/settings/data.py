@@ -125,9 +125,10 @@ class LocateSettings:
     channels: int = 16
     """Channels of the network's first level."""
     folds: int = 3
-    """Cross-fitting folds over the labeled subjects; as many as subjects where there are fewer."""
+    """Cross-fitting folds over the labeled subjects; as many as subjects where there are fewer. One
+    more network, trained on all of them, locates the other scans."""
     steps: int = 600
-    """Training steps of each fold's network."""
+    """Training steps of each network."""
     batch: int = 1
     """Crops per training step; many small steps beat few large ones."""
     learning_rate: float = 5e-3

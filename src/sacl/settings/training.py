@@ -7,7 +7,20 @@ from typing import Literal
 
 from sacl.settings.require import require
 
-Strategy = Literal["semantic", "organ", "supcon", "simclr", "simclr-attention", "none"]
+Strategy = Literal[
+    "semantic",
+    "organ",
+    "correlation",
+    "supcon",
+    "simclr",
+    "simclr-attention",
+    "pixel",
+    "self-training",
+    "mim",
+    "none",
+]
+_ON_SLICES: tuple[Strategy, ...] = ("pixel", "self-training", "mim")
+_POOLED: tuple[Strategy, ...] = ("semantic", "organ")
 Network = Literal["resnet18", "resnet34", "resnet50"]
 
 
@@ -44,8 +57,18 @@ class PretrainSettings:
     """Pretrain the encoder by contrast between query patches; no voxel annotation is used."""
 
     strategy: Strategy = "semantic"
-    """Which patches are alike: organ x scan-wise label, organ, the same without attention, or only
-    a patch's own two views (with or without attention)."""
+    """What is learned from the unlabeled scans. By contrast of query patches: which are alike,
+    organ x scan-wise label (`semantic`), organ, organ weighted by how alike the intensities are
+    (`correlation`), the same without attention (`supcon`), or only a patch's own two views (with or
+    without attention). On dense slices: contrast between pixels by coarse label, training on the
+    coarse labels, masked image modeling."""
+    query: Literal["patch", "pooled"] = "patch"
+    """What attention does: the mask is a second channel of a query patch (the paper's), or an
+    organ's query is pooled under its mask from a dense slice, so that the decoder learns too."""
+    decoder: Literal["unet", "deeplab", "aspp"] = "unet"
+    """Decoder that is pretrained too, on dense slices; fine-tuning with another one starts anew."""
+    slices: int = 32
+    """Dense slices per step, each seen in two views."""
     scan_label: str | tuple[str, ...] = "phase"
     """Scan-wise label that, with the organ, makes the semantic class; of several (`phase,scanner`)
     their combination, unknown where one of them is."""
@@ -76,6 +99,12 @@ class PretrainSettings:
         names = self.scan_label_names
         require(bool(names) and all(names), "pretrain.scan_label: name at least one label")
         require(len(set(names)) == len(names), f"pretrain.scan_label: one twice in {names}")
+        require(
+            self.query == "patch" or self.strategy in _POOLED,
+            f"pretrain.query: pooled is for the strategies {' and '.join(_POOLED)},"
+            f" got {self.strategy}",
+        )
+        require(self.slices >= 2, f"pretrain.slices must be >= 2, got {self.slices}")
         require(self.temperature > 0, f"pretrain.temperature must be > 0, got {self.temperature}")
         require(self.batch >= 4, f"pretrain.batch must be >= 4, got {self.batch}")
         require(self.steps >= 1, f"pretrain.steps must be >= 1, got {self.steps}")
@@ -85,6 +114,11 @@ class PretrainSettings:
         """The names in `scan_label`, which may be one text with commas."""
         label = self.scan_label
         return tuple(n.strip() for n in (label.split(",") if isinstance(label, str) else label))
+
+    @property
+    def on_patches(self) -> bool:
+        """Tell whether query patches are embedded; dense slices are otherwise."""
+        return self.query == "patch" and self.strategy not in _ON_SLICES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,6 +51,7 @@ _DENSE_COLUMNS = (
     "i1",
     "j1",
     "annotated",
+    "holds_organ",
 )
 
 
@@ -201,6 +202,7 @@ def _dense_rows(scan: _Scan, settings: ExtractSettings) -> Iterator[dict[str, An
             "case_id": scan.case.case_id,
             "subject_id": scan.case.subject_id,
             "annotated": ";".join(scan.case.annotated),
+            "holds_organ": bool(scan.coarse.voxels[:, :, box.start[2]].any()),
             **_place(box),
         }
 
@@ -244,6 +246,8 @@ def _fill_dense(scan: _Scan, rows: list[Row], meta: StoreMeta, arrays: StoreArra
         k, row, box = int(line["slice"]), line["slice_row"], _box(line)
         image = cut(scan.plane(k), box, size, scale)
         arrays.dense_images[row] = _stored(image, IMAGE_SCALE)
+        coarse = scan.coarse.voxels[:, :, k]
+        arrays.dense_coarse[row] = cut(coarse, box, size, scale, nearest=True)
         if line["reference_row"] >= 0:
             labels = scan.reference.voxels[:, :, k]
             reference = cut(labels, box, size, scale, nearest=True)

@@ -55,6 +55,7 @@ class _Start:
 
     spec: SegmenterSpec
     encoder: Mapping[str, Tensor]
+    decoder: Mapping[str, Tensor] | None
     store: PatchStore
 
 
@@ -136,7 +137,18 @@ def _start(settings: FinetuneSettings, workspace: Workspace) -> _Start:
         percentiles=tuple(ingested["percentiles"]),
         **{name: extracted[name] for name in _PLACING},
     )
-    return _Start(spec, state, store)
+    return _Start(spec, state, _pretrained_decoder(settings, workspace), store)
+
+
+def _pretrained_decoder(
+    settings: FinetuneSettings, workspace: Workspace
+) -> Mapping[str, Tensor] | None:
+    """Return the decoder's weights where one of the same kind was pretrained for the same head."""
+    folder = workspace.require("pretrain")
+    if settings.head != "dense" or not (folder / "decoder.json").is_file():
+        return None
+    state, text = read_weights(folder, "decoder")
+    return state if text["decoder"] == settings.decoder else None
 
 
 def _train_arm(
@@ -146,7 +158,10 @@ def _train_arm(
     folder = workspace.folder("finetune") / arm.name
     device = resolve_device(workspace.device)
     segmenter = build_segmenter(
-        start.spec, workspace.seed, start.encoder if arm.pretrained else None
+        start.spec,
+        workspace.seed,
+        start.encoder if arm.pretrained else None,
+        start.decoder if arm.pretrained else None,
     ).to(device)
     rate = settings.encoder_rate if arm.pretrained else 1.0
     segmenter.encoder.requires_grad_(rate > 0)

@@ -11,7 +11,7 @@ import torch
 
 from sacl.errors import DataError
 from sacl.geometry import require_same_grid
-from sacl.inference.coarse import CoarseEnsemble, load_network, save_network
+from sacl.inference.coarse import ALL_LABELED, CoarseEnsemble, load_network, save_network
 from sacl.inference.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
 from sacl.inference.given import (
     Cleaning,
@@ -186,29 +186,36 @@ def _by_networks(
     settings: LocateSettings, workspace: Workspace, cohort: Cohort
 ) -> tuple[Locator, frozenset[str], Summary]:
     fold_of = deal_folds(cohort, settings.folds)
-    folds = _train_folds(settings, workspace, cohort, fold_of)
-    every = CoarseEnsemble(
-        folds[0].spec, tuple(n for fold in folds for n in fold.networks), folds[0].device
-    )
+    networks = _train_networks(settings, workspace, cohort, fold_of)
 
     def locator(case: Case) -> LabelMap:
-        ensemble = folds[fold_of[case.subject_id]] if case.subject_id in fold_of else every
-        located = ensemble.locate(read_image(workspace.folder("ingest"), case), case.window)
+        name = _fold_name(fold_of[case.subject_id]) if case.subject_id in fold_of else ALL_LABELED
+        located = networks[name].locate(read_image(workspace.folder("ingest"), case), case.window)
         return LabelMap(located.voxels, located.grid, cohort.scheme)
 
     return locator, frozenset(case.case_id for case in cohort.labeled), dict
 
 
-def _train_folds(
+def _fold_name(fold: int) -> str:
+    return f"fold-{fold}"
+
+
+def _train_networks(
     settings: LocateSettings, workspace: Workspace, cohort: Cohort, fold_of: dict[str, int]
-) -> list[CoarseEnsemble]:
-    """Return every fold's network, trained now or by the run that was interrupted."""
+) -> dict[str, CoarseEnsemble]:
+    """Return the networks by name, trained now or by the run that was interrupted.
+
+    One per fold, which has not seen the fold's subjects and locates them, and one that has seen all
+    labeled scans and locates the others.
+    """
     folder, device = workspace.folder("locate"), resolve_device(workspace.device)
     cases = _coarse_cases(settings, workspace, cohort, device)
     spec = _spec_of(settings, cohort, cases)
-    folds = []
-    for fold in range(max(fold_of.values()) + 1):
-        saved = load_network(folder, fold, device)
+    held_out: dict[str, int | None] = {_fold_name(n): n for n in sorted(set(fold_of.values()))}
+    held_out[ALL_LABELED] = None
+    networks = {}
+    for number, (name, fold) in enumerate(held_out.items()):
+        saved = load_network(folder, name, device)
         if saved is None:
             others = [
                 coarse
@@ -219,21 +226,21 @@ def _train_folds(
                 steps=settings.steps,
                 batch=settings.batch,
                 learning_rate=settings.learning_rate,
-                seed=workspace.seed * 101 + fold,
+                seed=workspace.seed * 101 + number,
             )
             network, losses = train_coarse(
                 spec,
                 others,
                 plan,
                 device,
-                what=f"coarse network {fold + 1}/{max(fold_of.values()) + 1}",
-                checkpoint=folder / f"fold-{fold}.checkpoint",
+                what=f"coarse network {number + 1}/{len(held_out)}",
+                checkpoint=folder / f"{name}.checkpoint",
             )
-            _write_losses(folder, fold, losses)
-            save_network(folder, fold, network, spec)
+            _write_losses(folder, name, losses)
+            save_network(folder, name, network, spec)
             saved = CoarseEnsemble(spec, (network,), device)
-        folds.append(saved)
-    return folds
+        networks[name] = saved
+    return networks
 
 
 def _coarse_cases(
@@ -281,12 +288,12 @@ def _spec_of(settings: LocateSettings, cohort: Cohort, cases: Sequence[CoarseCas
     )
 
 
-def _write_losses(folder: Path, fold: int, losses: Sequence[float]) -> None:
+def _write_losses(folder: Path, name: str, losses: Sequence[float]) -> None:
     """Put one network's losses into `losses.csv`, beside those of the networks before it."""
     path = folder / "losses.csv"
-    rows = pd.DataFrame({"network": fold, "step": range(len(losses)), "loss": losses})
+    rows = pd.DataFrame({"network": name, "step": range(len(losses)), "loss": losses})
     if path.is_file():
         before = pd.read_csv(path)
-        rows = pd.concat([before[before["network"] != fold], rows])
+        rows = pd.concat([before[before["network"] != name], rows])
     with replacing(path) as temporary:
         rows.to_csv(temporary, index=False, float_format="%.5f")

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import time
+import typing
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor, nn
 
 from sacl.errors import DataError
 from sacl.io.checkpoint import save_weights
 from sacl.io.patch_store import PatchStore, read_patches
-from sacl.io.progress import say, track
+from sacl.io.progress import say
 from sacl.io.run_record import fingerprint, recorded, replacing
 from sacl.io.workspace import Workspace
-from sacl.models.device import autocast, resolve_device
-from sacl.models.encoder import Encoder, EncoderSpec, build_encoder, pooled
+from sacl.losses.contrastive import Relation
+from sacl.models.dense_pretrainer import DensePretrainer
+from sacl.models.device import resolve_device
+from sacl.models.encoder import Encoder, EncoderSpec, build_encoder
 from sacl.models.projector import Embedder
 from sacl.patches.views import ViewRanges, require_flip_is_sound
 from sacl.settings import PretrainSettings, Strategy
-from sacl.training.contrastive import ContrastiveTask, PatchSource, channels_last, codes_of
+from sacl.training.contrastive import ContrastiveTask, PatchSource, codes_of
+from sacl.training.dense_pretraining import DensePretraining, loss_of, rules_of
+from sacl.training.embedding import balanced_rows, embed
 from sacl.training.sampler import BalancedSampler, UniformSampler
 from sacl.training.trainer import Plan, RatedParameters, train
 from sacl.types import UNKNOWN
 
 _WITHOUT_ATTENTION: tuple[Strategy, ...] = ("supcon", "simclr")
 _BY_SCAN_LABEL: tuple[Strategy, ...] = ("semantic", "supcon")
-_BY_CLASS: tuple[Strategy, ...] = ("semantic", "supcon", "organ")
+_BY_CLASS: tuple[Strategy, ...] = ("semantic", "supcon", "organ", "correlation")
 _EMBEDDED = 2000
-_EMBEDDED_BATCH = 256
 
 
 def inputs(settings: PretrainSettings, workspace: Workspace) -> dict[str, str]:
@@ -52,21 +58,30 @@ def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
     with recorded(workspace, "pretrain", settings, inputs(settings, workspace)) as (folder, found):
         store = read_patches(workspace.require("extract"))
         device = resolve_device(workspace.device)
+        on_patches = settings.on_patches
         spec = EncoderSpec(
             network=settings.network,
             width=settings.width,
-            in_channels=1 if settings.strategy in _WITHOUT_ATTENTION else 2,
+            in_channels=2 if on_patches and settings.strategy not in _WITHOUT_ATTENTION else 1,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(workspace.seed)
-            embedder = Embedder(build_encoder(spec), *settings.projector).to(device)
+            network = (
+                Embedder(build_encoder(spec), *settings.projector)
+                if on_patches
+                else _dense_network(spec, store, settings)
+            ).to(device)
         losses: list[float] = []
-        if settings.strategy != "none":
-            losses = _train(embedder, store, settings, workspace, found)
-        embedder.encoder.to(memory_format=torch.contiguous_format)
+        if isinstance(network, DensePretrainer):
+            losses = _train_dense(network, store, settings, workspace, found)
+        elif settings.strategy != "none":
+            losses = _train_on_patches(network, store, settings, workspace, found)
+        network.to(memory_format=torch.contiguous_format)
         _write_losses(folder, losses)
-        _write_embedding(folder, embedder.encoder, store, settings, workspace.seed)
-        save_weights(folder, "encoder", embedder.encoder, asdict(spec))
+        _write_embedding(folder, network.encoder, store, settings, workspace.seed)
+        if isinstance(network, DensePretrainer):
+            save_weights(folder, "decoder", network.decoder, {"decoder": settings.decoder})
+        save_weights(folder, "encoder", network.encoder, asdict(spec))
         found.update(strategy=settings.strategy, encoder_pixels=found.get("encoder_pixels", 0))
     return folder
 
@@ -88,11 +103,7 @@ def _training_rows(store: PatchStore, settings: PretrainSettings) -> _TrainingRo
     labels = store.joined_label(settings.scan_label_names)[rows]
     scan_label = codes_of(labels.tolist(), UNKNOWN)
     if settings.strategy in _BY_SCAN_LABEL and (scan_label < 0).all():
-        raise DataError(
-            f"pretrain: strategy '{settings.strategy}' needs the scan-wise label"
-            f" '{' x '.join(settings.scan_label_names)}' and no training scan has it; give it with"
-            " --ingest.scan-labels CSV, or take --pretrain.strategy organ"
-        )
+        raise _no_scan_label(settings)
     scan = codes_of(store.index["case_id"].iloc[rows].tolist(), "")
     return _TrainingRows(rows, store.organ_code[rows], scan_label, scan)
 
@@ -109,16 +120,15 @@ def _task(
         sampler = BalancedSampler(
             mine.organ, scan_label, mine.scan, settings.batch, settings.scans_per_class
         )
-    if settings.strategy == "none":
-        raise AssertionError("an encoder that is not trained needs no task")
     device = resolve_device(workspace.device)
+    assert settings.strategy in typing.get_args(Relation), "others need no task on patches"
     return ContrastiveTask(
         source=PatchSource(store.images, attention, mine.rows, device),
         organ=mine.organ,
         scan_label=mine.scan_label,
         sampler=sampler,
         ranges=ranges,
-        strategy=settings.strategy,
+        strategy=cast(Relation, settings.strategy),
         temperature=settings.temperature,
         size=store.meta.patch_size,
         stored_scale=store.margin,
@@ -126,7 +136,7 @@ def _task(
     )
 
 
-def _train(
+def _train_on_patches(
     embedder: Embedder,
     store: PatchStore,
     settings: PretrainSettings,
@@ -136,40 +146,115 @@ def _train(
     """Train the embedder in place, return its losses and note in `found` what it took."""
     mine = _training_rows(store, settings)
     task = _task(store, mine, settings, workspace)
-    if task.ranges.reach > store.margin:
-        say(
-            f"pretrain: the strongest views reach {task.ranges.reach:.2f} sides and the store keeps"
-            f" {store.margin:g}: their corners are empty; raise extract.margin to avoid it"
-        )
-    checkpoint = workspace.folder("pretrain") / "training.pt"
-    resumed = checkpoint.is_file()
-    start = time.monotonic()
-    losses = train(
-        embedder.to(memory_format=torch.channels_last),
-        task.loss,
-        [RatedParameters(list(embedder.parameters()), settings.learning_rate)],
-        Plan(
-            steps=settings.steps,
-            weight_decay=settings.weight_decay,
-            warmup=settings.warmup,
-        ),
-        task.source.device,
-        what=f"pretrain ({settings.strategy})",
-        checkpoint=checkpoint,
-    )
-    seconds = time.monotonic() - start
-    views = 2 * min(settings.batch, len(mine.rows))
+    _warn_of_empty_corners(task.ranges, store.margin, "extract.margin")
     found.update(
         patches=len(mine.rows),
         scans=len(np.unique(mine.scan)),
         classes=getattr(task.sampler, "classes", None),
         patches_with_unknown_label=int((mine.scan_label < 0).sum()),
-        seconds_per_step=None if resumed else round(seconds / settings.steps, 4),
-        encoder_pixels=settings.steps * views * store.meta.patch_size**2,
+        encoder_pixels=2
+        * settings.steps
+        * min(settings.batch, len(mine.rows))
+        * store.meta.patch_size**2,
         view_reach=round(task.ranges.reach, 3),
         stored_margin=store.margin,
     )
+    return _fit(embedder, task.loss, settings, workspace, found)
+
+
+def _dense_network(
+    spec: EncoderSpec, store: PatchStore, settings: PretrainSettings
+) -> DensePretrainer:
+    """Return encoder, decoder and heads for pretraining on dense slices.
+
+    Raises:
+        DataError: the store has no dense slice.
+    """
+    if not len(store.dense_index):
+        raise DataError("pretrain: no dense slice of a training scan; set extract.dense_unlabeled")
+    return DensePretrainer(
+        spec,
+        settings.decoder,
+        store.meta.dense_size,
+        settings.projector,
+        len(store.meta.organs) + 1,
+    )
+
+
+def _train_dense(
+    network: DensePretrainer,
+    store: PatchStore,
+    settings: PretrainSettings,
+    workspace: Workspace,
+    found: dict[str, Any],
+) -> list[float]:
+    """Train encoder and decoder in place, return the losses and note in `found` what it took."""
+    ranges = ViewRanges(**asdict(settings.augment))
+    require_flip_is_sound(ranges, store.meta.organs)
+    size, stored = store.meta.dense_size, store.meta.dense_stored_size
+    _warn_of_empty_corners(ranges, stored / size, "extract.dense_margin")
+    labels = store.joined_dense_label(settings.scan_label_names)
+    device = resolve_device(workspace.device)
+    task = DensePretraining(
+        store,
+        rules_of(settings.slices, ranges, workspace.seed, device),
+        codes_of(labels.tolist(), UNKNOWN),
+        settings.temperature,
+    )
+    if settings.strategy == "semantic" and (task.scan_label < 0).all():
+        raise _no_scan_label(settings)
+    slices = min(settings.slices, len(store.dense_index))
+    found.update(
+        slices=len(store.dense_index),
+        encoder_pixels=2 * settings.steps * slices * size**2,
+        view_reach=round(ranges.reach, 3),
+        stored_margin=stored / size,
+    )
+    return _fit(network, loss_of(task, settings.strategy), settings, workspace, found)
+
+
+def _fit(
+    network: Embedder | DensePretrainer,
+    loss: Callable[[nn.Module, int], Tensor],
+    settings: PretrainSettings,
+    workspace: Workspace,
+    found: dict[str, Any],
+) -> list[float]:
+    checkpoint = workspace.folder("pretrain") / "training.pt"
+    resumed = checkpoint.is_file()
+    start = time.monotonic()
+    losses = train(
+        network.to(memory_format=torch.channels_last),
+        loss,
+        [RatedParameters(list(network.parameters()), settings.learning_rate)],
+        Plan(
+            steps=settings.steps,
+            weight_decay=settings.weight_decay,
+            warmup=settings.warmup,
+        ),
+        resolve_device(workspace.device),
+        what=f"pretrain ({settings.strategy})",
+        checkpoint=checkpoint,
+    )
+    seconds = time.monotonic() - start
+    found["seconds_per_step"] = None if resumed else round(seconds / settings.steps, 4)
     return losses
+
+
+def _warn_of_empty_corners(ranges: ViewRanges, margin: float, setting: str) -> None:
+    if ranges.reach > margin:
+        say(
+            f"pretrain: the strongest views reach {ranges.reach:.2f} sides and the store keeps"
+            f" {margin:g}: their corners are empty; raise {setting} to avoid it"
+        )
+
+
+def _no_scan_label(settings: PretrainSettings) -> DataError:
+    return DataError(
+        f"pretrain: strategy '{settings.strategy}' needs the scan-wise label"
+        f" '{' x '.join(settings.scan_label_names)}' and no training scan has it; give it with"
+        " --ingest.scan-labels CSV, or take --pretrain.strategy organ"
+    )
 
 
 def _write_losses(folder: Path, losses: list[float]) -> None:
@@ -186,7 +271,7 @@ def _write_embedding(
     train_split = (store.index["split"] == "train").to_numpy()
     rows = np.concatenate(
         [
-            _balanced_rows(np.flatnonzero(part), store.organ_code, rng)
+            balanced_rows(np.flatnonzero(part), store.organ_code, _EMBEDDED, rng)
             for part in (train_split, ~train_split)
         ]
     )
@@ -194,37 +279,9 @@ def _write_embedding(
     with replacing(folder / "embedding.npz") as temporary:
         np.savez_compressed(
             temporary,
-            feature=_features(encoder, store, rows),
+            feature=embed(encoder, store, rows),
             organ=index["organ"].to_numpy(dtype=str),
             scan_label=store.joined_label(settings.scan_label_names)[rows].astype(str),
             subject_id=index["subject_id"].to_numpy(dtype=str),
             split=index["split"].to_numpy(dtype=str),
         )
-
-
-def _balanced_rows(rows: np.ndarray, organ: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw up to `_EMBEDDED` rows, the rarer organs whole and the others in equal numbers."""
-    shuffled = rng.permutation(rows)
-    order = np.argsort(organ[shuffled], kind="stable")
-    by_organ = organ[shuffled][order]
-    turn = np.arange(len(rows)) - np.searchsorted(by_organ, by_organ)
-    return np.sort(shuffled[order][np.argsort(turn, kind="stable")][:_EMBEDDED])
-
-
-@torch.no_grad()
-def _features(encoder: Encoder, store: PatchStore, rows: np.ndarray) -> np.ndarray:
-    """Return the L2-normalized pooled features of un-augmented patches, float32 `[n, d]`."""
-    device = next(encoder.parameters()).device
-    attention = store.attention if encoder.spec.in_channels == 2 else None
-    source = PatchSource(store.images, attention, rows, device)
-    edge = (store.meta.stored_size - store.meta.patch_size) // 2
-    inner = slice(edge, edge + store.meta.patch_size)
-    encoder.eval()
-    features = [np.zeros((0, encoder.channels[-1]), np.float32)]
-    for first in track(range(0, len(rows), _EMBEDDED_BATCH), "embed patches"):
-        positions = np.arange(first, min(first + _EMBEDDED_BATCH, len(rows)))
-        pixels = channels_last(source.pixels(positions)[:, :, inner, inner])
-        with autocast(device):
-            feature = pooled(encoder(pixels))
-        features.append(torch.nn.functional.normalize(feature, dim=1).cpu().numpy())
-    return np.concatenate(features)

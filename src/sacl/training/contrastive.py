@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sacl.losses.contrastive import Relation, patch_contrastive_loss, semantic_relations
+from sacl.losses.contrastive import (
+    Relation,
+    intensity_weights,
+    patch_contrastive_loss,
+    semantic_relations,
+)
 from sacl.patches.views import ViewRanges, two_views
 from sacl.training.sampler import BalancedSampler, UniformSampler, step_generator
 
 _IN_MEMORY_BYTES = 4e9
+_MEASURED_AT_ONCE = 256
 
 
 class PatchSource:
@@ -100,9 +107,30 @@ class ContrastiveTask:
             for codes in (self.organ, self.scan_label)
         )
         positive, candidate = semantic_relations(organ, scan_label, self.strategy)
+        weight = None
+        if self.strategy == "correlation":
+            means = self.intensity[torch.from_numpy(positions)].to(organ.device)
+            weight = intensity_weights(organ, means, self._spread.to(organ.device))
         return patch_contrastive_loss(
-            embedding.view(len(positions), 2, -1), positive, candidate, self.temperature
+            embedding.view(len(positions), 2, -1), positive, candidate, self.temperature, weight
         )
+
+    @cached_property
+    def intensity(self) -> Tensor:
+        """Mean intensity of every patch under its attention, 0 to 1, on the CPU."""
+        means = []
+        for first in range(0, len(self.source), _MEASURED_AT_ONCE):
+            last = min(first + _MEASURED_AT_ONCE, len(self.source))
+            image, attention = self.source.pixels(np.arange(first, last)).unbind(dim=1)
+            area = attention.sum(dim=(1, 2)).clamp_min(1e-6)
+            means.append(((image * attention).sum(dim=(1, 2)) / area).cpu())
+        return torch.cat(means)
+
+    @cached_property
+    def _spread(self) -> Tensor:
+        organ = torch.from_numpy(self.organ)
+        of_organ = [self.intensity[organ == n] for n in range(int(self.organ.max()) + 1)]
+        return torch.stack([m.std() if len(m) > 1 else torch.tensor(0.0) for m in of_organ])
 
     @property
     def _on_cuda(self) -> bool:

@@ -7,11 +7,12 @@ stdout: `step_costs.measure_steps` asks it so, in a process of its own.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,9 @@ from torch import Tensor, nn
 from sacl.config import from_mapping
 from sacl.io.patch_store import PatchStore, StoreArrays, StoreMeta
 from sacl.io.run_record import peak_memory_mb
+from sacl.losses.contrastive import Relation
 from sacl.models.coarse import CoarseNetwork, CoarseSpec, plan_levels
+from sacl.models.dense_pretrainer import DensePretrainer
 from sacl.models.device import resolve_device
 from sacl.models.encoder import EncoderSpec, build_encoder
 from sacl.models.projector import Embedder
@@ -31,6 +34,7 @@ from sacl.patches.views import ViewRanges
 from sacl.settings import RunConfig
 from sacl.training.coarse import CoarseCase, draw_crops, loss_of_levels
 from sacl.training.contrastive import ContrastiveTask, PatchSource
+from sacl.training.dense_pretraining import DensePretraining, loss_of
 from sacl.training.sampler import UniformSampler
 from sacl.training.segmentation import DenseTask, QueryTask, StepRules
 from sacl.training.step_costs import StepCosts
@@ -51,6 +55,8 @@ def probe(config: RunConfig, organs: int, spacing_mm: tuple[float, float, float]
     return StepCosts(
         device=device.type,
         threads=torch.get_num_threads(),
+        cores=os.cpu_count() or 1,
+        load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else 0.0,
         locate_s=locate_s,
         pretrain_s=pretrain_s,
         finetune_s=finetune_s,
@@ -114,6 +120,8 @@ def _pretrain(config: RunConfig, device: torch.device) -> tuple[float, int]:
     settings = config.pretrain
     if settings.strategy == "none":
         return 0.0, 0
+    if not settings.on_patches:
+        return _pretrain_dense(config, device)
     count, side = settings.batch, config.extract.patch_size
     stored = round_to_even(side * config.extract.margin)
     rng = np.random.default_rng(0)
@@ -126,7 +134,7 @@ def _pretrain(config: RunConfig, device: torch.device) -> tuple[float, int]:
         scan_label=rng.integers(0, 3, count),
         sampler=UniformSampler(count, count),
         ranges=ViewRanges(**asdict(settings.augment)),
-        strategy=settings.strategy,
+        strategy=cast(Relation, settings.strategy),
         temperature=settings.temperature,
         size=side,
         stored_scale=stored / side,
@@ -135,6 +143,21 @@ def _pretrain(config: RunConfig, device: torch.device) -> tuple[float, int]:
     spec = EncoderSpec(settings.network, settings.width, 2 if attention else 1)
     embedder = Embedder(build_encoder(spec), *settings.projector)
     return _timed(embedder.to(memory_format=torch.channels_last), task.loss, device)
+
+
+def _pretrain_dense(config: RunConfig, device: torch.device) -> tuple[float, int]:
+    settings, organs = config.pretrain, ("a", "b", "c", "d")
+    ranges = ViewRanges(**asdict(settings.augment))
+    store = _store(config, organs, settings.slices)
+    rules = StepRules(batch=settings.slices, ranges=ranges, seed=0, device=device)
+    labels = np.zeros(settings.slices, np.int64)
+    task = DensePretraining(store, rules, labels, settings.temperature)
+    spec = EncoderSpec(settings.network, settings.width, 1)
+    network = DensePretrainer(
+        spec, settings.decoder, config.extract.dense_size, settings.projector, len(organs) + 1
+    )
+    network = network.to(memory_format=torch.channels_last)
+    return _timed(network, loss_of(task, settings.strategy), device)
 
 
 def _finetune(config: RunConfig, organs: Sequence[str], device: torch.device) -> tuple[float, int]:
@@ -156,7 +179,7 @@ def _finetune(config: RunConfig, organs: Sequence[str], device: torch.device) ->
     )
     ranges = ViewRanges(**asdict(settings.augment))
     rules = StepRules(batch=settings.batch, ranges=ranges, seed=0, device=device)
-    store = _store(config, organs)
+    store = _store(config, organs, config.finetune.batch)
     task = (
         DenseTask(store, rules, settings.class_balance, settings.copy_paste)
         if dense
@@ -165,9 +188,9 @@ def _finetune(config: RunConfig, organs: Sequence[str], device: torch.device) ->
     return _timed(build_segmenter(spec, 0), task.loss, device)
 
 
-def _store(config: RunConfig, organs: Sequence[str]) -> PatchStore:
+def _store(config: RunConfig, organs: Sequence[str], least: int) -> PatchStore:
     """Return a store of noise: one batch of patches and one of slices, all of them labeled."""
-    extract, count = config.extract, max(config.finetune.batch, len(organs))
+    extract, count = config.extract, max(least, len(organs))
     patch = (count, *(round_to_even(extract.patch_size * extract.margin),) * 2)
     slices = (count, *(round_to_even(extract.dense_size * extract.dense_margin),) * 2)
     meta = StoreMeta(extract.patch_size, patch[1], extract.dense_size, slices[1], tuple(organs))
@@ -179,9 +202,20 @@ def _store(config: RunConfig, organs: Sequence[str]) -> PatchStore:
     return PatchStore(
         meta,
         pd.DataFrame({"organ": names, "reference_row": range(count)}),
-        pd.DataFrame({"annotated": [";".join(organs)] * count, "reference_row": range(count)}),
+        pd.DataFrame(
+            {
+                "annotated": [";".join(organs)] * count,
+                "reference_row": range(count),
+                "holds_organ": True,
+            }
+        ),
         StoreArrays(
-            _noise(rng, patch, np.uint16), masks, masks, _noise(rng, slices, np.uint16), labels
+            images=_noise(rng, patch, np.uint16),
+            attention=masks,
+            references=masks,
+            dense_images=_noise(rng, slices, np.uint16),
+            dense_references=labels,
+            dense_coarse=labels,
         ),
     )
 

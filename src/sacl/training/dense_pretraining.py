@@ -1,0 +1,171 @@
+"""Pretraining on dense slices: encoder and decoder learn together from coarse label maps.
+
+- `semantic`, `organ` with pooled queries: an organ's query is the mean of the features under its
+  coarse mask (attention as pooling), at the encoder's coarsest map and at the decoder's finest; its
+  class is organ x scan-wise label, or organ. The organs' surroundings are a class of their own.
+- `pixel`: supervised contrast between pixels, classes by coarse label (Wang et al., ICCV 2021, doi
+  10.1109/ICCV48922.2021.00721), without their memory bank.
+- `self-training`: soft Dice plus cross-entropy against the coarse label maps.
+- `mim`: masked image modeling, mean squared error of hidden blocks (Xie et al., "SimMIM", CVPR
+  2022, doi 10.1109/CVPR52688.2022.00943).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sacl.io.patch_store import IMAGE_SCALE, PatchStore
+from sacl.losses.contrastive import Relation, contrastive_loss, semantic_relations
+from sacl.losses.segmentation import dense_loss
+from sacl.patches.pooling import organ_masks, pool_under, shown
+from sacl.patches.views import ViewRanges, change_intensity, random_affine, resample
+from sacl.training.contrastive import channels_last
+from sacl.training.segmentation import StepRules
+
+_SURROUND_SHARE = 1 / 16
+"""How far the organs' surroundings reach, in units of the slice's side."""
+_LEAST_PIXELS = 4
+_PIXELS_PER_CLASS = 64
+_BLOCK_SHARE = 1 / 8
+"""Side of a hidden block in units of the slice's side."""
+_HIDDEN = 0.6
+
+
+class Views(NamedTuple):
+    """Two views of every slice, one after the other: image, coarse labels, which slice it is."""
+
+    image: Tensor
+    labels: Tensor
+    slice: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class DensePretraining:
+    """What a step does, whatever the strategy.
+
+    Args:
+        store: With dense slices of the training scans and their coarse labels.
+        rules: Slices per step, ranges of the views, seed and device.
+        scan_label: Scan-wise label of every dense slice, integers, -1 where unknown.
+        temperature: Of the contrastive losses.
+    """
+
+    store: PatchStore
+    rules: StepRules
+    scan_label: np.ndarray
+    temperature: float
+
+    @property
+    def organs(self) -> int:
+        """Number of organs."""
+        return len(self.store.meta.organs)
+
+    def views(self, step: int) -> tuple[Views, torch.Generator]:
+        """Return a step's views, and the generator for what else is random."""
+        rules, meta = self.rules, self.store.meta
+        rng, generator = rules.randomness(step)
+        weights = np.full(len(self._rows), 1 / len(self._rows))
+        drawn = self._rows[rules.rows(weights, min(rules.batch, len(self._rows)), rng)]
+        image = rules.gather(self.store.dense_images, drawn) / IMAGE_SCALE
+        coarse = rules.gather(self.store.dense_coarse, drawn)
+        stored = torch.stack([image, coarse], dim=1).repeat(2, 1, 1, 1)
+        theta = random_affine(len(stored), rules.ranges, generator, rules.device)
+        scale = meta.dense_stored_size / meta.dense_size
+        pixels = resample(stored, theta, meta.dense_size, scale, nearest_channels=(1,))
+        return Views(
+            change_intensity(pixels[:, :1].clone(), rules.ranges, generator),
+            pixels[:, 1].long(),
+            torch.from_numpy(drawn).to(rules.device).repeat(2),
+        ), generator
+
+    @property
+    def _rows(self) -> np.ndarray:
+        """Return the dense slices in which the coarse map holds an organ, all where none does."""
+        holds = np.flatnonzero(self.store.dense_index["holds_organ"].to_numpy(dtype=bool))
+        return holds if len(holds) else np.arange(len(self.store.dense_index))
+
+    def pooled(self, strategy: Relation) -> Callable[[nn.Module, int], Tensor]:
+        """Return the loss of queries pooled under the attention."""
+
+        def loss(network: nn.Module, step: int) -> Tensor:
+            views, _ = self.views(step)
+            features = network(channels_last(views.image))
+            side = views.labels.shape[-1]
+            masks = organ_masks(views.labels, self.organs, max(1, round(_SURROUND_SHARE * side)))
+            n, region = shown(masks, _LEAST_PIXELS).nonzero(as_tuple=True)
+            scan_label = torch.from_numpy(self.scan_label).to(region.device)[views.slice[n]]
+            # What surrounds the organs looks alike in every phase: one class, whatever the label.
+            scan_label = torch.where(region == 0, 0, scan_label)
+            positive, candidate = semantic_relations(region, scan_label, strategy)
+            total = views.image.new_zeros(())
+            for maps, project in (
+                (features.coarsest, network.project_coarsest),
+                (features.finest, network.project_finest),
+            ):
+                embedding = project(pool_under(maps, masks)[n, region])
+                total = total + contrastive_loss(embedding, positive, candidate, self.temperature)
+            return total
+
+        return loss
+
+    def pixel(self, network: nn.Module, step: int) -> Tensor:
+        """Return the loss of contrast between pixels; every class brings as many of them."""
+        views, generator = self.views(step)
+        features = network(channels_last(views.image))
+        labels = views.labels.flatten()
+        drawn = torch.rand(len(labels), generator=generator, device=generator.device)
+        key = labels + drawn.to(labels.device)
+        order = key.argsort()
+        first = torch.searchsorted(labels[order], torch.arange(self.organs + 2).to(labels.device))
+        chosen = torch.cat(
+            [
+                order[a : min(a + _PIXELS_PER_CLASS, b)]
+                for a, b in itertools.pairwise(first.tolist())
+            ]
+        )
+        flat = features.finest.movedim(1, -1).flatten(0, 2)[chosen]
+        same = labels[chosen][:, None] == labels[chosen][None, :]
+        embedding = network.project_finest(flat.float())
+        return contrastive_loss(embedding, same, torch.ones_like(same), self.temperature)
+
+    def self_training(self, network: nn.Module, step: int) -> Tensor:
+        """Return the segmentation loss against the coarse label maps."""
+        views, _ = self.views(step)
+        logit = network.head(network(channels_last(views.image)).finest)
+        annotated = torch.ones(len(logit), self.organs, dtype=torch.bool, device=logit.device)
+        return dense_loss(logit, views.labels, annotated)
+
+    def masked_image(self, network: nn.Module, step: int) -> Tensor:
+        """Return the mean squared error of the hidden blocks."""
+        views, generator = self.views(step)
+        side = views.image.shape[-1]
+        blocks = round(1 / _BLOCK_SHARE)
+        shape = (len(views.image), 1, blocks, blocks)
+        hidden = torch.rand(shape, generator=generator, device=generator.device) < _HIDDEN
+        hidden = nn.functional.interpolate(hidden.float(), size=(side, side)).to(views.image.device)
+        features = network(channels_last(views.image * (1 - hidden)))
+        error = (network.head(features.finest)[:, :1].float() - views.image).square()
+        return (error * hidden).sum() / hidden.sum().clamp_min(1)
+
+
+def rules_of(batch: int, ranges: ViewRanges, seed: int, device: torch.device) -> StepRules:
+    """Return the rules of a dense pretraining's steps."""
+    return StepRules(batch=batch, ranges=ranges, seed=seed, device=device)
+
+
+def loss_of(task: DensePretraining, strategy: str) -> Callable[[nn.Module, int], Tensor]:
+    """Return the loss of a strategy's steps."""
+    if strategy in get_args(Relation):
+        return task.pooled(cast(Relation, strategy))
+    return {
+        "pixel": task.pixel,
+        "self-training": task.self_training,
+        "mim": task.masked_image,
+    }[strategy]

@@ -1,0 +1,163 @@
+"""Pretraining on dense slices: the views, what is pooled, and every strategy's loss."""
+
+import numpy as np
+import pytest
+import torch
+from tests.training.test_segmentation_training import CPU, SIZE, STORED, make_store
+
+from sacl.losses.contrastive import contrastive_loss, intensity_weights
+from sacl.models.dense_pretrainer import DenseFeatures, DensePretrainer
+from sacl.models.encoder import EncoderSpec
+from sacl.patches.pooling import organ_masks, pool_under, shown
+from sacl.patches.views import ViewRanges
+from sacl.training.dense_pretraining import DensePretraining, loss_of, rules_of
+from sacl.training.trainer import Plan, RatedParameters, train
+
+RANGES = ViewRanges(rotation_deg=20, scale=(0.9, 1.1), contrast=0.2)
+
+
+def task(ranges=RANGES, slices=6):
+    store = make_store()
+    return DensePretraining(
+        store, rules_of(slices, ranges, 0, CPU), np.arange(12) % 2, temperature=0.1
+    )
+
+
+def network():
+    torch.manual_seed(0)
+    return DensePretrainer(EncoderSpec(width=8, in_channels=1), "unet", SIZE, (16, 8), 3)
+
+
+def test_two_views_of_a_slice_have_the_coarse_labels_of_its_pixels():
+    views, _ = task(ViewRanges()).views(2)
+    assert views.image.shape == (12, 1, SIZE, SIZE)
+    assert torch.equal(views.slice[:6], views.slice[6:])
+    edge = (STORED - SIZE) // 2
+    inner = slice(edge, edge + SIZE)
+    expected = make_store().dense_coarse[views.slice.numpy()][:, inner, inner]
+    assert np.array_equal(views.labels.numpy(), expected)
+
+
+def test_slices_without_an_organ_are_not_drawn():
+    store = make_store()
+    store.dense_index["holds_organ"] = [n % 3 == 0 for n in range(12)]
+    pretraining = DensePretraining(
+        store, rules_of(4, ViewRanges(), 0, CPU), np.zeros(12, int), temperature=0.1
+    )
+    views, _ = pretraining.views(0)
+    assert set(views.slice.tolist()) == {0, 3, 6, 9}
+
+
+@pytest.mark.parametrize("strategy", ["semantic", "organ", "pixel", "self-training", "mim"])
+def test_a_step_is_the_same_however_the_run_got_there(strategy):
+    pretrained = network()
+    loss = loss_of(task(), strategy)
+    first = loss(pretrained.eval(), 5)
+    loss(pretrained, 6)
+    assert torch.equal(loss_of(task(), strategy)(pretrained, 5), first)
+    assert not torch.equal(loss(pretrained, 6), first)
+
+
+@pytest.mark.parametrize("strategy", ["semantic", "organ", "pixel", "self-training", "mim"])
+def test_training_learns(strategy):
+    pretrained = network()
+    losses = train(
+        pretrained,
+        loss_of(task(), strategy),
+        [RatedParameters(list(pretrained.parameters()), 3e-3)],
+        Plan(steps=25),
+        CPU,
+        what="test",
+    )
+    assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
+
+
+@pytest.mark.parametrize("strategy", ["semantic", "pixel", "self-training", "mim"])
+def test_the_decoder_learns_too(strategy):
+    pretrained = network()
+    loss_of(task(), strategy)(pretrained, 0).backward()
+    gradients = [p.grad for p in pretrained.decoder.parameters()]
+    assert any(g is not None and g.abs().max() > 0 for g in gradients)
+
+
+def test_pooling_is_the_mean_under_the_mask():
+    features = torch.arange(32.0).view(1, 2, 4, 4)
+    masks = torch.zeros(1, 2, 4, 4)
+    masks[0, 0, 1, 1:3] = 1
+    pooled = pool_under(features, masks)
+    assert pooled[0, 0].tolist() == [5.5, 21.5]
+    assert pooled[0, 1].tolist() == [0.0, 0.0]
+    assert shown(masks, 2).tolist() == [[True, False]]
+
+
+def test_a_finer_mask_is_averaged_down_to_the_features():
+    features = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]])
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[0, 0, :2, 1:] = 1  # two pixels of the first quarter, four of the second
+    assert pool_under(features, mask).item() == pytest.approx((2 * 1.0 + 4 * 3.0) / 6)
+
+
+def test_surroundings_are_background_near_an_organ():
+    labels = torch.zeros(1, 9, 9, dtype=torch.long)
+    labels[0, 4, 4], labels[0, 4, 5] = 1, 2
+    masks = organ_masks(labels, organs=2, surround=1)
+    assert masks[0].sum(dim=(1, 2)).tolist() == [3 * 4 - 2, 1, 1]
+    assert masks[0, 0, 4, 4] == 0
+    assert masks.sum(dim=1).max() == 1
+
+
+def test_pooled_queries_of_one_organ_and_phase_attract_each_other():
+    """With features that spell out organ and phase the loss is as low as it gets."""
+    pretraining = task(ViewRanges())
+
+    class Spells(torch.nn.Module):
+        def __init__(self, with_phase):
+            super().__init__()
+            self.with_phase = with_phase
+            self.project_coarsest = self.project_finest = torch.nn.Sequential(
+                torch.nn.Linear(6, 6, bias=False), Unit()
+            )
+            self.project_finest[0].weight.data = torch.eye(6)
+
+        def forward(self, image):
+            views, _ = pretraining.views(0)
+            phase = torch.from_numpy(pretraining.scan_label)[views.slice] * int(self.with_phase)
+            code = views.labels + 3 * phase[:, None, None] * (views.labels > 0)
+            maps = torch.nn.functional.one_hot(code, 6).movedim(-1, 1).float()
+            return DenseFeatures(maps, maps)
+
+    semantic = pretraining.pooled("semantic")
+    assert semantic(Spells(True), 0) < semantic(Spells(False), 0) - 0.5
+
+
+class Unit(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.normalize(x, dim=1)
+
+
+def test_weights_fall_with_the_difference_of_the_intensities():
+    organ = torch.tensor([0, 0, 0, 1])
+    intensity = torch.tensor([0.5, 0.5, 0.7, 0.5])
+    weight = intensity_weights(organ, intensity, torch.tensor([0.1, 0.2]))
+    assert weight[0, 1] == 1
+    assert weight[0, 2].item() == pytest.approx(np.exp(-2.0), rel=1e-5)
+
+
+def test_the_weighted_loss_is_the_weighted_mean_over_the_positives():
+    """The printed equation as loops, with a weight per positive."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.nn.functional.normalize(torch.randn(6, 4, generator=generator, dtype=torch.float64))
+    classes = [0, 0, 0, 1, 1, 2]
+    weight = torch.rand(6, 6, generator=generator, dtype=torch.float64) + 0.1
+    positive = torch.tensor([[a == b for b in classes] for a in classes])
+    expected, anchors = 0.0, 0
+    for i in range(6):
+        mates = [p for p in range(6) if p != i and classes[p] == classes[i]]
+        if not mates:
+            continue
+        total = sum(torch.exp(z[i] @ z[a] / 0.2) for a in range(6) if a != i)
+        terms = [weight[i, p] * torch.log(torch.exp(z[i] @ z[p] / 0.2) / total) for p in mates]
+        expected -= sum(terms) / sum(weight[i, p] for p in mates)
+        anchors += 1
+    found = contrastive_loss(z, positive, torch.ones_like(positive), 0.2, weight)
+    assert found.item() == pytest.approx(float(expected) / anchors, rel=1e-9)
