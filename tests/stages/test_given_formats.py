@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -193,9 +192,8 @@ def test_both_sides_are_merged_where_the_cohort_has_the_whole(tmp_path):
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif("SACL_DATA" not in os.environ, reason="SACL_DATA is not set")
-def test_a_real_totalsegmentator_output_is_read_by_its_table_and_by_its_json(tmp_path):
-    data = Path(os.environ["SACL_DATA"]) / "TotalSegmentator_CT"
+def test_a_real_totalsegmentator_output_is_read_by_its_table_and_by_its_json(real_data, tmp_path):
+    data = real_data / "TotalSegmentator_CT"
     scheme = LabelScheme("some", ("liver", "kidneys", "inferior_vena_cava", "esophagus"))
     image = nibabel.load(data / "segmentation_3mm.nii.gz")
     grid = canonical_grid(Grid(image.shape, image.affine))
