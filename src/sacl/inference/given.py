@@ -10,7 +10,7 @@ import numpy as np
 
 from sacl.geometry import canonical_grid, require_same_grid, same_grid
 from sacl.io.given_maps import GivenLabels, Survey, read_given_map
-from sacl.io.nifti import read_frame
+from sacl.io.nifti import is_nifti, read_frame
 from sacl.io.progress import say
 from sacl.patches.components import clean_components
 from sacl.types import Case, Grid, LabelMap, LabelScheme
@@ -49,12 +49,14 @@ class Tally:
 def require_grids(survey: Survey, grids: Mapping[str, Grid], repairs_grid: bool) -> None:
     """Compare all maps' grids with their scans' by the headers, and say how many are resampled.
 
+    A DICOM segmentation is compared when it is read.
+
     Raises:
         DataError: a map lies on another grid and that is not to be repaired; both are printed.
     """
     other = {}
     for case_id, given in survey.maps.items():
-        for path in given.paths:
+        for path in (path for path in given.paths if is_nifti(path)):
             own = canonical_grid(read_frame(path).grid)
             if not same_grid(grids[case_id], own):
                 other[case_id] = (path, own)

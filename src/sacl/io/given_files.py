@@ -13,6 +13,8 @@ from sacl.io.layouts.nnssl import anatomy_masks
 from sacl.io.nifti import SUFFIXES, stem
 from sacl.io.run_record import listing_fingerprint
 
+DICOM = ".dcm"
+"""Suffix of a DICOM segmentation."""
 _POSTFIXES = ("seg", "segmentation", "pred", "prediction", "label", "labels", "mask", "trans")
 """What is appended to a case's name, the likeliest first; MONAI's SaveImage takes any word."""
 _WHOLE = ("combined_labels", "segmentations", "segmentation", "labels")
@@ -34,7 +36,8 @@ def find_given(source: Path, case_ids: Iterable[str]) -> dict[str, GivenFiles]:
     In a folder, a case's map is `CASE.nii.gz` (nnU-Net, a table's folder), `CASE_seg.nii.gz` or
     `CASE/CASE_seg.nii.gz` (MONAI, which may keep nnU-Net's `_0000` in the name), or the masks
     `CASE/ORGAN.nii.gz` or `CASE/segmentations/ORGAN.nii.gz` (TotalSegmentator, AbdomenAtlas).
-    A `pretrain_data.json` (nnssl) names each image's anatomy mask.
+    DICOM segmentations are `CASE.dcm`, or the one file `.dcm` in a folder `CASE`. A
+    `pretrain_data.json` (nnssl) names each image's anatomy mask.
 
     Raises:
         DataError: two files may be a case's label map, or the JSON is damaged.
@@ -55,13 +58,14 @@ def given_fingerprint(source: Path) -> str:
 
 
 def _in_folder(source: Path, case_id: str) -> GivenFiles | None:
-    for suffix in SUFFIXES:
+    for suffix in (*SUFFIXES, DICOM):
         if (source / f"{case_id}{suffix}").is_file():
             return GivenFiles(case_id, source / f"{case_id}{suffix}")
     for name in (case_id, f"{case_id}_0000"):
         flat = [source / f"{name}_{word}{suffix}" for word in _POSTFIXES for suffix in SUFFIXES]
         named = [path for path in flat if path.is_file()]
         named += [path for path in nifti_files(source / name) if _is_of(path, name)]
+        named += sorted((source / name).glob(f"*{DICOM}"))
         if named:
             return GivenFiles(case_id, _likeliest(named, name))
         for masks in (source / name / "segmentations", source / name):

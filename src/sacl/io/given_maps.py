@@ -13,7 +13,8 @@ import numpy as np
 
 from sacl.errors import DataError
 from sacl.geometry import repaired, require_same_grid, same_grid
-from sacl.io.given_files import GivenFiles, find_given
+from sacl.io.dicom.segmentation import read_segmentation
+from sacl.io.given_files import DICOM, GivenFiles, find_given
 from sacl.io.layouts.found import label_values
 from sacl.io.nifti import read_label_table, read_labels
 from sacl.io.overlap import merge_masks, organ_mask
@@ -82,9 +83,9 @@ def survey_maps(
 ) -> Survey:
     """Find the cases' label maps and match their names to the scheme's organs.
 
-    The values of a single file are named by the label table in it, else by a `labels.json` or
-    `dataset.json` beside it or in the source. Aliases agree, and sides are merged where the scheme
-    has the whole.
+    The values of a single file are named by the label table in it (of DICOM, by its segments), else
+    by a `labels.json` or `dataset.json` beside it or in the source. Aliases agree, and sides are
+    merged where the scheme has the whole.
 
     Raises:
         DataError: a case has no map, label values have no names, or no name is an organ of the
@@ -150,7 +151,7 @@ def read_given_map(
 def _from_file(
     given: GivenMap, file: Path, scheme: LabelScheme, target: tuple[Grid, bool]
 ) -> GivenLabels:
-    voxels, own, _ = read_labels(file)
+    voxels, own = _labels_in(file, target[0])
     low, high = int(voxels.min()), int(voxels.max())
     if low < 0 or high > _MOST:
         raise DataError(
@@ -167,6 +168,13 @@ def _from_file(
     return GivenLabels(label_map, unnamed=unnamed, repair=repair)
 
 
+def _labels_in(file: Path, grid: Grid) -> tuple[np.ndarray, Grid]:
+    if file.suffix == DICOM:  # its frames are laid on the scan's slices, or refused
+        return read_segmentation(file, grid).voxels, grid
+    voxels, own, _ = read_labels(file)
+    return voxels, own
+
+
 def _on_grid(
     voxels: np.ndarray, own: Grid, target: tuple[Grid, bool], where: str
 ) -> tuple[np.ndarray, str]:
@@ -181,6 +189,8 @@ def _names_of(
     file: Path, source: Path, tables: dict[Path, dict[int, str] | None]
 ) -> dict[int, str]:
     """Return the names of a file's values; `tables` keeps the tables of folders already read."""
+    if file.suffix == DICOM:
+        return dict(enumerate(read_segmentation(file).scheme.names, start=1))
     inside = read_label_table(file)
     if inside is not None:
         return {value: name for name, value in inside.items() if value != 0 and name}
