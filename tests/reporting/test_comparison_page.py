@@ -102,6 +102,14 @@ def test_a_loss_is_told_as_plainly_and_so_is_who_is_best(tmp_path):
     assert "nothing to be compared with" in second
 
 
+def test_a_difference_that_hangs_on_the_seeds_is_told_as_such(tmp_path):
+    found = document(tmp_path)
+    assert "with other seeds" not in comparison_page(found)
+    entry = next(c for c in found["levels"][0]["comparisons"] if c["against"] == "scratch")
+    entry["subject_seed_pairs"] |= {"low": -0.01, "high": 0.09}
+    assert "with other seeds it may be otherwise" in headline(comparison_page(found))
+
+
 def test_too_few_subjects_to_show_anything_is_said(tmp_path):
     page = comparison_page(document(tmp_path, subjects=4))
     assert "do not clearly differ" in headline(page)

@@ -109,11 +109,22 @@ def _sentence(level: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
     if first["low"] is not None:
         text += f" ({points(first['mean_difference'])} points, 95 % interval"
         text += f" {points(first['low'])} to {points(first['high'])}, {p_equals(first['p_holm'])})"
+    text += _caution(first)
     best = max(means, key=lambda name: means[name] or 0.0)
     if best not in (protocol["ours"], protocol["baseline"]):
         verdict = p_equals(comparisons[best]["p_holm"])
         text += f"; the highest mean is that of {words(best)}, {means[best]:.3f} ({verdict})"
     return text + "."
+
+
+def _caution(comparison: Mapping[str, Any]) -> str:
+    """Say so where a difference is clear over subjects, and not over other seeds too."""
+    pairs = comparison["subject_seed_pairs"]
+    if pairs["low"] is None or comparison["p_holm"] >= _ALPHA or comparison["seeds"] < 2:
+        return ""
+    if pairs["low"] > 0 or pairs["high"] < 0:
+        return ""
+    return "; with other seeds it may be otherwise, an interval that resamples them includes 0"
 
 
 def _scored(level: Mapping[str, Any]) -> str:

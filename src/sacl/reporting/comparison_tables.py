@@ -133,7 +133,8 @@ def cost_table(document: Document) -> str:
     ]
     head = ["Strategy", "cells", "steps", *(f"{stage}, s" for stage in stages)]
     apart = [[row[0], Cell(str(row[1]), "text")] for row in shared]
-    return html_table(head, body) + html_table(["Shared", Cell("seconds", "text")], apart)
+    together = html_table(["Folder", Cell("stages", "text")], apart)
+    return html_table(head, body) + "<h3>Shared by several cells</h3>" + together
 
 
 def _is_scored(document: Document, name: str) -> bool:
