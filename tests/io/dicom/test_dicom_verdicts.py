@@ -119,18 +119,30 @@ def test_padding_that_could_be_tissue_is_not_taken_for_padding(tmp_path, rng):
     np.testing.assert_array_equal(np.sort(volume.voxels, None), np.sort(scan.values, None))
 
 
-def test_a_padding_value_written_as_unsigned_and_a_range_become_air(tmp_path, rng):
-    scan = make_scan(rng)
-    stored = scan.stored.astype(np.int16)
-    stored[3], stored[4] = -2000, -1990
-    images = slices_of(other(scan, stored=stored, intercept=0.0), rng)
-    for image in images:
-        image.add_new("PixelPaddingValue", "US", 65536 - 2000)
-        image.add_new("PixelPaddingRangeLimit", "US", 65536 - 1980)
+def test_a_range_of_padding_becomes_air_also_above_all_tissue(tmp_path, rng):
+    scan = make_scan(rng, intercept=0.0)
+    stored = scan.stored.copy()
+    stored[3], stored[4], stored[5] = 4095, 4090, 4087
+    images = slices_of(other(scan, stored=stored), rng)
+    every(PixelPaddingValue=4095, PixelPaddingRangeLimit=4088)(images, rng)
     write(images, tmp_path, rng)
     (verdict,) = take_in(tmp_path).verdicts
     volume, _ = read_scan(verdict.stack, "x")
     assert np.count_nonzero(volume.voxels == -1024) == 2 * stored[0].size
+    assert np.count_nonzero(volume.voxels == 4087) == stored[0].size
+
+
+def test_a_negative_padding_value_may_be_written_as_unsigned(tmp_path, rng):
+    scan = make_scan(rng, modality="MR")
+    stored = scan.stored.astype(np.int16)
+    stored[3] = -2000
+    images = slices_of(other(scan, stored=stored), rng)
+    for image in images:
+        image.add_new("PixelPaddingValue", "US", 65536 - 2000)
+    write(images, tmp_path, rng)
+    (verdict,) = take_in(tmp_path).verdicts
+    volume, _ = read_scan(verdict.stack, "x")
+    assert volume.voxels.min() == 0
 
 
 def test_values_beyond_int16_stay_exact(tmp_path, rng):
