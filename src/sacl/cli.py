@@ -115,7 +115,8 @@ def _check(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         print(json.dumps(checked.record))
     print(f"page: {out}", file=sys.stderr)
     if errors:
-        raise DataError(f"check: {errors} kinds of errors in {checked.cohort.name}; see {out.name}")
+        kinds = "1 kind of error" if errors == 1 else f"{errors} kinds of errors"
+        raise DataError(f"check: {kinds} in {checked.cohort.name}; see {out.name}")
     return checked.record
 
 

@@ -21,6 +21,8 @@ from sacl.training.step_costs import StepCosts, measure_steps
 COSTS = StepCosts(
     device="cpu",
     threads=1,
+    cores=2,
+    load=0.5,
     locate_s=0.1,
     pretrain_s=1.0,
     finetune_s=0.5,

@@ -71,9 +71,9 @@ def _duplicates(scans: Iterable[ScanFacts]) -> Iterator[Finding]:
     for members in images.values():
         if len(members) < 2:
             continue
-        others = ", ".join(f"{m.case_id} ({m.split})" for m in members[1:])
+        others = ", ".join(f"{m.case_id} in {m.split}" for m in members[1:])
         code = "leak" if len({m.split for m in members}) > 1 else "duplicate"
-        message = f"({members[0].split}) has the same voxels as {others}"
+        message = f"in {members[0].split}, has the same voxels as {others}"
         yield Finding(code, members[0].case_id, message)
     annotated = [scan for scan in readable if scan.reference and scan.reference.present]
     maps = _by(annotated, lambda scan: scan.reference.digest if scan.reference else "")

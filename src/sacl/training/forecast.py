@@ -84,7 +84,7 @@ def forecast(config: RunConfig, cohort: CohortFacts, costs: StepCosts | None) ->
         if scan.geometry and scan.image
     )
     maps = counts.voxels * (2 + len(arms)) * _MAP_BYTES_PER_VOXEL
-    networks = {"locate": config.locate.folds, "pretrain": 1, "finetune": len(arms)}
+    networks = {"locate": config.locate.folds + 1, "pretrain": 1, "finetune": len(arms)}
     weights = 4 * sum(n * costs.parameters[name] for name, n in networks.items()) if costs else 0
     pixels = counts.training_patches * meta.stored_size**2 * 3 / 1e9
     return Forecast(
@@ -97,7 +97,7 @@ def forecast(config: RunConfig, cohort: CohortFacts, costs: StepCosts | None) ->
         },
         memory_gb=_memory(cohort, counts, pixels, costs),
         seconds=_seconds(config, cohort, counts, costs) if costs else None,
-        steps={"locate": config.locate.steps * config.locate.folds, **arms},
+        steps={"locate": config.locate.steps * (config.locate.folds + 1), **arms},
     )
 
 
@@ -115,7 +115,7 @@ def usual_spacing_mm(cohort: CohortFacts) -> tuple[float, float, float]:
 
 
 def labeled_scans(config: RunConfig, scans: Sequence[ScanFacts]) -> tuple[list[ScanFacts], int]:
-    """Return training scans that stand for those that stay labeled, and how many subjects these are.
+    """Return training scans that stand for those that stay labeled, and their number of subjects.
 
     Which subjects are held out or stay labeled is drawn by the run; here they are the first ones.
     """

@@ -24,11 +24,14 @@ class StepCosts:
     """What one training step of each stage takes on this machine.
 
     Seconds per step; how many weights each network has; `peak_gb` is of the whole process, with a
-    few patches only.
+    few patches only. `load` is how many other processes wanted a core of the machine's `cores`
+    meanwhile: above that number a step takes longer than it will on an idle machine.
     """
 
     device: str
     threads: int
+    cores: int
+    load: float
     locate_s: float
     pretrain_s: float
     finetune_s: float
