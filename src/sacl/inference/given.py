@@ -11,11 +11,13 @@ import numpy as np
 from sacl.geometry import canonical_grid, require_same_grid, same_grid
 from sacl.io.given_maps import GivenLabels, Survey, read_given_map
 from sacl.io.nifti import is_nifti, read_frame
+from sacl.io.overlap import overlap_in_words
 from sacl.io.progress import say
 from sacl.patches.components import clean_components
 from sacl.types import Case, Grid, LabelMap, LabelScheme
 
 _SAID = 8
+_WINS = "the organ that is smaller in the scan"
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,10 @@ class Cleaning:
 
 @dataclass(frozen=True)
 class Tally:
-    """What reading the maps decided, summed over the cohort."""
+    """What reading the maps decided: by case, and how many scans have an unnamed label value."""
 
     repaired: dict[str, str] = field(default_factory=dict)
-    contested: Counter[str] = field(default_factory=Counter)
-    contested_scans: set[str] = field(default_factory=set)
+    contested: dict[str, dict[str, int]] = field(default_factory=dict)
     unnamed: Counter[int] = field(default_factory=Counter)
 
     def add(self, case_id: str, given: GivenLabels) -> None:
@@ -41,8 +42,8 @@ class Tally:
         if given.repair:
             self.repaired[case_id] = given.repair
         if given.contested:
-            self.contested_scans.add(case_id)
-            self.contested.update({f"{a} and {b}": n for (a, b), n in given.contested.items()})
+            pairs = {f"{a} and {b}": count for (a, b), count in given.contested.items()}
+            self.contested[case_id] = pairs
         self.unnamed.update(given.unnamed)
 
 
@@ -116,13 +117,11 @@ def locate_given(
 
 def record_of(survey: Survey, tally: Tally) -> dict[str, object]:
     """Return what to record of the given maps, and say what was decided about overlaps."""
-    if tally.contested:
-        worst, count = tally.contested.most_common(1)[0]
-        say(
-            f"coarse: masks overlap in {len(tally.contested_scans)} scans by"
-            f" {sum(tally.contested.values())} voxels, most of all {worst} by {count}; the organ"
-            " that is smaller in the scan wins"
-        )
+    total = Counter[str]()
+    for pairs in tally.contested.values():
+        total.update(pairs)
+    if total:
+        say(f"coarse: {overlap_in_words(tally.contested.values())}; {_WINS} wins")
     if tally.unnamed:
         values = ", ".join(map(str, sorted(tally.unnamed)[:_SAID]))
         say(f"coarse: label values without a name became background: {values}")
@@ -134,9 +133,9 @@ def record_of(survey: Survey, tally: Tally) -> dict[str, object]:
         "unnamed_values": {str(value): scans for value, scans in sorted(tally.unnamed.items())},
         "repaired_grids": tally.repaired,
         "overlap": {
-            "wins": "the organ that is smaller in the scan",
-            "scans": len(tally.contested_scans),
-            "voxels": sum(tally.contested.values()),
-            "pairs": dict(tally.contested.most_common()),
+            "wins": _WINS,
+            "scans": len(tally.contested),
+            "voxels": sum(total.values()),
+            "pairs": dict(total.most_common()),
         },
     }
