@@ -14,6 +14,7 @@ from sacl.io.manifest import read_cohort, write_cohort
 from sacl.io.nifti import read_label_map, read_label_table, write_label_map, write_volume
 from sacl.io.run_record import read_record, recorded
 from sacl.io.workspace import Workspace
+from sacl.models.segmenter import SegmenterSpec, build_segmenter
 from sacl.patches.region import region_boxes
 from sacl.settings import (
     AugmentSettings,
@@ -340,6 +341,18 @@ def test_a_frozen_encoder_is_the_pretrained_one(pretrained, tmp_path):
     before, _ = read_weights(workspace.folder("pretrain"), "encoder")
     after, _ = read_weights(workspace.folder("finetune") / "semantic", "segmenter")
     assert all(np.array_equal(before[key], after[f"encoder.{key}"]) for key in before)
+
+
+def test_a_random_encoder_is_frozen_where_that_is_asked_for(pretrained, tmp_path):
+    workspace = copy_of(pretrained, tmp_path / "work")
+    shutil.rmtree(workspace.folder("pretrain"))
+    pretrain(PretrainSettings(strategy="none", width=4, projector=(8, 4)), workspace)
+    finetune(settings_of("query", encoder_rate=0.0), workspace)
+    state, text = read_weights(workspace.folder("finetune") / "none", "segmenter")
+    fresh = build_segmenter(SegmenterSpec.from_json(text), workspace.seed).state_dict()
+    changed = {key for key in state if not torch.equal(state[key], fresh[key])}
+    assert changed
+    assert not any(key.startswith("encoder.") for key in changed)
 
 
 def test_the_description_holds_no_path_and_no_case(finished):

@@ -163,7 +163,9 @@ def _train_arm(
         start.encoder if arm.pretrained else None,
         start.decoder if arm.pretrained else None,
     ).to(device)
-    rate = settings.encoder_rate if arm.pretrained else 1.0
+    # A random encoder is frozen too where that is asked for: what a frozen one is compared with.
+    asked = arm.pretrained or (arm.name == "none" and settings.encoder_rate == 0)
+    rate = settings.encoder_rate if asked else 1.0
     segmenter.encoder.requires_grad_(rate > 0)
     ranges = ViewRanges(**asdict(settings.augment))
     require_flip_is_sound(ranges, start.spec.organs)
