@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import ndimage
 
 Overlap = Literal["smaller", "first", "error"]
 """Who gets a contested voxel: the organ with fewer voxels in this scan, or that listed first."""
@@ -31,11 +30,16 @@ class OrganMask:
 
 def organ_mask(organ: str, inside: np.ndarray) -> OrganMask:
     """Cut a mask `[i, j, k]` of bool to its bounding box; an empty one has an empty box."""
-    (region,) = ndimage.find_objects(inside.view(np.uint8), max_label=1)
-    if region is None:
-        return OrganMask(organ, (0, 0, 0), np.zeros((0, 0, 0), np.bool_))
-    i, j, k = (span.start for span in region)
-    return OrganMask(organ, (i, j, k), inside[region].copy())
+    start = [0, 0, 0]
+    for axis in (2, 1, 0):  # by slices first: the rest is looked for among few voxels
+        others = tuple(other for other in range(3) if other != axis)
+        held = np.flatnonzero(inside.any(axis=others))
+        if len(held) == 0:
+            return OrganMask(organ, (0, 0, 0), np.zeros((0, 0, 0), np.bool_))
+        start[axis] = int(held[0])
+        inside = inside[(slice(None),) * axis + (slice(held[0], held[-1] + 1),)]
+    i, j, k = start
+    return OrganMask(organ, (i, j, k), inside.copy(order="F"))
 
 
 def merge_masks(
