@@ -46,7 +46,7 @@ def pixel_state(stream: IO[bytes], size: int, header: Dataset) -> PixelState:
         length, start = int.from_bytes(field[:4], "little"), start - 4
     if length == _UNDEFINED or syntax.is_encapsulated:
         stream.seek(start)
-        return _fragments(stream, size)
+        return _fragments(stream)
     held = min(length, size - start)
     return "whole" if held >= _expected(header) > 0 else "truncated"
 
@@ -57,13 +57,15 @@ def _expected(header: Dataset) -> int:
     return pixels * frames * int(header.get("BitsAllocated") or 0) // 8
 
 
-def _fragments(stream: IO[bytes], size: int) -> PixelState:
-    """Step over the fragments of compressed pixels to the end mark (PS3.5, A.4)."""
+def _fragments(stream: IO[bytes]) -> PixelState:
+    """Step over the fragments of compressed pixels to the end mark (PS3.5, A.4).
+
+    A step beyond the end of the file finds no mark there.
+    """
     while len(mark := stream.read(8)) == 8:
         if mark[:4] == _END:
             return "whole"
-        length = int.from_bytes(mark[4:], "little")
-        if mark[:4] != _ITEM or stream.tell() + length > size:
+        if mark[:4] != _ITEM:
             break
-        stream.seek(length, 1)
+        stream.seek(int.from_bytes(mark[4:], "little"), 1)
     return "truncated"
