@@ -14,6 +14,7 @@ from sacl.io.layouts.found import Found, FoundCase
 from sacl.io.splits import (
     annotated_subjects,
     choose_labeled,
+    hide_other_values,
     hold_out,
     read_order,
     require_one_split,
@@ -176,3 +177,21 @@ def test_a_wrong_order_is_refused(tmp_path, text, message):
     (tmp_path / "order.json").write_text(text)
     with pytest.raises(DataError, match=message):
         read_order(tmp_path / "order.json", cohort())
+
+
+def test_references_outside_of_the_chosen_values_are_hidden_from_training_only():
+    found = hold_out(cohort(), seeded_order(cohort(), "phase", 0), 0, 2)
+    kept = hide_other_values(found, "phase", ("native", "arterial"))
+    for before, after in zip(found.cases, kept.cases, strict=True):
+        hidden = before.split == "train" and before.scan_labels["phase"] == "portal_venous"
+        assert after.reference == (None if hidden else before.reference)
+    assert {c.scan_labels["phase"] for c in kept.cases if c.split == "train" and c.reference} == {
+        "native",
+        "arterial",
+    }
+    assert hide_other_values(found, "phase", ()) is found
+
+
+def test_a_value_that_no_annotated_scan_has_is_one_line():
+    with pytest.raises(ConfigError, match=r"has phase 'delayed'; they have arterial, native"):
+        hide_other_values(cohort(), "phase", ("delayed",))

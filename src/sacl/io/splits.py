@@ -109,6 +109,33 @@ def hold_out(found: Found, order: Sequence[str], validation: int, test: int) -> 
     return dataclasses.replace(found, cases=tuple(cases))
 
 
+def hide_other_values(found: Found, scan_label: str, values: Sequence[str]) -> Found:
+    """Hide the references of training scans whose scan-wise label is none of some values.
+
+    Raises:
+        ConfigError: no annotated training scan has such a value.
+    """
+    if not values:
+        return found
+    shown = [c for c in found.cases if c.split == "train" and c.has_reference]
+    present = {case.scan_labels.get(scan_label, UNKNOWN) for case in shown}
+    missing = [value for value in values if value not in present]
+    if missing:
+        raise ConfigError(
+            f"ingest.labeled_values: no annotated training scan has {scan_label} '{missing[0]}';"
+            f" they have {', '.join(sorted(present))}"
+        )
+    return dataclasses.replace(
+        found,
+        cases=tuple(
+            case
+            if case.split != "train" or case.scan_labels.get(scan_label, UNKNOWN) in values
+            else dataclasses.replace(case, reference=None, masks={})
+            for case in found.cases
+        ),
+    )
+
+
 def choose_labeled(found: Found, order: Sequence[str], count: int | None) -> list[str]:
     """Return the training subjects that keep their reference: the first `count` of an order.
 

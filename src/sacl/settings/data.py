@@ -82,6 +82,9 @@ class IngestSettings:
     """JSON or text file with the training subjects in the order in which they become labeled."""
     labeled_scan_label: str = "phase"
     """Scan-wise label by which held-out and labeled subjects are stratified."""
+    labeled_values: tuple[str, ...] = ()
+    """Values of that label whose training scans keep their reference, all where empty: to learn from
+    annotation in one phase and be scored in another."""
 
     def __post_init__(self) -> None:
         low, high = self.window_hu

@@ -35,6 +35,7 @@ from sacl.io.run_record import fingerprint, listing_fingerprint, recorded
 from sacl.io.scan_table import with_table
 from sacl.io.splits import (
     choose_labeled,
+    hide_other_values,
     hold_out,
     read_order,
     require_one_split,
@@ -109,6 +110,7 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
         found = hold_out(found, order, settings.validation_subjects, settings.test_subjects)
         if settings.labeled_order is not None:
             order = read_order(settings.labeled_order, found)
+        found = hide_other_values(found, settings.labeled_scan_label, settings.labeled_values)
         labeled = choose_labeled(found, order, settings.labeled_subjects)
         rules = ReferenceRules(scheme, settings.overlap, settings.repair_grid == "nearest")
         plan = _Plan(folder, found, rules, frozenset(labeled), modality, settings)
