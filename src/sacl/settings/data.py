@@ -83,8 +83,8 @@ class IngestSettings:
     labeled_scan_label: str = "phase"
     """Scan-wise label by which held-out and labeled subjects are stratified."""
     labeled_values: tuple[str, ...] = ()
-    """Values of that label whose training scans keep their reference, all where empty: to learn from
-    annotation in one phase and be scored in another."""
+    """Values of that label whose training scans keep their reference, all where empty: to learn
+    from annotation in one phase and be scored in another."""
 
     def __post_init__(self) -> None:
         low, high = self.window_hu
