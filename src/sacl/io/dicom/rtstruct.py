@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
+from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from scipy.ndimage import find_objects
 
@@ -25,6 +27,7 @@ SERIES_NUMBER = 9101
 """Of the new series; high, so that viewers list it after the scanner's own."""
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 """Detached Study Management, retired, which is what structure sets still call a study."""
+_CONTOUR_DATA = Tag("ContourData")
 _DECIMALS = 5
 """Of contour points in mm: a hundredth of a micrometer, in less than 16 characters."""
 
@@ -157,7 +160,11 @@ def _contour(outline: np.ndarray, plane: Plane, number: int) -> Dataset:
     item.ContourImageSequence = [_image(plane)]
     item.ContourGeometricType, item.NumberOfContourPoints = "CLOSED_PLANAR", len(points)
     item.ContourNumber = number
-    item.ContourData = [f"{x:.{_DECIMALS}f}".rstrip("0").rstrip(".") for x in points.ravel()]
+    numbers = [f"{x:.{_DECIMALS}f}".rstrip("0").rstrip(".") for x in points.ravel().tolist()]
+    text = "\\".join(numbers).encode("ascii")
+    text += b" " * (len(text) % 2)
+    # As text it is written at once; as numbers pydicom would check each one again, for minutes.
+    item[_CONTOUR_DATA] = RawDataElement(_CONTOUR_DATA, "DS", len(text), text, 0, True, True)
     return item
 
 
