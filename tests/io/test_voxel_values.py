@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -21,6 +21,7 @@ label_maps = st.sampled_from([np.uint8, np.int16, np.int64]).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(label_maps, st.permutations(range(3)), st.sets(st.integers(0, 2)))
 def test_distinct_values_are_all_values(labels, axes, flipped):
     labels = np.flip(labels.transpose(axes), tuple(flipped))
@@ -31,6 +32,7 @@ def test_negative_and_huge_values_are_found_too():
     assert distinct_values(np.array([[[-(2**40), 0, 2**40]]])) == {-(2**40), 0, 2**40}
 
 
+@settings(deadline=None)
 @given(label_maps, st.permutations(range(3)))
 def test_relabeling_is_looking_up(labels, axes):
     table = np.array([0, 3, 1, 0, 2, 250, 7], np.uint8)
