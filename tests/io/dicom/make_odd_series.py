@@ -216,6 +216,25 @@ def multi_frame(rng: Rng, folder: Path, patient: Patient) -> list[Expected]:
 
 
 @kind
+def multi_frame_in_time(rng: Rng, folder: Path, patient: Patient) -> list[Expected]:
+    scan = some_scan(rng, patient)
+    second = other(scan, stored=np.ascontiguousarray(scan.stored[::-1]))
+    image, later = enhanced(scan, rng), enhanced(second, rng)
+    for index, each in enumerate((image, later), start=1):
+        for frame in each.PerFrameFunctionalGroupsSequence:
+            frame.FrameContentSequence[0].TemporalPositionIndex = index
+    image.PerFrameFunctionalGroupsSequence += later.PerFrameFunctionalGroupsSequence
+    image.NumberOfFrames = 2 * scan.stored.shape[2]
+    frames = [
+        each.PixelData[: 2 * scan.stored.size]  # without the padding to an even length
+        for each in (image, later)
+    ]
+    image.PixelData = b"".join(frames)
+    write([image], folder, rng)
+    return [Expected(None, scan), Expected(None, second)]
+
+
+@kind
 def frames_without_places(rng: Rng, folder: Path, patient: Patient) -> list[Expected]:
     scan = some_scan(rng, patient)
     image = slices_of(scan, rng)[0]
