@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.charset import default_encoding
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.tag import Tag
@@ -163,7 +164,9 @@ def _contour(outline: np.ndarray, plane: Plane, number: int) -> Dataset:
     numbers = [f"{x:.{_DECIMALS}f}".rstrip("0").rstrip(".") for x in points.ravel().tolist()]
     text = "\\".join(numbers).encode("ascii")
     text += b" " * (len(text) % 2)
-    # As text it is written at once; as numbers pydicom would check each one again, for minutes.
+    # As text that is said to be encoded already it is written at once; pydicom would take minutes
+    # to check each number of a large scan.
+    item.set_original_encoding(True, True, default_encoding)
     item[_CONTOUR_DATA] = RawDataElement(_CONTOUR_DATA, "DS", len(text), text, 0, True, True)
     return item
 
