@@ -96,8 +96,7 @@ def survey_maps(
     if missing and not (allow_missing and found):
         raise DataError(
             f"{source.name}: no label map for {len(missing)} of {len(case_ids)} cases, the first is"
-            f" {missing[0]}; expected {missing[0]}.nii.gz, or a folder {missing[0]} with one mask"
-            f" per organ; {remedy}"
+            f" {missing[0]}; expected {_expected(source, missing[0])}; {remedy}"
         )
     tables: dict[Path, dict[int, str] | None] = {}
     maps, unmatched = {}, Counter[str]()
@@ -115,6 +114,12 @@ def survey_maps(
         )
     absent = tuple(organ for organ in scheme.names if organ not in matched)
     return Survey(maps, missing, dict(unmatched.most_common()), absent)
+
+
+def _expected(source: Path, case_id: str) -> str:
+    if source.suffix == ".json":
+        return "an 'anatomy_mask' of it"
+    return f"{case_id}.nii.gz, or a folder {case_id} with one mask per organ"
 
 
 def read_given_map(
