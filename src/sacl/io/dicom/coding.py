@@ -37,7 +37,7 @@ def require_names(names: Sequence[str]) -> None:
 
 def title_of(run: str) -> str:
     """Return the description of the series that holds a run's result."""
-    return f"sacl {run}".replace("\\", "/")[:_LONGEST]
+    return f"sacl {run}".replace("\\", "/")[:_LONGEST].strip()
 
 
 def organ_code(organ: str) -> CodedConcept:
