@@ -116,7 +116,7 @@ def test_a_cohort_that_suits_its_settings_is_told_nothing():
     ("scans", "flags", "words"),
     [
         ([_scan(0), _scan(1, "test")], {}, "1 labeled training subjects"),
-        ([_scan(0), _scan(1)], {}, "nothing will be scored"),
+        ([_scan(0), _scan(1)], {}, "no validation or test scan"),
         (
             [_scan(n, "test" if n > 2 else "train", phase="unknown") for n in range(4)],
             {"locate__estimate_phase": "false"},

@@ -76,6 +76,11 @@ RULES: Mapping[str, Rule] = {
         "Default settings that this cohort does not allow",
         "Give the settings named here to `sacl run`, or add the data.",
     ),
+    "nothing-to-score": Rule(
+        "warning",
+        "Nothing to score a run by",
+        "Hold subjects out with --ingest.test-subjects N, or give the cohort a split.",
+    ),
     "duplicate": Rule(
         "warning",
         "The same image under several names",

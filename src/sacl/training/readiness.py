@@ -37,7 +37,14 @@ def readiness_findings(
         *_pretraining(config, cohort),
         *_machine(config, expected),
     ]
-    return [Finding(code, "", text) for text in texts]
+    return [Finding(code, "", text) for text in texts] + _scoring(config, cohort)
+
+
+def _scoring(config: RunConfig, cohort: CohortFacts) -> list[Finding]:
+    held_out = any(scan.split != "train" and scan.has_reference for scan in cohort.scans)
+    if held_out or config.ingest.validation_subjects + config.ingest.test_subjects:
+        return []
+    return [Finding("nothing-to-score", "", "no validation or test scan has a reference")]
 
 
 def _labels(config: RunConfig, cohort: CohortFacts, expected: Forecast) -> Iterator[str]:
@@ -50,12 +57,6 @@ def _labels(config: RunConfig, cohort: CohortFacts, expected: Forecast) -> Itera
     wanted = config.ingest.labeled_subjects
     if wanted is not None and wanted > subjects:
         yield f"ingest.labeled_subjects is {wanted}, and there are {subjects}"
-    held_out = [s for s in cohort.scans if s.split != "train" and s.reference is not None]
-    if not held_out and not config.ingest.validation_subjects + config.ingest.test_subjects:
-        yield (
-            "no validation or test scan has a reference, nothing will be scored: hold subjects out"
-            " with --ingest.test-subjects N"
-        )
 
 
 def _organs(config: RunConfig, cohort: CohortFacts) -> Iterator[str]:
