@@ -20,7 +20,7 @@ from sacl.types import LabelMap, LabelScheme, Volume
 
 _NETWORKS = "networks"
 ALL_LABELED = "all"
-"""Name of the network that was trained on all labeled scans, and locates the others."""
+"""Name of the network that was trained on all labeled scans."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,15 +89,22 @@ def load_network(folder: Path, name: str, device: torch.device) -> CoarseEnsembl
 
 
 def load_coarse(folder: Path, device: torch.device) -> CoarseEnsemble:
-    """Return the network of a finished `locate` stage that has seen all labeled scans.
+    """Return all networks of a finished `locate` stage as one ensemble.
 
     Raises:
         DataError: the folder has no coarse network.
     """
-    network = load_network(folder, ALL_LABELED, device)
-    if network is None:
+    names = sorted(path.stem for path in (folder / _NETWORKS).glob("*.json"))
+    networks = [load_network(folder, name, device) for name in names]
+    if not any(networks):
         raise DataError(
             f"{folder.name}: no coarse network, its label maps came from elsewhere (--from);"
             " give coarse label maps of these scans with --coarse"
         )
-    return network
+    return together([network for network in networks if network])
+
+
+def together(ensembles: Sequence[CoarseEnsemble]) -> CoarseEnsemble:
+    """Return the networks of several ensembles of one spec as one."""
+    networks = tuple(network for ensemble in ensembles for network in ensemble.networks)
+    return CoarseEnsemble(ensembles[0].spec, networks, ensembles[0].device)

@@ -129,7 +129,7 @@ class LocateSettings:
     """Channels of the network's first level."""
     folds: int = 3
     """Cross-fitting folds over the labeled subjects; as many as subjects where there are fewer. One
-    more network, trained on all of them, locates the other scans."""
+    more network sees all of them; together they locate the other scans."""
     steps: int = 600
     """Training steps of each network."""
     batch: int = 1

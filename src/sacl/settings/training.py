@@ -145,7 +145,7 @@ class FinetuneSettings:
     """Share of the steps in which the learning rate rises."""
     class_balance: float = 0.5
     """Dense head: 0 weighs every pixel alike in the cross-entropy, 1 every organ."""
-    copy_paste: float = 0.5
+    copy_paste: float = 0.0
     """Dense head: share of the slices that take a square, with its labels, from another slice."""
     teacher_steps: int = 0
     """Dense head: further steps in which unlabeled slices are mixed with labeled ones, labeled by a

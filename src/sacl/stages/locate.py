@@ -11,7 +11,13 @@ import torch
 
 from sacl.errors import DataError
 from sacl.geometry import require_same_grid
-from sacl.inference.coarse import ALL_LABELED, CoarseEnsemble, load_network, save_network
+from sacl.inference.coarse import (
+    ALL_LABELED,
+    CoarseEnsemble,
+    load_network,
+    save_network,
+    together,
+)
 from sacl.inference.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
 from sacl.inference.given import (
     Cleaning,
@@ -187,10 +193,12 @@ def _by_networks(
 ) -> tuple[Locator, frozenset[str], Summary]:
     fold_of = deal_folds(cohort, settings.folds)
     networks = _train_networks(settings, workspace, cohort, fold_of)
+    every = together(list(networks.values()))
 
     def locator(case: Case) -> LabelMap:
-        name = _fold_name(fold_of[case.subject_id]) if case.subject_id in fold_of else ALL_LABELED
-        located = networks[name].locate(read_image(workspace.folder("ingest"), case), case.window)
+        fold = fold_of.get(case.subject_id)
+        ensemble = every if fold is None else networks[_fold_name(fold)]
+        located = ensemble.locate(read_image(workspace.folder("ingest"), case), case.window)
         return LabelMap(located.voxels, located.grid, cohort.scheme)
 
     return locator, frozenset(case.case_id for case in cohort.labeled), dict
@@ -206,7 +214,7 @@ def _train_networks(
     """Return the networks by name, trained now or by the run that was interrupted.
 
     One per fold, which has not seen the fold's subjects and locates them, and one that has seen all
-    labeled scans and locates the others.
+    labeled scans; together they locate the others.
     """
     folder, device = workspace.folder("locate"), resolve_device(workspace.device)
     cases = _coarse_cases(settings, workspace, cohort, device)

@@ -195,10 +195,15 @@ def read_segmentation(path: Path, grid: Grid | None = None) -> LabelMap:
         # Slices before and after the frames are empty, and their place is only inferred.
         start, stop = int(index.min()), int(index.max()) + 1
         voxels, native = voxels[:, :, start:stop], _between(native, start, stop)
-    canonical, own = to_canonical(voxels, native)
     if grid is None:
+        canonical, own = to_canonical(voxels, native)
         return LabelMap(np.ascontiguousarray(canonical), own, scheme)
-    return LabelMap(_onto(canonical, own, grid, path.name), grid, scheme)
+    # Axes are turned to those of the grid, not to the nearest ones of the world: at 45 degrees
+    # rounding decides which these are, and it may decide otherwise here than for the scan.
+    seen = Grid(native.shape, np.linalg.inv(grid.affine) @ native.affine)
+    turned, relative = to_canonical(voxels, seen)
+    own = Grid(relative.shape, grid.affine @ relative.affine)
+    return LabelMap(_onto(turned, own, grid, path.name), grid, scheme)
 
 
 def _between(native: Grid, start: int, stop: int) -> Grid:
