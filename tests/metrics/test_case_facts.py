@@ -2,8 +2,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from planted import LABELS, clean_scan
 
+from planted import LABELS, clean_scan
 from sacl.errors import DataError
 from sacl.io.layouts.found import Found, FoundCase
 from sacl.io.nifti import write_volume

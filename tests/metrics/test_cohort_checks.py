@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from planted import LABELS, SHAPE, clean_files, cohort_of, findings_of, write_files
 
+from planted import LABELS, SHAPE, clean_files, cohort_of, findings_of, write_files
 from sacl.metrics.cohort_checks import check_cohort
 from sacl.metrics.findings import RULES, Finding, count_by_level, grouped
 
