@@ -88,9 +88,11 @@ def test_trains_encoder_and_decoder_on_dense_slices(workspace, changes):
     assert (folder / "embedding.npz").is_file()
 
 
-def test_pooled_queries_are_refused_where_they_mean_nothing():
-    with pytest.raises(ConfigError, match="pooled is for the strategies semantic and organ"):
-        replace(SETTINGS, strategy="simclr", query="pooled")
+def test_pooled_queries_are_those_of_the_strategies_with_organs_as_classes():
+    pooled = replace(SETTINGS, query="pooled")
+    on_patches = [replace(pooled, strategy=s).on_patches for s in ("semantic", "organ", "simclr")]
+    assert on_patches == [False, False, True]
+    assert SETTINGS.on_patches
 
 
 def test_keeps_random_weights_where_nothing_is_to_be_pretrained(workspace):

@@ -63,8 +63,9 @@ class PretrainSettings:
     without attention). On dense slices: contrast between pixels by coarse label, training on the
     coarse labels, masked image modeling."""
     query: Literal["patch", "pooled"] = "patch"
-    """What attention does: the mask is a second channel of a query patch (the paper's), or an
-    organ's query is pooled under its mask from a dense slice, so that the decoder learns too."""
+    """What attention does under `semantic` and `organ`: the mask is a second channel of a query
+    patch (the paper's), or an organ's query is pooled under its mask from a dense slice, so that
+    the decoder learns too."""
     decoder: Literal["unet", "deeplab", "aspp"] = "unet"
     """Decoder that is pretrained too, on dense slices; fine-tuning with another one starts anew."""
     slices: int = 32
@@ -99,11 +100,6 @@ class PretrainSettings:
         names = self.scan_label_names
         require(bool(names) and all(names), "pretrain.scan_label: name at least one label")
         require(len(set(names)) == len(names), f"pretrain.scan_label: one twice in {names}")
-        require(
-            self.query == "patch" or self.strategy in _POOLED,
-            f"pretrain.query: pooled is for the strategies {' and '.join(_POOLED)},"
-            f" got {self.strategy}",
-        )
         require(self.slices >= 2, f"pretrain.slices must be >= 2, got {self.slices}")
         require(self.temperature > 0, f"pretrain.temperature must be > 0, got {self.temperature}")
         require(self.batch >= 4, f"pretrain.batch must be >= 4, got {self.batch}")
@@ -118,7 +114,8 @@ class PretrainSettings:
     @property
     def on_patches(self) -> bool:
         """Tell whether query patches are embedded; dense slices are otherwise."""
-        return self.query == "patch" and self.strategy not in _ON_SLICES
+        pooled = self.query == "pooled" and self.strategy in _POOLED
+        return not pooled and self.strategy not in _ON_SLICES
 
 
 @dataclass(frozen=True, kw_only=True)
