@@ -160,7 +160,7 @@ def seconds_and_steps(cell: Cell) -> dict[str, Any]:
         "seconds": {stage: record.get("duration_s") for stage, record in own.items()},
         "steps": {
             "pretrain": 0 if strategy == "none" else cell.config.pretrain.steps,
-            "finetune": cell.config.finetune.steps,
+            "finetune": cell.config.finetune.steps + cell.config.finetune.teacher_steps,
         },
         "encoder_from": cell.places["pretrain"].root.name,
         "device": cell.config.device,

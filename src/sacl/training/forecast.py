@@ -168,8 +168,11 @@ def arm_steps(config: RunConfig, training_patches: int) -> dict[str, int]:
     if pretrain.strategy == "none":
         return {"fine-tuned": own}
     side = extract.dense_size if finetune.head == "dense" else extract.patch_size
-    views = 2 * min(pretrain.batch, max(1, training_patches))
-    pixels = pretrain.steps * views * extract.patch_size**2
+    if pretrain.on_patches:
+        views, seen = 2 * min(pretrain.batch, max(1, training_patches)), extract.patch_size
+    else:
+        views, seen = 2 * pretrain.slices, extract.dense_size
+    pixels = pretrain.steps * views * seen**2
     added = math.ceil(pixels / (finetune.batch * side**2))
     steps = {"scratch": own, "scratch-long": own + added}
     return {pretrain.strategy: own} | {twin: steps[twin] for twin in finetune.twins}
