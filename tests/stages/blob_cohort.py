@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,8 @@ def make_cohort(root: Path, labeled: int = 2) -> Workspace:
             )
         )
     write_cohort(folder, Cohort("blobs", SCHEME, tuple(cases)))
-    write_text(folder / "run.json", "{}")
+    ingested = {"window_hu": [-50.0, 200.0], "percentiles": [0.5, 99.5]}
+    write_text(folder / "run.json", json.dumps({"settings": {"ingest": ingested}}))
     return workspace
 
 

@@ -31,7 +31,8 @@ from sacl.settings import (
 from sacl.stages.evaluate import COARSE, evaluate
 from sacl.stages.extract import extract
 from sacl.stages.ingest import ingest
-from sacl.stages.locate import _coarse_cases, locate
+from sacl.stages.locate import locate
+from sacl.stages.locate_networks import _coarse_cases
 from sacl.training.coarse import draw_crops, loss_of_levels
 from sacl.training.segmentation import DenseTask, QueryTask, StepRules
 from sacl.types import LabelMap

@@ -8,11 +8,15 @@ from blob_cohort import GRID, SCHEME, SHAPE, blobs, from_folder, give_maps, make
 
 from sacl.errors import DataError
 from sacl.inference.coarse import CoarseEnsemble, load_coarse
+from sacl.inference.slice_location import SliceEnsemble
+from sacl.io.manifest import read_cohort, write_cohort
 from sacl.io.nifti import read_label_map
 from sacl.io.run_record import fingerprint, read_record
 from sacl.io.workspace import Workspace
+from sacl.models.segmenter import build_segmenter
 from sacl.settings import LocateSettings
 from sacl.stages import locate as stage
+from sacl.stages import locate_networks as training
 from sacl.types import LabelMap, Volume
 
 SETTINGS = LocateSettings(
@@ -92,8 +96,8 @@ def test_no_case_is_located_by_a_network_that_saw_its_subject(tmp_path, monkeypa
         locators.append(self.networks)
         return LabelMap(np.zeros(SHAPE, dtype=np.uint8), volume.grid, SCHEME)
 
-    monkeypatch.setattr(stage, "train_coarse", remember)
-    monkeypatch.setattr(stage, "save_network", lambda *_: None)
+    monkeypatch.setattr(training, "train_coarse", remember)
+    monkeypatch.setattr(training, "save_network", lambda *_: None)
     monkeypatch.setattr(CoarseEnsemble, "locate", locate)
     stage.locate(SETTINGS, workspace)
 
@@ -103,9 +107,68 @@ def test_no_case_is_located_by_a_network_that_saw_its_subject(tmp_path, monkeypa
         assert all(number not in seen_by[network] for network in networks)
 
 
+SLICES = dataclasses.replace(
+    SETTINGS, network="slices", channels=8, slice_size=16, slice_batch=4, learning_rate=1e-2
+)
+
+
+@pytest.fixture(scope="module")
+def located_on_slices(tmp_path_factory) -> Workspace:
+    workspace = make_cohort(tmp_path_factory.mktemp("slices"))
+    stage.locate(dataclasses.replace(SLICES, steps=25, teacher_steps=15), workspace)
+    return workspace
+
+
+def test_networks_on_slices_give_every_case_a_map_on_its_own_grid(located_on_slices):
+    for number in range(4):
+        path = located_on_slices.folder("locate") / "maps" / f"case{number}.nii.gz"
+        label_map, _ = read_label_map(path, SCHEME)
+        assert label_map.grid.shape == SHAPE
+        labels = blobs(number)[1]
+        assert ((label_map.voxels > 0) == (labels > 0)).mean() > 0.85
+    losses = pd.read_csv(located_on_slices.folder("locate") / "losses.csv")
+    assert losses.groupby("network")["step"].max().to_dict() == dict.fromkeys(
+        ("all", "fold-0", "fold-1"), 39
+    )
+
+
+def test_networks_on_slices_can_be_loaded_and_locate_a_new_scan(located_on_slices):
+    ensemble = load_coarse(located_on_slices.folder("locate"), torch.device("cpu"))
+    assert isinstance(ensemble, SliceEnsemble)
+    assert len(ensemble.networks) == 3
+    image, labels = blobs(77)
+    found = ensemble.locate(Volume(image, GRID), (-50.0, 200.0))
+    assert ((found.voxels > 0) == (labels > 0)).mean() > 0.85
+
+
+def test_a_network_on_slices_learns_from_labels_of_other_folds_and_unlabeled_training_scans(
+    tmp_path, monkeypatch
+):
+    workspace, seen = make_cohort(tmp_path, labeled=3), []
+
+    def remember(spec, scans, plan, device, *, what, checkpoint):
+        seen.append([scan.labels is not None for scan in scans])
+        return build_segmenter(spec, 0), [1.0]
+
+    monkeypatch.setattr(training, "train_on_slices", remember)
+    stage.locate(dataclasses.replace(SLICES, teacher_steps=1), workspace)
+    # Of five subjects three are labeled, dealt to two folds, and one is held out.
+    assert seen == [[True, False], [True, True, False], [True, True, True, False]]
+
+
+def test_a_teacher_needs_unlabeled_scans(tmp_path):
+    workspace = make_cohort(tmp_path)
+    cohort = read_cohort(workspace.folder("ingest"))
+    held = dataclasses.replace(cohort.cases[2], split="validation")
+    cases = (*cohort.cases[:2], held, cohort.cases[3])
+    write_cohort(workspace.folder("ingest"), dataclasses.replace(cohort, cases=cases))
+    with pytest.raises(DataError, match=r"locate\.teacher_steps: there is no unlabeled"):
+        stage.locate(dataclasses.replace(SLICES, teacher_steps=1), workspace)
+
+
 def test_an_interrupted_stage_goes_on_with_its_networks_and_maps(tmp_path, monkeypatch):
     workspace = make_cohort(tmp_path)
-    real, trained, stopped = stage.train_coarse, [], []
+    real, trained, stopped = training.train_coarse, [], []
 
     def counting(*args, **kwargs):
         trained.append(kwargs["what"])
@@ -118,7 +181,7 @@ def test_an_interrupted_stage_goes_on_with_its_networks_and_maps(tmp_path, monke
         return real_coverage(case, label_map, reference)
 
     real_coverage = stage.coverage_of
-    monkeypatch.setattr(stage, "train_coarse", counting)
+    monkeypatch.setattr(training, "train_coarse", counting)
     monkeypatch.setattr(stage, "coverage_of", stop_once)
     settings = LocateSettings(**{**vars(SETTINGS), "steps": 3})
     with pytest.raises(KeyboardInterrupt):

@@ -80,8 +80,24 @@ def test_training_takes_steps_times_seconds_per_step():
     arms = arm_steps(config, expected.counts.training_patches)
     assert expected.seconds["pretrain"] == 50 * 1.0
     assert expected.seconds["finetune"] == sum(arms.values()) * 0.5
-    assert expected.seconds["locate"] == pytest.approx(100 * 3 * 0.1, rel=0.2)
+    # A network per fold, and one on all labeled scans.
+    assert expected.seconds["locate"] == pytest.approx(100 * 4 * 0.1, rel=0.2)
     assert expected.memory_gb["train"] >= COSTS.peak_gb
+
+
+def test_networks_on_slices_take_their_teachers_steps_too():
+    flags = {"locate.network": "slices", "locate.steps": "100", "locate.teacher_steps": "200"}
+    expected = forecast(load_config(None, flags), COHORT, COSTS)
+    assert expected.steps["locate"] == 300 * 4
+    assert expected.seconds["locate"] == pytest.approx(300 * 4 * 0.1, rel=0.2)
+
+
+def test_copies_lengthen_prediction_alone():
+    plain, copied = (
+        forecast(load_config(None, {"predict.copies": n}), COHORT, COSTS).seconds for n in "04"
+    )
+    assert copied["predict"] > 2 * plain["predict"]
+    assert {k for k in plain if plain[k] != copied[k]} == {"predict"}
 
 
 def test_without_a_timed_step_no_time_is_told():

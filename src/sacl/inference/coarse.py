@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.inferers import sliding_window_inference
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from sacl.errors import DataError
 from sacl.inference.coarse_grid import arg_max_on_scan, coarse_grid, image_to_coarse
+from sacl.inference.slice_location import SliceEnsemble, load_slice_network
 from sacl.io.checkpoint import read_weights, save_weights
 from sacl.models.coarse import CoarseNetwork, CoarseSpec
 from sacl.models.device import autocast
@@ -77,10 +79,18 @@ def save_network(folder: Path, name: str, network: nn.Module, spec: CoarseSpec) 
     save_weights(folder / _NETWORKS, name, network, asdict(spec))
 
 
-def load_network(folder: Path, name: str, device: torch.device) -> CoarseEnsemble | None:
-    """Return a network as an ensemble of one, None where it was not saved."""
+Ensemble = CoarseEnsemble | SliceEnsemble
+
+
+def network_folder(folder: Path, name: str) -> Path:
+    """Return the folder of its own that a network on slices has under the stage's folder."""
+    return folder / _NETWORKS / name
+
+
+def load_network(folder: Path, name: str, device: torch.device) -> Ensemble | None:
+    """Return a network, on volumes or slices, as an ensemble of one; None where none was saved."""
     if not (folder / _NETWORKS / f"{name}.json").is_file():
-        return None
+        return load_slice_network(network_folder(folder, name), device)
     weights, description = read_weights(folder / _NETWORKS, name)
     spec = CoarseSpec.from_json(description)
     network = CoarseNetwork(spec)
@@ -88,23 +98,25 @@ def load_network(folder: Path, name: str, device: torch.device) -> CoarseEnsembl
     return CoarseEnsemble(spec, (network.to(device).eval(),), device)
 
 
-def load_coarse(folder: Path, device: torch.device) -> CoarseEnsemble:
+def load_coarse(folder: Path, device: torch.device) -> Ensemble:
     """Return all networks of a finished `locate` stage as one ensemble.
 
     Raises:
         DataError: the folder has no coarse network.
     """
-    names = sorted(path.stem for path in (folder / _NETWORKS).glob("*.json"))
+    described = [*(folder / _NETWORKS).glob("*.json"), *(folder / _NETWORKS).glob("*/")]
+    names = sorted({path.stem for path in described})
     networks = [load_network(folder, name, device) for name in names]
-    if not any(networks):
+    found = [network for network in networks if network]
+    if not found:
         raise DataError(
             f"{folder.name}: no coarse network, its label maps came from elsewhere (--from);"
             " give coarse label maps of these scans with --coarse"
         )
-    return together([network for network in networks if network])
+    return together(found)
 
 
-def together(ensembles: Sequence[CoarseEnsemble]) -> CoarseEnsemble:
-    """Return the networks of several ensembles of one spec as one."""
-    networks = tuple(network for ensemble in ensembles for network in ensemble.networks)
-    return CoarseEnsemble(ensembles[0].spec, networks, ensembles[0].device)
+def together(ensembles: Sequence[Ensemble]) -> Ensemble:
+    """Return the networks of several ensembles of one kind and spec as one."""
+    networks: Any = tuple(network for ensemble in ensembles for network in ensemble.networks)
+    return replace(ensembles[0], networks=networks)

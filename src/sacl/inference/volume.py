@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sacl.inference.copies import mean_over_copies, wider
 from sacl.models.device import autocast
 from sacl.models.segmenter import SegmenterSpec
 from sacl.patches.assemble import fuse, labels_of_slice
@@ -34,25 +35,42 @@ class Network(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A segmenter ready to run: in eval mode, on its device."""
+    """A segmenter ready to run: in eval mode, on its device.
+
+    `copies` is the number of turned and scaled copies that every prediction is the mean of.
+    """
 
     network: Network
     device: torch.device
     batch: int = 16
     keep_component: float = 0.0
+    copies: int = 0
 
     @property
     def spec(self) -> SegmenterSpec:
         """The segmenter's spec."""
         return self.network.spec
 
+    @property
+    def scale(self) -> float:
+        """How many times wider than what the network reads the pixels have to be cut."""
+        return wider(self.spec.image_size, self.copies)
+
     @torch.inference_mode()
     def logits(self, pixels: Sequence[np.ndarray]) -> Tensor:
-        """Return logits `[n, out_channels, side, side]` of `n` images `[channel, side, side]`."""
+        """Return logits `[n, out_channels, side, side]` of `n` images `[channel, side, side]`.
+
+        The images are cut `scale` times wider than the logits are.
+        """
+
+        def network(batch: Tensor) -> Tensor:
+            with autocast(self.device):
+                return self.network(batch.contiguous(memory_format=torch.channels_last))
+
         batch = torch.from_numpy(np.stack(pixels)).to(self.device)
-        with autocast(self.device):
-            logit = self.network(batch.contiguous(memory_format=torch.channels_last))
-        return logit.float()
+        if self.copies == 0:
+            return network(batch).float()
+        return mean_over_copies(network, batch, self.spec.image_size, self.copies)
 
 
 def predict_volume(
@@ -102,12 +120,12 @@ def _predict_slices(
     boxes: Sequence[Box],
     labels: np.ndarray,
 ) -> None:
-    size = predictor.spec.image_size
+    size, scale = predictor.spec.image_size, predictor.scale
     shape = (volume.grid.shape[0], volume.grid.shape[1])
     for first in range(0, len(boxes), predictor.batch):
         batch = boxes[first : first + predictor.batch]
         pixels = [
-            cut(normalize(volume.voxels[:, :, box.start[2]], window), box, size)[None]
+            cut(normalize(volume.voxels[:, :, box.start[2]], window), box, size, scale)[None]
             for box in batch
         ]
         for box, logit in zip(batch, predictor.logits(pixels), strict=True):
@@ -134,7 +152,7 @@ def _patch_logits(
 ) -> Iterator[tuple[Box, int, Tensor]]:
     """Yield box, label value and logits `[side, side]` of every organ's patches by rising slice."""
     planned = plan_patches(coarse, predictor.spec)
-    size, k_read, plane = predictor.spec.image_size, -1, np.zeros(0)
+    size, scale, k_read, plane = predictor.spec.image_size, predictor.scale, -1, np.zeros(0)
     for first in range(0, len(planned), predictor.batch):
         batch = planned[first : first + predictor.batch]
         pixels = []
@@ -142,8 +160,8 @@ def _patch_logits(
             k = box.start[2]
             if k != k_read:
                 k_read, plane = k, normalize(volume.voxels[:, :, k], window)
-            attention = coverage(coarse.voxels[:, :, k], label, box, size)
-            pixels.append(np.stack([cut(plane, box, size), attention]))
+            attention = coverage(coarse.voxels[:, :, k], label, box, size, scale)
+            pixels.append(np.stack([cut(plane, box, size, scale), attention]))
         logits = predictor.logits(pixels).cpu()
         for (box, label), logit in zip(batch, logits, strict=True):
             yield box, label, logit[0]

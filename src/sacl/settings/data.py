@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from sacl.settings.require import require
+from sacl.settings.training import AugmentSettings
 
 Layout = Literal[
     "auto",
@@ -118,6 +119,9 @@ class LocateSettings:
     """A given map on another grid than its scan: refuse it, or resample by nearest neighbor."""
     allow_missing: bool = False
     """Accept scans without a given map: nothing is found in them, so they give no patches."""
+    network: Literal["volume", "slices"] = "volume"
+    """A 3-D U-Net on crops of the volume, or a 2-D network on whole slices, which can learn from
+    unlabeled scans too (`teacher_steps`)."""
     spacing_mm: tuple[float, float, float] = (4.0, 4.0, 6.0)
     """Voxel spacing at which the coarse network works."""
     in_plane_size: int | None = None
@@ -127,6 +131,17 @@ class LocateSettings:
     """Voxels of a training crop and of the sliding window."""
     channels: int = 16
     """Channels of the network's first level."""
+    slice_size: int = 64
+    """On slices: pixels of the square that a whole slice is resampled to."""
+    slice_batch: int = 16
+    """On slices: slices per step."""
+    teacher_steps: int = 0
+    """On slices: further steps of each network in which unlabeled training scans are mixed with
+    labeled ones, labeled by a slowly moving teacher."""
+    copy_paste: float = 0.0
+    """On slices: share of the labeled slices that take a square, with its labels, from another."""
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    """On slices: augmentation."""
     folds: int = 3
     """Cross-fitting folds over the labeled subjects; as many as subjects where there are fewer. One
     more network sees all of them; together they locate the other scans."""
@@ -149,6 +164,14 @@ class LocateSettings:
         require(0 <= self.phase_threshold <= 1, "locate.phase_threshold: 0 to 1")
         require(self.folds >= 2, f"locate.folds must be >= 2, got {self.folds}")
         require(self.steps >= 1, f"locate.steps must be >= 1, got {self.steps}")
+        require(self.slice_size % 16 == 0, f"locate.slice_size: x 16, got {self.slice_size}")
+        require(self.slice_batch >= 2, f"locate.slice_batch must be >= 2, got {self.slice_batch}")
+        require(self.teacher_steps >= 0, f"locate.teacher_steps: >= 0, got {self.teacher_steps}")
+        require(0 <= self.copy_paste <= 1, f"locate.copy_paste: 0 to 1, got {self.copy_paste}")
+        require(
+            self.network == "slices" or self.teacher_steps == 0,
+            "locate.teacher_steps: only for locate.network slices; set it to 0",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

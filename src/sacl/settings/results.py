@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sacl.settings.require import require
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings:
@@ -14,8 +16,14 @@ class PredictSettings:
     """Slices or patches per forward pass."""
     keep_component: float = 0.1
     """Components below this share of the organ's largest one are removed; 0 keeps all."""
+    copies: int = 0
+    """Turned and scaled copies that a prediction is the mean of, with the plain one: test-time
+    augmentation. 4 take 6 times as long."""
     splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
     """Splits to predict; the twins predict only scans that have a reference."""
+
+    def __post_init__(self) -> None:
+        require(self.copies >= 0, f"predict.copies must be >= 0, got {self.copies}")
 
 
 @dataclass(frozen=True, kw_only=True)

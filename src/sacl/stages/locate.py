@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from sacl.errors import DataError
-from sacl.geometry import require_same_grid
-from sacl.inference.coarse import (
-    ALL_LABELED,
-    CoarseEnsemble,
-    load_network,
-    save_network,
-    together,
-)
-from sacl.inference.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
+from sacl.inference.coarse import together
 from sacl.inference.given import (
     Cleaning,
     Tally,
@@ -36,10 +27,8 @@ from sacl.io.progress import say, track
 from sacl.io.run_record import fingerprint, recorded, replacing
 from sacl.io.workspace import Workspace
 from sacl.metrics.overlap import dice, volume_ml
-from sacl.models.coarse import CoarseSpec, plan_levels
-from sacl.models.device import resolve_device
 from sacl.settings import LocateSettings
-from sacl.training.coarse import CoarseCase, CoarsePlan, train_coarse
+from sacl.stages.locate_networks import fold_name, train_networks
 from sacl.training.folds import deal_folds
 from sacl.types import Case, Cohort, LabelMap
 
@@ -68,8 +57,9 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
 
     The labeled subjects are dealt to folds, and each fold's network is trained on the others. A
     scan of a labeled subject is located by its own fold's network, every other scan by the mean of
-    all networks; so no scan is located by a network that saw its subject. With `settings.source`
-    nothing is trained: the maps are those of that source, cleaned in the same way.
+    all networks; so no scan is located by a network that saw a reference of its subject. With
+    `settings.source` nothing is trained: the maps are those of that source, cleaned in the same
+    way.
 
     Raises:
         DataError: fewer than 2 subjects are labeled, or annotated for an organ; or a given map is
@@ -192,116 +182,19 @@ def _by_networks(
     settings: LocateSettings, workspace: Workspace, cohort: Cohort
 ) -> tuple[Locator, frozenset[str], Summary]:
     fold_of = deal_folds(cohort, settings.folds)
-    networks = _train_networks(settings, workspace, cohort, fold_of)
+    networks = train_networks(settings, workspace, cohort, fold_of)
     every = together(list(networks.values()))
 
     def locator(case: Case) -> LabelMap:
         fold = fold_of.get(case.subject_id)
-        ensemble = every if fold is None else networks[_fold_name(fold)]
+        ensemble = every if fold is None else networks[fold_name(fold)]
         located = ensemble.locate(read_image(workspace.folder("ingest"), case), case.window)
         return LabelMap(located.voxels, located.grid, cohort.scheme)
 
     return locator, frozenset(case.case_id for case in cohort.labeled), dict
 
 
-def _fold_name(fold: int) -> str:
-    return f"fold-{fold}"
-
-
-def _train_networks(
-    settings: LocateSettings, workspace: Workspace, cohort: Cohort, fold_of: dict[str, int]
-) -> dict[str, CoarseEnsemble]:
-    """Return the networks by name, trained now or by the run that was interrupted.
-
-    One per fold, which has not seen the fold's subjects and locates them, and one that has seen all
-    labeled scans; together they locate the others.
-    """
-    folder, device = workspace.folder("locate"), resolve_device(workspace.device)
-    cases = _coarse_cases(settings, workspace, cohort, device)
-    spec = _spec_of(settings, cohort, cases)
-    held_out: dict[str, int | None] = {_fold_name(n): n for n in sorted(set(fold_of.values()))}
-    held_out[ALL_LABELED] = None
-    networks = {}
-    for number, (name, fold) in enumerate(held_out.items()):
-        saved = load_network(folder, name, device)
-        if saved is None:
-            others = [
-                coarse
-                for case, coarse in zip(cohort.labeled, cases, strict=True)
-                if fold_of[case.subject_id] != fold
-            ]
-            plan = CoarsePlan(
-                steps=settings.steps,
-                batch=settings.batch,
-                learning_rate=settings.learning_rate,
-                seed=workspace.seed * 101 + number,
-            )
-            network, losses = train_coarse(
-                spec,
-                others,
-                plan,
-                device,
-                what=f"coarse network {number + 1}/{len(held_out)}",
-                checkpoint=folder / f"{name}.checkpoint",
-            )
-            _write_losses(folder, name, losses)
-            save_network(folder, name, network, spec)
-            saved = CoarseEnsemble(spec, (network,), device)
-        networks[name] = saved
-    return networks
-
-
-def _coarse_cases(
-    settings: LocateSettings, workspace: Workspace, cohort: Cohort, device: torch.device
-) -> list[CoarseCase]:
-    names = cohort.scheme.names
-    cases = []
-    for case in cohort.labeled:
-        image = read_image(workspace.folder("ingest"), case)
-        reference = _reference(workspace, case, cohort)
-        require_same_grid(image.grid, reference.grid, f"case {case.case_id}")
-        grid = coarse_grid(image.grid, settings.spacing_mm, settings.in_plane_size)
-        cases.append(
-            CoarseCase(
-                image_to_coarse(image.voxels, case.window, grid, device).cpu(),
-                labels_to_coarse(reference.voxels, len(names), grid, device),
-                torch.tensor([name in case.annotated for name in names]),
-                grid.spacing_mm,
-            )
-        )
-    return cases
-
-
 def _reference(workspace: Workspace, case: Case, cohort: Cohort) -> LabelMap:
     reference = read_reference(workspace.folder("ingest"), case, cohort.scheme)
     assert reference is not None, "a labeled case has a reference"
     return reference
-
-
-def _spec_of(settings: LocateSettings, cohort: Cohort, cases: Sequence[CoarseCase]) -> CoarseSpec:
-    i, j, k = np.median([case.spacing_mm for case in cases], axis=0)
-    spacing_mm = (float(i), float(j), float(k))
-    crop, kernels, strides = plan_levels(settings.crop, spacing_mm)
-    return CoarseSpec(
-        scheme=cohort.scheme.name,
-        organs=cohort.scheme.names,
-        spacing_mm=spacing_mm,
-        in_plane_size=settings.in_plane_size,
-        crop=crop,
-        channels=settings.channels,
-        kernels=kernels,
-        strides=strides,
-        min_volume_ml=settings.min_volume_ml,
-        keep_component=settings.keep_component,
-    )
-
-
-def _write_losses(folder: Path, name: str, losses: Sequence[float]) -> None:
-    """Put one network's losses into `losses.csv`, beside those of the networks before it."""
-    path = folder / "losses.csv"
-    rows = pd.DataFrame({"network": name, "step": range(len(losses)), "loss": losses})
-    if path.is_file():
-        before = pd.read_csv(path)
-        rows = pd.concat([before[before["network"] != name], rows])
-    with replacing(path) as temporary:
-        rows.to_csv(temporary, index=False, float_format="%.5f")

@@ -128,7 +128,7 @@ def _arms(workspace: Workspace) -> list[str]:
 def _predictor(workspace: Workspace, arm: str, settings: PredictSettings) -> Predictor:
     device = resolve_device(workspace.device)
     segmenter = load_segmenter(workspace.require("finetune") / arm, device)
-    return Predictor(segmenter, device, settings.batch, settings.keep_component)
+    return Predictor(segmenter, device, settings.batch, settings.keep_component, settings.copies)
 
 
 def _cases(cohort: Cohort, settings: PredictSettings, is_twin: bool) -> list[Case]:

@@ -19,6 +19,7 @@ from sacl.models.memory import prediction_gb
 from sacl.organs import match
 from sacl.patches.query import round_to_even
 from sacl.settings import RunConfig
+from sacl.training.forecast_locate import FORWARD, VOXEL_CLASS_S, VOXEL_S, Counts, locate_s
 from sacl.training.step_costs import StepCosts
 
 _UNSEEN_EXTENT_MM = 80.0
@@ -30,29 +31,10 @@ _READ_BYTES, _READ_BASE_GB = 6, 0.3
 program."""
 _IN_MEMORY_GB = 4.0
 """Training patches up to this size are held in memory."""
-_FORWARD = 1 / 3
-"""A forward pass, of a training step."""
+_COPY = 1.25
+"""A copy's prediction, of a plain one: it is turned there and back."""
 _CUT_PER_S = 2500.0
-_VOXEL_CLASS_S, _VOXEL_S = 2e-8, 1e-7
 _EVALUATE_S, _REPORT_S = 0.004, 5.0
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What there will be: scans to train on, patches, slices and voxels."""
-
-    scans: int
-    labeled_scans: int
-    labeled_subjects: int
-    organs: int
-    patches: int
-    training_patches: int
-    labeled_patches: int
-    labeled_slices: int
-    dense_slices: int
-    slices: int
-    voxels: int
-    largest_voxels: int
 
 
 @dataclass(frozen=True)
@@ -97,7 +79,11 @@ def forecast(config: RunConfig, cohort: CohortFacts, costs: StepCosts | None) ->
         },
         memory_gb=_memory(cohort, counts, pixels, costs),
         seconds=_seconds(config, cohort, counts, costs) if costs else None,
-        steps={"locate": config.locate.steps * (config.locate.folds + 1), **arms},
+        steps={
+            "locate": (config.locate.steps + config.locate.teacher_steps)
+            * (config.locate.folds + 1),
+            **arms,
+        },
     )
 
 
@@ -254,50 +240,21 @@ def _seconds(
     classes = counts.organs + 1
     dense = config.finetune.head == "dense"
     images = counts.slices if dense else counts.patches
-    forward_s = costs.finetune_s * _FORWARD / config.finetune.batch
-    per_arm_s = images * forward_s + counts.voxels * (
-        _VOXEL_S + _VOXEL_CLASS_S * (classes if dense else 1)
+    forward_s = costs.finetune_s * FORWARD / config.finetune.batch
+    copies = 1 + _COPY * config.predict.copies
+    per_arm_s = images * copies * forward_s + counts.voxels * (
+        VOXEL_S + VOXEL_CLASS_S * (classes if dense else 1)
     )
     held_out = sum(s.split != "train" and s.reference is not None for s in cohort.scans)
     held_out += config.ingest.validation_subjects + config.ingest.test_subjects
     twins_share = (len(arms) - 1) * held_out / max(1, counts.scans)
     return {
         "ingest": 1.5 * sum(scan.read_s for scan in cohort.scans),
-        "locate": _locate_s(config, cohort, counts, costs),
-        "extract": counts.patches / _CUT_PER_S + counts.voxels * _VOXEL_S,
+        "locate": locate_s(config, cohort, counts, costs),
+        "extract": counts.patches / _CUT_PER_S + counts.voxels * VOXEL_S,
         "pretrain": config.pretrain.steps * costs.pretrain_s,
         "finetune": sum(arms.values()) * costs.finetune_s,
         "predict": per_arm_s * (1 + twins_share),
         "evaluate": 1 + _EVALUATE_S * held_out * counts.organs * (len(arms) + 1),
         "report": _REPORT_S,
     }
-
-
-def _locate_s(config: RunConfig, cohort: CohortFacts, counts: Counts, costs: StepCosts) -> float:
-    """Return the seconds of training the coarse networks and of running them over all scans."""
-    settings = config.locate
-    if settings.source is not None:
-        return counts.voxels * _VOXEL_S
-    folds = min(settings.folds, max(2, counts.labeled_subjects))
-    windows = sum(_windows(config, scan.geometry) for scan in cohort.scans if scan.geometry)
-    forward_s = costs.locate_s * _FORWARD / settings.batch
-    back_s = counts.voxels * (_VOXEL_S + _VOXEL_CLASS_S * (counts.organs + 1))
-    return settings.steps * folds * costs.locate_s + windows * folds * forward_s + back_s
-
-
-def _windows(config: RunConfig, geometry: Geometry) -> int:
-    """Return how many half-overlapping crops cover a scan on the coarse grid."""
-    settings = config.locate
-    sizes = [
-        math.ceil(n * s / target)
-        for n, s, target in zip(
-            geometry.shape, geometry.spacing_mm, settings.spacing_mm, strict=True
-        )
-    ]
-    if settings.in_plane_size is not None:
-        sizes = [settings.in_plane_size, settings.in_plane_size, geometry.shape[2]]
-    steps = [
-        max(0, math.ceil((size - crop) / max(1, crop // 2))) + 1
-        for size, crop in zip(sizes, settings.crop, strict=True)
-    ]
-    return math.prod(steps)

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import numpy as np
@@ -37,6 +37,7 @@ from sacl.training.contrastive import ContrastiveTask, PatchSource
 from sacl.training.dense_pretraining import DensePretraining, loss_of
 from sacl.training.sampler import UniformSampler
 from sacl.training.segmentation import DenseTask, QueryTask, StepRules
+from sacl.training.slice_location import MARGIN
 from sacl.training.step_costs import StepCosts
 from sacl.training.trainer import Plan, RatedParameters, train
 
@@ -90,6 +91,8 @@ def _locate(
     device: torch.device,
 ) -> tuple[float, int]:
     settings = config.locate
+    if settings.network == "slices":
+        return _finetune(_as_dense(config), organs, device)
     crop, kernels, strides = plan_levels(settings.crop, spacing_mm)
     spec = CoarseSpec(
         scheme="probe",
@@ -114,6 +117,25 @@ def _locate(
         return loss_of_levels(network(crops.image), crops, weights)
 
     return _timed(CoarseNetwork(spec), loss, device)
+
+
+def _as_dense(config: RunConfig) -> RunConfig:
+    """Return settings whose fine-tuning takes the steps of a coarse network on slices."""
+    settings = config.locate
+    return replace(
+        config,
+        extract=replace(config.extract, dense_size=settings.slice_size, dense_margin=MARGIN),
+        pretrain=replace(config.pretrain, network="resnet18", width=settings.channels),
+        finetune=replace(
+            config.finetune,
+            head="dense",
+            decoder="unet",
+            teacher_steps=0,
+            batch=settings.slice_batch,
+            copy_paste=settings.copy_paste,
+            augment=settings.augment,
+        ),
+    )
 
 
 def _pretrain(config: RunConfig, device: torch.device) -> tuple[float, int]:

@@ -104,6 +104,7 @@ def train(  # noqa: PLR0913
     optimizer = torch.optim.AdamW(
         [{"params": list(g.parameters), "lr": g.learning_rate} for g in groups],
         weight_decay=plan.weight_decay,
+        fused=True,  # one pass over all weights; an eighth of a small network's step on a CPU
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: cosine(step, plan.steps, plan.warmup)

@@ -1,0 +1,266 @@
+"""locate: train the coarse networks, one per fold of the labeled subjects and one on all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from sacl.geometry import require_same_grid
+from sacl.inference.coarse import (
+    ALL_LABELED,
+    CoarseEnsemble,
+    Ensemble,
+    load_network,
+    network_folder,
+    save_network,
+)
+from sacl.inference.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
+from sacl.inference.slice_location import SliceEnsemble, save_slice_network
+from sacl.io.manifest import read_cohort, read_image, read_reference
+from sacl.io.patch_store import IMAGE_SCALE
+from sacl.io.progress import track
+from sacl.io.run_record import read_record, replacing
+from sacl.io.workspace import Workspace
+from sacl.models.coarse import CoarseSpec, plan_levels
+from sacl.models.device import resolve_device
+from sacl.models.encoder import EncoderSpec
+from sacl.models.segmenter import SegmenterSpec
+from sacl.patches.query import cut
+from sacl.patches.region import slice_boxes
+from sacl.patches.views import ViewRanges, require_flip_is_sound
+from sacl.patches.window import normalize
+from sacl.settings import LocateSettings
+from sacl.training.coarse import CoarseCase, CoarsePlan, train_coarse
+from sacl.training.slice_location import MARGIN, ScanSlices, SlicePlan, train_on_slices
+from sacl.types import Case, Cohort, LabelMap
+
+_MOST_UNLABELED = 20_000
+"""Unlabeled slices that are held in memory at most; of a larger cohort every n-th one is."""
+
+Trained = tuple[Ensemble, list[float]]
+"""A network as an ensemble of one, and its losses."""
+TrainOne = Callable[[Sequence[Case], str, int, str], Trained]
+"""From the labeled cases, the network's name, its number and what to say, to the network."""
+
+
+def fold_name(fold: int) -> str:
+    """Return the name of the network that has not seen a fold."""
+    return f"fold-{fold}"
+
+
+def train_networks(
+    settings: LocateSettings, workspace: Workspace, cohort: Cohort, fold_of: dict[str, int]
+) -> dict[str, Ensemble]:
+    """Return the networks by name, trained now or by the run that was interrupted.
+
+    One per fold, which has not seen the fold's subjects and locates them, and one that has seen all
+    labeled scans; together they locate the others.
+    """
+    folder, device = workspace.folder("locate"), resolve_device(workspace.device)
+    held_out: dict[str, int | None] = {fold_name(n): n for n in sorted(set(fold_of.values()))}
+    held_out[ALL_LABELED] = None
+    networks: dict[str, Ensemble] = {}
+    train_one: TrainOne | None = None
+    for number, (name, fold) in enumerate(held_out.items()):
+        saved = load_network(folder, name, device)
+        if saved is None:
+            train_one = train_one or _trainer(settings, workspace, cohort)
+            others = [case for case in cohort.labeled if fold_of[case.subject_id] != fold]
+            what = f"coarse network {number + 1}/{len(held_out)}"
+            saved, losses = train_one(others, name, workspace.seed * 101 + number, what)
+            _write_losses(folder, name, losses)
+            _save(folder, name, saved)
+        networks[name] = saved
+    return networks
+
+
+def _trainer(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> TrainOne:
+    if settings.network == "slices":
+        return _trainer_on_slices(settings, workspace, cohort)
+    return _trainer_on_volumes(settings, workspace, cohort)
+
+
+def _save(folder: Path, name: str, trained: Ensemble) -> None:
+    if isinstance(trained, SliceEnsemble):
+        cleaning = (trained.min_volume_ml, trained.keep_component)
+        save_slice_network(network_folder(folder, name), trained.networks[0], *cleaning)
+    else:
+        save_network(folder, name, trained.networks[0], trained.spec)
+
+
+def _trainer_on_volumes(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> TrainOne:
+    folder, device = workspace.folder("locate"), resolve_device(workspace.device)
+    on_grid = _coarse_cases(settings, workspace, cohort, device)
+    coarse_of = dict(zip((c.case_id for c in cohort.labeled), on_grid, strict=True))
+    spec = _spec_of(settings, cohort, on_grid)
+
+    def train_one(cases: Sequence[Case], name: str, seed: int, what: str) -> Trained:
+        plan = CoarsePlan(
+            steps=settings.steps,
+            batch=settings.batch,
+            learning_rate=settings.learning_rate,
+            seed=seed,
+        )
+        network, losses = train_coarse(
+            spec,
+            [coarse_of[case.case_id] for case in cases],
+            plan,
+            device,
+            what=what,
+            checkpoint=folder / f"{name}.checkpoint",
+        )
+        return CoarseEnsemble(spec, (network,), device), losses
+
+    return train_one
+
+
+def _coarse_cases(
+    settings: LocateSettings, workspace: Workspace, cohort: Cohort, device: torch.device
+) -> list[CoarseCase]:
+    names = cohort.scheme.names
+    cases = []
+    for case in cohort.labeled:
+        image = read_image(workspace.folder("ingest"), case)
+        reference = _reference(workspace, case, cohort)
+        require_same_grid(image.grid, reference.grid, f"case {case.case_id}")
+        grid = coarse_grid(image.grid, settings.spacing_mm, settings.in_plane_size)
+        cases.append(
+            CoarseCase(
+                image_to_coarse(image.voxels, case.window, grid, device).cpu(),
+                labels_to_coarse(reference.voxels, len(names), grid, device),
+                torch.tensor([name in case.annotated for name in names]),
+                grid.spacing_mm,
+            )
+        )
+    return cases
+
+
+def _spec_of(settings: LocateSettings, cohort: Cohort, cases: Sequence[CoarseCase]) -> CoarseSpec:
+    i, j, k = np.median([case.spacing_mm for case in cases], axis=0)
+    spacing_mm = (float(i), float(j), float(k))
+    crop, kernels, strides = plan_levels(settings.crop, spacing_mm)
+    return CoarseSpec(
+        scheme=cohort.scheme.name,
+        organs=cohort.scheme.names,
+        spacing_mm=spacing_mm,
+        in_plane_size=settings.in_plane_size,
+        crop=crop,
+        channels=settings.channels,
+        kernels=kernels,
+        strides=strides,
+        min_volume_ml=settings.min_volume_ml,
+        keep_component=settings.keep_component,
+    )
+
+
+def _trainer_on_slices(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> TrainOne:
+    folder, device = workspace.folder("locate"), resolve_device(workspace.device)
+    ranges = ViewRanges(**asdict(settings.augment))
+    require_flip_is_sound(ranges, cohort.scheme.names)
+    spec = _slice_spec(settings, workspace, cohort)
+    labeled = {
+        case.case_id: _slices_of(case, spec, workspace, cohort, every=1) for case in cohort.labeled
+    }
+    unlabeled = _unlabeled(settings, spec, workspace, cohort)
+
+    def train_one(cases: Sequence[Case], name: str, seed: int, what: str) -> Trained:
+        plan = SlicePlan(
+            steps=settings.steps,
+            teacher_steps=settings.teacher_steps,
+            batch=settings.slice_batch,
+            learning_rate=settings.learning_rate,
+            copy_paste=settings.copy_paste,
+            ranges=ranges,
+            seed=seed,
+        )
+        network, losses = train_on_slices(
+            spec,
+            [*(labeled[case.case_id] for case in cases), *unlabeled],
+            plan,
+            device,
+            what=what,
+            checkpoint=folder / f"{name}.checkpoint",
+        )
+        cleaning = (settings.min_volume_ml, settings.keep_component)
+        return SliceEnsemble((network,), device, *cleaning), losses
+
+    return train_one
+
+
+def _slice_spec(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> SegmenterSpec:
+    ingested = (read_record(workspace.require("ingest")) or {})["settings"]["ingest"]
+    return SegmenterSpec(
+        encoder=EncoderSpec(width=settings.channels, in_channels=1),
+        decoder="unet",
+        head="dense",
+        scheme=cohort.scheme.name,
+        organs=cohort.scheme.names,
+        image_size=settings.slice_size,
+        modality=read_cohort(workspace.require("ingest")).modality,
+        window_hu=tuple(ingested["window_hu"]),
+        percentiles=tuple(ingested["percentiles"]),
+        context=1.0,
+        min_side_mm=0.0,
+        slice_margin=0,
+    )
+
+
+def _unlabeled(
+    settings: LocateSettings, spec: SegmenterSpec, workspace: Workspace, cohort: Cohort
+) -> list[ScanSlices]:
+    """Return the training scans of subjects without any reference, none without a teacher."""
+    if settings.teacher_steps == 0:
+        return []
+    seen = {case.subject_id for case in cohort.labeled}
+    cases = [case for case in cohort.of_split("train") if case.subject_id not in seen]
+    slices = sum(case.native.grid.shape[2] for case in cases)
+    every = max(1, math.ceil(slices / _MOST_UNLABELED))
+    return [
+        _slices_of(case, spec, workspace, cohort, every)
+        for case in track(cases, "read unlabeled scans")
+    ]
+
+
+def _slices_of(
+    case: Case, spec: SegmenterSpec, workspace: Workspace, cohort: Cohort, every: int
+) -> ScanSlices:
+    """Return every n-th axial slice of a scan, whole and coarse."""
+    volume = read_image(workspace.folder("ingest"), case)
+    boxes = slice_boxes(volume.grid)[::every]
+    images = [
+        cut(normalize(volume.voxels[:, :, box.start[2]], case.window), box, spec.image_size, MARGIN)
+        for box in boxes
+    ]
+    stored = np.rint(np.clip(np.stack(images), 0, 1) * IMAGE_SCALE).astype(np.uint16)
+    if case not in cohort.labeled:
+        return ScanSlices(stored, None, ())
+    reference = _reference(workspace, case, cohort)
+    require_same_grid(volume.grid, reference.grid, f"case {case.case_id}")
+    labels = [
+        cut(reference.voxels[:, :, box.start[2]], box, spec.image_size, MARGIN, nearest=True)
+        for box in boxes
+    ]
+    return ScanSlices(stored, np.stack(labels), tuple(case.annotated))
+
+
+def _reference(workspace: Workspace, case: Case, cohort: Cohort) -> LabelMap:
+    reference = read_reference(workspace.folder("ingest"), case, cohort.scheme)
+    assert reference is not None, "a labeled case has a reference"
+    return reference
+
+
+def _write_losses(folder: Path, name: str, losses: Sequence[float]) -> None:
+    """Put one network's losses into `losses.csv`, beside those of the networks before it."""
+    path = folder / "losses.csv"
+    rows = pd.DataFrame({"network": name, "step": range(len(losses)), "loss": losses})
+    if path.is_file():
+        before = pd.read_csv(path)
+        rows = pd.concat([before[before["network"] != name], rows])
+    with replacing(path) as temporary:
+        rows.to_csv(temporary, index=False, float_format="%.5f")

@@ -1,0 +1,136 @@
+"""Train a 2-D coarse network on whole slices; unlabeled scans take part, labeled by a teacher.
+
+It is the dense segmenter, on slices so coarse that the whole field of view is seen at once: it
+learns in minutes, from all training scans, where the organs are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from sacl.errors import DataError
+from sacl.io.patch_store import PatchStore, StoreArrays, StoreMeta
+from sacl.models.segmenter import Segmenter, SegmenterSpec, build_segmenter
+from sacl.patches.query import round_to_even
+from sacl.patches.views import ViewRanges
+from sacl.training.segmentation import DenseTask, StepRules
+from sacl.training.teacher import TeacherTask
+from sacl.training.trainer import Average, Plan, RatedParameters, train
+
+MARGIN = 1.6
+"""Slices are held this many times wider than they are seen, for turned and shrunken views."""
+_BALANCE = 0.5
+"""Exponent of the class weights without a teacher; with one all classes weigh alike."""
+_TEACHER_WEIGHT = 0.5
+_TEACHER_DECAY = 0.99
+
+
+@dataclass(frozen=True, eq=False)
+class ScanSlices:
+    """All axial slices of a training scan, with their margin.
+
+    `images` are uint16 `[k, side, side]`, in units of `patch_store.IMAGE_SCALE`; `labels` the
+    reference's label values, None in an unlabeled scan; `annotated` the organs somebody looked for.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    annotated: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlicePlan:
+    """How long and how fast a network is trained, on what views, and from which seed.
+
+    `steps` on labeled slices alone, then `teacher_steps` in which they are mixed with unlabeled
+    ones (`training.teacher`).
+    """
+
+    steps: int
+    teacher_steps: int
+    batch: int
+    learning_rate: float
+    copy_paste: float
+    ranges: ViewRanges
+    seed: int
+
+
+def train_on_slices(
+    spec: SegmenterSpec,
+    scans: Sequence[ScanSlices],
+    plan: SlicePlan,
+    device: torch.device,
+    *,
+    what: str,
+    checkpoint: Path | None = None,
+) -> tuple[Segmenter, list[float]]:
+    """Return a trained network, the teacher where there is one, and the loss of every step.
+
+    Raises:
+        DataError: no labeled scan holds an organ, or there is no unlabeled one for the teacher.
+    """
+    store = store_of(scans, spec)
+    if not store.dense_references.any():
+        raise DataError("locate: the labeled scans of a fold hold no organ; check their references")
+    network = build_segmenter(spec, plan.seed).to(device)
+    rules = StepRules(batch=plan.batch, ranges=plan.ranges, seed=plan.seed, device=device)
+    balance = 0.0 if plan.teacher_steps else _BALANCE
+    labeled = DenseTask(store, rules, balance, plan.copy_paste)
+    task: DenseTask | TeacherTask = labeled
+    average = None
+    if plan.teacher_steps:
+        if all(scan.labels is not None for scan in scans):
+            raise DataError(
+                "locate.teacher_steps: there is no unlabeled training scan; set it to 0, or lower"
+                " ingest.labeled_subjects"
+            )
+        average = Average(copy.deepcopy(network).requires_grad_(False), _TEACHER_DECAY)
+        task = TeacherTask(labeled, average.network, plan.steps, _TEACHER_WEIGHT)
+    losses = train(
+        network,
+        task.loss,
+        [RatedParameters(list(network.parameters()), plan.learning_rate)],
+        Plan(steps=plan.steps + plan.teacher_steps),
+        device,
+        what=what,
+        checkpoint=checkpoint,
+        average=average,
+    )
+    trained = network if average is None else average.network
+    assert isinstance(trained, Segmenter), "the average is a copy of the network"
+    return trained, losses
+
+
+def store_of(scans: Sequence[ScanSlices], spec: SegmenterSpec) -> PatchStore:
+    """Return a store in memory that holds the slices of some scans and no patches."""
+    stored = round_to_even(spec.image_size * MARGIN)
+    labeled = np.concatenate([np.full(len(s.images), s.labels is not None) for s in scans])
+    annotated = [";".join(scan.annotated) for scan in scans for _ in scan.images]
+    references = [scan.labels for scan in scans if scan.labels is not None]
+    images = np.concatenate([scan.images for scan in scans])
+    nothing = np.zeros((0, stored, stored), np.uint8)
+    return PatchStore(
+        StoreMeta(0, 0, spec.image_size, stored, spec.organs, scheme=spec.scheme),
+        pd.DataFrame(),
+        pd.DataFrame(
+            {
+                "reference_row": np.where(labeled, np.cumsum(labeled) - 1, -1),
+                "annotated": annotated,
+            }
+        ),
+        StoreArrays(
+            images=nothing,
+            attention=nothing,
+            references=nothing,
+            dense_images=images,
+            dense_references=np.concatenate(references) if references else nothing,
+            dense_coarse=nothing,
+        ),
+    )
