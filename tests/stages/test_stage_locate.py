@@ -156,14 +156,17 @@ def test_a_network_on_slices_learns_from_labels_of_other_folds_and_unlabeled_tra
     assert seen == [[True, False], [True, True, False], [True, True, True, False]]
 
 
-def test_a_teacher_needs_unlabeled_scans(tmp_path):
+def test_where_all_scans_are_labeled_the_teachers_steps_see_labeled_slices(tmp_path):
     workspace = make_cohort(tmp_path)
     cohort = read_cohort(workspace.folder("ingest"))
     held = dataclasses.replace(cohort.cases[2], split="validation")
     cases = (*cohort.cases[:2], held, cohort.cases[3])
     write_cohort(workspace.folder("ingest"), dataclasses.replace(cohort, cases=cases))
-    with pytest.raises(DataError, match=r"locate\.teacher_steps: there is no unlabeled"):
-        stage.locate(dataclasses.replace(SLICES, teacher_steps=1), workspace)
+    stage.locate(dataclasses.replace(SLICES, steps=2, teacher_steps=3), workspace)
+    losses = pd.read_csv(workspace.folder("locate") / "losses.csv")
+    assert losses.groupby("network").size().to_dict() == dict.fromkeys(
+        ("all", "fold-0", "fold-1"), 5
+    )
 
 
 def test_an_interrupted_stage_goes_on_with_its_networks_and_maps(tmp_path, monkeypatch):

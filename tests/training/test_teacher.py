@@ -68,6 +68,12 @@ def test_the_first_steps_are_those_without_a_teacher():
     assert not torch.equal(task.loss(network, 5), task.labeled.loss(network, 5))
 
 
+def test_where_every_slice_is_labeled_all_steps_are_labeled_ones():
+    network = build_segmenter(spec_of("dense"), seed=0)
+    task = TeacherTask(DenseTask(make_store(), rules(), balance=0.0), Says(1), 0, 0.5)
+    assert torch.equal(task.loss(network, 3), task.labeled.loss(network, 3))
+
+
 def test_the_teacher_gets_no_gradient():
     network = build_segmenter(spec_of("dense"), seed=0)
     teacher = copy.deepcopy(network)

@@ -146,7 +146,7 @@ class FinetuneSettings:
     """Dense head: share of the slices that take a square, with its labels, from another slice."""
     teacher_steps: int = 0
     """Dense head: further steps in which unlabeled slices are mixed with labeled ones, labeled by a
-    slowly moving teacher."""
+    slowly moving teacher; of labeled slices alone where there are no others."""
     teacher_weight: float = 0.5
     """How much a pixel with the teacher's label counts against one that was drawn by hand."""
     teacher_decay: float = 0.99

@@ -57,6 +57,7 @@ class _Start:
     encoder: Mapping[str, Tensor]
     decoder: Mapping[str, Tensor] | None
     store: PatchStore
+    stored_unlabeled: bool
 
 
 def inputs(settings: FinetuneSettings, workspace: Workspace) -> dict[str, str]:
@@ -137,7 +138,8 @@ def _start(settings: FinetuneSettings, workspace: Workspace) -> _Start:
         percentiles=tuple(ingested["percentiles"]),
         **{name: extracted[name] for name in _PLACING},
     )
-    return _Start(spec, state, _pretrained_decoder(settings, workspace), store)
+    decoder = _pretrained_decoder(settings, workspace)
+    return _Start(spec, state, decoder, store, extracted["dense_unlabeled"])
 
 
 def _pretrained_decoder(
@@ -176,7 +178,7 @@ def _train_arm(
         device=device,
         frozen=None if rate > 0 else segmenter.encoder,
     )
-    average = _average(segmenter, start.store, settings)
+    average = _average(segmenter, start, settings)
     task = _task(start.store, rules, settings, average)
     begun = time.monotonic()
     losses = train(
@@ -200,19 +202,21 @@ def _train_arm(
     return note
 
 
-def _average(segmenter: Segmenter, store: PatchStore, settings: FinetuneSettings) -> Average | None:
+def _average(segmenter: Segmenter, start: _Start, settings: FinetuneSettings) -> Average | None:
     """Return the teacher where the settings ask for one.
 
     Raises:
-        DataError: there is no unlabeled slice that it could label.
+        DataError: the slices that it could label were not stored.
     """
     if settings.teacher_steps == 0:
         return None
-    if (store.dense_index["reference_row"] >= 0).all():
-        raise DataError(
-            "finetune.teacher_steps: no dense slice of an unlabeled training scan is stored; set it"
-            " to 0, or set extract.dense_unlabeled and keep training scans unlabeled"
-        )
+    if (start.store.dense_index["reference_row"] >= 0).all():
+        if not start.stored_unlabeled:
+            raise DataError(
+                "finetune.teacher_steps: no dense slice of an unlabeled training scan is stored;"
+                " set it to 0, or set extract.dense_unlabeled"
+            )
+        say("finetune: every training scan is labeled, so the teacher's steps see labeled slices")
     return Average(copy.deepcopy(segmenter).requires_grad_(False), settings.teacher_decay)
 
 

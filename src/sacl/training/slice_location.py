@@ -50,7 +50,7 @@ class SlicePlan:
     """How long and how fast a network is trained, on what views, and from which seed.
 
     `steps` on labeled slices alone, then `teacher_steps` in which they are mixed with unlabeled
-    ones (`training.teacher`).
+    ones, where there are any (`training.teacher`).
     """
 
     steps: int
@@ -74,7 +74,7 @@ def train_on_slices(
     """Return a trained network, the teacher where there is one, and the loss of every step.
 
     Raises:
-        DataError: no labeled scan holds an organ, or there is no unlabeled one for the teacher.
+        DataError: no labeled scan holds an organ.
     """
     store = store_of(scans, spec)
     if not store.dense_references.any():
@@ -86,11 +86,6 @@ def train_on_slices(
     task: DenseTask | TeacherTask = labeled
     average = None
     if plan.teacher_steps:
-        if all(scan.labels is not None for scan in scans):
-            raise DataError(
-                "locate.teacher_steps: there is no unlabeled training scan; set it to 0, or lower"
-                " ingest.labeled_subjects"
-            )
         average = Average(copy.deepcopy(network).requires_grad_(False), _TEACHER_DECAY)
         task = TeacherTask(labeled, average.network, plan.steps, _TEACHER_WEIGHT)
     losses = train(

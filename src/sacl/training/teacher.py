@@ -23,7 +23,7 @@ from sacl.training.segmentation import DenseTask, Slices, paste
 
 
 class TeacherTask:
-    """Labeled slices alone for `start` steps, mixed with unlabeled ones afterwards.
+    """Labeled slices alone for `start` steps, then mixed with unlabeled ones if there are any.
 
     A mixed step makes as many images as a labeled one: half of them labeled slices with a square
     of an unlabeled one, half the other way round.
@@ -78,7 +78,7 @@ class TeacherTask:
 
     def loss(self, network: nn.Module, step: int) -> Tensor:
         """Return the loss of one step."""
-        if step < self.start:
+        if step < self.start or not len(self.rows):
             return self.labeled.loss(network, step)
         self.labeled.rules.hold_frozen()
         slices, weight = self.batch(step)
