@@ -53,6 +53,7 @@ class FakeStages:
         self.runs: Counter[tuple[str, str]] = Counter()
         self.failing: set[tuple[str, str]] = set()
         self.labels: dict[str, str] = {"phase": "native"}
+        self.labels_of: dict[str, dict[str, str]] = {}
 
     def install(self, monkeypatch: Any) -> None:
         monkeypatch.setattr(pipeline, "stage_module", self.module)
@@ -94,7 +95,7 @@ class FakeStages:
             split=split,
             native=NativeFrame(Grid((2, 2, 2), np.eye(4))),
             window=(0.0, 1.0),
-            scan_labels=self.labels,
+            scan_labels=self.labels_of.get(name, self.labels),
             annotated=ORGANS if has_reference else (),
         )
 

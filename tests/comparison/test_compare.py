@@ -50,6 +50,21 @@ def test_what_is_shared_is_done_once_and_every_cell_has_its_own(stages, tmp_path
     assert set(stages.runs.values()) == {1}
 
 
+def test_only_scans_with_the_values_asked_for_are_scored(stages, tmp_path):
+    stages.labels_of = {name: {"phase": "delayed"} for name in ("s1", "s3")}
+    path = write_protocol(tmp_path, scored_values="[delayed]")
+    assert run(path) == 0
+    assert results(path)["levels"][0]["scored"] == {"test": {"subjects": 2, "cases": 2}}
+    table = pd.read_csv(tmp_path / "work" / "results.csv")
+    assert set(table["case_id"]) == {"s1-a", "s3-a"}
+
+
+def test_a_value_that_no_scan_has_is_told_before_anything_is_trained(stages, tmp_path, capsys):
+    assert run(write_protocol(tmp_path, scored_values="[delayd]")) == 2
+    assert "no scan of fake has the phase 'delayd'; there are native" in capsys.readouterr().err
+    assert stages.of("locate") == 0
+
+
 def test_a_second_call_runs_nothing(stages, tmp_path, capsys):
     path = write_protocol(tmp_path)
     assert run(path) == 0

@@ -71,6 +71,11 @@ def labeled_count(cohort: Cohort) -> int:
     return len({case.subject_id for case in cohort.labeled})
 
 
+def scored_cases(cohort: Cohort, scan_label: str, values: Sequence[str]) -> set[str]:
+    """Return the cases that count: those with one of the values, all where none is named."""
+    return {c.case_id for c in cohort.cases if not values or c.scan_label(scan_label) in values}
+
+
 def _require_data(cell: Cell) -> None:
     if not has_data(cell):
         absent = [path.name for path in cell.config.ingest.sources if not path.exists()]
@@ -87,14 +92,29 @@ def _require_different_counts(cohorts: Mapping[int | None, Cohort]) -> None:
         )
 
 
-def _require_suits(cell: Cell, cohort: Cohort, protocol: Protocol) -> None:
+def _require_scored(cell: Cell, cohort: Cohort, protocol: Protocol) -> None:
+    label, values = cell.config.ingest.labeled_scan_label, protocol.scored_values
+    unheard = [value for value in values if not scored_cases(cohort, label, (value,))]
+    if unheard:
+        heard = sorted({case.scan_label(label) for case in cohort.cases} - {UNKNOWN})
+        raise ConfigError(
+            f"scored_values: no scan of {cohort.name} has the {label} '{unheard[0]}'; there are"
+            f" {', '.join(heard) or 'none'}"
+        )
+    counted = scored_cases(cohort, label, values)
     splits = protocol.splits
     for split in splits:
-        if not any(case.reference is not None for case in cohort.of_split(split)):
+        if not any(
+            c.reference is not None and c.case_id in counted for c in cohort.of_split(split)
+        ):
             raise ConfigError(
                 f"splits: no {split} scan of {cohort.name} has a reference to score against; score"
                 f" another split, or set ingest.{split}_subjects"
             )
+
+
+def _require_suits(cell: Cell, cohort: Cohort, protocol: Protocol) -> None:
+    _require_scored(cell, cohort, protocol)
     count = labeled_count(cohort)
     if count < 2 and cell.config.locate.source is None:
         raise ConfigError(

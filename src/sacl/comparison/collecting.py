@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from sacl.comparison.cells import SHARED, Cell, cell_name
-from sacl.comparison.checks import RESULTS, labeled_count
+from sacl.comparison.checks import RESULTS, labeled_count, scored_cases
 from sacl.comparison.running import (
     CellState,
     Confirmed,
@@ -59,7 +59,7 @@ def write_results(
     states = {cell.name: cell_state(cell, confirmed) for cell in cells}
     done = [cell for cell in cells if states[cell.name] == "done"]
     cohorts = {cell.labeled_subjects: _cohort(cell) for cell in done}
-    scores = score_lines(done, cohorts)
+    scores = score_lines(done, cohorts, protocol.scored_values)
     document = {
         "version": VERSION,
         "protocol": plain(protocol),
@@ -88,8 +88,12 @@ def write_results(
     return document
 
 
-def score_lines(done: Sequence[Cell], cohorts: Mapping[int | None, Cohort]) -> pd.DataFrame:
+def score_lines(
+    done: Sequence[Cell], cohorts: Mapping[int | None, Cohort], scored_values: Sequence[str] = ()
+) -> pd.DataFrame:
     """Return the scores of finished cells, a line per cell, scan and organ.
+
+    With `scored_values`, only of scans whose scan-wise label is one of them.
 
     Raises:
         DataError: two cells at one number of labels were not scored on the same scans and organs.
@@ -100,7 +104,10 @@ def score_lines(done: Sequence[Cell], cohorts: Mapping[int | None, Cohort]) -> p
         folder = cell.workspace("evaluate").folder("evaluate")
         rows = read_scores(folder / "scores.csv")
         cohort = cohorts[cell.labeled_subjects]
-        table = score_table(row for row in rows if row.run == rows[0].run)
+        counted = scored_cases(cohort, cell.config.ingest.labeled_scan_label, scored_values)
+        table = score_table(
+            row for row in rows if row.run == rows[0].run and row.score.case_id in counted
+        )
         table = table.assign(
             cohort=cohort.name,
             labeled_subjects=labeled_count(cohort),

@@ -38,6 +38,9 @@ class Protocol:
     """Seeds of pretraining and fine-tuning."""
     splits: tuple[Literal["validation", "test"], ...] = ("test",)
     """Splits that are scored."""
+    scored_values: tuple[str, ...] = ()
+    """Values of the scan-wise label `ingest.labeled_scan_label` whose scans are scored, all where
+    empty: with `ingest.labeled_values`, to learn from labels in one phase and score another."""
     strategies: Overrides = field(default_factory=dict)
     """Settings by strategy, or a list of built-in ones."""
     ablations: Overrides = field(default_factory=dict)
