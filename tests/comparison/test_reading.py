@@ -37,6 +37,8 @@ from sacl.errors import ConfigError
         ({"ablations": "{x: {ingest.organs: [liver]}}"}, "'ingest.organs' has to be the same"),
         ({"ablations": "{x: {seed: 3}}"}, "'seed' has to be the same for all"),
         ({"ablations": "{x: {finetune.twins: [scratch]}}"}, "'finetune.twins' has to be the same"),
+        ({"settings": "{seed: 3}"}, "settings: 'seed' is set by the protocol; leave it out"),
+        ({"settings": "{locate.stesp: 3}"}, "settings: unknown setting 'locate.stesp'"),
         ({"ablations": "{x: 3}"}, "ablations.x: expected settings by name, got 3"),
     ],
 )
@@ -78,3 +80,10 @@ def test_every_strategy_of_pretraining_is_built_in_and_no_cell_trains_twins(tmp_
 def test_the_work_folder_may_be_another(tmp_path):
     protocol, _, _ = load_protocol(write_protocol(tmp_path), work=str(tmp_path / "other"))
     assert protocol.work == tmp_path / "other"
+
+
+def test_settings_of_all_cells_change_the_base_and_flags_change_them(tmp_path):
+    path = write_protocol(tmp_path, settings="{pretrain: {steps: 9, width: 8}, locate.steps: 11}")
+    _, base, config_of = load_protocol(path, {"locate.steps": "12"})
+    for config in (base, *config_of.values()):
+        assert (config.pretrain.steps, config.pretrain.width, config.locate.steps) == (9, 8, 12)

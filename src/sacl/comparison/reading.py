@@ -48,7 +48,7 @@ def load_protocol(
         tree["work"] = work
     tree["strategies"] = _named(tree.get("strategies"))
     protocol = from_mapping(Protocol, tree)
-    base = load_config(path.parent / protocol.base, flags)
+    base = _base(path, protocol, flags or {})
     base = replace(
         base,
         finetune=replace(base.finetune, twins=()),
@@ -63,6 +63,20 @@ def load_protocol(
     for name, overrides in protocol.ablations.items():
         config_of[name] = _varied(ours, overrides, f"ablation '{name}'")
     return protocol, base, config_of
+
+
+def _base(path: Path, protocol: Protocol, flags: Mapping[str, str]) -> RunConfig:
+    """Return the base run's settings, changed by the protocol's, changed by the flags."""
+    base = load_config(path.parent / protocol.base, flags)
+    own = flat_settings(protocol.settings)
+    for name in ("name", "work", "seed", "ingest.labeled_subjects", *_FIXED):
+        if name in own:
+            raise ConfigError(f"settings: '{name}' is set by the protocol; leave it out")
+    given = {name.replace("-", "_") for name in flags}
+    try:
+        return overridden(base, {name: own[name] for name in own if name not in given})
+    except ConfigError as error:
+        raise ConfigError(f"settings: {error}") from error
 
 
 def _named(strategies: Any) -> Any:

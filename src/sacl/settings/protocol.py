@@ -30,6 +30,8 @@ class Protocol:
     """Name of the comparison."""
     base: Path
     """Run configuration from which every strategy differs, relative to the protocol's file."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of all cells that differ from the base's, by dotted name or block."""
     work: Path = Path("work/comparison")
     """Folder of all cells, of what they share, and of the results."""
     labeled_subjects: tuple[int | None, ...] = (None,)
