@@ -37,6 +37,10 @@ from sacl.errors import ConfigError
         ({"ablations": "{x: {ingest.organs: [liver]}}"}, "'ingest.organs' has to be the same"),
         ({"ablations": "{x: {seed: 3}}"}, "'seed' has to be the same for all"),
         ({"ablations": "{x: {finetune.twins: [scratch]}}"}, "'finetune.twins' has to be the same"),
+        (
+            {"families": "{simclr: [scrach]}"},
+            "families: no strategy 'scrach'; there are semantic, simclr, scratch",
+        ),
         ({"settings": "{seed: 3}"}, "settings: 'seed' is set by the protocol; leave it out"),
         ({"settings": "{locate.stesp: 3}"}, "settings: unknown setting 'locate.stesp'"),
         ({"ablations": "{x: 3}"}, "ablations.x: expected settings by name, got 3"),

@@ -23,6 +23,7 @@ def document(tmp_path, *, subjects: int = 8, sign: int = 1, counts=(3, 7), left_
         seeds=(0, 1),
         strategies={name: {} for name in ("semantic", "simclr", "scratch")},
         ablations={"paper-decoder": {}},
+        families={"simclr": ("scratch",)},
         bootstrap=200,
     )
     generator = np.random.default_rng(0)
@@ -152,3 +153,9 @@ def test_the_text_has_a_line_per_number_of_labels_and_strategy(tmp_path):
     lines = comparison_text(document(tmp_path)).splitlines()
     assert len(lines) == 1 + 2 * 4
     assert lines[1].split()[:4] == ["3", "semantic", "2", "0.795"]
+
+
+def test_a_further_family_of_tests_has_a_section_of_its_own(tmp_path):
+    page = comparison_page(document(tmp_path))
+    assert "simclr against scratch" in page
+    assert "simclr ahead by, points" in page

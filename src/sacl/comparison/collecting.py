@@ -148,6 +148,10 @@ def levels(protocol: Protocol, scores: pd.DataFrame) -> list[dict[str, Any]]:
                 "ablations": compare_strategies(
                     part, protocol.ours, tuple(protocol.ablations), draws
                 ),
+                "families": {
+                    name: compare_strategies(part, name, others, draws)
+                    for name, others in protocol.families.items()
+                },
             }
         )
     return found

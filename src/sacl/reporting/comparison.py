@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+from sacl.reporting.comparison_points import curve_of, differences_of
 from sacl.reporting.comparison_tables import (
     cost_table,
     dice_comparisons,
@@ -16,13 +18,7 @@ from sacl.reporting.comparison_tables import (
 )
 from sacl.reporting.figures import palette
 from sacl.reporting.headline import comparison_sentence, p_equals, points, words
-from sacl.reporting.learning_curves import (
-    Difference,
-    Level,
-    ablation_bars,
-    forest_plot,
-    learning_curves,
-)
+from sacl.reporting.learning_curves import ablation_bars, forest_plot, learning_curves
 from sacl.reporting.page import Section, Top, bullets, chart, facts, legend, render_page
 from sacl.reporting.tables import MINUS, p_text, plain_table, score_cell
 
@@ -38,6 +34,7 @@ def comparison_page(document: Document) -> str:
             _overview_section(document),
             _curves_section(document),
             _versus_section(document),
+            *_family_sections(document),
             _scores_section(document),
             _organ_section(document),
             *_ablation_sections(document),
@@ -153,7 +150,7 @@ def _overview_section(document: Document) -> Section:
 
 def _curves_section(document: Document) -> Section:
     colors = palette(_strategies(document))
-    levels_of = {name: _levels(document, name) for name in colors}
+    levels_of = {name: curve_of(document, name) for name in colors}
     levels_of = {name: levels for name, levels in levels_of.items() if levels}
     shown = [(name, colors[name]) for name in levels_of]
     note = (
@@ -165,21 +162,9 @@ def _curves_section(document: Document) -> Section:
     return Section("Learning curves", body, note)
 
 
-def _levels(document: Document, name: str) -> list[Level]:
-    found = []
-    for level in document["levels"]:
-        figures = level["strategies"].get(name)
-        if figures and figures["dice"]["mean"] is not None:
-            dice = figures["dice"]
-            seeds = [value for value in figures["dice_by_seed"].values() if value is not None]
-            count = level["labeled_subjects"]
-            found.append(Level(count, dice["mean"], dice["low"], dice["high"], seeds))
-    return found
-
-
 def _versus_section(document: Document) -> Section:
     ours, names = document["protocol"]["ours"], _strategies(document)
-    groups = _differences(document, "comparisons", sign=1)
+    groups = differences_of(document, "comparisons", sign=1)
     label = f"{ours} less the other strategy, points of Dice"
     body = chart(forest_plot(groups, label)) if groups else ""
     body += _by_level(document, lambda level: versus_table(level, names))
@@ -190,6 +175,18 @@ def _versus_section(document: Document) -> Section:
         " is above, equal or below."
     )
     return Section(f"Ours ({ours}) against every other strategy", body, note)
+
+
+def _family_sections(document: Document) -> list[Section]:
+    """Return a section for every further family of tests that has a figure."""
+    sections = []
+    for name, others in document["protocol"].get("families", {}).items():
+        if any(level["families"].get(name) for level in document["levels"]):
+            table = partial(versus_table, names=(name, *others), family=name)
+            note = "A family of tests of its own: Holm's correction is over these rows."
+            title = f"{name} against {', '.join(others)}"
+            sections.append(Section(title, _by_level(document, table), note))
+    return sections
 
 
 def _scores_section(document: Document) -> Section:
@@ -210,28 +207,6 @@ def _by_level(document: Document, table: Callable[[Mapping[str, Any]], str]) -> 
     )
 
 
-def _differences(document: Document, family: str, sign: int) -> dict[str, list[Difference]]:
-    """Return the differences of the Dice by number of labels; `sign` -1 turns them round."""
-    groups: dict[str, list[Difference]] = {}
-    for level in document["levels"]:
-        own = [
-            _difference(c, sign)
-            for c in level[family]
-            if c["metric"] == "dice" and c["mean_difference"] is not None
-        ]
-        if own:
-            groups[f"{level['labeled_subjects']} labeled"] = own
-    return groups
-
-
-def _difference(c: Mapping[str, Any], sign: int) -> Difference:
-    ends: Sequence[float | None] = (c["low"], c["high"])
-    if c["low"] is not None:
-        ends = sorted((sign * c["low"], sign * c["high"]))
-    clear = c["p_holm"] is not None and c["p_holm"] < _ALPHA
-    return Difference(c["against"], sign * c["mean_difference"], ends[0], ends[1], clear)
-
-
 def _organ_section(document: Document) -> Section:
     names, organs = _strategies(document), document["organs"]
     body = _by_level(document, lambda level: organ_table(level, organs, names))
@@ -240,7 +215,7 @@ def _organ_section(document: Document) -> Section:
 
 
 def _ablation_sections(document: Document) -> list[Section]:
-    groups = _differences(document, "ablations", sign=-1)
+    groups = differences_of(document, "ablations", sign=-1)
     if not groups:
         return []
     ours = document["protocol"]["ours"]

@@ -41,11 +41,17 @@ def overview_table(document: Document) -> str:
     return html_table(head, body)
 
 
-def versus_table(level: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Return how far ours is ahead of some strategies at one number of labels."""
+def versus_table(level: Mapping[str, Any], names: Sequence[str], family: str | None = None) -> str:
+    """Return how far ours is ahead of some strategies at one number of labels.
+
+    With `family`, how far that strategy is ahead of those it is compared with.
+    """
     comparisons = dice_comparisons(level)
+    if family is not None:
+        entries = level["families"].get(family, [])
+        comparisons = {c["against"]: c for c in entries if c["metric"] == "dice"}
     head = [
-        *("Strategy", "Dice", "ours ahead by, points", "relative"),
+        *("Strategy", "Dice", f"{family or 'ours'} ahead by, points", "relative"),
         *("effect", "won / tied / lost", "p"),
     ]
     body: list[Row] = []

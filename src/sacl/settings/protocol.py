@@ -47,6 +47,8 @@ class Protocol:
     """Settings by strategy, or a list of built-in ones."""
     ablations: Overrides = field(default_factory=dict)
     """Settings by ablation, on top of those of `ours`."""
+    families: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Further families of tests: a strategy or ablation, and the others it is compared with."""
     ours: str = "semantic"
     """Strategy that every other one is compared with."""
     baseline: str = "scratch"
@@ -82,6 +84,9 @@ class Protocol:
             )
         both = sorted(set(self.strategies) & set(self.ablations))
         require(not both, f"ablations: '{_text(both[:1])}' is a strategy too; name it otherwise")
+        known = (*self.strategies, *self.ablations)
+        for name in (n for first, others in self.families.items() for n in (first, *others)):
+            require(name in known, f"families: no strategy '{name}'; there are {', '.join(known)}")
         for role in ("ours", "baseline"):
             name = getattr(self, role)
             require(
