@@ -90,3 +90,25 @@ def test_shards_are_disjoint_and_cover_all(count, total):
 def test_a_shard_that_is_none_is_refused(shard):
     with pytest.raises(ConfigError, match="expected i/n"):
         shard_of((), shard)
+
+
+def test_a_strategy_after_another_takes_its_predictions_for_coarse_maps(tmp_path):
+    path = write_protocol(tmp_path, after="{semantic: scratch}")
+    protocol, base, config_of = load_protocol(path)
+    cells = {cell.name: cell for cell in plan_cells(protocol, base, config_of)}
+    first, then = cells["n2-scratch-s1"], cells["n2-semantic-s1"]
+    assert then.after == first
+    assert first.config.predict.splits == ("train", "test")
+    assert then.config.predict.splits == ("test",)
+    source = then.config.locate.source
+    assert source == first.root / "6-predictions" / "none"
+    maps = first.places["locate"].root / "2-coarse" / "maps"
+    assert then.config.locate.labeled_source == maps
+    assert then.places["locate"].root == then.places["extract"].root == then.root
+    assert cells["n2-simclr-s1"].after is None
+
+
+def test_a_run_that_comes_after_one_that_comes_after_another_is_refused(tmp_path):
+    path = write_protocol(tmp_path, after="{semantic: scratch, scratch: simclr}")
+    with pytest.raises(ConfigError, match="'semantic' comes after 'scratch', which itself"):
+        load_protocol(path)

@@ -50,6 +50,14 @@ def test_what_is_shared_is_done_once_and_every_cell_has_its_own(stages, tmp_path
     assert set(stages.runs.values()) == {1}
 
 
+def test_what_comes_after_another_cell_runs_that_one_first(stages, tmp_path):
+    path = write_protocol(tmp_path, after="{semantic: scratch}")
+    assert run(path, "--only", "semantic", "--seeds", "1") == 0
+    done = [root for stage, root in stages.runs if stage == "predict"]
+    assert done == ["n2-scratch-s1", "n2-semantic-s1", "n4-scratch-s1", "n4-semantic-s1"]
+    assert stages.runs["locate", "n2-semantic-s1"] == 1
+
+
 def test_only_scans_with_the_values_asked_for_are_scored(stages, tmp_path):
     stages.labels_of = {name: {"phase": "delayed"} for name in ("s1", "s3")}
     path = write_protocol(tmp_path, scored_values="[delayed]")

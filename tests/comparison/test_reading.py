@@ -41,6 +41,7 @@ from sacl.errors import ConfigError
             {"families": "{simclr: [scrach]}"},
             "families: no strategy 'scrach'; there are semantic, simclr, scratch",
         ),
+        ({"after": "{semantic: scrach}"}, "after: no strategy 'scrach'"),
         ({"settings": "{seed: 3}"}, "settings: 'seed' is set by the protocol; leave it out"),
         ({"settings": "{locate.stesp: 3}"}, "settings: unknown setting 'locate.stesp'"),
         ({"ablations": "{x: 3}"}, "ablations.x: expected settings by name, got 3"),

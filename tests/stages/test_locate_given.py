@@ -18,10 +18,11 @@ from blob_cohort import (
     make_cohort,
 )
 
-from sacl.errors import DataError
+from sacl.errors import ConfigError, DataError
 from sacl.geometry import resample_nearest
 from sacl.io.nifti import read_label_map, write_label_map, write_volume
 from sacl.io.run_record import read_record, write_text
+from sacl.settings import LocateSettings
 from sacl.stages import locate as stage
 from sacl.types import Grid, LabelMap, Volume
 
@@ -47,6 +48,24 @@ def test_an_organ_that_a_map_lacks_is_recorded_as_not_found(tmp_path):
     assert coverage.loc["spleen", "found"].all()
     assert not coverage.loc["kidney_right", "found"].any()
     assert (coverage.loc["kidney_right", "volume_ml"] == 0).all()
+
+
+def test_labeled_scans_take_their_maps_from_a_source_of_their_own(tmp_path):
+    workspace = make_cohort(tmp_path / "work")  # cases 0 and 1 are labeled
+    give_maps(tmp_path / "predicted", SCHEME.names)
+    give_maps(tmp_path / "cross-fitted", SCHEME.names[::-1])
+    settings = from_folder(tmp_path / "predicted", labeled_source=tmp_path / "cross-fitted")
+    stage.locate(settings, workspace)
+    for number in range(4):
+        labels = blobs(number)[1]
+        swapped = np.array([0, 2, 1])[labels]
+        expected = swapped if number < 2 else labels
+        assert np.array_equal(located(workspace, number), expected)
+
+
+def test_a_source_for_labeled_scans_alone_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"locate\.labeled_source: only beside locate\.source"):
+        LocateSettings(labeled_source=tmp_path)
 
 
 def test_missing_maps_are_counted_and_the_first_is_named(tmp_path):

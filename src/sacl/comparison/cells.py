@@ -17,7 +17,7 @@ from pathlib import Path
 from sacl.errors import ConfigError
 from sacl.io.run_record import plain
 from sacl.io.workspace import Workspace
-from sacl.settings import RunConfig
+from sacl.settings import LocateSettings, RunConfig
 from sacl.settings.protocol import Protocol
 
 SHARED = ("phantom", "ingest", "locate", "extract")
@@ -41,6 +41,8 @@ class Cell:
     seed: int
     config: RunConfig
     places: Mapping[str, Place]
+    after: Cell | None = None
+    """The cell whose predictions are this one's coarse maps, None where it has its own."""
 
     @property
     def name(self) -> str:
@@ -76,19 +78,35 @@ def plan_cells(
     """Return all cells: by labels, then seed, then strategy, so that pairs are complete early."""
     cells: list[Cell] = []
     encoder_at: dict[str, Path] = {}
+    firsts_first = sorted(config_of, key=lambda name: name in protocol.after)
     for count in protocol.labeled_subjects:
         for seed in protocol.seeds:
-            for strategy, config in config_of.items():
-                own = replace(
-                    config, seed=seed, ingest=replace(config.ingest, labeled_subjects=count)
-                )
+            planned: dict[str, Cell] = {}
+            for strategy in firsts_first:
+                ingest = replace(config_of[strategy].ingest, labeled_subjects=count)
+                own = replace(config_of[strategy], seed=seed, ingest=ingest)
+                after = planned.get(protocol.after.get(strategy, ""))
                 root = protocol.work / "cells" / cell_name(count, strategy, seed)
                 places = _shared_places(protocol, base, own, seed)
+                if after is not None:
+                    own = replace(own, locate=_located_after(own.locate, after))
+                    places.update(locate=Place(root, seed), extract=Place(root, seed))
                 key = _hash([str(places["extract"]), plain(own.pretrain), seed])
                 places["pretrain"] = Place(encoder_at.setdefault(key, root), seed)
                 places.update(dict.fromkeys(OWN[1:], Place(root, seed)))
-                cells.append(Cell(count, strategy, seed, own, places))
+                planned[strategy] = Cell(count, strategy, seed, own, places, after)
+            cells += planned.values()
     return tuple(cells)
+
+
+def _located_after(settings: LocateSettings, first: Cell) -> LocateSettings:
+    """Return settings that take another cell's predictions for coarse maps."""
+    predicted = first.workspace("predict").folder("predict")
+    return replace(
+        settings,
+        source=predicted / first.config.pretrain.strategy,
+        labeled_source=first.workspace("locate").folder("locate") / "maps",
+    )
 
 
 def shard_of(cells: Sequence[Cell], shard: str) -> tuple[Cell, ...]:

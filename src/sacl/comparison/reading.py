@@ -62,6 +62,9 @@ def load_protocol(
     ours = config_of[protocol.ours]
     for name, overrides in protocol.ablations.items():
         config_of[name] = _varied(ours, overrides, f"ablation '{name}'")
+    for name in protocol.after.values():  # what comes after it locates in all scans
+        predict = replace(config_of[name].predict, splits=("train", *protocol.splits))
+        config_of[name] = replace(config_of[name], predict=predict)
     return protocol, base, config_of
 
 

@@ -103,6 +103,8 @@ def run_cell(cell: Cell, confirmed: Confirmed, *, force: bool = False) -> bool:
         if not mine:
             return False
         try:
+            for stage in cell.after.stages[:-1] if cell.after else ():
+                bring_up_to_date(cell.after or cell, stage, confirmed)
             for stage in cell.stages:
                 own = cell.places[stage].root == cell.root
                 bring_up_to_date(cell, stage, confirmed, force=force and own)

@@ -115,6 +115,9 @@ class LocateSettings:
 
     source: Path | None = None
     """Label maps of any other tool, a folder or nnssl's JSON (`--from`); no network is trained."""
+    labeled_source: Path | None = None
+    """The like for the labeled scans alone: iterated attention takes a run's predictions for all
+    others, and for these the run's own coarse maps, whose networks never saw their subjects."""
     repair_grid: Literal["none", "nearest"] = "none"
     """A given map on another grid than its scan: refuse it, or resample by nearest neighbor."""
     allow_missing: bool = False
@@ -162,6 +165,10 @@ class LocateSettings:
 
     def __post_init__(self) -> None:
         require(0 <= self.phase_threshold <= 1, "locate.phase_threshold: 0 to 1")
+        require(
+            self.labeled_source is None or self.source is not None,
+            "locate.labeled_source: only beside locate.source; set that too",
+        )
         require(self.folds >= 2, f"locate.folds must be >= 2, got {self.folds}")
         require(self.steps >= 1, f"locate.steps must be >= 1, got {self.steps}")
         require(self.slice_size % 16 == 0, f"locate.slice_size: x 16, got {self.slice_size}")

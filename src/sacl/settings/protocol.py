@@ -47,6 +47,9 @@ class Protocol:
     """Settings by strategy, or a list of built-in ones."""
     ablations: Overrides = field(default_factory=dict)
     """Settings by ablation, on top of those of `ours`."""
+    after: Mapping[str, str] = field(default_factory=dict)
+    """Iterated attention: strategies whose coarse maps are the predictions of another one, of the
+    same labels and seed; labeled scans keep their cross-fitted maps."""
     families: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Further families of tests: a strategy or ablation, and the others it is compared with."""
     ours: str = "semantic"
@@ -87,6 +90,14 @@ class Protocol:
         known = (*self.strategies, *self.ablations)
         for name in (n for first, others in self.families.items() for n in (first, *others)):
             require(name in known, f"families: no strategy '{name}'; there are {', '.join(known)}")
+        for name in (n for pair in self.after.items() for n in pair):
+            require(name in known, f"after: no strategy '{name}'; there are {', '.join(known)}")
+        for name in self.after:
+            require(
+                self.after[name] not in self.after,
+                f"after: '{name}' comes after '{self.after[name]}', which itself comes after"
+                " another; name one that does not",
+            )
         for role in ("ours", "baseline"):
             name = getattr(self, role)
             require(

@@ -20,7 +20,7 @@ from sacl.inference.given import (
 )
 from sacl.inference.phases import estimate_phases
 from sacl.io.given_files import given_fingerprint
-from sacl.io.given_maps import survey_maps
+from sacl.io.given_maps import Survey, merged, survey_maps
 from sacl.io.manifest import read_cohort, read_image, read_reference
 from sacl.io.nifti import read_label_map, write_label_map
 from sacl.io.progress import say, track
@@ -44,11 +44,13 @@ def inputs(settings: LocateSettings, workspace: Workspace) -> dict[str, str]:
         DataError: the given label maps are not there.
     """
     found = {"ingest": fingerprint(workspace.require("ingest"))}
-    if settings.source is not None:
-        is_json = settings.source.suffix == ".json" and settings.source.is_file()
-        if not settings.source.is_dir() and not is_json:
-            raise DataError(f"locate.source: no folder {settings.source.name}; check --from")
-        found["source"] = given_fingerprint(settings.source)
+    for name in ("source", "labeled_source"):
+        source: Path | None = getattr(settings, name)
+        if source is not None:
+            is_json = source.suffix == ".json" and source.is_file()
+            if not source.is_dir() and not is_json:
+                raise DataError(f"locate.{name}: no folder {source.name}; check --from")
+            found[name] = given_fingerprint(source)
     return found
 
 
@@ -154,13 +156,7 @@ def _by_given_maps(
 ) -> tuple[Locator, frozenset[str], Summary]:
     ingested = workspace.folder("ingest")
     grids = {case.case_id: read_image(ingested, case).grid for case in cohort.cases}
-    survey = survey_maps(
-        source,
-        list(grids),
-        cohort.scheme,
-        settings.allow_missing,
-        "add them, or go on without these scans by --locate.allow_missing true",
-    )
+    survey = _survey(settings, source, cohort)
     announce(survey, cohort.scheme)
     cleaning = Cleaning(
         settings.repair_grid == "nearest", settings.keep_component, settings.min_volume_ml
@@ -176,6 +172,23 @@ def _by_given_maps(
         return label_map
 
     return locator, frozenset(), lambda: {"given": record_of(survey, tally)}
+
+
+def _survey(settings: LocateSettings, source: Path, cohort: Cohort) -> Survey:
+    """Look through the source of all maps, or of those of the labeled scans and of the others."""
+    labeled = {case.case_id for case in cohort.labeled}
+    parts = [(source, [case.case_id for case in cohort.cases])]
+    if settings.labeled_source is not None:
+        others = [name for name in parts[0][1] if name not in labeled]
+        parts = [(settings.labeled_source, sorted(labeled)), (source, others)]
+    remedy = "add them, or go on without these scans by --locate.allow_missing true"
+    return merged(
+        [
+            survey_maps(folder, names, cohort.scheme, settings.allow_missing, remedy)
+            for folder, names in parts
+            if names
+        ]
+    )
 
 
 def _by_networks(
