@@ -12,7 +12,7 @@ from sacl.models.projector import Projector
 
 
 class DenseFeatures(NamedTuple):
-    """Features of images: the encoder's coarsest map, and the decoder's at the images' size."""
+    """Features of images: the encoder's coarsest map, and the decoder's map, the finest."""
 
     coarsest: Tensor
     finest: Tensor
@@ -46,4 +46,8 @@ class DensePretrainer(nn.Module):
     def forward(self, pixels: Tensor) -> DenseFeatures:
         """Return the features of pixels `[n, channel, i, j]`."""
         maps = self.encoder(pixels)
-        return DenseFeatures(maps[-1], resize(self.decoder(maps), pixels.shape[2:]))
+        return DenseFeatures(maps[-1], self.decoder(maps))
+
+    def outputs(self, pixels: Tensor) -> Tensor:
+        """Return the head's values `[n, out_channels, i, j]` at the size of the pixels."""
+        return resize(self.head(self(pixels).finest).float(), pixels.shape[2:])

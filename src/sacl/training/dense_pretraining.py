@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from sacl.io.patch_store import IMAGE_SCALE, PatchStore
 from sacl.losses.contrastive import Relation, contrastive_loss, semantic_relations
 from sacl.losses.segmentation import dense_loss
+from sacl.models.decoder import resize
+from sacl.models.dense_pretrainer import DensePretrainer
 from sacl.patches.pooling import organ_masks, pool_under, shown
 from sacl.patches.views import ViewRanges, change_intensity, random_affine, resample
 from sacl.training.contrastive import channels_last
@@ -130,7 +132,8 @@ class DensePretraining:
                 for a, b in itertools.pairwise(first.tolist())
             ]
         )
-        flat = features.finest.movedim(1, -1).flatten(0, 2)[chosen]
+        finest = resize(features.finest, views.labels.shape[1:])
+        flat = finest.movedim(1, -1).flatten(0, 2)[chosen]
         same = labels[chosen][:, None] == labels[chosen][None, :]
         embedding = network.project_finest(flat.float())
         return contrastive_loss(embedding, same, torch.ones_like(same), self.temperature)
@@ -138,7 +141,7 @@ class DensePretraining:
     def self_training(self, network: nn.Module, step: int) -> Tensor:
         """Return the segmentation loss against the coarse label maps."""
         views, _ = self.views(step)
-        logit = network.head(network(channels_last(views.image)).finest)
+        logit = cast(DensePretrainer, network).outputs(channels_last(views.image))
         annotated = torch.ones(len(logit), self.organs, dtype=torch.bool, device=logit.device)
         return dense_loss(logit, views.labels, annotated)
 
@@ -150,8 +153,8 @@ class DensePretraining:
         shape = (len(views.image), 1, blocks, blocks)
         hidden = torch.rand(shape, generator=generator, device=generator.device) < _HIDDEN
         hidden = nn.functional.interpolate(hidden.float(), size=(side, side)).to(views.image.device)
-        features = network(channels_last(views.image * (1 - hidden)))
-        error = (network.head(features.finest)[:, :1].float() - views.image).square()
+        made = cast(DensePretrainer, network).outputs(channels_last(views.image * (1 - hidden)))
+        error = (made[:, :1] - views.image).square()
         return (error * hidden).sum() / hidden.sum().clamp_min(1)
 
 
