@@ -24,7 +24,7 @@ from sacl.reporting.learning_curves import ablation_bars, forest_plot, learning_
 from sacl.reporting.tables import number, p_text
 from sacl.stages.report import read_embedding
 
-_HEAD = '<svg xmlns="http://www.w3.org/2000/svg" width="{width}" style="color:#222;--paper:#fff" '
+_HEAD = '<svg xmlns="http://www.w3.org/2000/svg" width="{width}" style="color:#222;--paper:#fff;background:#fff" '
 _MOST_POINTS = 1500
 
 

@@ -182,7 +182,14 @@ def test_what_defaults_do_not_suit_is_a_warning_and_what_somebody_wrote_an_error
     assert levels == {True: "error", False: "warning"}
 
 
-@pytest.mark.parametrize("flags", [{}, {"finetune.head": "query", "pretrain.strategy": "simclr"}])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"finetune.head": "query", "pretrain.strategy": "simclr"},
+        {"locate.network": "slices", "locate.slice_size": "16", "pretrain.query": "pooled"},
+    ],
+)
 def test_the_probe_takes_steps_of_every_training(flags, monkeypatch, capsys):
     config = load_config(None, {**SMALL, **flags})
     request = {"config": plain(config), "organs": 2, "spacing_mm": usual_spacing_mm(COHORT)}
