@@ -24,7 +24,8 @@ from sacl.reporting.learning_curves import ablation_bars, forest_plot, learning_
 from sacl.reporting.tables import number, p_text
 from sacl.stages.report import read_embedding
 
-_HEAD = '<svg xmlns="http://www.w3.org/2000/svg" width="{width}" style="color:#222;--paper:#fff;background:#fff" '
+_STYLE = "color:#222;--paper:#fff;background:#fff"
+_HEAD = f'<svg xmlns="http://www.w3.org/2000/svg" width="760" style="{_STYLE}" '
 _MOST_POINTS = 1500
 
 
@@ -131,7 +132,7 @@ def embedding(path: Path, label: str) -> str:
 def write(path: Path, drawing: str) -> None:
     """Write an SVG that stands alone: with a namespace, a width and the colors of a page."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(drawing.replace("<svg ", _HEAD.format(width=760), 1), encoding="utf-8")
+    path.write_text(drawing.replace("<svg ", _HEAD, 1), encoding="utf-8")
     print(f"wrote {path.name}")
 
 
