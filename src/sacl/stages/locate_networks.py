@@ -22,7 +22,7 @@ from sacl.inference.coarse import (
 )
 from sacl.inference.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
 from sacl.inference.slice_location import SliceEnsemble, save_slice_network
-from sacl.io.manifest import read_cohort, read_image, read_reference
+from sacl.io.manifest import read_image, read_reference
 from sacl.io.patch_store import IMAGE_SCALE
 from sacl.io.progress import track
 from sacl.io.run_record import read_record, replacing
@@ -202,7 +202,7 @@ def _slice_spec(settings: LocateSettings, workspace: Workspace, cohort: Cohort) 
         scheme=cohort.scheme.name,
         organs=cohort.scheme.names,
         image_size=settings.slice_size,
-        modality=read_cohort(workspace.require("ingest")).modality,
+        modality=cohort.modality,
         window_hu=tuple(ingested["window_hu"]),
         percentiles=tuple(ingested["percentiles"]),
         context=1.0,
@@ -230,7 +230,7 @@ def _unlabeled(
 def _slices_of(
     case: Case, spec: SegmenterSpec, workspace: Workspace, cohort: Cohort, every: int
 ) -> ScanSlices:
-    """Return every n-th axial slice of a scan, whole and coarse."""
+    """Return every n-th axial slice of a training scan, whole and coarse."""
     volume = read_image(workspace.folder("ingest"), case)
     boxes = slice_boxes(volume.grid)[::every]
     images = [
@@ -238,7 +238,7 @@ def _slices_of(
         for box in boxes
     ]
     stored = np.rint(np.clip(np.stack(images), 0, 1) * IMAGE_SCALE).astype(np.uint16)
-    if case not in cohort.labeled:
+    if case.reference is None:
         return ScanSlices(stored, None, ())
     reference = _reference(workspace, case, cohort)
     require_same_grid(volume.grid, reference.grid, f"case {case.case_id}")
