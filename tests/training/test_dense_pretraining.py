@@ -1,7 +1,5 @@
 """Pretraining on dense slices: the views, what is pooled, and every strategy's loss."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -163,19 +161,3 @@ def test_the_weighted_loss_is_the_weighted_mean_over_the_positives():
         anchors += 1
     found = contrastive_loss(z, positive, torch.ones_like(positive), 0.2, weight)
     assert found.item() == pytest.approx(float(expected) / anchors, rel=1e-9)
-
-
-def test_the_term_of_instances_adds_the_contrast_of_single_queries():
-    pretrained = network().eval()
-    plain, both = task(), replace(task(), instance=0.5)
-    views, _ = plain.views(1)
-    masks = organ_masks(views.labels, 2, 2)
-    n, region = shown(masks, 4).nonzero(as_tuple=True)
-    query = pool_under(pretrained(views.image).coarsest, masks)[n, region]
-    one = torch.stack([views.slice[n], region], dim=1)
-    same = (one[:, None] == one[None, :]).all(dim=2)
-    own = contrastive_loss(
-        pretrained.project_instance(query), same, torch.ones_like(same), temperature=0.1
-    )
-    difference = both.pooled("semantic")(pretrained, 1) - plain.pooled("semantic")(pretrained, 1)
-    assert difference.item() == pytest.approx(0.5 * own.item(), rel=1e-4)

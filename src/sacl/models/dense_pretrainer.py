@@ -21,8 +21,8 @@ class DenseFeatures(NamedTuple):
 class DensePretrainer(nn.Module):
     """The segmenter's encoder and decoder, and what a pretext task reads from their features.
 
-    `project_coarsest` and `project_finest` lead to the unit sphere, and so does `project_instance`
-    from the coarsest map, to one of its own; `head` gives `out_channels` values per pixel.
+    `project_coarsest` and `project_finest` lead to the unit sphere; `head` gives `out_channels`
+    values per pixel.
     """
 
     def __init__(
@@ -42,7 +42,6 @@ class DensePretrainer(nn.Module):
         self.project_coarsest = Projector(self.encoder.channels[-1], *projector)
         self.project_finest = Projector(self.decoder.out_channels, *projector)
         self.head = CONVOLUTIONS[dims](self.decoder.out_channels, out_channels, 1)
-        self.project_instance = Projector(self.encoder.channels[-1], *projector)
 
     def forward(self, pixels: Tensor) -> DenseFeatures:
         """Return the features of pixels `[n, channel, i, j]`."""

@@ -70,10 +70,6 @@ class PretrainSettings:
     """Decoder that is pretrained too, on dense slices; fine-tuning with another one starts anew."""
     slices: int = 32
     """Dense slices per step, each seen in two views."""
-    instance: float | None = None
-    """Pooled queries: weight of a second contrast beside that of the classes, in which only the two
-    views of one organ in one slice are alike, so that what tells slices apart is kept; none where
-    unset."""
     scan_label: str | tuple[str, ...] = "phase"
     """Scan-wise label that, with the organ, makes the semantic class; of several (`phase,scanner`)
     their combination, unknown where one of them is."""
@@ -106,10 +102,6 @@ class PretrainSettings:
         require(len(set(names)) == len(names), f"pretrain.scan_label: one twice in {names}")
         require(self.slices >= 2, f"pretrain.slices must be >= 2, got {self.slices}")
         require(self.temperature > 0, f"pretrain.temperature must be > 0, got {self.temperature}")
-        require(
-            self.instance is None or self.instance > 0,
-            f"pretrain.instance must be > 0 or unset, got {self.instance}",
-        )
         require(self.batch >= 4, f"pretrain.batch must be >= 4, got {self.batch}")
         require(self.steps >= 1, f"pretrain.steps must be >= 1, got {self.steps}")
 

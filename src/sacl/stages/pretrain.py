@@ -200,7 +200,6 @@ def _train_dense(
         rules_of(settings.slices, ranges, workspace.seed, device),
         codes_of(labels.tolist(), UNKNOWN),
         settings.temperature,
-        settings.instance,
     )
     if settings.strategy == "semantic" and (task.scan_label < 0).all():
         raise _no_scan_label(settings)

@@ -57,14 +57,12 @@ class DensePretraining:
         rules: Slices per step, ranges of the views, seed and device.
         scan_label: Scan-wise label of every dense slice, integers, -1 where unknown.
         temperature: Of the contrastive losses.
-        instance: Weight of the contrast between single pooled queries, none where unset.
     """
 
     store: PatchStore
     rules: StepRules
     scan_label: np.ndarray
     temperature: float
-    instance: float | None = None
 
     @property
     def organs(self) -> int:
@@ -115,18 +113,9 @@ class DensePretraining:
             ):
                 embedding = project(pool_under(maps, masks)[n, region])
                 total = total + contrastive_loss(embedding, positive, candidate, self.temperature)
-            if self.instance is None:
-                return total
-            one = views.slice[n] * masks.shape[1] + region
-            embedding = network.project_instance(pool_under(features.coarsest, masks)[n, region])
-            return total + self.instance * self._of_instances(embedding, one)
+            return total
 
         return loss
-
-    def _of_instances(self, embedding: Tensor, one: Tensor) -> Tensor:
-        """Return the loss in which two views are alike where they show one and the same thing."""
-        same = one[:, None] == one[None, :]
-        return contrastive_loss(embedding, same, torch.ones_like(same), self.temperature)
 
     def pixel(self, network: nn.Module, step: int) -> Tensor:
         """Return the loss of contrast between pixels; every class brings as many of them."""
