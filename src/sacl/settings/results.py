@@ -18,7 +18,7 @@ class PredictSettings:
     """Components below this share of the organ's largest one are removed; 0 keeps all."""
     copies: int = 0
     """Turned and scaled copies that a prediction is the mean of, with the plain one: test-time
-    augmentation. 4 take 6 times as long."""
+    augmentation. With 4 the network reads everything 5 times."""
     splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
     """Splits to predict; the twins predict only scans that have a reference."""
 
