@@ -3,7 +3,8 @@
 `work/shared-n3/` holds what all strategies read at three labeled subjects, `work/cells/` a folder
 per cell. A stage whose own settings, or an earlier one's, differ from the base run's is done in a
 folder of its own, named after a hash of these settings. An encoder that several cells would
-pretrain alike is pretrained in the first one's folder.
+pretrain alike is pretrained in the first one's folder. A cell that comes after another one, whose
+predictions are its coarse maps, locates and extracts in its own folder.
 """
 
 from __future__ import annotations

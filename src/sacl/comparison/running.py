@@ -103,8 +103,8 @@ def run_cell(cell: Cell, confirmed: Confirmed, *, force: bool = False) -> bool:
         if not mine:
             return False
         try:
-            for stage in cell.after.stages[:-1] if cell.after else ():
-                bring_up_to_date(cell.after or cell, stage, confirmed)
+            if cell.after is not None:
+                _predicted(cell.after, confirmed)
             for stage in cell.stages:
                 own = cell.places[stage].root == cell.root
                 bring_up_to_date(cell, stage, confirmed, force=force and own)
@@ -116,6 +116,12 @@ def run_cell(cell: Cell, confirmed: Confirmed, *, force: bool = False) -> bool:
             raise SaclError(cause) from error
         (cell.root / FAILED).unlink(missing_ok=True)
     return True
+
+
+def _predicted(cell: Cell, confirmed: Confirmed) -> None:
+    """Run what is not up to date of a cell up to its predictions, which another one begins with."""
+    for stage in cell.stages[: cell.stages.index("predict") + 1]:
+        bring_up_to_date(cell, stage, confirmed)
 
 
 def write_failure(cell: Cell, cause: str) -> None:
