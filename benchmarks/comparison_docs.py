@@ -55,8 +55,8 @@ def tables(document: Mapping[str, Any]) -> str:
         parts.append(f"### {level['labeled_subjects']} labeled subjects\n")
         comparisons = dice_comparisons(level)
         parts.append(_table(level, list(level["strategies"]), comparisons, protocol["ours"]))
-        for first, entries in level.get("families", {}).items():
-            own = {c["against"]: c for c in entries if c["metric"] == "dice"}
+        for first in level.get("families", {}):
+            own = dice_comparisons(level, first)
             if own:
                 parts.append(_table(level, [first, *own], own, first))
     return "\n".join(parts)

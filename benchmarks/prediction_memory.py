@@ -164,23 +164,11 @@ def _organs() -> tuple[str, ...]:
 
 
 def _coarse_spec():
-    from sacl.models.coarse import CoarseSpec, plan_levels
     from sacl.settings import LocateSettings
+    from sacl.training.coarse import plan_network
 
     settings = LocateSettings()
-    crop, kernels, strides = plan_levels(settings.crop, settings.spacing_mm)
-    return CoarseSpec(
-        scheme="thirteen",
-        organs=_organs(),
-        spacing_mm=settings.spacing_mm,
-        in_plane_size=None,
-        crop=crop,
-        channels=settings.channels,
-        kernels=kernels,
-        strides=strides,
-        min_volume_ml=settings.min_volume_ml,
-        keep_component=settings.keep_component,
-    )
+    return plan_network(settings, "thirteen", _organs(), settings.spacing_mm)
 
 
 def _coarse_networks(count: int):

@@ -28,6 +28,11 @@ LABEL_PREFIX = "label_"
 """Column prefix of the scan-wise labels in the index."""
 
 
+def quantized(pixels: np.ndarray, scale: int) -> np.ndarray:
+    """Return values of [0, 1] as whole numbers of the store."""
+    return np.rint(np.clip(pixels, 0.0, 1.0) * np.float32(scale))
+
+
 @dataclass(frozen=True)
 class StoreMeta:
     """What a store holds: sides in pixels, organs (label value `n + 1`) and scan-wise labels.

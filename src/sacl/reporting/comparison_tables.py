@@ -13,9 +13,17 @@ Document = Mapping[str, Any]
 Row = list[str | Cell]
 
 
-def dice_comparisons(level: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the comparisons of the Dice at one number of labels, by the strategy compared with."""
-    entries = (*level["comparisons"], *level["ablations"])
+def dice_comparisons(
+    level: Mapping[str, Any], family: str | None = None
+) -> dict[str, Mapping[str, Any]]:
+    """Return the comparisons of the Dice at one number of labels, by the strategy compared with.
+
+    With `family`, those of that further family of tests, none where it has no figure.
+    """
+    if family is not None:
+        entries = level["families"].get(family, [])
+    else:
+        entries = [*level["comparisons"], *level["ablations"]]
     return {entry["against"]: entry for entry in entries if entry["metric"] == "dice"}
 
 
@@ -46,10 +54,7 @@ def versus_table(level: Mapping[str, Any], names: Sequence[str], family: str | N
 
     With `family`, how far that strategy is ahead of those it is compared with.
     """
-    comparisons = dice_comparisons(level)
-    if family is not None:
-        entries = level["families"].get(family, [])
-        comparisons = {c["against"]: c for c in entries if c["metric"] == "dice"}
+    comparisons = dice_comparisons(level, family)
     head = [
         *("Strategy", "Dice", f"{family or 'ours'} ahead by, points", "relative"),
         *("effect", "won / tied / lost", "p"),

@@ -23,6 +23,7 @@ from sacl.io.patch_store import (
     StoreMeta,
     bytes_needed,
     counts_of,
+    quantized,
     writing_patches,
 )
 from sacl.io.phases import with_phases
@@ -231,12 +232,12 @@ def _fill_patches(scan: _Scan, rows: list[Row], meta: StoreMeta, arrays: StoreAr
         for line in of_slice:
             row, reference_row = line["patch"], line["reference_row"]
             box, label = _box(line), scan.cohort.scheme.label_of(line["organ"])
-            arrays.images[row] = _stored(cut(plane, box, size, scale), IMAGE_SCALE)
+            arrays.images[row] = quantized(cut(plane, box, size, scale), IMAGE_SCALE)
             attention = coverage(coarse, label, box, size, scale)
-            arrays.attention[row] = _stored(attention, COVERAGE_SCALE)
+            arrays.attention[row] = quantized(attention, COVERAGE_SCALE)
             if reference_row >= 0:
                 reference = coverage(scan.reference.voxels[:, :, k], label, box, size, scale)
-                arrays.references[reference_row] = _stored(reference, COVERAGE_SCALE)
+                arrays.references[reference_row] = quantized(reference, COVERAGE_SCALE)
 
 
 def _fill_dense(scan: _Scan, rows: list[Row], meta: StoreMeta, arrays: StoreArrays) -> None:
@@ -245,15 +246,10 @@ def _fill_dense(scan: _Scan, rows: list[Row], meta: StoreMeta, arrays: StoreArra
     for line in rows:
         k, row, box = int(line["slice"]), line["slice_row"], _box(line)
         image = cut(scan.plane(k), box, size, scale)
-        arrays.dense_images[row] = _stored(image, IMAGE_SCALE)
+        arrays.dense_images[row] = quantized(image, IMAGE_SCALE)
         coarse = scan.coarse.voxels[:, :, k]
         arrays.dense_coarse[row] = cut(coarse, box, size, scale, nearest=True)
         if line["reference_row"] >= 0:
             labels = scan.reference.voxels[:, :, k]
             reference = cut(labels, box, size, scale, nearest=True)
             arrays.dense_references[line["reference_row"]] = reference
-
-
-def _stored(pixels: np.ndarray, scale: int) -> np.ndarray:
-    """Return values of [0, 1] as whole numbers of the store."""
-    return np.rint(np.clip(pixels, 0.0, 1.0) * np.float32(scale))

@@ -21,14 +21,14 @@ from sacl.inference.given import (
 from sacl.inference.phases import estimate_phases
 from sacl.io.given_files import given_fingerprint
 from sacl.io.given_maps import Survey, merged, survey_maps
-from sacl.io.manifest import read_cohort, read_image, read_reference
+from sacl.io.manifest import read_cohort, read_image
 from sacl.io.nifti import read_label_map, write_label_map
 from sacl.io.progress import say, track
 from sacl.io.run_record import fingerprint, recorded, replacing
 from sacl.io.workspace import Workspace
 from sacl.metrics.overlap import dice, volume_ml
 from sacl.settings import LocateSettings
-from sacl.stages.locate_networks import fold_name, train_networks
+from sacl.stages.locate_networks import fold_name, reference_of, train_networks
 from sacl.training.folds import deal_folds
 from sacl.types import Case, Cohort, LabelMap
 
@@ -78,7 +78,7 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
         for case in track(cohort.cases, "locate"):
             label_map = _located_once(folder, case, locator, cohort, settings.source is None)
             is_scored = case.case_id in cross_fitted
-            reference = _reference(workspace, case, cohort) if is_scored else None
+            reference = reference_of(workspace, case, cohort) if is_scored else None
             rows += coverage_of(case, label_map, reference)
         coverage = pd.DataFrame(rows)
         with replacing(folder / "coverage.csv") as temporary:
@@ -205,9 +205,3 @@ def _by_networks(
         return LabelMap(located.voxels, located.grid, cohort.scheme)
 
     return locator, frozenset(case.case_id for case in cohort.labeled), dict
-
-
-def _reference(workspace: Workspace, case: Case, cohort: Cohort) -> LabelMap:
-    reference = read_reference(workspace.folder("ingest"), case, cohort.scheme)
-    assert reference is not None, "a labeled case has a reference"
-    return reference

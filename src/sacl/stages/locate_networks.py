@@ -23,11 +23,11 @@ from sacl.inference.coarse import (
 from sacl.inference.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
 from sacl.inference.slice_location import SliceEnsemble, save_slice_network
 from sacl.io.manifest import read_image, read_reference
-from sacl.io.patch_store import IMAGE_SCALE
+from sacl.io.patch_store import IMAGE_SCALE, quantized
 from sacl.io.progress import track
 from sacl.io.run_record import read_record, replacing
 from sacl.io.workspace import Workspace
-from sacl.models.coarse import CoarseSpec, plan_levels
+from sacl.models.coarse import CoarseSpec
 from sacl.models.device import resolve_device
 from sacl.models.encoder import EncoderSpec
 from sacl.models.segmenter import SegmenterSpec
@@ -36,7 +36,7 @@ from sacl.patches.region import slice_boxes
 from sacl.patches.views import ViewRanges, require_flip_is_sound
 from sacl.patches.window import normalize
 from sacl.settings import LocateSettings
-from sacl.training.coarse import CoarseCase, CoarsePlan, train_coarse
+from sacl.training.coarse import CoarseCase, CoarsePlan, plan_network, train_coarse
 from sacl.training.slice_location import MARGIN, ScanSlices, SlicePlan, train_on_slices
 from sacl.types import Case, Cohort, LabelMap
 
@@ -127,7 +127,7 @@ def _coarse_cases(
     cases = []
     for case in cohort.labeled:
         image = read_image(workspace.folder("ingest"), case)
-        reference = _reference(workspace, case, cohort)
+        reference = reference_of(workspace, case, cohort)
         require_same_grid(image.grid, reference.grid, f"case {case.case_id}")
         grid = coarse_grid(image.grid, settings.spacing_mm, settings.in_plane_size)
         cases.append(
@@ -144,19 +144,7 @@ def _coarse_cases(
 def _spec_of(settings: LocateSettings, cohort: Cohort, cases: Sequence[CoarseCase]) -> CoarseSpec:
     i, j, k = np.median([case.spacing_mm for case in cases], axis=0)
     spacing_mm = (float(i), float(j), float(k))
-    crop, kernels, strides = plan_levels(settings.crop, spacing_mm)
-    return CoarseSpec(
-        scheme=cohort.scheme.name,
-        organs=cohort.scheme.names,
-        spacing_mm=spacing_mm,
-        in_plane_size=settings.in_plane_size,
-        crop=crop,
-        channels=settings.channels,
-        kernels=kernels,
-        strides=strides,
-        min_volume_ml=settings.min_volume_ml,
-        keep_component=settings.keep_component,
-    )
+    return plan_network(settings, cohort.scheme.name, cohort.scheme.names, spacing_mm)
 
 
 def _trainer_on_slices(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> TrainOne:
@@ -237,10 +225,10 @@ def _slices_of(
         cut(normalize(volume.voxels[:, :, box.start[2]], case.window), box, spec.image_size, MARGIN)
         for box in boxes
     ]
-    stored = np.rint(np.clip(np.stack(images), 0, 1) * IMAGE_SCALE).astype(np.uint16)
+    stored = quantized(np.stack(images), IMAGE_SCALE).astype(np.uint16)
     if case.reference is None:
         return ScanSlices(stored, None, ())
-    reference = _reference(workspace, case, cohort)
+    reference = reference_of(workspace, case, cohort)
     require_same_grid(volume.grid, reference.grid, f"case {case.case_id}")
     labels = [
         cut(reference.voxels[:, :, box.start[2]], box, spec.image_size, MARGIN, nearest=True)
@@ -249,7 +237,8 @@ def _slices_of(
     return ScanSlices(stored, np.stack(labels), tuple(case.annotated))
 
 
-def _reference(workspace: Workspace, case: Case, cohort: Cohort) -> LabelMap:
+def reference_of(workspace: Workspace, case: Case, cohort: Cohort) -> LabelMap:
+    """Return the reference of a labeled case."""
     reference = read_reference(workspace.folder("ingest"), case, cohort.scheme)
     assert reference is not None, "a labeled case has a reference"
     return reference

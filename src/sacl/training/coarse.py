@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from sacl.errors import DataError
 from sacl.losses.segmentation import class_weights, dense_loss
-from sacl.models.coarse import CoarseNetwork, CoarseSpec, Triple
+from sacl.models.coarse import CoarseNetwork, CoarseSpec, Triple, plan_levels
 from sacl.patches.views import ViewRanges, change_intensity
+from sacl.settings import LocateSettings
 from sacl.training.trainer import Plan, RatedParameters, train
 
 _FOREGROUND = 0.67
@@ -62,6 +63,28 @@ class Crops:
     image: Tensor
     labels: Tensor
     annotated: Tensor
+
+
+def plan_network(
+    settings: LocateSettings,
+    scheme: str,
+    organs: Sequence[str],
+    spacing_mm: tuple[float, float, float],
+) -> CoarseSpec:
+    """Return the 3-D network that the settings ask for, for scans of a typical coarse spacing."""
+    crop, kernels, strides = plan_levels(settings.crop, spacing_mm)
+    return CoarseSpec(
+        scheme=scheme,
+        organs=tuple(organs),
+        spacing_mm=spacing_mm,
+        in_plane_size=settings.in_plane_size,
+        crop=crop,
+        channels=settings.channels,
+        kernels=kernels,
+        strides=strides,
+        min_volume_ml=settings.min_volume_ml,
+        keep_component=settings.keep_component,
+    )
 
 
 def train_coarse(

@@ -23,7 +23,7 @@ from sacl.config import from_mapping
 from sacl.io.patch_store import PatchStore, StoreArrays, StoreMeta
 from sacl.io.run_record import peak_memory_mb
 from sacl.losses.contrastive import Relation
-from sacl.models.coarse import CoarseNetwork, CoarseSpec, plan_levels
+from sacl.models.coarse import CoarseNetwork
 from sacl.models.dense_pretrainer import DensePretrainer
 from sacl.models.device import resolve_device
 from sacl.models.encoder import EncoderSpec, build_encoder
@@ -32,7 +32,7 @@ from sacl.models.segmenter import SegmenterSpec, build_segmenter
 from sacl.patches.query import round_to_even
 from sacl.patches.views import ViewRanges
 from sacl.settings import RunConfig
-from sacl.training.coarse import CoarseCase, draw_crops, loss_of_levels
+from sacl.training.coarse import CoarseCase, draw_crops, loss_of_levels, plan_network
 from sacl.training.contrastive import ContrastiveTask, PatchSource
 from sacl.training.dense_pretraining import DensePretraining, loss_of
 from sacl.training.sampler import UniformSampler
@@ -93,27 +93,15 @@ def _locate(
     settings = config.locate
     if settings.network == "slices":
         return _finetune(_as_dense(config), organs, device)
-    crop, kernels, strides = plan_levels(settings.crop, spacing_mm)
-    spec = CoarseSpec(
-        scheme="probe",
-        organs=tuple(organs),
-        spacing_mm=spacing_mm,
-        in_plane_size=settings.in_plane_size,
-        crop=crop,
-        channels=settings.channels,
-        kernels=kernels,
-        strides=strides,
-        min_volume_ml=settings.min_volume_ml,
-        keep_component=settings.keep_component,
-    )
-    labels = torch.randint(0, len(organs) + 1, crop, dtype=torch.int16)
+    spec = plan_network(settings, "probe", organs, spacing_mm)
+    labels = torch.randint(0, len(organs) + 1, spec.crop, dtype=torch.int16)
     known = torch.ones(len(organs), dtype=torch.bool)
-    case = CoarseCase(torch.rand(crop), labels, known, spacing_mm)
+    case = CoarseCase(torch.rand(spec.crop), labels, known, spacing_mm)
     weights = torch.ones(len(organs) + 1, device=device)
 
     def loss(network: nn.Module, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step)
-        crops = draw_crops([case], crop, settings.batch, generator, device)
+        crops = draw_crops([case], spec.crop, settings.batch, generator, device)
         return loss_of_levels(network(crops.image), crops, weights)
 
     return _timed(CoarseNetwork(spec), loss, device)
