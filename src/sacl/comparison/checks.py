@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from sacl.comparison.cells import Cell
-from sacl.comparison.running import Confirmed, bring_up_to_date, has_data
+from sacl.comparison.running import Confirmed, bring_up_to_date, has_data, stage_state
 from sacl.errors import ConfigError, WorkspaceError
 from sacl.io.manifest import read_cohort
 from sacl.io.phase_words import PHASE
@@ -51,8 +51,9 @@ def prepare(
             scans or scan-wise labels that the comparison needs.
     """
     check_device(cells[0].config.device)
-    _require_data(cells[0])
     firsts = {cell.labeled_subjects: cell for cell in reversed(cells)}
+    for cell in firsts.values():
+        _require_data(cell, confirmed)
     for count in sorted(firsts, key=lambda n: -1 if n is None else n, reverse=True):
         for stage in ("phantom", "ingest"):
             if stage in firsts[count].stages:
@@ -76,8 +77,9 @@ def scored_cases(cohort: Cohort, scan_label: str, values: Sequence[str]) -> set[
     return {c.case_id for c in cohort.cases if not values or c.scan_label(scan_label) in values}
 
 
-def _require_data(cell: Cell) -> None:
-    if not has_data(cell):
+def _require_data(cell: Cell, confirmed: Confirmed) -> None:
+    """Refuse a cell whose scans are neither at hand nor ingested, here or on another machine."""
+    if not has_data(cell) and stage_state(cell, "ingest", confirmed) != "current":
         absent = [path.name for path in cell.config.ingest.sources if not path.exists()]
         got = f"'{absent[0]}', which is not there" if absent else "nothing"
         raise ConfigError(f"ingest.data: got {got}; give --data FOLDER or phantom.scans")

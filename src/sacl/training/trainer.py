@@ -62,13 +62,16 @@ class Average:
     def follow(self, network: nn.Module, step: int) -> None:
         """Move towards the network as it is after a step."""
         decay = min(self.decay, 1 - 1 / (step + 2))
-        for mine, other in zip(
-            self.network.state_dict().values(), network.state_dict().values(), strict=True
-        ):
+        pairs = zip(self.network.state_dict().values(), network.state_dict().values(), strict=True)
+        averaged: list[tuple[Tensor, Tensor]] = []
+        for mine, other in pairs:
             if mine.dtype.is_floating_point:
-                mine.lerp_(other.to(mine.dtype), 1 - decay)
+                averaged.append((mine, other.to(mine.dtype)))
             else:
                 mine.copy_(other)
+        # All tensors in one call: on a GPU hundreds of small ones would take as long as a pass.
+        ema_of_all = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+        ema_of_all([mine for mine, _ in averaged], [other for _, other in averaged], None)
 
 
 def cosine(step: int, steps: int, warmup: float) -> float:

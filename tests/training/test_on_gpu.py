@@ -1,0 +1,116 @@
+"""Every training task and prediction run a few steps on a GPU, where there is one."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from tests.training.test_segmentation_training import SIZE, make_store, spec_of
+
+from sacl.inference.volume import Predictor, predict_volume
+from sacl.models.dense_pretrainer import DensePretrainer
+from sacl.models.encoder import EncoderSpec, build_encoder
+from sacl.models.projector import Embedder
+from sacl.models.segmenter import build_segmenter
+from sacl.patches.views import ViewRanges
+from sacl.training.contrastive import ContrastiveTask, PatchSource
+from sacl.training.dense_pretraining import DensePretraining, loss_of, rules_of
+from sacl.training.embedding import embed
+from sacl.training.sampler import BalancedSampler
+from sacl.training.segmentation import DenseTask, QueryTask, StepRules
+from sacl.training.teacher import TeacherTask
+from sacl.training.trainer import Average, Plan, RatedParameters, train
+from sacl.types import Grid, LabelMap, LabelScheme, Volume
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+GPU = torch.device("cuda")
+RANGES = ViewRanges(
+    rotation_deg=20,
+    scale=(0.8, 1.2),
+    shift=0.1,
+    brightness=0.1,
+    contrast=0.2,
+    gamma=0.2,
+    noise=0.05,
+    blur=1.0,
+)
+RULES = StepRules(batch=6, ranges=RANGES, seed=0, device=GPU)
+
+
+def fit(network, loss, average=None):
+    """Return the losses of a few steps."""
+    groups = [RatedParameters(list(network.parameters()), 1e-3)]
+    return train(network, loss, groups, Plan(steps=4), GPU, what="fit", average=average)
+
+
+@pytest.mark.parametrize("head", ["dense", "query"])
+def test_labeled_steps(head):
+    network = build_segmenter(spec_of(head), seed=0).to(GPU)
+    task = (
+        DenseTask(make_store(), RULES, balance=0.5, copy_paste=0.5)
+        if head == "dense"
+        else QueryTask(make_store(), RULES, corruption=0.5)
+    )
+    assert np.isfinite(fit(network, task.loss)).all()
+
+
+def test_steps_with_a_teacher():
+    store = make_store()
+    store.dense_index["reference_row"] = [*range(6), *[-1] * 6]
+    network = build_segmenter(spec_of("dense"), seed=0).to(GPU)
+    average = Average(copy.deepcopy(network).requires_grad_(False), 0.9)
+    task = TeacherTask(DenseTask(store, RULES, 0.0, 0.5), average.network, 2, 0.5)
+    before = copy.deepcopy(average.network.state_dict())
+    assert np.isfinite(fit(network, task.loss, average)).all()
+    after = average.network.state_dict()
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize("strategy", ["semantic", "organ", "pixel", "self-training", "mim"])
+def test_pretraining_on_slices(strategy):
+    network = DensePretrainer(EncoderSpec(width=8, in_channels=1), "unet", SIZE, (16, 8), 3)
+    task = DensePretraining(
+        make_store(), rules_of(6, RANGES, 0, GPU), np.arange(12) % 2, temperature=0.1
+    )
+    assert np.isfinite(fit(network.to(GPU), loss_of(task, strategy))).all()
+
+
+@pytest.mark.parametrize("strategy", ["semantic", "organ", "correlation", "simclr"])
+def test_pretraining_on_patches(strategy):
+    store = make_store()
+    rows = np.arange(len(store))
+    attention = None if strategy == "simclr" else store.attention
+    scan_label, scan = rows % 2, rows % 6
+    task = ContrastiveTask(
+        source=PatchSource(store.images, attention, rows, GPU),
+        organ=store.organ_code,
+        scan_label=scan_label,
+        sampler=BalancedSampler(store.organ_code, scan_label, scan, 8, 2),
+        ranges=RANGES,
+        strategy=strategy,
+        temperature=0.1,
+        size=store.meta.patch_size,
+        stored_scale=store.margin,
+        seed=0,
+    )
+    spec = EncoderSpec(width=8, in_channels=1 if attention is None else 2)
+    embedder = Embedder(build_encoder(spec), 16, 8).to(GPU)
+    assert np.isfinite(fit(embedder, task.loss)).all()
+    assert np.isfinite(embed(embedder.encoder, store, rows)).all()
+
+
+@pytest.mark.parametrize("copies", [0, 2])
+@pytest.mark.parametrize("head", ["dense", "query"])
+def test_prediction_agrees_with_the_processors(head, copies):
+    rng = np.random.default_rng(0)
+    grid = Grid((40, 40, 3), np.eye(4))
+    volume = Volume(rng.integers(0, 99, grid.shape).astype(np.int16), grid)
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[10:22, 12:24] = 1
+    coarse = LabelMap(labels, grid, LabelScheme("two", spec_of(head).organs))
+    network = build_segmenter(spec_of(head), seed=0).eval()
+    found = [
+        predict_volume(Predictor(network.to(d), d, copies=copies), volume, (0.0, 99.0), coarse)
+        for d in (torch.device("cpu"), GPU)
+    ]
+    assert (found[0].voxels == found[1].voxels).mean() > 0.9
