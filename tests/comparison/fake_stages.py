@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from sacl import pipeline
+from sacl.cli import main
 from sacl.comparison import running
+from sacl.comparison.compare import Wanted, list_cells, read_comparison
 from sacl.errors import ConfigError, SaclError
 from sacl.io import run_record
 from sacl.io.manifest import write_cohort
@@ -138,3 +141,19 @@ def write_protocol(folder: Path, **changed: str) -> Path:
     path = folder / "protocol.yaml"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def run(path: Path, *more: str) -> int:
+    """Compare by a protocol, and return the exit code."""
+    return main(["compare", str(path), *more])
+
+
+def states(path: Path) -> dict[str, str]:
+    """Return the state of every cell."""
+    return {e["cell"]: e["state"] for e in list_cells(read_comparison(path), Wanted())}
+
+
+def results(path: Path) -> dict[str, Any]:
+    """Return the results of a protocol, whose folder is `work` beside it."""
+    found: dict[str, Any] = json.loads((path.parent / "work" / "results.json").read_text())
+    return found
