@@ -41,9 +41,9 @@ def test_the_results_hold_figures_tests_costs_and_no_path(stages, tmp_path):
 
 
 def test_results_are_there_after_the_first_cell(stages, tmp_path):
-    run(write_protocol(tmp_path), "--shard", "1/16")
-    document = json.loads((tmp_path / "work" / "results.json").read_text())
-    assert [c["state"] for c in document["cells"]].count("done") == 1
+    path = write_protocol(tmp_path)
+    run(path, "--shard", "1/16")
+    assert [c["state"] for c in results(path)["cells"]].count("done") == 1
     page = (tmp_path / "work" / "comparison.html").read_text()
     assert "1 of 16 cells are in these figures" in page
 

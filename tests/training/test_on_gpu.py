@@ -1,11 +1,13 @@
 """Every training task and prediction run a few steps on a GPU, where there is one."""
 
 import copy
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
-from tests.training.test_segmentation_training import SIZE, make_store, spec_of
+from tests.training.test_segmentation_training import SIZE, make_store, rules, spec_of
+from tests.training.test_teacher import half_labeled
 
 from sacl.inference.volume import Predictor, predict_volume
 from sacl.models.dense_pretrainer import DensePretrainer
@@ -13,28 +15,20 @@ from sacl.models.encoder import EncoderSpec, build_encoder
 from sacl.models.projector import Embedder
 from sacl.models.segmenter import build_segmenter
 from sacl.patches.views import ViewRanges
+from sacl.settings import AugmentSettings
 from sacl.training.contrastive import ContrastiveTask, PatchSource
-from sacl.training.dense_pretraining import DensePretraining, loss_of, rules_of
+from sacl.training.dense_pretraining import DensePretraining, loss_of
 from sacl.training.embedding import embed
 from sacl.training.sampler import BalancedSampler
-from sacl.training.segmentation import DenseTask, QueryTask, StepRules
+from sacl.training.segmentation import DenseTask, QueryTask
 from sacl.training.teacher import TeacherTask
 from sacl.training.trainer import Average, Plan, RatedParameters, train
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 GPU = torch.device("cuda")
-RANGES = ViewRanges(
-    rotation_deg=20,
-    scale=(0.8, 1.2),
-    shift=0.1,
-    brightness=0.1,
-    contrast=0.2,
-    gamma=0.2,
-    noise=0.05,
-    blur=1.0,
-)
-RULES = StepRules(batch=6, ranges=RANGES, seed=0, device=GPU)
+RANGES = ViewRanges(**asdict(AugmentSettings()))
+RULES = rules(ranges=RANGES, device=GPU)
 
 
 def fit(network, loss, average=None):
@@ -55,11 +49,9 @@ def test_labeled_steps(head):
 
 
 def test_steps_with_a_teacher():
-    store = make_store()
-    store.dense_index["reference_row"] = [*range(6), *[-1] * 6]
     network = build_segmenter(spec_of("dense"), seed=0).to(GPU)
     average = Average(copy.deepcopy(network).requires_grad_(False), 0.9)
-    task = TeacherTask(DenseTask(store, RULES, 0.0, 0.5), average.network, 2, 0.5)
+    task = TeacherTask(DenseTask(half_labeled(), RULES, 0.0, 0.5), average.network, 2, 0.5)
     before = copy.deepcopy(average.network.state_dict())
     assert np.isfinite(fit(network, task.loss, average)).all()
     after = average.network.state_dict()
@@ -69,9 +61,7 @@ def test_steps_with_a_teacher():
 @pytest.mark.parametrize("strategy", ["semantic", "organ", "pixel", "self-training", "mim"])
 def test_pretraining_on_slices(strategy):
     network = DensePretrainer(EncoderSpec(width=8, in_channels=1), "unet", SIZE, (16, 8), 3)
-    task = DensePretraining(
-        make_store(), rules_of(6, RANGES, 0, GPU), np.arange(12) % 2, temperature=0.1
-    )
+    task = DensePretraining(make_store(), RULES, np.arange(12) % 2, temperature=0.1)
     assert np.isfinite(fit(network.to(GPU), loss_of(task, strategy))).all()
 
 

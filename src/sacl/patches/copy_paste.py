@@ -20,8 +20,9 @@ def random_squares(
 ) -> Bool[Tensor, "count size size"]:
     """Draw a square anywhere inside every image: True inside."""
     side = round(_SHARE * size)
-    shape, on = (count, 2, 1), generator.device
-    start = torch.randint(0, size - side + 1, shape, generator=generator, device=on).to(device)
+    places = size - side + 1
+    start = torch.randint(places, (count, 2, 1), generator=generator, device=generator.device)
+    start = start.to(device)
     position = torch.arange(size, device=device)
     inside = (position >= start) & (position < start + side)
     return inside[:, 0, :, None] & inside[:, 1, None, :]
