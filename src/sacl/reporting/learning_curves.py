@@ -58,7 +58,7 @@ def learning_curves(
         axes.set_xscale("log")
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.set_xticks([], minor=True)
-        margin = np.exp(0.08 * spread)
+        margin = np.exp(spread * (0.05 + _APART * (len(levels_of) - 1) / 4))
         axes.set_xlim(counts[0] / margin, counts[-1] * margin)
         axes.set_xlabel("labeled subjects")
         axes.set_ylabel(label)
