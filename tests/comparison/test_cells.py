@@ -104,8 +104,25 @@ def test_a_strategy_after_another_takes_its_predictions_for_coarse_maps(tmp_path
     assert source == first.root / "6-predictions" / "none"
     maps = first.places["locate"].root / "2-coarse" / "maps"
     assert then.config.locate.labeled_source == maps
-    assert then.places["locate"].root == then.places["extract"].root == then.root
+    assert then.places["locate"].root == then.places["extract"].root
+    assert then.places["locate"].root.name == "after-n2-scratch-s1"
     assert cells["n2-simclr-s1"].after is None
+
+
+def test_strategies_after_the_same_cell_share_its_maps_and_encoders_alike(tmp_path):
+    found = cells(
+        tmp_path,
+        ablations="{slow: {finetune.encoder_rate: 0.1}, wide: {extract.margin: 2.0}}",
+        after="{semantic: scratch, slow: scratch, wide: scratch}",
+    )
+    first, slow, wide = (found[f"n2-{name}-s1"] for name in ("semantic", "slow", "wide"))
+    assert slow.places["extract"] == first.places["extract"]
+    assert slow.places["pretrain"].root == first.root
+    assert wide.places["locate"] == first.places["locate"]
+    assert wide.places["extract"] != first.places["extract"]
+    other_seed = found["n2-semantic-s0"].places["locate"]
+    assert other_seed.root.name == "after-n2-scratch-s0"
+    assert other_seed.seed == 0
 
 
 def test_a_run_that_comes_after_one_that_comes_after_another_is_refused(tmp_path):

@@ -31,7 +31,7 @@ def test_what_comes_after_another_cell_runs_that_one_first(stages, tmp_path):
     assert run(path, "--only", "semantic", "--seeds", "1") == 0
     done = [root for stage, root in stages.runs if stage == "predict"]
     assert done == ["n2-scratch-s1", "n2-semantic-s1", "n4-scratch-s1", "n4-semantic-s1"]
-    assert stages.runs["locate", "n2-semantic-s1"] == 1
+    assert stages.runs["locate", "after-n2-scratch-s1"] == 1
 
 
 def test_only_scans_with_the_values_asked_for_are_scored(stages, tmp_path):

@@ -3,8 +3,8 @@
 `work/shared-n3/` holds what all strategies read at three labeled subjects, `work/cells/` a folder
 per cell. A stage whose own settings, or an earlier one's, differ from the base run's is done in a
 folder of its own, named after a hash of these settings. An encoder that several cells would
-pretrain alike is pretrained in the first one's folder. A cell that comes after another one, whose
-predictions are its coarse maps, locates and extracts in its own folder.
+pretrain alike is pretrained in the first one's folder. What comes after another cell, whose
+predictions are its coarse maps, locates and extracts in `work/after-n3-semantic-s0/`.
 """
 
 from __future__ import annotations
@@ -88,10 +88,9 @@ def plan_cells(
                 own = replace(config_of[strategy], seed=seed, ingest=ingest)
                 after = planned.get(protocol.after.get(strategy, ""))
                 root = protocol.work / "cells" / cell_name(count, strategy, seed)
-                places = _shared_places(protocol, base, own, seed)
+                places = _shared_places(protocol, base, own, seed, after)
                 if after is not None:
                     own = replace(own, locate=_located_after(own.locate, after))
-                    places.update(locate=Place(root, seed), extract=Place(root, seed))
                 key = _hash([str(places["extract"]), plain(own.pretrain), seed])
                 places["pretrain"] = Place(encoder_at.setdefault(key, root), seed)
                 places.update(dict.fromkeys(OWN[1:], Place(root, seed)))
@@ -123,7 +122,7 @@ def shard_of(cells: Sequence[Cell], shard: str) -> tuple[Cell, ...]:
 
 
 def _shared_places(
-    protocol: Protocol, base: RunConfig, config: RunConfig, seed: int
+    protocol: Protocol, base: RunConfig, config: RunConfig, seed: int, after: Cell | None
 ) -> dict[str, Place]:
     """Return where the stages before pretraining are done.
 
@@ -133,11 +132,14 @@ def _shared_places(
     differing: dict[str, object] = {}
     first = protocol.seeds[0]
     for stage in SHARED if config.phantom.scans else SHARED[1:]:
-        varies = protocol.vary_coarse and stage in ("locate", "extract")
+        of_maps = stage in ("locate", "extract")
+        varies = of_maps and (protocol.vary_coarse or after is not None)
         folder = "shared" if stage == "phantom" else f"shared-{_labels(_count(config))}"
-        if varies:
+        if of_maps and after is not None:
+            folder = f"after-{after.name}"
+        elif varies:
             folder += f"-s{seed}"
-        if stage in ("locate", "extract") and getattr(config, stage) != getattr(base, stage):
+        if of_maps and getattr(config, stage) != getattr(base, stage):
             differing[stage] = asdict(getattr(config, stage))
         if differing:
             folder += f"-{_hash(differing)}"
