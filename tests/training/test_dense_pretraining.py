@@ -8,7 +8,6 @@ from tests.training.test_segmentation_training import CPU, SIZE, STORED, make_st
 from sacl.losses.contrastive import contrastive_loss, intensity_weights
 from sacl.models.dense_pretrainer import DenseFeatures, DensePretrainer
 from sacl.models.encoder import EncoderSpec
-from sacl.patches.pooling import organ_masks, pool_under, shown
 from sacl.patches.views import ViewRanges
 from sacl.training.dense_pretraining import DensePretraining, loss_of, rules_of
 from sacl.training.trainer import Plan, RatedParameters, train
@@ -48,22 +47,26 @@ def test_slices_without_an_organ_are_not_drawn():
     assert set(views.slice.tolist()) == {0, 3, 6, 9}
 
 
-@pytest.mark.parametrize("strategy", ["semantic", "organ", "pixel", "self-training", "mim"])
-def test_a_step_is_the_same_however_the_run_got_there(strategy):
+PARTS = [("semantic", True), ("organ", True)]
+WHOLE = [(name, False) for name in ("semantic", "organ", "pixel", "self-training", "mim")]
+
+
+@pytest.mark.parametrize(("strategy", "parts"), [*WHOLE, *PARTS])
+def test_a_step_is_the_same_however_the_run_got_there(strategy, parts):
     pretrained = network()
-    loss = loss_of(task(), strategy)
+    loss = loss_of(task(), strategy, parts)
     first = loss(pretrained.eval(), 5)
     loss(pretrained, 6)
-    assert torch.equal(loss_of(task(), strategy)(pretrained, 5), first)
+    assert torch.equal(loss_of(task(), strategy, parts)(pretrained, 5), first)
     assert not torch.equal(loss(pretrained, 6), first)
 
 
-@pytest.mark.parametrize("strategy", ["semantic", "organ", "pixel", "self-training", "mim"])
-def test_training_learns(strategy):
+@pytest.mark.parametrize(("strategy", "parts"), [*WHOLE, *PARTS])
+def test_training_learns(strategy, parts):
     pretrained = network()
     losses = train(
         pretrained,
-        loss_of(task(), strategy),
+        loss_of(task(), strategy, parts),
         [RatedParameters(list(pretrained.parameters()), 3e-3)],
         Plan(steps=25),
         CPU,
@@ -72,38 +75,12 @@ def test_training_learns(strategy):
     assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
 
 
-@pytest.mark.parametrize("strategy", ["semantic", "pixel", "self-training", "mim"])
-def test_the_decoder_learns_too(strategy):
+@pytest.mark.parametrize(("strategy", "parts"), [*WHOLE, *PARTS])
+def test_the_decoder_learns_too(strategy, parts):
     pretrained = network()
-    loss_of(task(), strategy)(pretrained, 0).backward()
+    loss_of(task(), strategy, parts)(pretrained, 0).backward()
     gradients = [p.grad for p in pretrained.decoder.parameters()]
     assert any(g is not None and g.abs().max() > 0 for g in gradients)
-
-
-def test_pooling_is_the_mean_under_the_mask():
-    features = torch.arange(32.0).view(1, 2, 4, 4)
-    masks = torch.zeros(1, 2, 4, 4)
-    masks[0, 0, 1, 1:3] = 1
-    pooled = pool_under(features, masks)
-    assert pooled[0, 0].tolist() == [5.5, 21.5]
-    assert pooled[0, 1].tolist() == [0.0, 0.0]
-    assert shown(masks, 2).tolist() == [[True, False]]
-
-
-def test_a_finer_mask_is_averaged_down_to_the_features():
-    features = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]])
-    mask = torch.zeros(1, 1, 4, 4)
-    mask[0, 0, :2, 1:] = 1  # two pixels of the first quarter, four of the second
-    assert pool_under(features, mask).item() == pytest.approx((2 * 1.0 + 4 * 3.0) / 6)
-
-
-def test_surroundings_are_background_near_an_organ():
-    labels = torch.zeros(1, 9, 9, dtype=torch.long)
-    labels[0, 4, 4], labels[0, 4, 5] = 1, 2
-    masks = organ_masks(labels, organs=2, surround=1)
-    assert masks[0].sum(dim=(1, 2)).tolist() == [3 * 4 - 2, 1, 1]
-    assert masks[0, 0, 4, 4] == 0
-    assert masks.sum(dim=1).max() == 1
 
 
 def test_pooled_queries_of_one_organ_and_phase_attract_each_other():

@@ -58,11 +58,17 @@ def test_steps_with_a_teacher():
     assert any(not torch.equal(before[key], after[key]) for key in before)
 
 
-@pytest.mark.parametrize("strategy", ["semantic", "organ", "pixel", "self-training", "mim"])
-def test_pretraining_on_slices(strategy):
+@pytest.mark.parametrize(
+    ("strategy", "parts"),
+    [
+        *((name, False) for name in ("semantic", "organ", "pixel", "self-training", "mim")),
+        ("semantic", True),
+    ],
+)
+def test_pretraining_on_slices(strategy, parts):
     network = DensePretrainer(EncoderSpec(width=8, in_channels=1), "unet", SIZE, (16, 8), 3)
     task = DensePretraining(make_store(), RULES, np.arange(12) % 2, temperature=0.1)
-    assert np.isfinite(fit(network.to(GPU), loss_of(task, strategy))).all()
+    assert np.isfinite(fit(network.to(GPU), loss_of(task, strategy, parts))).all()
 
 
 @pytest.mark.parametrize("strategy", ["semantic", "organ", "correlation", "simclr"])

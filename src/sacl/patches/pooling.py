@@ -1,4 +1,7 @@
-"""Attention as pooling: an organ's feature is the mean of a feature map under its mask."""
+"""Attention as pooling: an organ's feature is the mean of a feature map under its mask.
+
+Over the whole mask, or over the part of it in every square of a grid.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,51 @@ def pool_under(
         masks = functional.adaptive_avg_pool2d(masks, features.shape[2:])
     weight = masks / masks.sum(dim=(2, 3), keepdim=True).clamp_min(1e-6)
     return torch.einsum("ncij,nrij->nrc", features.float(), weight)
+
+
+def pool_parts(
+    features: Float[Tensor, "n channel a b"],
+    masks: Float[Tensor, "n region i j"],
+    side: int,
+    offset: tuple[int, int] = (0, 0),
+) -> tuple[Float[Tensor, "n square region channel"], Float[Tensor, "n square region"]]:
+    """Return the mean feature under each mask in every square of a grid, and the mask's area there.
+
+    The feature is 0 where a square holds nothing of a mask. Masks finer than the features are
+    averaged down to their size first.
+
+    Args:
+        features: Feature maps.
+        masks: Masks of every image's regions.
+        side: Side of a square, in pixels of the features.
+        offset: How many pixels of the features the first row and column of squares lie outside of
+            the map, each less than `side`.
+
+    Returns:
+        Features, and areas in pixels of the masks.
+    """
+    size = (features.shape[2], features.shape[3])
+    pixels = masks.shape[2] * masks.shape[3] / (size[0] * size[1])
+    if masks.shape[2:] != features.shape[2:]:
+        masks = functional.adaptive_avg_pool2d(masks, size)
+    part = _squares(masks, side, offset)
+    area = part.sum(dim=3)
+    weight = part / area[..., None].clamp_min(1e-6)
+    return weight @ _squares(features, side, offset).transpose(2, 3), area * pixels
+
+
+def _squares(
+    maps: Float[Tensor, "n channel a b"], side: int, offset: tuple[int, int]
+) -> Float[Tensor, "n square channel pixel"]:
+    """Return the pixels of every square of a grid, 0 outside of the map."""
+    across = [-(-(n + before) // side) for n, before in zip(maps.shape[2:], offset, strict=True)]
+    after = [
+        count * side - n - before
+        for count, n, before in zip(across, maps.shape[2:], offset, strict=True)
+    ]
+    padded = functional.pad(maps.float(), (offset[1], after[1], offset[0], after[0]))
+    split = padded.unflatten(3, (across[1], side)).unflatten(2, (across[0], side))
+    return split.permute(0, 2, 4, 1, 3, 5).flatten(4, 5).flatten(1, 2)
 
 
 def shown(masks: Float[Tensor, "n region i j"], least: int) -> Bool[Tensor, "n region"]:

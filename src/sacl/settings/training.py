@@ -62,10 +62,11 @@ class PretrainSettings:
     (`correlation`), the same without attention (`supcon`), or only a patch's own two views (with or
     without attention). On dense slices: contrast between pixels by coarse label, training on the
     coarse labels, masked image modeling."""
-    query: Literal["patch", "pooled"] = "patch"
+    query: Literal["patch", "pooled", "parts"] = "patch"
     """What attention does under `semantic` and `organ`: the mask is a second channel of a query
     patch (the paper's), or an organ's query is pooled under its mask from a dense slice, so that
-    the decoder learns too."""
+    the decoder learns too; in the decoder's map over the whole mask (`pooled`), or over the part of
+    it in every square of a grid (`parts`)."""
     decoder: Literal["unet", "deeplab", "aspp"] = "unet"
     """Decoder that is pretrained too, on dense slices; fine-tuning with another one starts anew."""
     slices: int = 32
@@ -114,7 +115,7 @@ class PretrainSettings:
     @property
     def on_patches(self) -> bool:
         """Tell whether query patches are embedded; dense slices are otherwise."""
-        pooled = self.query == "pooled" and self.strategy in _POOLED
+        pooled = self.query != "patch" and self.strategy in _POOLED
         return not pooled and self.strategy not in _ON_SLICES
 
 

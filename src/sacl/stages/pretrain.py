@@ -210,7 +210,8 @@ def _train_dense(
         view_reach=round(ranges.reach, 3),
         stored_margin=stored / size,
     )
-    return _fit(network, loss_of(task, settings.strategy), settings, workspace, found)
+    loss = loss_of(task, settings.strategy, settings.query == "parts")
+    return _fit(network, loss, settings, workspace, found)
 
 
 def _fit(

@@ -3,6 +3,8 @@
 - `semantic`, `organ` with pooled queries: an organ's query is the mean of the features under its
   coarse mask (attention as pooling), at the encoder's coarsest map and at the decoder's finest; its
   class is organ x scan-wise label, or organ. The organs' surroundings are a class of their own.
+  Queries of parts: at the decoder's finest map, every square of a grid, which lies anew in every
+  step, has a query of its own for the part of each mask in it.
 - `pixel`: supervised contrast between pixels, classes by coarse label (Wang et al., ICCV 2021, doi
   10.1109/ICCV48922.2021.00721), without their memory bank.
 - `self-training`: soft Dice plus cross-entropy against the coarse label maps.
@@ -26,13 +28,15 @@ from sacl.losses.contrastive import Relation, contrastive_loss, semantic_relatio
 from sacl.losses.segmentation import dense_loss
 from sacl.models.decoder import resize
 from sacl.models.dense_pretrainer import DensePretrainer
-from sacl.patches.pooling import organ_masks, pool_under, shown
+from sacl.patches.pooling import organ_masks, pool_parts, pool_under, shown
 from sacl.patches.views import ViewRanges, change_intensity, random_affine, resample
 from sacl.training.contrastive import channels_last
 from sacl.training.segmentation import StepRules
 
 _SURROUND_SHARE = 1 / 16
 """How far the organs' surroundings reach, in units of the slice's side."""
+_PART_SHARE = 1 / 8
+"""Side of a square that holds a part of an organ, in units of the slice's side."""
 _LEAST_PIXELS = 4
 _PIXELS_PER_CLASS = 64
 _BLOCK_SHARE = 1 / 8
@@ -93,29 +97,40 @@ class DensePretraining:
         holds = np.flatnonzero(self.store.dense_index["holds_organ"].to_numpy(dtype=bool))
         return holds if len(holds) else np.arange(len(self.store.dense_index))
 
-    def pooled(self, strategy: Relation) -> Callable[[nn.Module, int], Tensor]:
-        """Return the loss of queries pooled under the attention."""
+    def pooled(self, strategy: Relation, parts: bool = False) -> Callable[[nn.Module, int], Tensor]:
+        """Return the loss of queries pooled under the attention, whole or in parts."""
 
         def loss(network: nn.Module, step: int) -> Tensor:
-            views, _ = self.views(step)
+            views, generator = self.views(step)
             features = network(channels_last(views.image))
             side = views.labels.shape[-1]
             masks = organ_masks(views.labels, self.organs, max(1, round(_SURROUND_SHARE * side)))
             n, region = shown(masks, _LEAST_PIXELS).nonzero(as_tuple=True)
-            scan_label = torch.from_numpy(self.scan_label).to(region.device)[views.slice[n]]
-            # What surrounds the organs looks alike in every phase: one class, whatever the label.
-            scan_label = torch.where(region == 0, 0, scan_label)
-            positive, candidate = semantic_relations(region, scan_label, strategy)
-            total = views.image.new_zeros(())
-            for maps, project in (
-                (features.coarsest, network.project_coarsest),
-                (features.finest, network.project_finest),
-            ):
-                embedding = project(pool_under(maps, masks)[n, region])
-                total = total + contrastive_loss(embedding, positive, candidate, self.temperature)
-            return total
+            whole = network.project_coarsest(pool_under(features.coarsest, masks)[n, region])
+            total = self._contrast(whole, views.slice[n], region, strategy)
+            if parts:
+                square = max(1, round(_PART_SHARE * features.finest.shape[-1]))
+                moved = torch.randint(square, (2,), generator=generator, device=generator.device)
+                down, right = moved.tolist()
+                feature, area = pool_parts(features.finest, masks, square, (down, right))
+                n, at, region = (area >= _LEAST_PIXELS).nonzero(as_tuple=True)
+                fine = feature[n, at, region]
+            else:
+                fine = pool_under(features.finest, masks)[n, region]
+            fine = network.project_finest(fine)
+            return total + self._contrast(fine, views.slice[n], region, strategy)
 
         return loss
+
+    def _contrast(
+        self, embedding: Tensor, of_slice: Tensor, region: Tensor, strategy: Relation
+    ) -> Tensor:
+        """Return the contrast of queries, each of a region (0: surroundings) in a dense slice."""
+        scan_label = torch.from_numpy(self.scan_label).to(region.device)[of_slice]
+        # What surrounds the organs looks alike in every phase: one class, whatever the label.
+        scan_label = torch.where(region == 0, 0, scan_label)
+        positive, candidate = semantic_relations(region, scan_label, strategy)
+        return contrastive_loss(embedding, positive, candidate, self.temperature)
 
     def pixel(self, network: nn.Module, step: int) -> Tensor:
         """Return the loss of contrast between pixels; every class brings as many of them."""
@@ -163,10 +178,12 @@ def rules_of(batch: int, ranges: ViewRanges, seed: int, device: torch.device) ->
     return StepRules(batch=batch, ranges=ranges, seed=seed, device=device)
 
 
-def loss_of(task: DensePretraining, strategy: str) -> Callable[[nn.Module, int], Tensor]:
-    """Return the loss of a strategy's steps."""
+def loss_of(
+    task: DensePretraining, strategy: str, parts: bool = False
+) -> Callable[[nn.Module, int], Tensor]:
+    """Return the loss of a strategy's steps; `parts` matters to pooled queries."""
     if strategy in get_args(Relation):
-        return task.pooled(cast(Relation, strategy))
+        return task.pooled(cast(Relation, strategy), parts)
     return {
         "pixel": task.pixel,
         "self-training": task.self_training,

@@ -167,7 +167,7 @@ def _pretrain_dense(config: RunConfig, device: torch.device) -> tuple[float, int
         spec, settings.decoder, config.extract.dense_size, settings.projector, len(organs) + 1
     )
     network = network.to(memory_format=torch.channels_last)
-    return _timed(network, loss_of(task, settings.strategy), device)
+    return _timed(network, loss_of(task, settings.strategy, settings.query == "parts"), device)
 
 
 def _finetune(config: RunConfig, organs: Sequence[str], device: torch.device) -> tuple[float, int]:
