@@ -15,6 +15,8 @@ from sacl.reporting.figures import INK, drawn, grid
 
 _APART = 0.035
 """Strategies at one number of labels are drawn beside each other, this share of the axis apart."""
+_BETWEEN = 0.5
+"""Space between the bars of two ablations, in units of a bar."""
 
 
 @dataclass(frozen=True)
@@ -98,28 +100,37 @@ def forest_plot(groups: Mapping[str, Sequence[Difference]], label: str) -> str:
 def ablation_bars(groups: Mapping[str, Sequence[Difference]], color: str, label: str) -> str:
     """Return a bar with its interval per ablation and group, relative to the whole at 0."""
     names = list(dict.fromkeys(d.name for group in groups.values() for d in group))
-    height = 0.8 / max(1, len(groups))
+    bars = [
+        (name, n, d)
+        for name in names
+        for n, group in enumerate(groups.values())
+        for d in group
+        if d.name == name
+    ]
+    firsts = [n for n, bar in enumerate(bars) if n == 0 or bar[0] != bars[n - 1][0]]
+    at = np.arange(len(bars)) + _BETWEEN * np.searchsorted(firsts, np.arange(len(bars)), "right")
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        for n, (heading, differences) in enumerate(groups.items()):
+        for n, heading in enumerate(groups):
             shade = color + ("ff", "a0", "60", "30")[min(n, 3)]
-            at = [names.index(d.name) - 0.4 + (n + 0.5) * height for d in differences]
-            value = [100 * d.mean for d in differences]
-            axes.barh(at, value, height * 0.85, color=shade, label=heading)
-            for place, d in zip(at, differences, strict=True):
-                if d.low is not None and d.high is not None:
-                    axes.plot([100 * d.low, 100 * d.high], [place, place], color=INK, lw=1.2)
+            own = [k for k, bar in enumerate(bars) if bar[1] == n]
+            value = [100 * bars[k][2].mean for k in own]
+            axes.barh(at[own], value, 0.85, color=shade, label=heading)
+        for place, (_, _, d) in zip(at, bars, strict=True):
+            if d.low is not None and d.high is not None:
+                axes.plot([100 * d.low, 100 * d.high], [place, place], color=INK, lw=1.2)
         axes.axvline(0, color=INK, lw=0.8)
-        axes.set_yticks(range(len(names)), names)
-        axes.set_ylim(len(names) - 0.5, -0.5)
+        middle = [at[[bar[0] == name for bar in bars]].mean() for name in names]
+        axes.set_yticks(middle, names)
+        axes.set_ylim(at[-1] + 0.5 + _BETWEEN, at[0] - 0.5 - _BETWEEN)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel(label)
         grid(axes, "x")
         if len(groups) > 1:
             axes.legend(fontsize=8.5, loc="best")
 
-    size = (8.6, 0.8 + len(names) * (0.16 + 0.2 * len(groups)))
+    size = (8.6, 0.8 + 0.17 * (len(bars) + _BETWEEN * len(names)))
     return drawn(size, label, draw)
 
 
