@@ -9,6 +9,7 @@ from sacl.losses.contrastive import contrastive_loss, intensity_weights
 from sacl.models.dense_pretrainer import DenseFeatures, DensePretrainer
 from sacl.models.encoder import EncoderSpec
 from sacl.patches.views import ViewRanges
+from sacl.training import dense_pretraining
 from sacl.training.dense_pretraining import DensePretraining, loss_of, rules_of
 from sacl.training.trainer import Plan, RatedParameters, train
 
@@ -81,6 +82,21 @@ def test_the_decoder_learns_too(strategy, parts):
     loss_of(task(), strategy, parts)(pretrained, 0).backward()
     gradients = [p.grad for p in pretrained.decoder.parameters()]
     assert any(g is not None and g.abs().max() > 0 for g in gradients)
+
+
+def test_no_more_parts_are_compared_than_memory_has_room_for(monkeypatch):
+    sizes = []
+
+    def seen(embedding, *rest):
+        sizes.append(len(embedding))
+        return contrastive_loss(embedding, *rest)
+
+    monkeypatch.setattr(dense_pretraining, "contrastive_loss", seen)
+    loss_of(task(), "semantic", parts=True)(network(), 0)
+    monkeypatch.setattr(dense_pretraining, "_MOST_PARTS", 7)
+    loss_of(task(), "semantic", parts=True)(network(), 0)
+    assert sizes[0] < sizes[1]
+    assert sizes[2:] == [sizes[0], 7]
 
 
 def test_pooled_queries_of_one_organ_and_phase_attract_each_other():

@@ -37,6 +37,8 @@ _SURROUND_SHARE = 1 / 16
 """How far the organs' surroundings reach, in units of the slice's side."""
 _PART_SHARE = 1 / 8
 """Side of a square that holds a part of an organ, in units of the slice's side."""
+_MOST_PARTS = 4096
+"""Parts in a step at most, since all are compared with all; of more, so many are drawn."""
 _LEAST_PIXELS = 4
 _PIXELS_PER_CLASS = 64
 _BLOCK_SHARE = 1 / 8
@@ -113,7 +115,9 @@ class DensePretraining:
                 moved = torch.randint(square, (2,), generator=generator, device=generator.device)
                 down, right = moved.tolist()
                 feature, area = pool_parts(features.finest, masks, square, (down, right))
-                n, at, region = (area >= _LEAST_PIXELS).nonzero(as_tuple=True)
+                found = (area >= _LEAST_PIXELS).nonzero()
+                drawn = torch.randperm(len(found), generator=generator, device=generator.device)
+                n, at, region = found[drawn[:_MOST_PARTS].to(found.device)].unbind(dim=1)
                 fine = feature[n, at, region]
             else:
                 fine = pool_under(features.finest, masks)[n, region]
