@@ -70,6 +70,7 @@ def test_trains_an_encoder_under_every_strategy(workspace, strategy, channels):
     [
         {"strategy": "semantic", "query": "pooled"},
         {"strategy": "organ", "query": "pooled"},
+        {"strategy": "semantic", "query": "parts"},
         {"strategy": "pixel"},
         {"strategy": "self-training"},
         {"strategy": "mim"},
@@ -88,8 +89,9 @@ def test_trains_encoder_and_decoder_on_dense_slices(workspace, changes):
     assert (folder / "embedding.npz").is_file()
 
 
-def test_pooled_queries_are_those_of_the_strategies_with_organs_as_classes():
-    pooled = replace(SETTINGS, query="pooled")
+@pytest.mark.parametrize("query", ["pooled", "parts"])
+def test_pooled_queries_are_those_of_the_strategies_with_organs_as_classes(query):
+    pooled = replace(SETTINGS, query=query)
     on_patches = [replace(pooled, strategy=s).on_patches for s in ("semantic", "organ", "simclr")]
     assert on_patches == [False, False, True]
     assert SETTINGS.on_patches
