@@ -6,6 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from tests.training.test_dense_pretraining import PARTS, WHOLE
 from tests.training.test_segmentation_training import SIZE, make_store, rules, spec_of
 from tests.training.test_teacher import half_labeled
 
@@ -58,13 +59,7 @@ def test_steps_with_a_teacher():
     assert any(not torch.equal(before[key], after[key]) for key in before)
 
 
-@pytest.mark.parametrize(
-    ("strategy", "parts"),
-    [
-        *((name, False) for name in ("semantic", "organ", "pixel", "self-training", "mim")),
-        ("semantic", True),
-    ],
-)
+@pytest.mark.parametrize(("strategy", "parts"), [*WHOLE, *PARTS])
 def test_pretraining_on_slices(strategy, parts):
     network = DensePretrainer(EncoderSpec(width=8, in_channels=1), "unet", SIZE, (16, 8), 3)
     task = DensePretraining(make_store(), RULES, np.arange(12) % 2, temperature=0.1)

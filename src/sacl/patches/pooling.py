@@ -35,8 +35,7 @@ def pool_under(
 
     Masks finer than the features are averaged down to their size first.
     """
-    if masks.shape[2:] != features.shape[2:]:
-        masks = functional.adaptive_avg_pool2d(masks, features.shape[2:])
+    masks = _at_size_of(features, masks)
     weight = masks / masks.sum(dim=(2, 3), keepdim=True).clamp_min(1e-6)
     return torch.einsum("ncij,nrij->nrc", features.float(), weight)
 
@@ -62,11 +61,8 @@ def pool_parts(
     Returns:
         Features, and areas in pixels of the masks.
     """
-    size = (features.shape[2], features.shape[3])
-    pixels = masks.shape[2] * masks.shape[3] / (size[0] * size[1])
-    if masks.shape[2:] != features.shape[2:]:
-        masks = functional.adaptive_avg_pool2d(masks, size)
-    part = _squares(masks, side, offset)
+    pixels = masks.shape[2:].numel() / features.shape[2:].numel()
+    part = _squares(_at_size_of(features, masks), side, offset)
     area = part.sum(dim=3)
     weight = part / area[..., None].clamp_min(1e-6)
     return weight @ _squares(features, side, offset).transpose(2, 3), area * pixels
@@ -76,14 +72,20 @@ def _squares(
     maps: Float[Tensor, "n channel a b"], side: int, offset: tuple[int, int]
 ) -> Float[Tensor, "n square channel pixel"]:
     """Return the pixels of every square of a grid, 0 outside of the map."""
-    across = [-(-(n + before) // side) for n, before in zip(maps.shape[2:], offset, strict=True)]
-    after = [
-        count * side - n - before
-        for count, n, before in zip(across, maps.shape[2:], offset, strict=True)
-    ]
-    padded = functional.pad(maps.float(), (offset[1], after[1], offset[0], after[0]))
-    split = padded.unflatten(3, (across[1], side)).unflatten(2, (across[0], side))
+    height, width = maps.shape[2:]
+    top, left = offset
+    padding = (left, -(width + left) % side, top, -(height + top) % side)
+    split = functional.pad(maps.float(), padding).unflatten(3, (-1, side)).unflatten(2, (-1, side))
     return split.permute(0, 2, 4, 1, 3, 5).flatten(4, 5).flatten(1, 2)
+
+
+def _at_size_of(
+    features: Float[Tensor, "n channel a b"], masks: Float[Tensor, "n region i j"]
+) -> Float[Tensor, "n region a b"]:
+    """Return masks that are averaged down to the size of the features where they are finer."""
+    if masks.shape[2:] == features.shape[2:]:
+        return masks
+    return functional.adaptive_avg_pool2d(masks, features.shape[2:])
 
 
 def shown(masks: Float[Tensor, "n region i j"], least: int) -> Bool[Tensor, "n region"]:

@@ -51,17 +51,17 @@ def learning_curves(
     """
     counts = sorted({level.labeled_subjects for levels in levels_of.values() for level in levels})
     spread = np.log(counts[-1] / counts[0]) or 1.0
+    shifts = np.exp(spread * _APART / 2 * (np.arange(len(levels_of)) - (len(levels_of) - 1) / 2))
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        for n, (name, levels) in enumerate(levels_of.items()):
-            shift = np.exp(spread * _APART * (n - (len(levels_of) - 1) / 2) / 2)
+        for shift, (name, levels) in zip(shifts, levels_of.items(), strict=True):
             _curve(axes, levels, shift, colors[name])
         axes.set_xscale("log")
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.set_xticks([], minor=True)
-        margin = np.exp(spread * (0.05 + _APART * (len(levels_of) - 1) / 4))
-        axes.set_xlim(counts[0] / margin, counts[-1] * margin)
+        margin = np.exp(0.05 * spread)
+        axes.set_xlim(counts[0] * shifts[0] / margin, counts[-1] * shifts[-1] * margin)
         axes.set_xlabel("labeled subjects")
         axes.set_ylabel(label)
         grid(axes, "y")
@@ -107,8 +107,7 @@ def ablation_bars(groups: Mapping[str, Sequence[Difference]], color: str, label:
         for d in group
         if d.name == name
     ]
-    firsts = [n for n, bar in enumerate(bars) if n == 0 or bar[0] != bars[n - 1][0]]
-    at = np.arange(len(bars)) + _BETWEEN * np.searchsorted(firsts, np.arange(len(bars)), "right")
+    at = np.array([k + _BETWEEN * names.index(name) for k, (name, _, _) in enumerate(bars)])
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()

@@ -108,33 +108,27 @@ class DensePretraining:
             side = views.labels.shape[-1]
             masks = organ_masks(views.labels, self.organs, max(1, round(_SURROUND_SHARE * side)))
             n, region = shown(masks, _LEAST_PIXELS).nonzero(as_tuple=True)
+            relations = self._relations(views.slice[n], region, strategy)
             whole = network.project_coarsest(pool_under(features.coarsest, masks)[n, region])
-            total = self._contrast(whole, views.slice[n], region, strategy)
+            total = contrastive_loss(whole, *relations, self.temperature)
             if parts:
-                square = max(1, round(_PART_SHARE * features.finest.shape[-1]))
-                moved = torch.randint(square, (2,), generator=generator, device=generator.device)
-                down, right = moved.tolist()
-                feature, area = pool_parts(features.finest, masks, square, (down, right))
-                found = (area >= _LEAST_PIXELS).nonzero()
-                drawn = torch.randperm(len(found), generator=generator, device=generator.device)
-                n, at, region = found[drawn[:_MOST_PARTS].to(found.device)].unbind(dim=1)
-                fine = feature[n, at, region]
+                fine, n, region = _parts(features.finest, masks, generator)
+                relations = self._relations(views.slice[n], region, strategy)
             else:
                 fine = pool_under(features.finest, masks)[n, region]
             fine = network.project_finest(fine)
-            return total + self._contrast(fine, views.slice[n], region, strategy)
+            return total + contrastive_loss(fine, *relations, self.temperature)
 
         return loss
 
-    def _contrast(
-        self, embedding: Tensor, of_slice: Tensor, region: Tensor, strategy: Relation
-    ) -> Tensor:
-        """Return the contrast of queries, each of a region (0: surroundings) in a dense slice."""
+    def _relations(
+        self, of_slice: Tensor, region: Tensor, strategy: Relation
+    ) -> tuple[Tensor, Tensor]:
+        """Return the relations of queries, each of a region (0: surroundings) in a dense slice."""
         scan_label = torch.from_numpy(self.scan_label).to(region.device)[of_slice]
         # What surrounds the organs looks alike in every phase: one class, whatever the label.
         scan_label = torch.where(region == 0, 0, scan_label)
-        positive, candidate = semantic_relations(region, scan_label, strategy)
-        return contrastive_loss(embedding, positive, candidate, self.temperature)
+        return semantic_relations(region, scan_label, strategy)
 
     def pixel(self, network: nn.Module, step: int) -> Tensor:
         """Return the loss of contrast between pixels; every class brings as many of them."""
@@ -175,6 +169,20 @@ class DensePretraining:
         made = cast(DensePretrainer, network).outputs(channels_last(views.image * (1 - hidden)))
         error = (made[:, :1] - views.image).square()
         return (error * hidden).sum() / hidden.sum().clamp_min(1)
+
+
+def _parts(
+    maps: Tensor, masks: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the features of the parts that a grid makes, and each one's image and region."""
+    square = max(1, round(_PART_SHARE * maps.shape[-1]))
+    moved = torch.randint(square, (2,), generator=generator, device=generator.device)
+    down, right = moved.tolist()
+    feature, area = pool_parts(maps, masks, square, (down, right))
+    found = (area >= _LEAST_PIXELS).nonzero()
+    drawn = torch.randperm(len(found), generator=generator, device=generator.device)
+    n, at, region = found[drawn[:_MOST_PARTS].to(found.device)].unbind(dim=1)
+    return feature[n, at, region], n, region
 
 
 def rules_of(batch: int, ranges: ViewRanges, seed: int, device: torch.device) -> StepRules:
