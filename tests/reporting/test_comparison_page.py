@@ -159,3 +159,12 @@ def test_a_further_family_of_tests_has_a_section_of_its_own(tmp_path):
     page = comparison_page(document(tmp_path))
     assert "simclr against scratch" in page
     assert "simclr ahead by, points" in page
+
+
+def test_numbers_of_labels_at_which_nothing_was_tested_have_no_table(tmp_path):
+    page = comparison_page(document(tmp_path, left_out={(7, "simclr"), (7, "paper-decoder")}))
+    sections = dict(re.findall(r"<h2>(.*?)</h2>(.*?)(?=<h2>|$)", page, re.DOTALL))
+    for title in ("simclr against scratch", "Ablations"):
+        assert "<h3>3 labeled subjects" in sections[title]
+        assert "<h3>7 labeled subjects" not in sections[title]
+    assert "<h3>7 labeled subjects" in sections["Other scores"]

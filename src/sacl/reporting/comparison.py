@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -167,7 +167,7 @@ def _versus_section(document: Document) -> Section:
     groups = differences_of(document, "comparisons", sign=1)
     label = f"{ours} less the other strategy, points of Dice"
     body = chart(forest_plot(groups, label)) if groups else ""
-    body += _by_level(document, lambda level: versus_table(level, names))
+    body += _by_level(document["levels"], lambda level: versus_table(level, names))
     note = (
         "Points are hundredths of Dice; in brackets bootstrap intervals over subjects. A filled dot"
         " is a difference with p < 0.05 after Holm's correction. Effect: matched-pairs"
@@ -181,11 +181,12 @@ def _family_sections(document: Document) -> list[Section]:
     """Return a section for every further family of tests that has a figure."""
     sections = []
     for name, others in document["protocol"].get("families", {}).items():
-        if any(level["families"].get(name) for level in document["levels"]):
+        levels = [level for level in document["levels"] if level["families"].get(name)]
+        if levels:
             table = partial(versus_table, names=(name, *others), family=name)
             note = "A family of tests of its own: Holm's correction is over these rows."
             title = f"{name} against {', '.join(others)}"
-            sections.append(Section(title, _by_level(document, table), note))
+            sections.append(Section(title, _by_level(levels, table), note))
     return sections
 
 
@@ -196,20 +197,23 @@ def _scores_section(document: Document) -> Section:
         " own. HD95: mean over finite values. SD of seeds: standard deviation of the seeds' mean"
         " Dice. Missed and invented: pairs of scan, organ and seed."
     )
-    return Section("Other scores", _by_level(document, lambda x: scores_table(x, names)), note)
+    return Section(
+        "Other scores", _by_level(document["levels"], lambda x: scores_table(x, names)), note
+    )
 
 
-def _by_level(document: Document, table: Callable[[Mapping[str, Any]], str]) -> str:
+def _by_level(
+    levels: Sequence[Mapping[str, Any]], table: Callable[[Mapping[str, Any]], str]
+) -> str:
     """Return a table per number of labeled subjects under a heading each."""
     return "".join(
-        f"<h3>{level['labeled_subjects']} labeled subjects</h3>{table(level)}"
-        for level in document["levels"]
+        f"<h3>{level['labeled_subjects']} labeled subjects</h3>{table(level)}" for level in levels
     )
 
 
 def _organ_section(document: Document) -> Section:
     names, organs = _strategies(document), document["organs"]
-    body = _by_level(document, lambda level: organ_table(level, organs, names))
+    body = _by_level(document["levels"], lambda level: organ_table(level, organs, names))
     note = "Means over subjects and seeds; best of a row in bold."
     return Section("Organ by organ", body, note)
 
@@ -222,7 +226,8 @@ def _ablation_sections(document: Document) -> list[Section]:
     color = palette(_strategies(document))[ours]
     body = chart(ablation_bars(groups, color, f"change against {ours}, points of Dice"))
     names = (ours, *document["protocol"]["ablations"])
-    body += _by_level(document, lambda level: versus_table(level, names))
+    levels = [level for level in document["levels"] if level["ablations"]]
+    body += _by_level(levels, lambda level: versus_table(level, names))
     note = (
         f"Each bar is {ours} with one thing changed, less {ours} as it is; the line is the interval"
         " of the paired difference over subjects. The ablations are a family of tests of their own."
