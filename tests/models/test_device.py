@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sacl.errors import DeviceError
-from sacl.models.device import autocast, mixed_dtype, resolve_device
+from sacl.models.device import autocast, compile_for, mixed_dtype, resolve_device
 
 
 def test_auto_is_a_device_of_this_machine():
@@ -20,3 +20,29 @@ def test_autocast_follows_the_mixed_dtype():
     with autocast(cpu):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == (mixed_dtype(cpu) or torch.float32)
+
+
+class Compiled(torch.nn.Linear):
+    """A network that counts how often it was compiled."""
+
+    times = 0
+
+    def compile(self, **options):
+        self.times += 1
+
+
+@pytest.mark.parametrize(
+    ("device", "steps", "times"), [("cuda", 3000, 1), ("cuda", 500, 0), ("cpu", 3000, 0)]
+)
+def test_long_trainings_on_a_gpu_are_compiled(monkeypatch, device, steps, times):
+    monkeypatch.setattr("sacl.models.device.find_spec", lambda name: name)
+    networks = [Compiled(1, 1), Compiled(1, 1)]
+    compile_for(steps, networks, torch.device(device))
+    assert [network.times for network in networks] == [times, times]
+
+
+def test_nothing_is_compiled_without_a_compiler(monkeypatch):
+    monkeypatch.setattr("sacl.models.device.find_spec", lambda name: None)
+    network = Compiled(1, 1)
+    compile_for(3000, [network], torch.device("cuda"))
+    assert network.times == 0

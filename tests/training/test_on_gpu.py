@@ -12,6 +12,7 @@ from tests.training.test_teacher import half_labeled
 
 from sacl.inference.volume import Predictor, predict_volume
 from sacl.models.dense_pretrainer import DensePretrainer
+from sacl.models.device import compile_for
 from sacl.models.encoder import EncoderSpec, build_encoder
 from sacl.models.projector import Embedder
 from sacl.models.segmenter import build_segmenter
@@ -64,6 +65,17 @@ def test_pretraining_on_slices(strategy, parts):
     network = DensePretrainer(EncoderSpec(width=8, in_channels=1), "unet", SIZE, (16, 8), 3)
     task = DensePretraining(make_store(), RULES, np.arange(12) % 2, temperature=0.1)
     assert np.isfinite(fit(network.to(GPU), loss_of(task, strategy, parts))).all()
+
+
+def test_compiled_steps_give_the_losses_of_plain_ones():
+    losses = []
+    for steps in (0, 10_000):
+        network = build_segmenter(spec_of("dense"), seed=0).to(GPU)
+        average = Average(copy.deepcopy(network).requires_grad_(False), 0.9)
+        task = TeacherTask(DenseTask(half_labeled(), RULES, 0.0, 0.5), average.network, 2, 0.5)
+        compile_for(steps, [network, average.network], GPU)
+        losses.append(fit(network, task.loss, average))
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
 
 
 @pytest.mark.parametrize("strategy", ["semantic", "organ", "correlation", "simclr"])

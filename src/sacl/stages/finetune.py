@@ -21,7 +21,7 @@ from sacl.io.patch_store import PatchStore, read_patches
 from sacl.io.progress import say
 from sacl.io.run_record import fingerprint, read_record, recorded, replacing
 from sacl.io.workspace import Workspace
-from sacl.models.device import resolve_device
+from sacl.models.device import compile_for, resolve_device
 from sacl.models.encoder import EncoderSpec
 from sacl.models.segmenter import (
     Segmenter,
@@ -181,6 +181,7 @@ def _train_arm(
     average = _average(segmenter, start, settings)
     task = _task(start.store, rules, settings, average)
     begun = time.monotonic()
+    compile_for(arm.steps, [segmenter, *([average.network] if average else [])], device)
     losses = train(
         segmenter,
         task.loss,
