@@ -10,8 +10,8 @@ from torch import nn
 
 from sacl.errors import DeviceError
 
-_LONG = 1500
-"""Steps of a training that wins back the minute or so that compiling its networks takes."""
+_LONG = 3000
+"""Steps of a training that wins back the minute or two that compiling its networks takes."""
 
 
 def resolve_device(name: str) -> torch.device:
