@@ -43,7 +43,7 @@ def test_every_case_gets_a_map_on_its_own_grid(located):
         label_map, _ = read_label_map(path, SCHEME)
         assert label_map.grid.shape == SHAPE
         labels = blobs(number)[1]
-        assert ((label_map.voxels > 0) == (labels > 0)).mean() > 0.85
+        assert ((label_map.voxels > 0) == (labels > 0)).mean() > 0.88
 
 
 def test_dice_is_told_for_cross_fitted_labeled_scans_only(located):
@@ -115,7 +115,7 @@ SLICES = dataclasses.replace(
 @pytest.fixture(scope="module")
 def located_on_slices(tmp_path_factory) -> Workspace:
     workspace = make_cohort(tmp_path_factory.mktemp("slices"))
-    stage.locate(dataclasses.replace(SLICES, steps=25, teacher_steps=15), workspace)
+    stage.locate(dataclasses.replace(SLICES, steps=120, teacher_steps=20), workspace)
     return workspace
 
 
@@ -125,10 +125,10 @@ def test_networks_on_slices_give_every_case_a_map_on_its_own_grid(located_on_sli
         label_map, _ = read_label_map(path, SCHEME)
         assert label_map.grid.shape == SHAPE
         labels = blobs(number)[1]
-        assert ((label_map.voxels > 0) == (labels > 0)).mean() > 0.85
+        assert ((label_map.voxels > 0) == (labels > 0)).mean() > 0.88  # an empty map has 0.857
     losses = pd.read_csv(located_on_slices.folder("locate") / "losses.csv")
     assert losses.groupby("network")["step"].max().to_dict() == dict.fromkeys(
-        ("all", "fold-0", "fold-1"), 39
+        ("all", "fold-0", "fold-1"), 139
     )
 
 
@@ -138,7 +138,7 @@ def test_networks_on_slices_can_be_loaded_and_locate_a_new_scan(located_on_slice
     assert len(ensemble.networks) == 3
     image, labels = blobs(77)
     found = ensemble.locate(Volume(image, GRID), (-50.0, 200.0))
-    assert ((found.voxels > 0) == (labels > 0)).mean() > 0.85
+    assert ((found.voxels > 0) == (labels > 0)).mean() > 0.88  # an empty map has 0.857
 
 
 def test_a_network_on_slices_learns_from_labels_of_other_folds_and_unlabeled_training_scans(

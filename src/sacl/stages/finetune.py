@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from sacl.errors import DataError
@@ -164,7 +165,7 @@ def _train_arm(
         workspace.seed,
         start.encoder if arm.pretrained else None,
         start.decoder if arm.pretrained else None,
-    ).to(device)
+    ).to(device, memory_format=torch.channels_last)
     # A random encoder is frozen too where that is asked for: what a frozen one is compared with.
     asked = arm.pretrained or (arm.name == "none" and settings.encoder_rate == 0)
     rate = settings.encoder_rate if asked else 1.0

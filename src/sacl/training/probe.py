@@ -195,7 +195,8 @@ def _finetune(config: RunConfig, organs: Sequence[str], device: torch.device) ->
         if dense
         else QueryTask(store, rules, settings.corruption)
     )
-    return _timed(build_segmenter(spec, 0), task.loss, device)
+    network = build_segmenter(spec, 0).to(memory_format=torch.channels_last)
+    return _timed(network, task.loss, device)
 
 
 def _store(config: RunConfig, organs: Sequence[str], least: int) -> PatchStore:

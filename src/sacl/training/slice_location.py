@@ -79,7 +79,7 @@ def train_on_slices(
     store = store_of(scans, spec)
     if not store.dense_references.any():
         raise DataError("locate: the labeled scans of a fold hold no organ; check their references")
-    network = build_segmenter(spec, plan.seed).to(device)
+    network = build_segmenter(spec, plan.seed).to(device, memory_format=torch.channels_last)
     rules = StepRules(batch=plan.batch, ranges=plan.ranges, seed=plan.seed, device=device)
     balance = 0.0 if plan.teacher_steps else _BALANCE
     labeled = DenseTask(store, rules, balance, plan.copy_paste)
