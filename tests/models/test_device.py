@@ -41,6 +41,29 @@ def test_long_trainings_on_a_gpu_are_compiled(monkeypatch, device, steps, times)
     assert [network.times for network in networks] == [times, times]
 
 
+class Doubling(torch.nn.Module):
+    """Twice its input."""
+
+    def forward(self, pixels):
+        return 2 * pixels
+
+
+def test_a_network_that_cannot_be_compiled_runs_all_the_same(monkeypatch, capfd):
+    asked = []
+
+    def fail(*_args, **_options):
+        asked.append(True)
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("sacl.models.device.find_spec", lambda name: name)
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", fail)
+    network = Doubling()
+    compile_for(3000, [network], torch.device("cuda"))
+    assert network(torch.ones(2)).tolist() == [2, 2]
+    assert asked
+    assert capfd.readouterr().err == ""
+
+
 def test_nothing_is_compiled_without_a_compiler(monkeypatch):
     monkeypatch.setattr("sacl.models.device.find_spec", lambda name: None)
     network = Compiled(1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from importlib.util import find_spec
 
@@ -60,8 +61,11 @@ def compile_for(steps: int, networks: Iterable[nn.Module], device: torch.device)
     """Compile networks in place for a long training on a GPU; elsewhere leave them as they are.
 
     Their normalizations, activations and resizing are then few kernels instead of many. Weights
-    and their names stay what they are.
+    and their names stay what they are. Where compiling fails, as it does without a C compiler,
+    they run uncompiled.
     """
     if device.type == "cuda" and steps >= _LONG and find_spec("triton") is not None:
+        torch._dynamo.config.suppress_errors = True
+        logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
         for network in networks:
             network.compile(dynamic=False)
