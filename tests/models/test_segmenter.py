@@ -36,7 +36,7 @@ def spec_of(head="dense", decoder="unet", **changes):
     return replace(spec, **changes)
 
 
-@pytest.mark.parametrize("decoder", ["unet", "deeplab", "aspp"])
+@pytest.mark.parametrize("decoder", ["unet", "deeplab", "aspp", "linear"])
 @pytest.mark.parametrize(("head", "channels", "logits"), [("dense", 1, 3), ("query", 2, 1)])
 def test_gives_logits_at_full_resolution(decoder, head, channels, logits):
     segmenter = build_segmenter(spec_of(head, decoder), seed=0)

@@ -4,6 +4,11 @@
 skip from a finer map (Chen et al., "Encoder-decoder with atrous separable convolution for semantic
 image segmentation", ECCV 2018). `unet` has a skip at every level (Ronneberger et al., "U-Net",
 MICCAI 2015). All normalize per group of channels, so that a batch may be small.
+
+`linear` learns nothing: every map, raised to the finest one's size, side by side (Hariharan et al.,
+"Hypercolumns", CVPR 2015), so that a head of 1 x 1 tells pixels apart linearly. On a frozen encoder
+this is a linear probe, with batch normalization before it as in He et al., "Masked autoencoders",
+CVPR 2022, so that the scale of a feature does not matter.
 """
 
 from __future__ import annotations
@@ -14,9 +19,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-DecoderName = Literal["unet", "deeplab", "aspp"]
+DecoderName = Literal["unet", "deeplab", "aspp", "linear"]
 
 CONVOLUTIONS: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_NORMS: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _POOLINGS: dict[int, type[nn.Module]] = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 _GROUPS = 8
 
@@ -134,6 +140,21 @@ class UnetDecoder(nn.Module):
         return decoded
 
 
+class LinearDecoder(nn.Module):
+    """All maps side by side, normalized over the batch, without a weight of its own."""
+
+    def __init__(self, channels: Sequence[int], dims: int = 2) -> None:
+        super().__init__()
+        self.out_channels = sum(channels)
+        self.normalize = nn.ModuleList(_NORMS[dims](n, affine=False) for n in channels)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Return a map of the first feature map's size."""
+        finest = features[0].shape[2:]
+        normalized = zip(self.normalize, features, strict=True)
+        return torch.cat([resize(norm(each), finest) for norm, each in normalized], dim=1)
+
+
 def _width(channels: int) -> int:
     """Round up to a multiple of the groups, at least two groups' worth."""
     return max(2 * _GROUPS, -(-channels // _GROUPS) * _GROUPS)
@@ -145,7 +166,7 @@ def build_decoder(
     strides: Sequence[int],
     image_size: int,
     dims: int = 2,
-) -> AsppDecoder | DeepLabDecoder | UnetDecoder:
+) -> AsppDecoder | DeepLabDecoder | UnetDecoder | LinearDecoder:
     """Return a decoder for an encoder's feature maps.
 
     Args:
@@ -158,6 +179,8 @@ def build_decoder(
     map_size = max(1, image_size // strides[-1])
     if name == "unet":
         return UnetDecoder(channels, dims)
+    if name == "linear":
+        return LinearDecoder(channels, dims)
     if name == "deeplab":
         return DeepLabDecoder(channels, strides, map_size, dims)
     return AsppDecoder(channels, map_size, dims)
