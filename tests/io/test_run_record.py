@@ -7,7 +7,7 @@ import pytest
 from sacl.errors import DataError, WorkspaceError
 from sacl.io.run_record import plain, read_record, recorded, replacing, state_of, write_text
 from sacl.io.workspace import Workspace
-from sacl.settings import EvaluateSettings, IngestSettings
+from sacl.settings import AugmentSettings, EvaluateSettings, FinetuneSettings, IngestSettings
 
 SETTINGS = EvaluateSettings()
 
@@ -41,6 +41,31 @@ def test_another_configuration_is_refused_and_the_setting_named(tmp_path, seed_c
         error.value
     )
     assert "--force" in str(error.value)
+
+
+def forget(folder: Path, *names: str) -> None:
+    """Take a setting out of fine-tuning's record, as if an older version had written it."""
+    record = json.loads((folder / "run.json").read_text())
+    settings = record["settings"]["finetune"]
+    for name in names[:-1]:
+        settings = settings[name]
+    del settings[names[-1]]
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("names", [("copy_paste",), ("augment", "blur")])
+def test_a_setting_that_an_older_version_did_not_know_counts_as_its_default(tmp_path, names):
+    workspace, settings = Workspace(tmp_path), FinetuneSettings()
+    with recorded(workspace, "finetune", settings, {}):
+        pass
+    forget(workspace.folder("finetune"), *names)
+    assert state_of(workspace, "finetune", settings, {}) == "current"
+    for other in (
+        FinetuneSettings(copy_paste=0.5, augment=AugmentSettings(blur=2.0)),
+        FinetuneSettings(steps=7),
+    ):
+        with pytest.raises(WorkspaceError, match="of another configuration"):
+            state_of(workspace, "finetune", other, {})
 
 
 def test_a_failing_stage_leaves_no_record_and_resumes_its_partial_results(tmp_path):

@@ -101,10 +101,14 @@ def workspace_at(root: Path) -> Workspace:
     return Workspace(root, str(record.get("run", "run")), int(seed))
 
 
-def _first_difference(old: Any, new: Any, where: str) -> str | None:
+def _first_difference(old: Any, new: Any, default: Any, where: str) -> str | None:
+    """Return the first setting that differs; one that a record lacks counts as its default."""
     if isinstance(old, dict) and isinstance(new, dict):
+        defaults = default if isinstance(default, dict) else {}
         for key in {**old, **new}:
-            found = _first_difference(old.get(key), new.get(key), f"{where}.{key}")
+            usual = defaults.get(key)
+            was = old.get(key, usual)
+            found = _first_difference(was, new.get(key), usual, f"{where}.{key}")
             if found:
                 return found
         return None
@@ -116,6 +120,9 @@ def state_of(
 ) -> Literal["absent", "current", "stale"]:
     """Tell whether a stage has to run: `current` if settings and inputs are those of its record.
 
+    A setting that an older version did not know is not in its record. It counts as the default, so
+    that work done before an upgrade stays valid; a new default must mean what was done before.
+
     Raises:
         WorkspaceError: the stage was done with other settings, which would be lost.
     """
@@ -123,7 +130,8 @@ def state_of(
     if record is None:
         return "absent"
     now = {"seed": workspace.seed, stage: plain(settings)}
-    changed = _first_difference({k: record["settings"].get(k) for k in now}, now, "")
+    defaults = {stage: plain(type(settings)())}
+    changed = _first_difference({k: record["settings"].get(k) for k in now}, now, defaults, "")
     if changed:
         raise WorkspaceError(
             f"work directory {workspace.root.name}: {FOLDERS[stage]} is of another configuration,"
