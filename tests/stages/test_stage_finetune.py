@@ -144,6 +144,22 @@ def test_a_random_encoder_is_frozen_where_that_is_asked_for(pretrained, tmp_path
     assert not any(key.startswith("encoder.") for key in changed)
 
 
+def test_a_linear_probe_trains_a_linear_classifier_alone(pretrained, tmp_path):
+    workspace = copy_of(pretrained, tmp_path / "work")
+    settings = settings_of("dense", decoder="linear", encoder_rate=0.0, twins=())
+    finetune(settings, workspace)
+    before, _ = read_weights(workspace.folder("pretrain"), "encoder")
+    state, text = read_weights(workspace.folder("finetune") / "semantic", "segmenter")
+    stem = "stem.0.conv.weight"  # without the attention, its second channel
+    assert torch.equal(before[stem][:, :1], state[f"encoder.{stem}"])
+    assert all(torch.equal(before[key], state[f"encoder.{key}"]) for key in before if key != stem)
+    fresh = build_segmenter(SegmenterSpec.from_json(text), workspace.seed)
+    learned = {n for n, _ in fresh.named_parameters() if not n.startswith("encoder.")}
+    assert learned == {"head.weight", "head.bias"}
+    assert not torch.equal(state["head.weight"], fresh.head.weight)
+    predict(PredictSettings(batch=4), workspace)
+
+
 def test_the_description_holds_no_path_and_no_case(finished):
     text = (finished.folder("finetune") / "semantic" / "segmenter.json").read_text()
     assert str(finished.root) not in text

@@ -71,6 +71,7 @@ def test_trains_an_encoder_under_every_strategy(workspace, strategy, channels):
         {"strategy": "semantic", "query": "pooled"},
         {"strategy": "organ", "query": "pooled"},
         {"strategy": "semantic", "query": "parts"},
+        {"strategy": "semantic", "query": "parts", "decoder": "linear"},
         {"strategy": "pixel"},
         {"strategy": "self-training"},
         {"strategy": "mim"},
@@ -82,8 +83,9 @@ def test_trains_encoder_and_decoder_on_dense_slices(workspace, changes):
     _, meta = read_weights(folder, "encoder")
     assert meta["in_channels"] == 1
     state, text = read_weights(folder, "decoder")
-    assert text["decoder"] == "unet"
-    decoder = build_decoder("unet", build_encoder(EncoderSpec(**meta)).channels, (2, 4, 8, 16), 16)
+    name = changes.get("decoder", "unet")
+    assert text["decoder"] == name
+    decoder = build_decoder(name, build_encoder(EncoderSpec(**meta)).channels, (2, 4, 8, 16), 16)
     decoder.load_state_dict(state)
     assert results_of(folder)["encoder_pixels"] == 4 * 5 * 2 * 16 * 16
     assert (folder / "embedding.npz").is_file()

@@ -23,9 +23,9 @@ def task(ranges=RANGES, slices=6):
     )
 
 
-def network():
+def network(decoder="unet"):
     torch.manual_seed(0)
-    return DensePretrainer(EncoderSpec(width=8, in_channels=1), "unet", SIZE, (16, 8), 3)
+    return DensePretrainer(EncoderSpec(width=8, in_channels=1), decoder, SIZE, (16, 8), 3)
 
 
 def test_two_views_of_a_slice_have_the_coarse_labels_of_its_pixels():
@@ -82,6 +82,15 @@ def test_the_decoder_learns_too(strategy, parts):
     loss_of(task(), strategy, parts)(pretrained, 0).backward()
     gradients = [p.grad for p in pretrained.decoder.parameters()]
     assert any(g is not None and g.abs().max() > 0 for g in gradients)
+
+
+def test_without_a_decoder_the_contrast_reaches_every_level_of_the_encoder_itself():
+    net = network("linear")
+    features = net(torch.randn(2, 1, SIZE, SIZE))
+    assert features.finest.shape[1] == sum(net.encoder.channels)
+    loss_of(task(), "semantic", parts=True)(net, 0).backward()
+    assert not list(net.decoder.parameters())
+    assert all(w.grad.abs().sum() > 0 for w in net.encoder.parameters())
 
 
 def test_no_more_parts_are_compared_than_memory_has_room_for(monkeypatch):
