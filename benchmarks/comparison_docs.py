@@ -106,9 +106,10 @@ def charts(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _with_legend(chart: str, names: Mapping[str, Any], colors: Mapping[str, str]) -> str:
-    """Return the chart with the strategies' names in their colors, upper left."""
+    """Return the chart with the strategies' names in their colors, right of the middle, below."""
+    first = 258 - 13 * len(names)
     texts = "".join(
-        f'<text x="70" y="{22 + 13 * n}" font-size="10" font-family="sans-serif"'
+        f'<text x="470" y="{first + 13 * n}" font-size="10" font-family="sans-serif"'
         f' fill="{colors[name]}">{name}</text>'
         for n, name in enumerate(names)
     )

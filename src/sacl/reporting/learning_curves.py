@@ -15,6 +15,10 @@ from sacl.reporting.figures import INK, drawn, grid
 
 _APART = 0.035
 """Strategies at one number of labels are drawn beside each other, this share of the axis apart."""
+_WIDEST = 0.08
+"""Share of the axis that all of them together take at most."""
+_FEW = 4
+"""Of more strategies than that the bands are drawn fainter, since they lie on one another."""
 _BETWEEN = 0.5
 """Space between the bars of two ablations, in units of a bar."""
 
@@ -51,12 +55,14 @@ def learning_curves(
     """
     counts = sorted({level.labeled_subjects for levels in levels_of.values() for level in levels})
     spread = np.log(counts[-1] / counts[0]) or 1.0
-    shifts = np.exp(spread * _APART / 2 * (np.arange(len(levels_of)) - (len(levels_of) - 1) / 2))
+    apart = min(_APART / 2, _WIDEST / max(1, len(levels_of) - 1))
+    shifts = np.exp(spread * apart * (np.arange(len(levels_of)) - (len(levels_of) - 1) / 2))
+    shade = 0.12 if len(levels_of) <= _FEW else 0.05
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for shift, (name, levels) in zip(shifts, levels_of.items(), strict=True):
-            _curve(axes, levels, shift, colors[name])
+            _curve(axes, levels, shift, colors[name], shade)
         axes.set_xscale("log")
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.set_xticks([], minor=True)
@@ -133,7 +139,7 @@ def ablation_bars(groups: Mapping[str, Sequence[Difference]], color: str, label:
     return drawn(size, label, draw)
 
 
-def _curve(axes: Any, levels: Sequence[Level], shift: float, color: str) -> None:
+def _curve(axes: Any, levels: Sequence[Level], shift: float, color: str, shade: float) -> None:
     at = np.array([level.labeled_subjects * shift for level in levels])
     axes.plot(at, [level.mean for level in levels], "-", color=color, lw=1.8)
     axes.plot(at, [level.mean for level in levels], "_", color=color, ms=9, mew=2)
@@ -143,7 +149,7 @@ def _curve(axes: Any, levels: Sequence[Level], shift: float, color: str) -> None
     if len(known) == len(levels):
         low, high = [level.low for level in levels], [level.high for level in levels]
         if len(levels) > 1:
-            axes.fill_between(at, low, high, color=color, alpha=0.12, lw=0)
+            axes.fill_between(at, low, high, color=color, alpha=shade, lw=0)
         else:
             axes.vlines(at, low, high, color=color, lw=5, alpha=0.2)
 
