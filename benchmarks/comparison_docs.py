@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,15 @@ def embedding(path: Path, label: str) -> str:
     groups = {"organ": list(shown.organ), label: list(shown.scan_label)}
     colors = {title: palette(sorted(set(member))) for title, member in groups.items()}
     return scatter_maps(flat_map(shown.feature, 0), groups, colors)
+
+
+def write_figure(description: str | None, figure: Callable[[Mapping[str, Any]], str]) -> None:
+    """Write the one figure of a script that is called with RESULTS.json and FIGURE.svg."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("figure", type=Path)
+    known = parser.parse_args()
+    write(known.figure, figure(json.loads(known.results.read_text(encoding="utf-8"))))
 
 
 def write(path: Path, drawing: str) -> None:

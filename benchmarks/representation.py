@@ -8,13 +8,10 @@ decoder on the frozen encoder, and the whole network fine-tuned, each in as many
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from comparison_docs import write
+from comparison_docs import write_figure
 
 from sacl.reporting.figures import drawn, grid, palette
 
@@ -31,16 +28,6 @@ _ROWS = {
     "queries of parts": ("linear-parts", "frozen-parts", "parts"),
     "parts, in the encoder": ("linear-direct", "frozen-direct", "direct"),
 }
-
-
-def main() -> None:
-    """Draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=Path)
-    parser.add_argument("figure", type=Path)
-    known = parser.parse_args()
-    document = json.loads(known.results.read_text(encoding="utf-8"))
-    write(known.figure, figure(document))
 
 
 def figure(document: Mapping[str, Any]) -> str:
@@ -75,4 +62,4 @@ def figure(document: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    write_figure(__doc__, figure)

@@ -7,14 +7,11 @@ of a line differ in their steps alone.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from comparison_docs import write
+from comparison_docs import write_figure
 
 from sacl.reporting.figures import INK, drawn, grid, palette
 
@@ -40,16 +37,6 @@ LINES = (
     Line(3, _PRETRAINED, "3 labels, pretrained, with a teacher", "--"),
     Line(3, _ALONE, "3 labels, labeled slices alone"),
 )
-
-
-def main() -> None:
-    """Draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=Path)
-    parser.add_argument("figure", type=Path)
-    known = parser.parse_args()
-    document = json.loads(known.results.read_text(encoding="utf-8"))
-    write(known.figure, figure(document))
 
 
 def figure(document: Mapping[str, Any]) -> str:
@@ -93,4 +80,4 @@ def figure(document: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    write_figure(__doc__, figure)

@@ -22,6 +22,7 @@ Strategy = Literal[
 _ON_SLICES: tuple[Strategy, ...] = ("pixel", "self-training", "mim")
 _POOLED: tuple[Strategy, ...] = ("semantic", "organ")
 Network = Literal["resnet18", "resnet34", "resnet50"]
+Decoder = Literal["unet", "deeplab", "aspp", "linear"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class PretrainSettings:
     patch (the paper's), or an organ's query is pooled under its mask from a dense slice, so that
     the decoder learns too; in the decoder's map over the whole mask (`pooled`), or over the part of
     it in every square of a grid (`parts`)."""
-    decoder: Literal["unet", "deeplab", "aspp", "linear"] = "unet"
+    decoder: Decoder = "unet"
     """Decoder that is pretrained too, on dense slices; fine-tuning with another one starts anew."""
     slices: int = 32
     """Dense slices per step, each seen in two views."""
@@ -125,7 +126,7 @@ class FinetuneSettings:
 
     head: Literal["dense", "query"] = "dense"
     """`dense`: all organs at once from whole slices; `query`: an organ's mask from its patch."""
-    decoder: Literal["unet", "deeplab", "aspp", "linear"] = "unet"
+    decoder: Decoder = "unet"
     """Decoder with skips at every level, with one skip (DeepLabV3+), none (the paper's), or no
     decoder but a linear classifier of pixels (`linear`; with `encoder_rate` 0 a linear probe)."""
     twins: tuple[Literal["scratch", "scratch-long"], ...] = ("scratch", "scratch-long")
