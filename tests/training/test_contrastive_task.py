@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,30 @@ def test_draws_the_same_step_again_and_another_for_the_next(arrays):
 
     torch.testing.assert_close(first, again, atol=0, rtol=0)
     assert not torch.equal(first, following)
+
+
+def test_hides_the_attention_of_a_share_of_the_views_and_changes_nothing_else(arrays):
+    task = task_of(arrays)
+    plain = torch.stack([task.views(step)[0] for step in range(40)])
+
+    hiding = replace(task, attention_dropout=0.3)
+    views = torch.stack([hiding.views(step)[0] for step in range(40)])
+
+    hidden = (views[..., 1, :, :] == 0).flatten(-2).all(dim=-1)  # [step, patch, view]
+    assert hidden.float().mean().item() == pytest.approx(0.3, abs=0.06)
+    assert (hidden[..., 0] != hidden[..., 1]).any(), "the views of a patch are drawn apart"
+    torch.testing.assert_close(views[..., 0, :, :], plain[..., 0, :, :], atol=0, rtol=0)
+    torch.testing.assert_close(
+        views[..., 1, :, :], plain[..., 1, :, :] * ~hidden[..., None, None], atol=0, rtol=0
+    )
+
+
+def test_hides_nothing_where_there_is_no_attention(arrays):
+    source = PatchSource(arrays[0], None, np.arange(20), CPU)
+    task = replace(task_of(arrays), source=source, attention_dropout=1.0)
+
+    assert task.views(0)[0].shape[2] == 1
+    assert task.views(0)[0].abs().sum() > 0
 
 
 def test_gives_numbers_to_names_and_minus_one_to_the_unknown():

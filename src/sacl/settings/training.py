@@ -68,6 +68,9 @@ class PretrainSettings:
     patch (the paper's), or an organ's query is pooled under its mask from a dense slice, so that
     the decoder learns too; in the decoder's map over the whole mask (`pooled`), or over the part of
     it in every square of a grid (`parts`)."""
+    attention_dropout: float = 0.0
+    """Query patches: share of the views whose attention is hidden (all 0). Fine-tuning with a dense
+    head uses the encoder without attention."""
     decoder: Decoder = "unet"
     """Decoder that is pretrained too, on dense slices; fine-tuning with another one starts anew."""
     slices: int = 32
@@ -102,6 +105,10 @@ class PretrainSettings:
         names = self.scan_label_names
         require(bool(names) and all(names), "pretrain.scan_label: name at least one label")
         require(len(set(names)) == len(names), f"pretrain.scan_label: one twice in {names}")
+        require(
+            0 <= self.attention_dropout <= 1,
+            f"pretrain.attention_dropout: 0 to 1, got {self.attention_dropout}",
+        )
         require(self.slices >= 2, f"pretrain.slices must be >= 2, got {self.slices}")
         require(self.temperature > 0, f"pretrain.temperature must be > 0, got {self.temperature}")
         require(self.batch >= 4, f"pretrain.batch must be >= 4, got {self.batch}")

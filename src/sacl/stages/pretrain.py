@@ -133,6 +133,7 @@ def _task(
         size=store.meta.patch_size,
         stored_scale=store.margin,
         seed=workspace.seed,
+        attention_dropout=settings.attention_dropout,
     )
 
 

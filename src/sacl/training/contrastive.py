@@ -76,6 +76,7 @@ class ContrastiveTask:
         size: Pixels of a view's side.
         stored_scale: Stored side in units of it.
         seed: Of everything random; with the step it decides a batch.
+        attention_dropout: Share of the views whose attention, if any, is all 0.
     """
 
     source: PatchSource
@@ -88,6 +89,7 @@ class ContrastiveTask:
     size: int
     stored_scale: float
     seed: int
+    attention_dropout: float = 0.0
 
     def views(self, step: int) -> tuple[Tensor, np.ndarray]:
         """Return a step's views `[batch, 2, channel, i, j]` and the positions of their patches."""
@@ -96,7 +98,10 @@ class ContrastiveTask:
         generator = torch.Generator(self.source.device if self._on_cuda else "cpu")
         generator.manual_seed(int(rng.integers(2**62)))
         pixels = self.source.pixels(positions)
-        return two_views(pixels, self.ranges, self.size, self.stored_scale, generator), positions
+        views = two_views(pixels, self.ranges, self.size, self.stored_scale, generator)
+        if self.attention_dropout > 0:
+            drop_attention(views, self.attention_dropout, generator)
+        return views, positions
 
     def loss(self, network: nn.Module, step: int) -> Tensor:
         """Return the loss of one step."""
@@ -135,6 +140,23 @@ class ContrastiveTask:
     @property
     def _on_cuda(self) -> bool:
         return self.source.device.type == "cuda"
+
+
+def drop_attention(views: Tensor, share: float, generator: torch.Generator) -> None:
+    """Set the attention of randomly chosen views to 0, in place; each view is drawn on its own.
+
+    Handed the mask, an encoder may read the organ off it; of a view without, it has to find the
+    organ in the image. A dense segmenter uses it in that way: 0 is the same as no channel.
+
+    Args:
+        views: `[patch, 2, channel, i, j]`; channel 1 is the attention, without it nothing is done.
+        share: Probability of a view to lose its attention.
+        generator: On the views' device.
+    """
+    if views.shape[2] == 1:
+        return
+    drawn = torch.rand(views.shape[:2], generator=generator, device=views.device)
+    views[:, :, 1] *= (drawn >= share)[:, :, None, None]
 
 
 def channels_last(pixels: Tensor) -> Tensor:
