@@ -16,7 +16,7 @@ from sacl.io.phases import ScanPhase, write_phases
 from sacl.io.workspace import Workspace
 from sacl.losses.contrastive import semantic_relations
 from sacl.models.decoder import build_decoder
-from sacl.models.encoder import STEM_WEIGHT, EncoderSpec, build_encoder
+from sacl.models.encoder import EncoderSpec, build_encoder
 from sacl.settings import AugmentSettings, ExtractSettings, PretrainSettings
 from sacl.stages import pretrain as stage
 from sacl.stages.extract import extract
@@ -63,18 +63,6 @@ def test_trains_an_encoder_under_every_strategy(workspace, strategy, channels):
     assert losses["step"].tolist() == [0, 1, 2, 3]
     assert np.isfinite(losses["loss"]).all()
     assert results_of(folder)["encoder_pixels"] == 4 * 12 * 2 * 16 * 16
-
-
-def test_attention_that_is_always_hidden_leaves_its_weights_without_a_gradient(workspace):
-    hidden = replace(SETTINGS, attention_dropout=1.0, weight_decay=0.0)
-
-    stems = [
-        read_weights(stage.pretrain(settings, workspace), "encoder")[0][STEM_WEIGHT]
-        for settings in (replace(hidden, steps=1), hidden)
-    ]
-
-    torch.testing.assert_close(stems[0][:, 1], stems[1][:, 1], atol=0, rtol=0)
-    assert not torch.equal(stems[0][:, 0], stems[1][:, 0])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.training.test_segmentation_training import CPU, SIZE, STORED, make_store
 
-from sacl.losses.contrastive import contrastive_loss, intensity_weights
+from sacl.losses.contrastive import contrastive_loss, intensity_weights, patch_contrastive_loss
 from sacl.models.dense_pretrainer import DenseFeatures, DensePretrainer
 from sacl.models.encoder import EncoderSpec
 from sacl.patches.views import ViewRanges
@@ -49,7 +49,8 @@ def test_slices_without_an_organ_are_not_drawn():
 
 
 PARTS = [("semantic", True), ("organ", True)]
-WHOLE = [(name, False) for name in ("semantic", "organ", "pixel", "self-training", "mim")]
+LABELED = [(name, False) for name in ("semantic", "organ", "pixel", "self-training", "mim")]
+WHOLE = [*LABELED, ("simclr-slices", False)]
 
 
 @pytest.mark.parametrize(("strategy", "parts"), [*WHOLE, *PARTS])
@@ -76,12 +77,26 @@ def test_training_learns(strategy, parts):
     assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
 
 
-@pytest.mark.parametrize(("strategy", "parts"), [*WHOLE, *PARTS])
+@pytest.mark.parametrize(("strategy", "parts"), [*LABELED, *PARTS])
 def test_the_decoder_learns_too(strategy, parts):
     pretrained = network()
     loss_of(task(), strategy, parts)(pretrained, 0).backward()
     gradients = [p.grad for p in pretrained.decoder.parameters()]
     assert any(g is not None and g.abs().max() > 0 for g in gradients)
+
+
+def test_contrast_of_slices_is_the_loss_of_two_views_and_leaves_the_decoder_alone():
+    net, pretraining = network().eval(), task()
+    loss = loss_of(pretraining, "simclr-slices")(net, 3)
+
+    views, _ = pretraining.views(3)
+    embedding = net.project_coarsest(net.encoder(views.image)[-1].flatten(2).mean(dim=2))
+    itself = torch.eye(6, dtype=torch.bool)
+    paired = embedding.view(2, 6, -1).movedim(0, 1)
+    expected = patch_contrastive_loss(paired, itself, torch.ones_like(itself), 0.1)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert all(w.grad is None for w in net.decoder.parameters())
 
 
 def test_without_a_decoder_the_contrast_reaches_every_level_of_the_encoder_itself():

@@ -15,6 +15,7 @@ _WORDS = {
     "supcon": "contrastive pretraining without attention",
     "simclr": "SimCLR pretraining",
     "simclr-attention": "SimCLR pretraining with attention",
+    "simclr-slices": "SimCLR pretraining on whole slices",
     "none": "no pretraining",
     "scratch": "training from scratch",
     "scratch-long": "longer training from scratch",

@@ -14,12 +14,13 @@ Strategy = Literal[
     "supcon",
     "simclr",
     "simclr-attention",
+    "simclr-slices",
     "pixel",
     "self-training",
     "mim",
     "none",
 ]
-_ON_SLICES: tuple[Strategy, ...] = ("pixel", "self-training", "mim")
+_ON_SLICES: tuple[Strategy, ...] = ("simclr-slices", "pixel", "self-training", "mim")
 _POOLED: tuple[Strategy, ...] = ("semantic", "organ")
 Network = Literal["resnet18", "resnet34", "resnet50"]
 Decoder = Literal["unet", "deeplab", "aspp", "linear"]
@@ -61,8 +62,8 @@ class PretrainSettings:
     """What is learned from the unlabeled scans. By contrast of query patches: which are alike,
     organ x scan-wise label (`semantic`), organ, organ weighted by how alike the intensities are
     (`correlation`), the same without attention (`supcon`), or only a patch's own two views (with or
-    without attention). On dense slices: contrast between pixels by coarse label, training on the
-    coarse labels, masked image modeling."""
+    without attention). On dense slices: only a slice's own two views, contrast between pixels by
+    coarse label, training on the coarse labels, masked image modeling."""
     query: Literal["patch", "pooled", "parts"] = "patch"
     """What attention does under `semantic` and `organ`: the mask is a second channel of a query
     patch (the paper's), or an organ's query is pooled under its mask from a dense slice, so that
@@ -125,6 +126,11 @@ class PretrainSettings:
         """Tell whether query patches are embedded; dense slices are otherwise."""
         pooled = self.query != "patch" and self.strategy in _POOLED
         return not pooled and self.strategy not in _ON_SLICES
+
+    @property
+    def trains_decoder(self) -> bool:
+        """Tell whether the decoder is pretrained with the encoder."""
+        return not self.on_patches and self.strategy != "simclr-slices"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,7 +79,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
         network.to(memory_format=torch.contiguous_format)
         _write_losses(folder, losses)
         _write_embedding(folder, network.encoder, store, settings, workspace.seed)
-        if isinstance(network, DensePretrainer):
+        if isinstance(network, DensePretrainer) and settings.trains_decoder:
             save_weights(folder, "decoder", network.decoder, {"decoder": settings.decoder})
         save_weights(folder, "encoder", network.encoder, asdict(spec))
         found.update(strategy=settings.strategy, encoder_pixels=found.get("encoder_pixels", 0))

@@ -1,10 +1,12 @@
-"""Pretraining on dense slices: encoder and decoder learn together from coarse label maps.
+"""Pretraining on dense slices, most of it of encoder and decoder together from coarse label maps.
 
 - `semantic`, `organ` with pooled queries: an organ's query is the mean of the features under its
   coarse mask (attention as pooling), at the encoder's coarsest map and at the decoder's finest; its
   class is organ x scan-wise label, or organ. The organs' surroundings are a class of their own.
   Queries of parts: at the decoder's finest map, every square of a grid, which lies anew in every
   step, has a query of its own for the part of each mask in it.
+- `simclr-slices`: contrast between slices, each alike its own other view only (Chen et al.,
+  "SimCLR", ICML 2020). It reads no coarse label and trains no decoder.
 - `pixel`: supervised contrast between pixels, classes by coarse label (Wang et al., ICCV 2021, doi
   10.1109/ICCV48922.2021.00721), without their memory bank.
 - `self-training`: soft Dice plus cross-entropy against the coarse label maps.
@@ -28,6 +30,7 @@ from sacl.losses.contrastive import Relation, contrastive_loss, semantic_relatio
 from sacl.losses.segmentation import dense_loss
 from sacl.models.decoder import resize
 from sacl.models.dense_pretrainer import DensePretrainer
+from sacl.models.encoder import pooled
 from sacl.patches.pooling import organ_masks, pool_parts, pool_under, shown
 from sacl.patches.views import ViewRanges, change_intensity, random_affine, resample
 from sacl.training.contrastive import channels_last
@@ -130,6 +133,14 @@ class DensePretraining:
         scan_label = torch.where(region == 0, 0, scan_label)
         return semantic_relations(region, scan_label, strategy)
 
+    def simclr(self, network: nn.Module, step: int) -> Tensor:
+        """Return the loss of contrast between whole slices; alike are the views of one."""
+        views, _ = self.views(step)
+        net = cast(DensePretrainer, network)
+        embedding = net.project_coarsest(pooled(net.encoder(channels_last(views.image))))
+        same = views.slice[:, None] == views.slice[None, :]
+        return contrastive_loss(embedding, same, torch.ones_like(same), self.temperature)
+
     def pixel(self, network: nn.Module, step: int) -> Tensor:
         """Return the loss of contrast between pixels; every class brings as many of them."""
         views, generator = self.views(step)
@@ -197,6 +208,7 @@ def loss_of(
     if strategy in get_args(Relation):
         return task.pooled(cast(Relation, strategy), parts)
     return {
+        "simclr-slices": task.simclr,
         "pixel": task.pixel,
         "self-training": task.self_training,
         "mim": task.masked_image,
