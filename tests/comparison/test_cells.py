@@ -3,10 +3,11 @@ from fake_stages import write_protocol
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sacl.comparison.cells import OWN, SHARED, Cell, plan_cells, shard_of
+from sacl.comparison.cells import OWN, SHARED, Cell, changed, plan_cells, shard_of
 from sacl.comparison.reading import load_protocol
 from sacl.errors import ConfigError
 from sacl.io.workspace import FOLDERS
+from sacl.settings import AugmentSettings, ExtractSettings, LocateSettings
 
 
 def cells(folder, **changed: str) -> dict[str, Cell]:
@@ -60,6 +61,16 @@ def test_other_settings_of_a_shared_stage_have_a_folder_of_their_own(tmp_path):
     assert wide == {**roots(cells(tmp_path, ablations=ablations)["n2-wide-s0"])}
     assert wide["pretrain"] == "n2-wide-s0"
     assert same["pretrain"] == "n2-wide-s0"
+
+
+def test_a_folder_is_named_after_what_was_changed_and_not_after_every_setting_there_is():
+    assert changed(ExtractSettings()) == {}
+    assert changed(ExtractSettings(context=2.0)) == {"context": 2.0}
+    augment = AugmentSettings(noise=0.2)
+    assert changed(LocateSettings(steps=9, augment=augment)) == {
+        "steps": 9,
+        "augment": {"noise": 0.2},
+    }
 
 
 def test_an_encoder_is_pretrained_once_for_all_cells_that_share_it(tmp_path):

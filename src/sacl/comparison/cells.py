@@ -14,11 +14,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sacl.errors import ConfigError
 from sacl.io.run_record import plain
 from sacl.io.workspace import Workspace
-from sacl.settings import LocateSettings, RunConfig
+from sacl.settings import ExtractSettings, LocateSettings, RunConfig
 from sacl.settings.protocol import Protocol
 
 SHARED = ("phantom", "ingest", "locate", "extract")
@@ -140,11 +141,24 @@ def _shared_places(
         elif varies:
             folder += f"-s{seed}"
         if of_maps and getattr(config, stage) != getattr(base, stage):
-            differing[stage] = asdict(getattr(config, stage))
+            differing[stage] = changed(getattr(config, stage))
         if differing:
             folder += f"-{_hash(differing)}"
         places[stage] = Place(protocol.work / folder, seed if varies else first)
     return places
+
+
+def changed(settings: LocateSettings | ExtractSettings) -> dict[str, object]:
+    """Return the settings that are not the default: a version that has more of them agrees."""
+    return _differences(asdict(settings), asdict(type(settings)()))
+
+
+def _differences(values: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, object]:
+    return {
+        name: _differences(value, default[name]) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if value != default[name]
+    }
 
 
 def _count(config: RunConfig) -> int | None:
