@@ -97,6 +97,7 @@ def test_pretraining_on_patches(strategy):
         size=store.meta.patch_size,
         stored_scale=store.margin,
         seed=0,
+        attention_dropout=0.5,
     )
     spec = EncoderSpec(width=8, in_channels=1 if attention is None else 2)
     embedder = Embedder(build_encoder(spec), 16, 8).to(GPU)
