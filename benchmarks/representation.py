@@ -22,7 +22,7 @@ _ROWS = {
     "none: random weights": ("linear-random", "frozen-random", "scratch"),
     "query patches (the paper's)": ("linear-semantic", "frozen-semantic", "semantic"),
     "query patches, attention hidden in half": ("linear-dropout", "frozen-dropout", "dropout"),
-    "query patches, no attention": ("linear-supcon", "", "supcon"),
+    "query patches, no attention": ("linear-supcon", "frozen-supcon", "supcon"),
     "SimCLR": ("linear-simclr", "frozen-simclr", "simclr"),
     "SimCLR on slices": ("linear-simclr-slices", "frozen-simclr-slices", "simclr-slices"),
     "self-training": ("linear-self-training", "frozen-self-training", "self-training"),
