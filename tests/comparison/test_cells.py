@@ -81,6 +81,20 @@ def test_an_encoder_is_pretrained_once_for_all_cells_that_share_it(tmp_path):
     assert roots(found["n2-simclr-s1"])["pretrain"] == "n2-simclr-s1"
 
 
+def test_a_finished_encoder_is_found_where_it_is(tmp_path):
+    """As after a strategy that needs the same encoder was added further up in the protocol."""
+    usual = cells(tmp_path)["n2-other-batch-s1"]
+    record = usual.root / FOLDERS["pretrain"] / "run.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+
+    found = cells(tmp_path)
+
+    for name in ("n2-semantic-s1", "n2-other-batch-s1"):
+        assert roots(found[name])["pretrain"] == "n2-other-batch-s1"
+    assert roots(found["n2-other-batch-s0"])["pretrain"] == "n2-semantic-s0"
+
+
 def test_a_stage_sees_the_others_where_they_are(tmp_path):
     cell = cells(tmp_path)["n2-other-batch-s0"]
     workspace = cell.workspace("finetune")

@@ -3,8 +3,9 @@
 `work/shared-n3/` holds what all strategies read at three labeled subjects, `work/cells/` a folder
 per cell. A stage whose own settings, or an earlier one's, differ from the base run's is done in a
 folder of its own, named after a hash of these settings. An encoder that several cells would
-pretrain alike is pretrained in the first one's folder. What comes after another cell, whose
-predictions are its coarse maps, locates and extracts in `work/after-n3-semantic-s0/`.
+pretrain alike is pretrained in the folder of the first one, unless another one has it already.
+What comes after another cell, whose predictions are its coarse maps, locates and extracts in
+`work/after-n3-semantic-s0/`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from sacl.errors import ConfigError
-from sacl.io.run_record import plain
-from sacl.io.workspace import Workspace
+from sacl.io.run_record import RECORD, plain
+from sacl.io.workspace import FOLDERS, Workspace
 from sacl.settings import ExtractSettings, LocateSettings, RunConfig
 from sacl.settings.protocol import Protocol
 
@@ -79,7 +80,7 @@ def plan_cells(
 ) -> tuple[Cell, ...]:
     """Return all cells: by labels, then seed, then strategy, so that pairs are complete early."""
     cells: list[Cell] = []
-    encoder_at: dict[str, Path] = {}
+    alike: dict[str, list[dict[str, Place]]] = {}
     firsts_first = sorted(config_of, key=lambda name: name in protocol.after)
     for count in protocol.labeled_subjects:
         for seed in protocol.seeds:
@@ -93,11 +94,24 @@ def plan_cells(
                 if after is not None:
                     own = replace(own, locate=_located_after(own.locate, after))
                 key = _hash([str(places["extract"]), plain(own.pretrain), seed])
-                places["pretrain"] = Place(encoder_at.setdefault(key, root), seed)
-                places.update(dict.fromkeys(OWN[1:], Place(root, seed)))
+                places.update(dict.fromkeys(OWN, Place(root, seed)))
+                alike.setdefault(key, []).append(places)
                 planned[strategy] = Cell(count, strategy, seed, own, places, after)
             cells += planned.values()
+    for places_of_cells in alike.values():
+        encoder = _encoder_place([places["pretrain"] for places in places_of_cells])
+        for places in places_of_cells:
+            places["pretrain"] = encoder
     return tuple(cells)
+
+
+def _encoder_place(places: Sequence[Place]) -> Place:
+    """Return the first place in which the encoder is finished, else the first one.
+
+    So an encoder that is there is found also after its protocol got a strategy before it.
+    """
+    finished = (p for p in places if (p.root / FOLDERS["pretrain"] / RECORD).is_file())
+    return next(finished, places[0])
 
 
 def _located_after(settings: LocateSettings, first: Cell) -> LocateSettings:
