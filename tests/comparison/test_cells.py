@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from fake_stages import write_protocol
 from hypothesis import given
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 from sacl.comparison.cells import OWN, SHARED, Cell, changed, plan_cells, shard_of
 from sacl.comparison.reading import load_protocol
 from sacl.errors import ConfigError
+from sacl.io.run_record import plain, write_text
 from sacl.io.workspace import FOLDERS
 from sacl.settings import AugmentSettings, ExtractSettings, LocateSettings
 
@@ -83,16 +86,20 @@ def test_an_encoder_is_pretrained_once_for_all_cells_that_share_it(tmp_path):
 
 def test_a_finished_encoder_is_found_where_it_is(tmp_path):
     """As after a strategy that needs the same encoder was added further up in the protocol."""
-    usual = cells(tmp_path)["n2-other-batch-s1"]
-    record = usual.root / FOLDERS["pretrain"] / "run.json"
-    record.parent.mkdir(parents=True)
-    record.write_text("{}")
+    usual = cells(tmp_path)
+    for name, steps in (("n2-other-batch-s1", 0), ("n2-other-batch-s0", 1)):
+        cell = usual[name]
+        settings = plain(cell.config.pretrain)
+        settings["steps"] += steps  # of the second one, an encoder of earlier settings
+        record = {"settings": {"seed": cell.seed, "pretrain": settings}}
+        write_text(cell.root / FOLDERS["pretrain"] / "run.json", json.dumps(record))
 
     found = cells(tmp_path)
 
     for name in ("n2-semantic-s1", "n2-other-batch-s1"):
         assert roots(found[name])["pretrain"] == "n2-other-batch-s1"
-    assert roots(found["n2-other-batch-s0"])["pretrain"] == "n2-semantic-s0"
+    for name in ("n2-semantic-s0", "n2-other-batch-s0"):
+        assert roots(found[name])["pretrain"] == "n2-semantic-s0"
 
 
 def test_a_stage_sees_the_others_where_they_are(tmp_path):

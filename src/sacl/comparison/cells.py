@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from sacl.errors import ConfigError
-from sacl.io.run_record import RECORD, plain
+from sacl.io.run_record import changed_setting, plain, read_record
 from sacl.io.workspace import FOLDERS, Workspace
-from sacl.settings import ExtractSettings, LocateSettings, RunConfig
+from sacl.settings import ExtractSettings, LocateSettings, PretrainSettings, RunConfig
 from sacl.settings.protocol import Protocol
 
 SHARED = ("phantom", "ingest", "locate", "extract")
@@ -80,7 +80,7 @@ def plan_cells(
 ) -> tuple[Cell, ...]:
     """Return all cells: by labels, then seed, then strategy, so that pairs are complete early."""
     cells: list[Cell] = []
-    alike: dict[str, list[dict[str, Place]]] = {}
+    alike: dict[str, tuple[PretrainSettings, list[dict[str, Place]]]] = {}
     firsts_first = sorted(config_of, key=lambda name: name in protocol.after)
     for count in protocol.labeled_subjects:
         for seed in protocol.seeds:
@@ -95,23 +95,26 @@ def plan_cells(
                     own = replace(own, locate=_located_after(own.locate, after))
                 key = _hash([str(places["extract"]), plain(own.pretrain), seed])
                 places.update(dict.fromkeys(OWN, Place(root, seed)))
-                alike.setdefault(key, []).append(places)
+                alike.setdefault(key, (own.pretrain, []))[1].append(places)
                 planned[strategy] = Cell(count, strategy, seed, own, places, after)
             cells += planned.values()
-    for places_of_cells in alike.values():
-        encoder = _encoder_place([places["pretrain"] for places in places_of_cells])
+    for settings, places_of_cells in alike.values():
+        encoder = _encoder_place(settings, [places["pretrain"] for places in places_of_cells])
         for places in places_of_cells:
             places["pretrain"] = encoder
     return tuple(cells)
 
 
-def _encoder_place(places: Sequence[Place]) -> Place:
-    """Return the first place in which the encoder is finished, else the first one.
+def _encoder_place(settings: PretrainSettings, places: Sequence[Place]) -> Place:
+    """Return the first place in which this encoder is finished, else the first one.
 
     So an encoder that is there is found also after its protocol got a strategy before it.
     """
-    finished = (p for p in places if (p.root / FOLDERS["pretrain"] / RECORD).is_file())
-    return next(finished, places[0])
+    for place in places:
+        record = read_record(place.root / FOLDERS["pretrain"])
+        if record and not changed_setting(record, "pretrain", settings, place.seed):
+            return place
+    return places[0]
 
 
 def _located_after(settings: LocateSettings, first: Cell) -> LocateSettings:

@@ -115,13 +115,21 @@ def _first_difference(old: Any, new: Any, default: Any, where: str) -> str | Non
     return None if old == new else f"{where} was {old!r} and is {new!r}"
 
 
+def changed_setting(record: Mapping[str, Any], stage: str, settings: Any, seed: int) -> str | None:
+    """Return the first setting in which a stage's record differs, None where there is none.
+
+    A setting that an older version did not know is not in its record. It counts as the default, so
+    that work done before an upgrade stays valid; a new default must mean what was done before.
+    """
+    now = {"seed": seed, stage: plain(settings)}
+    defaults = {stage: plain(type(settings)())}
+    return _first_difference({k: record["settings"].get(k) for k in now}, now, defaults, "")
+
+
 def state_of(
     workspace: Workspace, stage: str, settings: Any, inputs: Mapping[str, str]
 ) -> Literal["absent", "current", "stale"]:
     """Tell whether a stage has to run: `current` if settings and inputs are those of its record.
-
-    A setting that an older version did not know is not in its record. It counts as the default, so
-    that work done before an upgrade stays valid; a new default must mean what was done before.
 
     Raises:
         WorkspaceError: the stage was done with other settings, which would be lost.
@@ -129,9 +137,7 @@ def state_of(
     record = read_record(workspace.folder(stage))
     if record is None:
         return "absent"
-    now = {"seed": workspace.seed, stage: plain(settings)}
-    defaults = {stage: plain(type(settings)())}
-    changed = _first_difference({k: record["settings"].get(k) for k in now}, now, defaults, "")
+    changed = changed_setting(record, stage, settings, workspace.seed)
     if changed:
         raise WorkspaceError(
             f"work directory {workspace.root.name}: {FOLDERS[stage]} is of another configuration,"
