@@ -22,6 +22,7 @@ Strategy = Literal[
 ]
 _ON_SLICES: tuple[Strategy, ...] = ("simclr-slices", "pixel", "self-training", "mim")
 _POOLED: tuple[Strategy, ...] = ("semantic", "organ")
+_WITHOUT_ATTENTION: tuple[Strategy, ...] = ("supcon", "simclr")
 Network = Literal["resnet18", "resnet34", "resnet50"]
 Decoder = Literal["unet", "deeplab", "aspp", "linear"]
 
@@ -126,6 +127,11 @@ class PretrainSettings:
         """Tell whether query patches are embedded; dense slices are otherwise."""
         pooled = self.query != "patch" and self.strategy in _POOLED
         return not pooled and self.strategy not in _ON_SLICES
+
+    @property
+    def reads_attention(self) -> bool:
+        """Tell whether the encoder gets the attention as a second channel."""
+        return self.on_patches and self.strategy not in _WITHOUT_ATTENTION
 
     @property
     def trains_decoder(self) -> bool:

@@ -34,7 +34,6 @@ from sacl.training.sampler import BalancedSampler, UniformSampler
 from sacl.training.trainer import Plan, RatedParameters, train
 from sacl.types import UNKNOWN
 
-_WITHOUT_ATTENTION: tuple[Strategy, ...] = ("supcon", "simclr")
 _BY_SCAN_LABEL: tuple[Strategy, ...] = ("semantic", "supcon")
 _BY_CLASS: tuple[Strategy, ...] = ("semantic", "supcon", "organ", "correlation")
 _EMBEDDED = 2000
@@ -58,17 +57,16 @@ def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
     with recorded(workspace, "pretrain", settings, inputs(settings, workspace)) as (folder, found):
         store = read_patches(workspace.require("extract"))
         device = resolve_device(workspace.device)
-        on_patches = settings.on_patches
         spec = EncoderSpec(
             network=settings.network,
             width=settings.width,
-            in_channels=2 if on_patches and settings.strategy not in _WITHOUT_ATTENTION else 1,
+            in_channels=2 if settings.reads_attention else 1,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(workspace.seed)
             network = (
                 Embedder(build_encoder(spec), *settings.projector)
-                if on_patches
+                if settings.on_patches
                 else _dense_network(spec, store, settings)
             ).to(device)
         losses: list[float] = []
@@ -113,7 +111,7 @@ def _task(
 ) -> ContrastiveTask:
     ranges = ViewRanges(**asdict(settings.augment))
     require_flip_is_sound(ranges, store.meta.organs)
-    attention = None if settings.strategy in _WITHOUT_ATTENTION else store.attention
+    attention = store.attention if settings.reads_attention else None
     sampler: BalancedSampler | UniformSampler = UniformSampler(len(mine.rows), settings.batch)
     if settings.strategy in _BY_CLASS:
         scan_label = mine.scan_label * (settings.strategy in _BY_SCAN_LABEL)

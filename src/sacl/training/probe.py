@@ -135,9 +135,8 @@ def _pretrain(config: RunConfig, device: torch.device) -> tuple[float, int]:
     count, side = settings.batch, config.extract.patch_size
     stored = round_to_even(side * config.extract.margin)
     rng = np.random.default_rng(0)
-    attention = settings.strategy not in ("supcon", "simclr")
     images = _noise(rng, (count, stored, stored), np.uint16)
-    masks = _noise(rng, (count, stored, stored), np.uint8) if attention else None
+    masks = _noise(rng, (count, stored, stored), np.uint8) if settings.reads_attention else None
     task = ContrastiveTask(
         source=PatchSource(images, masks, np.arange(count), device),
         organ=rng.integers(0, 4, count),
@@ -150,7 +149,7 @@ def _pretrain(config: RunConfig, device: torch.device) -> tuple[float, int]:
         stored_scale=stored / side,
         seed=0,
     )
-    spec = EncoderSpec(settings.network, settings.width, 2 if attention else 1)
+    spec = EncoderSpec(settings.network, settings.width, 2 if settings.reads_attention else 1)
     embedder = Embedder(build_encoder(spec), *settings.projector)
     return _timed(embedder.to(memory_format=torch.channels_last), task.loss, device)
 

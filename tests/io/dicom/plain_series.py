@@ -35,7 +35,8 @@ class Layout:
     @property
     def step_mm(self) -> np.ndarray:
         _, along_column, normal = np.array(self.axes)
-        return self.distance_mm * (normal + self.tilt * along_column)
+        tilt = self.tilt if self.slices > 1 else 0.0  # one slice alone shows none
+        return self.distance_mm * (normal + tilt * along_column)
 
     @property
     def grid(self) -> Grid:
