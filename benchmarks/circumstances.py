@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sacl.io.run_record import git_revision, versions
+from sacl.run.record import git_revision, versions
 
 
 def circumstances() -> dict[str, Any]:

@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sacl.reporting.comparison_points import curve_of, differences_of
-from sacl.reporting.comparison_tables import dice_comparisons
-from sacl.reporting.embedding import flat_map, separabilities
-from sacl.reporting.figures import palette, scatter_maps
-from sacl.reporting.headline import points
-from sacl.reporting.learning_curves import ablation_bars, forest_plot, learning_curves
-from sacl.reporting.tables import number, p_text
+from sacl.comparison.points import curve_of, differences_of
+from sacl.comparison.tables import dice_comparisons
+from sacl.report.embedding import flat_map, separabilities
+from sacl.report.figures import palette, scatter_maps
+from sacl.report.headline import points
+from sacl.report.learning_curves import ablation_bars, forest_plot, learning_curves
+from sacl.report.tables import number, p_text
 from sacl.stages.report import read_embedding
 
 _STYLE = "color:#222;--paper:#fff;background:#fff"

@@ -29,9 +29,10 @@ sys.path.insert(0, str(ROOT / "tests" / "io" / "dicom"))
 import make_odd_series  # noqa: E402, F401  (adds its kinds)
 from dicom_kinds import MAKERS, Expected, differences, new_patient  # noqa: E402
 
-from sacl.io.dicom.intake import take_in  # noqa: E402
-from sacl.io.dicom.verdict import Verdict  # noqa: E402
-from sacl.io.run_record import peak_memory_mb, write_text  # noqa: E402
+from sacl.dicom.intake import take_in  # noqa: E402
+from sacl.dicom.verdict import Verdict  # noqa: E402
+from sacl.files.atomic import write_text  # noqa: E402
+from sacl.run.record import peak_memory_mb  # noqa: E402
 
 RESULT = Path(__file__).parent / "results" / "dicom_intake.json"
 ACCEPTED = "accepted"

@@ -18,11 +18,12 @@ from pathlib import Path
 from circumstances import circumstances
 
 from sacl import load_config
-from sacl.io.manifest import read_cohort
-from sacl.io.run_record import read_record, write_text
-from sacl.io.workspace import FOLDERS
-from sacl.pipeline import run, workspace_of
-from sacl.reporting.embedding import separabilities
+from sacl.cohort.manifest import read_cohort
+from sacl.files.atomic import write_text
+from sacl.report.embedding import separabilities
+from sacl.run.pipeline import run, workspace_of
+from sacl.run.record import read_record
+from sacl.run.workspace import FOLDERS
 from sacl.stages.report import read_embedding
 
 RESULTS = Path(__file__).parent / "results"

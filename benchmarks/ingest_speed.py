@@ -87,7 +87,7 @@ def read_all(data: Path) -> dict[str, float]:
 
 def ingest_all(data: Path) -> dict[str, float]:
     """Ingest the cohort as the command does."""
-    from sacl.io.workspace import Workspace
+    from sacl.run.workspace import Workspace
     from sacl.settings import IngestSettings
     from sacl.stages.ingest import ingest
 

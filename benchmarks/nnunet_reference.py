@@ -37,25 +37,26 @@ import torch
 from circumstances import circumstances
 
 from sacl import load_config
+from sacl.cohort.manifest import read_cohort, read_image, read_reference
+from sacl.cohort.nnunet_files import DATASET, write_dataset
 from sacl.errors import ConfigError, DataError, SaclError
+from sacl.files.atomic import plain, write_text
+from sacl.files.nifti import read_label_map, write_label_map, write_volume
 from sacl.geometry import require_same_grid
-from sacl.inference.coarse_grid import (
+from sacl.prediction.coarse_grid import (
     CoarseGrid,
     arg_max_on_scan,
     coarse_grid,
     image_to_coarse,
     labels_to_coarse,
 )
-from sacl.io.manifest import read_cohort, read_image, read_reference
-from sacl.io.nifti import read_label_map, write_label_map, write_volume
-from sacl.io.nnunet_files import DATASET, write_dataset
-from sacl.io.progress import say, track
-from sacl.io.run_record import fingerprint, plain, write_text
-from sacl.io.scores import ScoreRow
-from sacl.metrics.scoring import score_case
-from sacl.metrics.statistics import bootstrap_mean
-from sacl.metrics.summary import none_for_nan, score_table, subject_means, summarize
-from sacl.pipeline import run_stage
+from sacl.progress import say, track
+from sacl.run.pipeline import run_stage
+from sacl.run.record import fingerprint
+from sacl.scores.scoring import score_case
+from sacl.scores.statistics import bootstrap_mean
+from sacl.scores.summary import none_for_nan, score_table, subject_means, summarize
+from sacl.scores.table import ScoreRow
 from sacl.settings import RunConfig
 from sacl.types import Case, Cohort, Grid, LabelMap, OrganScore, Volume
 

@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 from circumstances import circumstances
 
+from sacl.files.atomic import write_text
+from sacl.files.nifti import read_label_table, read_labels, read_volume
 from sacl.geometry import require_same_grid
-from sacl.io.nifti import read_label_table, read_labels, read_volume
-from sacl.io.run_record import read_record, write_text
-from sacl.io.workspace import Workspace
-from sacl.metrics.overlap import dice
+from sacl.run.record import read_record
+from sacl.run.workspace import Workspace
+from sacl.scores.overlap import dice
 from sacl.stages.predict import predict_folder
 
 RESULT = Path(__file__).parent / "results" / "phantom_on_real_ct.json"

@@ -26,22 +26,23 @@ import numpy as np
 from circumstances import circumstances
 from damaged_maps import Damage, damaged
 
+from sacl.cohort.manifest import read_cohort, read_image
+from sacl.dicom.intake import take_in
+from sacl.dicom.volume import read_scan
+from sacl.files.atomic import write_text
+from sacl.files.nifti import read_label_map, read_labels, read_volume
 from sacl.geometry import require_same_grid
-from sacl.io.dicom.intake import take_in
-from sacl.io.dicom.volume import read_scan
-from sacl.io.manifest import read_cohort, read_image
-from sacl.io.nifti import read_label_map, read_labels, read_volume
-from sacl.io.phase_words import PHASE, PHASES
-from sacl.io.run_record import read_record, write_text
-from sacl.io.workspace import Workspace
-from sacl.metrics.overlap import dice
 from sacl.patches.organ_hu import TISSUE_OF, organ_hu
 from sacl.patches.phase import estimate_phase, phase_probabilities
-from sacl.phantom import make_scan
-from sacl.phantom.contrast import draw_contrast
-from sacl.phantom.scan import PhantomScan
+from sacl.phase_words import PHASE, PHASES
+from sacl.run.record import read_record
+from sacl.run.workspace import Workspace
+from sacl.scores.overlap import dice
 from sacl.settings import LocateSettings
 from sacl.types import UNKNOWN, LabelMap, LabelScheme, Volume
+from sacl_phantom import make_scan
+from sacl_phantom.contrast import draw_contrast
+from sacl_phantom.scan import PhantomScan
 
 RESULT = Path(__file__).parent / "results" / "phase_estimator.json"
 SHAPE, SPACING_MM = (96, 78, 36), (4.0, 4.0, 6.0)
@@ -228,7 +229,7 @@ def generate(subject: int, phase: str, iodine: float = 1.0, noise_hu: float = 18
             for tissue, value in enhanced.items()
         }
 
-    with patch("sacl.phantom.scan.draw_contrast", draw):
+    with patch("sacl_phantom.scan.draw_contrast", draw):
         return make_scan(subject, "native", SHAPE, SPACING_MM, noise_hu)
 
 

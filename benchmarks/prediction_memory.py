@@ -53,9 +53,9 @@ def main() -> None:
 
 def measure(head: str, slices: int) -> dict[str, float | bool]:
     """Return the memory and time that one head takes for one scan."""
-    from sacl.inference.coarse import CoarseEnsemble
-    from sacl.inference.volume import Predictor
-    from sacl.models.segmenter import build_segmenter
+    from sacl.networks.segmenter import build_segmenter
+    from sacl.prediction.coarse import CoarseEnsemble
+    from sacl.prediction.volume import Predictor
     from sacl.stages.predict import _predict_file
 
     device = _cpu()
@@ -138,8 +138,8 @@ def _settings():
 
 
 def _spec(head: str):
-    from sacl.models.encoder import EncoderSpec
-    from sacl.models.segmenter import SegmenterSpec
+    from sacl.networks.encoder import EncoderSpec
+    from sacl.networks.segmenter import SegmenterSpec
     from sacl.settings import ExtractSettings, FinetuneSettings, IngestSettings
 
     cuts = ExtractSettings()
@@ -172,7 +172,7 @@ def _coarse_spec():
 
 
 def _coarse_networks(count: int):
-    from sacl.models.coarse import CoarseNetwork
+    from sacl.networks.coarse import CoarseNetwork
 
     return tuple(CoarseNetwork(_coarse_spec()).eval() for _ in range(count))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from comparison_docs import write_figure
 
-from sacl.reporting.figures import drawn, grid, palette
+from sacl.report.figures import drawn, grid, palette
 
 _LABELED_SUBJECTS = 3
 _TOPS = ("linear classifier, frozen encoder", "decoder, frozen encoder", "all fine-tuned")

@@ -28,8 +28,8 @@ import nibabel
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from sacl.files.nifti import read_labels, read_volume, write_label_map
 from sacl.geometry import to_native
-from sacl.io.nifti import read_labels, read_volume, write_label_map
 from sacl.types import LabelMap, LabelScheme
 
 RESULT = Path(__file__).parent / "results" / "round_trips.json"

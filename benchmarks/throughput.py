@@ -26,19 +26,19 @@ from circumstances import circumstances
 from lightning.fabric import Fabric
 from torch.nn import functional
 
-from sacl.io.patch_store import StoreMeta, read_patches, writing_patches
-from sacl.io.run_record import write_text
+from sacl.files.atomic import write_text
 from sacl.losses.contrastive import semantic_contrastive_loss
-from sacl.models.encoder import EncoderSpec, build_encoder
-from sacl.models.projector import Embedder
+from sacl.methods.contrastive import ContrastiveTask, PatchSource
+from sacl.networks.encoder import EncoderSpec, build_encoder
+from sacl.networks.projector import Embedder
 from sacl.patches.attention import coverage
 from sacl.patches.query import cut, plan_boxes
+from sacl.patches.store import StoreMeta, read_patches, writing_patches
 from sacl.patches.views import ViewRanges
 from sacl.patches.window import normalize
 from sacl.settings import AugmentSettings
-from sacl.training.contrastive import ContrastiveTask, PatchSource
+from sacl.training.loop import Plan, RatedParameters, train
 from sacl.training.sampler import BalancedSampler
-from sacl.training.trainer import Plan, RatedParameters, train
 from sacl.types import Box, Grid, LabelMap, LabelScheme
 
 ORGANS = tuple(f"organ {n}" for n in range(13))

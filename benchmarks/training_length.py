@@ -13,7 +13,7 @@ from typing import Any
 
 from comparison_docs import write_figure
 
-from sacl.reporting.figures import INK, drawn, grid, palette
+from sacl.report.figures import INK, drawn, grid, palette
 
 _ABOVE = {"textcoords": "offset points", "fontsize": 8.5}
 _TEACHER = ("scratch", "scratch-teacher", "long-scratch", "longer-scratch")

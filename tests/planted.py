@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sacl.io.layouts.recognize import find
-from sacl.io.nifti import write_volume
-from sacl.io.scan_table import with_table
-from sacl.metrics.case_facts import all_organs, measure_case
-from sacl.metrics.cohort_checks import CohortFacts, check_cohort, likely_modality
-from sacl.metrics.findings import Finding
+from sacl.check.case_facts import all_organs, measure_case
+from sacl.check.cohort_checks import CohortFacts, check_cohort, likely_modality
+from sacl.check.findings import Finding
+from sacl.cohort.layouts.recognize import find
+from sacl.cohort.scan_table import with_table
+from sacl.files.nifti import write_volume
 from sacl.types import Grid, Volume
 
 SHAPE, SPACING_MM = (24, 20, 16), 14.0

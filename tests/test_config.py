@@ -7,7 +7,7 @@ import yaml
 
 from sacl.config import descriptions, dotted_settings, load_config
 from sacl.errors import ConfigError
-from sacl.io.run_record import plain
+from sacl.files.atomic import plain
 from sacl.settings import PretrainSettings, RunConfig
 
 

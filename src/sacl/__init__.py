@@ -26,9 +26,9 @@ _HOME = {
             "export",
         )
     },
-    "run": "sacl.pipeline",
+    "run": "sacl.run.pipeline",
     "load_config": "sacl.config",
-    "Workspace": "sacl.io.workspace",
+    "Workspace": "sacl.run.workspace",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604

@@ -108,7 +108,7 @@ def _demo(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def _check(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Check a cohort; errors in it end the program like any other bad input, after the page."""
     config, out = _config(known, flags), known.out or Path("check.html")
-    from sacl.reporting.check_record import terminal_text
+    from sacl.check.record import terminal_text
     from sacl.stages.check import check
 
     checked = check(config, out, configured=known.config is not None)
@@ -129,8 +129,8 @@ def _ingest(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     if not known.explain:
         return _stage(known, flags)
     config = _config(known, flags)
-    from sacl.io.layouts.explain import as_text
-    from sacl.pipeline import workspace_of
+    from sacl.cohort.layouts.explain import as_text
+    from sacl.run.pipeline import workspace_of
     from sacl.stages.ingest import explain
 
     sources = explain(config.ingest, workspace_of(config))
@@ -140,7 +140,7 @@ def _ingest(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 
 
 def _run_config(config: RunConfig, force: bool) -> Any:
-    from sacl import pipeline
+    from sacl.run import pipeline
 
     page = pipeline.run(config, force)
     print(f"report: {page}", file=sys.stderr)
@@ -148,7 +148,7 @@ def _run_config(config: RunConfig, force: bool) -> Any:
 
 
 def _stage(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    from sacl import pipeline
+    from sacl.run import pipeline
 
     folder = pipeline.run_stage(_config(known, flags), known.command, force=known.force)
     return {"stage": known.command, "folder": str(folder)}
@@ -234,9 +234,9 @@ def _export(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def _finished_run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Return the work directory that is given, or that a configuration names."""
     if known.config.is_dir():
-        from sacl.io.run_record import workspace_at
+        from sacl.run.record import workspace_at
 
         return workspace_at(known.config)
-    from sacl.pipeline import workspace_of
+    from sacl.run.pipeline import workspace_of
 
     return workspace_of(_config(known, flags))

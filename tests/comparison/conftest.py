@@ -3,7 +3,7 @@
 import pytest
 from fake_stages import FakeStages
 
-from sacl.reporting import comparison as comparison_module
+from sacl.comparison import page as comparison_module
 
 
 @pytest.fixture

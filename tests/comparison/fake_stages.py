@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from sacl import pipeline
 from sacl.cli import main
+from sacl.cohort.manifest import write_cohort
 from sacl.comparison import running
 from sacl.comparison.compare import Wanted, list_cells, read_comparison
 from sacl.errors import ConfigError, SaclError
-from sacl.io import run_record
-from sacl.io.manifest import write_cohort
-from sacl.io.run_record import fingerprint, recorded
-from sacl.io.scores import ScoreRow, write_scores
-from sacl.io.workspace import Workspace
+from sacl.run import pipeline
+from sacl.run import record as run_record
+from sacl.run.record import fingerprint, recorded
+from sacl.run.workspace import Workspace
+from sacl.scores.table import ScoreRow, write_scores
 from sacl.types import Case, Cohort, Grid, LabelScheme, NativeFrame, OrganScore
 
 READS = {

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sacl.comparison.cells import OWN, SHARED, Cell, changed, plan_cells, shard_of
 from sacl.comparison.reading import load_protocol
 from sacl.errors import ConfigError
-from sacl.io.run_record import plain, write_text
-from sacl.io.workspace import FOLDERS
+from sacl.files.atomic import plain, write_text
+from sacl.run.workspace import FOLDERS
 from sacl.settings import AugmentSettings, ExtractSettings, LocateSettings
 
 

@@ -10,8 +10,8 @@ from fake_stages import results, run, states, write_protocol
 from sacl.cli import main
 from sacl.comparison import schedule
 from sacl.comparison.compare import read_comparison
+from sacl.comparison.lock import locked
 from sacl.comparison.running import Confirmed, cell_state, lock_of
-from sacl.io.lock import locked
 
 
 def test_what_is_shared_is_done_once_and_every_cell_has_its_own(stages, tmp_path):

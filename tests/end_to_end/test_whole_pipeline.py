@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from sacl.cli import main
-from sacl.io.nifti import read_label_table, read_labels, read_volume
-from sacl.io.scores import read_scores
-from sacl.io.workspace import FOLDERS
+from sacl.files.nifti import read_label_table, read_labels, read_volume
+from sacl.run.workspace import FOLDERS
+from sacl.scores.table import read_scores
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 

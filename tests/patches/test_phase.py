@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
-from sacl.io.nifti import read_labels, read_volume
-from sacl.io.phase_words import PHASES
+from sacl.files.nifti import read_labels, read_volume
 from sacl.patches import phase as module
 from sacl.patches.organ_hu import TISSUES, organ_hu
 from sacl.patches.phase import estimate_phase, phase_probabilities
+from sacl.phase_words import PHASES
 from sacl.types import LabelMap, LabelScheme
 
 NATIVE = {"aorta": 41, "portal_vein": 40, "kidneys": 31, "liver": 57, "spleen": 49}

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from sacl.phantom.contrast import MEAN_HU, PHASES, draw_contrast
-from sacl.phantom.fields import noise_slice, smooth_field
-from sacl.phantom.shapes import Points, carve, course, ellipsoid, plate, tube, turned
-from sacl.phantom.subject import draw_subject
+from sacl_phantom.contrast import MEAN_HU, PHASES, draw_contrast
+from sacl_phantom.fields import noise_slice, smooth_field
+from sacl_phantom.shapes import Points, carve, course, ellipsoid, plate, tube, turned
+from sacl_phantom.subject import draw_subject
 
 BOX_MM = np.array([[-100.0, -80.0, -60.0], [100.0, 80.0, 60.0]])
 

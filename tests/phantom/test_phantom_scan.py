@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-import sacl.phantom.scan
+import sacl_phantom.scan
 from sacl.errors import ConfigError
-from sacl.phantom import ORGANS, PHASES, PhantomScan, make_scan
-from sacl.phantom.contrast import MEAN_HU
-from sacl.phantom.subject import draw_subject
+from sacl_phantom import ORGANS, PHASES, PhantomScan, make_scan
+from sacl_phantom.contrast import MEAN_HU
+from sacl_phantom.subject import draw_subject
 
 SHAPE, SPACING_MM = (128, 104, 40), (3.0, 3.0, 6.0)
 VOLUME_ML = {
@@ -67,7 +67,7 @@ def test_gives_the_same_voxels_for_the_same_seed():
 
 def test_does_not_depend_on_how_the_volume_is_cut_into_slabs(monkeypatch):
     whole = make_scan(5, "native", (48, 40, 12), (8.0, 8.0, 20.0))
-    monkeypatch.setattr(sacl.phantom.scan, "_CELLS_PER_SLAB", 10_000)
+    monkeypatch.setattr(sacl_phantom.scan, "_CELLS_PER_SLAB", 10_000)
     slabs = make_scan(5, "native", (48, 40, 12), (8.0, 8.0, 20.0))
     differ = np.abs(whole.image.voxels.astype(int) - slabs.image.voxels)
     assert differ.max() <= 1, "only rounding of float32 sums may differ"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sacl.io.manifest import write_cohort
-from sacl.io.nifti import read_label_map, write_label_map, write_volume
-from sacl.io.run_record import write_text
-from sacl.io.workspace import Workspace
+from sacl.cohort.manifest import write_cohort
+from sacl.files.atomic import write_text
+from sacl.files.nifti import read_label_map, write_label_map, write_volume
+from sacl.run.workspace import Workspace
 from sacl.settings import LocateSettings
 from sacl.types import Case, Cohort, Grid, LabelMap, LabelScheme, NativeFrame, Volume
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sacl.io.manifest import write_cohort
-from sacl.io.nifti import write_label_map, write_volume
-from sacl.io.run_record import recorded
-from sacl.io.workspace import Workspace
+from sacl.cohort.manifest import write_cohort
+from sacl.files.nifti import write_label_map, write_volume
+from sacl.run.record import recorded
+from sacl.run.workspace import Workspace
 from sacl.settings import AugmentSettings, FinetuneSettings, IngestSettings, LocateSettings
 from sacl.types import Case, Cohort, Grid, LabelMap, LabelScheme, NativeFrame, Volume
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from sacl.io.layouts.recognize import find
+from sacl.cohort.layouts.recognize import find
 from sacl.stages.export import export_folder
 
 

@@ -20,11 +20,11 @@ from blob_cohort import (
     make_cohort,
 )
 
+from sacl.cohort.coarse_maps import read_given_map, survey_maps
 from sacl.errors import DataError
+from sacl.files.atomic import write_text
+from sacl.files.nifti import read_label_map, write_label_map, write_volume
 from sacl.geometry import canonical_grid
-from sacl.io.given_maps import read_given_map, survey_maps
-from sacl.io.nifti import read_label_map, write_label_map, write_volume
-from sacl.io.run_record import write_text
 from sacl.stages import locate as stage
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sacl.errors import ConfigError, DataError, SaclError
-from sacl.io.workspace import Workspace
+from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings
 from sacl.stages.ingest import ingest
 

@@ -8,9 +8,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from sacl.cohort.manifest import read_cohort, read_image, read_reference
 from sacl.errors import ConfigError, DataError, SaclError
-from sacl.io.manifest import read_cohort, read_image, read_reference
-from sacl.io.workspace import Workspace
+from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings
 from sacl.stages.ingest import ingest
 

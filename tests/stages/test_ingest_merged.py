@@ -8,10 +8,10 @@ import nibabel
 import numpy as np
 import pytest
 
+from sacl.cohort.manifest import read_cohort, read_reference
 from sacl.errors import ConfigError
-from sacl.io.manifest import read_cohort, read_reference
-from sacl.io.run_record import state_of
-from sacl.io.workspace import Workspace
+from sacl.run.record import state_of
+from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings
 from sacl.stages.ingest import ingest, inputs
 

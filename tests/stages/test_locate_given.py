@@ -19,9 +19,10 @@ from blob_cohort import (
 )
 
 from sacl.errors import ConfigError, DataError
+from sacl.files.atomic import write_text
+from sacl.files.nifti import read_label_map, write_label_map, write_volume
 from sacl.geometry import resample_nearest
-from sacl.io.nifti import read_label_map, write_label_map, write_volume
-from sacl.io.run_record import read_record, write_text
+from sacl.run.record import read_record
 from sacl.settings import LocateSettings
 from sacl.stages import locate as stage
 from sacl.types import Grid, LabelMap, Volume

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sacl.inference.volume import Predictor
-from sacl.models.encoder import EncoderSpec
-from sacl.models.segmenter import SegmenterSpec
+from sacl.networks.encoder import EncoderSpec
+from sacl.networks.segmenter import SegmenterSpec
+from sacl.prediction.volume import Predictor
 from sacl.stages.predict import _predict_file
 
 SHAPE = (20, 17, 6)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from fake_work import fake_work
 
-from sacl.io.manifest import read_cohort, read_image
-from sacl.io.nifti import read_label_map
-from sacl.io.workspace import Workspace
+from sacl.cohort.manifest import read_cohort, read_image
+from sacl.files.nifti import read_label_map
+from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings, LocateSettings
 from sacl.stages.export import export
 from sacl.stages.ingest import ingest

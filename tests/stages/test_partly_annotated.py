@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from sacl.io.manifest import read_cohort, read_reference
-from sacl.io.nifti import write_label_map
-from sacl.io.patch_store import read_patches
-from sacl.io.run_record import recorded
-from sacl.io.scores import read_scores
-from sacl.io.workspace import Workspace
+from sacl.cohort.manifest import read_cohort, read_reference
+from sacl.files.nifti import write_label_map
+from sacl.patches.store import read_patches
 from sacl.patches.views import ViewRanges
+from sacl.run.record import recorded
+from sacl.run.workspace import Workspace
+from sacl.scores.table import read_scores
 from sacl.settings import (
     EvaluateSettings,
     ExtractSettings,
@@ -34,7 +34,7 @@ from sacl.stages.ingest import ingest
 from sacl.stages.locate import locate
 from sacl.stages.locate_networks import _coarse_cases
 from sacl.training.coarse import draw_crops, loss_of_levels
-from sacl.training.segmentation import DenseTask, QueryTask, StepRules
+from sacl.training.finetune import DenseTask, QueryTask, StepRules
 from sacl.types import LabelMap
 
 SHAPE = (32, 32, 8)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from block_cohort import copy_of
 
-from sacl.io.checkpoint import read_weights
-from sacl.models.encoder import STEM_WEIGHT
+from sacl.files.weights import read_weights
+from sacl.networks.encoder import STEM_WEIGHT
 from sacl.settings import PretrainSettings
 from sacl.stages.pretrain import pretrain
 

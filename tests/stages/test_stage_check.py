@@ -9,8 +9,8 @@ from toy_cohort import locate_toy_cohort
 from planted import clean_files, write_files
 from sacl.cli import main
 from sacl.config import load_config
-from sacl.io.patch_store import read_patches
-from sacl.io.workspace import Workspace
+from sacl.patches.store import read_patches
+from sacl.run.workspace import Workspace
 from sacl.settings import PhantomSettings
 from sacl.stages.check import check
 from sacl.stages.extract import extract

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from fake_work import fake_work
 
+from sacl.cohort.manifest import read_cohort, read_reference, write_cohort
 from sacl.errors import DataError, WorkspaceError
-from sacl.io.manifest import read_cohort, read_reference, write_cohort
-from sacl.io.nifti import read_label_map, write_label_map
-from sacl.io.run_record import read_record
-from sacl.io.scores import read_scores
-from sacl.io.workspace import Workspace
-from sacl.metrics.overlap import dice
+from sacl.files.nifti import read_label_map, write_label_map
+from sacl.run.record import read_record
+from sacl.run.workspace import Workspace
+from sacl.scores.overlap import dice
+from sacl.scores.table import read_scores
 from sacl.settings import EvaluateSettings
 from sacl.stages.evaluate import evaluate, evaluate_folders, inputs
 from sacl.types import Cohort, Grid, LabelMap, LabelScheme

@@ -6,11 +6,11 @@ import pytest
 from fake_work import fake_work
 
 from sacl.cli import main
+from sacl.cohort.layouts.nnssl import anatomy_masks
+from sacl.cohort.layouts.recognize import find
+from sacl.cohort.manifest import read_cohort, write_cohort
 from sacl.errors import ConfigError, DataError, WorkspaceError
-from sacl.io.layouts.nnssl import anatomy_masks
-from sacl.io.layouts.recognize import find
-from sacl.io.manifest import read_cohort, write_cohort
-from sacl.io.nifti import read_label_table, write_label_map
+from sacl.files.nifti import read_label_table, write_label_map
 from sacl.stages import export as stage
 from sacl.stages.export import export, export_folder
 from sacl.types import Grid, LabelMap, LabelScheme
@@ -75,7 +75,7 @@ def test_an_interrupted_export_goes_on_where_it_stopped(work, tmp_path):
 
 
 def test_an_export_that_fails_leaves_no_half_folder(work, tmp_path, monkeypatch):
-    from sacl.io import export_nifti
+    from sacl.export import nifti as export_nifti
 
     whole = export_nifti.write_label_map
 

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from toy_cohort import SCHEME, WINDOW, locate_toy_cohort, toy_grid, toy_scan
 
+from sacl.cohort.manifest import read_cohort
 from sacl.errors import DataError, WorkspaceError
-from sacl.io.manifest import read_cohort
-from sacl.io.nifti import write_label_map
-from sacl.io.patch_store import read_patches
-from sacl.io.run_record import state_of
-from sacl.io.workspace import Workspace
+from sacl.files.nifti import write_label_map
 from sacl.patches.attention import coverage
 from sacl.patches.query import cut, plan_boxes
+from sacl.patches.store import read_patches
 from sacl.patches.views import ViewRanges
 from sacl.patches.window import normalize
+from sacl.run.record import state_of
+from sacl.run.workspace import Workspace
 from sacl.settings import AugmentSettings, ExtractSettings
 from sacl.stages import extract as stage
 from sacl.types import Grid, LabelMap

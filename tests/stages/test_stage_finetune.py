@@ -9,9 +9,9 @@ import torch
 from block_cohort import copy_of, settings_of
 
 from sacl.errors import ConfigError, DataError
-from sacl.io.checkpoint import read_weights
-from sacl.io.run_record import read_record
-from sacl.models.segmenter import SegmenterSpec, build_segmenter
+from sacl.files.weights import read_weights
+from sacl.networks.segmenter import SegmenterSpec, build_segmenter
+from sacl.run.record import read_record
 from sacl.settings import (
     AugmentSettings,
     ExtractSettings,
@@ -123,7 +123,7 @@ def test_an_encoder_that_was_not_pretrained_has_no_twins():
 
 
 def test_a_frozen_encoder_is_the_pretrained_one(pretrained, tmp_path):
-    from sacl.io.checkpoint import read_weights
+    from sacl.files.weights import read_weights
 
     workspace = copy_of(pretrained, tmp_path / "work")
     finetune(settings_of("query", encoder_rate=0.0, twins=()), workspace)

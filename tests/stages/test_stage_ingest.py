@@ -7,12 +7,12 @@ import nibabel
 import numpy as np
 import pytest
 
+from sacl.cohort.manifest import read_cohort, read_image, read_reference
 from sacl.errors import ConfigError
+from sacl.files.nifti import read_label_table
 from sacl.geometry import same_grid
-from sacl.io.manifest import read_cohort, read_image, read_reference
-from sacl.io.nifti import read_label_table
-from sacl.io.run_record import state_of
-from sacl.io.workspace import Workspace
+from sacl.run.record import state_of
+from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings
 from sacl.stages.ingest import PHANTOM, ingest, inputs
 

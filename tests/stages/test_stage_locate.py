@@ -6,14 +6,14 @@ import pytest
 import torch
 from blob_cohort import GRID, SCHEME, SHAPE, blobs, from_folder, give_maps, make_cohort
 
+from sacl.cohort.manifest import read_cohort, write_cohort
 from sacl.errors import DataError
-from sacl.inference.coarse import CoarseEnsemble, load_coarse
-from sacl.inference.slice_location import SliceEnsemble
-from sacl.io.manifest import read_cohort, write_cohort
-from sacl.io.nifti import read_label_map
-from sacl.io.run_record import fingerprint, read_record
-from sacl.io.workspace import Workspace
-from sacl.models.segmenter import build_segmenter
+from sacl.files.nifti import read_label_map
+from sacl.networks.segmenter import build_segmenter
+from sacl.prediction.coarse import CoarseEnsemble, load_coarse
+from sacl.prediction.slice_location import SliceEnsemble
+from sacl.run.record import fingerprint, read_record
+from sacl.run.workspace import Workspace
 from sacl.settings import LocateSettings
 from sacl.stages import locate as stage
 from sacl.stages import locate_networks as training

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from sacl.errors import ConfigError
+from sacl.files.nifti import read_label_map, read_label_table, read_volume
 from sacl.geometry import orientation_of
-from sacl.io.nifti import read_label_map, read_label_table, read_volume
-from sacl.io.run_record import state_of
-from sacl.io.workspace import Workspace
-from sacl.phantom import ORGANS, PHASES, SCHEME, make_scan
+from sacl.run.record import state_of
+from sacl.run.workspace import Workspace
 from sacl.settings import PhantomSettings
 from sacl.stages.phantom import inputs, phantom, plan_cohort
+from sacl_phantom import ORGANS, PHASES, SCHEME, make_scan
 
 SETTINGS = PhantomSettings(scans=7, shape=(40, 32, 12), spacing_mm=(9.0, 9.0, 20.0))
 

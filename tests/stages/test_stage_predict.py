@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from block_cohort import NATIVE, SCHEME, SHAPE, copy_of, settings_of
 
+from sacl.cohort.manifest import read_cohort
 from sacl.errors import ConfigError, DataError
-from sacl.io.manifest import read_cohort
-from sacl.io.nifti import read_label_map, read_label_table
+from sacl.files.nifti import read_label_map, read_label_table
 from sacl.patches.region import region_boxes
 from sacl.settings import (
     ExtractSettings,

@@ -8,15 +8,15 @@ import pytest
 import torch
 from toy_cohort import locate_toy_cohort
 
+from sacl.cohort.manifest import read_cohort
+from sacl.cohort.phases import ScanPhase, write_phases
 from sacl.errors import ConfigError, DataError
-from sacl.io.checkpoint import read_weights
-from sacl.io.manifest import read_cohort
-from sacl.io.patch_store import read_patches
-from sacl.io.phases import ScanPhase, write_phases
-from sacl.io.workspace import Workspace
+from sacl.files.weights import read_weights
 from sacl.losses.contrastive import semantic_relations
-from sacl.models.decoder import build_decoder
-from sacl.models.encoder import EncoderSpec, build_encoder
+from sacl.networks.decoder import build_decoder
+from sacl.networks.encoder import EncoderSpec, build_encoder
+from sacl.patches.store import read_patches
+from sacl.run.workspace import Workspace
 from sacl.settings import AugmentSettings, ExtractSettings, PretrainSettings
 from sacl.stages import pretrain as stage
 from sacl.stages.extract import extract
@@ -197,7 +197,7 @@ def test_says_that_there_is_no_training_scan(workspace):
 def test_goes_on_from_an_interrupted_training_as_if_it_had_not_been(workspace, monkeypatch):
     whole = pd.read_csv(stage.pretrain(SETTINGS, workspace) / "losses.csv")["loss"]
     shutil.rmtree(workspace.folder("pretrain"))
-    monkeypatch.setattr("sacl.training.trainer._SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("sacl.training.loop._SAVE_EVERY_S", 0.0)
     steps = stage.ContrastiveTask.loss
 
     def dies_at_step_two(task, network, step):

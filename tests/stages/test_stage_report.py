@@ -6,8 +6,8 @@ import pytest
 from fake_work import fake_work
 
 from sacl.errors import DataError, WorkspaceError
-from sacl.io.run_record import recorded, state_of
-from sacl.io.workspace import Workspace
+from sacl.run.record import recorded, state_of
+from sacl.run.workspace import Workspace
 from sacl.settings import EvaluateSettings, PhantomSettings, ReportSettings
 from sacl.stages.evaluate import evaluate
 from sacl.stages.report import inputs, report, report_runs

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from sacl.errors import DataError
 from sacl.losses.segmentation import dense_loss
-from sacl.models.coarse import CoarseSpec, plan_levels
+from sacl.networks.coarse import CoarseSpec, plan_levels
 from sacl.training.coarse import (
     CoarseCase,
     CoarsePlan,

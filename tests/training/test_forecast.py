@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
+from sacl.check.cohort_checks import CohortFacts
+from sacl.check.scan_facts import Geometry, Intensities, OrganFacts, Reference, ScanFacts
 from sacl.config import load_config
 from sacl.errors import SaclError
-from sacl.io.run_record import plain
-from sacl.metrics.cohort_checks import CohortFacts
-from sacl.metrics.scan_facts import Geometry, Intensities, OrganFacts, Reference, ScanFacts
+from sacl.files.atomic import plain
 from sacl.stages.finetune import plan_arms
 from sacl.training import probe, step_costs
 from sacl.training.forecast import arm_steps, forecast, usual_spacing_mm

@@ -6,25 +6,25 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from tests.training.test_dense_pretraining import PARTS, WHOLE
+from tests.methods.test_dense_pretraining import PARTS, WHOLE
 from tests.training.test_segmentation_training import SIZE, make_store, rules, spec_of
 from tests.training.test_teacher import half_labeled
 
-from sacl.inference.volume import Predictor, predict_volume
-from sacl.models.dense_pretrainer import DensePretrainer
-from sacl.models.device import compile_for
-from sacl.models.encoder import EncoderSpec, build_encoder
-from sacl.models.projector import Embedder
-from sacl.models.segmenter import build_segmenter
+from sacl.methods.contrastive import ContrastiveTask, PatchSource
+from sacl.methods.dense_pretraining import DensePretraining, loss_of
+from sacl.methods.embedding import embed
+from sacl.networks.dense_pretrainer import DensePretrainer
+from sacl.networks.device import compile_for
+from sacl.networks.encoder import EncoderSpec, build_encoder
+from sacl.networks.projector import Embedder
+from sacl.networks.segmenter import build_segmenter
 from sacl.patches.views import ViewRanges
+from sacl.prediction.volume import Predictor, predict_volume
 from sacl.settings import AugmentSettings
-from sacl.training.contrastive import ContrastiveTask, PatchSource
-from sacl.training.dense_pretraining import DensePretraining, loss_of
-from sacl.training.embedding import embed
+from sacl.training.finetune import DenseTask, QueryTask
+from sacl.training.loop import Average, Plan, RatedParameters, train
 from sacl.training.sampler import BalancedSampler
-from sacl.training.segmentation import DenseTask, QueryTask
 from sacl.training.teacher import TeacherTask
-from sacl.training.trainer import Average, Plan, RatedParameters, train
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

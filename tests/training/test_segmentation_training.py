@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-from sacl.io.patch_store import PatchStore, StoreArrays, StoreMeta
-from sacl.models.encoder import EncoderSpec
-from sacl.models.segmenter import SegmenterSpec, build_segmenter
+from sacl.networks.encoder import EncoderSpec
+from sacl.networks.segmenter import SegmenterSpec, build_segmenter
 from sacl.patches.corruption import mask_dice
+from sacl.patches.store import PatchStore, StoreArrays, StoreMeta
 from sacl.patches.views import ViewRanges
-from sacl.training.segmentation import DenseTask, QueryTask, StepRules, slice_weights
-from sacl.training.trainer import Plan, RatedParameters, train
+from sacl.training.finetune import DenseTask, QueryTask, StepRules, slice_weights
+from sacl.training.loop import Plan, RatedParameters, train
 
 ORGANS = ("liver", "spleen")
 SIZE, STORED = 32, 48

@@ -8,10 +8,10 @@ import torch
 from tests.training.test_segmentation_training import CPU, SIZE, make_store, rules, spec_of
 from torch import nn
 
-from sacl.models.segmenter import build_segmenter
-from sacl.training.segmentation import DenseTask, Slices, paste
+from sacl.networks.segmenter import build_segmenter
+from sacl.training.finetune import DenseTask, Slices, paste
+from sacl.training.loop import Average, Plan, RatedParameters, train
 from sacl.training.teacher import TeacherTask
-from sacl.training.trainer import Average, Plan, RatedParameters, train
 
 
 class Says(nn.Module):
@@ -95,7 +95,7 @@ def test_the_average_follows_as_the_equation_says():
 
 
 def test_a_resumed_training_has_the_same_teacher(tmp_path, monkeypatch):
-    monkeypatch.setattr("sacl.training.trainer._SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("sacl.training.loop._SAVE_EVERY_S", 0.0)
 
     def fit(stop=None, checkpoint=None):
         network = build_segmenter(spec_of("dense"), seed=0)

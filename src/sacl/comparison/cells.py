@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from sacl.errors import ConfigError
-from sacl.io.run_record import changed_setting, plain, read_record
-from sacl.io.workspace import FOLDERS, Workspace
+from sacl.files.atomic import plain
+from sacl.run.record import changed_setting, read_record
+from sacl.run.workspace import FOLDERS, Workspace
 from sacl.settings import ExtractSettings, LocateSettings, PretrainSettings, RunConfig
 from sacl.settings.protocol import Protocol
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from sacl.cohort.manifest import read_cohort
 from sacl.comparison.cells import Cell
 from sacl.comparison.running import Confirmed, bring_up_to_date, has_data, stage_state
 from sacl.errors import ConfigError, WorkspaceError
-from sacl.io.manifest import read_cohort
-from sacl.io.phase_words import PHASE
-from sacl.pipeline import check_device
+from sacl.phase_words import PHASE
+from sacl.run.pipeline import check_device
 from sacl.settings.protocol import VERSION, Protocol
 from sacl.types import UNKNOWN, Cohort
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from sacl.cohort.manifest import read_cohort
 from sacl.comparison.cells import SHARED, Cell, cell_name
 from sacl.comparison.checks import RESULTS, labeled_count, scored_cases
 from sacl.comparison.running import (
@@ -21,27 +22,20 @@ from sacl.comparison.running import (
     failure_of,
     seconds_and_steps,
 )
-from sacl.errors import DataError
-from sacl.io.manifest import read_cohort
-from sacl.io.run_record import (
-    git_revision,
-    plain,
-    read_record,
-    replacing,
-    versions,
-    write_text,
-)
-from sacl.io.scores import read_scores
-from sacl.metrics.scoring import EMPTY_RULE
-from sacl.metrics.statistics import CONFIDENCE
-from sacl.metrics.strategies import (
+from sacl.comparison.strategies import (
     PRIMARY,
     SECONDARY,
     Draws,
     compare_strategies,
     strategy_figures,
 )
-from sacl.metrics.summary import none_for_nan, score_table
+from sacl.errors import DataError
+from sacl.files.atomic import plain, replacing, write_text
+from sacl.run.record import git_revision, read_record, versions
+from sacl.scores.scoring import EMPTY_RULE
+from sacl.scores.statistics import CONFIDENCE
+from sacl.scores.summary import none_for_nan, score_table
+from sacl.scores.table import read_scores
 from sacl.settings.protocol import VERSION, Protocol
 from sacl.types import Cohort
 

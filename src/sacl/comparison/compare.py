@@ -16,15 +16,15 @@ from typing import Any
 from sacl.comparison.cells import Cell, plan_cells, shard_of
 from sacl.comparison.checks import prepare, require_results_of
 from sacl.comparison.collecting import write_results
+from sacl.comparison.lock import locked
+from sacl.comparison.page import comparison_page, comparison_text
 from sacl.comparison.reading import load_protocol
 from sacl.comparison.running import Confirmed, cell_state, failure_of, run_cell, seconds_and_steps
 from sacl.comparison.schedule import Tally, minutes, run_beside, run_here
 from sacl.errors import ConfigError, SaclError
-from sacl.io.lock import locked
-from sacl.io.progress import say
-from sacl.io.run_record import write_text
-from sacl.reporting.comparison import comparison_page, comparison_text
-from sacl.reporting.tables import plain_table
+from sacl.files.atomic import write_text
+from sacl.progress import say
+from sacl.report.tables import plain_table
 from sacl.settings.protocol import Protocol
 
 PAGE = "comparison.html"

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sacl.comparison.cells import SHARED, Cell
+from sacl.comparison.lock import is_held, locked
 from sacl.errors import SaclError, WorkspaceError
-from sacl.io.lock import is_held, locked
-from sacl.io.progress import say
-from sacl.io.run_record import RECORD, read_record, state_of, write_text
-from sacl.io.workspace import FOLDERS
-from sacl.pipeline import run_stage, stage_module
+from sacl.files.atomic import write_text
+from sacl.progress import say
+from sacl.run.pipeline import run_stage, stage_module
+from sacl.run.record import RECORD, read_record, state_of
+from sacl.run.workspace import FOLDERS
 
 FAILED = "failed.json"
 StageState = Literal["absent", "current", "stale", "changed"]

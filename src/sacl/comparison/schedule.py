@@ -21,7 +21,7 @@ from sacl.comparison.running import (
     write_failure,
 )
 from sacl.errors import SaclError
-from sacl.io.progress import say
+from sacl.progress import say
 
 LOG = "log.txt"
 _POLL_S = 0.2

@@ -48,8 +48,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
-from sacl.io.phase_words import PHASES
 from sacl.patches.organ_hu import TISSUES
+from sacl.phase_words import PHASES
 from sacl.types import UNKNOWN
 
 _NATIVE_HU: dict[str, tuple[float, float]] = {

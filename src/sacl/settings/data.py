@@ -23,7 +23,7 @@ Layout = Literal[
     "folder",
     "dicom",
 ]
-"""The layouts of `sacl.io.layouts.recognize.LAYOUTS`, and `auto`."""
+"""The layouts of `sacl.cohort.layouts.recognize.LAYOUTS`, and `auto`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,25 +9,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sacl.check.case_facts import all_organs, measure_case
+from sacl.check.cohort_checks import CohortFacts, check_cohort, likely_modality
+from sacl.check.findings import Finding
+from sacl.check.page import check_page
+from sacl.check.record import cohort_record, scan_table
+from sacl.cohort.layouts.dicom import Export
+from sacl.cohort.layouts.folds import with_fold
+from sacl.cohort.layouts.found import Found, FoundCase
+from sacl.cohort.layouts.recognize import find
+from sacl.cohort.manifest import MANIFEST, read_cohort
+from sacl.cohort.merging import merge
+from sacl.cohort.scan_table import with_table
+from sacl.dicom.pseudonyms import KEY
+from sacl.dicom.verdict import Rule
 from sacl.errors import ConfigError, SaclError
-from sacl.io.dicom.pseudonyms import KEY
-from sacl.io.dicom.verdict import Rule
-from sacl.io.layouts.dicom import Export
-from sacl.io.layouts.folds import with_fold
-from sacl.io.layouts.found import Found, FoundCase
-from sacl.io.layouts.recognize import find
-from sacl.io.manifest import MANIFEST, read_cohort
-from sacl.io.merging import merge
-from sacl.io.nifti import read_volume
-from sacl.io.progress import say, track
-from sacl.io.run_record import write_text
-from sacl.io.scan_table import with_table
-from sacl.io.workspace import FOLDERS
-from sacl.metrics.case_facts import all_organs, measure_case
-from sacl.metrics.cohort_checks import CohortFacts, check_cohort, likely_modality
-from sacl.metrics.findings import Finding
-from sacl.reporting.check_page import check_page
-from sacl.reporting.check_record import cohort_record, scan_table
+from sacl.files.atomic import write_text
+from sacl.files.nifti import read_volume
+from sacl.progress import say, track
+from sacl.run.workspace import FOLDERS
 from sacl.settings import RunConfig
 from sacl.training.forecast import forecast, organs_of, usual_spacing_mm
 from sacl.training.readiness import free_disk_gb, installed_memory_gb, readiness_findings

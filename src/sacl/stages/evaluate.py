@@ -7,18 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sacl.cohort.label_names import scheme_of_folders
+from sacl.cohort.manifest import read_cohort, read_reference
 from sacl.errors import DataError
+from sacl.files.atomic import write_text
+from sacl.files.nifti import is_nifti, read_label_map, stem
 from sacl.geometry import require_same_grid
-from sacl.io.label_names import scheme_of_folders
-from sacl.io.manifest import read_cohort, read_reference
-from sacl.io.nifti import is_nifti, read_label_map, stem
-from sacl.io.progress import say, track
-from sacl.io.run_record import fingerprint, read_record, recorded, write_text
-from sacl.io.scores import ScoreRow, write_scores
-from sacl.io.workspace import Workspace
-from sacl.metrics.scoring import score_case
-from sacl.metrics.summary import summarize
-from sacl.reporting.tables import plain_table, score_cell
+from sacl.progress import say, track
+from sacl.report.tables import plain_table, score_cell
+from sacl.run.record import fingerprint, read_record, recorded
+from sacl.run.workspace import Workspace
+from sacl.scores.scoring import score_case
+from sacl.scores.summary import summarize
+from sacl.scores.table import ScoreRow, write_scores
 from sacl.settings import EvaluateSettings
 from sacl.types import Case, LabelMap, LabelScheme
 

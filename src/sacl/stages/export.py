@@ -8,16 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sacl.cohort.label_names import scheme_of_folders
+from sacl.cohort.manifest import read_cohort, read_reference
+from sacl.dicom.pseudonyms import KEY
+from sacl.dicom.source import ingested_series, series_named
 from sacl.errors import ConfigError, DataError, WorkspaceError
-from sacl.io.dicom.pseudonyms import KEY
-from sacl.io.dicom.source import ingested_series, series_named
-from sacl.io.export_form import Export, Form, Result
-from sacl.io.label_names import scheme_of_folders
-from sacl.io.manifest import read_cohort, read_reference
-from sacl.io.nifti import is_nifti, read_label_map, stem
-from sacl.io.progress import say, track
-from sacl.io.run_record import fingerprint, listing_fingerprint, read_record, write_text
-from sacl.io.workspace import Workspace
+from sacl.export.form import Export, Form, Result
+from sacl.files.atomic import listing_fingerprint, write_text
+from sacl.files.nifti import is_nifti, read_label_map, stem
+from sacl.progress import say, track
+from sacl.run.record import fingerprint, read_record
+from sacl.run.workspace import Workspace
 from sacl.stages.export_forms import FORMS
 from sacl.types import SPLITS, Case, Cohort, LabelMap
 

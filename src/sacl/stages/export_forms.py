@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sacl.geometry import require_same_grid
-from sacl.io.export_dicom import (
-    write_binary_segmentation,
-    write_labelmap_segmentation,
-    write_structures,
-)
-from sacl.io.export_form import Export, Form
-from sacl.io.export_nifti import write_map, write_masks
-from sacl.io.nifti import read_label_map
-from sacl.io.nnssl_write import write_collection
-from sacl.io.nnunet_files import (
+from sacl.cohort.nnssl_write import write_collection
+from sacl.cohort.nnunet_files import (
     DATASET,
     SPLITS,
     SUMMARY,
@@ -23,8 +14,17 @@ from sacl.io.nnunet_files import (
     write_folds,
     write_summary,
 )
-from sacl.io.progress import say, track
-from sacl.metrics.nnunet import foreground_mean, label_figures, means
+from sacl.export.dicom import (
+    write_binary_segmentation,
+    write_labelmap_segmentation,
+    write_structures,
+)
+from sacl.export.form import Export, Form
+from sacl.export.nifti import write_map, write_masks
+from sacl.files.nifti import read_label_map
+from sacl.geometry import require_same_grid
+from sacl.progress import say, track
+from sacl.scores.nnunet import foreground_mean, label_figures, means
 
 
 def finish_nnunet(export: Export) -> list[Path]:

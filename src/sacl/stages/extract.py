@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sacl.cohort.manifest import read_cohort, read_image, read_reference
+from sacl.cohort.phases import with_phases
 from sacl.errors import DataError
+from sacl.files.nifti import read_label_map
 from sacl.geometry import require_same_grid
-from sacl.io.manifest import read_cohort, read_image, read_reference
-from sacl.io.nifti import read_label_map
-from sacl.io.patch_store import (
+from sacl.patches.attention import coverage
+from sacl.patches.query import cut, organ_regions, plan_boxes, round_to_even
+from sacl.patches.region import region_boxes, slice_boxes
+from sacl.patches.store import (
     COVERAGE_SCALE,
     IMAGE_SCALE,
     LABEL_PREFIX,
@@ -26,14 +30,10 @@ from sacl.io.patch_store import (
     quantized,
     writing_patches,
 )
-from sacl.io.phases import with_phases
-from sacl.io.progress import say, track
-from sacl.io.run_record import fingerprint, recorded
-from sacl.io.workspace import Workspace
-from sacl.patches.attention import coverage
-from sacl.patches.query import cut, organ_regions, plan_boxes, round_to_even
-from sacl.patches.region import region_boxes, slice_boxes
 from sacl.patches.window import normalize
+from sacl.progress import say, track
+from sacl.run.record import fingerprint, recorded
+from sacl.run.workspace import Workspace
 from sacl.settings import ExtractSettings
 from sacl.types import Box, Case, Cohort, LabelMap, Volume
 

@@ -15,27 +15,28 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sacl.cohort.manifest import read_cohort
 from sacl.errors import DataError
-from sacl.io.checkpoint import read_weights
-from sacl.io.manifest import read_cohort
-from sacl.io.patch_store import PatchStore, read_patches
-from sacl.io.progress import say
-from sacl.io.run_record import fingerprint, read_record, recorded, replacing
-from sacl.io.workspace import Workspace
-from sacl.models.device import compile_for, resolve_device
-from sacl.models.encoder import EncoderSpec
-from sacl.models.segmenter import (
+from sacl.files.atomic import replacing
+from sacl.files.weights import read_weights
+from sacl.networks.device import compile_for, resolve_device
+from sacl.networks.encoder import EncoderSpec
+from sacl.networks.segmenter import (
     Segmenter,
     SegmenterSpec,
     build_segmenter,
     save_segmenter,
     training_note,
 )
+from sacl.patches.store import PatchStore, read_patches
 from sacl.patches.views import ViewRanges, require_flip_is_sound
+from sacl.progress import say
+from sacl.run.record import fingerprint, read_record, recorded
+from sacl.run.workspace import Workspace
 from sacl.settings import FinetuneSettings
-from sacl.training.segmentation import DenseTask, QueryTask, StepRules
+from sacl.training.finetune import DenseTask, QueryTask, StepRules
+from sacl.training.loop import Average, Plan, RatedParameters, train
 from sacl.training.teacher import TeacherTask
-from sacl.training.trainer import Average, Plan, RatedParameters, train
 
 _PLACING = ("context", "min_side_mm", "slice_margin", "dense_region", "region_context")
 """Settings of extraction that say where patches and dense slices lie."""

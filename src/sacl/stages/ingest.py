@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sacl.errors import ConfigError, SaclError
-from sacl.io.ahead import in_threads
-from sacl.io.annotation import (
+from sacl.cohort.annotation import (
     annotated_organs,
     choose_scheme,
     count_annotated,
@@ -17,23 +15,18 @@ from sacl.io.annotation import (
     require_all_learned,
     require_known_organs,
 )
-from sacl.io.dicom.pseudonyms import KEY
-from sacl.io.dicom.verdict import Rule
-from sacl.io.layouts.dicom import Export
-from sacl.io.layouts.explain import explain as explain_source
-from sacl.io.layouts.folds import splits_file, with_fold
-from sacl.io.layouts.found import Found, FoundCase, Modality
-from sacl.io.layouts.recognize import find
-from sacl.io.manifest import write_cohort
-from sacl.io.merging import merge
-from sacl.io.modality import of_one_modality, read_scan, with_modality
-from sacl.io.nifti import write_label_map, write_volume
-from sacl.io.overlap import overlap_in_words
-from sacl.io.progress import say, track
-from sacl.io.references import ReferenceRules, read_reference
-from sacl.io.run_record import fingerprint, listing_fingerprint, recorded
-from sacl.io.scan_table import with_table
-from sacl.io.splits import (
+from sacl.cohort.layouts.dicom import Export
+from sacl.cohort.layouts.explain import explain as explain_source
+from sacl.cohort.layouts.folds import splits_file, with_fold
+from sacl.cohort.layouts.found import Found, FoundCase, Modality
+from sacl.cohort.layouts.recognize import find
+from sacl.cohort.manifest import write_cohort
+from sacl.cohort.merging import merge
+from sacl.cohort.modality import of_one_modality, read_scan, with_modality
+from sacl.cohort.overlap import overlap_in_words
+from sacl.cohort.references import ReferenceRules, read_reference
+from sacl.cohort.scan_table import with_table
+from sacl.cohort.splits import (
     choose_labeled,
     hide_other_values,
     hold_out,
@@ -42,8 +35,16 @@ from sacl.io.splits import (
     seeded_order,
     subject_of,
 )
-from sacl.io.workspace import Workspace
+from sacl.dicom.pseudonyms import KEY
+from sacl.dicom.verdict import Rule
+from sacl.errors import ConfigError, SaclError
+from sacl.files.ahead import in_threads
+from sacl.files.atomic import listing_fingerprint
+from sacl.files.nifti import write_label_map, write_volume
 from sacl.patches.window import window_of
+from sacl.progress import say, track
+from sacl.run.record import fingerprint, recorded
+from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings
 from sacl.types import SPLITS, UNKNOWN, Case, Cohort, Grid, LabelScheme, NativeFrame
 

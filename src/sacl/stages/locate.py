@@ -8,9 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from sacl.cohort.coarse_maps import Survey, merged, survey_maps
+from sacl.cohort.given_files import given_fingerprint
+from sacl.cohort.manifest import read_cohort, read_image
 from sacl.errors import DataError
-from sacl.inference.coarse import together
-from sacl.inference.given import (
+from sacl.files.atomic import replacing
+from sacl.files.nifti import read_label_map, write_label_map
+from sacl.prediction.coarse import together
+from sacl.prediction.given import (
     Cleaning,
     Tally,
     announce,
@@ -18,15 +23,11 @@ from sacl.inference.given import (
     record_of,
     require_grids,
 )
-from sacl.inference.phases import estimate_phases
-from sacl.io.given_files import given_fingerprint
-from sacl.io.given_maps import Survey, merged, survey_maps
-from sacl.io.manifest import read_cohort, read_image
-from sacl.io.nifti import read_label_map, write_label_map
-from sacl.io.progress import say, track
-from sacl.io.run_record import fingerprint, recorded, replacing
-from sacl.io.workspace import Workspace
-from sacl.metrics.overlap import dice, volume_ml
+from sacl.prediction.phases import estimate_phases
+from sacl.progress import say, track
+from sacl.run.record import fingerprint, recorded
+from sacl.run.workspace import Workspace
+from sacl.scores.overlap import dice, volume_ml
 from sacl.settings import LocateSettings
 from sacl.stages.locate_networks import fold_name, reference_of, train_networks
 from sacl.training.folds import deal_folds

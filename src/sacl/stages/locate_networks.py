@@ -11,8 +11,19 @@ import numpy as np
 import pandas as pd
 import torch
 
+from sacl.cohort.manifest import read_image, read_reference
+from sacl.files.atomic import replacing
 from sacl.geometry import require_same_grid
-from sacl.inference.coarse import (
+from sacl.networks.coarse import CoarseSpec
+from sacl.networks.device import resolve_device
+from sacl.networks.encoder import EncoderSpec
+from sacl.networks.segmenter import SegmenterSpec
+from sacl.patches.query import cut
+from sacl.patches.region import slice_boxes
+from sacl.patches.store import IMAGE_SCALE, quantized
+from sacl.patches.views import ViewRanges, require_flip_is_sound
+from sacl.patches.window import normalize
+from sacl.prediction.coarse import (
     ALL_LABELED,
     CoarseEnsemble,
     Ensemble,
@@ -20,21 +31,11 @@ from sacl.inference.coarse import (
     network_folder,
     save_network,
 )
-from sacl.inference.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
-from sacl.inference.slice_location import SliceEnsemble, save_slice_network
-from sacl.io.manifest import read_image, read_reference
-from sacl.io.patch_store import IMAGE_SCALE, quantized
-from sacl.io.progress import track
-from sacl.io.run_record import read_record, replacing
-from sacl.io.workspace import Workspace
-from sacl.models.coarse import CoarseSpec
-from sacl.models.device import resolve_device
-from sacl.models.encoder import EncoderSpec
-from sacl.models.segmenter import SegmenterSpec
-from sacl.patches.query import cut
-from sacl.patches.region import slice_boxes
-from sacl.patches.views import ViewRanges, require_flip_is_sound
-from sacl.patches.window import normalize
+from sacl.prediction.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
+from sacl.prediction.slice_location import SliceEnsemble, save_slice_network
+from sacl.progress import track
+from sacl.run.record import read_record
+from sacl.run.workspace import Workspace
 from sacl.settings import LocateSettings
 from sacl.training.coarse import CoarseCase, CoarsePlan, plan_network, train_coarse
 from sacl.training.slice_location import MARGIN, ScanSlices, SlicePlan, train_on_slices

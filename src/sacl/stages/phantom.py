@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from sacl.errors import ConfigError
-from sacl.io.nifti import write_label_map, write_volume
-from sacl.io.progress import track
-from sacl.io.run_record import recorded, write_text
-from sacl.io.workspace import Workspace
-from sacl.phantom import ORGANS, PHASES, Phase, make_scan
+from sacl.files.atomic import write_text
+from sacl.files.nifti import write_label_map, write_volume
+from sacl.progress import track
+from sacl.run.record import recorded
+from sacl.run.workspace import Workspace
 from sacl.settings import PhantomSettings
 from sacl.types import Grid, NativeFrame, Split, Volume
+from sacl_phantom import ORGANS, PHASES, Phase, make_scan
 
 DATASET = "Dataset900_Phantom"
 _SUFFIX: dict[Split, str] = {"train": "Tr", "validation": "Va", "test": "Ts"}

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sacl.cohort.coarse_maps import read_given_map, survey_maps
+from sacl.cohort.manifest import read_cohort, read_image
 from sacl.errors import ConfigError, DataError, SaclError, WorkspaceError
-from sacl.geometry import require_same_grid
-from sacl.inference.coarse import load_coarse
-from sacl.inference.volume import Predictor, predict_volume
-from sacl.io.given_maps import read_given_map, survey_maps
-from sacl.io.manifest import read_cohort, read_image
-from sacl.io.nifti import (
+from sacl.files.nifti import (
     is_nifti,
     read_frame,
     read_label_map,
@@ -19,13 +16,16 @@ from sacl.io.nifti import (
     stem,
     write_label_map,
 )
-from sacl.io.progress import say, track
-from sacl.io.run_record import fingerprint, read_record, recorded
-from sacl.io.workspace import Workspace
-from sacl.models.device import resolve_device
-from sacl.models.memory import prediction_gb
-from sacl.models.segmenter import load_segmenter
+from sacl.geometry import require_same_grid
+from sacl.networks.device import resolve_device
+from sacl.networks.memory import prediction_gb
+from sacl.networks.segmenter import load_segmenter
 from sacl.patches.window import window_of
+from sacl.prediction.coarse import load_coarse
+from sacl.prediction.volume import Predictor, predict_volume
+from sacl.progress import say, track
+from sacl.run.record import fingerprint, read_record, recorded
+from sacl.run.workspace import Workspace
 from sacl.settings import PredictSettings
 from sacl.types import Case, Cohort, LabelMap, Volume
 

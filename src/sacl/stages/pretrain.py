@@ -15,23 +15,24 @@ import torch
 from torch import Tensor, nn
 
 from sacl.errors import DataError
-from sacl.io.checkpoint import save_weights
-from sacl.io.patch_store import PatchStore, read_patches
-from sacl.io.progress import say
-from sacl.io.run_record import fingerprint, recorded, replacing
-from sacl.io.workspace import Workspace
+from sacl.files.atomic import replacing
+from sacl.files.weights import save_weights
 from sacl.losses.contrastive import Relation
-from sacl.models.dense_pretrainer import DensePretrainer
-from sacl.models.device import resolve_device
-from sacl.models.encoder import Encoder, EncoderSpec, build_encoder
-from sacl.models.projector import Embedder
+from sacl.methods.contrastive import ContrastiveTask, PatchSource, codes_of
+from sacl.methods.dense_pretraining import DensePretraining, loss_of, rules_of
+from sacl.methods.embedding import balanced_rows, embed
+from sacl.networks.dense_pretrainer import DensePretrainer
+from sacl.networks.device import resolve_device
+from sacl.networks.encoder import Encoder, EncoderSpec, build_encoder
+from sacl.networks.projector import Embedder
+from sacl.patches.store import PatchStore, read_patches
 from sacl.patches.views import ViewRanges, require_flip_is_sound
+from sacl.progress import say
+from sacl.run.record import fingerprint, recorded
+from sacl.run.workspace import Workspace
 from sacl.settings import PretrainSettings, Strategy
-from sacl.training.contrastive import ContrastiveTask, PatchSource, codes_of
-from sacl.training.dense_pretraining import DensePretraining, loss_of, rules_of
-from sacl.training.embedding import balanced_rows, embed
+from sacl.training.loop import Plan, RatedParameters, train
 from sacl.training.sampler import BalancedSampler, UniformSampler
-from sacl.training.trainer import Plan, RatedParameters, train
 from sacl.types import UNKNOWN
 
 _BY_SCAN_LABEL: tuple[Strategy, ...] = ("semantic", "supcon")

@@ -11,34 +11,35 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sacl.cohort.manifest import read_cohort, read_image, read_reference
+from sacl.cohort.phases import with_phases
 from sacl.errors import DataError
-from sacl.io.manifest import read_cohort, read_image, read_reference
-from sacl.io.nifti import read_label_map
-from sacl.io.phase_words import PHASE
-from sacl.io.phases import with_phases
-from sacl.io.run_record import fingerprint, read_record, recorded, write_text
-from sacl.io.scores import ScoreRow, read_scores
-from sacl.io.workspace import FOLDERS, Workspace
-from sacl.metrics.pooling import in_common
-from sacl.metrics.summary import score_table, summarize
-from sacl.reporting.background import Records, limits_section, run_section, subtitle
-from sacl.reporting.embedding import Embedding
-from sacl.reporting.figures import Curve
-from sacl.reporting.headline import headline
-from sacl.reporting.overlay import extremes, only_annotated
-from sacl.reporting.page import Section, Top, render_page
-from sacl.reporting.pictures import (
+from sacl.files.atomic import write_text
+from sacl.files.nifti import read_label_map
+from sacl.phase_words import PHASE
+from sacl.report.background import Records, limits_section, run_section, subtitle
+from sacl.report.embedding import Embedding
+from sacl.report.figures import Curve
+from sacl.report.headline import headline
+from sacl.report.overlay import extremes, only_annotated
+from sacl.report.page import Section, Top, render_page
+from sacl.report.pictures import (
     ShownScan,
     embedding_section,
     scan_section,
     training_section,
 )
-from sacl.reporting.results import (
+from sacl.report.results import (
     comparison_section,
     failure_section,
     organ_section,
     run_colors,
 )
+from sacl.run.record import fingerprint, read_record, recorded
+from sacl.run.workspace import FOLDERS, Workspace
+from sacl.scores.pooling import in_common
+from sacl.scores.summary import score_table, summarize
+from sacl.scores.table import ScoreRow, read_scores
 from sacl.settings import EvaluateSettings, PretrainSettings, ReportSettings
 from sacl.types import Cohort
 

@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from sacl.errors import DataError
 from sacl.losses.segmentation import class_weights, dense_loss
-from sacl.models.coarse import CoarseNetwork, CoarseSpec, Triple, plan_levels
+from sacl.networks.coarse import CoarseNetwork, CoarseSpec, Triple, plan_levels
 from sacl.patches.views import ViewRanges, change_intensity
 from sacl.settings import LocateSettings
-from sacl.training.trainer import Plan, RatedParameters, train
+from sacl.training.loop import Plan, RatedParameters, train
 
 _FOREGROUND = 0.67
 """Share of the crops that are centered on a voxel of an organ, each organ being as likely."""

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sacl.io.patch_store import StoreCounts, StoreMeta, bytes_needed
-from sacl.metrics.cohort_checks import CohortFacts
-from sacl.metrics.scan_facts import Geometry, ScanFacts
-from sacl.models.memory import prediction_gb
+from sacl.check.cohort_checks import CohortFacts
+from sacl.check.scan_facts import Geometry, ScanFacts
+from sacl.networks.memory import prediction_gb
 from sacl.organs import match
 from sacl.patches.query import round_to_even
+from sacl.patches.store import StoreCounts, StoreMeta, bytes_needed
 from sacl.settings import RunConfig
 from sacl.training.forecast_locate import FORWARD, VOXEL_CLASS_S, VOXEL_S, Counts, locate_s
 from sacl.training.step_costs import StepCosts

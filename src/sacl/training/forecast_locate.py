@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sacl.metrics.cohort_checks import CohortFacts
-from sacl.metrics.scan_facts import Geometry
+from sacl.check.cohort_checks import CohortFacts
+from sacl.check.scan_facts import Geometry
 from sacl.settings import RunConfig
 from sacl.training.step_costs import StepCosts
 

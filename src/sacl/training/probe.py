@@ -20,26 +20,26 @@ import torch
 from torch import Tensor, nn
 
 from sacl.config import from_mapping
-from sacl.io.patch_store import PatchStore, StoreArrays, StoreMeta
-from sacl.io.run_record import peak_memory_mb
 from sacl.losses.contrastive import Relation
-from sacl.models.coarse import CoarseNetwork
-from sacl.models.dense_pretrainer import DensePretrainer
-from sacl.models.device import resolve_device
-from sacl.models.encoder import EncoderSpec, build_encoder
-from sacl.models.projector import Embedder
-from sacl.models.segmenter import SegmenterSpec, build_segmenter
+from sacl.methods.contrastive import ContrastiveTask, PatchSource
+from sacl.methods.dense_pretraining import DensePretraining, loss_of
+from sacl.networks.coarse import CoarseNetwork
+from sacl.networks.dense_pretrainer import DensePretrainer
+from sacl.networks.device import resolve_device
+from sacl.networks.encoder import EncoderSpec, build_encoder
+from sacl.networks.projector import Embedder
+from sacl.networks.segmenter import SegmenterSpec, build_segmenter
 from sacl.patches.query import round_to_even
+from sacl.patches.store import PatchStore, StoreArrays, StoreMeta
 from sacl.patches.views import ViewRanges
+from sacl.run.record import peak_memory_mb
 from sacl.settings import RunConfig
 from sacl.training.coarse import CoarseCase, draw_crops, loss_of_levels, plan_network
-from sacl.training.contrastive import ContrastiveTask, PatchSource
-from sacl.training.dense_pretraining import DensePretraining, loss_of
+from sacl.training.finetune import DenseTask, QueryTask, StepRules
+from sacl.training.loop import Plan, RatedParameters, train
 from sacl.training.sampler import UniformSampler
-from sacl.training.segmentation import DenseTask, QueryTask, StepRules
 from sacl.training.slice_location import MARGIN
 from sacl.training.step_costs import StepCosts
-from sacl.training.trainer import Plan, RatedParameters, train
 
 _STEPS = 4
 

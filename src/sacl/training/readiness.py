@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sacl.metrics.cohort_checks import CohortFacts
-from sacl.metrics.findings import Finding
-from sacl.metrics.scan_facts import ScanFacts
+from sacl.check.cohort_checks import CohortFacts
+from sacl.check.findings import Finding
+from sacl.check.scan_facts import ScanFacts
 from sacl.organs import match, side_pairs
 from sacl.settings import RunConfig
 from sacl.training.forecast import Forecast, labeled_scans, organs_of

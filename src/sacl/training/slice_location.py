@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 
 from sacl.errors import DataError
-from sacl.io.patch_store import PatchStore, StoreArrays, StoreMeta
-from sacl.models.segmenter import Segmenter, SegmenterSpec, build_segmenter
+from sacl.networks.segmenter import Segmenter, SegmenterSpec, build_segmenter
 from sacl.patches.query import round_to_even
+from sacl.patches.store import PatchStore, StoreArrays, StoreMeta
 from sacl.patches.views import ViewRanges
-from sacl.training.segmentation import DenseTask, StepRules
+from sacl.training.finetune import DenseTask, StepRules
+from sacl.training.loop import Average, Plan, RatedParameters, train
 from sacl.training.teacher import TeacherTask
-from sacl.training.trainer import Average, Plan, RatedParameters, train
 
 MARGIN = 1.6
 """Slices are held this many times wider than they are seen, for turned and shrunken views."""

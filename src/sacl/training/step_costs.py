@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sacl.errors import SaclError
-from sacl.io.run_record import plain
+from sacl.files.atomic import plain
 from sacl.settings import RunConfig
 
 _LIMIT_S = 300.0

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sacl.io.patch_store import IMAGE_SCALE
 from sacl.losses.segmentation import dense_loss
-from sacl.models.device import autocast
+from sacl.networks.device import autocast, channels_last
 from sacl.patches.copy_paste import random_squares
+from sacl.patches.store import IMAGE_SCALE
 from sacl.patches.views import change_intensity, random_affine, resample
-from sacl.training.contrastive import channels_last
-from sacl.training.segmentation import DenseTask, Slices, paste
+from sacl.training.finetune import DenseTask, Slices, paste
 
 
 class TeacherTask:

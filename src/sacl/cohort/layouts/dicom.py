@@ -1,0 +1,112 @@
+"""DICOM: a hospital's export, in a folder tree, a zip or a folder of zips.
+
+Every accepted series is a scan under a pseudonym; the key from pseudonyms to patients is a private
+file that no record repeats. Nothing else of the headers is kept but the scan-wise labels.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sacl.cohort.layouts.found import Found, FoundCase, Modality
+from sacl.dicom.intake import Intake, is_dicom, names_a_patient, take_in
+from sacl.dicom.pseudonyms import KeyRow, read_key, with_pseudonyms, write_key
+from sacl.dicom.verdict import Rule, Verdict
+from sacl.dicom.volume import read_scan
+from sacl.errors import DataError
+
+NAME = "dicom"
+"""Name of the dataset: that of the folder could be a patient's."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """How an export is read: which series become scans, and where the key to the patients is.
+
+    Without a key, pseudonyms are drawn for this once and forgotten.
+    """
+
+    rule: Rule = field(default_factory=Rule)
+    key: Path | None = None
+
+
+def recognize(root: Path) -> str | None:
+    """Return why a path is a DICOM export, None where it is not."""
+    if not is_dicom(root):
+        return None
+    return "DICOM images in a zip" if root.is_file() else "DICOM images in it"
+
+
+def read(root: Path, export: Export | None = None) -> Found:
+    """List the accepted series as cases, all for training and without a reference.
+
+    The key is extended by what it does not know yet, and written before anything is read.
+
+    Raises:
+        DataError: no series is accepted, the key is damaged, or the folder's name, which records
+            keep, names a patient.
+    """
+    export = export or Export()
+    intake = take_in(root, export.rule)
+    accepted = [verdict for verdict in intake.verdicts if verdict.accepted]
+    if not accepted:
+        told = "; ".join(intake.notes)
+        raise DataError(f"data: {told}; `sacl ingest FOLDER --explain` says why of each")
+    if names_a_patient(root.stem, intake):
+        raise DataError(
+            "data: the name of the folder or zip names a patient, and records would keep it;"
+            " rename it"
+        )
+    known = read_key(export.key) if export.key is not None else []
+    rows, extended = with_pseudonyms([verdict.series for verdict in accepted], known)
+    if export.key is not None and extended != known:
+        write_key(export.key, extended)
+    cases = [_case(verdict, row) for verdict, row in zip(accepted, rows, strict=True)]
+    cases.sort(key=lambda case: case.case_id)
+    return Found(NAME, NAME, {}, tuple(cases), _modality(cases), notes=_notes(intake, rows, cases))
+
+
+def _case(verdict: Verdict, row: KeyRow) -> FoundCase:
+    assert verdict.stack is not None
+    return FoundCase(
+        case_id=row.case_id,
+        image=Path(row.case_id),
+        subject_id=row.subject_id,
+        scan_labels={**verdict.labels, "site": row.site},
+        origin=NAME,
+        modality="ct" if verdict.stack.slices[0].modality == "CT" else "mr",
+        load=functools.partial(read_scan, verdict.stack, row.case_id),
+    )
+
+
+def _modality(cases: list[FoundCase]) -> Modality | None:
+    found = {case.modality for case in cases}
+    return found.pop() if len(found) == 1 else None
+
+
+def _notes(intake: Intake, rows: list[KeyRow], cases: list[FoundCase]) -> tuple[str, ...]:
+    """Return what to tell of an export; remarks on single scans under their pseudonyms."""
+    nameless = sum(not row.patient_id for row in rows)
+    told = list(intake.notes)
+    if nameless:
+        told.append(
+            f"{nameless} scans have no PatientID: each study, or folder where studies are unnamed,"
+            " counts as a subject of its own; give subject_id in a table if persons came twice"
+        )
+    accepted = [verdict for verdict in intake.verdicts if verdict.accepted]
+    remarks = {row.case_id: v.notes for row, v in zip(rows, accepted, strict=True)}
+    return (*told, *_summed_up((case.case_id, n) for case in cases for n in remarks[case.case_id]))
+
+
+def _summed_up(remarks: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield every kind of remark once, with the first scans that it is about."""
+    by_kind: dict[str, list[tuple[str, str]]] = {}
+    for case_id, note in remarks:
+        by_kind.setdefault(re.sub(r"[\d.]+", "", note), []).append((case_id, note))
+    for members in by_kind.values():
+        (first, note), rest = members[0], len(members) - 1
+        yield f"{first}: {note}" + (f"; {rest} more scans likewise" if rest else "")

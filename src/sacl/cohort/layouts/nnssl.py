@@ -1,0 +1,195 @@
+"""nnssl: `pretrain_data.json`, a collection of datasets, subjects, sessions and images.
+
+The format of nnssl (MIC-DKFZ): `datasets` -> `subjects` (`subject_info`) -> `sessions`
+(`session_info`) -> `images` with `name`, `image_path`, `modality`, `image_info` and
+`associated_masks {anatomy_mask, anonymization_mask}`. Levels may be objects or lists, and anything
+but `image_path` may be missing. Every image is an unlabeled training scan; plain values of the
+three `info` blocks are scan-wise labels, an image's own before its session's and its subject's.
+
+A path is absolute, relative to the JSON, or begins with `$VARIABLE`: that folder where the
+environment has it, else the folder of the JSON or the one above it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sacl.cohort.layouts.found import Found, FoundCase, modality_of, read_json
+from sacl.errors import DataError
+from sacl.files.nifti import is_nifti, stem
+from sacl.organs import snake_case
+from sacl.types import UNKNOWN
+
+NAME = "pretrain_data.json"
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One entry of the JSON with the keys of the levels above it; `labels` are scan-wise labels."""
+
+    dataset: str
+    subject: str
+    session: str
+    entry: Mapping[str, Any]
+    labels: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        return stem(Path(str(self.entry.get("name") or self.entry.get("image_path") or "")))
+
+
+def recognize(root: Path) -> str | None:
+    """Return why a path is a collection of nnssl, or a folder with one, None where it is not."""
+    path = _file(root)
+    if not path.is_file() or not isinstance(read_json(path).get("datasets"), (dict, list)):
+        return None
+    return f"{path.name} is a collection of nnssl"
+
+
+def read(root: Path) -> Found:
+    """List the images of a collection, all for training and without a reference.
+
+    Raises:
+        DataError: the JSON is damaged, an image has no path, or its file is missing or no NIfTI.
+    """
+    path = _file(root)
+    document = read_json(path)
+    images = _images(document)
+    subjects = _subject_ids(images)
+    cases = []
+    for case_id, image in _by_case(images).items():
+        file = _existing(path, image.entry.get("image_path"), case_id, "image_path")
+        if not is_nifti(file):
+            raise DataError(f"{path.name}: image {file.name} is no NIfTI file; convert it")
+        cases.append(
+            FoundCase(
+                case_id,
+                file,
+                subject_id=subjects[image.dataset, image.subject],
+                scan_labels=image.labels,
+                origin=path.name,
+                modality=modality_of({"0": image.entry.get("modality") or ""}),
+            )
+        )
+    modalities = {case.modality for case in cases}
+    return Found(
+        layout="nnssl",
+        name=str(document.get("collection_name") or path.parent.name),
+        organs={},
+        cases=tuple(cases),
+        modality=modalities.pop() if len(modalities) == 1 else None,
+    )
+
+
+def anatomy_masks(path: Path) -> dict[str, Path]:
+    """Return the file of the anatomy mask by case, of all images that have one.
+
+    Args:
+        path: A `pretrain_data.json`, or the folder with it; cases are named as by `read`.
+
+    Raises:
+        DataError: the JSON is damaged, or a mask's file is missing.
+    """
+    path = _file(path)
+    found = {}
+    for case_id, image in _by_case(_images(read_json(path))).items():
+        masks = image.entry.get("associated_masks")
+        name = masks.get("anatomy_mask") if isinstance(masks, Mapping) else None
+        if name:
+            found[case_id] = _existing(path, name, case_id, "anatomy_mask")
+    return found
+
+
+def _file(root: Path) -> Path:
+    return root if root.suffix == ".json" else root / NAME
+
+
+def _images(document: Mapping[str, Any]) -> list[_Image]:
+    """Return all entries of the JSON in its order."""
+    return [
+        _Image(dataset_id, subject_id, session_id, entry, _labels(subject, session, entry))
+        for dataset_id, dataset in _level(document.get("datasets"), "dataset_index")
+        for subject_id, subject in _level(dataset.get("subjects"), "subject_id")
+        for session_id, session in _level(subject.get("sessions"), "session_id")
+        for _, entry in _level(session.get("images"), "name")
+    ]
+
+
+def _level(entries: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the names and the entries of an object, or of a list whose entries name themselves."""
+    if isinstance(entries, Mapping):
+        pairs: Iterable[tuple[Any, Any]] = entries.items()
+    else:
+        pairs = ((e.get(key, n), e) for n, e in enumerate(entries or ()) if isinstance(e, Mapping))
+    for name, entry in pairs:
+        if isinstance(entry, Mapping):
+            yield str(name), entry
+
+
+def _labels(
+    subject: Mapping[str, Any], session: Mapping[str, Any], entry: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the plain values of the three blocks in snake case; an empty one is `unknown`."""
+    labels: dict[str, str] = {}
+    blocks = (subject.get("subject_info"), session.get("session_info"), entry.get("image_info"))
+    for block in blocks:
+        for name, value in (block or {}).items() if isinstance(block, Mapping) else ():
+            if value is None or isinstance(value, (str, int, float)):
+                labels[snake_case(name)] = snake_case(str("" if value is None else value))
+    return {name: value or UNKNOWN for name, value in labels.items() if name}
+
+
+def _by_case(images: list[_Image]) -> dict[str, _Image]:
+    """Return the images by case: by their own name, by their whole place where two share one."""
+    count = Counter(image.name for image in images)
+    found: dict[str, _Image] = {}
+    for image in images:
+        place = (image.dataset, image.subject, image.session, image.name)
+        case_id = image.name if count[image.name] == 1 else "__".join(place)
+        if not image.name or case_id in found:
+            raise DataError(
+                f"{NAME}: subject {image.subject} has an image without a name, or two of the name"
+                f" '{image.name}' in one session; name every image"
+            )
+        found[case_id] = image
+    return found
+
+
+def _subject_ids(images: list[_Image]) -> dict[tuple[str, str], str]:
+    """Return the subjects by dataset and name; one name in two datasets is two people."""
+    places = {(image.dataset, image.subject) for image in images}
+    count = Counter(subject for _, subject in places)
+    return {
+        (dataset, subject): subject if count[subject] == 1 else f"{dataset}__{subject}"
+        for dataset, subject in places
+    }
+
+
+def _existing(path: Path, text: Any, case_id: str, key: str) -> Path:
+    """Return the file that a path of the JSON means.
+
+    Raises:
+        DataError: there is no path, or no such file.
+    """
+    if not isinstance(text, str) or not text:
+        raise DataError(f"{path.name}: image {case_id} has no '{key}'")
+    first, _, rest = text.partition("/")
+    if not first.startswith("$"):
+        places = [path.parent / text]
+    elif variable := os.environ.get(first.strip("${}")):
+        places = [Path(variable) / rest]
+    else:
+        places = [path.parent / rest, path.parent.parent / rest]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        remedy = f"; set {first} to the folder it stands for" if first.startswith("$") else ""
+        raise DataError(
+            f"{path.name}: the '{key}' of {case_id} is {places[0].name}, there is no such"
+            f" file{remedy}"
+        )
+    return found

@@ -1,0 +1,220 @@
+"""Where DICOM files lie: a folder tree, a zip or a folder of zips; nothing is unpacked to disk.
+
+An archive is refused as a whole where a member has an absolute name or one that climbs out of it,
+is a link or encrypted, or where sizes look like a bomb: `MEMBER_BYTES` and `ARCHIVE_BYTES` bound
+what a member and an archive may hold uncompressed, `RATIO` how often larger that may be than what
+is stored, for members above `RATIO_FROM_MEMBER_BYTES` and archives above
+`RATIO_FROM_ARCHIVE_BYTES` (a blank slice honestly shrinks a thousandfold). No member yields more
+bytes than it declares: `zipfile` stops there.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import IO, BinaryIO
+
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+from sacl.dicom.faults import Fault
+
+MEMBER_BYTES = 2 * 1024**3
+ARCHIVE_BYTES = 64 * 1024**3
+MEMBERS = 500_000
+RATIO = 200
+RATIO_FROM_MEMBER_BYTES = 16 * 1024**2
+RATIO_FROM_ARCHIVE_BYTES = 256 * 1024**2
+
+DAMAGE = (
+    InvalidDicomError,
+    BytesLengthException,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What reading a damaged file or archive raises."""
+
+_ENCRYPTED = 0x1
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Source:
+    """One file where it lies; `member` is its name in the zip that `path` then is."""
+
+    path: Path
+    member: str = ""
+
+    def folder(self, root: Path) -> str:
+        """Return the folder in which the file lies, relative to the root; private like any path."""
+        inside = self.path.relative_to(root) if self.path != root else Path()
+        whole = PurePosixPath(inside.as_posix(), self.member) if self.member else inside
+        return str(whole.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedArchive:
+    """A zip that is not read, and why."""
+
+    path: Path
+    fault: Fault
+
+
+def sources(root: Path) -> Iterator[Source | RefusedArchive]:
+    """Yield every file below a folder or in a zip by name, of any kind, and archives refused.
+
+    Links to files are followed, links to folders are not. A zip in a zip is a file like any other.
+    """
+    for path in _files(root):
+        if path.suffix.lower() != ".zip":
+            yield Source(path)
+            continue
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = archive.infolist()
+        except DAMAGE:
+            yield RefusedArchive(
+                path, Fault("damaged_archive", "the zip cannot be read; export or copy it again")
+            )
+            continue
+        fault = archive_fault(members)
+        if fault is not None:
+            yield RefusedArchive(path, fault)
+            continue
+        names = sorted({member.filename for member in members if not member.is_dir()})
+        yield from (Source(path, name) for name in names)
+
+
+def archive_fault(members: list[zipfile.ZipInfo]) -> Fault | None:
+    """Return why an archive must not be read, None where it may."""
+    if any(member.flag_bits & _ENCRYPTED for member in members):
+        return Fault("damaged_archive", "the zip is encrypted; decrypt it first")
+    if any(_climbs(member.orig_filename) for member in members):
+        return Fault("unsafe_archive", "a member has an absolute name or one with '..'; pack anew")
+    if any(stat.S_ISLNK(member.external_attr >> 16) for member in members):
+        return Fault("unsafe_archive", "a member is a link; pack the files themselves")
+    if len(members) > MEMBERS:
+        return Fault("unsafe_archive", f"{len(members)} members, expected at most {MEMBERS}")
+    return _size_fault(members)
+
+
+def looks_like_dicom(start: bytes) -> bool:
+    """Tell whether a file's first 132 bytes are those of a DICOM file, with preamble or without.
+
+    Without one, the data set itself has to start: with group 0002 or 0008, little endian, and
+    an element with a value representation (two capitals) or a short length.
+    """
+    if start[128:132] == b"DICM":
+        return True
+    if len(start) < 12 or start[:2] not in (b"\x02\x00", b"\x08\x00"):
+        return False
+    vr, length = start[4:6], int.from_bytes(start[4:8], "little")
+    return (vr.isalpha() and vr.isupper()) or length < 256
+
+
+class Opener:
+    """Opens one source after the other; the last zip stays open, its directory is read once."""
+
+    def __init__(self) -> None:
+        self._archive: zipfile.ZipFile | None = None
+        self._path: Path | None = None
+
+    def __enter__(self) -> Opener:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def stream(self, source: Source) -> IO[bytes]:
+        """Return a source's bytes as a stream, to be closed; of a zip only what is read unpacks."""
+        if not source.member:
+            return source.path.open("rb")
+        return self._zip(source.path).open(source.member)
+
+    def whole(self, source: Source) -> BinaryIO:
+        """Return a source as a stream in which seeking is cheap; a zip's member lies in memory.
+
+        The checksum of a zip's member is verified.
+        """
+        if not source.member:
+            return source.path.open("rb")
+        return io.BytesIO(self._zip(source.path).read(source.member))
+
+    def size(self, source: Source) -> int:
+        """Return the bytes of a source, uncompressed."""
+        if not source.member:
+            return source.path.stat().st_size
+        return self._zip(source.path).getinfo(source.member).file_size
+
+    def _zip(self, path: Path) -> zipfile.ZipFile:
+        if self._archive is None or self._path != path:
+            self._close()
+            self._archive, self._path = zipfile.ZipFile(path), path
+        return self._archive
+
+    def _close(self) -> None:
+        if self._archive is not None:
+            self._archive.close()
+        self._archive = None
+
+
+def _files(root: Path) -> Iterator[Path]:
+    if root.is_file():
+        yield root
+        return
+    for folder, below, names in os.walk(root):
+        below.sort()
+        for name in sorted(names):
+            path = Path(folder, name)
+            if path.is_file():
+                yield path
+
+
+def _climbs(name: str) -> bool:
+    """Tell whether a member's name leads out of the archive's own folder, on any system."""
+    parts = name.replace("\\", "/").split("/")
+    return parts[0] == "" or ".." in parts or parts[0][1:2] == ":" or "\0" in name
+
+
+def _size_fault(members: list[zipfile.ZipInfo]) -> Fault | None:
+    total = sum(member.file_size for member in members)
+    stored = sum(member.compress_size for member in members)
+    largest = max((member.file_size for member in members), default=0)
+    if largest > MEMBER_BYTES or total > ARCHIVE_BYTES:
+        return Fault(
+            "unsafe_archive",
+            f"{total / 1024**3:.1f} GiB uncompressed, the largest member"
+            f" {largest / 1024**3:.1f} GiB; expected at most {ARCHIVE_BYTES // 1024**3} and"
+            f" {MEMBER_BYTES // 1024**3} GiB; unpack it yourself if you trust it",
+        )
+    bombs = [
+        m for m in members if m.file_size > max(RATIO_FROM_MEMBER_BYTES, RATIO * m.compress_size)
+    ]
+    if bombs or total > max(RATIO_FROM_ARCHIVE_BYTES, RATIO * stored):
+        return Fault(
+            "unsafe_archive",
+            f"shrunk more than {RATIO}-fold, which scans do not; unpack it yourself if you trust"
+            " it",
+        )
+    return None

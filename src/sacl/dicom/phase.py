@@ -1,0 +1,146 @@
+"""The contrast phase of a scan, from words of the hospital and the time since the injection."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from itertools import pairwise
+
+from sacl.phase_words import PHASES
+from sacl.types import UNKNOWN
+
+
+def _words(*lines: str) -> frozenset[str]:
+    return frozenset(" ".join(lines).split())
+
+
+_NATIVE = _words(
+    "nativ native nativa nativphase natif plain unenhanced noncontrast nonenhanced precontrast",
+    "ncct nect",
+)
+_ARTERIAL = _words(
+    "art arterial arteriell arterielle arteriel arteriale arterialphase artphase hap"
+)
+_VENOUS = _words(
+    "pv pvp pven portal portale portovenous portovenoes portovenos portalvenous portalvenos",
+    "portalvenoes portalvenose portalvenoese ven venous venos venoes venose venoese veneux veineux",
+)
+_DELAYED = _words(
+    "delayed delay nephrographic nephrogram nephrographisch excretory urographic urographisch",
+    "ausscheidung ausscheidungsphase equilibrium spatphase spaetphase spatvenos spaetvenoes",
+)
+_EARLY_ARTERIAL = _words("fruharteriell frueharteriell")
+_LATE_ARTERIAL = _words("spatarteriell spaetarteriell")
+_EARLY = _words("early fruh frueh fruhe fruehe precoce")
+_LATE = _words("late spat spaet spate spaete tardif tardive")
+_WITH = _words("with w mit avec")
+_WITHOUT = _words("w_o wo without ohne sans non no pre vor")
+_CONTRAST = _words(
+    "contrast contr contraste kontrast kontrastmittel km cm iv c ce gd gad injection enhanced"
+)
+_NOT_CONTRAST = _words(
+    "mar imar omar metal fs fat fatsat fbp asir ir filter breath breathhold bh gating movement"
+)
+_ENDS_S = (10.0, 30.0, 50.0, 110.0)
+"""Seconds after the start of the injection at which native, arterial early, arterial late and
+portal venous end: usual abdominal timing; delayed follows."""
+_LONGEST_S = 1800.0
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A phase and by what it was told."""
+
+    phase: str
+    reason: str
+
+
+def phase_of(description: str, protocol: str, delay_s: float | None, agent: bool | None) -> Hint:
+    """Return a scan's phase, `unknown` where nothing tells it or hints contradict each other.
+
+    The series description speaks first; the protocol's name, which often covers all phases of an
+    examination, only where the description is silent. One text that names two phases tells none.
+    `art` alone is `arterial_late`, the usual one of the abdomen. Time and words may differ by one
+    phase, then words win; by more they contradict each other. An agent alone tells that contrast
+    was given, not when.
+
+    Args:
+        description: series description.
+        protocol: protocol name.
+        delay_s: from the start of the injection to the acquisition; None where not told.
+        agent: whether contrast was given; None where not told.
+    """
+    by_time = phase_of_delay(delay_s)
+    for name, words in (("description", description), ("protocol", protocol)):
+        found = phases_in(words)
+        if len(found) > 1:
+            told = " and ".join(f"'{word}'" for word in found.values())
+            return Hint(UNKNOWN, f"{name} names two phases, {told}")
+        for phase, word in found.items():
+            apart = by_time and abs(PHASES.index(phase) - PHASES.index(by_time))
+            if apart and apart > 1:
+                return Hint(UNKNOWN, f"{name} says '{word}', the injection's time {by_time}")
+            return Hint(phase, f"{name} says '{word}'")
+    if by_time is not None:
+        return Hint(by_time, f"{delay_s:.0f} s after the injection")
+    if agent is None:
+        return Hint(UNKNOWN, "nothing tells the phase")
+    return Hint(UNKNOWN, "contrast given, phase not told") if agent else Hint("native", "no agent")
+
+
+def phase_of_delay(delay_s: float | None) -> str | None:
+    """Return the phase so long after the injection's start, None where it is unknown or absurd."""
+    if delay_s is None or abs(delay_s) > _LONGEST_S:
+        return None
+    return PHASES[sum(delay_s > end for end in _ENDS_S)]
+
+
+def phases_in(words: str) -> dict[str, str]:
+    """Return the phases that a text names and the word that does, in German or English mostly.
+
+    Only whole words count: `ven` is none in `prevention`.
+    """
+    tokens = _tokens(words)
+    found: dict[str, str] = {}
+    for before, token in pairwise(["", *tokens]):
+        for phase in _phases_of(token, tokens):
+            found.setdefault(phase, token)
+        if before in _WITHOUT and token in _CONTRAST and not _WITH & set(tokens):
+            found.setdefault("native", f"{before} {token}".replace("w_o", "w/o"))
+    if "w_o" in tokens and not _WITH & set(tokens) and not _is_about_something_else(tokens):
+        found.setdefault("native", "w/o")
+    if not found and (late := _LATE & set(tokens)):
+        found["delayed"] = sorted(late)[0]
+    return found
+
+
+def _phases_of(token: str, tokens: list[str]) -> tuple[str, ...]:
+    """Return the phases that a word stands for; early and late in the text change some."""
+    everything = set(tokens)
+    early, late = bool(_EARLY & everything), bool(_LATE & everything)
+    if token in _ARTERIAL:
+        both = ("arterial_early",) * early + ("arterial_late",) * late
+        return both or ("arterial_late",)
+    if token in _VENOUS:
+        return ("delayed",) if late and not _ARTERIAL & everything else ("portal_venous",)
+    words = {
+        "native": _NATIVE,
+        "arterial_early": _EARLY_ARTERIAL,
+        "arterial_late": _LATE_ARTERIAL,
+        "delayed": _DELAYED,
+    }
+    return tuple(phase for phase, known in words.items() if token in known)
+
+
+def _is_about_something_else(tokens: list[str]) -> bool:
+    """Tell whether a `w/o` is about other things, such as `w/o MAR`."""
+    return any(a == "w_o" and b in _NOT_CONTRAST for a, b in pairwise(tokens))
+
+
+def _tokens(words: str) -> list[str]:
+    """Return words in lower case without accents; digits and signs separate them."""
+    plain = unicodedata.normalize("NFKD", words.lower())
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    plain = re.sub(r"\bw\s*/\s*o\b", " w_o ", plain.replace("ß", "ss"))
+    return re.findall(r"w_o|[a-z]+", plain)

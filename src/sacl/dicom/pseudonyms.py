@@ -1,0 +1,143 @@
+"""The private key from pseudonyms to the hospital's identifiers: drawn once, kept, extended.
+
+Subjects become `p0001`, their scans `p0001-s01`, hospitals `site-01`. New subjects and hospitals
+are numbered in an order drawn at random by the operating system, not by a seed: no pseudonym can
+be computed from an identifier, nor guessed from the order of names. Only this file, readable by
+its owner alone, leads back.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sacl.dicom.series import Series
+from sacl.errors import DataError
+from sacl.files.atomic import replacing
+from sacl.types import UNKNOWN
+
+KEY = "dicom-key.csv"
+"""Name of the key file, in the work directory."""
+_REMEDY = "restore it from a copy, or delete it so that new pseudonyms are drawn"
+
+
+@dataclass(frozen=True)
+class KeyRow:
+    """A scan's pseudonyms and what they stand for; `part` tells apart the scans of one series."""
+
+    case_id: str
+    subject_id: str
+    site: str
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    part: str
+    folder: str
+    institution: str
+
+    @property
+    def subject(self) -> tuple[str, ...]:
+        """Return what identifies the subject: PatientID, else the study, else the folder."""
+        if self.patient_id:
+            return (self.patient_id,)
+        return ("", self.study_uid) if self.study_uid else ("", "", self.folder)
+
+    @property
+    def scan(self) -> tuple[str, ...]:
+        """Return what identifies the scan."""
+        return self.patient_id, self.study_uid, self.series_uid, self.folder, self.part
+
+
+_COLUMNS = tuple(field.name for field in dataclasses.fields(KeyRow))
+
+
+def read_key(path: Path) -> list[KeyRow]:
+    """Return the rows of a key file; none where there is no file yet.
+
+    Raises:
+        DataError: the file is no key.
+    """
+    if not path.is_file():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return [KeyRow(**row) for row in csv.DictReader(stream, strict=True)]
+    except (OSError, TypeError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path.name}: not readable as a key; {_REMEDY}") from error
+
+
+def write_key(path: Path, rows: Iterable[KeyRow]) -> None:
+    """Write a key file whole or not at all; only its owner can read it (mode 0600)."""
+    with replacing(path) as temporary:
+        temporary.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with os.fdopen(os.open(temporary, flags, 0o600), "w", newline="", encoding="utf-8") as out:
+            writer = csv.DictWriter(out, _COLUMNS)
+            writer.writeheader()
+            writer.writerows(dataclasses.asdict(row) for row in rows)
+
+
+def with_pseudonyms(
+    every: Sequence[Series], known: Sequence[KeyRow]
+) -> tuple[list[KeyRow], list[KeyRow]]:
+    """Return a row per series, and the whole key: what was known, extended by what is new.
+
+    A scan, a subject and a hospital that the key knows keep their pseudonyms. The new scans of a
+    subject are numbered in the order given.
+    """
+    drawn = random.SystemRandom()
+    bare = [_bare(series) for series in every]
+    subject_of = {row.subject: row.subject_id for row in known}
+    site_of = {row.institution: row.site for row in known}
+    _draw(subject_of, [row.subject for row in bare], "p{:04d}", drawn)
+    _draw(site_of, [row.institution for row in bare if row.institution], "site-{:02d}", drawn)
+    by_scan = {row.scan: row for row in known}
+    scans_of: dict[str, int] = {}
+    for row in known:
+        number = int(row.case_id.rpartition("-s")[2])
+        scans_of[row.subject_id] = max(number, scans_of.get(row.subject_id, 0))
+    for row in bare:
+        if row.scan in by_scan:
+            continue
+        subject = subject_of[row.subject]
+        scans_of[subject] = scans_of.get(subject, 0) + 1
+        by_scan[row.scan] = dataclasses.replace(
+            row,
+            case_id=f"{subject}-s{scans_of[subject]:02d}",
+            subject_id=subject,
+            site=site_of.get(row.institution, UNKNOWN),
+        )
+    return [by_scan[row.scan] for row in bare], list(by_scan.values())
+
+
+def _bare(series: Series) -> KeyRow:
+    who = series.identity
+    return KeyRow(
+        case_id="",
+        subject_id="",
+        site="",
+        patient_id=who.patient_id,
+        study_uid=who.study_uid,
+        series_uid=who.series_uid,
+        part=series.part,
+        folder=who.folder,
+        institution=who.institution,
+    )
+
+
+def _draw(known: dict, wanted: Iterable, name: str, drawn: random.SystemRandom) -> None:
+    """Give everything that is wanted and not known the next free names, in random order."""
+    new = [item for item in dict.fromkeys(wanted) if item not in known]
+    drawn.shuffle(new)
+    taken = set(known.values())
+    number = 0
+    for item in new:
+        number += 1
+        while name.format(number) in taken:
+            number += 1
+        known[item] = name.format(number)

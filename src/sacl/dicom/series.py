@@ -1,0 +1,166 @@
+"""Which slices belong together: by series, split further where one series holds several scans."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sacl.dicom.geometry import UNIT, SliceStack, plane_fault, positions, stack
+from sacl.dicom.slices import Identity, Slice
+from sacl.dicom.values import near
+
+_TRAITS: dict[str, Callable[[Slice], Any]] = {
+    "stack": lambda piece: piece.traits.stack,
+    "acquisition": lambda piece: piece.traits.acquisition,
+    "temporal position": lambda piece: piece.traits.temporal,
+    "echo time": lambda piece: piece.traits.echo_ms,
+    "b-value": lambda piece: piece.traits.b_value,
+    "image type": lambda piece: piece.traits.image_type,
+}
+"""What may tell apart the scans of one series, the more usual first."""
+_IN_PLANE = 1e-3
+"""Relative difference of pixel spacings that makes two scans of one series."""
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Slices of one scan. `part` says what sets it apart from others of its series, or is empty."""
+
+    identity: Identity
+    part: str
+    slices: tuple[Slice, ...]
+
+    @property
+    def study(self) -> tuple[str, str]:
+        """Return what identifies the study; private."""
+        return self.identity.patient_id, self.identity.study_uid or self.identity.folder
+
+
+def group(slices: Iterable[Slice], min_slices: int) -> list[Series]:
+    """Return the scans that slices belong to, in the order in which they were found.
+
+    Slices of one SeriesInstanceUID (where an anonymizer emptied it: of one folder) belong
+    together. Of these, scouts and slices of another matrix, pixel spacing or orientation are set
+    apart. What is left stays one scan where it is one even stack; acquisitions of a CT have to lie
+    one behind the other in it, too. Where it is not, it is split by the first of stack, acquisition
+    number, temporal position, echo time, b-value and image type that tells slices apart, and so
+    on. No split is made that leaves no part of `min_slices`: the whole is judged then, with one
+    reason.
+    """
+    by_series: dict[tuple[str, ...], list[Slice]] = {}
+    for piece in slices:
+        by_series.setdefault(piece.identity.scan, []).append(piece)
+    return [
+        Series(members[0].identity, part, tuple(kept))
+        for members in by_series.values()
+        for part, kept in _parts(members, min_slices)
+    ]
+
+
+def _parts(members: list[Slice], min_slices: int) -> list[tuple[str, list[Slice]]]:
+    if any(_has_no_plane(piece) for piece in members):
+        return [("", members)]
+    planes: list[list[Slice]] = []
+    for piece in members:
+        home = next((plane for plane in planes if _same_plane(plane[0], piece)), None)
+        if home is None:
+            planes.append([piece])
+        else:
+            home.append(piece)
+    if max(map(len, planes)) < min_slices <= len(members):
+        return [("", members)]
+    parts = []
+    for plane in planes:
+        name = _plane_name(plane[0], planes) if len(planes) > 1 else ""
+        parts += [(_join(name, trait), kept) for trait, kept in _separate(plane, min_slices)]
+    return parts
+
+
+def _has_no_plane(piece: Slice) -> bool:
+    missing = None in (piece.orientation, piece.position_mm, piece.spacing_mm)
+    return missing or plane_fault(piece) is not None
+
+
+def _same_plane(a: Slice, b: Slice) -> bool:
+    """Tell whether two slices have one matrix, pixel spacing and orientation, and both are scans.
+
+    Compared is with the first of a stack, so that rounding does not add up.
+    """
+    return (
+        (a.encoding.rows, a.encoding.columns) == (b.encoding.rows, b.encoding.columns)
+        and is_localizer(a) == is_localizer(b)
+        and near(a.spacing_mm, b.spacing_mm, _IN_PLANE * min(a.spacing_mm or (0,)))
+        and near(a.orientation, b.orientation, UNIT)
+    )
+
+
+def is_localizer(piece: Slice) -> bool:
+    """Tell whether a slice says that it is a scout."""
+    return any(word in ("LOCALIZER", "SCOUT", "TOPOGRAM") for word in piece.traits.image_type)
+
+
+def _separate(members: list[Slice], min_slices: int) -> list[tuple[str, list[Slice]]]:
+    """Split slices of one plane by what tells them apart, until each part is one even stack."""
+    if len(members) < min_slices or _is_one_scan(members):
+        return [("", members)]
+    for name, trait in _TRAITS.items():
+        by_value: dict[Any, list[Slice]] = {}
+        for piece in members:
+            by_value.setdefault(trait(piece), []).append(piece)
+        if len(by_value) > 1 and max(map(len, by_value.values())) >= min_slices:
+            return [
+                (_join(f"{name} {_told(value)}", inner), kept)
+                for value, part in by_value.items()
+                for inner, kept in _separate(part, min_slices)
+            ]
+    return [("", members)]
+
+
+def _is_one_scan(members: Sequence[Slice]) -> bool:
+    places = positions(members)
+    if any(len(place) > 1 for place in places) or len(places) < 2:
+        return False
+    ordered = [place[0] for place in places]
+    if not isinstance(stack(ordered), SliceStack):
+        return False
+    # Two CT phases may lie between each other; MR interleaves the slices of one scan.
+    acquisitions = [piece.traits.acquisition for piece in ordered]
+    return ordered[0].modality == "MR" or _lie_in_blocks(acquisitions)
+
+
+def _lie_in_blocks(values: Sequence[Any]) -> bool:
+    """Tell whether equal values follow each other: two interleaved scans do not."""
+    changes = sum(a != b for a, b in itertools.pairwise(values))
+    return changes == len(set(values)) - 1
+
+
+def _plane_name(piece: Slice, planes: list[list[Slice]]) -> str:
+    """Return what sets a plane apart, told only where it differs between the planes."""
+    names = [_plane_words(plane[0]) for plane in planes]
+    own = _plane_words(piece)
+    return _join(*(w for n, w in enumerate(own) if len({words[n] for words in names}) > 1))
+
+
+def _plane_words(piece: Slice) -> tuple[str, ...]:
+    spacing = " x ".join(f"{mm:.4g}" for mm in piece.spacing_mm or ())
+    cosines = ",".join(
+        f"{cosine:.2f}".replace("-0.00", "0.00") for cosine in piece.orientation or ()
+    )
+    return (
+        "localizer" if is_localizer(piece) else "scan",
+        f"matrix {piece.encoding.columns} x {piece.encoding.rows}",
+        f"pixels {spacing} mm",
+        f"orientation {cosines}",
+    )
+
+
+def _told(value: Any) -> str:
+    if value in (None, "", ()):
+        return "unnamed"
+    return "/".join(value) if isinstance(value, tuple) else f"{value}"
+
+
+def _join(*words: str) -> str:
+    return "; ".join(word for word in words if word)

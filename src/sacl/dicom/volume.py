@@ -1,0 +1,142 @@
+"""Read the pixels of a series, slice by slice, into a volume of HU (CT) or intensities (MR)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+import numpy as np
+import pydicom
+from pydicom import Dataset
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from sacl.dicom.files import DAMAGE, Opener
+from sacl.dicom.geometry import SliceStack
+from sacl.dicom.slices import Slice
+from sacl.dicom.values import quiet
+from sacl.errors import DataError
+from sacl.geometry import to_canonical
+from sacl.types import NativeFrame, Volume
+
+AIR_HU = -1024
+"""What CT padding becomes, and the least value that a CT keeps."""
+_TISSUE_HU = (-500, 3071)
+"""A padding value inside would erase tissue: it is not taken for padding."""
+_INT16 = np.iinfo(np.int16)
+
+
+def read_scan(stack: SliceStack, case_id: str) -> tuple[Volume, NativeFrame]:
+    """Return a scan in canonical orientation and the frame that leads back to its own grid.
+
+    Every slice's own slope and intercept are applied. Voxels are int16 where all of these are
+    whole numbers and the values fit, else float32. CT padding becomes air, -1024 HU, and what is
+    below, as outside the field of measurement, too; MR padding becomes 0. One slice at a time is
+    decoded into the volume.
+
+    Raises:
+        DataError: a slice cannot be decoded, or its file has changed.
+    """
+    voxels = np.empty(stack.grid.shape, _voxel_type(stack.slices), order="F")
+    with Opener() as opener:
+        planes = stored_pixels(stack.slices, opener)
+        for k, piece in enumerate(stack.slices):
+            try:
+                values = rescaled(next(planes), piece)
+            except DAMAGE as error:
+                raise DataError(
+                    f"case {case_id}: slice {k + 1} of {len(stack.slices)} cannot be decoded"
+                    f" ({type(error).__name__}); export the series again, or remove it"
+                ) from error
+            if voxels.dtype == np.int16 and not _fits(values):
+                voxels = voxels.astype(np.float32)
+            voxels[:, :, k] = values.T
+    canonical, grid = to_canonical(voxels, stack.grid)
+    return Volume(canonical, grid), NativeFrame(stack.grid)
+
+
+def stored_pixels(slices: Sequence[Slice], opener: Opener) -> Iterator[np.ndarray]:
+    """Yield each slice's pixels as stored, `[row, column]`; one slice is in memory at a time.
+
+    Raises:
+        OSError, ValueError and others of `files.DAMAGE`: a slice cannot be decoded.
+    """
+    for source, members in itertools.groupby(slices, key=lambda piece: piece.source):
+        frames = [piece.frame or 0 for piece in members]
+        with quiet(), opener.whole(source) as stream:
+            yield from iter_pixels(_decodable_source(stream), indices=frames, raw=True)
+
+
+def _decodable_source(stream: BinaryIO) -> BinaryIO | Dataset:
+    """Return a stream, or the whole data set where pydicom cannot decode from the stream.
+
+    That is so where the data set is deflated, or no meta information tells its encoding.
+    """
+    header = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=[])
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    stream.seek(0)
+    if syntax and syntax != DeflatedExplicitVRLittleEndian:
+        return stream
+    data = pydicom.dcmread(stream, force=True)
+    if not syntax:
+        implicit, _ = data.original_encoding
+        data.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        )
+    return data
+
+
+def rescaled(stored: np.ndarray, piece: Slice) -> np.ndarray:
+    """Return a slice's values, stored x slope + intercept: int32 where these are whole, else float.
+
+    Raises:
+        ValueError: the pixels are not those that the header announced.
+    """
+    if stored.shape != (piece.encoding.rows, piece.encoding.columns):
+        raise ValueError("another matrix than the header says")
+    slope, intercept = slope_of(piece), intercept_of(piece)
+    if _is_whole(piece) and stored.dtype.itemsize <= 2:
+        values: np.ndarray = stored.astype(np.int32) * round(slope) + round(intercept)
+    else:
+        values = stored.astype(np.float64) * slope + intercept
+    if padding_applies(piece):
+        assert piece.encoding.padding is not None
+        low, high = piece.encoding.padding
+        values[(stored >= low) & (stored <= high)] = AIR_HU if piece.modality == "CT" else 0
+    return np.maximum(values, AIR_HU) if piece.modality == "CT" else values
+
+
+def padding_applies(piece: Slice) -> bool:
+    """Tell whether the padding value is taken for padding: of a CT not where it could be tissue."""
+    if piece.encoding.padding is None:
+        return False
+    ends = [end * slope_of(piece) + intercept_of(piece) for end in piece.encoding.padding]
+    outside = max(ends) <= _TISSUE_HU[0] or min(ends) > _TISSUE_HU[1]
+    return piece.modality != "CT" or outside
+
+
+def slope_of(piece: Slice) -> float:
+    """Return what a stored value is multiplied by; 1 where the header does not say."""
+    return 1.0 if piece.slope is None else piece.slope
+
+
+def intercept_of(piece: Slice) -> float:
+    """Return what is added to a stored value; 0 where the header does not say."""
+    return 0.0 if piece.intercept is None else piece.intercept
+
+
+def _voxel_type(slices: Sequence[Slice]) -> type[np.generic]:
+    return np.int16 if all(map(_is_whole, slices)) else np.float32
+
+
+def _is_whole(piece: Slice) -> bool:
+    return slope_of(piece).is_integer() and intercept_of(piece).is_integer()
+
+
+def _fits(values: np.ndarray) -> bool:
+    return bool(values.min() >= _INT16.min and values.max() <= _INT16.max)

@@ -1,0 +1,52 @@
+"""Weights on disk: safetensors plus a JSON that says what they are; nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sacl.errors import DataError
+from sacl.files.atomic import plain, replacing, write_text
+
+
+def save_weights(folder: Path, name: str, module: nn.Module, meta: Mapping[str, Any]) -> None:
+    """Write `name.safetensors` and `name.json`; the JSON last, so that it vouches for the weights.
+
+    Args:
+        folder: Where to write.
+        name: File name without suffix.
+        module: The network whose state is saved, from any device.
+        meta: What is needed to build the network again; settings dataclasses are fine.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    with replacing(folder / f"{name}.safetensors") as temporary:
+        save_file(state, temporary)
+    write_text(folder / f"{name}.json", json.dumps(plain(meta), indent=1) + "\n")
+
+
+def read_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the state dict, on the CPU, and what was saved beside it.
+
+    Raises:
+        DataError: one of the two files is missing or broken.
+    """
+    try:
+        meta: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        state: dict[str, Tensor] = load_file(folder / f"{name}.safetensors")
+    except FileNotFoundError as error:
+        missing = Path(error.filename or f"{name}.safetensors").name
+        raise DataError(
+            f"{folder.name}: no {missing}; train the network first, or copy it there"
+        ) from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"{folder.name}/{name}: weights are broken ({error})") from error
+    return state, meta

@@ -1,5 +1,0 @@
-"""DICOM: scans in, segmentations out; the only door to pydicom and highdicom."""
-
-from sacl.io.dicom.source import source_series
-
-__all__ = ["source_series"]

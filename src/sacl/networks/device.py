@@ -1,0 +1,76 @@
+"""Which device computes, and in which precision."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+
+from sacl.errors import DeviceError
+
+_LONG = 3000
+"""Steps of a training that wins back the minute or two that compiling its networks takes."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+
+    Raises:
+        DeviceError: this machine has no such device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"device '{name}': expected auto, cpu, cuda, cuda:N or mps") from None
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.type, False):
+        raise DeviceError(
+            f"device '{name}' is not there (this machine has {torch.cuda.device_count()} CUDA"
+            " devices); use --device auto"
+        )
+    return device
+
+
+def mixed_dtype(device: torch.device) -> torch.dtype | None:
+    """Return bfloat16 where the device computes in it fast, None (float32) elsewhere."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return None
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Return the mixed-precision context of a device; it does nothing where there is none."""
+    dtype = mixed_dtype(device)
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def compile_for(steps: int, networks: Iterable[nn.Module], device: torch.device) -> None:
+    """Compile networks in place for a long training on a GPU; elsewhere leave them as they are.
+
+    Their normalizations, activations and resizing are then few kernels instead of many. Weights
+    and their names stay what they are. Where compiling fails, as it does without a C compiler,
+    they run uncompiled.
+    """
+    if device.type == "cuda" and steps >= _LONG and find_spec("triton") is not None:
+        torch._dynamo.config.suppress_errors = True
+        logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
+        for network in networks:
+            network.compile(dynamic=False)
+
+
+def channels_last(pixels: Tensor) -> Tensor:
+    """Return 2-D images in the memory order that convolutions are fastest in."""
+    return pixels.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,167 @@
+"""The segmenter: encoder, decoder and head, and all that is needed to use it on a new scan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sacl.errors import DataError
+from sacl.files.weights import read_weights, save_weights
+from sacl.networks.decoder import CONVOLUTIONS, DecoderName, build_decoder, resize
+from sacl.networks.encoder import STEM_WEIGHT, EncoderSpec, build_encoder, without_attention
+from sacl.types import LabelScheme
+
+_NAME = "segmenter"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterSpec:
+    """What a segmenter is and how its input is made: enough to predict a scan never ingested.
+
+    `dense` reads slices, whole ones or (`dense_region`) their square around all organs, and gives
+    a logit per class, background first; `query` reads an organ's patch, image and attention, and
+    gives that organ's logit. `image_size` is the side of either in pixels. `context`,
+    `min_side_mm` and `slice_margin` place the patches (`query.plan_boxes`), `region_context` and
+    `min_side_mm` the square (`region.region_boxes`); `modality`,
+    `window_hu` and `percentiles` window the intensities (`window.window_of`).
+    """
+
+    encoder: EncoderSpec
+    decoder: DecoderName
+    head: Literal["dense", "query"]
+    scheme: str
+    organs: tuple[str, ...]
+    image_size: int
+    modality: Literal["ct", "mr"]
+    window_hu: tuple[float, float]
+    percentiles: tuple[float, float]
+    context: float
+    min_side_mm: float
+    slice_margin: int
+    dense_region: Literal["slice", "organs"] = "slice"
+    region_context: float = 1.75
+
+    @property
+    def needs_coarse(self) -> bool:
+        """Tell whether a scan's coarse label map has to be known."""
+        return self.head == "query" or self.dense_region == "organs"
+
+    @property
+    def out_channels(self) -> int:
+        """Logits per pixel."""
+        return len(self.organs) + 1 if self.head == "dense" else 1
+
+    @property
+    def label_scheme(self) -> LabelScheme:
+        """The organs as a label scheme."""
+        return LabelScheme(self.scheme, self.organs)
+
+    @classmethod
+    def from_json(cls, text: Mapping[str, Any]) -> SegmenterSpec:
+        """Return the spec that was saved as JSON.
+
+        Raises:
+            DataError: a field is missing or of no use.
+        """
+        try:
+            values = {f.name: text[f.name] for f in fields(cls)}
+            values["encoder"] = EncoderSpec(**values["encoder"])
+            for name in ("organs", "window_hu", "percentiles"):
+                values[name] = tuple(values[name])
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{_NAME}.json: {error} is missing or damaged; train the segmenter anew"
+            ) from error
+        return cls(**values)
+
+
+class Segmenter(nn.Module):
+    """A network from pixels `[n, channel, *space]` to logits of the same size."""
+
+    def __init__(self, spec: SegmenterSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        dims = spec.encoder.spatial_dims
+        self.encoder = build_encoder(spec.encoder)
+        self.decoder = build_decoder(
+            spec.decoder, self.encoder.channels, self.encoder.strides, spec.image_size, dims
+        )
+        self.head = CONVOLUTIONS[dims](self.decoder.out_channels, spec.out_channels, 1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return float32 logits `[n, out_channels, *space]`."""
+        logit = self.head(self.decoder(self.encoder(pixels)))
+        return resize(logit.float(), pixels.shape[2:])
+
+
+def build_segmenter(
+    spec: SegmenterSpec,
+    seed: int,
+    pretrained: Mapping[str, Tensor] | None = None,
+    decoder: Mapping[str, Tensor] | None = None,
+) -> Segmenter:
+    """Return a segmenter with random weights, and a pretrained encoder or decoder where given.
+
+    With the same seed, decoder and head start from the same weights, pretrained or not. A dense
+    segmenter drops the encoder's attention input; a query segmenter whose encoder was pretrained
+    without attention gets one that starts at 0.
+    """
+    spec = replace(
+        spec, encoder=replace(spec.encoder, in_channels=1 if spec.head == "dense" else 2)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        segmenter = Segmenter(spec)
+    if pretrained is not None:
+        segmenter.encoder.load_state_dict(_fitted(pretrained, spec.encoder))
+    if decoder is not None:
+        segmenter.decoder.load_state_dict(decoder)
+    return segmenter
+
+
+def _fitted(state: Mapping[str, Tensor], spec: EncoderSpec) -> dict[str, Tensor]:
+    """Return an encoder's weights with as many input channels as the spec wants."""
+    channels = state[STEM_WEIGHT].shape[1]
+    if spec.in_channels == 1:
+        return without_attention(state, replace(spec, in_channels=channels))[0]
+    fitted = dict(state)
+    if channels == 1:
+        image = state[STEM_WEIGHT]
+        fitted[STEM_WEIGHT] = torch.cat([image, torch.zeros_like(image)], dim=1)
+    return fitted
+
+
+def save_segmenter(folder: Path, segmenter: Segmenter, training: Mapping[str, Any]) -> None:
+    """Write a segmenter's weights, its spec, and a note of how it was trained."""
+    save_weights(folder, _NAME, segmenter, {**asdict(segmenter.spec), "training": dict(training)})
+
+
+def training_note(folder: Path) -> dict[str, Any] | None:
+    """Return the note of a saved segmenter's training, None where none is saved."""
+    if not (folder / f"{_NAME}.json").is_file():
+        return None
+    note: dict[str, Any] = read_weights(folder, _NAME)[1]["training"]
+    return note
+
+
+def load_segmenter(folder: Path, device: torch.device) -> Segmenter:
+    """Return a saved segmenter on a device, in eval mode.
+
+    Raises:
+        DataError: there is none, it is damaged, or its weights do not fit its description.
+    """
+    state, text = read_weights(folder, _NAME)
+    segmenter = Segmenter(SegmenterSpec.from_json(text))
+    try:
+        segmenter.load_state_dict(state)
+    except RuntimeError as error:
+        raise DataError(
+            f"{folder.name}/{_NAME}.safetensors: the weights do not fit {_NAME}.json; copy both"
+            " files of one training"
+        ) from error
+    return segmenter.to(device, memory_format=torch.channels_last).eval()

@@ -1,0 +1,282 @@
+"""The patch store: query patches and dense slices as memory-mapped arrays with an index table."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sacl.errors import DataError
+from sacl.files.arrays import allocate, open_array
+from sacl.files.atomic import replacing, write_text
+from sacl.types import UNKNOWN, Box, QueryPatch, join_labels
+
+IMAGE_SCALE = 65535
+"""Stored image values per unit of the window: far finer than any scanner's HU."""
+COVERAGE_SCALE = 255
+"""Stored attention and reference values per unit of coverage."""
+LABEL_PREFIX = "label_"
+"""Column prefix of the scan-wise labels in the index."""
+
+
+def quantized(pixels: np.ndarray, scale: int) -> np.ndarray:
+    """Return values of [0, 1] as whole numbers of the store."""
+    return np.rint(np.clip(pixels, 0.0, 1.0) * np.float32(scale))
+
+
+@dataclass(frozen=True)
+class StoreMeta:
+    """What a store holds: sides in pixels, organs (label value `n + 1`) and scan-wise labels.
+
+    The `stored` sides include the margin around patches and slices.
+    """
+
+    patch_size: int
+    stored_size: int
+    dense_size: int
+    dense_stored_size: int
+    organs: tuple[str, ...]
+    scan_labels: tuple[str, ...] = ()
+    scheme: str = "organs"
+
+
+@dataclass(frozen=True, eq=False)
+class StoreArrays:
+    """The arrays of a store: written while it is made, memory-mapped read-only afterwards.
+
+    `images` uint16 and `attention` uint8 `[patch, i, j]`; `references` uint8 `[reference, i, j]`,
+    coverage by the organ; `dense_images` uint16 `[slice, i, j]` and `dense_references` uint8 (label
+    values; uint16 beyond 255 organs) `[dense reference, i, j]`; `dense_coarse` the label values of
+    the coarse map, of every dense slice.
+    """
+
+    images: np.ndarray
+    attention: np.ndarray
+    references: np.ndarray
+    dense_images: np.ndarray
+    dense_references: np.ndarray
+    dense_coarse: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class PatchStore:
+    """A finished store. Indexing it gives query patches without their margin, as floats.
+
+    `index` has a row per patch: case_id, subject_id, split, organ, slice, box (i0, j0, i1, j1),
+    pixel_mm, reference_row (-1 where there is none) and `label_<name>` per scan-wise label.
+    `dense_index` has a row per dense slice of the training cases, with its own reference_row, and
+    `holds_organ` by the coarse map.
+    """
+
+    meta: StoreMeta
+    index: pd.DataFrame
+    dense_index: pd.DataFrame
+    arrays: StoreArrays = field(repr=False)
+
+    @property
+    def images(self) -> np.ndarray:
+        """Image of every patch with margin, uint16."""
+        return self.arrays.images
+
+    @property
+    def attention(self) -> np.ndarray:
+        """Attention of every patch with margin, uint8."""
+        return self.arrays.attention
+
+    @property
+    def references(self) -> np.ndarray:
+        """Reference of the labeled patches with margin, uint8, at `index.reference_row`."""
+        return self.arrays.references
+
+    @property
+    def dense_images(self) -> np.ndarray:
+        """Dense slices of the training cases with margin, uint16."""
+        return self.arrays.dense_images
+
+    @property
+    def dense_references(self) -> np.ndarray:
+        """Label values of the labeled dense slices with margin, uint8, at `dense_index`'s row."""
+        return self.arrays.dense_references
+
+    @property
+    def dense_coarse(self) -> np.ndarray:
+        """Label values of the coarse map in the dense slices with margin, uint8."""
+        return self.arrays.dense_coarse
+
+    @property
+    def margin(self) -> float:
+        """Stored side of a patch in units of its own side."""
+        return self.meta.stored_size / self.meta.patch_size
+
+    @cached_property
+    def organ_code(self) -> np.ndarray:
+        """Position of each patch's organ in `meta.organs`, int64."""
+        return np.asarray(
+            pd.Index(self.meta.organs).get_indexer(pd.Index(self.index["organ"])), dtype=np.int64
+        )
+
+    def scan_label(self, name: str) -> np.ndarray:
+        """Return a scan-wise label of every patch; `unknown` where the cohort has no such label."""
+        column = LABEL_PREFIX + name
+        if column not in self.index:
+            return np.full(len(self.index), "unknown", dtype=object)
+        return self.index[column].to_numpy(dtype=object)
+
+    def joined_label(self, names: Sequence[str]) -> np.ndarray:
+        """Return several scan-wise labels of every patch as one, unknown where one of them is."""
+        columns = [self.scan_label(name) for name in names]
+        return np.array([join_labels(row) for row in zip(*columns, strict=True)], dtype=object)
+
+    def joined_dense_label(self, names: Sequence[str]) -> np.ndarray:
+        """Return several scan-wise labels of every dense slice as one, as `joined_label`."""
+        by_case = dict(zip(self.index["case_id"], self.joined_label(names), strict=True))
+        return np.array(
+            [by_case.get(case, UNKNOWN) for case in self.dense_index["case_id"]], dtype=object
+        )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, row: int) -> QueryPatch:
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        line = self.index.iloc[row]
+        reference = int(line["reference_row"])
+        return QueryPatch(
+            case_id=str(line["case_id"]),
+            organ=str(line["organ"]),
+            scan_labels={n: str(line[LABEL_PREFIX + n]) for n in self.meta.scan_labels},
+            box=Box(
+                (int(line["i0"]), int(line["j0"]), int(line["slice"])),
+                (int(line["i1"]), int(line["j1"]), int(line["slice"]) + 1),
+            ),
+            image=self._center(self.images[row], IMAGE_SCALE),
+            attention=self._center(self.attention[row], COVERAGE_SCALE),
+            reference=self._center(self.references[reference], COVERAGE_SCALE)
+            if reference >= 0
+            else None,
+        )
+
+    def _center(self, pixels: np.ndarray, scale: int) -> np.ndarray:
+        edge = (self.meta.stored_size - self.meta.patch_size) // 2
+        inner = slice(edge, edge + self.meta.patch_size)
+        return pixels[inner, inner].astype(np.float32) / np.float32(scale)
+
+
+@dataclass(frozen=True)
+class StoreCounts:
+    """How many rows the arrays of a store have."""
+
+    patches: int = 0
+    references: int = 0
+    slices: int = 0
+    dense_references: int = 0
+
+
+def counts_of(index: pd.DataFrame, dense_index: pd.DataFrame) -> StoreCounts:
+    """Return how many rows of each array two index tables ask for."""
+    return StoreCounts(
+        patches=len(index),
+        references=int((index["reference_row"] >= 0).sum()),
+        slices=len(dense_index),
+        dense_references=int((dense_index["reference_row"] >= 0).sum()),
+    )
+
+
+def bytes_needed(meta: StoreMeta, counts: StoreCounts) -> int:
+    """Return how many bytes a store's arrays take on disk."""
+    return sum(
+        int(np.prod(shape)) * np.dtype(dtype).itemsize
+        for shape, dtype in _layout(meta, counts).values()
+    )
+
+
+@contextlib.contextmanager
+def writing_patches(
+    folder: Path, meta: StoreMeta, index: pd.DataFrame, dense_index: pd.DataFrame
+) -> Iterator[StoreArrays]:
+    """Allocate a store for the rows of two index tables and yield its arrays, all 0, to fill.
+
+    The files get their names when the body succeeds, `store.json` last; nothing is left otherwise.
+
+    Raises:
+        DataError: the disk has too little room; nothing has been computed by then.
+    """
+    counts = counts_of(index, dense_index)
+    need = bytes_needed(meta, counts)
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise DataError(
+            f"{folder.name}: the patch store needs {math.ceil(need / 1e6)} MB, the disk has"
+            f" {free // 10**6} MB left; free some, or lower extract.patch_size or extract.margin"
+        )
+    with contextlib.ExitStack() as files:
+        arrays = {}
+        for name, (shape, dtype) in _layout(meta, counts).items():
+            path = files.enter_context(replacing(folder / f"{name}.npy"))
+            arrays[name] = allocate(path, shape, dtype)
+        yield StoreArrays(**arrays)
+    for name, table in (("index", index), ("dense_index", dense_index)):
+        with replacing(folder / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    write_text(folder / "store.json", json.dumps(asdict(meta), indent=1) + "\n")
+
+
+def read_patches(folder: Path) -> PatchStore:
+    """Open a store; its arrays stay on disk and are read as they are used.
+
+    Raises:
+        DataError: a file is missing or broken.
+    """
+    try:
+        text: dict[str, Any] = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        for key in ("organs", "scan_labels"):
+            text[key] = tuple(text[key])
+        meta = StoreMeta(**text)
+        index = _read_table(folder / "index.csv")
+        dense_index = _read_table(folder / "dense_index.csv")
+        arrays = StoreArrays(
+            **{name: open_array(folder / f"{name}.npy") for name in _layout(meta, StoreCounts())}
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{folder.name}: the patch store is incomplete or broken ({type(error).__name__});"
+            " run `sacl extract --force`"
+        ) from error
+    if len(arrays.images) != len(index) or len(arrays.dense_images) != len(dense_index):
+        raise DataError(
+            f"{folder.name}: {len(arrays.images)} patches for {len(index)} rows of index.csv;"
+            " run `sacl extract --force`"
+        )
+    return PatchStore(meta, index, dense_index, arrays)
+
+
+def _layout(meta: StoreMeta, counts: StoreCounts) -> Mapping[str, tuple[tuple[int, ...], type]]:
+    patch, whole = (meta.stored_size,) * 2, (meta.dense_stored_size,) * 2
+    label = np.uint8 if len(meta.organs) < 256 else np.uint16
+    return {
+        "images": ((counts.patches, *patch), np.uint16),
+        "attention": ((counts.patches, *patch), np.uint8),
+        "references": ((counts.references, *patch), np.uint8),
+        "dense_images": ((counts.slices, *whole), np.uint16),
+        "dense_references": ((counts.dense_references, *whole), label),
+        "dense_coarse": ((counts.slices, *whole), label),
+    }
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """Read an index; names stay text, also where a case is called 001 or an organ NA."""
+    columns = pd.read_csv(path, nrows=0).columns
+    text = {"case_id", "subject_id", "split", "organ", "annotated"}
+    types = {c: str for c in columns if c in text or c.startswith(LABEL_PREFIX)}
+    return pd.read_csv(path, dtype=types, keep_default_na=False)

@@ -1,7 +1,0 @@
-"""A seeded abdominal CT phantom: 13 organs, three contrast phases, at any spacing."""
-
-from sacl.phantom.anatomy import ORGANS, SCHEME
-from sacl.phantom.contrast import PHASES, Phase
-from sacl.phantom.scan import PhantomScan, make_scan
-
-__all__ = ["ORGANS", "PHASES", "SCHEME", "PhantomScan", "Phase", "make_scan"]

@@ -1,0 +1,109 @@
+"""Estimate the contrast phase of a cohort's scans from their coarse maps, and say what came out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from sacl.cohort.manifest import read_image
+from sacl.cohort.phases import PHASES_FILE, PhaseSource, ScanPhase, write_phases
+from sacl.files.nifti import read_label_map
+from sacl.organs import canonical_name
+from sacl.patches.organ_hu import TISSUE_OF, TISSUES, organ_hu
+from sacl.patches.phase import PhaseEstimate, estimate_phase
+from sacl.phase_words import PHASE, PHASES
+from sacl.progress import say, track
+from sacl.run.record import read_record
+from sacl.run.workspace import Workspace
+from sacl.types import UNKNOWN, Case, Cohort
+
+_CONTRADICTS = 0.95
+_SAID_CONFLICTS = 5
+
+
+def estimate_phases(cohort: Cohort, workspace: Workspace, threshold: float) -> dict[str, object]:
+    """Write `phases.csv` beside the coarse maps and return what to record; a CT cohort only.
+
+    A phase that the cohort knows stays: where the HU contradict it with a probability above 0.95,
+    that is said and marked. Nothing is estimated where no organ of the cohort tells the phase, or
+    where its label `phase` means something else, such as a cardiac phase.
+    """
+    reason = _why_not(cohort)
+    if reason:
+        if cohort.modality == "ct":
+            say(f"phases: not estimated, {reason}")
+        return {}
+    origin = _origin(workspace)
+    scans = []
+    for case in track(cohort.cases, "estimate phases"):
+        estimate = _estimate(case, cohort, workspace, threshold)
+        scans.append(_decide(case, estimate, origin))
+    write_phases(workspace.folder("locate") / PHASES_FILE, scans, TISSUES)
+    return _summarize(scans)
+
+
+def _why_not(cohort: Cohort) -> str:
+    """Return why a cohort's contrast phases cannot be estimated; empty where they can."""
+    if cohort.modality != "ct":
+        return f"the cohort is {cohort.modality.upper()}"
+    if not any(canonical_name(organ) in TISSUE_OF for organ in cohort.scheme.names):
+        return f"{cohort.scheme.name} has none of the organs {', '.join(TISSUE_OF)}"
+    foreign = {case.scan_label(PHASE) for case in cohort.cases} - {*PHASES, UNKNOWN}
+    if foreign:
+        return f"the cohort's label '{PHASE}' is '{min(foreign)}', which is no contrast phase"
+    return ""
+
+
+def _estimate(case: Case, cohort: Cohort, workspace: Workspace, threshold: float) -> PhaseEstimate:
+    path: Path = workspace.folder("locate") / "maps" / f"{case.case_id}.nii.gz"
+    coarse, _ = read_label_map(path, cohort.scheme)
+    return estimate_phase(organ_hu(read_image(workspace.folder("ingest"), case), coarse), threshold)
+
+
+def _decide(case: Case, estimate: PhaseEstimate, origin: PhaseSource) -> ScanPhase:
+    known = case.scan_label(PHASE)
+    source: PhaseSource = "unknown" if estimate.phase == UNKNOWN else "estimated"
+    return ScanPhase(
+        case_id=case.case_id,
+        phase=estimate.phase if known == UNKNOWN else known,
+        source=source if known == UNKNOWN else origin,
+        estimated=estimate.likeliest,
+        probability=estimate.probability,
+        conflict=known not in (UNKNOWN, estimate.likeliest) and estimate.probability > _CONTRADICTS,
+        explanation=estimate.explanation,
+        hu=estimate.hu,
+    )
+
+
+def _origin(workspace: Workspace) -> PhaseSource:
+    """Return where the cohort's own phases are from: DICOM tags, unless a table was given."""
+    record = read_record(workspace.folder("ingest")) or {}
+    table = record.get("settings", {}).get("ingest", {}).get("scan_labels")
+    from_tags = record.get("results", {}).get("layout") == "dicom" and table is None
+    return "tags" if from_tags else "table"
+
+
+def _summarize(scans: list[ScanPhase]) -> dict[str, object]:
+    """Say the sources, the estimated phases and the conflicts, and return them."""
+    sources = Counter(scan.source for scan in scans)
+    phases = Counter(scan.phase for scan in scans if scan.source == "estimated")
+    conflicts = [scan for scan in scans if scan.conflict]
+    told = [f"{n} by the {source}" for source, n in sources.items() if source in ("table", "tags")]
+    if phases:
+        named = ", ".join(f"{n} {phase}" for phase, n in sorted(phases.items()))
+        told.append(f"{sources['estimated']} estimated ({named})")
+    if sources["unknown"]:
+        told.append(f"{sources['unknown']} unknown")
+    say(f"phases: {'; '.join(told)}")
+    for scan in conflicts[:_SAID_CONFLICTS]:
+        say(
+            f"phases: {scan.case_id} is {scan.phase} by the {scan.source}, its HU contradict:"
+            f" {scan.explanation}; the label is kept"
+        )
+    if len(conflicts) > _SAID_CONFLICTS:
+        say(f"phases: {len(conflicts) - _SAID_CONFLICTS} more contradict; see {PHASES_FILE}")
+    return {
+        "sources": dict(sources),
+        "estimated": dict(phases),
+        "conflicts": [scan.case_id for scan in conflicts],
+    }

@@ -1,0 +1,221 @@
+"""The segmentation tasks: a step's slices or patches, their augmentation and the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sacl.losses.segmentation import class_weights, dense_loss, query_loss
+from sacl.networks.device import channels_last
+from sacl.patches.copy_paste import random_squares
+from sacl.patches.corruption import AttentionErrors, corrupt, measure_errors
+from sacl.patches.store import COVERAGE_SCALE, IMAGE_SCALE, PatchStore
+from sacl.patches.views import ViewRanges, change_intensity, random_affine, resample
+from sacl.training.sampler import step_generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRules:
+    """What both tasks share.
+
+    `frozen` is a part of the network that is held in eval mode, so that its batch statistics stay
+    those of its pretraining.
+    """
+
+    batch: int
+    ranges: ViewRanges
+    seed: int
+    device: torch.device
+    frozen: nn.Module | None = None
+
+    def randomness(self, step: int) -> tuple[np.random.Generator, torch.Generator]:
+        """Return a step's two generators: one draws rows, one draws pixels on the device."""
+        rng = step_generator(self.seed, step)
+        generator = torch.Generator("cuda" if self.device.type == "cuda" else "cpu")
+        generator.manual_seed(int(rng.integers(2**62)))
+        return rng, generator
+
+    def rows(self, weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw rows by their weights, none twice where there are enough."""
+        enough = np.count_nonzero(weights) >= count
+        return rng.choice(len(weights), count, replace=not enough, p=weights)
+
+    def hold_frozen(self) -> None:
+        """Put the frozen part, if there is one, into eval mode."""
+        if self.frozen is not None:
+            self.frozen.eval()
+
+    def gather(self, array: np.ndarray, rows: np.ndarray) -> Tensor:
+        """Move rows of a stored array to the device as integers and return them as float32."""
+        picked = torch.from_numpy(np.ascontiguousarray(array[rows]))
+        return picked.to(self.device).to(torch.float32)
+
+
+class Slices(NamedTuple):
+    """Images `[n, 1, i, j]`, labels `[n, i, j]` and which organs are annotated `[n, organ]`."""
+
+    image: Tensor
+    labels: Tensor
+    annotated: Tensor
+
+
+def paste(source: Slices, target: Slices, inside: Tensor) -> Slices:
+    """Return the target with the source's image and labels inside a mask `[n, i, j]`.
+
+    An organ counts as annotated where it is in both, or where nothing was pasted.
+    """
+    pasted = inside.flatten(1).any(dim=1)[:, None]
+    return Slices(
+        torch.where(inside[:, None], source.image, target.image),
+        torch.where(inside, source.labels, target.labels),
+        target.annotated & (source.annotated | ~pasted),
+    )
+
+
+class DenseTask:
+    """All organs at once from dense slices.
+
+    Half of the draws go to all labeled slices evenly, the other half to every organ as often, and
+    within it to every slice that holds it: rare organs are seen, and so is the background.
+    `balance` is the exponent of the class weights in the cross-entropy; `copy_paste` the share of
+    the slices that take a square, and its labels, from another one of the batch.
+    """
+
+    def __init__(
+        self, store: PatchStore, rules: StepRules, balance: float, copy_paste: float = 0.0
+    ) -> None:
+        self.store, self.rules, self.copy_paste = store, rules, copy_paste
+        reference_row = store.dense_index["reference_row"].to_numpy()
+        self.rows = np.flatnonzero(reference_row >= 0)
+        self.reference_rows = reference_row[self.rows]
+        counts = np.bincount(store.dense_references.ravel(), minlength=len(store.meta.organs) + 1)
+        self.class_weight = class_weights(torch.from_numpy(counts).float(), balance)
+        self.class_weight = self.class_weight.to(rules.device)
+        listed = [set(str(n).split(";")) for n in store.dense_index["annotated"].iloc[self.rows]]
+        annotated = np.array([[o in names for o in store.meta.organs] for names in listed])
+        self.annotated = torch.from_numpy(annotated).to(rules.device)
+        references = store.dense_references[self.reference_rows]
+        self.weights = slice_weights(references, len(store.meta.organs))
+
+    def slices(self, count: int, rng: np.random.Generator, generator: torch.Generator) -> Slices:
+        """Draw labeled slices, each through an affine map and a change of its intensity."""
+        rules, meta = self.rules, self.store.meta
+        rows = rules.rows(self.weights, count, rng)
+        image = rules.gather(self.store.dense_images, self.rows[rows]) / IMAGE_SCALE
+        labels = rules.gather(self.store.dense_references, self.reference_rows[rows])
+        theta = random_affine(count, rules.ranges, generator, rules.device)
+        scale = meta.dense_stored_size / meta.dense_size
+        pixels = resample(
+            torch.stack([image, labels], 1), theta, meta.dense_size, scale, nearest_channels=(1,)
+        )
+        return Slices(
+            change_intensity(pixels[:, :1].clone(), rules.ranges, generator),
+            pixels[:, 1].long(),
+            self.annotated[torch.from_numpy(rows).to(rules.device)],
+        )
+
+    def batch(self, step: int) -> Slices:
+        """Return the slices of a step."""
+        rng, generator = self.rules.randomness(step)
+        slices = self.slices(self.rules.batch, rng, generator)
+        if self.copy_paste == 0:
+            return slices
+        other = Slices(*(part.roll(1, dims=0) for part in slices))
+        inside = random_squares(
+            len(slices.image), slices.image.shape[-1], generator, self.rules.device
+        )
+        chosen = torch.rand(len(inside), generator=generator, device=generator.device)
+        inside &= (chosen < self.copy_paste).to(inside.device)[:, None, None]
+        return paste(other, slices, inside)
+
+    def loss(self, network: nn.Module, step: int) -> Tensor:
+        """Return the loss of one step."""
+        self.rules.hold_frozen()
+        slices = self.batch(step)
+        logit = network(channels_last(slices.image))
+        return dense_loss(logit, slices.labels, slices.annotated, self.class_weight)
+
+
+class QueryTask:
+    """An organ's binary mask from its patch; organs evenly, within an organ any patch.
+
+    A share `corruption` of the patches that show the organ has its attention made from the
+    reference, wrong by as much as the coarse network's; the others keep the cross-fitted one.
+    """
+
+    def __init__(self, store: PatchStore, rules: StepRules, corruption: float) -> None:
+        self.store, self.rules, self.corruption = store, rules, corruption
+        self.rows = np.flatnonzero((store.index["reference_row"] >= 0).to_numpy())
+        self.reference_rows = store.index["reference_row"].to_numpy()[self.rows]
+        organ = store.organ_code[self.rows]
+        held = np.bincount(organ, minlength=len(store.meta.organs))
+        self.weights = 1.0 / held[organ] / np.count_nonzero(held)
+        self.organ = torch.from_numpy(organ).to(rules.device)
+        self.errors = self._measure().to(rules.device)
+
+    def _measure(self) -> AttentionErrors:
+        edge = (self.store.meta.stored_size - self.store.meta.patch_size) // 2
+        inner = slice(edge, edge + self.store.meta.patch_size)
+        masks = [
+            torch.from_numpy(array[rows][:, inner, inner].astype(np.float32) / COVERAGE_SCALE)
+            for array, rows in (
+                (self.store.attention, self.rows),
+                (self.store.references, self.reference_rows),
+            )
+        ]
+        return measure_errors(masks[0], masks[1], self.organ.cpu(), len(self.store.meta.organs))
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Return image with attention `[n, 2, i, j]` and the reference `[n, 1, i, j]`, coverage."""
+        rules, meta = self.rules, self.store.meta
+        rng, generator = rules.randomness(step)
+        drawn = rules.rows(self.weights, rules.batch, rng)
+        channels = (
+            rules.gather(self.store.images, self.rows[drawn]) / IMAGE_SCALE,
+            rules.gather(self.store.attention, self.rows[drawn]) / COVERAGE_SCALE,
+            rules.gather(self.store.references, self.reference_rows[drawn]) / COVERAGE_SCALE,
+        )
+        theta = random_affine(len(drawn), rules.ranges, generator, rules.device)
+        pixels = resample(torch.stack(channels, 1), theta, meta.patch_size, self.store.margin)
+        image = change_intensity(pixels[:, :1].clone(), rules.ranges, generator)
+        reference = pixels[:, 2:]
+        attention = self._attention(pixels[:, 1], reference[:, 0], drawn, generator)
+        return torch.cat([image, attention[:, None]], dim=1), reference
+
+    def _attention(
+        self, found: Tensor, reference: Tensor, drawn: np.ndarray, generator: torch.Generator
+    ) -> Tensor:
+        organ = self.organ[torch.from_numpy(drawn).to(self.rules.device)]
+        made = corrupt(reference, organ, self.errors, generator)
+        chosen = torch.rand(len(drawn), generator=generator, device=generator.device)
+        shown = (reference >= 0.5).flatten(1).any(dim=1)
+        chosen_here = (chosen.to(found.device) < self.corruption) & shown
+        return torch.where(chosen_here[:, None, None], made, found)
+
+    def loss(self, network: nn.Module, step: int) -> Tensor:
+        """Return the loss of one step."""
+        self.rules.hold_frozen()
+        pixels, reference = self.batch(step)
+        return query_loss(network(channels_last(pixels)), reference)
+
+
+def slice_weights(references: np.ndarray, organs: int) -> np.ndarray:
+    """Return how likely each slice is drawn: evenly by half, evenly over the organs by half.
+
+    Args:
+        references: Label values of the slices `[n, i, j]`.
+        organs: Number of organs.
+    """
+    held = np.zeros((len(references), organs + 1))
+    for row, labels in enumerate(references):
+        held[row, np.unique(labels)] = 1
+    held = held[:, 1:]
+    seen = held[:, held.any(axis=0)]
+    even = np.full(len(references), 1 / len(references))
+    if seen.shape[1] == 0:
+        return even
+    return 0.5 * even + 0.5 * (seen / seen.sum(axis=0)).mean(axis=1)

@@ -1,0 +1,83 @@
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from sacl.errors import ConfigError, DataError
+from sacl.networks.coarse import CoarseNetwork, CoarseSpec, plan_levels
+
+
+def spec_for(crop, spacing_mm, channels=4) -> CoarseSpec:
+    crop, kernels, strides = plan_levels(crop, spacing_mm)
+    return CoarseSpec(
+        scheme="two",
+        organs=("liver", "spleen"),
+        spacing_mm=spacing_mm,
+        in_plane_size=None,
+        crop=crop,
+        channels=channels,
+        kernels=kernels,
+        strides=strides,
+        min_volume_ml=0.05,
+        keep_component=0.2,
+    )
+
+
+def test_pools_every_axis_alike_where_the_spacing_is_isotropic():
+    crop, kernels, strides = plan_levels((32, 32, 32), (2.0, 2.0, 2.0))
+    assert crop == (32, 32, 32)
+    assert strides == ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
+    assert set(kernels) == {(3, 3, 3)}
+
+
+def test_spares_thick_slices_until_the_pixels_have_grown_as_thick():
+    _, kernels, strides = plan_levels((96, 96, 8), (3.0, 3.0, 10.0))
+    assert kernels[:2] == ((3, 3, 1), (3, 3, 3))
+    assert strides[:3] == ((1, 1, 1), (2, 2, 1), (2, 2, 2))
+
+
+def test_never_pools_an_axis_below_four_voxels():
+    _, _, strides = plan_levels((64, 64, 6), (1.0, 1.0, 1.0))
+    assert all(k == 1 for _, _, k in strides)
+
+
+def test_rounds_the_crop_up_to_what_the_pooling_divides():
+    crop, _, strides = plan_levels((37, 50, 41), (1.0, 1.0, 1.0))
+    pooling = torch.tensor(strides).prod(dim=0)
+    assert (torch.tensor(crop) % pooling == 0).all()
+    assert all(rounded >= asked for rounded, asked in zip(crop, (37, 50, 41), strict=True))
+
+
+def test_refuses_a_crop_without_voxels():
+    with pytest.raises(ConfigError, match=r"locate\.crop must be positive"):
+        plan_levels((64, 0, 32), (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("crop", "spacing_mm"),
+    [((24, 24, 6), (3.0, 3.0, 10.0)), ((20, 28, 20), (1.0, 1.0, 1.0)), ((9, 9, 9), (1, 1, 1))],
+)
+def test_gives_a_logit_per_class_and_voxel_of_the_crop_and_of_every_level(crop, spacing_mm):
+    spec = spec_for(crop, spacing_mm)
+    logits = CoarseNetwork(spec)(torch.rand(1, 1, *spec.crop))
+    expected = torch.tensor(spec.crop)
+    for logit, stride in zip(logits, spec.strides, strict=True):
+        expected = expected // torch.tensor(stride)
+        assert logit.shape == (1, 3, *expected.tolist())
+
+
+def test_a_spec_survives_json():
+    spec = spec_for((24, 24, 6), (3.0, 3.0, 10.0))
+    assert CoarseSpec.from_json(json.loads(json.dumps(asdict(spec)))) == spec
+
+
+def test_a_description_without_a_field_is_refused():
+    with pytest.raises(DataError, match="lacks spacing_mm, crop"):
+        CoarseSpec.from_json(
+            {
+                k: v
+                for k, v in asdict(spec_for((8, 8, 8), (1, 1, 1))).items()
+                if k not in ("crop", "spacing_mm")
+            }
+        )

@@ -1,0 +1,72 @@
+"""Decoders: shapes, dilations without dead taps, gradients in every weight."""
+
+import pytest
+import torch
+
+from sacl.networks.decoder import aspp_dilations, build_decoder, resize
+
+CHANNELS, STRIDES = (16, 32, 64, 128), (1, 2, 4, 8)
+
+
+def feature_maps(size, dims=2):
+    return [torch.randn(2, c, *[size // s] * dims) for c, s in zip(CHANNELS, STRIDES, strict=True)]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(
+    ("name", "side"), [("aspp", 2), ("deeplab", 8), ("unet", 16), ("linear", 16)]
+)
+def test_decodes_to_the_finest_map_it_reads(name, side, dims):
+    decoder = build_decoder(name, CHANNELS, STRIDES, image_size=16, dims=dims)
+    decoded = decoder(feature_maps(16, dims))
+    assert decoded.shape == (2, decoder.out_channels, *[side] * dims)
+
+
+@pytest.mark.parametrize("size", [32, 64, 96, 128])
+@pytest.mark.parametrize("name", ["aspp", "deeplab", "unet"])
+def test_no_weight_is_dead(name, size):
+    torch.manual_seed(0)
+    decoder = build_decoder(name, CHANNELS, STRIDES, image_size=size)
+    decoder(feature_maps(size)).square().sum().backward()
+    for key, parameter in decoder.named_parameters():
+        alive = (parameter.grad != 0).float().mean()
+        assert alive > 0.9, f"{key}: {alive:.2f} of the weights get a gradient"
+
+
+@pytest.mark.parametrize("map_size", [4, 8, 12, 16, 32, 48, 64])
+def test_the_outer_taps_reach_into_the_map_from_most_pixels(map_size):
+    assert max(aspp_dilations(map_size)) <= max(1, map_size / 2)
+
+
+def test_a_48_pixel_map_gets_the_papers_dilations():
+    assert aspp_dilations(48) == (6, 12, 18)
+
+
+def test_resizing_keeps_a_ramp_in_place():
+    ramp = torch.arange(8.0).expand(1, 1, 8, 8)
+    half = resize(ramp, (4, 4))
+    assert torch.allclose(half[0, 0, 0], torch.tensor([0.5, 2.5, 4.5, 6.5]))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_linear_is_every_map_normalized_and_raised_side_by_side(dims):
+    torch.manual_seed(0)
+    maps = [5 * each + 3 for each in feature_maps(16, dims)]
+    decoder = build_decoder("linear", CHANNELS, STRIDES, image_size=16, dims=dims)
+    assert not list(decoder.parameters())
+    decoded = decoder(maps)
+    start = 0
+    for each in maps:
+        over = (0, *range(2, each.ndim))
+        normal = (each - each.mean(over, keepdim=True)) / each.std(over, False, keepdim=True)
+        expected = resize(normal, maps[0].shape[2:])
+        assert torch.allclose(decoded[:, start : start + each.shape[1]], expected, atol=1e-3)
+        start += each.shape[1]
+    assert start == decoder.out_channels
+
+
+def test_linear_does_not_care_for_the_scale_of_a_feature():
+    torch.manual_seed(0)
+    maps = feature_maps(16)
+    decoder = build_decoder("linear", CHANNELS, STRIDES, image_size=16)
+    assert torch.allclose(decoder([100 * each for each in maps]), decoder(maps), atol=1e-3)

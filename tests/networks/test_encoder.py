@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+from sacl.errors import ConfigError
+from sacl.networks.encoder import (
+    STEM_WEIGHT,
+    EncoderSpec,
+    build_encoder,
+    pooled,
+    without_attention,
+)
+
+
+@pytest.mark.parametrize("network", ["resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("side", [32, 64])
+def test_says_truly_what_feature_maps_it_gives(network, side):
+    encoder = build_encoder(EncoderSpec(network, width=8)).eval()
+
+    features = encoder(torch.zeros(2, 2, side, side))
+
+    assert [tuple(f.shape) for f in features] == [
+        (2, channels, side // stride, side // stride)
+        for channels, stride in zip(encoder.channels, encoder.strides, strict=True)
+    ]
+    assert encoder.strides == (2, 4, 8, 16)
+
+
+def test_has_the_size_of_a_resnet18():
+    encoder = build_encoder(EncoderSpec("resnet18", width=64))
+
+    # torchvision's has 11.18 million without its classifier, 7 x 7 stem included.
+    assert 11.1e6 < sum(p.numel() for p in encoder.parameters()) < 11.3e6
+
+
+def test_is_three_dimensional_by_an_argument():
+    encoder = build_encoder(EncoderSpec(width=8, in_channels=1, spatial_dims=3)).eval()
+
+    features = encoder(torch.zeros(1, 1, 32, 32, 16))
+
+    assert tuple(features[0].shape) == (1, 8, 16, 16, 8)
+    assert tuple(pooled(features).shape) == (1, encoder.channels[-1])
+
+
+def test_sees_every_pixel_of_a_patch():
+    torch.manual_seed(0)
+    encoder = build_encoder(EncoderSpec(width=8)).eval()
+    pixels = torch.rand(1, 2, 64, 64, requires_grad=True)
+
+    pooled(encoder(pixels)).square().sum().backward()
+
+    assert (pixels.grad != 0).float().mean() > 0.99
+
+
+def test_can_be_built_again_from_its_spec():
+    spec = EncoderSpec("resnet50", width=4, in_channels=1)
+    encoder = build_encoder(spec)
+
+    again = build_encoder(encoder.spec)
+    again.load_state_dict(encoder.state_dict())
+
+    pixels = torch.rand(2, 1, 32, 32)
+    for one, other in zip(encoder.eval()(pixels), again.eval()(pixels), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_reads_images_alone_as_it_reads_them_without_attention():
+    encoder = build_encoder(EncoderSpec(width=8)).eval()
+    state, spec = without_attention(encoder.state_dict(), encoder.spec)
+    alone = build_encoder(spec).eval()
+    alone.load_state_dict(state)
+    image = torch.rand(2, 1, 32, 32)
+
+    with_zeros = encoder(torch.cat([image, torch.zeros_like(image)], dim=1))
+
+    for one, other in zip(alone(image), with_zeros, strict=True):
+        torch.testing.assert_close(one, other)
+    assert state[STEM_WEIGHT].shape[1] == spec.in_channels == 1
+    assert encoder.state_dict()[STEM_WEIGHT].shape[1] == 2
+
+
+def test_leaves_an_encoder_without_attention_as_it_is():
+    encoder = build_encoder(EncoderSpec(width=8, in_channels=1))
+
+    state, spec = without_attention(encoder.state_dict(), encoder.spec)
+
+    assert spec == encoder.spec
+    assert all(torch.equal(state[k], v) for k, v in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"network": "vgg"}, {"width": 7}, {"width": 0}, {"in_channels": 0}, {"spatial_dims": 4}],
+)
+def test_refuses_a_spec_that_no_encoder_has(wrong):
+    with pytest.raises(ConfigError, match="encoder"):
+        EncoderSpec(**wrong)

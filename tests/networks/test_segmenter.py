@@ -1,0 +1,114 @@
+"""Segmenters: what they read and give, how a pretrained encoder gets in, and files."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sacl.errors import DataError
+from sacl.networks.encoder import EncoderSpec, build_encoder
+from sacl.networks.segmenter import (
+    SegmenterSpec,
+    build_segmenter,
+    load_segmenter,
+    save_segmenter,
+    training_note,
+)
+
+STEM = "stem.0.conv.weight"
+
+
+def spec_of(head="dense", decoder="unet", **changes):
+    spec = SegmenterSpec(
+        encoder=EncoderSpec(width=8),
+        decoder=decoder,
+        head=head,
+        scheme="two",
+        organs=("liver", "spleen"),
+        image_size=32,
+        modality="ct",
+        window_hu=(-175.0, 275.0),
+        percentiles=(0.5, 99.5),
+        context=1.4,
+        min_side_mm=24.0,
+        slice_margin=1,
+    )
+    return replace(spec, **changes)
+
+
+@pytest.mark.parametrize("decoder", ["unet", "deeplab", "aspp", "linear"])
+@pytest.mark.parametrize(("head", "channels", "logits"), [("dense", 1, 3), ("query", 2, 1)])
+def test_gives_logits_at_full_resolution(decoder, head, channels, logits):
+    segmenter = build_segmenter(spec_of(head, decoder), seed=0)
+    assert segmenter(torch.rand(2, channels, 32, 32)).shape == (2, logits, 32, 32)
+
+
+def test_works_in_three_dimensions():
+    spec = spec_of(encoder=EncoderSpec(width=8, spatial_dims=3))
+    segmenter = build_segmenter(spec, seed=0)
+    assert segmenter(torch.rand(2, 1, 32, 32, 32)).shape == (2, 3, 32, 32, 32)
+
+
+def test_arms_of_one_seed_share_decoder_and_head():
+    pretrained = build_encoder(EncoderSpec(width=8)).state_dict()
+    scratch = build_segmenter(spec_of(), seed=4).state_dict()
+    warm = build_segmenter(spec_of(), seed=4, pretrained=pretrained).state_dict()
+    for key in scratch:
+        if not key.startswith("encoder."):
+            assert torch.equal(scratch[key], warm[key]), key
+    assert not torch.equal(scratch[f"encoder.{STEM}"], warm[f"encoder.{STEM}"])
+
+
+def test_building_leaves_the_global_generator_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    build_segmenter(spec_of(), seed=9)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_dense_segmenter_drops_the_attention_input():
+    pretrained = build_encoder(EncoderSpec(width=8)).state_dict()
+    segmenter = build_segmenter(spec_of("dense"), seed=0, pretrained=pretrained)
+    assert torch.equal(segmenter.state_dict()[f"encoder.{STEM}"], pretrained[STEM][:, :1])
+
+
+def test_an_encoder_without_attention_gets_an_attention_input_of_zeros():
+    pretrained = build_encoder(EncoderSpec(width=8, in_channels=1)).state_dict()
+    spec = spec_of("query", encoder=EncoderSpec(width=8, in_channels=1))
+    segmenter = build_segmenter(spec, seed=0, pretrained=pretrained).eval()
+    weight = segmenter.state_dict()[f"encoder.{STEM}"]
+    assert torch.equal(weight[:, :1], pretrained[STEM])
+    assert not weight[:, 1].any()
+    pixels = torch.rand(1, 2, 32, 32)
+    blind = torch.cat([pixels[:, :1], torch.zeros(1, 1, 32, 32)], dim=1)
+    assert torch.equal(segmenter(pixels), segmenter(blind))
+
+
+def test_comes_back_from_disk_as_it_was(tmp_path):
+    segmenter = build_segmenter(spec_of("query", "deeplab"), seed=0).eval()
+    save_segmenter(tmp_path, segmenter, {"steps": 3, "seconds": 1.5})
+    loaded = load_segmenter(tmp_path, torch.device("cpu"))
+    pixels = torch.rand(1, 2, 32, 32)
+    assert loaded.spec == segmenter.spec
+    assert torch.allclose(loaded(pixels), segmenter(pixels), atol=1e-6)
+    assert training_note(tmp_path) == {"steps": 3, "seconds": 1.5}
+
+
+def test_where_nothing_is_saved_there_is_no_note(tmp_path):
+    assert training_note(tmp_path) is None
+
+
+def test_weights_of_another_spec_are_one_line(tmp_path):
+    save_segmenter(tmp_path, build_segmenter(spec_of(), seed=0), {})
+    text = (tmp_path / "segmenter.json").read_text()
+    (tmp_path / "segmenter.json").write_text(text.replace('"unet"', '"aspp"'))
+    with pytest.raises(DataError, match="the weights do not fit"):
+        load_segmenter(tmp_path, torch.device("cpu"))
+
+
+def test_a_damaged_description_is_one_line(tmp_path):
+    save_segmenter(tmp_path, build_segmenter(spec_of(), seed=0), {})
+    (tmp_path / "segmenter.json").write_text('{"head": "dense"}')
+    with pytest.raises(DataError, match="damaged"):
+        load_segmenter(tmp_path, torch.device("cpu"))

@@ -1,0 +1,118 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sacl.errors import DataError
+from sacl.scores.pooling import in_common
+from sacl.scores.summary import score_table, subject_means, summarize
+from sacl.scores.table import ScoreRow
+from sacl.types import OrganScore
+
+
+def _row(run, subject, organ, dice, scan="a", *, hd95=3.0, volumes=(5.0, 5.0)):
+    score = OrganScore(f"{subject}-{scan}", organ, dice, hd95, dice, *volumes)
+    return ScoreRow(run, subject, "test", score)
+
+
+def _summary(rows, **options):
+    return summarize(rows, resamples=200, seed=0, **options)
+
+
+def test_subject_scanned_often_weighs_no_more_than_another():
+    rows = [
+        _row("main", "s1", "liver", 0.9, "a"),
+        _row("main", "s1", "spleen", 0.7, "a"),
+        _row("main", "s1", "liver", 0.6, "b"),
+        _row("main", "s2", "liver", 0.4),
+    ]
+    means = subject_means(score_table(rows), "dice")["main"]
+    assert means["s1"] == pytest.approx((0.8 + 0.6) / 2)
+    assert _summary(rows)["runs"]["main"]["dice"]["mean"] == pytest.approx((0.7 + 0.4) / 2)
+
+
+def test_undefined_and_infinite_scores_are_left_out_of_means_and_counted():
+    rows = [
+        _row("main", "s1", "liver", 0.8, hd95=4.0),
+        _row("main", "s1", "spleen", math.nan, hd95=math.nan, volumes=(0, 0)),
+        _row("main", "s1", "kidney", 0.0, hd95=math.inf, volumes=(5, 0)),
+        _row("main", "s1", "aorta", 0.0, hd95=math.inf, volumes=(0, 5)),
+    ]
+    figures = _summary(rows)["runs"]["main"]
+    assert figures["dice"]["mean"] == pytest.approx(0.8 / 3)
+    assert figures["hd95_mm"]["mean"] == 4.0
+    counts = ("pairs", "undefined", "missed", "invented", "infinite_hd95")
+    assert [figures[name] for name in counts] == [4, 1, 1, 1, 2]
+    assert figures["organs"]["spleen"]["dice"] is None
+    assert figures["organs"]["kidney"]["hd95_mm"] is None
+
+
+def test_first_run_is_compared_with_each_other_one_paired_by_subject():
+    generator = np.random.default_rng(0)
+    dice = {run: generator.uniform(0.4, 0.9, 8) for run in ("main", "scratch", "long")}
+    # the rows of the runs come in different orders
+    rows = [_row("main", f"s{n}", "liver", d) for n, d in enumerate(dice["main"])]
+    for run in ("scratch", "long"):
+        rows += [_row(run, f"s{n}", "liver", dice[run][n]) for n in range(7, -1, -1)]
+    comparisons = [c for c in _summary(rows)["comparisons"] if c["metric"] == "dice"]
+    assert [c["against"] for c in comparisons] == ["scratch", "long"]
+    for c in comparisons:
+        difference = dice["main"] - dice[c["against"]]
+        assert c["mean_difference"] == pytest.approx(difference.mean())
+        assert c["p"] == pytest.approx(stats.wilcoxon(difference).pvalue)
+    assert min(c["p_holm"] for c in comparisons) == pytest.approx(
+        min(1, 2 * min(c["p"] for c in comparisons))
+    )
+
+
+def test_untested_run_is_compared_without_p_and_does_not_count_in_holm():
+    rows = [
+        _row(run, f"s{n}", "liver", 0.5 + n / 100 + shift)
+        for run, shift in (("main", 0.1), ("scratch", 0.0), ("coarse", -0.2))
+        for n in range(6)
+    ]
+    dice = [c for c in _summary(rows, untested=["coarse"])["comparisons"] if c["metric"] == "dice"]
+    assert dice[0]["p_holm"] == dice[0]["p"] == pytest.approx(2 / 64)
+    assert dice[1]["p"] is None
+    assert dice[1]["mean_difference"] == pytest.approx(0.3)
+
+
+def test_summary_is_json_without_nan():
+    rows = [_row("main", "s1", "liver", math.nan, hd95=math.nan, volumes=(0, 0))]
+    text = json.dumps(_summary(rows), allow_nan=False)
+    assert json.loads(text)["runs"]["main"]["dice"]["mean"] is None
+
+
+def test_summary_of_nothing_is_empty():
+    summary = _summary([])
+    assert summary["runs"] == {}
+    assert summary["comparisons"] == []
+    assert summary["subjects"] == {}
+
+
+def test_pooling_keeps_what_all_runs_scored_with_the_main_runs_first():
+    one = [_row("semantic", "s1", "liver", 0.8), _row("semantic", "s2", "liver", 0.8)]
+    one += [_row("scratch", "s1", "liver", 0.5), _row("coarse", "s1", "liver", 0.3)]
+    two = [_row("simclr", "s1", "liver", 0.7), _row("simclr", "s3", "liver", 0.7)]
+    pooled = in_common({"one": one, "two": two}, left_out=["coarse"])
+    assert [row.run for row in pooled] == ["one: semantic", "two: simclr", "one: scratch"]
+    assert {row.score.case_id for row in pooled} == {"s1-a"}
+
+
+def test_pooling_refuses_runs_without_a_common_scan():
+    one, two = [_row("a", "s1", "liver", 0.8)], [_row("a", "s2", "liver", 0.7)]
+    with pytest.raises(DataError, match="no scan that all runs scored"):
+        in_common({"one": one, "two": two})
+    with pytest.raises(DataError, match="no scan that all runs scored"):
+        in_common({"one": one, "two": []})
+
+
+def test_pooling_refuses_runs_on_other_references():
+    one = [_row("a", "s1", "liver", 0.8)]
+    two = [_row("a", "s1", "liver", 0.7, volumes=(5.5, 5.0))]
+    with pytest.raises(
+        DataError, match=r"case s1-a has 5\.500 ml of liver in the reference of two"
+    ):
+        in_common({"one": one, "two": two})
