@@ -111,7 +111,7 @@ def _check(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     from sacl.check.record import terminal_text
     from sacl.stages.check import check
 
-    checked = check(config, out, configured=known.config is not None)
+    checked = check(config, out)
     errors = checked.record["kinds"]["error"]
     if not known.json:
         print(terminal_text(checked.record, checked.findings))

@@ -15,7 +15,7 @@ from sacl.errors import ConfigError
 _SUMMARIES = {
     "run": "run all stages of a configuration, skipping what is up to date",
     "demo": "run everything on a generated phantom cohort",
-    "check": "look at a cohort before any training, and estimate the run ahead",
+    "check": "look at a cohort before any training",
     "phantom": "generate a phantom cohort",
     "ingest": "read a cohort into canonical volumes and a manifest",
     "locate": "give every scan a coarse label map (--from DIR: somebody else's)",

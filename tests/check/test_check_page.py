@@ -1,5 +1,4 @@
 import csv
-import dataclasses
 import html
 import re
 
@@ -10,21 +9,6 @@ from sacl.check.findings import Finding
 from sacl.check.page import check_page
 from sacl.check.record import cohort_record, scan_table, terminal_text
 from sacl.check.scan_facts import ScanFacts
-from sacl.config import load_config
-from sacl.training.forecast import forecast
-from sacl.training.step_costs import StepCosts
-
-COSTS = StepCosts(
-    device="cpu",
-    threads=2,
-    cores=2,
-    load=1.0,
-    locate_s=0.1,
-    pretrain_s=1.0,
-    finetune_s=0.5,
-    parameters={"locate": 1, "pretrain": 1, "finetune": 1},
-    peak_gb=0.5,
-)
 
 
 @pytest.fixture
@@ -35,18 +19,10 @@ def cohort():
     return CohortFacts("a & b", ("liver",), scans, "ct")
 
 
-def _page(cohort, findings, costs=COSTS):
-    expected = forecast(load_config(None), cohort, costs)
+def _page(cohort, findings):
     record = cohort_record(cohort, findings) | {
         "origin": "read as nnunet",
         "notes": ["of 2 channels the first is used"],
-        "forecast": {
-            **dataclasses.asdict(expected),
-            "measured": dataclasses.asdict(costs) if costs else None,
-            "not_measured": "no training step was timed",
-            "free_disk_gb": 10.0,
-            "installed_memory_gb": 16.0,
-        },
     }
     return check_page(cohort, findings, record), record
 
@@ -75,20 +51,6 @@ def test_without_findings_the_page_says_so(cohort):
     page, _ = _page(cohort, [])
     assert "No fault was found." in _text(page)
     assert "of 2 channels the first is used" in _text(page)
-
-
-@pytest.mark.parametrize(
-    ("costs", "said", "unsaid"),
-    [
-        (COSTS, "1.00 s of pretraining, 0.50 s of fine-tuning, on cpu with 2 threads", "busy"),
-        (dataclasses.replace(COSTS, load=5.5), "busy (load 5.5 on 2 cores)", "no training step"),
-        (None, "no training step was timed", "Time stage"),
-    ],
-)
-def test_the_estimate_says_what_was_measured(cohort, costs, said, unsaid):
-    text = _text(_page(cohort, [], costs)[0])
-    assert said in text
-    assert unsaid not in text
 
 
 def test_the_table_reads_back_and_lists_what_is_known_of_an_unreadable_scan(cohort):

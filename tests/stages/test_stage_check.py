@@ -9,20 +9,14 @@ from toy_cohort import locate_toy_cohort
 from planted import clean_files, write_files
 from sacl.cli import main
 from sacl.config import load_config
-from sacl.patches.store import read_patches
 from sacl.run.workspace import Workspace
 from sacl.settings import PhantomSettings
 from sacl.stages.check import check
-from sacl.stages.extract import extract
 from sacl.stages.phantom import phantom
-
-QUICK = ["--check.probe", "false"]
 
 
 def _check(data, out, **flags):
-    return check(
-        load_config(None, {"ingest.data": str(data), "check.probe": "false", **flags}), out
-    )
+    return check(load_config(None, {"ingest.data": str(data), **flags}), out)
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +86,6 @@ def test_an_ingested_cohort_is_checked_by_its_work_directory_or_its_folder(tmp_p
         _check(folder, tmp_path / "check.html").record
         for folder in (workspace.root, workspace.folder("ingest"))
     ]
-    for record in checks:
-        assert record.pop("forecast")["counts"]["scans"] == 6
     assert checks[0] == checks[1]
     assert checks[0]["splits"]["train"] == {
         "subjects": 4,
@@ -104,34 +96,20 @@ def test_an_ingested_cohort_is_checked_by_its_work_directory_or_its_folder(tmp_p
     assert checks[0]["annotation"]["aorta"] == {"annotated": 2, "absent": 0, "not annotated": 4}
 
 
-def test_patches_and_disk_are_those_that_extract_writes(tmp_path):
-    workspace = locate_toy_cohort(tmp_path / "work")
-    config = load_config(None, {"ingest.data": str(workspace.root), "check.probe": "false"})
-    expected = check(config, tmp_path / "check.html").record["forecast"]
-    folder = extract(config.extract, workspace)
-    store = read_patches(folder)
-    assert expected["counts"]["patches"] == len(store)
-    assert expected["counts"]["dense_slices"] == len(store.dense_index)
-    arrays = [path.stat().st_size for path in folder.glob("*.npy")]
-    assert expected["disk_gb"]["patch store"] == pytest.approx(sum(arrays) / 1e9, rel=0.03)
-    volumes = [p.stat().st_size for p in (workspace.folder("ingest") / "images").iterdir()]
-    assert expected["disk_gb"]["canonical volumes"] == pytest.approx(sum(volumes) / 1e9, rel=0.02)
-
-
 def test_a_phantom_cohort_has_neither_errors_nor_warnings(tmp_path):
     settings = PhantomSettings(scans=9, shape=(48, 40, 24), spacing_mm=(8.0, 8.0, 10.0))
     phantom(settings, Workspace(tmp_path / "work"))
     config = load_config(
         None,
-        {"work": str(tmp_path / "work"), "phantom.scans": "9", "check.probe": "false"},
+        {"work": str(tmp_path / "work"), "phantom.scans": "9"},
     )
-    checked = check(config, tmp_path / "check.html", configured=True)
+    checked = check(config, tmp_path / "check.html")
     assert [f for f in checked.findings if f.level != "note"] == []
     assert checked.cohort.scans[1].geometry.orientation == "LAS"
 
 
 def test_several_folders_are_checked_as_one_cohort(data, tmp_path):
-    config = load_config(None, {"ingest.data": json.dumps([str(data)] * 2), "check.probe": "false"})
+    config = load_config(None, {"ingest.data": json.dumps([str(data)] * 2)})
     checked = check(config, tmp_path / "check.html")
     assert len(checked.cohort.scans) == 20
     assert {f.code for f in checked.findings} >= {"duplicate"}
@@ -148,14 +126,14 @@ def test_another_grid_is_a_note_where_it_will_be_repaired(tmp_path):
 
 
 def test_a_clean_cohort_exits_with_0(data, tmp_path, capsys):
-    assert main(["check", str(data), "--out", str(tmp_path / "a.html"), *QUICK]) == 0
+    assert main(["check", str(data), "--out", str(tmp_path / "a.html")]) == 0
     told = capsys.readouterr().out
     assert "train" in told
     assert "0 errors, 0 warnings, 0 notes" in told
 
 
 def test_errors_exit_with_2_and_one_line_that_names_the_page(faulty, tmp_path, capsys):
-    assert main(["check", str(faulty), "--out", str(tmp_path / "a.html"), *QUICK]) == 2
+    assert main(["check", str(faulty), "--out", str(tmp_path / "a.html")]) == 2
     told = capsys.readouterr()
     assert told.err.splitlines()[-1].startswith("sacl: check: 1 kind")
     assert "a.html" in told.err.splitlines()[-1]
@@ -166,12 +144,12 @@ def test_errors_exit_with_2_and_one_line_that_names_the_page(faulty, tmp_path, c
 def test_json_is_alone_on_stdout(which, code, request, tmp_path, capsys):
     folder = request.getfixturevalue(which)
     out = tmp_path / "a.html"
-    assert main(["check", str(folder), "--json", "--out", str(out), *QUICK]) == code
+    assert main(["check", str(folder), "--json", "--out", str(out)]) == code
     assert json.loads(capsys.readouterr().out) == json.loads(out.with_suffix(".json").read_text())
 
 
 def test_a_folder_without_scans_is_one_line(tmp_path, capsys):
-    assert main(["check", str(tmp_path), "--out", str(tmp_path / "a.html"), *QUICK]) == 2
+    assert main(["check", str(tmp_path), "--out", str(tmp_path / "a.html")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "a.html").exists()
 
@@ -179,8 +157,8 @@ def test_a_folder_without_scans_is_one_line(tmp_path, capsys):
 def test_checking_loads_no_torch(data, tmp_path):
     code = (
         "import sys; from sacl.cli import main;"
-        f"main(['check', {str(data)!r}, '--out', {str(tmp_path / 'a.html')!r},"
-        " '--check.probe', 'false']); sys.exit('torch' in sys.modules)"
+        f"main(['check', {str(data)!r}, '--out', {str(tmp_path / 'a.html')!r}]);"
+        " sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 0

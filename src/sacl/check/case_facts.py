@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -42,11 +41,7 @@ class _Fault(Exception):
 
 
 def measure_case(case: FoundCase, found: Found) -> ScanFacts:
-    """Return the facts of a case; one image or one label map is in memory at a time.
-
-    `read_s` is the time that the image and its reference took.
-    """
-    start = time.perf_counter()
+    """Return the facts of a case; one image or one label map is in memory at a time."""
     problems: list[Finding] = []
     geometry, image, grid = _measure_image(case, problems)
     reference = None
@@ -66,7 +61,6 @@ def measure_case(case: FoundCase, found: Found) -> ScanFacts:
         modality=case.modality,
         has_reference=case.has_reference,
         problems=tuple(problems),
-        read_s=time.perf_counter() - start,
     )
 
 

@@ -68,19 +68,6 @@ RULES: Mapping[str, Rule] = {
         "Look at the scan: either the names of the labels are exchanged, or the affine of the file"
         " is mirrored.",
     ),
-    "cannot-run": Rule(
-        "error", "Settings that this cohort does not allow", "Change the settings, or add the data."
-    ),
-    "needs-settings": Rule(
-        "warning",
-        "Default settings that this cohort does not allow",
-        "Give the settings named here to `sacl run`, or add the data.",
-    ),
-    "nothing-to-score": Rule(
-        "warning",
-        "Nothing to score a run by",
-        "Hold subjects out with --ingest.test-subjects N, or give the cohort a split.",
-    ),
     "duplicate": Rule(
         "warning",
         "The same image under several names",

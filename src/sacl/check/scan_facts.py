@@ -107,7 +107,6 @@ class ScanFacts:
     modality: Literal["ct", "mr"] | None = None
     has_reference: bool = False
     problems: tuple[Finding, ...] = ()
-    read_s: float = 0.0
 
     def state_of(self, organ: str) -> Literal["annotated", "absent", "not annotated"]:
         """Tell whether an organ is there, was looked for in vain, or was not looked for."""

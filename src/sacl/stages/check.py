@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,12 @@ from sacl.cohort.merging import merge
 from sacl.cohort.scan_table import with_table
 from sacl.dicom.pseudonyms import KEY
 from sacl.dicom.verdict import Rule
-from sacl.errors import ConfigError, SaclError
+from sacl.errors import ConfigError
 from sacl.files.atomic import write_text
 from sacl.files.nifti import read_volume
-from sacl.progress import say, track
+from sacl.progress import track
 from sacl.run.workspace import FOLDERS
 from sacl.settings import RunConfig
-from sacl.training.forecast import forecast, organs_of, usual_spacing_mm
-from sacl.training.readiness import free_disk_gb, installed_memory_gb, readiness_findings
-from sacl.training.step_costs import StepCosts, measure_steps
 from sacl.types import Case, Cohort, NativeFrame, Volume
 
 _SCAN_LABELS = "scan_labels.csv"
@@ -46,7 +43,7 @@ class Checked:
     record: Mapping[str, Any]
 
 
-def check(config: RunConfig, out: Path, configured: bool = False) -> Checked:
+def check(config: RunConfig, out: Path) -> Checked:
     """Look at every scan of a cohort once, and write `out` with a `.csv` and a `.json` beside it.
 
     Nothing is trained and nothing converted. Scans are read one at a time; one that cannot be read
@@ -54,10 +51,8 @@ def check(config: RunConfig, out: Path, configured: bool = False) -> Checked:
 
     Args:
         config: `ingest` says where the data lie (a folder or table of any layout, a work directory
-            or its `1-cohort`); the rest is what the run ahead is estimated by.
+            or its `1-cohort`).
         out: The HTML file.
-        configured: Whether the settings were written for this cohort, so that it is an error if
-            they do not fit.
 
     Raises:
         ConfigError: there is no data to look at.
@@ -68,21 +63,11 @@ def check(config: RunConfig, out: Path, configured: bool = False) -> Checked:
     asked = config.ingest.modality
     known = found.modality if asked == "auto" else asked
     cohort = CohortFacts(found.name, all_organs(found), scans, known or likely_modality(scans))
-    costs, reason = _costs(config, cohort)
-    expected = forecast(config, cohort, costs)
     findings = _repaired(check_cohort(cohort), config)
-    findings += readiness_findings(config, cohort, expected, configured)
     record = {
         **cohort_record(cohort, findings),
         "origin": origin,
         "notes": list(found.notes),
-        "forecast": {
-            **asdict(expected),
-            "measured": asdict(costs) if costs else None,
-            "not_measured": reason,
-            "free_disk_gb": free_disk_gb(config.work),
-            "installed_memory_gb": installed_memory_gb(),
-        },
     }
     write_text(out.with_suffix(".csv"), scan_table(cohort, findings))
     write_text(out.with_suffix(".json"), json.dumps(record, indent=1, allow_nan=False) + "\n")
@@ -145,18 +130,6 @@ def _from_manifest(folder: Path, cohort: Cohort) -> Found:
     organs = dict(enumerate(cohort.scheme.names, start=1))
     cases = tuple(case_of(entry) for entry in cohort.cases)
     return Found("cohort.json", cohort.name, organs, cases, modality=cohort.modality)
-
-
-def _costs(config: RunConfig, cohort: CohortFacts) -> tuple[StepCosts | None, str]:
-    """Time a few steps; where that fails, return the reason."""
-    organs = len(organs_of(config, cohort)) or len(config.ingest.organs)
-    if not config.check.probe or not organs:
-        return None, "no training step was timed"
-    say("check: timing a few training steps")
-    try:
-        return measure_steps(config, organs, usual_spacing_mm(cohort)), ""
-    except SaclError as error:
-        return None, str(error)
 
 
 def _repaired(findings: Sequence[Finding], config: RunConfig) -> list[Finding]:
