@@ -123,8 +123,7 @@ def test_tables_are_found_beside_any_of_several_folders(tmp_path):
     assert config.ingest.labeled_order == tmp_path / "b" / "order.txt"
 
 
-# Protocols of comparisons, `compare-*.yaml`, are read by `sacl.comparison.reading`.
-RUNS = [path for path in sorted(Path("runs").glob("*.yaml")) if "compare-" not in path.name]
+RUNS = sorted(Path("runs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)

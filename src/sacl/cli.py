@@ -15,7 +15,6 @@ from typing import Any
 
 from sacl.arguments import config_and_data, take_dotted_flags
 from sacl.commands import READS_DATA, program
-from sacl.comparison import flags as comparison_flags
 from sacl.config import load_config, nearest
 from sacl.errors import ConfigError, DataError, SaclError
 from sacl.settings import RunConfig
@@ -73,7 +72,6 @@ def _dispatch(arguments: list[str]) -> int:
         "evaluate": _evaluate,
         "report": _report,
         "export": _export,
-        "compare": comparison_flags.run_command,
     }.get(known.command, _stage)
     result = handler(known, flags)
     if known.json:

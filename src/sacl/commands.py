@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sacl import __version__
-from sacl.comparison import flags as comparison_flags
 from sacl.config import dotted_settings, type_name
 from sacl.errors import ConfigError
 
@@ -26,9 +25,8 @@ _SUMMARIES = {
     "evaluate": "score predictions, of a run or of any two folders (--reference)",
     "report": "write the HTML report of a run, or of several (--runs)",
     "export": "write the predictions of a run, or any label maps (--predicted), in another form",
-    "compare": comparison_flags.SUMMARY,
 }
-READS_DATA = ("run", "check", "ingest", "compare")
+READS_DATA = ("run", "check", "ingest")
 """The commands that take scans."""
 _TEXT_FLAGS = ("--data", "--repair-grid", "--from", "--arm", "--form", "--splits")
 _SHOWN = {
@@ -65,10 +63,7 @@ def program() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        if name == "compare":
-            comparison_flags.add_arguments(command)
-        else:
-            _add_arguments(command, name)
+        _add_arguments(command, name)
     return parser
 
 

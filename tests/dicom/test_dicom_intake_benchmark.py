@@ -7,13 +7,13 @@ import make_odd_series  # noqa: F401  (adds its kinds)
 import pytest
 from dicom_kinds import Expected
 
-SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
-    return importlib.import_module("dicom_intake")
+    monkeypatch.syspath_prepend(ROOT)
+    return importlib.import_module("research.benchmarks.dicom_intake")
 
 
 def test_sixty_series_in_one_export_are_all_judged_rightly(benchmark):

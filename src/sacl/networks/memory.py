@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _BYTES_PER_VOXEL = 17
 """Of a scan while it is read, predicted and cleaned, and of the rest: imports, networks, a batch;
-by benchmarks/prediction_memory.py at 50 and at 200 slices."""
+by research/benchmarks/prediction_memory.py at 50 and at 200 slices."""
 _BASE_GB = 0.7
 
 

@@ -90,66 +90,6 @@ def compare(ours: ArrayLike, other: ArrayLike, resamples: int, seed: int) -> Com
     )
 
 
-def relative_gain(ours: ArrayLike, other: ArrayLike, resamples: int, seed: int) -> Estimate:
-    """Return the ratio of two runs' means over the same subjects, less 1, with its interval.
-
-    Pairs of subjects are resampled together, and both means taken of the same subjects (95 %
-    percentile bootstrap). NaN where the other run's mean is 0, and no interval where it can be.
-    """
-    pair = np.stack([np.asarray(ours, np.float64), np.asarray(other, np.float64)])
-    pair = pair[:, np.isfinite(pair).all(axis=0)]
-    count = pair.shape[1]
-    mean = float(pair[0].mean() / pair[1].mean()) - 1 if count and pair[1].mean() else math.nan
-    if count < 2 or math.isnan(mean):
-        return Estimate(mean, math.nan, math.nan, count)
-    drawn = np.random.default_rng(seed).integers(count, size=(resamples, count))
-    ours_mean, other_mean = pair[0][drawn].mean(axis=1), pair[1][drawn].mean(axis=1)
-    if not other_mean.all():
-        return Estimate(mean, math.nan, math.nan, count)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(ours_mean / other_mean - 1, [tail, 1 - tail])
-    return Estimate(mean, float(low), float(high), count)
-
-
-def crossed_bootstrap_mean(values: ArrayLike, resamples: int, seed: int) -> Estimate:
-    """Return the mean of `[subject, seed]` with an interval for other subjects and other seeds.
-
-    Subjects and seeds are resampled each on their own, since a seed's network scores every subject
-    (the product bootstrap: McCullagh, Bernoulli 2000, 6:285). Subjects with a NaN are left out.
-    One seed gives the interval over subjects alone.
-    """
-    value = np.asarray(values, dtype=np.float64)
-    value = value[np.isfinite(value).all(axis=1)]
-    subjects, seeds = value.shape
-    mean = float(value.mean()) if value.size else math.nan
-    if subjects < 2 or not seeds:
-        return Estimate(mean, math.nan, math.nan, subjects)
-    generator = np.random.default_rng(seed)
-    of_subject = generator.multinomial(subjects, np.full(subjects, 1 / subjects), resamples)
-    of_seed = generator.multinomial(seeds, np.full(seeds, 1 / seeds), resamples)
-    means = ((of_subject @ value) * of_seed).sum(axis=1) / (subjects * seeds)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(mean, float(low), float(high), subjects)
-
-
-def rank_biserial(differences: ArrayLike) -> float:
-    """Return the matched-pairs rank-biserial correlation, the effect size of Wilcoxon's test.
-
-    The rank sum of the positive differences less that of the negative ones, over both: 1 where all
-    are positive, 0 where they balance (Kerby, Comprehensive Psychology 2014, 3:11.IT.3.1). Zero
-    differences are dropped; 0 where all are zero, NaN where there is no pair.
-    """
-    difference = _finite(differences)
-    if not difference.size:
-        return math.nan
-    difference = difference[difference != 0]
-    if not difference.size:
-        return 0.0
-    ranks = stats.rankdata(np.abs(difference))
-    return float((ranks * np.sign(difference)).sum() / ranks.sum())
-
-
 def holm(p_values: ArrayLike) -> list[float]:
     """Return p-values adjusted for their number (Holm, Scand. J. Statist. 1979, 6:65).
 

@@ -1,0 +1,231 @@
+"""Peak memory of predicting one 512 × 512 × 200 CT, above the process that is ready and idle.
+
+`python -m research benchmark prediction_memory` runs both heads, each in a process of its own, with
+networks of the default architecture and 13 organs whose weights are random (memory does not depend
+on them), and writes `results/prediction_memory.json`. Goal: at most 2 GB above idle.
+
+Idle is the resident memory after imports, with all networks loaded. The peak is the largest one
+while a compressed int16 NIfTI is read, predicted and written. The dense head reads whole slices;
+the query head locates the organs with the coarse network's ensemble first, and then works on every
+organ's patches. As a random coarse network finds nothing useful, the patches are planned on a map
+of 13 ellipsoids.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+SHAPE, SPACING_MM = (512, 512, 200), (0.8, 0.8, 2.5)
+ORGANS = 13
+GOAL_GB = 2.0
+RESULT = Path(__file__).parents[1] / "results" / "prediction_memory.json"
+
+
+def main() -> None:
+    """Measure both heads and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--head", choices=["dense", "query"])
+    parser.add_argument("--slices", type=int, default=SHAPE[2])
+    known = parser.parse_args()
+    if known.head:
+        print(json.dumps(measure(known.head, known.slices)))
+        return
+    heads = {}
+    for head in ("dense", "query"):
+        command = [
+            sys.executable,
+            "-m",
+            __spec__.name,
+            "--head",
+            head,
+            "--slices",
+            str(known.slices),
+        ]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        heads[head] = json.loads(done.stdout.splitlines()[-1])
+        print(head, heads[head])
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps({**_circumstances(known.slices), "heads": heads}, indent=1) + "\n")
+
+
+def measure(head: str, slices: int) -> dict[str, float | bool]:
+    """Return the memory and time that one head takes for one scan."""
+    from sacl.networks.segmenter import build_segmenter
+    from sacl.prediction.coarse import CoarseEnsemble
+    from sacl.prediction.volume import Predictor
+    from sacl.stages.predict import _predict_file
+
+    device = _cpu()
+    segmenter = build_segmenter(_spec(head), seed=0).eval()
+    ensemble = CoarseEnsemble(_coarse_spec(), _coarse_networks(3), device)
+    with tempfile.TemporaryDirectory() as folder:
+        scan, path = Path(folder) / "scan.nii.gz", Path(folder) / "label.nii.gz"
+        # The scan is made by another process: what making it takes is not this one's.
+        subprocess.run([sys.executable, "-c", _MAKE_SCAN, str(scan), str(slices)], check=True)
+        predictor = Predictor(segmenter, device, batch=_settings().batch, keep_component=0.1)
+        # Networks allocate on their first call what they then keep; that is part of being ready.
+        predictor.logits([np.zeros((2 if head == "query" else 1, 64, 64), np.float32)])
+        idle = _resident_gb()
+        begun, watch = time.monotonic(), _Watch()
+        with watch:
+            _predict_file(scan, path, predictor, _locator(head, ensemble))
+        seconds = time.monotonic() - begun
+    above = watch.peak_gb - idle
+    return {
+        "idle_gb": round(idle, 3),
+        "peak_gb": round(watch.peak_gb, 3),
+        "above_idle_gb": round(above, 3),
+        "meets_goal": above <= GOAL_GB,
+        "seconds": round(seconds, 1),
+        "peak_rss_of_process_gb": round(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 3
+        ),
+    }
+
+
+_MAKE_SCAN = """
+import sys
+import nibabel
+import numpy as np
+slices = int(sys.argv[2])
+rng = np.random.default_rng(0)
+voxels = np.empty((512, 512, slices), np.int16, order="F")
+i, j = np.mgrid[-1:1:512j, -1:1:512j]
+for k in range(slices):
+    body = np.where((i / 0.8) ** 2 + (j / 0.6) ** 2 < 1, 40.0, -1000.0)
+    voxels[:, :, k] = body + rng.normal(0, 20, body.shape)
+nibabel.save(nibabel.Nifti1Image(voxels, np.diag([0.8, 0.8, 2.5, 1.0])), sys.argv[1])
+"""
+
+
+class _Watch:
+    """Note the largest resident memory of this process, looked at every 5 ms."""
+
+    peak_gb = 0.0
+
+    def __enter__(self) -> None:
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._done.wait(0.005):
+            self.peak_gb = max(self.peak_gb, _resident_gb())
+
+
+def _resident_gb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def _cpu():
+    import torch
+
+    return torch.device("cpu")
+
+
+def _settings():
+    from sacl.settings import PredictSettings
+
+    return PredictSettings()
+
+
+def _spec(head: str):
+    from sacl.networks.encoder import EncoderSpec
+    from sacl.networks.segmenter import SegmenterSpec
+    from sacl.settings import ExtractSettings, FinetuneSettings, IngestSettings
+
+    cuts = ExtractSettings()
+    return SegmenterSpec(
+        encoder=EncoderSpec(),
+        decoder=FinetuneSettings().decoder,
+        head=head,
+        scheme="thirteen",
+        organs=_organs(),
+        image_size=cuts.dense_size if head == "dense" else cuts.patch_size,
+        modality="ct",
+        window_hu=IngestSettings().window_hu,
+        percentiles=IngestSettings().percentiles,
+        context=cuts.context,
+        min_side_mm=cuts.min_side_mm,
+        slice_margin=cuts.slice_margin,
+    )
+
+
+def _organs() -> tuple[str, ...]:
+    return tuple(f"organ_{n}" for n in range(1, ORGANS + 1))
+
+
+def _coarse_spec():
+    from sacl.settings import LocateSettings
+    from sacl.training.coarse import plan_network
+
+    settings = LocateSettings()
+    return plan_network(settings, "thirteen", _organs(), settings.spacing_mm)
+
+
+def _coarse_networks(count: int):
+    from sacl.networks.coarse import CoarseNetwork
+
+    return tuple(CoarseNetwork(_coarse_spec()).eval() for _ in range(count))
+
+
+def _locator(head: str, ensemble):
+    if head == "dense":
+        return lambda name, volume, window: None
+
+    def locate(name, volume, window):
+        located = ensemble.locate(volume, window)
+        _draw_ellipsoids(located.voxels)
+        return located
+
+    return locate
+
+
+def _draw_ellipsoids(voxels: np.ndarray) -> None:
+    """Overwrite a label map, in place, with 13 ellipsoids as large as abdominal organs."""
+    voxels[:] = 0
+    rng = np.random.default_rng(1)
+    shape = np.array(voxels.shape)
+    for label in range(1, ORGANS + 1):
+        center = shape * rng.uniform(0.3, 0.7, 3)
+        radius = shape * rng.uniform(0.04, 0.15, 3)
+        low = np.maximum(0, (center - radius).astype(int))
+        high = np.minimum(shape, (center + radius).astype(int) + 1)
+        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        axes = np.ogrid[box]
+        inside = sum(((x - c) / r) ** 2 for x, c, r in zip(axes, center, radius, strict=True)) < 1
+        voxels[box][inside] = label
+
+
+def _circumstances(slices: int) -> dict[str, object]:
+    from research.benchmarks.circumstances import circumstances
+
+    return {
+        "what": "peak resident memory of predicting one scan, above the idle process",
+        "goal_gb": GOAL_GB,
+        "scan": {"shape": [*SHAPE[:2], slices], "spacing_mm": SPACING_MM, "dtype": "int16"},
+        "organs": ORGANS,
+        "settings": "defaults of every stage; 3 coarse networks for the query head",
+        "command": "python -m research benchmark prediction_memory",
+        **circumstances(),
+    }
+
+
+if __name__ == "__main__":
+    main()

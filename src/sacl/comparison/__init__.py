@@ -1,1 +1,0 @@
-"""A few-label comparison: cohort x labeled subjects x strategy x seed, every cell a run."""
