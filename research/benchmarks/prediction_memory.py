@@ -148,6 +148,8 @@ def _settings():
 def _spec(head: str):
     from sacl.networks.encoder import EncoderSpec
     from sacl.networks.segmenter import SegmenterSpec
+    from sacl.patches.region import Placement
+    from sacl.patches.window import WindowRule
     from sacl.settings import ExtractSettings, FinetuneSettings, IngestSettings
 
     cuts = ExtractSettings()
@@ -158,12 +160,8 @@ def _spec(head: str):
         scheme="thirteen",
         organs=_organs(),
         image_size=cuts.dense_size if head == "dense" else cuts.patch_size,
-        modality="ct",
-        window_hu=IngestSettings().window_hu,
-        percentiles=IngestSettings().percentiles,
-        context=cuts.context,
-        min_side_mm=cuts.min_side_mm,
-        slice_margin=cuts.slice_margin,
+        window=WindowRule("ct", IngestSettings().window_hu),
+        placement=Placement(region="slice", min_side_mm=cuts.min_side_mm),
     )
 
 

@@ -14,6 +14,8 @@ from sacl.networks.segmenter import (
     save_segmenter,
     training_note,
 )
+from sacl.patches.region import Placement
+from sacl.patches.window import WindowRule
 
 STEM = "stem.0.conv.weight"
 
@@ -26,12 +28,8 @@ def spec_of(head="dense", decoder="unet", **changes):
         scheme="two",
         organs=("liver", "spleen"),
         image_size=32,
-        modality="ct",
-        window_hu=(-175.0, 275.0),
-        percentiles=(0.5, 99.5),
-        context=1.4,
-        min_side_mm=24.0,
-        slice_margin=1,
+        window=WindowRule("ct", (-175.0, 275.0)),
+        placement=Placement(region="slice", min_side_mm=24.0),
     )
     return replace(spec, **changes)
 
@@ -111,4 +109,13 @@ def test_a_damaged_description_is_one_line(tmp_path):
     save_segmenter(tmp_path, build_segmenter(spec_of(), seed=0), {})
     (tmp_path / "segmenter.json").write_text('{"head": "dense"}')
     with pytest.raises(DataError, match="damaged"):
+        load_segmenter(tmp_path, torch.device("cpu"))
+
+
+def test_a_segmenter_whose_patches_were_placed_otherwise_is_refused_with_the_remedy(tmp_path):
+    save_segmenter(tmp_path, build_segmenter(spec_of(), seed=0), {})
+    text = (tmp_path / "segmenter.json").read_text()
+    assert '"rule": 2' in text
+    (tmp_path / "segmenter.json").write_text(text.replace('"rule": 2', '"rule": 1'))
+    with pytest.raises(DataError, match=r"placed by rule 1.*sacl extract --force"):
         load_segmenter(tmp_path, torch.device("cpu"))

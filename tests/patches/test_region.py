@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from sacl.patches.region import region_boxes, slice_boxes
+from sacl.errors import DataError
+from sacl.patches.region import Placement, dense_boxes, region_boxes, slice_boxes
 from sacl.types import Grid, LabelMap, LabelScheme
 
 SCHEME = LabelScheme("two", ("liver", "spleen"))
@@ -13,7 +14,11 @@ def label_map(*blocks, shape=(60, 50, 6), spacing=(2.0, 2.0, 5.0)):
     labels = np.zeros(shape, np.uint8)
     for label, region in blocks:
         labels[region] = label
-    return LabelMap(labels, Grid(shape, np.diag([*spacing, 1.0])), SCHEME)
+    return LabelMap(labels, grid_of(shape, spacing), SCHEME)
+
+
+def grid_of(shape, spacing=(2.0, 2.0, 5.0)):
+    return Grid(shape, np.diag([*spacing, 1.0]))
 
 
 def block(i, j, k=(1, 5)):
@@ -37,12 +42,37 @@ def test_the_square_is_square_in_mm():
     assert box.shape[:2] == (20, 40)
 
 
-def test_an_island_away_from_the_organs_does_not_count():
-    organs = (1, block((10, 26), (20, 36)))
-    island = (2, block((50, 56), (2, 8)))
-    assert region_boxes(label_map(organs, island), 1.5, 10) == region_boxes(
-        label_map(organs), 1.5, 10
+def test_an_island_far_from_its_organ_does_not_count():
+    organ = (1, block((10, 26), (20, 36)))
+    island = (1, block((50, 56), (2, 8)))
+    assert region_boxes(label_map(organ, island), 1.5, 10) == region_boxes(
+        label_map(organ), 1.5, 10
     )
+
+
+def test_no_organ_is_an_island_beside_a_larger_one():
+    """Liver, spleen and two kidneys: the smaller ones are a tenth of the liver, and far off."""
+    scheme = LabelScheme("abdomen", ("liver", "spleen", "kidney_right", "kidney_left"))
+    voxels = np.zeros((120, 80, 10), np.uint8)
+    for label, place in enumerate(
+        (((70, 110), (30, 70)), ((10, 20), (20, 34)), ((80, 90), (10, 20)), ((30, 40), (10, 20))), 1
+    ):
+        voxels[block(*place, (1, 9))] = label
+    boxes = region_boxes(LabelMap(voxels, grid_of(voxels.shape), scheme), 1.0, 10)
+    assert boxes[0].start[0] == 10
+    assert boxes[0].stop[0] == 110
+
+
+def test_both_of_two_small_organs_that_lie_apart_are_in_the_square():
+    parotids = label_map((1, block((5, 9), (20, 26))), (2, block((50, 53), (20, 26))))
+    box = region_boxes(parotids, 1.0, 10)[0]
+    assert (box.start[0], box.stop[0]) == (5, 53)
+
+
+def test_a_shrunken_kidney_of_a_pair_that_has_one_label_counts():
+    pair = label_map((1, block((5, 15), (20, 30))), (1, block((50, 54), (20, 30))))
+    box = region_boxes(pair, 1.0, 10)[0]
+    assert (box.start[0], box.stop[0]) == (5, 54)
 
 
 def test_two_organs_of_like_size_that_do_not_touch_both_count():
@@ -68,3 +98,16 @@ def test_a_map_without_organs_gives_the_whole_slices():
 @pytest.mark.parametrize(("least", "side"), [(10, 15), (80, 40)])
 def test_the_square_has_a_smallest_side(least, side):
     assert region_boxes(label_map((1, block((20, 30), (20, 30)))), 1.5, least)[0].shape[0] == side
+
+
+def test_a_placement_says_whether_slices_are_whole():
+    organs = label_map((1, block((20, 30), (20, 30))))
+    square, whole = Placement(min_side_mm=10), Placement(region="slice")
+    assert dense_boxes(square, organs.grid, organs) == region_boxes(organs, 1.75, 10)
+    assert dense_boxes(whole, organs.grid, organs) == slice_boxes(organs.grid)
+    assert dense_boxes(square, organs.grid, None) == slice_boxes(organs.grid)
+
+
+def test_the_placement_of_an_older_version_is_refused_with_the_remedy():
+    with pytest.raises(DataError, match=r"placed by rule 1.*rule 2.*sacl extract --force"):
+        Placement(rule=1)

@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections import namedtuple
 
@@ -167,6 +168,15 @@ def test_names_the_remedy_where_a_file_is_missing_or_broken(store, tmp_path, nam
 
     (tmp_path / name).unlink()
     with pytest.raises(DataError, match="sacl extract --force"):
+        read_patches(tmp_path)
+
+
+def test_refuses_a_store_of_an_older_version_with_the_remedy(store, tmp_path):
+    document = json.loads((tmp_path / "store.json").read_text())
+    del document["placement"]
+    (tmp_path / "store.json").write_text(json.dumps(document))
+
+    with pytest.raises(DataError, match=r"older version.*sacl extract --force"):
         read_patches(tmp_path)
 
 

@@ -6,6 +6,8 @@ import torch
 
 from sacl.networks.encoder import EncoderSpec
 from sacl.networks.segmenter import SegmenterSpec
+from sacl.patches.region import Placement
+from sacl.patches.window import WindowRule
 from sacl.prediction.volume import Predictor, plan_patches, predict_volume
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
@@ -24,12 +26,8 @@ class Threshold:
             scheme="two",
             organs=ORGANS,
             image_size=size,
-            modality="ct",
-            window_hu=(0.0, 2.0),
-            percentiles=(0.5, 99.5),
-            context=1.4,
-            min_side_mm=8.0,
-            slice_margin=1,
+            window=WindowRule("ct", (0.0, 2.0)),
+            placement=Placement(region="slice", min_side_mm=8.0),
         )
 
     def __call__(self, pixels):

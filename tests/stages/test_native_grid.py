@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from sacl.networks.encoder import EncoderSpec
 from sacl.networks.segmenter import SegmenterSpec
+from sacl.patches.region import Placement
+from sacl.patches.window import WindowRule
 from sacl.prediction.volume import Predictor
 from sacl.stages.predict import _predict_file
 
@@ -27,12 +29,8 @@ class Oracle:
         scheme="two",
         organs=("liver", "spleen"),
         image_size=32,
-        modality="ct",
-        window_hu=(0.0, 200.0),
-        percentiles=(0.5, 99.5),
-        context=1.4,
-        min_side_mm=8.0,
-        slice_margin=1,
+        window=WindowRule("ct", (0.0, 200.0)),
+        placement=Placement(region="slice", min_side_mm=8.0),
     )
 
     def __call__(self, pixels):

@@ -164,7 +164,7 @@ def test_the_description_holds_no_path_and_no_case(finished):
     text = (finished.folder("finetune") / "semantic" / "segmenter.json").read_text()
     assert str(finished.root) not in text
     assert "case-" not in text
-    assert json.loads(text)["window_hu"] == [-50.0, 250.0]
+    assert json.loads(text)["window"]["window_hu"] == [-50.0, 250.0]
 
 
 def test_flips_are_refused_where_left_and_right_are_told_apart(pretrained, tmp_path):

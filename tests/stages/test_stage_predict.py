@@ -144,7 +144,8 @@ def test_the_dense_head_reads_the_square_around_all_organs(pretrained, tmp_path)
     finetune(settings_of("dense", twins=()), workspace)
     predict(PredictSettings(batch=4), workspace)
     spec = json.loads((workspace.folder("finetune") / "semantic/segmenter.json").read_text())
-    assert (spec["dense_region"], spec["region_context"]) == ("organs", 1.2)
+    placement = spec["placement"]
+    assert (placement["region"], placement["region_context"]) == ("organs", 1.2)
     cohort = read_cohort(workspace.folder("ingest"))
     case = cohort.cases[3]
     coarse, _ = read_label_map(workspace.folder("locate") / "maps/case-3.nii.gz", SCHEME)

@@ -10,8 +10,10 @@ import torch
 from sacl.networks.encoder import EncoderSpec
 from sacl.networks.segmenter import SegmenterSpec, build_segmenter
 from sacl.patches.corruption import mask_dice
+from sacl.patches.region import Placement
 from sacl.patches.store import PatchStore, StoreArrays, StoreMeta
 from sacl.patches.views import ViewRanges
+from sacl.patches.window import WindowRule
 from sacl.training.finetune import DenseTask, QueryTask, StepRules, slice_weights
 from sacl.training.loop import Plan, RatedParameters, train
 
@@ -72,12 +74,8 @@ def spec_of(head):
         scheme="two",
         organs=ORGANS,
         image_size=SIZE,
-        modality="ct",
-        window_hu=(0.0, 1.0),
-        percentiles=(0.5, 99.5),
-        context=1.4,
-        min_side_mm=24.0,
-        slice_margin=1,
+        window=WindowRule("ct", (0.0, 1.0)),
+        placement=Placement(region="slice", min_side_mm=24.0),
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ from sacl.errors import DataError
 from sacl.files.weights import read_weights, save_weights
 from sacl.networks.decoder import CONVOLUTIONS, DecoderName, build_decoder, resize
 from sacl.networks.encoder import STEM_WEIGHT, EncoderSpec, build_encoder, without_attention
+from sacl.patches.region import Placement
+from sacl.patches.window import WindowRule
 from sacl.types import LabelScheme
 
 _NAME = "segmenter"
@@ -23,12 +26,10 @@ _NAME = "segmenter"
 class SegmenterSpec:
     """What a segmenter is and how its input is made: enough to predict a scan never ingested.
 
-    `dense` reads slices, whole ones or (`dense_region`) their square around all organs, and gives
-    a logit per class, background first; `query` reads an organ's patch, image and attention, and
-    gives that organ's logit. `image_size` is the side of either in pixels. `context`,
-    `min_side_mm` and `slice_margin` place the patches (`query.plan_boxes`), `region_context` and
-    `min_side_mm` the square (`region.region_boxes`); `modality`,
-    `window_hu` and `percentiles` window the intensities (`window.window_of`).
+    `dense` reads slices, whole ones or the square around all organs, and gives a logit per class,
+    background first; `query` reads an organ's patch, image and attention, and gives that organ's
+    logit. `image_size` is the side of either in pixels; `placement` says where they lie, `window`
+    which intensities become 0 and 1.
     """
 
     encoder: EncoderSpec
@@ -37,19 +38,13 @@ class SegmenterSpec:
     scheme: str
     organs: tuple[str, ...]
     image_size: int
-    modality: Literal["ct", "mr"]
-    window_hu: tuple[float, float]
-    percentiles: tuple[float, float]
-    context: float
-    min_side_mm: float
-    slice_margin: int
-    dense_region: Literal["slice", "organs"] = "slice"
-    region_context: float = 1.75
+    window: WindowRule
+    placement: Placement
 
     @property
     def needs_coarse(self) -> bool:
         """Tell whether a scan's coarse label map has to be known."""
-        return self.head == "query" or self.dense_region == "organs"
+        return self.head == "query" or self.placement.region == "organs"
 
     @property
     def out_channels(self) -> int:
@@ -66,18 +61,16 @@ class SegmenterSpec:
         """Return the spec that was saved as JSON.
 
         Raises:
-            DataError: a field is missing or of no use.
+            DataError: a field is missing or of no use, or an older version placed its patches
+                otherwise.
         """
         try:
-            values = {f.name: text[f.name] for f in fields(cls)}
-            values["encoder"] = EncoderSpec(**values["encoder"])
-            for name in ("organs", "window_hu", "percentiles"):
-                values[name] = tuple(values[name])
-        except (KeyError, TypeError) as error:
+            return msgspec.convert(text, cls)
+        except msgspec.ValidationError as error:
             raise DataError(
-                f"{_NAME}.json: {error} is missing or damaged; train the segmenter anew"
+                f"{_NAME}.json: {error}; it is damaged or was made by an older version, train the"
+                " segmenter again (`sacl extract --force`, then `sacl run`)"
             ) from error
-        return cls(**values)
 
 
 class Segmenter(nn.Module):

@@ -1,26 +1,72 @@
-"""Where all organs lie in a scan: one square for every slice, so that dense slices are finer.
+"""Where the organs lie in a scan: one square for every slice, so that dense slices are finer.
 
 A network that sees all organs at once needs neither the air around the body nor the arms. The
 coarse label map places the square; it is wrong in places, so islands and stragglers do not count.
+They are judged organ by organ: of all organs together, a spleen is an island beside a liver.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
+from jaxtyping import Bool, Shaped
 from scipy import ndimage
 
-from sacl.patches.query import box_around, whole_slice_box
+from sacl.errors import DataError
+from sacl.patches.query import box_around, organ_regions, whole_slice_box
 from sacl.types import Box, Grid, LabelMap
 
-_ISLAND = 0.5
-"""A component of all organs together below this share of the largest one is taken for an error."""
+PLACEMENT_RULE = 2
+"""Version of how boxes are placed; a segmenter is right only in boxes placed as in its training.
+1: an island was what is small beside all organs together, so that whole organs were cut away."""
+
+_ISLAND = 0.3
+"""A component of an organ below this share of the organ's largest one is taken for an error."""
 _STRAGGLERS = (2.0, 98.0)
-"""Percentiles of the voxels' positions that count as the organs' ends."""
+"""Percentiles of the positions of an organ's voxels that count as its ends."""
 _TOUCHING = np.ones((3, 3, 3), np.bool_)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where query patches and dense slices lie: the same in training and in prediction.
+
+    `context`, `min_side_mm` and `slice_margin` place the patches (`query.plan_boxes`),
+    `region_context` and `min_side_mm` the square that dense slices show where `region` is `organs`.
+    """
+
+    context: float = 1.4
+    min_side_mm: float = 24.0
+    slice_margin: int = 1
+    region: Literal["organs", "slice"] = "organs"
+    region_context: float = 1.75
+    rule: int = PLACEMENT_RULE
+
+    def __post_init__(self) -> None:
+        if self.rule != PLACEMENT_RULE:
+            raise DataError(
+                f"placement: patches and slices were placed by rule {self.rule}, this version"
+                f" places them by rule {PLACEMENT_RULE}, which keeps every organ in the square;"
+                " redo the run from `sacl extract --force` on"
+            )
+
+
+Ends = tuple[float, float]
+"""Where something begins and ends along an axis, as borders between voxels."""
+
+
+def dense_boxes(placement: Placement, grid: Grid, coarse: LabelMap | None) -> list[Box]:
+    """Return what a dense slice shows, a box per axial slice: the square or the whole slice."""
+    if placement.region == "slice" or coarse is None:
+        return slice_boxes(grid)
+    return region_boxes(coarse, placement.region_context, placement.min_side_mm)
+
+
 def region_boxes(coarse: LabelMap, context: float, min_side_mm: float) -> list[Box]:
-    """Return one box per axial slice, all of one place and side, around all organs of a scan.
+    """Return one box per axial slice, all of one place and side, around every organ of a scan.
 
     The side is `context` times the larger in-plane extent of the organs, at least `min_side_mm`
     and square in mm. Where the map holds no organ the boxes are those of the whole slices.
@@ -30,16 +76,18 @@ def region_boxes(coarse: LabelMap, context: float, min_side_mm: float) -> list[B
         context: Side in units of the organs' largest in-plane extent.
         min_side_mm: Smallest side.
     """
-    depth = coarse.grid.shape[2]
-    inside = _believable(coarse.voxels > 0)
-    if not inside.any():
+    ends = [
+        _ends_of(coarse.voxels[region] == coarse.scheme.label_of(organ), region)
+        for organ, region in organ_regions(coarse).items()
+    ]
+    if not ends:
         return slice_boxes(coarse.grid)
-    ends = [_ends(inside.sum(axis=axes)) for axes in ((1, 2), (0, 2))]
+    (i0, i1), (j0, j1) = (_union([of_organ[axis] for of_organ in ends]) for axis in (0, 1))
     spacing_mm = coarse.grid.spacing_mm
-    extent_mm = max((b - a) * mm for (a, b), mm in zip(ends, spacing_mm[:2], strict=True))
-    middle = (0.5 * (ends[0][0] + ends[0][1]), 0.5 * (ends[1][0] + ends[1][1]))
+    extent_mm = max((i1 - i0) * spacing_mm[0], (j1 - j0) * spacing_mm[1])
+    middle = (0.5 * (i0 + i1), 0.5 * (j0 + j1))
     side_mm = max(context * extent_mm, min_side_mm)
-    return [box_around(middle, side_mm, spacing_mm, k) for k in range(depth)]
+    return [box_around(middle, side_mm, spacing_mm, k) for k in range(coarse.grid.shape[2])]
 
 
 def slice_boxes(grid: Grid) -> list[Box]:
@@ -47,8 +95,17 @@ def slice_boxes(grid: Grid) -> list[Box]:
     return [whole_slice_box(grid, k) for k in range(grid.shape[2])]
 
 
-def _believable(inside: np.ndarray) -> np.ndarray:
-    """Return the large components of a mask."""
+def _ends_of(inside: Bool[np.ndarray, "i j k"], region: Sequence[slice]) -> tuple[Ends, Ends]:
+    """Return an organ's ends along i and j, from its mask inside its bounding box."""
+    believable = _without_islands(inside)
+    i, j = (
+        _ends(believable.sum(axis=axes), span.start)
+        for axes, span in zip(((1, 2), (0, 2)), region, strict=False)
+    )
+    return i, j
+
+
+def _without_islands(inside: Bool[np.ndarray, "i j k"]) -> Bool[np.ndarray, "i j k"]:
     component, count = ndimage.label(inside, _TOUCHING)
     if count < 2:
         return inside
@@ -57,8 +114,12 @@ def _believable(inside: np.ndarray) -> np.ndarray:
     return np.asarray((sizes >= _ISLAND * sizes.max())[component])
 
 
-def _ends(voxels_at: np.ndarray) -> tuple[float, float]:
-    """Return where the middle share of the voxels begins and ends, as borders between voxels."""
+def _ends(voxels_at: Shaped[np.ndarray, " n"], offset: int) -> Ends:
+    """Return where the middle share of the voxels begins and ends."""
     share = np.cumsum(voxels_at) / voxels_at.sum()
     first, last = (int(np.searchsorted(share, p / 100)) for p in _STRAGGLERS)
-    return float(first), float(last + 1)
+    return float(offset + first), float(offset + last + 1)
+
+
+def _union(ends: Sequence[Ends]) -> Ends:
+    return min(first for first, _ in ends), max(last for _, last in ends)

@@ -10,14 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 
 from sacl.errors import DataError
 from sacl.files.arrays import allocate, open_array
 from sacl.files.atomic import replacing, write_text
+from sacl.patches.region import Placement
+from sacl.patches.window import WindowRule
 from sacl.types import UNKNOWN, Box, QueryPatch, join_labels
 
 IMAGE_SCALE = 65535
@@ -37,7 +39,8 @@ def quantized(pixels: np.ndarray, scale: int) -> np.ndarray:
 class StoreMeta:
     """What a store holds: sides in pixels, organs (label value `n + 1`) and scan-wise labels.
 
-    The `stored` sides include the margin around patches and slices.
+    The `stored` sides include the margin around patches and slices. `window` and `placement` say
+    how its pixels were made, so that a segmenter can make its own in the same way.
     """
 
     patch_size: int
@@ -47,6 +50,8 @@ class StoreMeta:
     organs: tuple[str, ...]
     scan_labels: tuple[str, ...] = ()
     scheme: str = "organs"
+    window: WindowRule = WindowRule("ct", (-175.0, 275.0))  # noqa: RUF009 - frozen
+    placement: Placement = Placement()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,10 +244,13 @@ def read_patches(folder: Path) -> PatchStore:
         DataError: a file is missing or broken.
     """
     try:
-        text: dict[str, Any] = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-        for key in ("organs", "scan_labels"):
-            text[key] = tuple(text[key])
-        meta = StoreMeta(**text)
+        text = json.loads((folder / "store.json").read_text(encoding="utf-8"))
+        if "placement" not in text:
+            raise DataError(
+                f"{folder.name}: this patch store was made by an older version, which placed its"
+                " patches otherwise; run `sacl extract --force`"
+            )
+        meta = msgspec.convert(text, StoreMeta)
         index = _read_table(folder / "index.csv")
         dense_index = _read_table(folder / "dense_index.csv")
         arrays = StoreArrays(

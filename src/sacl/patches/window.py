@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float, Shaped
 
 from sacl.errors import DataError
 
+PERCENTILES = (0.5, 99.5)
+"""MR: percentiles of a scan's intensities that become 0 and 1."""
+
+
+@dataclass(frozen=True)
+class WindowRule:
+    """Which of a scan's intensities become 0 and 1: for CT two HU, for MR two percentiles."""
+
+    modality: Literal["ct", "mr"]
+    window_hu: tuple[float, float]
+    percentiles: tuple[float, float] = PERCENTILES
+
 
 def window_of(
-    voxels: np.ndarray,
-    modality: Literal["ct", "mr"],
-    window_hu: tuple[float, float],
-    percentiles: tuple[float, float],
-    where: str,
+    voxels: Shaped[np.ndarray, "i j k"], rule: WindowRule, where: str
 ) -> tuple[float, float]:
     """Return a scan's intensities that become 0 and 1.
 
@@ -29,13 +39,15 @@ def window_of(
         raise DataError(
             f"{where}: constant image, every voxel is {low:g}; check the file or leave the case out"
         )
-    if modality == "ct":
-        return window_hu
-    start, stop = np.percentile(voxels[voxels > low], percentiles)
+    if rule.modality == "ct":
+        return rule.window_hu
+    start, stop = np.percentile(voxels[voxels > low], rule.percentiles)
     return (float(start), float(stop)) if stop > start else (low, high)
 
 
-def normalize(voxels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+def normalize(
+    voxels: Shaped[np.ndarray, "*space"], window: tuple[float, float]
+) -> Float[np.ndarray, "*space"]:
     """Map the window's two intensities to 0 and 1, and clip what lies outside.
 
     Args:

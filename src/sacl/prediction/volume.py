@@ -15,12 +15,12 @@ from sacl.networks.device import autocast
 from sacl.networks.segmenter import SegmenterSpec
 from sacl.patches.attention import coverage
 from sacl.patches.query import cut, organ_regions, plan_boxes
-from sacl.patches.region import region_boxes, slice_boxes
+from sacl.patches.region import dense_boxes
 from sacl.patches.window import normalize
 from sacl.prediction.assemble import fuse, labels_of_slice
 from sacl.prediction.components import clean_components
 from sacl.prediction.copies import mean_over_copies, wider
-from sacl.types import Box, Grid, LabelMap, Volume
+from sacl.types import Box, LabelMap, Volume
 
 
 class Network(Protocol):
@@ -96,7 +96,7 @@ def predict_volume(
     )
     assert coarse is not None or not predictor.spec.needs_coarse, "a coarse label map is needed"
     if predictor.spec.head == "dense":
-        boxes = dense_boxes(predictor.spec, volume.grid, coarse)
+        boxes = dense_boxes(predictor.spec.placement, volume.grid, coarse)
         _predict_slices(predictor, volume, window, boxes, labels)
     else:
         assert coarse is not None
@@ -104,13 +104,6 @@ def predict_volume(
     if predictor.keep_component > 0:
         labels = clean_components(labels, len(scheme.names), predictor.keep_component, 0)
     return LabelMap(labels, volume.grid, scheme)
-
-
-def dense_boxes(spec: SegmenterSpec, grid: Grid, coarse: LabelMap | None) -> list[Box]:
-    """Return what the dense head reads of every axial slice."""
-    if spec.dense_region == "slice" or coarse is None:
-        return slice_boxes(grid)
-    return region_boxes(coarse, spec.region_context, spec.min_side_mm)
 
 
 def _predict_slices(
@@ -169,7 +162,8 @@ def _patch_logits(
 
 def plan_patches(coarse: LabelMap, spec: SegmenterSpec) -> list[tuple[Box, int]]:
     """Return box and label value of all query patches of a scan, by rising slice and label."""
-    rules = (spec.context, spec.min_side_mm, spec.slice_margin)
+    placement = spec.placement
+    rules = (placement.context, placement.min_side_mm, placement.slice_margin)
     planned = [
         (box, coarse.scheme.label_of(organ))
         for organ, region in organ_regions(coarse).items()

@@ -18,7 +18,7 @@ from sacl.files.nifti import read_label_map
 from sacl.geometry import require_same_grid
 from sacl.patches.attention import coverage
 from sacl.patches.query import cut, organ_regions, plan_boxes, round_to_even
-from sacl.patches.region import region_boxes, slice_boxes
+from sacl.patches.region import Placement, dense_boxes
 from sacl.patches.store import (
     COVERAGE_SCALE,
     IMAGE_SCALE,
@@ -30,9 +30,9 @@ from sacl.patches.store import (
     quantized,
     writing_patches,
 )
-from sacl.patches.window import normalize
+from sacl.patches.window import WindowRule, normalize
 from sacl.progress import say, track
-from sacl.run.record import fingerprint, recorded
+from sacl.run.record import fingerprint, read_record, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import ExtractSettings
 from sacl.types import Box, Case, Cohort, LabelMap, Volume
@@ -73,7 +73,7 @@ def extract(settings: ExtractSettings, workspace: Workspace) -> Path:
     with recorded(workspace, "extract", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
         cohort = with_phases(cohort, workspace.require("locate"))
-        meta = _meta(cohort, settings)
+        meta = _meta(cohort, settings, workspace)
         index, dense_index = _plan(cohort, workspace, settings)
         counts = counts_of(index, dense_index)
         need = bytes_needed(meta, counts)
@@ -128,7 +128,8 @@ class _Scan:
         return normalize(self.image.voxels[:, :, k], self.case.window)
 
 
-def _meta(cohort: Cohort, settings: ExtractSettings) -> StoreMeta:
+def _meta(cohort: Cohort, settings: ExtractSettings, workspace: Workspace) -> StoreMeta:
+    ingested = (read_record(workspace.require("ingest")) or {})["settings"]["ingest"]
     return StoreMeta(
         patch_size=settings.patch_size,
         stored_size=round_to_even(settings.patch_size * settings.margin),
@@ -137,6 +138,20 @@ def _meta(cohort: Cohort, settings: ExtractSettings) -> StoreMeta:
         organs=cohort.scheme.names,
         scan_labels=tuple(sorted({name for case in cohort.cases for name in case.scan_labels})),
         scheme=cohort.scheme.name,
+        window=WindowRule(
+            cohort.modality, tuple(ingested["window_hu"]), tuple(ingested["percentiles"])
+        ),
+        placement=_placement(settings),
+    )
+
+
+def _placement(settings: ExtractSettings) -> Placement:
+    return Placement(
+        context=settings.context,
+        min_side_mm=settings.min_side_mm,
+        slice_margin=settings.slice_margin,
+        region=settings.dense_region,
+        region_context=settings.region_context,
     )
 
 
@@ -193,12 +208,7 @@ def _patch_rows(scan: _Scan, settings: ExtractSettings) -> Iterator[dict[str, An
 
 def _dense_rows(scan: _Scan, settings: ExtractSettings) -> Iterator[dict[str, Any]]:
     """Yield an index row per axial slice of a training scan."""
-    boxes = (
-        region_boxes(scan.coarse, settings.region_context, settings.min_side_mm)
-        if settings.dense_region == "organs"
-        else slice_boxes(scan.image.grid)
-    )
-    for box in boxes:
+    for box in dense_boxes(_placement(settings), scan.image.grid, scan.coarse):
         yield {
             "case_id": scan.case.case_id,
             "subject_id": scan.case.subject_id,

@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sacl.cohort.manifest import read_cohort
 from sacl.errors import DataError
 from sacl.files.atomic import replacing
 from sacl.files.weights import read_weights
@@ -37,9 +36,6 @@ from sacl.settings import FinetuneSettings
 from sacl.training.finetune import DenseTask, QueryTask, StepRules
 from sacl.training.loop import Average, Plan, RatedParameters, train
 from sacl.training.teacher import TeacherTask
-
-_PLACING = ("context", "min_side_mm", "slice_margin", "dense_region", "region_context")
-"""Settings of extraction that say where patches and dense slices lie."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,6 @@ def plan_arms(
 def _start(settings: FinetuneSettings, workspace: Workspace) -> _Start:
     store = read_patches(workspace.require("extract"))
     state, text = read_weights(workspace.require("pretrain"), "encoder")
-    ingested = (read_record(workspace.require("ingest")) or {})["settings"]["ingest"]
     extracted = (read_record(workspace.require("extract")) or {})["settings"]["extract"]
     dense = settings.head == "dense"
     rows = ((store.dense_index if dense else store.index)["reference_row"] >= 0).sum()
@@ -135,10 +130,8 @@ def _start(settings: FinetuneSettings, workspace: Workspace) -> _Start:
         scheme=store.meta.scheme,
         organs=store.meta.organs,
         image_size=store.meta.dense_size if dense else store.meta.patch_size,
-        modality=read_cohort(workspace.require("ingest")).modality,
-        window_hu=tuple(ingested["window_hu"]),
-        percentiles=tuple(ingested["percentiles"]),
-        **{name: extracted[name] for name in _PLACING},
+        window=store.meta.window,
+        placement=store.meta.placement,
     )
     decoder = _pretrained_decoder(settings, workspace)
     return _Start(spec, state, decoder, store, extracted["dense_unlabeled"])

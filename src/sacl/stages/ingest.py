@@ -41,7 +41,7 @@ from sacl.errors import ConfigError, SaclError
 from sacl.files.ahead import in_threads
 from sacl.files.atomic import listing_fingerprint
 from sacl.files.nifti import write_label_map, write_volume
-from sacl.patches.window import window_of
+from sacl.patches.window import WindowRule, window_of
 from sacl.progress import say, track
 from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
@@ -263,8 +263,8 @@ def _write_image(
 ) -> tuple[NativeFrame, Grid, tuple[float, float]]:
     """Write a case's image, and return its frames and window; the voxels are not kept."""
     volume, native = read_scan(found)
-    how = (plan.modality, plan.settings.window_hu, plan.settings.percentiles)
-    window = window_of(volume.voxels, *how, f"case {found.case_id}")
+    rule = WindowRule(plan.modality, plan.settings.window_hu, plan.settings.percentiles)
+    window = window_of(volume.voxels, rule, f"case {found.case_id}")
     write_volume(path, volume)
     return native, volume.grid, window
 

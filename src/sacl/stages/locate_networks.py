@@ -19,10 +19,10 @@ from sacl.networks.device import resolve_device
 from sacl.networks.encoder import EncoderSpec
 from sacl.networks.segmenter import SegmenterSpec
 from sacl.patches.query import cut
-from sacl.patches.region import slice_boxes
+from sacl.patches.region import Placement, slice_boxes
 from sacl.patches.store import IMAGE_SCALE, quantized
 from sacl.patches.views import ViewRanges, require_flip_is_sound
-from sacl.patches.window import normalize
+from sacl.patches.window import WindowRule, normalize
 from sacl.prediction.coarse import (
     ALL_LABELED,
     CoarseEnsemble,
@@ -191,12 +191,10 @@ def _slice_spec(settings: LocateSettings, workspace: Workspace, cohort: Cohort) 
         scheme=cohort.scheme.name,
         organs=cohort.scheme.names,
         image_size=settings.slice_size,
-        modality=cohort.modality,
-        window_hu=tuple(ingested["window_hu"]),
-        percentiles=tuple(ingested["percentiles"]),
-        context=1.0,
-        min_side_mm=0.0,
-        slice_margin=0,
+        window=WindowRule(
+            cohort.modality, tuple(ingested["window_hu"]), tuple(ingested["percentiles"])
+        ),
+        placement=Placement(region="slice"),
     )
 
 

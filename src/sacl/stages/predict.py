@@ -153,8 +153,7 @@ def _predict_case(
 
 def _predict_file(scan: Path, path: Path, predictor: Predictor, locator: Locator) -> None:
     volume, native = read_volume(scan)
-    spec = predictor.spec
-    window = window_of(volume.voxels, spec.modality, spec.window_hu, spec.percentiles, scan.name)
+    window = window_of(volume.voxels, predictor.spec.window, scan.name)
     coarse = locator(stem(scan), volume, window)
     write_label_map(path, predict_volume(predictor, volume, window, coarse), native)
 
