@@ -52,7 +52,7 @@ def test_sees_every_pixel_of_a_patch():
 
 
 def test_can_be_built_again_from_its_spec():
-    spec = EncoderSpec("resnet50", width=4, in_channels=1)
+    spec = EncoderSpec("resnet50", width=8, in_channels=1)
     encoder = build_encoder(spec)
 
     again = build_encoder(encoder.spec)
@@ -89,7 +89,14 @@ def test_leaves_an_encoder_without_attention_as_it_is():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"network": "vgg"}, {"width": 7}, {"width": 0}, {"in_channels": 0}, {"spatial_dims": 4}],
+    [
+        {"network": "vgg"},
+        {"width": 9},
+        {"width": 6},
+        {"width": 0},
+        {"in_channels": 0},
+        {"spatial_dims": 4},
+    ],
 )
 def test_refuses_a_spec_that_no_encoder_has(wrong):
     with pytest.raises(ConfigError, match="encoder"):

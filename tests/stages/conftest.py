@@ -15,7 +15,7 @@ def pretrained(tmp_path_factory):
     """Return a work directory that is done up to pretraining."""
     workspace = locate_blocks(tmp_path_factory.mktemp("runs") / "work")
     extract(ExtractSettings(patch_size=16, dense_size=32, margin=1.25, min_side_mm=8), workspace)
-    pretrain(PretrainSettings(width=4, steps=2, batch=8, projector=(8, 4)), workspace)
+    pretrain(PretrainSettings(width=8, steps=2, batch=8, projector=(8, 4)), workspace)
     return workspace
 
 

@@ -11,7 +11,7 @@ from sacl.networks.encoder import STEM_WEIGHT
 from sacl.settings import PretrainSettings
 from sacl.stages.pretrain import pretrain
 
-SETTINGS = PretrainSettings(steps=4, batch=12, slices=5, width=4, projector=(16, 8))
+SETTINGS = PretrainSettings(steps=4, batch=12, slices=5, width=8, projector=(16, 8))
 
 
 @pytest.fixture

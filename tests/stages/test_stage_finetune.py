@@ -89,7 +89,7 @@ def test_a_pretrained_decoder_is_taken_over_by_the_pretrained_arm_only(pretraine
     workspace = copy_of(pretrained, tmp_path / "work")
     shutil.rmtree(workspace.folder("pretrain"))
     settings = PretrainSettings(
-        strategy="self-training", width=4, steps=2, slices=4, projector=(8, 4)
+        strategy="self-training", width=8, steps=2, slices=4, projector=(8, 4)
     )
     pretrain(settings, workspace)
     weights = read_weights(workspace.folder("pretrain"), "decoder")[0]
@@ -112,7 +112,7 @@ def test_a_teacher_without_unlabeled_slices_is_one_line(pretrained, tmp_path):
     extract(
         ExtractSettings(patch_size=16, dense_size=32, margin=1.25, dense_unlabeled=False), workspace
     )
-    pretrain(PretrainSettings(width=4, steps=1, batch=8, projector=(8, 4)), workspace)
+    pretrain(PretrainSettings(width=8, steps=1, batch=8, projector=(8, 4)), workspace)
     with pytest.raises(DataError, match="no dense slice of an unlabeled training scan"):
         finetune(settings_of("dense", teacher_steps=2), workspace)
 
@@ -135,7 +135,7 @@ def test_a_frozen_encoder_is_the_pretrained_one(pretrained, tmp_path):
 def test_a_random_encoder_is_frozen_where_that_is_asked_for(pretrained, tmp_path):
     workspace = copy_of(pretrained, tmp_path / "work")
     shutil.rmtree(workspace.folder("pretrain"))
-    pretrain(PretrainSettings(strategy="none", width=4, projector=(8, 4)), workspace)
+    pretrain(PretrainSettings(strategy="none", width=8, projector=(8, 4)), workspace)
     finetune(settings_of("query", encoder_rate=0.0), workspace)
     state, text = read_weights(workspace.folder("finetune") / "none", "segmenter")
     fresh = build_segmenter(SegmenterSpec.from_json(text), workspace.seed).state_dict()

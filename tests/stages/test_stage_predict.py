@@ -140,7 +140,7 @@ def test_the_dense_head_reads_the_square_around_all_organs(pretrained, tmp_path)
         patch_size=16, dense_size=32, margin=1.25, dense_region="organs", region_context=1.2
     )
     extract(settings, workspace)
-    pretrain(PretrainSettings(width=4, steps=1, batch=8, projector=(8, 4)), workspace)
+    pretrain(PretrainSettings(width=8, steps=1, batch=8, projector=(8, 4)), workspace)
     finetune(settings_of("dense", twins=()), workspace)
     predict(PredictSettings(batch=4), workspace)
     spec = json.loads((workspace.folder("finetune") / "semantic/segmenter.json").read_text())

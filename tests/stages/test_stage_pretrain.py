@@ -21,7 +21,7 @@ from sacl.settings import AugmentSettings, ExtractSettings, PretrainSettings
 from sacl.stages import pretrain as stage
 from sacl.stages.extract import extract
 
-SETTINGS = PretrainSettings(steps=4, batch=12, width=4, projector=(16, 8))
+SETTINGS = PretrainSettings(steps=4, batch=12, width=8, projector=(16, 8))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_trains_an_encoder_under_every_strategy(workspace, strategy, channels):
 
     state, meta = read_weights(folder, "encoder")
     spec = EncoderSpec(**meta)
-    assert (spec.width, spec.in_channels) == (4, channels)
+    assert (spec.width, spec.in_channels) == (8, channels)
     build_encoder(spec).load_state_dict(state)
     losses = pd.read_csv(folder / "losses.csv")
     assert losses["step"].tolist() == [0, 1, 2, 3]
@@ -104,7 +104,7 @@ def test_keeps_random_weights_where_nothing_is_to_be_pretrained(workspace):
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        fresh = build_encoder(EncoderSpec(width=4)).state_dict()
+        fresh = build_encoder(EncoderSpec(width=8)).state_dict()
     state, _ = read_weights(folder, "encoder")
     assert all(torch.equal(state[key], value) for key, value in fresh.items())
     assert len(pd.read_csv(folder / "losses.csv")) == 0
@@ -117,7 +117,7 @@ def test_writes_the_embedding_of_training_and_held_out_patches(workspace):
     with np.load(folder / "embedding.npz") as embedding:
         feature, organ, split = (embedding[key] for key in ("feature", "organ", "split"))
         labels, subject = embedding["scan_label"], embedding["subject_id"]
-    assert feature.shape == (6 * 21, 32)
+    assert feature.shape == (6 * 21, 64)
     np.testing.assert_allclose(np.linalg.norm(feature, axis=1), 1, rtol=1e-5)
     assert set(organ) == {"liver", "aorta"}
     assert set(labels) == {"native", "portal_venous"}

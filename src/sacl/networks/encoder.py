@@ -23,6 +23,11 @@ from sacl.errors import ConfigError
 
 _DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 _STRIDES = (1, 2, 2, 1)
+LEAST_WIDTH = 8
+"""Narrower encoders are refused: on processors with AVX2 and without AVX-512, the float32 backward
+pass of a 1 x 1 convolution of stride 2 with fewer than 8 input channels, in channels-last order,
+writes beyond its buffer (torch 2.13, oneDNN's strided kernel); of 1 x 1 and 3 x 3 convolutions with
+1 to 40 channels no other did."""
 STEM_WEIGHT = "stem.0.conv.weight"
 """Key of the weights that read the input: `[out, channel, 3, 3]`, image first, attention second."""
 
@@ -31,8 +36,8 @@ STEM_WEIGHT = "stem.0.conv.weight"
 class EncoderSpec:
     """What an encoder is: enough to build it again.
 
-    `width` is the number of channels of the first level; `in_channels` is 2 with attention
-    (image, attention) and 1 without.
+    `width` is the number of channels of the first level, at least 8; `in_channels` is 2 with
+    attention (image, attention) and 1 without.
     """
 
     network: str = "resnet18"
@@ -43,9 +48,9 @@ class EncoderSpec:
     def __post_init__(self) -> None:
         if self.network not in _DEPTHS:
             raise ConfigError(f"encoder: network '{self.network}', expected {', '.join(_DEPTHS)}")
-        if self.width < 2 or self.width % 2 or self.in_channels < 1:
+        if self.width < LEAST_WIDTH or self.width % 2 or self.in_channels < 1:
             raise ConfigError(
-                f"encoder: width {self.width} must be even and >= 2,"
+                f"encoder: width {self.width} must be even and >= {LEAST_WIDTH},"
                 f" {self.in_channels} input channels >= 1"
             )
         if self.spatial_dims not in (2, 3):
