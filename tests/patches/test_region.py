@@ -1,9 +1,13 @@
 """The square around all organs: where it lies, how large it is, and what does not count."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from sacl.errors import DataError
+from sacl.files.nifti import read_labels
 from sacl.patches.region import Placement, dense_boxes, region_boxes, slice_boxes
 from sacl.types import Grid, LabelMap, LabelScheme
 
@@ -50,43 +54,48 @@ def test_an_island_far_from_its_organ_does_not_count():
     )
 
 
+def holds(box, i, j):
+    """Tell whether a box holds a range of voxels along i and along j."""
+    return box.start[0] <= i[0] < i[1] <= box.stop[0] and box.start[1] <= j[0] < j[1] <= box.stop[1]
+
+
 def test_no_organ_is_an_island_beside_a_larger_one():
     """Liver, spleen and two kidneys: the smaller ones are a tenth of the liver, and far off."""
     scheme = LabelScheme("abdomen", ("liver", "spleen", "kidney_right", "kidney_left"))
-    voxels = np.zeros((120, 80, 10), np.uint8)
-    for label, place in enumerate(
-        (((70, 110), (30, 70)), ((10, 20), (20, 34)), ((80, 90), (10, 20)), ((30, 40), (10, 20))), 1
-    ):
+    places = (
+        ((110, 160), (60, 100)),
+        ((50, 60), (60, 74)),
+        ((120, 130), (40, 50)),
+        ((70, 80), (40, 50)),
+    )
+    voxels = np.zeros((200, 200, 10), np.uint8)
+    for label, place in enumerate(places, 1):
         voxels[block(*place, (1, 9))] = label
-    boxes = region_boxes(LabelMap(voxels, grid_of(voxels.shape), scheme), 1.0, 10)
-    assert boxes[0].start[0] == 10
-    assert boxes[0].stop[0] == 110
+    boxes = region_boxes(LabelMap(voxels, grid_of(voxels.shape), scheme), 1.75, 10)
+    assert all(holds(boxes[0], *place) for place in places)
+    assert boxes[0].shape[0] < 200
 
 
 def test_both_of_two_small_organs_that_lie_apart_are_in_the_square():
-    parotids = label_map((1, block((5, 9), (20, 26))), (2, block((50, 53), (20, 26))))
-    box = region_boxes(parotids, 1.0, 10)[0]
-    assert (box.start[0], box.stop[0]) == (5, 53)
+    right, left = ((20, 24), (20, 26)), ((42, 45), (20, 26))
+    box = region_boxes(label_map((1, block(*right)), (2, block(*left))), 1.5, 10)[0]
+    assert holds(box, *right)
+    assert holds(box, *left)
 
 
 def test_a_shrunken_kidney_of_a_pair_that_has_one_label_counts():
-    pair = label_map((1, block((5, 15), (20, 30))), (1, block((50, 54), (20, 30))))
-    box = region_boxes(pair, 1.0, 10)[0]
-    assert (box.start[0], box.stop[0]) == (5, 54)
-
-
-def test_two_organs_of_like_size_that_do_not_touch_both_count():
-    boxes = region_boxes(
-        label_map((1, block((5, 15), (20, 30))), (2, block((40, 50), (20, 30)))), 1.0, 10
-    )
-    assert boxes[0].start[0] == 5
-    assert boxes[0].stop[0] == 50
+    healthy, shrunken = ((15, 25), (20, 30)), ((40, 44), (20, 30))
+    box = region_boxes(label_map((1, block(*healthy)), (1, block(*shrunken))), 1.5, 10)[0]
+    assert holds(box, *healthy)
+    assert holds(box, *shrunken)
 
 
 def test_a_thin_spur_does_not_widen_the_square():
     organ = (1, block((20, 40), (20, 40)))
     spur = (1, block((40, 58), (30, 31), (2, 3)))
-    assert region_boxes(label_map(organ, spur), 1.5, 10) == region_boxes(label_map(organ), 1.5, 10)
+    wide, plain = (region_boxes(m, 1.5, 10)[0] for m in (label_map(organ, spur), label_map(organ)))
+    assert wide.shape == plain.shape
+    assert abs(wide.start[0] - plain.start[0]) <= 1
 
 
 def test_a_map_without_organs_gives_the_whole_slices():
@@ -111,3 +120,24 @@ def test_a_placement_says_whether_slices_are_whole():
 def test_the_placement_of_an_older_version_is_refused_with_the_remedy():
     with pytest.raises(DataError, match=r"placed by rule 1.*rule 2.*sacl extract --force"):
         Placement(rule=1)
+
+
+def test_a_square_is_never_wider_than_the_slice():
+    organs = label_map((1, block((10, 50), (10, 40))))
+    assert region_boxes(organs, 1.75, 10) == slice_boxes(organs.grid)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    "name", ["Dataset061_OpenKBP", "Dataset027_ACDC", "Dataset004_Hippocampus"]
+)
+def test_nothing_of_an_organ_lies_outside_with_perfect_maps(name):
+    if "SACL_DATA" not in os.environ:
+        pytest.skip("needs SACL_DATA")
+    folder = Path(os.environ["SACL_DATA"]) / name
+    scheme = LabelScheme(name, tuple("abcdefg"))
+    for path in sorted((folder / "labelsTr").glob("*.nii.gz"))[::5]:
+        voxels, grid, _ = read_labels(path)
+        box = region_boxes(LabelMap(voxels, grid, scheme), 1.75, 24)[0]
+        inner = voxels[max(box.start[0], 0) : box.stop[0], max(box.start[1], 0) : box.stop[1]]
+        assert np.count_nonzero(inner) == np.count_nonzero(voxels), path.name

@@ -25,7 +25,7 @@ PLACEMENT_RULE = 2
 
 _ISLAND = 0.3
 """A component of an organ below this share of the organ's largest one is taken for an error."""
-_STRAGGLERS = (2.0, 98.0)
+_STRAGGLERS = (5.0, 95.0)
 """Percentiles of the positions of an organ's voxels that count as its ends."""
 _TOUCHING = np.ones((3, 3, 3), np.bool_)
 
@@ -69,7 +69,8 @@ def region_boxes(coarse: LabelMap, context: float, min_side_mm: float) -> list[B
     """Return one box per axial slice, all of one place and side, around every organ of a scan.
 
     The side is `context` times the larger in-plane extent of the organs, at least `min_side_mm`
-    and square in mm. Where the map holds no organ the boxes are those of the whole slices.
+    and square in mm. Where the map holds no organ, or the square would be wider than the slice,
+    the boxes are those of the whole slices.
 
     Args:
         coarse: The scan's coarse label map, canonical.
@@ -87,6 +88,8 @@ def region_boxes(coarse: LabelMap, context: float, min_side_mm: float) -> list[B
     extent_mm = max((i1 - i0) * spacing_mm[0], (j1 - j0) * spacing_mm[1])
     middle = (0.5 * (i0 + i1), 0.5 * (j0 + j1))
     side_mm = max(context * extent_mm, min_side_mm)
+    if side_mm >= max(n * s for n, s in zip(coarse.grid.shape[:2], spacing_mm, strict=False)):
+        return slice_boxes(coarse.grid)
     return [box_around(middle, side_mm, spacing_mm, k) for k in range(coarse.grid.shape[2])]
 
 
