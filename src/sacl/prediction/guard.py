@@ -1,0 +1,235 @@
+"""What final label maps changed against the coarse maps, and what of it is to be doubted aloud.
+
+A segmenter that loses an organ which its coarse map has is worse than no segmenter for it. Nothing
+but the two maps is needed to see that, so it is looked at in every scan, annotated or not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import msgspec
+import numpy as np
+from jaxtyping import Bool
+
+from sacl.files.atomic import write_text
+from sacl.scores.overlap import dice, volume_ml
+from sacl.types import Box, Case, LabelMap
+
+FINDINGS_FILE = "findings.json"
+"""In the folder of a run's predictions."""
+
+Kind = Literal[
+    "vanished", "never_predicted", "worse_than_coarse", "lost_volume", "at_border", "never_located"
+]
+"""What is doubted, from what weighs most to what weighs least."""
+
+_BELIEVABLE_ML = 0.05
+_MOST_OF_IT = 0.5
+"""An organ below this share of its coarse volume has lost most of it."""
+_AT_BORDER = 0.005
+"""An organ with this share of its voxels on the square's border is cut off by it."""
+_WORSE = 0.05
+"""A final Dice this much below the coarse one is clearly worse."""
+_WORTH_SAYING = 0.1
+"""Share of the scans from which on a loss of volume or a cut is said."""
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Change:
+    """One organ of one scan in its coarse and in its final map.
+
+    `at_border` is the share of the final organ's voxels on the border of the square that the
+    segmenter read. The Dice are NaN where the scan has no annotation that training did not see.
+    """
+
+    case_id: str
+    organ: str
+    coarse_ml: float
+    final_ml: float
+    at_border: float = 0.0
+    coarse_dice: float = float("nan")
+    final_dice: float = float("nan")
+
+    @property
+    def vanished(self) -> bool:
+        """The coarse map has a believable volume of the organ and the final map nothing."""
+        return self.final_ml == 0 and self.coarse_ml >= _BELIEVABLE_ML
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One doubt about an organ, in which scans, and in words."""
+
+    organ: str
+    kind: Kind
+    scans: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All doubts about a run's final maps, and the organs that were taken from the coarse maps."""
+
+    doubts: tuple[Finding, ...] = ()
+    from_coarse: tuple[str, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """The doubts in one line; empty where there is none."""
+        if not self.doubts:
+            return ""
+        more = f"; and {len(self.doubts) - 1} more" if len(self.doubts) > 1 else ""
+        return f"{self.doubts[0].text}{more}"
+
+
+def changes_of(
+    case: Case,
+    coarse: LabelMap,
+    final: LabelMap,
+    boxes: Sequence[Box] = (),
+    reference: LabelMap | None = None,
+) -> list[Change]:
+    """Return what became of every organ of a scan.
+
+    Args:
+        case: The scan; of a reference only the organs that it has annotated are scored.
+        coarse: Its coarse map.
+        final: Its final map, on the same grid.
+        boxes: What the segmenter read of every axial slice, none where it read organ by organ.
+        reference: A reference that training did not see.
+    """
+    border = _border(boxes[0], final) if boxes else None
+    changes = []
+    for organ in final.scheme.names:
+        before, after = coarse.mask(organ), final.mask(organ)
+        voxels = int(np.count_nonzero(after))
+        cut = int(np.count_nonzero(after[border])) if border is not None and voxels else 0
+        truth = reference.mask(organ) if reference and organ in case.annotated else None
+        changes.append(
+            Change(
+                case.case_id,
+                organ,
+                volume_ml(before, coarse.grid.voxel_ml),
+                voxels * final.grid.voxel_ml,
+                cut / max(voxels, 1),
+                float("nan") if truth is None else dice(truth, before),
+                float("nan") if truth is None else dice(truth, after),
+            )
+        )
+    return changes
+
+
+def _border(box: Box, label_map: LabelMap) -> Bool[np.ndarray, "i j"]:
+    """Return the pixels on the edges of a square that lie inside the slice."""
+    border = np.zeros(label_map.grid.shape[:2], np.bool_)
+    span = [slice(max(a, 0), b) for a, b in zip(box.start[:2], box.stop[:2], strict=True)]
+    for axis in (0, 1):
+        for edge, is_inside in (
+            (box.start[axis], box.start[axis] > 0),
+            (box.stop[axis] - 1, box.stop[axis] < border.shape[axis]),
+        ):
+            if is_inside:
+                border[(edge, span[1]) if axis == 0 else (span[0], edge)] = True
+    return border
+
+
+def organs_to_take_from_coarse(changes: Iterable[Change]) -> tuple[str, ...]:
+    """Return the organs that vanished in most of the scans whose coarse map has them.
+
+    Give it no scan of the test subjects: it decides what they are scored by.
+    """
+    seen: dict[str, list[bool]] = {}
+    for change in changes:
+        if change.coarse_ml >= _BELIEVABLE_ML:
+            seen.setdefault(change.organ, []).append(change.vanished)
+    return tuple(organ for organ, gone in seen.items() if 2 * sum(gone) > len(gone))
+
+
+def with_organs_of(final: LabelMap, coarse: LabelMap, organs: Sequence[str]) -> LabelMap:
+    """Return the final map with some organs of the coarse map wherever it has background."""
+    voxels = final.voxels.copy(order="K")
+    for organ in organs:
+        voxels[(voxels == 0) & coarse.mask(organ)] = final.scheme.label_of(organ)
+    return LabelMap(voxels, final.grid, final.scheme)
+
+
+def judge(changes: Sequence[Change], from_coarse: tuple[str, ...] = ()) -> Findings:
+    """Return the doubts that the changes of all scans give rise to, the heaviest first."""
+    by_organ: dict[str, list[Change]] = {}
+    for change in changes:
+        by_organ.setdefault(change.organ, []).append(change)
+    doubts = [
+        doubt
+        for organ, rows in by_organ.items()
+        for doubt in _doubts(organ, rows, organ in from_coarse)
+    ]
+    order = {kind: number for number, kind in enumerate(get_args(Kind))}
+    return Findings(tuple(sorted(doubts, key=lambda doubt: order[doubt.kind])), from_coarse)
+
+
+def _doubts(organ: str, rows: Sequence[Change], replaced: bool) -> Iterable[Finding]:
+    """Yield the doubts about one organ."""
+    located = [row for row in rows if row.coarse_ml >= _BELIEVABLE_ML]
+    if not located:
+        yield _finding(organ, "never_located", rows, f"no coarse map of {len(rows)} scans has it")
+    elif all(row.final_ml == 0 for row in rows):
+        words = f"predicted in none of {len(rows)} scans; the coarse map has it in {len(located)}"
+        yield _finding(organ, "never_predicted", located, words + _taken(replaced))
+    else:
+        yield from _losses(organ, located, replaced)
+    scored = [row for row in rows if not np.isnan(row.coarse_dice + row.final_dice)]
+    if scored:
+        before = float(np.mean([row.coarse_dice for row in scored]))
+        after = float(np.mean([row.final_dice for row in scored]))
+        if after < before - _WORSE:
+            words = (
+                f"final Dice {after:.2f}, coarse Dice {before:.2f} on {len(scored)} annotated scans"
+                " that training did not see; the coarse map is the better one"
+            )
+            yield _finding(organ, "worse_than_coarse", scored, words)
+
+
+def _losses(organ: str, located: Sequence[Change], replaced: bool) -> Iterable[Finding]:
+    least = max(1.0, _WORTH_SAYING * len(located))
+    of = f"{{}} of the {len(located)} scans whose coarse map has it"
+    tests: Mapping[Kind, tuple[Callable[[Change], bool], str]] = {
+        "vanished": (lambda row: row.vanished, f"vanished in {of}{_taken(replaced)}"),
+        "lost_volume": (
+            lambda row: 0 < row.final_ml < _MOST_OF_IT * row.coarse_ml,
+            f"less than half of the coarse map's volume in {of}",
+        ),
+        "at_border": (
+            lambda row: row.at_border >= _AT_BORDER,
+            f"cut off by the border of the square that the segmenter reads in {of}",
+        ),
+    }
+    for kind, (holds, words) in tests.items():
+        scans = [row for row in located if holds(row)]
+        if len(scans) >= least:
+            yield _finding(organ, kind, scans, words.format(len(scans)))
+
+
+def _taken(replaced: bool) -> str:
+    return "; it is taken from the coarse map" if replaced else ""
+
+
+def _finding(organ: str, kind: Kind, rows: Sequence[Change], words: str) -> Finding:
+    scans = tuple(row.case_id for row in rows)
+    return Finding(organ, kind, scans, f"{organ}: {words}")
+
+
+def write_findings(folder: Path, findings: Findings) -> None:
+    """Write `findings.json`."""
+    write_text(folder / FINDINGS_FILE, json.dumps(asdict(findings), indent=1) + "\n")
+
+
+def read_findings(folder: Path) -> Findings:
+    """Return the findings of a run's predictions; none where nothing was recorded."""
+    path = folder / FINDINGS_FILE
+    return msgspec.json.decode(path.read_bytes(), type=Findings) if path.is_file() else Findings()

@@ -1,0 +1,136 @@
+"""What final maps changed against coarse ones: organs lost, cut off, worse, or never there."""
+
+import numpy as np
+import pytest
+
+from sacl.prediction.guard import (
+    Change,
+    Findings,
+    changes_of,
+    judge,
+    organs_to_take_from_coarse,
+    read_findings,
+    with_organs_of,
+    write_findings,
+)
+from sacl.types import Box, Case, Grid, LabelMap, LabelScheme, NativeFrame
+
+SCHEME = LabelScheme("two", ("liver", "spleen"))
+GRID = Grid((20, 20, 4), np.diag([2.0, 2.0, 5.0, 1.0]))
+"""A voxel is 0.02 ml."""
+
+
+def label_map(**organs):
+    voxels = np.zeros(GRID.shape, np.uint8)
+    for organ, region in organs.items():
+        voxels[region] = SCHEME.label_of(organ)
+    return LabelMap(voxels, GRID, SCHEME)
+
+
+def case_of(annotated=("liver", "spleen")):
+    native = NativeFrame(GRID)
+    return Case("a", "s", "i", "r", "validation", native, (0, 1), annotated=annotated)
+
+
+def change(number=0, organ="spleen", coarse=100.0, final=100.0, **more):
+    return Change(f"case-{number}", organ, coarse, final, **more)
+
+
+def kinds(findings):
+    return [(doubt.organ, doubt.kind) for doubt in findings.doubts]
+
+
+CUBE = np.s_[5:10, 5:10, :]
+
+
+def test_counts_the_volumes_of_both_maps():
+    coarse = label_map(liver=CUBE, spleen=np.s_[0, 0, :])
+    liver, spleen = changes_of(case_of(), coarse, label_map(liver=np.s_[5:10, 5:7, :]))
+    assert (liver.coarse_ml, liver.final_ml) == pytest.approx((2.0, 0.8))
+    assert (spleen.coarse_ml, spleen.final_ml) == pytest.approx((0.08, 0.0))
+    assert spleen.vanished
+    assert np.isnan(liver.final_dice)
+
+
+def test_scores_both_maps_where_an_organ_is_annotated():
+    coarse, final = label_map(liver=CUBE), label_map(liver=np.s_[5:10, 5:10, :2])
+    liver, spleen = changes_of(case_of(("liver",)), coarse, final, reference=coarse)
+    assert liver.coarse_dice == 1.0
+    assert liver.final_dice == pytest.approx(2 / 3)
+    assert np.isnan(spleen.coarse_dice)
+
+
+def test_sees_an_organ_on_the_border_of_the_square_but_not_on_that_of_the_slice():
+    final = label_map(liver=CUBE)
+    [touching, _] = changes_of(case_of(), final, final, [Box((5, 0, 0), (20, 20, 1))])
+    [clear, _] = changes_of(case_of(), final, final, [Box((3, 3, 0), (20, 20, 1))])
+    [at_slice, _] = changes_of(case_of(), final, final, [Box((-4, -4, 0), (24, 24, 1))])
+    assert touching.at_border == pytest.approx(5 / 25)
+    assert clear.at_border == at_slice.at_border == 0
+    [upper, _] = changes_of(case_of(), final, final, [Box((0, 0, 0), (10, 10, 1))])
+    assert upper.at_border == pytest.approx(9 / 25)
+
+
+def test_nothing_is_doubted_where_the_maps_agree():
+    assert judge([change(n, organ) for n in range(4) for organ in SCHEME.names]) == Findings()
+
+
+def test_an_organ_that_vanishes_in_most_scans_is_taken_from_the_coarse_map():
+    gone = [change(n, final=0.0 if n < 3 else 80.0) for n in range(5)]
+    assert organs_to_take_from_coarse(gone) == ("spleen",)
+    findings = judge(gone, ("spleen",))
+    assert kinds(findings) == [("spleen", "vanished")]
+    assert findings.doubts[0].scans == ("case-0", "case-1", "case-2")
+    assert findings.headline == (
+        "spleen: vanished in 3 of the 5 scans whose coarse map has it; it is taken from the coarse"
+        " map"
+    )
+
+
+def test_half_of_the_scans_or_specks_of_the_coarse_map_do_not_take_an_organ():
+    assert organs_to_take_from_coarse([change(n, final=50.0 * (n % 2)) for n in range(4)]) == ()
+    assert organs_to_take_from_coarse([change(n, coarse=0.01, final=0.0) for n in range(4)]) == ()
+
+
+def test_an_organ_never_predicted_weighs_more_than_a_loss_of_volume():
+    rows = [change(n, "liver", final=40.0) for n in range(3)]
+    rows += [change(n, "spleen", final=0.0) for n in range(3)]
+    assert kinds(judge(rows)) == [("spleen", "never_predicted"), ("liver", "lost_volume")]
+    assert judge(rows).headline.endswith("the coarse map has it in 3; and 1 more")
+
+
+def test_an_organ_that_no_coarse_map_has_is_said():
+    assert kinds(judge([change(n, coarse=0.0, final=0.0) for n in range(3)])) == [
+        ("spleen", "never_located")
+    ]
+
+
+def test_a_loss_in_few_of_many_scans_is_not_said():
+    rows = [change(n, final=40.0 if n == 0 else 100.0) for n in range(20)]
+    assert judge(rows) == Findings()
+
+
+def test_an_organ_cut_off_by_the_square_is_said():
+    assert kinds(judge([change(0, at_border=0.02)])) == [("spleen", "at_border")]
+
+
+@pytest.mark.parametrize(("final", "said"), [(0.5, True), (0.78, False)])
+def test_a_final_dice_clearly_below_the_coarse_one_is_said(final, said):
+    rows = [change(n, coarse_dice=0.8, final_dice=final) for n in range(2)]
+    assert kinds(judge(rows)) == ([("spleen", "worse_than_coarse")] if said else [])
+    if said:
+        assert "final Dice 0.50, coarse Dice 0.80 on 2 annotated scans" in judge(rows).headline
+
+
+def test_an_organ_of_the_coarse_map_fills_background_only():
+    final, coarse = label_map(liver=CUBE), label_map(spleen=np.s_[8:12, 5:10, :])
+    both = with_organs_of(final, coarse, ("spleen",))
+    assert np.array_equal(both.mask("liver"), final.mask("liver"))
+    assert both.mask("spleen").sum() == 2 * 5 * 4
+
+
+def test_findings_are_read_as_they_were_written(tmp_path):
+    findings = judge([change(0, final=0.0)], ("spleen",))
+    write_findings(tmp_path, findings)
+    assert read_findings(tmp_path) == findings
+    assert read_findings(tmp_path / "elsewhere") == Findings()
