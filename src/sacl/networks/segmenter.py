@@ -16,6 +16,7 @@ from sacl.files.weights import read_weights, save_weights
 from sacl.networks.decoder import CONVOLUTIONS, DecoderName, build_decoder, resize
 from sacl.networks.encoder import STEM_WEIGHT, EncoderSpec, build_encoder, without_attention
 from sacl.patches.region import Placement
+from sacl.patches.scan_ranges import ScanRanges
 from sacl.patches.window import WindowRule
 from sacl.types import LabelScheme
 
@@ -29,7 +30,7 @@ class SegmenterSpec:
     `dense` reads slices, whole ones or the square around all organs, and gives a logit per class,
     background first; `query` reads an organ's patch, image and attention, and gives that organ's
     logit. `image_size` is the side of either in pixels; `placement` says where they lie, `window`
-    which intensities become 0 and 1.
+    which intensities become 0 and 1, `scans` what the scans of its training were like.
     """
 
     encoder: EncoderSpec
@@ -40,6 +41,7 @@ class SegmenterSpec:
     image_size: int
     window: WindowRule
     placement: Placement
+    scans: ScanRanges | None = None
 
     @property
     def needs_coarse(self) -> bool:

@@ -19,6 +19,7 @@ from sacl.errors import DataError
 from sacl.files.arrays import allocate, open_array
 from sacl.files.atomic import replacing, write_text
 from sacl.patches.region import Placement
+from sacl.patches.scan_ranges import ScanRanges
 from sacl.patches.window import WindowRule
 from sacl.types import UNKNOWN, Box, QueryPatch, join_labels
 
@@ -40,7 +41,8 @@ class StoreMeta:
     """What a store holds: sides in pixels, organs (label value `n + 1`) and scan-wise labels.
 
     The `stored` sides include the margin around patches and slices. `window` and `placement` say
-    how its pixels were made, so that a segmenter can make its own in the same way.
+    how its pixels were made, so that a segmenter can make its own in the same way; `scans` what
+    the training scans were like.
     """
 
     patch_size: int
@@ -52,6 +54,7 @@ class StoreMeta:
     scheme: str = "organs"
     window: WindowRule = WindowRule("ct", (-175.0, 275.0))  # noqa: RUF009 - frozen
     placement: Placement = Placement()  # noqa: RUF009 - frozen
+    scans: ScanRanges | None = None
 
 
 @dataclass(frozen=True, eq=False)

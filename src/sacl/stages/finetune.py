@@ -132,6 +132,7 @@ def _start(settings: FinetuneSettings, workspace: Workspace) -> _Start:
         image_size=store.meta.dense_size if dense else store.meta.patch_size,
         window=store.meta.window,
         placement=store.meta.placement,
+        scans=store.meta.scans,
     )
     decoder = _pretrained_decoder(settings, workspace)
     return _Start(spec, state, decoder, store, extracted["dense_unlabeled"])
