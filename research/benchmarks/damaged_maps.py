@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from sacl.patches.organ_hu import TISSUE_OF
+from sacl.patches.phase import TISSUE_OF
 from sacl.patches.query import organ_regions
 from sacl.types import LabelMap
 

@@ -32,8 +32,7 @@ from sacl.dicom.volume import read_scan
 from sacl.files.atomic import write_text
 from sacl.files.nifti import read_label_map, read_labels, read_volume
 from sacl.geometry import require_same_grid
-from sacl.patches.organ_hu import TISSUE_OF, organ_hu
-from sacl.patches.phase import estimate_phase, phase_probabilities
+from sacl.patches.phase import TISSUE_OF, estimate_phase, organ_hu, phase_probabilities
 from sacl.phase_words import PHASE, PHASES
 from sacl.run.record import read_record
 from sacl.run.workspace import Workspace

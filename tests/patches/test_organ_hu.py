@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sacl.patches.organ_hu import organ_hu
+from sacl.patches.phase import organ_hu
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
 

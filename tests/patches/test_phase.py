@@ -9,8 +9,7 @@ from scipy.stats import multivariate_normal
 
 from sacl.files.nifti import read_labels, read_volume
 from sacl.patches import phase as module
-from sacl.patches.organ_hu import TISSUES, organ_hu
-from sacl.patches.phase import estimate_phase, phase_probabilities
+from sacl.patches.phase import TISSUES, estimate_phase, organ_hu, phase_probabilities
 from sacl.phase_words import PHASES
 from sacl.types import LabelMap, LabelScheme
 

@@ -9,8 +9,7 @@ from sacl.cohort.manifest import read_image
 from sacl.cohort.phases import PHASES_FILE, PhaseSource, ScanPhase, write_phases
 from sacl.files.nifti import read_label_map
 from sacl.organs import canonical_name
-from sacl.patches.organ_hu import TISSUE_OF, TISSUES, organ_hu
-from sacl.patches.phase import PhaseEstimate, estimate_phase
+from sacl.patches.phase import TISSUE_OF, TISSUES, PhaseEstimate, estimate_phase, organ_hu
 from sacl.phase_words import PHASE, PHASES
 from sacl.progress import say, track
 from sacl.run.record import read_record
