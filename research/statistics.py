@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from research.results import Difference, Figures, Interval, SeedPairs
 from sacl.scores.statistics import (
     CONFIDENCE,
-    Comparison,
     Estimate,
     bootstrap_mean,
     compare,
     holm,
     wilcoxon_p,
 )
-from sacl.scores.summary import METRICS, TESTED, counts
+
+METRICS = ("dice", "nsd", "hd95_mm")
+TESTED = ("dice", "nsd")
+"""Metrics that are compared; each is its own family of tests."""
 
 PRIMARY = (
     "Wilcoxon's signed-rank test, paired over subjects; a subject's value is the mean over its"
@@ -82,7 +84,7 @@ def paired(ours: pd.DataFrame, other: pd.DataFrame) -> Paired:
     return Paired(np.where(both, a, np.nan), np.where(both, b, np.nan))
 
 
-def compared(pair: Paired, draws: Draws) -> dict[str, Any]:
+def compared(metric: str, names: tuple[str, str], pair: Paired, draws: Draws) -> Difference:
     """Return the primary and the secondary comparison of a pair of strategies.
 
     `won`, `tied` and `lost` count subjects. Without a common seed or subject all figures are NaN.
@@ -90,64 +92,81 @@ def compared(pair: Paired, draws: Draws) -> dict[str, Any]:
     ours, other = _over_seeds(pair.ours), _over_seeds(pair.other)
     primary = compare(ours, other, draws.resamples, draws.seed)
     gain = relative_gain(ours, other, draws.resamples, draws.seed)
+    crossed = crossed_bootstrap_mean(pair.difference, draws.resamples, draws.seed)
     difference = np.round(ours - other, _DECIMALS)
-    return {
-        "seeds": pair.ours.shape[1],
-        **_primary(primary, gain),
-        "effect_rank_biserial": rank_biserial(difference),
-        "won": int((difference > 0).sum()),
-        "tied": int((difference == 0).sum()),
-        "lost": int((difference < 0).sum()),
-        "subject_seed_pairs": _secondary(pair.difference, draws),
-    }
+    return Difference(
+        metric=metric,
+        run=names[0],
+        against=names[1],
+        seeds=pair.ours.shape[1],
+        mean_difference=primary.difference.mean,
+        low=primary.difference.low,
+        high=primary.difference.high,
+        subjects=primary.difference.subjects,
+        median_difference=primary.median_difference,
+        relative_gain=gain.mean,
+        relative_low=gain.low,
+        relative_high=gain.high,
+        p=primary.p,
+        smallest_p=primary.smallest_p,
+        effect_rank_biserial=rank_biserial(difference),
+        won=int((difference > 0).sum()),
+        tied=int((difference == 0).sum()),
+        lost=int((difference < 0).sum()),
+        subject_seed_pairs=SeedPairs(
+            pairs=int(np.isfinite(pair.difference).sum()),
+            low=crossed.low,
+            high=crossed.high,
+            p=wilcoxon_p(pair.difference.ravel()),
+        ),
+    )
 
 
 def compare_strategies(
     scores: pd.DataFrame, ours: str, others: Sequence[str], draws: Draws
-) -> list[dict[str, Any]]:
+) -> list[Difference]:
     """Compare one strategy with each of several on Dice and on NSD, a family of tests each.
 
     A strategy without scores is left out; the list is empty where `ours` has none.
     """
-    there = set(scores["strategy"])
-    rivals = [name for name in others if name in there and name != ours]
-    if ours not in there:
+    scored = set(scores["strategy"])
+    rivals = [name for name in others if name in scored and name != ours]
+    if ours not in scored:
         return []
     entries = []
     for metric in TESTED:
         table = {s: subject_by_seed(_of(scores, s), metric) for s in (ours, *rivals)}
-        family: list[dict[str, Any]] = [
-            {
-                "metric": metric,
-                "run": ours,
-                "against": name,
-                **compared(paired(table[ours], table[name]), draws),
-            }
+        family = [
+            compared(metric, (ours, name), paired(table[ours], table[name]), draws)
             for name in rivals
         ]
         _correct(family)
-        _correct([entry["subject_seed_pairs"] for entry in family])
+        _correct([entry.subject_seed_pairs for entry in family])
         entries += family
     return entries
 
 
-def strategy_figures(scores: pd.DataFrame, draws: Draws) -> dict[str, Any]:
+def strategy_figures(scores: pd.DataFrame, draws: Draws) -> Figures:
     """Return one strategy's means with intervals over subjects, by seed and by organ.
 
     `seed_sd` is the standard deviation of the seeds' means; NaN with one seed.
     """
-    values = {metric: subject_by_seed(scores, metric) for metric in METRICS}
-    by_seed = values["dice"].mean()
-    return {
-        **{m: asdict(_mean_over_subjects(value, draws)) for m, value in values.items()},
-        "dice_by_seed": {str(seed): float(mean) for seed, mean in by_seed.items()},
-        "seed_sd": float(by_seed.std(ddof=1)) if len(by_seed) > 1 else math.nan,
-        "organs": {
-            str(organ): asdict(_mean_over_subjects(subject_by_seed(own, "dice"), draws))
+    means = {m: _interval(subject_by_seed(scores, m), draws) for m in METRICS}
+    by_seed = subject_by_seed(scores, "dice").mean()
+    in_reference, predicted = scores["reference_ml"] > 0, scores["predicted_ml"] > 0
+    return Figures(
+        dice=means["dice"],
+        nsd=means["nsd"],
+        hd95_mm=means["hd95_mm"],
+        dice_by_seed={str(seed): float(mean) for seed, mean in by_seed.items()},
+        seed_sd=float(by_seed.std(ddof=1)) if len(by_seed) > 1 else math.nan,
+        organs={
+            str(organ): _interval(subject_by_seed(own, "dice"), draws)
             for organ, own in scores.groupby("organ", sort=False)
         },
-        **counts(scores),
-    }
+        missed=int((in_reference & ~predicted).sum()),
+        invented=int((~in_reference & predicted).sum()),
+    )
 
 
 def _of(scores: pd.DataFrame, strategy: str) -> pd.DataFrame:
@@ -162,38 +181,16 @@ def _over_seeds(values: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _mean_over_subjects(values: pd.DataFrame, draws: Draws) -> Estimate:
-    return bootstrap_mean(_over_seeds(values.to_numpy(np.float64)), draws.resamples, draws.seed)
+def _interval(values: pd.DataFrame, draws: Draws) -> Interval:
+    means = _over_seeds(values.to_numpy(np.float64))
+    estimate = bootstrap_mean(means, draws.resamples, draws.seed)
+    return Interval(estimate.mean, estimate.low, estimate.high, estimate.subjects)
 
 
-def _primary(comparison: Comparison, gain: Estimate) -> dict[str, Any]:
-    return {
-        "mean_difference": comparison.difference.mean,
-        "low": comparison.difference.low,
-        "high": comparison.difference.high,
-        "subjects": comparison.difference.subjects,
-        "median_difference": comparison.median_difference,
-        "relative_gain": gain.mean,
-        "relative_low": gain.low,
-        "relative_high": gain.high,
-        "p": comparison.p,
-        "smallest_p": comparison.smallest_p,
-    }
-
-
-def _secondary(difference: np.ndarray, draws: Draws) -> dict[str, Any]:
-    interval = crossed_bootstrap_mean(difference, draws.resamples, draws.seed)
-    return {
-        "pairs": int(np.isfinite(difference).sum()),
-        "low": interval.low,
-        "high": interval.high,
-        "p": wilcoxon_p(difference.ravel()),
-    }
-
-
-def _correct(family: list[dict[str, Any]]) -> None:
-    for entry, adjusted in zip(family, holm([e["p"] for e in family]), strict=True):
-        entry["p_holm"] = adjusted
+def _correct(family: Sequence[Difference | SeedPairs]) -> None:
+    p_values = [math.nan if entry.p is None else entry.p for entry in family]
+    for entry, adjusted in zip(family, holm(p_values), strict=True):
+        entry.p_holm = adjusted
 
 
 def relative_gain(ours: ArrayLike, other: ArrayLike, resamples: int, seed: int) -> Estimate:

@@ -66,7 +66,7 @@ def test_a_subject_weighs_once_however_many_scans_and_organs_it_has():
     )
     values = subject_by_seed(scores, "dice")
     assert values.loc["s", 0] == pytest.approx((0.3 + 0.9) / 2)
-    assert strategy_figures(scores, DRAWS)["dice"]["mean"] == pytest.approx((0.6 + 0.5) / 2)
+    assert strategy_figures(scores, DRAWS).dice.mean == pytest.approx((0.6 + 0.5) / 2)
 
 
 def test_an_undefined_organ_is_left_out_of_its_scan_and_an_infinite_distance_of_the_mean():
@@ -91,11 +91,11 @@ def test_the_primary_test_is_scipys_on_the_subjects_means_over_seeds():
         scores[scores.strategy == name].groupby("subject_id")["dice"].mean() for name in ("b", "a")
     )
     entry = compare_strategies(scores, "b", ["a"], DRAWS)[0]
-    assert entry["p"] == pytest.approx(stats.wilcoxon(ours - other).pvalue)
-    assert entry["subjects"] == 8
-    assert entry["mean_difference"] == pytest.approx((ours - other).mean())
-    assert entry["relative_gain"] == pytest.approx(ours.mean() / other.mean() - 1)
-    assert (entry["won"], entry["tied"], entry["lost"]) == (
+    assert entry.p == pytest.approx(stats.wilcoxon(ours - other).pvalue)
+    assert entry.subjects == 8
+    assert entry.mean_difference == pytest.approx((ours - other).mean())
+    assert entry.relative_gain == pytest.approx(ours.mean() / other.mean() - 1)
+    assert (entry.won, entry.tied, entry.lost) == (
         (ours > other).sum(),
         0,
         (ours < other).sum(),
@@ -108,18 +108,18 @@ def test_the_secondary_test_is_scipys_on_all_pairs_of_subject_and_seed():
         scores[scores.strategy == name].set_index(["subject_id", "seed"])["dice"]
         for name in ("b", "a")
     )
-    entry = compare_strategies(scores, "b", ["a"], DRAWS)[0]["subject_seed_pairs"]
-    assert entry["pairs"] == 24
-    assert entry["p"] == pytest.approx(stats.wilcoxon(ours - other).pvalue)
+    entry = compare_strategies(scores, "b", ["a"], DRAWS)[0].subject_seed_pairs
+    assert entry.pairs == 24
+    assert entry.p == pytest.approx(stats.wilcoxon(ours - other).pvalue)
 
 
 def test_holms_correction_is_over_the_strategies_of_one_metric():
     scores = several({"ours": 0.02, "a": 0.01, "b": 0.0, "c": 0.015})
     entries = compare_strategies(scores, "ours", ["ours", "a", "b", "c", "absent"], DRAWS)
     for metric in ("dice", "nsd"):
-        family = [e for e in entries if e["metric"] == metric]
-        assert [e["against"] for e in family] == ["a", "b", "c"]
-        assert [e["p_holm"] for e in family] == pytest.approx(holm([e["p"] for e in family]))
+        family = [e for e in entries if e.metric == metric]
+        assert [e.against for e in family] == ["a", "b", "c"]
+        assert [e.p_holm for e in family] == pytest.approx(holm([e.p for e in family]))
 
 
 def test_without_ours_nothing_is_compared():
@@ -130,25 +130,25 @@ def test_without_a_common_seed_there_is_no_p():
     scores = several({"a": 0.0, "b": 0.1})
     apart = scores[(scores.strategy == "a") == (scores.seed == 0)]
     entry = compare_strategies(apart, "b", ["a"], DRAWS)[0]
-    assert np.isnan(entry["p"])
-    assert np.isnan(entry["p_holm"])
-    assert entry["seeds"] == 0
+    assert np.isnan(entry.p)
+    assert np.isnan(entry.p_holm)
+    assert entry.seeds == 0
 
 
 def test_the_spread_of_seeds_is_that_of_their_means():
     scores = several({"a": 0.0})
     figures = strategy_figures(scores, DRAWS)
     means = scores.groupby("seed")["dice"].mean()
-    assert figures["seed_sd"] == pytest.approx(means.std(ddof=1))
-    assert figures["dice_by_seed"] == pytest.approx({str(s): m for s, m in means.items()})
-    assert np.isnan(strategy_figures(scores[scores.seed == 0], DRAWS)["seed_sd"])
+    assert figures.seed_sd == pytest.approx(means.std(ddof=1))
+    assert figures.dice_by_seed == pytest.approx({str(s): m for s, m in means.items()})
+    assert np.isnan(strategy_figures(scores[scores.seed == 0], DRAWS).seed_sd)
 
 
 def test_equal_strategies_are_tied_and_p_is_1():
     values = np.array([[0.1, 0.2], [0.3, 0.4]])
     frame = pd.DataFrame(values, index=["s", "t"])
-    entry = compared(paired(frame, frame), DRAWS)
-    assert (entry["p"], entry["tied"], entry["effect_rank_biserial"]) == (1.0, 2, 0.0)
+    entry = compared("dice", ("a", "b"), paired(frame, frame), DRAWS)
+    assert (entry.p, entry.tied, entry.effect_rank_biserial) == (1.0, 2, 0.0)
 
 
 @pytest.mark.parametrize(
