@@ -26,11 +26,11 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_settings_page_is_up_to_date():
-    from sacl.config import settings_page
+    from sacl.run.configure import settings_page
 
     page = ROOT / "docs" / "reference" / "settings.md"
     assert page.read_text(encoding="utf-8") == settings_page(), (
-        "run `python -m sacl.config > docs/reference/settings.md`"
+        "run `python -m sacl.run.configure > docs/reference/settings.md`"
     )
 
 

@@ -37,7 +37,7 @@ from sacl.phase_words import PHASE, PHASES
 from sacl.run.record import read_record
 from sacl.run.workspace import Workspace
 from sacl.scores.overlap import dice
-from sacl.settings import LocateSettings
+from sacl.stages.locate import PHASE_THRESHOLD
 from sacl.types import UNKNOWN, LabelMap, LabelScheme, Volume
 from sacl_phantom import make_scan
 from sacl_phantom.contrast import draw_contrast
@@ -105,7 +105,7 @@ def main() -> None:
         "shape": SHAPE,
         "spacing_mm": SPACING_MM,
         "threshold": choice,
-        "threshold_used": LocateSettings().phase_threshold,
+        "threshold_used": PHASE_THRESHOLD,
         "subjects": {"choosing": [CHOOSING[0], CHOOSING[-1]], "scored": [SCORED[0], SCORED[-1]]},
         "damage": {name: vars(damage) for name, damage in DAMAGES.items()},
         **score(),
@@ -145,7 +145,7 @@ def choose_threshold() -> dict[str, Any]:
 def score() -> dict[str, Any]:
     """Return the figures for the subjects that chose nothing."""
     rng = np.random.default_rng(2)
-    threshold = LocateSettings().phase_threshold
+    threshold = PHASE_THRESHOLD
     answers: dict[str, list[Answer]] = {name: [] for name in DAMAGES}
     repainted: dict[str, list[Answer]] = {name: [] for name in DAMAGES}
     overlap: dict[str, list[float]] = {name: [] for name in DAMAGES}
@@ -246,7 +246,7 @@ def of_a_run(workspace: Workspace) -> dict[str, Any]:
         path = workspace.require("locate") / "maps" / f"{case.case_id}.nii.gz"
         coarse, _ = read_label_map(path, cohort.scheme)
         hu = organ_hu(read_image(workspace.folder("ingest"), case), coarse)
-        said = estimate_phase(hu, LocateSettings().phase_threshold).phase
+        said = estimate_phase(hu, PHASE_THRESHOLD).phase
         answers.append(Answer(case.scan_label(PHASE), said, phase_probabilities(hu)))
     record = read_record(workspace.folder("locate")) or {}
     found = record["results"]["cross_fitted"]
@@ -262,9 +262,7 @@ def real_scans(data: Path) -> list[dict[str, Any]]:
     for image, segmentation, known in _real(data):
         labels, grid, _ = read_labels(data / segmentation)
         require_same_grid(image.grid, grid, segmentation)
-        estimate = estimate_phase(
-            organ_hu(image, LabelMap(labels, grid, scheme)), LocateSettings().phase_threshold
-        )
+        estimate = estimate_phase(organ_hu(image, LabelMap(labels, grid, scheme)), PHASE_THRESHOLD)
         told.append({"scan": segmentation, "known": known, "says": estimate.explanation})
     return told
 

@@ -73,7 +73,7 @@ def measure(head: str, slices: int) -> dict[str, float | bool]:
         scan, path = Path(folder) / "scan.nii.gz", Path(folder) / "label.nii.gz"
         # The scan is made by another process: what making it takes is not this one's.
         subprocess.run([sys.executable, "-c", _MAKE_SCAN, str(scan), str(slices)], check=True)
-        predictor = Predictor(segmenter, device, batch=_settings().batch, keep_component=0.1)
+        predictor = Predictor(segmenter, device, batch=_batch(), keep_component=0.1)
         # Networks allocate on their first call what they then keep; that is part of being ready.
         predictor.logits([np.zeros((2 if head == "query" else 1, 64, 64), np.float32)])
         idle = _resident_gb()
@@ -139,10 +139,10 @@ def _cpu():
     return torch.device("cpu")
 
 
-def _settings():
-    from sacl.settings import PredictSettings
+def _batch() -> int:
+    from sacl.stages.predict import BATCH
 
-    return PredictSettings()
+    return BATCH
 
 
 def _spec(head: str):
@@ -161,7 +161,7 @@ def _spec(head: str):
         organs=_organs(),
         image_size=cuts.dense_size if head == "dense" else cuts.patch_size,
         window=WindowRule("ct", IngestSettings().window_hu),
-        placement=Placement(region="slice", min_side_mm=cuts.min_side_mm),
+        placement=Placement(region="slice"),
     )
 
 
@@ -170,11 +170,11 @@ def _organs() -> tuple[str, ...]:
 
 
 def _coarse_spec():
-    from sacl.settings import LocateSettings
+    from sacl.settings import VolumeSettings
     from sacl.training.coarse import plan_network
 
-    settings = LocateSettings()
-    return plan_network(settings, "thirteen", _organs(), settings.spacing_mm)
+    settings = VolumeSettings()
+    return plan_network(settings, 32, "thirteen", _organs(), settings.spacing_mm)
 
 
 def _coarse_networks(count: int):

@@ -34,9 +34,8 @@ from sacl.networks.projector import Embedder
 from sacl.patches.attention import coverage
 from sacl.patches.query import cut, plan_boxes
 from sacl.patches.store import StoreMeta, read_patches, writing_patches
-from sacl.patches.views import ViewRanges
+from sacl.patches.views import VIEWS
 from sacl.patches.window import normalize
-from sacl.settings import AugmentSettings
 from sacl.training.loop import Plan, RatedParameters, train
 from sacl.training.sampler import BalancedSampler
 from sacl.types import Box, Grid, LabelMap, LabelScheme
@@ -127,7 +126,7 @@ def _random_task(batch: int, size: int) -> ContrastiveTask:
         organ=organ,
         scan_label=scan % 2,
         sampler=BalancedSampler(organ, scan % 2, scan, batch, 4),
-        ranges=ViewRanges(**vars(AugmentSettings())),
+        ranges=VIEWS["mild"],
         strategy="semantic",
         temperature=0.1,
         size=size,

@@ -27,7 +27,7 @@ _HOME = {
         )
     },
     "run": "sacl.run.pipeline",
-    "load_config": "sacl.config",
+    "load_config": "sacl.run.configure",
     "Workspace": "sacl.run.workspace",
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sacl.errors import ConfigError
+from sacl.run.configure import is_config
 
 
 def take_dotted_flags(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -41,7 +42,7 @@ def config_and_data(words: Sequence[str]) -> tuple[Path | None, str | None]:
         >>> config_and_data(["run.yaml", "btcv", "flare"])
         (PosixPath('run.yaml'), '["btcv", "flare"]')
     """
-    configs = [word for word in words if word.endswith((".yaml", ".yml"))]
+    configs = [word for word in words if is_config(word)]
     data = [word for word in words if word not in configs]
     if len(configs) > 1:
         raise ConfigError(f"two configurations, {configs[0]} and {configs[1]}; give one")

@@ -15,13 +15,12 @@ from typing import Any
 
 from sacl.arguments import config_and_data, take_dotted_flags
 from sacl.commands import READS_DATA, program
-from sacl.config import load_config, nearest
 from sacl.errors import ConfigError, DataError, SaclError
+from sacl.run.configure import load_config, nearest
 from sacl.settings import RunConfig
 
 _SHORTHANDS = {
     "repair_grid": "ingest.repair_grid",
-    "from_": "locate.source",
     **{name: name for name in ("work", "seed", "device", "name")},
 }
 """The settings of the flags that have no dot."""
@@ -92,7 +91,7 @@ def _config(known: argparse.Namespace, flags: dict[str, str]) -> RunConfig:
     if known.config is None and starts and not flags.keys() & {"ingest.data", "phantom.scans"}:
         data = " or a folder of scans" if known.command in READS_DATA else ""
         raise ConfigError(f"sacl {known.command}: which configuration? give CONFIG.yaml{data}")
-    return load_config(known.config, flags)
+    return load_config(known.config, flags, getattr(known, "from_", None))
 
 
 def _run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
@@ -100,7 +99,7 @@ def _run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 
 
 def _demo(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    return _run_config(load_config(Path(__file__).with_name("demo.yaml"), flags), known.force)
+    return _run_config(load_config("demo", flags), known.force)
 
 
 def _check(known: argparse.Namespace, flags: dict[str, str]) -> Any:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import Any, NoReturn
 
 from sacl import __version__
-from sacl.config import dotted_settings, type_name
 from sacl.errors import ConfigError
+from sacl.run.configure import dotted_settings
 
 _SUMMARIES = {
     "run": "run all stages of a configuration, skipping what is up to date",
@@ -20,7 +19,7 @@ _SUMMARIES = {
     "locate": "give every scan a coarse label map (--from DIR: somebody else's)",
     "extract": "cut the query patches",
     "pretrain": "pretrain the encoder by contrast",
-    "finetune": "train the segmenter and its from-scratch twins on the labeled scans",
+    "finetune": "train the segmenter on the labeled scans",
     "predict": "predict label maps, of a run's scans or of any folder (--segmenter)",
     "evaluate": "score predictions, of a run or of any two folders (--reference)",
     "report": "write the HTML report of a run, or of several (--runs)",
@@ -28,7 +27,7 @@ _SUMMARIES = {
 }
 READS_DATA = ("run", "check", "ingest")
 """The commands that take scans."""
-_TEXT_FLAGS = ("--data", "--repair-grid", "--from", "--arm", "--form", "--splits")
+_TEXT_FLAGS = ("--data", "--repair-grid", "--arm", "--form", "--splits")
 _SHOWN = {
     "--repair-grid": "nearest",
     "--arm": "ARM",
@@ -131,9 +130,8 @@ def _settings_help(command: str) -> str:
     """Return the settings of a command as text for `--help`, from the settings classes."""
     shown = {} if command == "demo" else dotted_settings()
     lines = ["settings, as dotted flags or YAML keys (default):"] if shown else []
-    for name, (hint, default, text) in shown.items():
-        if command not in ("run", name.split(".")[0]):
-            continue
-        value = "unset" if default in (None, dataclasses.MISSING) else default
-        lines += [f"  --{name}  {type_name(hint)} ({value})", f"      {text}"]
+    for name, declared in shown.items():
+        if command in ("run", name.split(".")[0]):
+            lines += [f"  --{name}  {declared.kind} ({declared.usual or 'unset'})"]
+            lines += [f"      {declared.text}"]
     return "\n".join(lines) if len(lines) > 1 else ""

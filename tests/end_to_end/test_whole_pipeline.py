@@ -17,11 +17,18 @@ TINY = """
 name: tiny
 phantom: {scans: 12, shape: [64, 52, 20], spacing_mm: [6.0, 6.0, 12.0]}
 ingest: {labeled_subjects: 2}
-locate: {spacing_mm: [8.0, 8.0, 12.0], crop: [48, 40, 16], channels: 8, steps: 40}
-extract: {patch_size: 32, dense_size: 64, min_side_mm: 60.0}
-pretrain: {steps: 12, batch: 32, width: 16, projector: [32, 16]}
-finetune: {steps: 120, batch: 8, learning_rate: 2e-3}
-evaluate: {bootstrap: 200}
+locate:
+  volume: {spacing_mm: [8.0, 8.0, 12.0], crop: [48, 40, 16], steps: 40}
+  channels: 8
+extract: {patch_size: 32, dense_size: 64, region: slice}
+pretrain: {method: semantic, steps: 12, batch: 32, width: 16}
+finetune:
+  dense: {teacher_steps: 0}
+  steps: 120
+  batch: 8
+  learning_rate: 2e-3
+  twin: true
+predict: {copies: 0}
 """
 
 
@@ -68,10 +75,10 @@ def test_the_twins_are_scored_on_the_same_held_out_scans(finished):
     rows = read_scores(finished / "work" / "7-scores" / "scores.csv")
     scored = {
         name: {(r.score.case_id, r.score.organ) for r in rows if r.run == name}
-        for name in ("semantic", "scratch", "scratch-long")
+        for name in ("semantic", "scratch")
     }
     assert scored["semantic"]
-    assert scored["semantic"] == scored["scratch"] == scored["scratch-long"]
+    assert scored["semantic"] == scored["scratch"]
     cohort = json.loads((finished / "work" / "1-cohort" / "cohort.json").read_text())
     held_out = {c["case_id"] for c in cohort["cases"] if c["split"] != "train"}
     assert {case for case, _ in scored["semantic"]} <= held_out
@@ -129,7 +136,7 @@ def test_scans_never_ingested_are_predicted(finished, tmp_path, head):
     for stage_folder in ("1-cohort", "2-coarse", "3-patches", "4-encoder"):
         (work / stage_folder).parent.mkdir(exist_ok=True)
         (work / stage_folder).symlink_to(finished / "work" / stage_folder)
-    flags = ["--work", str(work), "--finetune.head", head, "--finetune.twins", "[]"]
+    flags = ["--work", str(work), "--finetune.query", "{}", "--finetune.twin", "false"]
     assert main(["finetune", str(config), *flags]) == 0
     out = tmp_path / "labels"
     arguments = ["--segmenter", str(work), "--images", str(images), "--out", str(out)]

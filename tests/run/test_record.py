@@ -8,7 +8,7 @@ from sacl.errors import DataError, WorkspaceError
 from sacl.files.atomic import plain, replacing, write_text
 from sacl.run.record import read_record, recorded, state_of
 from sacl.run.workspace import Workspace
-from sacl.settings import AugmentSettings, EvaluateSettings, FinetuneSettings, IngestSettings
+from sacl.settings import DenseSettings, EvaluateSettings, FinetuneSettings, IngestSettings
 
 SETTINGS = EvaluateSettings()
 
@@ -35,10 +35,10 @@ def test_a_stage_whose_input_was_made_anew_is_stale(tmp_path):
 @pytest.mark.parametrize("seed_changes", [True, False])
 def test_another_configuration_is_refused_and_the_setting_named(tmp_path, seed_changes):
     finish(Workspace(tmp_path))
-    other = SETTINGS if seed_changes else EvaluateSettings(bootstrap=7)
+    other = SETTINGS if seed_changes else EvaluateSettings(nsd_tolerance_mm=7.0)
     with pytest.raises(WorkspaceError) as error:
         state_of(Workspace(tmp_path, seed=int(seed_changes)), "evaluate", other, {"predict": "a"})
-    assert ("seed was 0 and is 1" if seed_changes else "bootstrap was 5000 and is 7") in str(
+    assert ("seed was 0 and is 1" if seed_changes else "tolerance_mm was 2.0 and is 7.0") in str(
         error.value
     )
     assert "--force" in str(error.value)
@@ -54,7 +54,7 @@ def forget(folder: Path, *names: str) -> None:
     (folder / "run.json").write_text(json.dumps(record))
 
 
-@pytest.mark.parametrize("names", [("copy_paste",), ("augment", "blur")])
+@pytest.mark.parametrize("names", [("twin",), ("dense", "copy_paste")])
 def test_a_setting_that_an_older_version_did_not_know_counts_as_its_default(tmp_path, names):
     workspace, settings = Workspace(tmp_path), FinetuneSettings()
     with recorded(workspace, "finetune", settings, {}):
@@ -62,7 +62,7 @@ def test_a_setting_that_an_older_version_did_not_know_counts_as_its_default(tmp_
     forget(workspace.folder("finetune"), *names)
     assert state_of(workspace, "finetune", settings, {}) == "current"
     for other in (
-        FinetuneSettings(copy_paste=0.5, augment=AugmentSettings(blur=2.0)),
+        FinetuneSettings(twin=True, dense=DenseSettings(copy_paste=0.5)),
         FinetuneSettings(steps=7),
     ):
         with pytest.raises(WorkspaceError, match="of another configuration"):
@@ -87,7 +87,7 @@ def test_partial_results_of_other_settings_are_dropped(tmp_path):
     with pytest.raises(RuntimeError), recorded(workspace, "evaluate", SETTINGS, {}) as (folder, _):
         (folder / "half").write_text("x")
         raise RuntimeError
-    with recorded(workspace, "evaluate", EvaluateSettings(bootstrap=9), {}) as (folder, _):
+    with recorded(workspace, "evaluate", EvaluateSettings(nsd_tolerance_mm=9.0), {}) as (folder, _):
         assert not (folder / "half").exists()
 
 
@@ -101,13 +101,13 @@ def test_a_finished_stage_starts_from_an_empty_folder(tmp_path):
 def test_the_record_tells_settings_versions_and_cost(tmp_path):
     record = json.loads((finish(Workspace(tmp_path)) / "run.json").read_text())
     assert record["results"] == {"scans": 3}
-    assert record["settings"]["evaluate"]["bootstrap"] == 5000
+    assert record["settings"]["evaluate"]["nsd_tolerance_mm"] == 2.0
     assert "torch" in record["versions"]
     assert record["peak_memory_mb"] > 0
 
 
 def test_no_absolute_path_enters_a_record():
-    assert plain(IngestSettings(data=Path("/secret/patient/cohort")))["data"] == "cohort"
+    assert plain(IngestSettings(data=Path("/secret/patient/cohort")))["data"] == ["cohort"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_half_written(tmp_path):

@@ -11,7 +11,7 @@ from sacl.cohort.manifest import write_cohort
 from sacl.files.atomic import write_text
 from sacl.files.nifti import read_label_map, write_label_map, write_volume
 from sacl.run.workspace import Workspace
-from sacl.settings import LocateSettings
+from sacl.settings import LocateSettings, MapsSettings
 from sacl.types import Case, Cohort, Grid, LabelMap, LabelScheme, NativeFrame, Volume
 
 SCHEME = LabelScheme("two", ("spleen", "kidney_right"))
@@ -61,7 +61,7 @@ def make_cohort(root: Path, labeled: int = 2) -> Workspace:
 
 
 def from_folder(source: Path, **more) -> LocateSettings:
-    return LocateSettings(source=source, min_volume_ml=0.2, keep_component=0.2, **more)
+    return LocateSettings(maps=MapsSettings(source=source, **more))
 
 
 def give_maps(

@@ -11,7 +11,13 @@ from sacl.cohort.manifest import write_cohort
 from sacl.files.nifti import write_label_map, write_volume
 from sacl.run.record import recorded
 from sacl.run.workspace import Workspace
-from sacl.settings import AugmentSettings, FinetuneSettings, IngestSettings, LocateSettings
+from sacl.settings import (
+    DenseSettings,
+    FinetuneSettings,
+    IngestSettings,
+    LocateSettings,
+    QuerySettings,
+)
 from sacl.types import Case, Cohort, Grid, LabelMap, LabelScheme, NativeFrame, Volume
 
 SCHEME = LabelScheme("two", ("liver", "spleen"))
@@ -69,7 +75,8 @@ def copy_of(workspace: Workspace, path: Path) -> Workspace:
     return Workspace(path, seed=workspace.seed, device="cpu")
 
 
-def settings_of(head: str, steps: int = 2, **changes) -> FinetuneSettings:
+def settings_of(head: str, steps: int = 2, teacher_steps: int = 0, **changes) -> FinetuneSettings:
     """Return settings of a very short fine-tuning."""
-    augment = AugmentSettings(rotation_deg=5.0, scale=(0.95, 1.05))
-    return FinetuneSettings(head=head, steps=steps, batch=4, augment=augment, **changes)
+    block = DenseSettings(teacher_steps=teacher_steps) if head == "dense" else QuerySettings()
+    given = {head: block, "twin": True, **changes}
+    return FinetuneSettings(steps=steps, batch=4, augment="mild", **given)

@@ -14,8 +14,8 @@ from sacl.stages.pretrain import pretrain
 def pretrained(tmp_path_factory):
     """Return a work directory that is done up to pretraining."""
     workspace = locate_blocks(tmp_path_factory.mktemp("runs") / "work")
-    extract(ExtractSettings(patch_size=16, dense_size=32, margin=1.25, min_side_mm=8), workspace)
-    pretrain(PretrainSettings(width=8, steps=2, batch=8, projector=(8, 4)), workspace)
+    extract(ExtractSettings(patch_size=16, dense_size=32, region="slice"), workspace)
+    pretrain(PretrainSettings(method="semantic", width=8, steps=2, batch=8), workspace)
     return workspace
 
 
@@ -24,5 +24,5 @@ def finished(request, pretrained, tmp_path_factory):
     """Return a work directory that is done up to prediction, for either head."""
     workspace = copy_of(pretrained, tmp_path_factory.mktemp(request.param) / "work")
     finetune(settings_of(request.param), workspace)
-    predict(PredictSettings(batch=4), workspace)
+    predict(PredictSettings(copies=0), workspace)
     return workspace

@@ -83,7 +83,7 @@ def test_a_fold_that_tears_a_subject_apart_is_refused(tmp_path):
     (data / "scan_labels.csv").write_text("case_id,subject_id\nc0,anna\nc1,anna\n")
     with pytest.raises(DataError, match=r"subject anna is in two splits, .* \(fold 1\)"):
         cohort_of(tmp_path, data=data, fold=1)
-    with pytest.raises(ConfigError, match=r"ingest\.fold must be >= 0"):
+    with pytest.raises(ConfigError, match=r"ingest\.fold: expected integer >= 0"):
         IngestSettings(fold=-1)
 
 

@@ -18,12 +18,11 @@ from blob_cohort import (
     make_cohort,
 )
 
-from sacl.errors import ConfigError, DataError
+from sacl.errors import DataError
 from sacl.files.atomic import write_text
 from sacl.files.nifti import read_label_map, write_label_map, write_volume
 from sacl.geometry import resample_nearest
 from sacl.run.record import read_record
-from sacl.settings import LocateSettings
 from sacl.stages import locate as stage
 from sacl.types import Grid, LabelMap, Volume
 
@@ -49,24 +48,6 @@ def test_an_organ_that_a_map_lacks_is_recorded_as_not_found(tmp_path):
     assert coverage.loc["spleen", "found"].all()
     assert not coverage.loc["kidney_right", "found"].any()
     assert (coverage.loc["kidney_right", "volume_ml"] == 0).all()
-
-
-def test_labeled_scans_take_their_maps_from_a_source_of_their_own(tmp_path):
-    workspace = make_cohort(tmp_path / "work")  # cases 0 and 1 are labeled
-    give_maps(tmp_path / "predicted", SCHEME.names)
-    give_maps(tmp_path / "cross-fitted", SCHEME.names[::-1])
-    settings = from_folder(tmp_path / "predicted", labeled_source=tmp_path / "cross-fitted")
-    stage.locate(settings, workspace)
-    for number in range(4):
-        labels = blobs(number)[1]
-        swapped = np.array([0, 2, 1])[labels]
-        expected = swapped if number < 2 else labels
-        assert np.array_equal(located(workspace, number), expected)
-
-
-def test_a_source_for_labeled_scans_alone_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"locate\.labeled_source: only beside locate\.source"):
-        LocateSettings(labeled_source=tmp_path)
 
 
 def test_missing_maps_are_counted_and_the_first_is_named(tmp_path):
@@ -131,7 +112,7 @@ def test_scans_without_a_map_are_accepted_on_request_and_counted(tmp_path, capsy
     workspace = make_cohort(tmp_path / "work")
     give_maps(tmp_path / "theirs", SCHEME.names)
     (tmp_path / "theirs" / "case1.nii.gz").unlink()
-    with pytest.raises(DataError, match=r"by --locate\.allow_missing true"):
+    with pytest.raises(DataError, match=r"by --locate\.maps\.allow_missing true"):
         stage.locate(from_folder(tmp_path / "theirs"), workspace)
     stage.locate(from_folder(tmp_path / "theirs", allow_missing=True), workspace)
     assert "no map of 1 scans, the first case1; nothing is found" in capsys.readouterr().err
@@ -170,7 +151,7 @@ def test_maps_on_another_grid_are_resampled_on_request_and_that_is_told(tmp_path
     assert "20 x 18 x 12 voxels of 3 x 3 x 3 mm" in message
     assert "64 x 56 x 40 voxels of 1.3 x 1.4 x 1.1 mm" in message
     assert "1 of 4 cases are so" in message
-    assert "`--locate.repair_grid nearest`" in message
+    assert "`--locate.maps.repair_grid nearest`" in message
     assert not (workspace.folder("locate") / "maps").exists()
     settings = from_folder(tmp_path / "theirs", repair_grid="nearest")
     stage.locate(settings, workspace)

@@ -8,7 +8,7 @@ from fake_work import fake_work
 from sacl.cohort.manifest import read_cohort, read_image
 from sacl.files.nifti import read_label_map
 from sacl.run.workspace import Workspace
-from sacl.settings import IngestSettings, LocateSettings
+from sacl.settings import IngestSettings, LocateSettings, MapsSettings
 from sacl.stages.export import export
 from sacl.stages.ingest import ingest
 from sacl.stages.locate import locate
@@ -20,7 +20,12 @@ def test_what_was_exported_for_nnssl_is_ingested_and_located_again(tmp_path):
     export(work, tmp_path / "out", "nnssl", splits=("train", "test"))
     again = Workspace(tmp_path / "again", device="cpu")
     home = ingest(IngestSettings(data=tmp_path / "out", organs=organs), again)
-    maps = locate(LocateSettings(source=tmp_path / "out" / "pretrain_data.json"), again) / "maps"
+    maps = (
+        locate(
+            LocateSettings(maps=MapsSettings(source=tmp_path / "out" / "pretrain_data.json")), again
+        )
+        / "maps"
+    )
     before, after = read_cohort(work.folder("ingest")), read_cohort(home)
     assert [c.case_id for c in after.cases] == [c.case_id for c in before.cases]
     for old, new in zip(before.cases, after.cases, strict=True):

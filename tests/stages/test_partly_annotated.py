@@ -26,7 +26,9 @@ from sacl.settings import (
     FinetuneSettings,
     IngestSettings,
     LocateSettings,
+    MapsSettings,
     PredictSettings,
+    VolumeSettings,
 )
 from sacl.stages.evaluate import COARSE, evaluate
 from sacl.stages.extract import extract
@@ -76,8 +78,8 @@ def workspace(tmp_path_factory):
         grid = read_reference(workspace.folder("ingest"), case, cohort.scheme).grid
         label_map = LabelMap(truth(), grid, cohort.scheme)
         write_label_map(root / "maps" / f"{case.case_id}.nii.gz", label_map)
-    locate(LocateSettings(source=root / "maps", estimate_phase=False), workspace)
-    extract(ExtractSettings(patch_size=16, dense_size=32), workspace)
+    locate(LocateSettings(maps=MapsSettings(source=root / "maps")), workspace)
+    extract(ExtractSettings(patch_size=16, dense_size=32, region="slice"), workspace)
     return workspace
 
 
@@ -155,7 +157,7 @@ def test_the_dense_task_does_not_mind_a_spleen_where_nobody_looked_for_it(store)
 
 def test_the_coarse_network_does_not_mind_it_either(workspace):
     cohort = cohort_of(workspace)
-    settings = LocateSettings(spacing_mm=(3.0, 3.0, 6.0), crop=(32, 32, 8))
+    settings = VolumeSettings(spacing_mm=(3.0, 3.0, 6.0), crop=(32, 32, 8))
     cases = _coarse_cases(settings, workspace, cohort, CPU)
     assert [case.annotated.tolist() for case in cases] == [[True, True], [True, False]] * 2
     low, high = (np.array([20.0, 160.0]) + 175) / 450
@@ -182,7 +184,7 @@ def test_an_organ_that_nobody_looked_for_is_not_scored(workspace):
             grid = read_reference(workspace.folder("ingest"), case, cohort.scheme).grid
             label_map = LabelMap(truth(), grid, cohort.scheme)
             write_label_map(folder / "semantic" / f"{case.case_id}.nii.gz", label_map, case.native)
-    folder = evaluate(EvaluateSettings(bootstrap=10), workspace)
+    folder = evaluate(EvaluateSettings(), workspace)
     rows = read_scores(folder / "scores.csv")
     scored = {(row.run, row.score.case_id, row.score.organ): row.score.dice for row in rows}
     pairs = (("s4", "liver"), ("s4", "spleen"), ("s5", "liver"))

@@ -8,7 +8,7 @@ from toy_cohort import locate_toy_cohort
 
 from planted import clean_files, write_files
 from sacl.cli import main
-from sacl.config import load_config
+from sacl.run.configure import load_config
 from sacl.run.workspace import Workspace
 from sacl.settings import PhantomSettings
 from sacl.stages.check import check

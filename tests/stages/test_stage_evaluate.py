@@ -13,10 +13,11 @@ from sacl.run.workspace import Workspace
 from sacl.scores.overlap import dice
 from sacl.scores.table import read_scores
 from sacl.settings import EvaluateSettings
+from sacl.stages import evaluate as stage
 from sacl.stages.evaluate import evaluate, evaluate_folders, inputs
 from sacl.types import Cohort, Grid, LabelMap, LabelScheme
 
-SETTINGS = EvaluateSettings(bootstrap=200)
+SETTINGS = EvaluateSettings()
 
 
 @pytest.fixture
@@ -93,8 +94,9 @@ def test_prediction_on_another_grid_is_refused(work):
         evaluate(SETTINGS, work)
 
 
-def test_without_held_out_references_nothing_is_scored_and_it_says_so(work, capsys):
-    folder = evaluate(EvaluateSettings(splits=("validation",), bootstrap=100), work)
+def test_without_held_out_references_nothing_is_scored_and_it_says_so(work, capsys, monkeypatch):
+    monkeypatch.setattr(stage, "SCORED", ("validation",))
+    folder = evaluate(SETTINGS, work)
     assert read_scores(folder / "scores.csv") == []
     assert _summary(folder)["runs"] == {}
     assert "no scan of the splits validation has a reference" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 import json
 import shutil
 from collections import namedtuple
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,15 +12,14 @@ from sacl.files.nifti import write_label_map
 from sacl.patches.attention import coverage
 from sacl.patches.query import cut, plan_boxes
 from sacl.patches.store import read_patches
-from sacl.patches.views import ViewRanges
 from sacl.patches.window import normalize
 from sacl.run.record import state_of
 from sacl.run.workspace import Workspace
-from sacl.settings import AugmentSettings, ExtractSettings
+from sacl.settings import ExtractSettings
 from sacl.stages import extract as stage
 from sacl.types import Grid, LabelMap
 
-SETTINGS = ExtractSettings(patch_size=16, dense_size=32)
+SETTINGS = ExtractSettings(patch_size=16, dense_size=32, region="slice")
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +59,9 @@ def test_stores_what_a_cut_of_the_scan_gives(store):
 
 
 def test_keeps_a_margin_around_every_patch(store):
-    assert store.meta.stored_size == 36  # 2.2 times 16, rounded to even
-    assert store.images.shape[1:] == (36, 36)
-    assert store.dense_images.shape[1:] == (40, 40)
+    assert store.meta.stored_size == 24  # 1.5 times 16
+    assert store.images.shape[1:] == (24, 24)
+    assert store.dense_images.shape[1:] == (52, 52)
 
 
 def test_stores_references_of_annotated_organs_of_labeled_training_scans_only(store):
@@ -175,8 +173,3 @@ def test_says_that_the_disk_is_full_before_it_cuts(tmp_path, monkeypatch):
 def test_asks_for_the_stages_before_it(tmp_path):
     with pytest.raises(WorkspaceError, match="ingest"):
         stage.extract(SETTINGS, Workspace(tmp_path))
-
-
-def test_the_default_margin_holds_every_default_view():
-    augment, kept = AugmentSettings(), ExtractSettings().margin
-    assert ViewRanges(**asdict(augment)).reach <= kept

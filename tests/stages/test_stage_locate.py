@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from blob_cohort import GRID, SCHEME, SHAPE, blobs, from_folder, give_maps, make_cohort
+from msgspec.structs import replace
 
 from sacl.cohort.manifest import read_cohort, write_cohort
 from sacl.errors import DataError
@@ -14,20 +15,23 @@ from sacl.prediction.coarse import CoarseEnsemble, load_coarse
 from sacl.prediction.slice_location import SliceEnsemble
 from sacl.run.record import fingerprint, read_record
 from sacl.run.workspace import Workspace
-from sacl.settings import LocateSettings
+from sacl.settings import LocateSettings, SlicesSettings, VolumeSettings
 from sacl.stages import locate as stage
 from sacl.stages import locate_networks as training
 from sacl.types import LabelMap, Volume
 
-SETTINGS = LocateSettings(
-    spacing_mm=(3.0, 3.0, 3.0),
-    crop=(16, 16, 8),
-    channels=4,
-    folds=2,
-    steps=25,
-    batch=2,
-    learning_rate=3e-2,
-)
+VOLUME = VolumeSettings(spacing_mm=(3.0, 3.0, 3.0), crop=(16, 16, 8), steps=50)
+SETTINGS = LocateSettings(volume=VOLUME, channels=8)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fast():
+    """Learn faster than in earnest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "VOLUME_LEARNING_RATE", 3e-2)
+        patch.setattr(training, "SLICES_LEARNING_RATE", 1e-2)
+        patch.setattr(training, "SLICES_PER_STEP", 4)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +67,9 @@ def test_the_record_holds_the_dice_and_what_was_not_found(located):
 def test_the_losses_of_every_network_are_kept(located):
     losses = pd.read_csv(located.folder("locate") / "losses.csv")
     assert losses.groupby("network")["step"].max().to_dict() == {
-        "all": 24,
-        "fold-0": 24,
-        "fold-1": 24,
+        "all": 49,
+        "fold-0": 49,
+        "fold-1": 49,
     }
 
 
@@ -101,21 +105,21 @@ def test_no_case_is_located_by_a_network_that_saw_its_subject(tmp_path, monkeypa
     monkeypatch.setattr(CoarseEnsemble, "locate", locate)
     stage.locate(SETTINGS, workspace)
 
-    assert list(seen_by.values()) == [{1}, {0, 2}, {0, 1, 2}]
+    assert list(seen_by.values()) == [{1, 2}, {0, 2}, {0, 1}, {0, 1, 2}]
     for number, networks in enumerate(locators):
-        assert len(networks) == (1 if number < 3 else 3)
+        assert len(networks) == (1 if number < 3 else 4)
         assert all(number not in seen_by[network] for network in networks)
 
 
-SLICES = dataclasses.replace(
-    SETTINGS, network="slices", channels=8, slice_size=16, slice_batch=4, learning_rate=1e-2
-)
+def on_slices(steps: int, teacher_steps: int) -> LocateSettings:
+    slices = SlicesSettings(size=16, steps=steps, teacher_steps=teacher_steps, augment="mild")
+    return LocateSettings(slices=slices, channels=8)
 
 
 @pytest.fixture(scope="module")
 def located_on_slices(tmp_path_factory) -> Workspace:
     workspace = make_cohort(tmp_path_factory.mktemp("slices"))
-    stage.locate(dataclasses.replace(SLICES, steps=120, teacher_steps=20), workspace)
+    stage.locate(on_slices(120, 20), workspace)
     return workspace
 
 
@@ -151,9 +155,9 @@ def test_a_network_on_slices_learns_from_labels_of_other_folds_and_unlabeled_tra
         return build_segmenter(spec, 0), [1.0]
 
     monkeypatch.setattr(training, "train_on_slices", remember)
-    stage.locate(dataclasses.replace(SLICES, teacher_steps=1), workspace)
-    # Of five subjects three are labeled, dealt to two folds, and one is held out.
-    assert seen == [[True, False], [True, True, False], [True, True, True, False]]
+    stage.locate(on_slices(25, 1), workspace)
+    # Of five subjects three are labeled, each a fold of its own, and one is held out.
+    assert seen == [[True, True, False]] * 3 + [[True, True, True, False]]
 
 
 def test_where_all_scans_are_labeled_the_teachers_steps_see_labeled_slices(tmp_path):
@@ -162,7 +166,7 @@ def test_where_all_scans_are_labeled_the_teachers_steps_see_labeled_slices(tmp_p
     held = dataclasses.replace(cohort.cases[2], split="validation")
     cases = (*cohort.cases[:2], held, cohort.cases[3])
     write_cohort(workspace.folder("ingest"), dataclasses.replace(cohort, cases=cases))
-    stage.locate(dataclasses.replace(SLICES, steps=2, teacher_steps=3), workspace)
+    stage.locate(on_slices(2, 3), workspace)
     losses = pd.read_csv(workspace.folder("locate") / "losses.csv")
     assert losses.groupby("network").size().to_dict() == dict.fromkeys(
         ("all", "fold-0", "fold-1"), 5
@@ -186,7 +190,7 @@ def test_an_interrupted_stage_goes_on_with_its_networks_and_maps(tmp_path, monke
     real_coverage = stage.coverage_of
     monkeypatch.setattr(training, "train_coarse", counting)
     monkeypatch.setattr(stage, "coverage_of", stop_once)
-    settings = LocateSettings(**{**vars(SETTINGS), "steps": 3})
+    settings = LocateSettings(volume=replace(VOLUME, steps=3), channels=8)
     with pytest.raises(KeyboardInterrupt):
         stage.locate(settings, workspace)
     written = workspace.folder("locate") / "maps" / "case2.nii.gz"
@@ -217,23 +221,14 @@ def test_phases_are_estimated_beside_the_maps_and_recorded(tmp_path, capsys):
     assert "phases: " in capsys.readouterr().err
 
 
-def test_no_phase_is_estimated_where_that_is_turned_off(tmp_path, capsys):
-    workspace = make_cohort(tmp_path / "work")
-    give_maps(tmp_path / "theirs", ("spleen", "kidney_right"))
-    settings = dataclasses.replace(from_folder(tmp_path / "theirs"), estimate_phase=False)
-    stage.locate(settings, workspace)
-    assert not (workspace.folder("locate") / "phases.csv").exists()
-    assert "phases" not in read_record(workspace.folder("locate"))["results"]
-    assert "phases: " not in capsys.readouterr().err
-
-
-def test_other_phases_make_the_stages_after_it_stale(tmp_path):
+def test_other_phases_make_the_stages_after_it_stale(tmp_path, monkeypatch):
     workspace = make_cohort(tmp_path / "work")
     give_maps(tmp_path / "theirs", ("spleen", "kidney_right"))
     settings = from_folder(tmp_path / "theirs")
     stage.locate(settings, workspace)
     before = fingerprint(workspace.folder("locate"))
-    stage.locate(dataclasses.replace(settings, phase_threshold=0.0), workspace)
+    monkeypatch.setattr(stage, "PHASE_THRESHOLD", 0.0)
+    stage.locate(settings, workspace)
     assert fingerprint(workspace.folder("locate")) != before
     phases = pd.read_csv(workspace.folder("locate") / "phases.csv")
     assert (phases["source"] == "estimated").all()

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -9,11 +10,12 @@ from sacl.errors import DataError, WorkspaceError
 from sacl.run.record import recorded, state_of
 from sacl.run.workspace import Workspace
 from sacl.settings import EvaluateSettings, PhantomSettings, ReportSettings
+from sacl.stages import evaluate as scoring
 from sacl.stages.evaluate import evaluate
 from sacl.stages.report import inputs, report, report_runs
 
-SETTINGS = ReportSettings(embedded_patches=60)
-SCORING = EvaluateSettings(bootstrap=200)
+SETTINGS = ReportSettings()
+SCORING = EvaluateSettings()
 VOID = {"meta", "img", "br"}
 
 
@@ -97,8 +99,8 @@ def test_page_is_readable_in_the_dark_and_in_print(page):
     assert "currentColor" in page
 
 
-def test_title_is_the_setting_and_is_escaped(work):
-    text = report(ReportSettings(title="<b>A & B</b>", embedded_patches=40), work).read_text()
+def test_title_is_the_runs_name_and_is_escaped(work):
+    text = report(SETTINGS, replace(work, name="<b>A & B</b>")).read_text()
     assert "&lt;b&gt;A &amp; B&lt;/b&gt;" in text
     assert "<b>A" not in text
 
@@ -126,9 +128,10 @@ def test_parts_without_files_are_left_out_and_said(tmp_path):
     _read(text)
 
 
-def test_run_without_scores_still_has_a_page(tmp_path):
+def test_run_without_scores_still_has_a_page(tmp_path, monkeypatch):
     work = fake_work(tmp_path / "work")
-    evaluate(EvaluateSettings(splits=("validation",), bootstrap=100), work)
+    monkeypatch.setattr(scoring, "SCORED", ("validation",))
+    evaluate(SCORING, work)
     text = report(SETTINGS, work).read_text()
     assert "Nothing was scored" in text
     assert "What was run" in text
@@ -177,7 +180,7 @@ def test_one_work_given_twice_is_refused(tmp_path, work):
 
 def test_other_tolerances_are_refused(tmp_path, work):
     other = fake_work(tmp_path / "other")
-    evaluate(EvaluateSettings(bootstrap=100, nsd_tolerance_mm=1.0), other)
+    evaluate(EvaluateSettings(nsd_tolerance_mm=1.0), other)
     with pytest.raises(DataError, match=r"NSD tolerances of \[1\.0, 2\.0\] mm differ"):
         report_runs([work.root, other.root], tmp_path / "two.html")
     assert not (tmp_path / "two.html").exists()

@@ -1,7 +1,6 @@
 """Every training task and prediction run a few steps on a GPU, where there is one."""
 
 import copy
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -18,9 +17,8 @@ from sacl.networks.device import compile_for
 from sacl.networks.encoder import EncoderSpec, build_encoder
 from sacl.networks.projector import Embedder
 from sacl.networks.segmenter import build_segmenter
-from sacl.patches.views import ViewRanges
+from sacl.patches.views import VIEWS
 from sacl.prediction.volume import Predictor, predict_volume
-from sacl.settings import AugmentSettings
 from sacl.training.finetune import DenseTask, QueryTask
 from sacl.training.loop import Average, Plan, RatedParameters, train
 from sacl.training.sampler import BalancedSampler
@@ -29,7 +27,7 @@ from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 GPU = torch.device("cuda")
-RANGES = ViewRanges(**asdict(AugmentSettings()))
+RANGES = VIEWS["mild"]
 RULES = rules(ranges=RANGES, device=GPU)
 
 

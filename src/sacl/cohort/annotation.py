@@ -139,7 +139,7 @@ def require_all_learned(found: Found, labeled: Sequence[FoundCase], scheme: Labe
         raise ConfigError(
             f"ingest.organs: no labeled training scan is annotated for {', '.join(missing)}; leave"
             " it out of ingest.organs, or label subjects with it (ingest.labeled_subjects,"
-            " labeled_order, labeled_scan_label)"
+            " labeled_order, stratify)"
         )
 
 

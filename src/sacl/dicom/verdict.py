@@ -85,7 +85,7 @@ def _stacked(
     if isinstance(kept, Fault):
         return kept
     if len(kept) < max(rule.min_slices, 2):
-        told = f"{len(kept)} slices, expected {rule.min_slices} at least (ingest.min_slices)"
+        told = f"{len(kept)} slices, expected {rule.min_slices} at least"
         return Fault("too_few_slices", told)
     stacked = stack(kept)
     if isinstance(stacked, Fault):

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from sacl.errors import DataError
 
 
@@ -42,6 +44,8 @@ def plain(value: Any) -> Any:
     """Return settings as JSON types; of a path only the name is kept."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, msgspec.Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, Path):
         return value.name
     if isinstance(value, (list, tuple)):

@@ -141,6 +141,8 @@ class PatchStore:
 
     def joined_label(self, names: Sequence[str]) -> np.ndarray:
         """Return several scan-wise labels of every patch as one, unknown where one of them is."""
+        if not names:
+            return np.full(len(self), UNKNOWN, dtype=object)
         columns = [self.scan_label(name) for name in names]
         return np.array([join_labels(row) for row in zip(*columns, strict=True)], dtype=object)
 

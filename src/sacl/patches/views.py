@@ -49,6 +49,31 @@ class ViewRanges:
         return (math.cos(turn) + math.sin(turn)) / self.scale[0] + 2 * self.shift
 
 
+VIEWS = {
+    "mild": ViewRanges(
+        rotation_deg=30.0,
+        scale=(0.7, 1.25),
+        shift=0.1,
+        brightness=0.1,
+        contrast=0.25,
+        gamma=0.25,
+        noise=0.05,
+        blur=1.0,
+    ),
+    "strong": ViewRanges(
+        rotation_deg=45.0,
+        scale=(0.7, 1.4),
+        shift=0.12,
+        brightness=0.2,
+        contrast=0.5,
+        gamma=0.7,
+        noise=0.08,
+        blur=1.2,
+    ),
+}
+"""The ranges that the settings know by name."""
+
+
 def require_flip_is_sound(ranges: ViewRanges, organs: Sequence[str]) -> None:
     """Refuse left-right flips where left and right organs are told apart.
 

@@ -70,7 +70,7 @@ def require_grids(survey: Survey, grids: Mapping[str, Grid], repairs_grid: bool)
             own,
             f"case {case_id}{mask}",
             f"{len(other)} of {len(survey.maps)} cases are so; resample the maps onto their"
-            " scans' grids, which `--locate.repair_grid nearest` does",
+            " scans' grids, which `--locate.maps.repair_grid nearest` does",
         )
     if other:
         say(

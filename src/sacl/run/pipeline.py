@@ -36,7 +36,7 @@ def run(config: RunConfig, force: bool = False) -> Path:
         SaclError: any mistake in the settings, the data or the work directory.
     """
     check_device(config.device)
-    if config.phantom.scans == 0 and config.ingest.data is None:
+    if config.phantom.scans == 0 and not config.ingest.data:
         raise ConfigError("ingest.data: no data to run on; give --data DIR or phantom.scans")
     stages = [s for s in STAGES if s != "phantom" or config.phantom.scans > 0]
     for number, stage in enumerate(stages, start=1):

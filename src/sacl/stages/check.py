@@ -77,7 +77,7 @@ def check(config: RunConfig, out: Path) -> Checked:
 
 def _found(config: RunConfig) -> tuple[Found, str]:
     """List the cases of all sources, and tell in a few words what they are read as."""
-    sources = config.ingest.sources
+    sources = config.ingest.data
     if not sources:
         made = sorted((config.work / FOLDERS["phantom"]).glob("*/dataset.json"))
         if not made:
@@ -95,13 +95,13 @@ def _listed(source: Path, config: RunConfig) -> tuple[Found, str]:
         if (folder / MANIFEST).is_file():
             return _from_manifest(folder, read_cohort(folder)), "canonical volumes of a run"
     ingest, key = config.ingest, config.work / KEY
-    rule = Rule(ingest.modality, ingest.series, ingest.min_slices)
+    rule = Rule(ingest.modality, ingest.series)
     # Nothing is written but the page: only a key that a run has made gives its pseudonyms.
     export = Export(rule, key if key.is_file() else None)
     found, reason = find(source, ingest.layout, export)
     found = with_fold(found, source, ingest.fold)
     beside = source / _SCAN_LABELS
-    if (ingest.scan_labels is None or len(ingest.sources) > 1) and beside.is_file():
+    if (ingest.scan_labels is None or len(ingest.data) > 1) and beside.is_file():
         found = with_table(found, beside)
     return found, f"read as {found.layout}, by {reason}"
 

@@ -21,8 +21,11 @@ from sacl.scores.scoring import score_case
 from sacl.scores.summary import summarize
 from sacl.scores.table import ScoreRow, write_scores
 from sacl.settings import EvaluateSettings
-from sacl.types import Case, LabelMap, LabelScheme
+from sacl.types import Case, LabelMap, LabelScheme, Split
 
+SCORED: tuple[Split, ...] = ("validation", "test")
+RESAMPLES = 5000
+"""Of the bootstrap over subjects."""
 COARSE = "coarse"
 """Name under which the coarse maps are scored: the bound of what the query head starts from."""
 
@@ -37,14 +40,14 @@ def evaluate(settings: EvaluateSettings, workspace: Workspace) -> Path:
     """Score all runs on the held-out scans, write `scores.csv` and `summary.json`.
 
     The runs are the predictions of every arm, the pretrained one first, and the coarse maps. All
-    of them are scored on the same scans: those of `settings.splits` that have a reference.
+    of them are scored on the same scans: those held out that have a reference.
 
     Raises:
         DataError: a scan was not predicted, or its map lies on another grid.
         WorkspaceError: an earlier stage has not finished.
     """
     with recorded(workspace, "evaluate", settings, inputs(settings, workspace)) as (folder, done):
-        cases = _scored_cases(workspace, settings)
+        cases = _scored_cases(workspace)
         maps = {
             **{arm: workspace.folder("predict") / arm for arm in _arms(workspace)},
             COARSE: workspace.folder("locate") / "maps",
@@ -81,16 +84,12 @@ def evaluate_folders(
     return out
 
 
-def _scored_cases(workspace: Workspace, settings: EvaluateSettings) -> list[Case]:
+def _scored_cases(workspace: Workspace) -> list[Case]:
     cohort = read_cohort(workspace.folder("ingest"))
-    cases = [
-        case
-        for case in cohort.cases
-        if case.split in settings.splits and case.reference is not None
-    ]
+    cases = [case for case in cohort.cases if case.split in SCORED and case.reference is not None]
     if not cases:
         say(
-            f"evaluate: no scan of the splits {', '.join(settings.splits)} has a reference,"
+            f"evaluate: no scan of the splits {', '.join(SCORED)} has a reference,"
             " nothing is scored; hold annotated subjects out at ingest to get scores"
         )
     return cases
@@ -128,8 +127,7 @@ def _read_map(folder: Path, case: Case, scheme: LabelScheme) -> LabelMap:
     path = folder / f"{case.case_id}.nii.gz"
     if not path.is_file():
         raise DataError(
-            f"{folder.name}: no label map of case {case.case_id}; predict the split"
-            f" '{case.split}' too (predict.splits)"
+            f"{folder.name}: no label map of case {case.case_id}; run `sacl predict --force`"
         )
     return read_label_map(path, scheme)[0]
 
@@ -162,7 +160,7 @@ def _write(
     """Write both files and print the table."""
     summary = {
         "nsd_tolerance_mm": settings.nsd_tolerance_mm,
-        **summarize(rows, untested=[COARSE], resamples=settings.bootstrap, seed=seed),
+        **summarize(rows, untested=[COARSE], resamples=RESAMPLES, seed=seed),
     }
     write_scores(folder / "scores.csv", rows)
     write_text(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")

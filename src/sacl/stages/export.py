@@ -176,8 +176,7 @@ def _predicted(cases: Sequence[Case], folder: Path) -> list[Case]:
     there = [case for case in cases if (folder / f"{case.case_id}.nii.gz").is_file()]
     if not there:
         raise DataError(
-            f"{folder.name}: no prediction for any of {len(cases)} scans; predict their split too"
-            " (predict.splits)"
+            f"{folder.name}: no prediction for any of {len(cases)} scans; run `sacl predict`"
         )
     if len(there) < len(cases):
         say(f"export: {len(cases) - len(there)} scans have no prediction by {folder.name}")

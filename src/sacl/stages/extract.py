@@ -40,6 +40,10 @@ from sacl.types import Box, Case, Cohort, LabelMap, Volume
 Row = dict[Hashable, Any]
 """One line of an index table."""
 
+MARGIN = 1.5
+"""The store keeps this many patch sides around the center."""
+DENSE_MARGIN = 1.6
+"""The like of it for dense slices."""
 _SAY_ABOVE_BYTES = 1e9
 _DENSE_COLUMNS = (
     "slice_row",
@@ -132,27 +136,19 @@ def _meta(cohort: Cohort, settings: ExtractSettings, workspace: Workspace) -> St
     ingested = (read_record(workspace.require("ingest")) or {})["settings"]["ingest"]
     return StoreMeta(
         patch_size=settings.patch_size,
-        stored_size=round_to_even(settings.patch_size * settings.margin),
+        stored_size=round_to_even(settings.patch_size * MARGIN),
         dense_size=settings.dense_size,
-        dense_stored_size=round_to_even(settings.dense_size * settings.dense_margin),
+        dense_stored_size=round_to_even(settings.dense_size * DENSE_MARGIN),
         organs=cohort.scheme.names,
         scan_labels=tuple(sorted({name for case in cohort.cases for name in case.scan_labels})),
         scheme=cohort.scheme.name,
-        window=WindowRule(
-            cohort.modality, tuple(ingested["window_hu"]), tuple(ingested["percentiles"])
-        ),
+        window=WindowRule(cohort.modality, tuple(ingested["window_hu"])),
         placement=_placement(settings),
     )
 
 
 def _placement(settings: ExtractSettings) -> Placement:
-    return Placement(
-        context=settings.context,
-        min_side_mm=settings.min_side_mm,
-        slice_margin=settings.slice_margin,
-        region=settings.dense_region,
-        region_context=settings.region_context,
-    )
+    return Placement(context=settings.context, region=settings.region)
 
 
 def _plan(
@@ -168,7 +164,7 @@ def _plan(
     for case in track(cohort.cases, "plan patches"):
         scan = _Scan(cohort, case, workspace)
         rows += _patch_rows(scan, settings)
-        if case.case_id in labeled or (settings.dense_unlabeled and case.split == "train"):
+        if case.case_id in labeled or case.split == "train":
             dense += _dense_rows(scan, settings)
     if not rows:
         raise DataError(
@@ -191,7 +187,8 @@ def _patch_rows(scan: _Scan, settings: ExtractSettings) -> Iterator[dict[str, An
     case = scan.case
     names = {name for other in scan.cohort.cases for name in other.scan_labels}
     labels = {LABEL_PREFIX + name: case.scan_label(name) for name in sorted(names)}
-    rules = (settings.context, settings.min_side_mm, settings.slice_margin)
+    placement = _placement(settings)
+    rules = (placement.context, placement.min_side_mm, placement.slice_margin)
     for organ, region in organ_regions(scan.coarse).items():
         for box in plan_boxes(scan.coarse, organ, *rules, region):
             yield {

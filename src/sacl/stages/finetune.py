@@ -1,12 +1,11 @@
-"""finetune: labeled patches + encoder -> the segmenter and its from-scratch twins."""
+"""finetune: labeled patches + encoder -> the segmenter, and its from-scratch twin if wanted."""
 
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from sacl.networks.segmenter import (
     training_note,
 )
 from sacl.patches.store import PatchStore, read_patches
-from sacl.patches.views import ViewRanges, require_flip_is_sound
+from sacl.patches.views import VIEWS
 from sacl.progress import say
 from sacl.run.record import fingerprint, read_record, recorded
 from sacl.run.workspace import Workspace
@@ -36,6 +35,18 @@ from sacl.settings import FinetuneSettings
 from sacl.training.finetune import DenseTask, QueryTask, StepRules
 from sacl.training.loop import Average, Plan, RatedParameters, train
 from sacl.training.teacher import TeacherTask
+
+WEIGHT_DECAY = 1e-4
+WARMUP = 0.05
+"""Share of the steps in which the learning rate rises."""
+CLASS_BALANCE = 0.0
+"""0 weighs every pixel alike in the cross-entropy, 1 every organ."""
+TEACHER_WEIGHT = 0.5
+"""How much a pixel with the teacher's label counts against one that was drawn by hand."""
+TEACHER_DECAY = 0.99
+"""Share of itself that the teacher keeps in a step."""
+CORRUPTION = 0.5
+"""Query head: share of patches whose attention is corrupted as the coarse network errs."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,6 @@ class _Start:
     encoder: Mapping[str, Tensor]
     decoder: Mapping[str, Tensor] | None
     store: PatchStore
-    stored_unlabeled: bool
 
 
 def inputs(settings: FinetuneSettings, workspace: Workspace) -> dict[str, str]:
@@ -64,19 +74,18 @@ def inputs(settings: FinetuneSettings, workspace: Workspace) -> dict[str, str]:
 
 
 def finetune(settings: FinetuneSettings, workspace: Workspace) -> Path:
-    """Train the pretrained segmenter and its twins on the labeled scans; return their folder.
+    """Train the segmenter on the labeled scans, and its twin where asked for; return their folder.
 
-    The arms differ in the encoder's start and in the number of steps, in nothing else: decoder and
-    head start from the same weights, and step n sees the same batch in all of them.
+    The arms differ in the encoder's start, in nothing else: decoder and head start from the same
+    weights, and step n sees the same batch in both.
 
     Raises:
         DataError: no labeled scan has a slice or a patch to train on.
-        ConfigError: flips were asked for and the cohort has paired organs.
     """
     with recorded(workspace, "finetune", settings, inputs(settings, workspace)) as (folder, found):
         start = _start(settings, workspace)
         pretrained = read_record(workspace.require("pretrain")) or {}
-        arms = plan_arms(settings, pretrained["results"], start.spec.image_size)
+        arms = plan_arms(settings, pretrained["results"]["strategy"])
         notes = {}
         for arm in arms:
             note = training_note(folder / arm.name)
@@ -89,34 +98,20 @@ def finetune(settings: FinetuneSettings, workspace: Workspace) -> Path:
     return folder
 
 
-def plan_arms(
-    settings: FinetuneSettings, pretrained: Mapping[str, Any], image_size: int
-) -> list[Arm]:
-    """Return the arms, the pretrained one first, named after its strategy.
+def plan_arms(settings: FinetuneSettings, method: str) -> list[Arm]:
+    """Return the arms, the one named after the pretraining method first.
 
     An arm's steps are `steps` on labeled scans and `teacher_steps` with the unlabeled ones.
-    `scratch-long` is trained for as many more steps as bring the pixels that pretraining put
-    through the encoder. Nothing is trained twice: an encoder that was not pretrained has no twins.
-
-    Args:
-        settings: Of the stage.
-        pretrained: `strategy` and `encoder_pixels` of pretraining's record.
-        image_size: Side of what the segmenter reads, in pixels.
     """
-    own = settings.steps + settings.teacher_steps
-    arms = [Arm(pretrained["strategy"], pretrained["strategy"] != "none", own)]
-    if not arms[0].pretrained:
-        return arms
-    added = math.ceil(pretrained["encoder_pixels"] / (settings.batch * image_size**2))
-    steps = {"scratch": own, "scratch-long": own + added}
-    return arms + [Arm(name, False, steps[name]) for name in dict.fromkeys(settings.twins)]
+    steps = settings.steps + (settings.dense.teacher_steps if settings.dense else 0)
+    arms = [Arm(method, method != "none", steps)]
+    return [*arms, Arm("scratch", False, steps)] if settings.twin else arms
 
 
 def _start(settings: FinetuneSettings, workspace: Workspace) -> _Start:
     store = read_patches(workspace.require("extract"))
     state, text = read_weights(workspace.require("pretrain"), "encoder")
-    extracted = (read_record(workspace.require("extract")) or {})["settings"]["extract"]
-    dense = settings.head == "dense"
+    dense = settings.dense is not None
     rows = ((store.dense_index if dense else store.index)["reference_row"] >= 0).sum()
     if not rows:
         raise DataError(
@@ -126,7 +121,7 @@ def _start(settings: FinetuneSettings, workspace: Workspace) -> _Start:
     spec = SegmenterSpec(
         encoder=EncoderSpec(**text),
         decoder=settings.decoder,
-        head=settings.head,
+        head="dense" if dense else "query",
         scheme=store.meta.scheme,
         organs=store.meta.organs,
         image_size=store.meta.dense_size if dense else store.meta.patch_size,
@@ -135,7 +130,7 @@ def _start(settings: FinetuneSettings, workspace: Workspace) -> _Start:
         scans=store.meta.scans,
     )
     decoder = _pretrained_decoder(settings, workspace)
-    return _Start(spec, state, decoder, store, extracted["dense_unlabeled"])
+    return _Start(spec, state, decoder, store)
 
 
 def _pretrained_decoder(
@@ -143,7 +138,7 @@ def _pretrained_decoder(
 ) -> Mapping[str, Tensor] | None:
     """Return the decoder's weights where one of the same kind was pretrained for the same head."""
     folder = workspace.require("pretrain")
-    if settings.head != "dense" or not (folder / "decoder.json").is_file():
+    if settings.dense is None or not (folder / "decoder.json").is_file():
         return None
     state, text = read_weights(folder, "decoder")
     return state if text["decoder"] == settings.decoder else None
@@ -165,11 +160,9 @@ def _train_arm(
     asked = arm.pretrained or (arm.name == "none" and settings.encoder_rate == 0)
     rate = settings.encoder_rate if asked else 1.0
     segmenter.encoder.requires_grad_(rate > 0)
-    ranges = ViewRanges(**asdict(settings.augment))
-    require_flip_is_sound(ranges, start.spec.organs)
     rules = StepRules(
         batch=settings.batch,
-        ranges=ranges,
+        ranges=VIEWS[settings.augment],
         seed=workspace.seed,
         device=device,
         frozen=None if rate > 0 else segmenter.encoder,
@@ -182,7 +175,7 @@ def _train_arm(
         segmenter,
         task.loss,
         _groups(segmenter, settings.learning_rate, rate),
-        Plan(steps=arm.steps, weight_decay=settings.weight_decay, warmup=settings.warmup),
+        Plan(steps=arm.steps, weight_decay=WEIGHT_DECAY, warmup=WARMUP),
         device,
         what=f"finetune ({arm.name}, {arm.steps} steps)",
         checkpoint=folder / "training.pt",
@@ -200,32 +193,23 @@ def _train_arm(
 
 
 def _average(segmenter: Segmenter, start: _Start, settings: FinetuneSettings) -> Average | None:
-    """Return the teacher where the settings ask for one.
-
-    Raises:
-        DataError: the slices that it could label were not stored.
-    """
-    if settings.teacher_steps == 0:
+    """Return the teacher where the settings ask for one."""
+    if settings.dense is None or settings.dense.teacher_steps == 0:
         return None
     if (start.store.dense_index["reference_row"] >= 0).all():
-        if not start.stored_unlabeled:
-            raise DataError(
-                "finetune.teacher_steps: no dense slice of an unlabeled training scan is stored;"
-                " set it to 0, or set extract.dense_unlabeled"
-            )
         say("finetune: every training scan is labeled, so the teacher's steps see labeled slices")
-    return Average(copy.deepcopy(segmenter).requires_grad_(False), settings.teacher_decay)
+    return Average(copy.deepcopy(segmenter).requires_grad_(False), TEACHER_DECAY)
 
 
 def _task(
     store: PatchStore, rules: StepRules, settings: FinetuneSettings, average: Average | None
 ) -> DenseTask | QueryTask | TeacherTask:
-    if settings.head == "query":
-        return QueryTask(store, rules, settings.corruption)
-    labeled = DenseTask(store, rules, settings.class_balance, settings.copy_paste)
+    if settings.dense is None:
+        return QueryTask(store, rules, CORRUPTION)
+    labeled = DenseTask(store, rules, CLASS_BALANCE, settings.dense.copy_paste)
     if average is None:
         return labeled
-    return TeacherTask(labeled, average.network, settings.steps, settings.teacher_weight)
+    return TeacherTask(labeled, average.network, settings.steps, TEACHER_WEIGHT)
 
 
 def _groups(segmenter: Segmenter, learning_rate: float, rate: float) -> list[RatedParameters]:

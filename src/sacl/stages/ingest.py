@@ -72,7 +72,7 @@ class _Plan:
 def inputs(settings: IngestSettings, workspace: Workspace) -> dict[str, str]:
     """Return fingerprints of the data, or of the phantom stage, and of the tables beside it."""
     sources = _sources(settings, workspace)
-    if settings.data is None:
+    if not settings.data:
         found = {"phantom": fingerprint(workspace.folder("phantom"))}
     else:
         found = {
@@ -107,11 +107,11 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
         for note in (*found.notes, *notes):
             say(f"ingest: {note}")
         _announce(found, scheme)
-        order = seeded_order(found, settings.labeled_scan_label, workspace.seed)
+        order = seeded_order(found, settings.stratify, workspace.seed)
         found = hold_out(found, order, settings.validation_subjects, settings.test_subjects)
         if settings.labeled_order is not None:
             order = read_order(settings.labeled_order, found)
-        found = hide_other_values(found, settings.labeled_scan_label, settings.labeled_values)
+        found = hide_other_values(found, settings.stratify, settings.labeled_values)
         labeled = choose_labeled(found, order, settings.labeled_subjects)
         rules = ReferenceRules(scheme, settings.overlap, settings.repair_grid == "nearest")
         plan = _Plan(folder, found, rules, frozenset(labeled), modality, settings)
@@ -126,8 +126,8 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
 
 def _sources(settings: IngestSettings, workspace: Workspace) -> tuple[Path, ...]:
     """Return where the scans lie: the given folders, else what the phantom stage generated."""
-    if settings.data is not None:
-        return settings.sources
+    if settings.data:
+        return settings.data
     phantom = workspace.folder("phantom")
     if not (phantom / "run.json").is_file():
         raise ConfigError("ingest.data: no data to read; give --data FOLDER or phantom.scans")
@@ -151,7 +151,7 @@ def dicom_export(settings: IngestSettings, workspace: Workspace) -> Export:
 
     Pseudonyms stay the same for as long as the work directory is there.
     """
-    rule = Rule(settings.modality, settings.series, settings.min_slices)
+    rule = Rule(settings.modality, settings.series)
     return Export(rule, workspace.root / KEY)
 
 
@@ -263,7 +263,7 @@ def _write_image(
 ) -> tuple[NativeFrame, Grid, tuple[float, float]]:
     """Write a case's image, and return its frames and window; the voxels are not kept."""
     volume, native = read_scan(found)
-    rule = WindowRule(plan.modality, plan.settings.window_hu, plan.settings.percentiles)
+    rule = WindowRule(plan.modality, plan.settings.window_hu)
     window = window_of(volume.voxels, rule, f"case {found.case_id}")
     write_volume(path, volume)
     return native, volume.grid, window

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sacl.cohort.coarse_maps import Survey, merged, survey_maps
+from sacl.cohort.coarse_maps import survey_maps
 from sacl.cohort.given_files import given_fingerprint
 from sacl.cohort.manifest import read_cohort, read_image
 from sacl.errors import DataError
@@ -28,10 +28,16 @@ from sacl.progress import say, track
 from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.scores.overlap import dice, volume_ml
-from sacl.settings import LocateSettings
+from sacl.settings import LocateSettings, MapsSettings
 from sacl.stages.locate_networks import fold_name, reference_of, train_networks
+from sacl.training.coarse import KEEP_COMPONENT, MIN_VOLUME_ML
 from sacl.training.folds import deal_folds
 from sacl.types import Case, Cohort, LabelMap
+
+FOLDS = 3
+"""Cross-fitting folds over the labeled subjects; as many as subjects where there are fewer."""
+PHASE_THRESHOLD = 0.8
+"""Least probability of an estimated contrast phase; below it the phase stays `unknown`."""
 
 Locator = Callable[[Case], LabelMap]
 Summary = Callable[[], dict[str, object]]
@@ -45,13 +51,12 @@ def inputs(settings: LocateSettings, workspace: Workspace) -> dict[str, str]:
         DataError: the given label maps are not there.
     """
     found = {"ingest": fingerprint(workspace.require("ingest"))}
-    for name in ("source", "labeled_source"):
-        source: Path | None = getattr(settings, name)
-        if source is not None:
-            is_json = source.suffix == ".json" and source.is_file()
-            if not source.is_dir() and not is_json:
-                raise DataError(f"locate.{name}: no folder {source.name}; check --from")
-            found[name] = given_fingerprint(source)
+    if settings.maps is not None:
+        source = settings.maps.source
+        is_json = source.suffix == ".json" and source.is_file()
+        if not source.is_dir() and not is_json:
+            raise DataError(f"locate.maps.source: no folder {source}; check --from")
+        found["source"] = given_fingerprint(source)
     return found
 
 
@@ -61,8 +66,7 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
     The labeled subjects are dealt to folds, and each fold's network is trained on the others. A
     scan of a labeled subject is located by its own fold's network, every other scan by the mean of
     all networks; so no scan is located by a network that saw a reference of its subject. With
-    `settings.source` nothing is trained: the maps are those of that source, cleaned in the same
-    way.
+    `settings.maps` nothing is trained: the maps are those given, cleaned in the same way.
 
     Raises:
         DataError: fewer than 2 subjects are labeled, or annotated for an organ; or a given map is
@@ -72,12 +76,12 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
         cohort = read_cohort(workspace.require("ingest"))
         locator, cross_fitted, summary = (
             _by_networks(settings, workspace, cohort)
-            if settings.source is None
-            else _by_given_maps(settings, settings.source, workspace, cohort)
+            if settings.maps is None
+            else _by_given_maps(settings.maps, workspace, cohort)
         )
         rows = []
         for case in track(cohort.cases, "locate"):
-            label_map = _located_once(folder, case, locator, cohort, settings.source is None)
+            label_map = _located_once(folder, case, locator, cohort, settings.maps is None)
             is_scored = case.case_id in cross_fitted
             reference = reference_of(workspace, case, cohort) if is_scored else None
             rows += coverage_of(case, label_map, reference)
@@ -86,8 +90,7 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
             coverage.to_csv(temporary, index=False)
         _summarize(coverage, len(cross_fitted), results)
         results.update(summary())
-        if settings.estimate_phase:
-            results["phases"] = estimate_phases(cohort, workspace, settings.phase_threshold)
+        results["phases"] = estimate_phases(cohort, workspace, PHASE_THRESHOLD)
     return folder
 
 
@@ -153,15 +156,15 @@ def _by_organ(coverage: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def _by_given_maps(
-    settings: LocateSettings, source: Path, workspace: Workspace, cohort: Cohort
+    settings: MapsSettings, workspace: Workspace, cohort: Cohort
 ) -> tuple[Locator, frozenset[str], Summary]:
     ingested = workspace.folder("ingest")
     grids = {case.case_id: read_image(ingested, case).grid for case in cohort.cases}
-    survey = _survey(settings, source, cohort)
+    remedy = "add them, or go on without these scans by --locate.maps.allow_missing true"
+    names = [case.case_id for case in cohort.cases]
+    survey = survey_maps(settings.source, names, cohort.scheme, settings.allow_missing, remedy)
     announce(survey, cohort.scheme)
-    cleaning = Cleaning(
-        settings.repair_grid == "nearest", settings.keep_component, settings.min_volume_ml
-    )
+    cleaning = Cleaning(settings.repair_grid == "nearest", KEEP_COMPONENT, MIN_VOLUME_ML)
     require_grids(survey, grids, cleaning.repairs_grid)
     tally = Tally()
 
@@ -175,27 +178,10 @@ def _by_given_maps(
     return locator, frozenset(), lambda: {"given": record_of(survey, tally)}
 
 
-def _survey(settings: LocateSettings, source: Path, cohort: Cohort) -> Survey:
-    """Look through the source of all maps, or of those of the labeled scans and of the others."""
-    labeled = {case.case_id for case in cohort.labeled}
-    parts = [(source, [case.case_id for case in cohort.cases])]
-    if settings.labeled_source is not None:
-        others = [name for name in parts[0][1] if name not in labeled]
-        parts = [(settings.labeled_source, sorted(labeled)), (source, others)]
-    remedy = "add them, or go on without these scans by --locate.allow_missing true"
-    return merged(
-        [
-            survey_maps(folder, names, cohort.scheme, settings.allow_missing, remedy)
-            for folder, names in parts
-            if names
-        ]
-    )
-
-
 def _by_networks(
     settings: LocateSettings, workspace: Workspace, cohort: Cohort
 ) -> tuple[Locator, frozenset[str], Summary]:
-    fold_of = deal_folds(cohort, settings.folds)
+    fold_of = deal_folds(cohort, FOLDS)
     networks = train_networks(settings, workspace, cohort, fold_of)
     every = together(list(networks.values()))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from sacl.networks.segmenter import SegmenterSpec
 from sacl.patches.query import cut
 from sacl.patches.region import Placement, slice_boxes
 from sacl.patches.store import IMAGE_SCALE, quantized
-from sacl.patches.views import ViewRanges, require_flip_is_sound
+from sacl.patches.views import VIEWS
 from sacl.patches.window import WindowRule, normalize
 from sacl.prediction.coarse import (
     ALL_LABELED,
@@ -36,11 +35,22 @@ from sacl.prediction.slice_location import SliceEnsemble, save_slice_network
 from sacl.progress import track
 from sacl.run.record import read_record
 from sacl.run.workspace import Workspace
-from sacl.settings import LocateSettings
-from sacl.training.coarse import CoarseCase, CoarsePlan, plan_network, train_coarse
+from sacl.settings import LocateSettings, SlicesSettings, VolumeSettings
+from sacl.training.coarse import (
+    KEEP_COMPONENT,
+    MIN_VOLUME_ML,
+    CoarseCase,
+    CoarsePlan,
+    plan_network,
+    train_coarse,
+)
 from sacl.training.slice_location import MARGIN, ScanSlices, SlicePlan, train_on_slices
 from sacl.types import Case, Cohort, LabelMap
 
+SLICES_PER_STEP = 16
+SLICES_LEARNING_RATE = 3e-3
+VOLUME_LEARNING_RATE = 5e-3
+"""Peak learning rates (AdamW, cosine)."""
 _MOST_UNLABELED = 20_000
 """Unlabeled slices that are held in memory at most; of a larger cohort every n-th one is."""
 
@@ -82,9 +92,10 @@ def train_networks(
 
 
 def _trainer(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> TrainOne:
-    if settings.network == "slices":
-        return _trainer_on_slices(settings, workspace, cohort)
-    return _trainer_on_volumes(settings, workspace, cohort)
+    if settings.volume is not None:
+        return _trainer_on_volumes(settings.volume, settings.channels, workspace, cohort)
+    assert settings.slices is not None, "maps need no network"
+    return _trainer_on_slices(settings.slices, settings.channels, workspace, cohort)
 
 
 def _save(folder: Path, name: str, trained: Ensemble) -> None:
@@ -95,17 +106,19 @@ def _save(folder: Path, name: str, trained: Ensemble) -> None:
         save_network(folder, name, trained.networks[0], trained.spec)
 
 
-def _trainer_on_volumes(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> TrainOne:
+def _trainer_on_volumes(
+    settings: VolumeSettings, channels: int, workspace: Workspace, cohort: Cohort
+) -> TrainOne:
     folder, device = workspace.folder("locate"), resolve_device(workspace.device)
     on_grid = _coarse_cases(settings, workspace, cohort, device)
     coarse_of = dict(zip((c.case_id for c in cohort.labeled), on_grid, strict=True))
-    spec = _spec_of(settings, cohort, on_grid)
+    spec = _spec_of(settings, channels, cohort, on_grid)
 
     def train_one(cases: Sequence[Case], name: str, seed: int, what: str) -> Trained:
         plan = CoarsePlan(
             steps=settings.steps,
-            batch=settings.batch,
-            learning_rate=settings.learning_rate,
+            batch=1,
+            learning_rate=VOLUME_LEARNING_RATE,
             seed=seed,
         )
         network, losses = train_coarse(
@@ -122,7 +135,7 @@ def _trainer_on_volumes(settings: LocateSettings, workspace: Workspace, cohort: 
 
 
 def _coarse_cases(
-    settings: LocateSettings, workspace: Workspace, cohort: Cohort, device: torch.device
+    settings: VolumeSettings, workspace: Workspace, cohort: Cohort, device: torch.device
 ) -> list[CoarseCase]:
     names = cohort.scheme.names
     cases = []
@@ -142,17 +155,20 @@ def _coarse_cases(
     return cases
 
 
-def _spec_of(settings: LocateSettings, cohort: Cohort, cases: Sequence[CoarseCase]) -> CoarseSpec:
+def _spec_of(
+    settings: VolumeSettings, channels: int, cohort: Cohort, cases: Sequence[CoarseCase]
+) -> CoarseSpec:
     i, j, k = np.median([case.spacing_mm for case in cases], axis=0)
     spacing_mm = (float(i), float(j), float(k))
-    return plan_network(settings, cohort.scheme.name, cohort.scheme.names, spacing_mm)
+    scheme = cohort.scheme
+    return plan_network(settings, channels, scheme.name, scheme.names, spacing_mm)
 
 
-def _trainer_on_slices(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> TrainOne:
+def _trainer_on_slices(
+    settings: SlicesSettings, channels: int, workspace: Workspace, cohort: Cohort
+) -> TrainOne:
     folder, device = workspace.folder("locate"), resolve_device(workspace.device)
-    ranges = ViewRanges(**asdict(settings.augment))
-    require_flip_is_sound(ranges, cohort.scheme.names)
-    spec = _slice_spec(settings, workspace, cohort)
+    spec = _slice_spec(settings, channels, workspace, cohort)
     labeled = {
         case.case_id: _slices_of(case, spec, workspace, cohort, every=1) for case in cohort.labeled
     }
@@ -162,10 +178,10 @@ def _trainer_on_slices(settings: LocateSettings, workspace: Workspace, cohort: C
         plan = SlicePlan(
             steps=settings.steps,
             teacher_steps=settings.teacher_steps,
-            batch=settings.slice_batch,
-            learning_rate=settings.learning_rate,
+            batch=SLICES_PER_STEP,
+            learning_rate=SLICES_LEARNING_RATE,
             copy_paste=settings.copy_paste,
-            ranges=ranges,
+            ranges=VIEWS[settings.augment],
             seed=seed,
         )
         network, losses = train_on_slices(
@@ -176,30 +192,30 @@ def _trainer_on_slices(settings: LocateSettings, workspace: Workspace, cohort: C
             what=what,
             checkpoint=folder / f"{name}.checkpoint",
         )
-        cleaning = (settings.min_volume_ml, settings.keep_component)
+        cleaning = (MIN_VOLUME_ML, KEEP_COMPONENT)
         return SliceEnsemble((network,), device, *cleaning), losses
 
     return train_one
 
 
-def _slice_spec(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> SegmenterSpec:
+def _slice_spec(
+    settings: SlicesSettings, channels: int, workspace: Workspace, cohort: Cohort
+) -> SegmenterSpec:
     ingested = (read_record(workspace.require("ingest")) or {})["settings"]["ingest"]
     return SegmenterSpec(
-        encoder=EncoderSpec(width=settings.channels, in_channels=1),
+        encoder=EncoderSpec(width=channels, in_channels=1),
         decoder="unet",
         head="dense",
         scheme=cohort.scheme.name,
         organs=cohort.scheme.names,
-        image_size=settings.slice_size,
-        window=WindowRule(
-            cohort.modality, tuple(ingested["window_hu"]), tuple(ingested["percentiles"])
-        ),
+        image_size=settings.size,
+        window=WindowRule(cohort.modality, tuple(ingested["window_hu"])),
         placement=Placement(region="slice"),
     )
 
 
 def _unlabeled(
-    settings: LocateSettings, spec: SegmenterSpec, workspace: Workspace, cohort: Cohort
+    settings: SlicesSettings, spec: SegmenterSpec, workspace: Workspace, cohort: Cohort
 ) -> list[ScanSlices]:
     """Return the training scans of subjects without any reference, none without a teacher."""
     if settings.teacher_steps == 0:

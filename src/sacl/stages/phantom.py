@@ -24,6 +24,8 @@ from sacl.types import Grid, NativeFrame, Split, Volume
 from sacl_phantom import ORGANS, PHASES, Phase, make_scan
 
 DATASET = "Dataset900_Phantom"
+NOISE_HU = 18.0
+"""Standard deviation of the image noise; a low-dose CT has about 20."""
 _SUFFIX: dict[Split, str] = {"train": "Tr", "validation": "Va", "test": "Ts"}
 _STORED_FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (0, 1))
 """Axes stored backward: RAS, LAS and LPS order, all met in hospital exports."""
@@ -118,7 +120,7 @@ def _generate(scan: PlannedScan, settings: PhantomSettings, seed: int, root: Pat
         scan.phase,
         settings.shape,
         settings.spacing_mm,
-        settings.noise_hu,
+        NOISE_HU,
         seed * 10_000 + scan.subject,
     )
     flips = _STORED_FLIPS[scan.number % len(_STORED_FLIPS)]

@@ -29,6 +29,8 @@ from sacl.run.workspace import Workspace
 from sacl.settings import PredictSettings
 from sacl.types import Case, Cohort, LabelMap, Volume
 
+BATCH = 32
+"""Slices or patches per forward pass."""
 _SAY_ABOVE_GB = 2.0
 
 Locator = Callable[[str, Volume, tuple[float, float]], LabelMap | None]
@@ -44,14 +46,14 @@ def inputs(settings: PredictSettings, workspace: Workspace) -> dict[str, str]:
 def predict(settings: PredictSettings, workspace: Workspace) -> Path:
     """Write a label map per arm and scan, on the grid of the scan's own file; return the folder.
 
-    The pretrained arm predicts all scans of the settings' splits, its twins those held-out ones
-    that have a reference to be scored against.
+    The first arm predicts all scans, its twin those held-out ones that have a reference to be
+    scored against.
     """
     with recorded(workspace, "predict", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
         counts = {}
         for number, arm in enumerate(_arms(workspace)):
-            cases = _cases(cohort, settings, is_twin=number > 0)
+            cases = _cases(cohort, is_twin=number > 0)
             predictor = _predictor(workspace, arm, settings)
             for case in track(cases, f"predict ({arm})"):
                 path = folder / arm / f"{case.case_id}.nii.gz"
@@ -128,14 +130,13 @@ def _arms(workspace: Workspace) -> list[str]:
 def _predictor(workspace: Workspace, arm: str, settings: PredictSettings) -> Predictor:
     device = resolve_device(workspace.device)
     segmenter = load_segmenter(workspace.require("finetune") / arm, device)
-    return Predictor(segmenter, device, settings.batch, settings.keep_component, settings.copies)
+    return Predictor(segmenter, device, BATCH, settings.keep_component, settings.copies)
 
 
-def _cases(cohort: Cohort, settings: PredictSettings, is_twin: bool) -> list[Case]:
-    cases = [case for case in cohort.cases if case.split in settings.splits]
+def _cases(cohort: Cohort, is_twin: bool) -> list[Case]:
     if is_twin:
-        return [c for c in cases if c.split != "train" and c.reference is not None]
-    return cases
+        return [c for c in cohort.cases if c.split != "train" and c.reference is not None]
+    return list(cohort.cases)
 
 
 def _predict_case(

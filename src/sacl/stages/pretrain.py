@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-import typing
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -21,23 +20,76 @@ from sacl.losses.contrastive import Relation
 from sacl.methods.contrastive import ContrastiveTask, PatchSource, codes_of
 from sacl.methods.dense_pretraining import DensePretraining, loss_of, rules_of
 from sacl.methods.embedding import balanced_rows, embed
+from sacl.networks.decoder import DecoderName
 from sacl.networks.dense_pretrainer import DensePretrainer
 from sacl.networks.device import resolve_device
 from sacl.networks.encoder import Encoder, EncoderSpec, build_encoder
 from sacl.networks.projector import Embedder
 from sacl.patches.store import PatchStore, read_patches
-from sacl.patches.views import ViewRanges, require_flip_is_sound
+from sacl.patches.views import VIEWS, ViewRanges
 from sacl.progress import say
 from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
-from sacl.settings import PretrainSettings, Strategy
+from sacl.settings import PretrainSettings
 from sacl.training.loop import Plan, RatedParameters, train
 from sacl.training.sampler import BalancedSampler, UniformSampler
 from sacl.types import UNKNOWN
 
-_BY_SCAN_LABEL: tuple[Strategy, ...] = ("semantic", "supcon")
-_BY_CLASS: tuple[Strategy, ...] = ("semantic", "supcon", "organ", "correlation")
+Strategy = Literal["semantic", "organ", "simclr", "none"]
+LEARNING_RATE = 1e-3
+"""Peak learning rate (AdamW, warm-up and cosine)."""
+WEIGHT_DECAY = 1e-4
+WARMUP = 0.05
+"""Share of the steps in which the learning rate rises."""
+PROJECTOR = (512, 128)
+"""Hidden and output width of the projector."""
+SCANS_PER_CLASS = 4
+"""Different scans that a class brings into a batch, where it has them."""
+_DECODER: DecoderName = "unet"
+"""Decoder that is pretrained too, on dense slices; fine-tuning with another one starts anew."""
+_PATCHES, _SLICES = 128, 16
+"""Query patches and dense slices per step, where the settings leave it open."""
 _EMBEDDED = 2000
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What a method means: how alike patches are, and whether queries are pooled from slices."""
+
+    settings: PretrainSettings
+    strategy: Strategy
+
+    @property
+    def on_patches(self) -> bool:
+        """Tell whether query patches are embedded; dense slices are otherwise."""
+        return self.settings.method != "pooled"
+
+    @property
+    def reads_attention(self) -> bool:
+        """Tell whether the encoder gets the attention as a second channel."""
+        return self.settings.method in ("semantic", "none")
+
+    @property
+    def batch(self) -> int:
+        """Patches or slices per step."""
+        return self.settings.batch or (_PATCHES if self.on_patches else _SLICES)
+
+
+def _recipe(settings: PretrainSettings, store: PatchStore) -> _Recipe:
+    """Return what the method means for a store; without a scan-wise label, organs alone."""
+    if settings.method in ("simclr", "none"):
+        return _Recipe(settings, cast(Strategy, settings.method))
+    names = settings.scan_label_names
+    train = (store.index["split"] == "train").to_numpy()
+    if not names:
+        return _Recipe(settings, "organ")
+    if (codes_of(store.joined_label(names)[train].tolist(), UNKNOWN) < 0).all():
+        say(
+            f"pretrain: no training scan has the scan-wise label '{' x '.join(names)}', so the"
+            " classes are organs alone; give it with --ingest.scan-labels CSV"
+        )
+        return _Recipe(settings, "organ")
+    return _Recipe(settings, "semantic")
 
 
 def inputs(settings: PretrainSettings, workspace: Workspace) -> dict[str, str]:
@@ -48,40 +100,38 @@ def inputs(settings: PretrainSettings, workspace: Workspace) -> dict[str, str]:
 def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
     """Pretrain the encoder on the training scans' patches, and return its folder.
 
-    With the strategy `none` the encoder keeps its random weights.
+    With the method `none` the encoder keeps its random weights.
 
     Raises:
-        DataError: there is no training patch, or no training scan has the scan-wise label that
-            the strategy needs.
-        ConfigError: flips were asked for and the cohort has paired organs.
+        DataError: there is no training patch.
     """
     with recorded(workspace, "pretrain", settings, inputs(settings, workspace)) as (folder, found):
         store = read_patches(workspace.require("extract"))
-        device = resolve_device(workspace.device)
+        device, recipe = resolve_device(workspace.device), _recipe(settings, store)
         spec = EncoderSpec(
             network=settings.network,
             width=settings.width,
-            in_channels=2 if settings.reads_attention else 1,
+            in_channels=2 if recipe.reads_attention else 1,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(workspace.seed)
             network = (
-                Embedder(build_encoder(spec), *settings.projector)
-                if settings.on_patches
-                else _dense_network(spec, store, settings)
+                Embedder(build_encoder(spec), *PROJECTOR)
+                if recipe.on_patches
+                else _dense_network(spec, store)
             ).to(device)
         losses: list[float] = []
         if isinstance(network, DensePretrainer):
-            losses = _train_dense(network, store, settings, workspace, found)
-        elif settings.strategy != "none":
-            losses = _train_on_patches(network, store, settings, workspace, found)
+            losses = _train_dense(network, store, recipe, workspace, found)
+        elif settings.method != "none":
+            losses = _train_on_patches(network, store, recipe, workspace, found)
         network.to(memory_format=torch.contiguous_format)
         _write_losses(folder, losses)
         _write_embedding(folder, network.encoder, store, settings, workspace.seed)
-        if isinstance(network, DensePretrainer) and settings.trains_decoder:
-            save_weights(folder, "decoder", network.decoder, {"decoder": settings.decoder})
+        if isinstance(network, DensePretrainer):
+            save_weights(folder, "decoder", network.decoder, {"decoder": _DECODER})
         save_weights(folder, "encoder", network.encoder, asdict(spec))
-        found.update(strategy=settings.strategy, encoder_pixels=found.get("encoder_pixels", 0))
+        found.update(strategy=settings.method, encoder_pixels=found.get("encoder_pixels", 0))
     return folder
 
 
@@ -95,88 +145,77 @@ class _TrainingRows:
     scan: np.ndarray
 
 
-def _training_rows(store: PatchStore, settings: PretrainSettings) -> _TrainingRows:
+def _training_rows(store: PatchStore, names: tuple[str, ...]) -> _TrainingRows:
     rows = np.flatnonzero((store.index["split"] == "train").to_numpy())
     if not len(rows):
         raise DataError("pretrain: no patch of a training scan; give the cohort a train split")
-    labels = store.joined_label(settings.scan_label_names)[rows]
-    scan_label = codes_of(labels.tolist(), UNKNOWN)
-    if settings.strategy in _BY_SCAN_LABEL and (scan_label < 0).all():
-        raise _no_scan_label(settings)
+    scan_label = codes_of(store.joined_label(names)[rows].tolist(), UNKNOWN)
     scan = codes_of(store.index["case_id"].iloc[rows].tolist(), "")
     return _TrainingRows(rows, store.organ_code[rows], scan_label, scan)
 
 
 def _task(
-    store: PatchStore, mine: _TrainingRows, settings: PretrainSettings, workspace: Workspace
+    store: PatchStore, mine: _TrainingRows, recipe: _Recipe, workspace: Workspace
 ) -> ContrastiveTask:
-    ranges = ViewRanges(**asdict(settings.augment))
-    require_flip_is_sound(ranges, store.meta.organs)
-    attention = store.attention if settings.reads_attention else None
-    sampler: BalancedSampler | UniformSampler = UniformSampler(len(mine.rows), settings.batch)
-    if settings.strategy in _BY_CLASS:
-        scan_label = mine.scan_label * (settings.strategy in _BY_SCAN_LABEL)
-        sampler = BalancedSampler(
-            mine.organ, scan_label, mine.scan, settings.batch, settings.scans_per_class
-        )
+    attention = store.attention if recipe.reads_attention else None
+    sampler: BalancedSampler | UniformSampler = UniformSampler(len(mine.rows), recipe.batch)
+    if recipe.strategy != "simclr":
+        scan_label = mine.scan_label * (recipe.strategy == "semantic")
+        sampler = BalancedSampler(mine.organ, scan_label, mine.scan, recipe.batch, SCANS_PER_CLASS)
     device = resolve_device(workspace.device)
-    assert settings.strategy in typing.get_args(Relation), "others need no task on patches"
     return ContrastiveTask(
         source=PatchSource(store.images, attention, mine.rows, device),
         organ=mine.organ,
         scan_label=mine.scan_label,
         sampler=sampler,
-        ranges=ranges,
-        strategy=cast(Relation, settings.strategy),
-        temperature=settings.temperature,
+        ranges=VIEWS[recipe.settings.augment],
+        strategy=cast(Relation, recipe.strategy),
+        temperature=recipe.settings.temperature,
         size=store.meta.patch_size,
         stored_scale=store.margin,
         seed=workspace.seed,
-        attention_dropout=settings.attention_dropout,
     )
 
 
 def _train_on_patches(
     embedder: Embedder,
     store: PatchStore,
-    settings: PretrainSettings,
+    recipe: _Recipe,
     workspace: Workspace,
     found: dict[str, Any],
 ) -> list[float]:
     """Train the embedder in place, return its losses and note in `found` what it took."""
-    mine = _training_rows(store, settings)
-    task = _task(store, mine, settings, workspace)
-    _warn_of_empty_corners(task.ranges, store.margin, "extract.margin")
+    mine = _training_rows(store, recipe.settings.scan_label_names)
+    task = _task(store, mine, recipe, workspace)
+    _warn_of_empty_corners(task.ranges, store.margin)
     found.update(
         patches=len(mine.rows),
         scans=len(np.unique(mine.scan)),
         classes=getattr(task.sampler, "classes", None),
         patches_with_unknown_label=int((mine.scan_label < 0).sum()),
         encoder_pixels=2
-        * settings.steps
-        * min(settings.batch, len(mine.rows))
+        * recipe.settings.steps
+        * min(recipe.batch, len(mine.rows))
         * store.meta.patch_size**2,
         view_reach=round(task.ranges.reach, 3),
         stored_margin=store.margin,
     )
-    return _fit(embedder, task.loss, settings, workspace, found)
+    return _fit(embedder, task.loss, recipe.settings, workspace, found)
 
 
-def _dense_network(
-    spec: EncoderSpec, store: PatchStore, settings: PretrainSettings
-) -> DensePretrainer:
+def _dense_network(spec: EncoderSpec, store: PatchStore) -> DensePretrainer:
     """Return encoder, decoder and heads for pretraining on dense slices.
 
     Raises:
         DataError: the store has no dense slice.
     """
     if not len(store.dense_index):
-        raise DataError("pretrain: no dense slice of a training scan; set extract.dense_unlabeled")
+        raise DataError("pretrain: no dense slice; give the cohort a train split")
     return DensePretrainer(
         spec,
-        settings.decoder,
+        _DECODER,
         store.meta.dense_size,
-        settings.projector,
+        PROJECTOR,
         len(store.meta.organs) + 1,
     )
 
@@ -184,33 +223,30 @@ def _dense_network(
 def _train_dense(
     network: DensePretrainer,
     store: PatchStore,
-    settings: PretrainSettings,
+    recipe: _Recipe,
     workspace: Workspace,
     found: dict[str, Any],
 ) -> list[float]:
     """Train encoder and decoder in place, return the losses and note in `found` what it took."""
-    ranges = ViewRanges(**asdict(settings.augment))
-    require_flip_is_sound(ranges, store.meta.organs)
+    settings, ranges = recipe.settings, VIEWS[recipe.settings.augment]
     size, stored = store.meta.dense_size, store.meta.dense_stored_size
-    _warn_of_empty_corners(ranges, stored / size, "extract.dense_margin")
+    _warn_of_empty_corners(ranges, stored / size)
     labels = store.joined_dense_label(settings.scan_label_names)
     device = resolve_device(workspace.device)
     task = DensePretraining(
         store,
-        rules_of(settings.slices, ranges, workspace.seed, device),
+        rules_of(recipe.batch, ranges, workspace.seed, device),
         codes_of(labels.tolist(), UNKNOWN),
         settings.temperature,
     )
-    if settings.strategy == "semantic" and (task.scan_label < 0).all():
-        raise _no_scan_label(settings)
-    slices = min(settings.slices, len(store.dense_index))
+    slices = min(recipe.batch, len(store.dense_index))
     found.update(
         slices=len(store.dense_index),
         encoder_pixels=2 * settings.steps * slices * size**2,
         view_reach=round(ranges.reach, 3),
         stored_margin=stored / size,
     )
-    loss = loss_of(task, settings.strategy, settings.query == "parts")
+    loss = loss_of(task, recipe.strategy, False)
     return _fit(network, loss, settings, workspace, found)
 
 
@@ -227,14 +263,14 @@ def _fit(
     losses = train(
         network.to(memory_format=torch.channels_last),
         loss,
-        [RatedParameters(list(network.parameters()), settings.learning_rate)],
+        [RatedParameters(list(network.parameters()), LEARNING_RATE)],
         Plan(
             steps=settings.steps,
-            weight_decay=settings.weight_decay,
-            warmup=settings.warmup,
+            weight_decay=WEIGHT_DECAY,
+            warmup=WARMUP,
         ),
         resolve_device(workspace.device),
-        what=f"pretrain ({settings.strategy})",
+        what=f"pretrain ({settings.method})",
         checkpoint=checkpoint,
     )
     seconds = time.monotonic() - start
@@ -242,20 +278,12 @@ def _fit(
     return losses
 
 
-def _warn_of_empty_corners(ranges: ViewRanges, margin: float, setting: str) -> None:
+def _warn_of_empty_corners(ranges: ViewRanges, margin: float) -> None:
     if ranges.reach > margin:
         say(
             f"pretrain: the strongest views reach {ranges.reach:.2f} sides and the store keeps"
-            f" {margin:g}: their corners are empty; raise {setting} to avoid it"
+            f" {margin:g}: their corners are empty"
         )
-
-
-def _no_scan_label(settings: PretrainSettings) -> DataError:
-    return DataError(
-        f"pretrain: strategy '{settings.strategy}' needs the scan-wise label"
-        f" '{' x '.join(settings.scan_label_names)}' and no training scan has it; give it with"
-        " --ingest.scan-labels CSV, or take --pretrain.strategy organ"
-    )
 
 
 def _write_losses(folder: Path, losses: list[float]) -> None:

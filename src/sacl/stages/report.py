@@ -40,10 +40,13 @@ from sacl.run.workspace import FOLDERS, Workspace
 from sacl.scores.pooling import in_common
 from sacl.scores.summary import score_table, summarize
 from sacl.scores.table import ScoreRow, read_scores
-from sacl.settings import EvaluateSettings, PretrainSettings, ReportSettings
+from sacl.settings import PretrainSettings, ReportSettings
 from sacl.types import Cohort
 
 _PAGE = "report.html"
+_RESAMPLES = 5000
+_EMBEDDED = 1500
+"""Query patches shown in the map of the embedding."""
 
 
 def inputs(settings: ReportSettings, workspace: Workspace) -> dict[str, str]:
@@ -70,11 +73,11 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
         summary = json.loads((scores / "summary.json").read_text(encoding="utf-8"))
         rows = read_scores(scores / "scores.csv")
         text, details = headline(summary)
-        top = Top(settings.title or workspace.name, subtitle(cohort, records), text, details)
+        top = Top(workspace.name, subtitle(cohort, records), text, details)
         labels = _scan_label_names(records)
         sections = [
             *_result_sections(workspace, cohort, summary, rows),
-            _embedding_part(settings, workspace, cohort, " x ".join(labels)),
+            _embedding_part(workspace, cohort, " x ".join(labels)),
             training_section(_curves(workspace), run_colors(summary)),
             run_section(cohort, records, labels),
             limits_section(summary, phantom="phantom" in records),
@@ -107,7 +110,7 @@ def report_runs(works: Sequence[Path], out: Path) -> Path:
     )
     summary = {
         "nsd_tolerance_mm": tolerances.pop(),
-        **summarize(rows, resamples=EvaluateSettings().bootstrap, seed=0),
+        **summarize(rows, resamples=_RESAMPLES, seed=0),
     }
     scores, (text, details) = score_table(rows), headline(summary)
     pairs = len(scores[["case_id", "organ"]].drop_duplicates())
@@ -229,9 +232,7 @@ def _read_losses(path: Path, name: str) -> list[Curve]:
     return [Curve(n, part["step"].to_numpy(), part["loss"].to_numpy(float)) for n, part in parts]
 
 
-def _embedding_part(
-    settings: ReportSettings, workspace: Workspace, cohort: Cohort, label: str
-) -> Section:
+def _embedding_part(workspace: Workspace, cohort: Cohort, label: str) -> Section:
     path = workspace.folder("pretrain") / "embedding.npz"
     return _part(
         "What the encoder learned",
@@ -240,7 +241,7 @@ def _embedding_part(
             read_embedding(path),
             cohort.scheme.names,
             label,
-            settings.embedded_patches,
+            _EMBEDDED,
             workspace.seed,
         ),
     )

@@ -15,9 +15,13 @@ from sacl.errors import DataError
 from sacl.losses.segmentation import class_weights, dense_loss
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec, Triple, plan_levels
 from sacl.patches.views import ViewRanges, change_intensity
-from sacl.settings import LocateSettings
+from sacl.settings import VolumeSettings
 from sacl.training.loop import Plan, RatedParameters, train
 
+MIN_VOLUME_ML = 0.05
+"""An organ smaller than this is recorded as not found."""
+KEEP_COMPONENT = 0.2
+"""Components below this share of the organ's largest one are removed."""
 _FOREGROUND = 0.67
 """Share of the crops that are centered on a voxel of an organ, each organ being as likely."""
 _ROTATION_DEG = 20.0
@@ -66,7 +70,8 @@ class Crops:
 
 
 def plan_network(
-    settings: LocateSettings,
+    settings: VolumeSettings,
+    channels: int,
     scheme: str,
     organs: Sequence[str],
     spacing_mm: tuple[float, float, float],
@@ -79,11 +84,11 @@ def plan_network(
         spacing_mm=spacing_mm,
         in_plane_size=settings.in_plane_size,
         crop=crop,
-        channels=settings.channels,
+        channels=channels,
         kernels=kernels,
         strides=strides,
-        min_volume_ml=settings.min_volume_ml,
-        keep_component=settings.keep_component,
+        min_volume_ml=MIN_VOLUME_ML,
+        keep_component=KEEP_COMPONENT,
     )
 
 

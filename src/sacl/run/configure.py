@@ -1,0 +1,398 @@
+"""Settings from YAML and dotted flags; an unknown name or a wrong value is told in one line."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import inspect
+import itertools
+import re
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import yaml
+
+from sacl.checked import Checked, as_list, converted_value, shown
+from sacl.errors import ConfigError
+from sacl.settings import RunConfig
+
+Record = TypeVar("Record", bound=Checked)
+
+_EXCLUSIVE_BLOCKS = (
+    "locate.slices",
+    "locate.volume",
+    "locate.maps",
+    "finetune.dense",
+    "finetune.query",
+)
+"""Blocks of which a stage has one; a flag that gives a whole one takes the others' place."""
+_MOST_BYTES = 1_000_000
+"""A file of settings is smaller."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A setting as it is declared: its type, its default and what it means."""
+
+    hint: Any
+    default: Any
+    text: str
+
+    @property
+    def kind(self) -> str:
+        """The type as a user would say it."""
+        return _type_name(self.hint)
+
+    @property
+    def usual(self) -> str:
+        """The default as text, empty where there is none."""
+        unset = self.default is None or self.default is msgspec.NODEFAULT
+        return "" if unset or self.default == () else str(self.default)
+
+
+def load_config(
+    path: Path | str | None, flags: Mapping[str, str] | None = None, maps: Path | None = None
+) -> RunConfig:
+    """Return a run's settings: the defaults, changed by a YAML file, changed by dotted flags.
+
+    Args:
+        path: YAML file, or the name of one that comes with the program; None for the defaults.
+        flags: values as text by dotted name, for example `{"pretrain.steps": "200"}`.
+        maps: label maps to locate by, in place of what the file says of locating.
+
+    Raises:
+        ConfigError: the file cannot be read, a name is unknown or a value is not allowed.
+    """
+    tree = read_yaml(config_file(path)) if path else {}
+    for name, text in (flags or {}).items():
+        if name in _EXCLUSIVE_BLOCKS:
+            _plant(tree, name, _parsed(text, f"--{name}: "), alone=True)
+        elif name in dotted_settings():
+            _plant(tree, name, _from_text(dotted_settings()[name].hint, text))
+        else:
+            raise ConfigError(f"unknown setting '--{name}'{nearest(name)}")
+    if maps is not None:
+        given = tree.get("locate")
+        inner = given.get("maps") if isinstance(given, Mapping) else None
+        tree["locate"] = {"maps": {**(inner or {}), "source": str(maps)}}
+    return _beside_the_data(from_mapping(RunConfig, tree))
+
+
+def config_file(name: Path | str) -> Path:
+    """Return a settings file by its path, or by the name of one that comes with the program.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    path, shipped = Path(name), _shipped()
+    if path.exists() or path.suffix in (".yaml", ".yml"):
+        return path
+    if str(name) in shipped:
+        return shipped[str(name)]
+    raise ConfigError(f"{name}: no such file; settings come with {', '.join(sorted(shipped))}")
+
+
+def is_config(word: str) -> bool:
+    """Tell whether a word names a settings file: by its ending, or one that is shipped."""
+    return word.endswith((".yaml", ".yml")) or (word in _shipped() and not Path(word).exists())
+
+
+def _shipped() -> dict[str, Path]:
+    folder = Path(str(files("sacl"))) / "runs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def from_mapping(kind: type[Record], tree: Mapping[str, Any]) -> Record:
+    """Return a settings record from nested mappings.
+
+    Raises:
+        ConfigError: naming the setting, what it got and expected, or the nearest known name.
+    """
+    _require_known(kind, tree, "")
+    ingest = tree.get("ingest")
+    if isinstance(ingest, Mapping) and "data" in ingest:
+        tree = {**tree, "ingest": {**ingest, "data": as_list(ingest["data"])}}
+    return converted_value(tree, kind, "")
+
+
+def overridden(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
+    """Return settings with some changed, by dotted name (`{"pretrain.steps": 200}`) or by block.
+
+    Raises:
+        ConfigError: a name is unknown or a value is not allowed.
+    """
+    tree = msgspec.to_builtins(config, enc_hook=str)
+    for name, value in flat_settings(overrides).items():
+        if name not in dotted_settings():
+            raise ConfigError(f"unknown setting '{name}'{nearest(name)}")
+        _plant(tree, name, value, alone=True)
+    return from_mapping(RunConfig, tree)
+
+
+def flat_settings(overrides: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Return settings in nested blocks by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if isinstance(value, Mapping):
+            flat |= flat_settings(value, f"{where}{key}.")
+        else:
+            flat[f"{where}{key}"] = value
+    return flat
+
+
+@functools.cache
+def dotted_settings(kind: type[Checked] = RunConfig) -> dict[str, Declared]:
+    """Return every setting of a record and of its blocks, by dotted name."""
+    settings: dict[str, Declared] = {}
+    texts = descriptions(kind)
+    for declared in msgspec.structs.fields(kind):
+        block = _block_of(declared.type)
+        if block is not None:
+            settings |= dotted_settings(block)
+        else:
+            text = texts.get(declared.name, "")
+            name = kind.block + declared.name
+            settings[name] = Declared(declared.type, declared.default, text)
+    return settings
+
+
+@functools.cache
+def descriptions(kind: type) -> dict[str, str]:
+    """Return the docstring under each field of a settings class."""
+    tree = ast.parse(inspect.getsource(sys.modules[kind.__module__]))
+    classes = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    body = next(node.body for node in classes if node.name == kind.__name__)
+    texts = {}
+    for declared, text in itertools.pairwise(body):
+        if (
+            isinstance(declared, ast.AnnAssign)
+            and isinstance(declared.target, ast.Name)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+        ):
+            texts[declared.target.id] = " ".join(str(text.value.value).split())
+    return texts
+
+
+def nearest(name: str) -> str:
+    """Return `; did you mean '...'?` for a setting's misspelled name, or where to look."""
+    known = list(dotted_settings()) + list(RunConfig.__struct_fields__)
+    leaf = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
+    close = difflib.get_close_matches(name[:100], known, n=1, cutoff=0.75)
+    if not close:
+        short = difflib.get_close_matches(name[-100:].rsplit(".", 1)[-1], list(leaf), n=1)
+        close = [leaf[s] for s in short]
+    return f"; did you mean '{close[0]}'?" if close else "; see --help for all settings"
+
+
+def settings_page() -> str:
+    """Return the reference page of all settings, in Markdown."""
+    lines = ["# Settings", "", "Every YAML key and dotted flag, its type, default and meaning."]
+    block = None
+    for name, declared in dotted_settings().items():
+        head = name.split(".")[0] if "." in name else "run"
+        if head != block:
+            block = head
+            columns = ("| setting | type | default | meaning |", "|---|---|---|---|")
+            lines += [f"## {head}", "", *columns]
+        cells = (name, declared.kind.replace(" | ", ", "), declared.usual, declared.text)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain values: `1e-3` is a number; dates, `yes` and `010` mean nothing special.
+
+    A key that stands twice is refused, and there are no merge keys.
+    """
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - of the base class
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping whose keys are all different."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen if isinstance(key, yaml.ScalarNode) else False:
+                line = key.start_mark.line + 1
+                raise ConfigError(f"line {line}: '{key.value}' stands twice; give it once")
+            seen.add(str(key.value) if isinstance(key, yaml.ScalarNode) else None)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^[-+]?[0-9]{1,18}$", list("-+0123456789")),
+    (
+        "float",
+        r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?$",
+        list("-+.0123456789"),
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the settings of a YAML file as nested mappings; an empty file has none.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no settings by name.
+    """
+    try:
+        if not path.is_file() and path.exists():
+            raise ConfigError(f"{path}: expected a file of settings; give its path")
+        with path.open("rb") as stream:
+            text = stream.read(_MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read, {reason}") from error
+    if len(text) > _MOST_BYTES:
+        raise ConfigError(f"{path}: {_MOST_BYTES} bytes and more are no settings; check the file")
+    tree = _parsed(text, f"{path}: ")
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected settings by name, got {type(tree).__name__}")
+    nested: dict[str, Any] = {}
+    for key, value in tree.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{path}: expected settings by name, got {shown(key)}")
+        _plant(nested, key, value)
+    return nested
+
+
+def _parsed(text: str | bytes, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}not YAML, it is nested too deeply; check the brackets") from None
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{where}not YAML, {reason[:300]}") from error
+
+
+def _require_known(kind: type[Checked], tree: Any, where: str) -> None:
+    """Refuse the first name that no setting has."""
+    if not isinstance(tree, Mapping):
+        return
+    hints = {declared.name: declared.type for declared in msgspec.structs.fields(kind)}
+    for key, value in tree.items():
+        if key not in hints:
+            name = f"{where}{str(key)[:100]}"
+            raise ConfigError(f"unknown setting '{name}'{nearest(name)}")
+        block = _block_of(hints[key])
+        if block is not None:
+            _require_known(block, value, f"{where}{key}.")
+
+
+def _block_of(hint: Any) -> type[Checked] | None:
+    """Return the settings block that a field holds, None where it holds a value."""
+    kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, Checked)), None)
+
+
+def _plant(tree: dict[str, Any], name: str, value: Any, alone: bool = False) -> None:
+    """Put a value into nested mappings by its dotted name.
+
+    Args:
+        tree: The mappings, changed in place.
+        name: Dotted name of the setting.
+        value: Its value.
+        alone: Whether blocks that exclude the setting's own block give way to it.
+    """
+    *blocks, leaf = name.split(".")
+    where = ""
+    for block in blocks:
+        inner = tree.get(block)
+        if inner is None:
+            inner = tree[block] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{block}: expected settings by name, got {shown(inner)}")
+        where += block + "."
+        _drop_others(tree, where[:-1], alone)
+        tree = inner
+    _drop_others(tree, name, alone)
+    if leaf in tree and not alone and not isinstance(value, str) and isinstance(tree[leaf], dict):
+        raise ConfigError(f"{name}: stands twice, in a block and by its dotted name; give it once")
+    tree[leaf] = value
+
+
+def _drop_others(tree: dict[str, Any], name: str, alone: bool) -> None:
+    for other in _EXCLUSIVE_BLOCKS if alone and name in _EXCLUSIVE_BLOCKS else ():
+        if other != name and other.split(".")[0] == name.split(".", maxsplit=1)[0]:
+            tree[other.split(".")[1]] = None
+
+
+def _from_text(hint: Any, text: str) -> Any:
+    """Read a flag's value: a list may be written `1,2,3` or `[1, 2, 3]`.
+
+    Where either text or a list will do, only `[...]` is a list.
+    """
+    kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
+    origins = {typing.get_origin(kind) or kind for kind in map(_bare, kinds)}
+    wants_text = not {str, Path}.isdisjoint(origins) and not text.startswith("[")
+    if wants_text and text != "null":
+        return text
+    if tuple in origins and not text.startswith("["):
+        if _bare(typing.get_args(hint)[0]) is Path:
+            return None if text == "null" else text
+        text = f"[{text}]"
+    try:
+        return _parsed(text, "")
+    except ConfigError:
+        return text
+
+
+def _bare(hint: Any) -> Any:
+    """Return a type without its range."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, typing.Union)
+
+
+def _type_name(hint: Any) -> str:
+    hint = _bare(hint)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return " | ".join(str(a) for a in arguments)
+    if _is_union(hint):
+        return " or ".join("null" if a is type(None) else _type_name(a) for a in arguments)
+    if origin is tuple:
+        if arguments[-1] is Ellipsis:
+            return f"list of {_type_name(arguments[0])}"
+        return f"list of {len(arguments)} {_type_name(arguments[0])}"
+    return {int: "integer", float: "number", bool: "true or false", str: "text"}.get(
+        hint, getattr(hint, "__name__", str(hint)).lower()
+    )
+
+
+def _beside_the_data(config: RunConfig) -> RunConfig:
+    """Look for the cohort's tables in the working directory first, then beside the data."""
+    changed: dict[str, Any] = {}
+    for name in ("scan_labels", "labeled_order"):
+        path: Path | None = getattr(config.ingest, name)
+        if path is None or path.exists():
+            continue
+        beside = [data / path for data in config.ingest.data if (data / path).exists()]
+        if beside:
+            changed[name] = beside[0]
+    ingest = msgspec.structs.replace(config.ingest, **changed)
+    return msgspec.structs.replace(config, ingest=ingest)
+
+
+if __name__ == "__main__":
+    print(settings_page(), end="")  # noqa: T201

@@ -1,0 +1,380 @@
+"""The settings of every stage: YAML keys, dotted flags, `--help` and `run.json` come from here.
+
+A record is checked whenever it is made, from a file or in Python: a value out of its range, or one
+that nothing would read, is refused. The defaults are the best that is known.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta, field
+from msgspec.structs import force_setattr
+
+from sacl.checked import Checked, as_list
+from sacl.errors import ConfigError
+
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Pixels = Annotated[int, Meta(ge=16, multiple_of=16)]
+Width = Annotated[int, Meta(ge=8, multiple_of=2)]
+Side = Annotated[int, Meta(ge=8, le=2048)]
+Length = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Name = Annotated[str, Meta(min_length=1)]
+Augment = Literal["mild", "strong"]
+Network = Literal["resnet18", "resnet34", "resnet50"]
+Decoder = Literal["unet", "deeplab", "aspp"]
+Layout = Literal[
+    "auto",
+    "nnssl",
+    "nnunet",
+    "amos",
+    "decathlon",
+    "btcv",
+    "flare2021",
+    "totalsegmentator",
+    "table",
+    "monai_datalist",
+    "folder",
+    "dicom",
+]
+"""The layouts of `sacl.cohort.layouts.recognize.LAYOUTS`, and `auto`."""
+
+METHODS = ("pooled", "semantic", "simclr", "none")
+"""The pretraining methods of the program."""
+_BY_SCAN_LABEL = ("pooled", "semantic")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _require_one(settings: Checked, names: tuple[str, ...], default: Checked) -> None:
+    """Allow one of several blocks; where none is given, the default takes the first's place."""
+    given = [name for name in names if getattr(settings, name) is not None]
+    _require(
+        len(given) <= 1,
+        f"{settings.block}: {' and '.join(given)} exclude each other; give one of"
+        f" {', '.join(names)}".replace(".:", ":"),
+    )
+    if not given:
+        force_setattr(settings, names[0], default)
+
+
+class PhantomSettings(Checked, frozen=True, kw_only=True):
+    """Generate a seeded abdominal CT cohort to try the whole pipeline on."""
+
+    block: ClassVar[str] = "phantom."
+
+    scans: Count = 0
+    """Number of scans to generate; 0 means that the run reads its data from elsewhere."""
+    shape: tuple[Side, Side, Side] = (128, 104, 40)
+    """Voxels of a scan along left-right, back-front and foot-head."""
+    spacing_mm: tuple[Length, Length, Length] = (3.0, 3.0, 6.0)
+    """Voxel spacing of a scan."""
+
+
+class IngestSettings(Checked, frozen=True, kw_only=True):
+    """Read a cohort of any known layout into canonical volumes and one manifest."""
+
+    block: ClassVar[str] = "ingest."
+
+    data: tuple[Path, ...] = ()
+    """Folder (or `cohort.csv`) that holds the scans, or a list of several, merged into a cohort;
+    what the phantom stage generated where empty."""
+    layout: Layout = "auto"
+    """Layout of the data; `auto` recognizes it and says why."""
+    modality: Literal["auto", "ct", "mr"] = "auto"
+    """CT intensities are windowed in HU, MR normalized per scan; of a mixed cohort one is kept."""
+    series: Literal["all", "largest"] = "all"
+    """DICOM: every accepted series is a scan, or of each study the one with the most slices."""
+    window_hu: tuple[float, float] = (-175.0, 275.0)
+    """CT intensities that become 0 and 1: the soft-tissue window."""
+    organs: tuple[Name, ...] = ()
+    """Organs to keep, by name or alias; all of the cohort's where empty."""
+    overlap: Literal["smaller", "first", "error"] = "smaller"
+    """Where masks overlap: the organ smaller in that scan wins, or the first of `organs`."""
+    repair_grid: Literal["none", "nearest"] = "none"
+    """A label map on another grid than its image: refuse it, or resample by nearest neighbor."""
+    scan_labels: Path | None = None
+    """CSV or JSON with `case_id` and a column per scan-wise label (`subject_id`, `split` too), or a
+    folder of the phases that TotalSegmentator wrote."""
+    fold: Count | None = None
+    """Hold out the cases of this fold for validation: of `splits_final.json`, or a label `fold`."""
+    validation_subjects: Count = 0
+    """Subjects held out of the annotated training part for validation, where the data has none."""
+    test_subjects: Count = 0
+    """Subjects held out of the annotated training part for testing, where the data has none."""
+    labeled_subjects: Positive | None = None
+    """How many training subjects keep their reference; all where unset. Smaller sets are nested."""
+    labeled_order: Path | None = None
+    """JSON or text file with the training subjects in the order in which they become labeled."""
+    stratify: Name = "phase"
+    """Scan-wise label by which held-out and labeled subjects are stratified."""
+    labeled_values: tuple[Name, ...] = ()
+    """Values of that label whose training scans keep their reference, all where empty: to learn
+    from annotation in one phase and be scored in another."""
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that nothing is given that the others leave unread."""
+        force_setattr(self, "data", as_list(self.data))
+        super().__post_init__()
+        low, high = self.window_hu
+        _require(low < high, f"ingest.window_hu: expected to rise, got {self.window_hu}")
+        for name in ("organs", "labeled_values"):
+            values = getattr(self, name)
+            twice = next((value for value in values if values.count(value) > 1), None)
+            _require(twice is None, f"ingest.{name}: '{twice}' stands twice; name it once")
+        _require(
+            self.modality != "mr" or self.window_hu == (-175.0, 275.0),
+            "ingest.window_hu: is of CT, and ingest.modality is mr; leave it out",
+        )
+
+
+class SlicesSettings(Checked, frozen=True, kw_only=True):
+    """Locate by a 2-D network on whole slices, which learns from unlabeled scans too."""
+
+    block: ClassVar[str] = "locate.slices."
+
+    size: Pixels = 64
+    """Pixels of the square that a whole slice is resampled to."""
+    steps: Positive = 400
+    """Training steps of each network."""
+    teacher_steps: Count = 800
+    """Further steps in which unlabeled training scans are mixed with labeled ones, labeled by a
+    slowly moving teacher."""
+    copy_paste: Share = 0.0
+    """Share of the labeled slices that take a square, with its labels, from another."""
+    augment: Augment = "strong"
+    """How strongly slices are turned, scaled and changed in intensity."""
+
+
+class VolumeSettings(Checked, frozen=True, kw_only=True):
+    """Locate by a 3-D U-Net on crops of the volume."""
+
+    block: ClassVar[str] = "locate.volume."
+
+    spacing_mm: tuple[Length, Length, Length] = (4.0, 4.0, 6.0)
+    """Voxel spacing at which the network works."""
+    in_plane_size: Annotated[int, Meta(ge=8)] | None = None
+    """Resample every slice's square field of view to this size instead (spacing not to be trusted).
+    The spacing along k is then the scan's own."""
+    crop: tuple[Positive, Positive, Positive] = (64, 64, 32)
+    """Voxels of a training crop and of the sliding window."""
+    steps: Positive = 600
+    """Training steps of each network."""
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that spacing and size do not contradict each other."""
+        super().__post_init__()
+        _require(
+            self.in_plane_size is None or self.spacing_mm == (4.0, 4.0, 6.0),
+            "locate.volume.spacing_mm: is not read beside in_plane_size; leave one of them out",
+        )
+
+
+class MapsSettings(Checked, frozen=True, kw_only=True):
+    """Take the coarse label maps of any other tool; no network is trained."""
+
+    block: ClassVar[str] = "locate.maps."
+
+    source: Path
+    """Folder of label maps, or nnssl's JSON (`sacl locate --from`)."""
+    repair_grid: Literal["none", "nearest"] = "none"
+    """A map on another grid than its scan: refuse it, or resample by nearest neighbor."""
+    allow_missing: bool = False
+    """Accept scans without a map: they have no organ, and so give no patches."""
+
+
+class LocateSettings(Checked, frozen=True, kw_only=True):
+    """Give every scan a coarse label map, by a cross-fitted network or from label maps at hand."""
+
+    block: ClassVar[str] = "locate."
+
+    slices: SlicesSettings | None = None
+    volume: VolumeSettings | None = None
+    maps: MapsSettings | None = None
+    channels: Width = 32
+    """Channels of the network's first level."""
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that there is one way to locate; slices where none is given."""
+        super().__post_init__()
+        _require_one(self, ("slices", "volume", "maps"), SlicesSettings())
+        _require(
+            self.maps is None or self.channels == 32,
+            "locate.channels: is of a network, and with locate.maps none is trained; leave it out",
+        )
+
+
+class ExtractSettings(Checked, frozen=True, kw_only=True):
+    """Cut a query patch per organ and axial slice into a memory-mapped store."""
+
+    block: ClassVar[str] = "extract."
+
+    patch_size: Pixels = 64
+    """Pixels of a query patch's side."""
+    dense_size: Pixels = 96
+    """Pixels of the square that a dense slice is resampled to."""
+    region: Literal["organs", "slice"] = "organs"
+    """What a dense slice shows: the square around all organs of the coarse map, or all of it."""
+    context: Annotated[float, Meta(ge=1)] = 1.4
+    """Side of a query patch in units of the organ's largest in-plane extent in that scan."""
+
+
+class PretrainSettings(Checked, frozen=True, kw_only=True):
+    """Pretrain the encoder by contrast; no voxel annotation is used."""
+
+    block: ClassVar[str] = "pretrain."
+
+    method: Name = "pooled"
+    """What is learned from the unlabeled scans: `semantic`, query patches whose classes are organ x
+    scan-wise label (the paper's); `pooled`, the same classes with an organ's query pooled under its
+    mask from a dense slice, so that the decoder learns too; `simclr`, only a patch's own two views;
+    `none`, nothing: the encoder keeps its random weights."""
+    scan_label: str | tuple[Name, ...] = "phase"
+    """Scan-wise label that, with the organ, makes the semantic class; of several (`phase,scanner`)
+    their combination, unknown where one of them is. Empty, or absent in the cohort: classes of
+    organs alone."""
+    network: Network = "resnet18"
+    """Architecture of the encoder."""
+    width: Width = 32
+    """Channels of the encoder's first level."""
+    steps: Positive = 600
+    """Training steps."""
+    batch: Annotated[int, Meta(ge=4)] | None = None
+    """Query patches or dense slices per step, each seen in two views; 128 patches or 16 slices
+    where unset."""
+    temperature: Length = 0.1
+    """Soft-max temperature of the contrastive loss."""
+    augment: Augment = "strong"
+    """How strongly views are turned, scaled and changed in intensity."""
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that the method reads the scan-wise label that is given."""
+        super().__post_init__()
+        names = self.scan_label_names
+        _require(all(names), f"pretrain.scan_label: a name is empty in {self.scan_label!r}")
+        _require(len(set(names)) == len(names), f"pretrain.scan_label: one twice in {names}")
+        _require(
+            self.method not in METHODS or self.method in _BY_SCAN_LABEL or names == ("phase",),
+            f"pretrain.scan_label: method {self.method} reads no scan-wise label; leave it out",
+        )
+
+    @property
+    def scan_label_names(self) -> tuple[str, ...]:
+        """The names in `scan_label`, which may be one text with commas; none where it is empty."""
+        label = self.scan_label
+        if isinstance(label, str):
+            label = tuple(label.split(",")) if label.strip() else ()
+        return tuple(name.strip() for name in label)
+
+
+class DenseSettings(Checked, frozen=True, kw_only=True):
+    """Segment all organs at once, from dense slices."""
+
+    block: ClassVar[str] = "finetune.dense."
+
+    teacher_steps: Count = 3000
+    """Further steps in which unlabeled slices are mixed with labeled ones, labeled by a slowly
+    moving teacher; of labeled slices alone where there are no others."""
+    copy_paste: Share = 0.0
+    """Share of the slices that take a square, with its labels, from another slice."""
+
+
+class QuerySettings(Checked, frozen=True, kw_only=True):
+    """Segment one organ at a time, from its query patch (the paper's); it has no settings."""
+
+    block: ClassVar[str] = "finetune.query."
+
+
+class FinetuneSettings(Checked, frozen=True, kw_only=True):
+    """Train encoder and decoder on the labeled scans."""
+
+    block: ClassVar[str] = "finetune."
+
+    dense: DenseSettings | None = None
+    query: QuerySettings | None = None
+    decoder: Decoder = "unet"
+    """Decoder with skips at every level, with one skip (DeepLabV3+), or with none (the paper's)."""
+    steps: Positive = 500
+    """Training steps on labeled scans."""
+    batch: Annotated[int, Meta(ge=2)] = 16
+    """Slices or patches per step."""
+    learning_rate: Length = 3e-3
+    """Peak learning rate of the decoder (and of an encoder that was not pretrained)."""
+    encoder_rate: Annotated[float, Meta(ge=0)] = 1.0
+    """Learning rate of a pretrained encoder relative to the decoder's; 0 freezes it."""
+    augment: Augment = "strong"
+    """How strongly the labeled patches are turned, scaled and changed in intensity."""
+    twin: bool = False
+    """Train a twin from scratch too, of the same budget, to see what pretraining gives."""
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that there is one head; the dense one where none is given."""
+        super().__post_init__()
+        _require_one(self, ("dense", "query"), DenseSettings())
+
+
+class PredictSettings(Checked, frozen=True, kw_only=True):
+    """Predict label maps on the scans' own grids."""
+
+    block: ClassVar[str] = "predict."
+
+    copies: Annotated[int, Meta(ge=0, le=64)] = 4
+    """Turned and scaled copies that a prediction is the mean of, with the plain one: test-time
+    augmentation. With 4 the network reads everything 5 times."""
+    keep_component: Share = 0.1
+    """Components below this share of the organ's largest one are removed; 0 keeps all."""
+
+
+class EvaluateSettings(Checked, frozen=True, kw_only=True):
+    """Score predicted against reference label maps, with statistics."""
+
+    block: ClassVar[str] = "evaluate."
+
+    nsd_tolerance_mm: Annotated[float, Meta(ge=0)] = 2.0
+    """Tolerance of the normalized surface Dice."""
+
+
+class ReportSettings(Checked, frozen=True, kw_only=True):
+    """Write one self-contained HTML page; it has no settings."""
+
+    block: ClassVar[str] = "report."
+
+
+class RunConfig(Checked, frozen=True, kw_only=True):
+    """Everything a run needs: one block per stage."""
+
+    name: Name = "run"
+    """Name of the run."""
+    work: Path = Path("work")
+    """Work directory; each stage has a numbered folder in it."""
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    """Seed of everything random."""
+    device: Annotated[str, Meta(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
+    phantom: PhantomSettings = field(default_factory=PhantomSettings)
+    ingest: IngestSettings = field(default_factory=IngestSettings)
+    locate: LocateSettings = field(default_factory=LocateSettings)
+    extract: ExtractSettings = field(default_factory=ExtractSettings)
+    pretrain: PretrainSettings = field(default_factory=PretrainSettings)
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+    predict: PredictSettings = field(default_factory=PredictSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that the blocks go together."""
+        super().__post_init__()
+        _require(
+            self.phantom.scans == 0 or not self.ingest.data,
+            "phantom.scans: a phantom is generated or ingest.data is read; leave one of them out",
+        )
+        _require(
+            not self.finetune.twin or self.pretrain.method != "none",
+            "finetune.twin: pretrain.method is none, the twin would be the same; leave it out",
+        )
