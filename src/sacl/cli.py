@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import json
 import logging
@@ -133,7 +134,7 @@ def _ingest(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     sources = explain(config.ingest, workspace_of(config))
     if not known.json:
         print("\n\n".join(map(as_text, sources)))
-    return {"sources": sources}
+    return {"sources": [dataclasses.asdict(source) for source in sources]}
 
 
 def _run_config(config: RunConfig, force: bool) -> Any:

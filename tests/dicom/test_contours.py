@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
-from sacl.dicom.contours import outlines
+from sacl.dicom.rtstruct import outlines
 
 
 def crossings(polygon, shape):

@@ -3,8 +3,13 @@ from __future__ import annotations
 import pytest
 from pydicom import Dataset
 
-from sacl.dicom.phase import phase_of, phase_of_delay, phases_in
-from sacl.dicom.tags import scan_labels, seconds_after_injection
+from sacl.dicom.phase import (
+    phase_hint,
+    phase_of_delay,
+    phases_in,
+    scan_labels,
+    seconds_after_injection,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +41,7 @@ from sacl.dicom.tags import scan_labels, seconds_after_injection
 )
 def test_words_of_hospitals_tell_the_phase(words, phase):
     assert list(phases_in(words)) == [phase]
-    assert phase_of(words, "", None, None).phase == phase
+    assert phase_hint(words, "", None, None).phase == phase
 
 
 @pytest.mark.parametrize(
@@ -49,28 +54,28 @@ def test_parts_of_words_and_other_words_tell_nothing(words):
 
 
 def test_the_reason_is_the_word():
-    assert phase_of("Abd ven", "", None, None).reason == "description says 'ven'"
-    assert phase_of("", "Leber_art", None, None).reason == "protocol says 'art'"
+    assert phase_hint("Abd ven", "", None, None).reason == "description says 'ven'"
+    assert phase_hint("", "Leber_art", None, None).reason == "protocol says 'art'"
 
 
 def test_the_description_speaks_before_the_protocol_of_all_phases():
-    assert phase_of("ven", "nativ art ven", None, None).phase == "portal_venous"
-    hint = phase_of("", "nativ art ven", None, True)
+    assert phase_hint("ven", "nativ art ven", None, None).phase == "portal_venous"
+    hint = phase_hint("", "nativ art ven", None, True)
     assert (hint.phase, "two phases" in hint.reason) == ("unknown", True)
 
 
 def test_conflicting_words_are_unknown():
-    hint = phase_of("nativ ven", "", None, None)
+    hint = phase_hint("nativ ven", "", None, None)
     assert hint.phase == "unknown"
     assert "'nativ' and 'ven'" in hint.reason
 
 
 def test_time_and_words_may_differ_by_one_phase():
-    assert phase_of("ven", "", 45.0, None).phase == "portal_venous"
-    hint = phase_of("ven", "", 20.0, None)
+    assert phase_hint("ven", "", 45.0, None).phase == "portal_venous"
+    hint = phase_hint("ven", "", 20.0, None)
     assert hint.phase == "unknown"
     assert "arterial_early" in hint.reason
-    assert phase_of("nativ", "", 70.0, True).phase == "unknown"
+    assert phase_hint("nativ", "", 70.0, True).phase == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -83,10 +88,10 @@ def test_the_time_since_the_injection_tells_the_phase(delay_s, phase):
 
 
 def test_an_agent_alone_tells_that_contrast_was_given_not_when():
-    hint = phase_of("Abdomen", "", None, True)
+    hint = phase_hint("Abdomen", "", None, True)
     assert (hint.phase, hint.reason) == ("unknown", "contrast given, phase not told")
-    assert phase_of("Abdomen", "", None, False).phase == "native"
-    assert phase_of("Abdomen", "", None, None).phase == "unknown"
+    assert phase_hint("Abdomen", "", None, False).phase == "native"
+    assert phase_hint("Abdomen", "", None, None).phase == "unknown"
 
 
 def header(**values):

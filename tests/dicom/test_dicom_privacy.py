@@ -14,7 +14,7 @@ from make_series import Patient, make_scan, oblique, other, slices_of, tilted, w
 
 from sacl.cli import main
 from sacl.cohort.layouts import dicom
-from sacl.cohort.layouts.dicom import Export
+from sacl.cohort.layouts.dicom import DicomExport
 from sacl.cohort.manifest import read_cohort, read_image
 from sacl.dicom.pseudonyms import KEY, read_key
 from sacl.errors import DataError
@@ -150,12 +150,12 @@ def test_pseudonyms_stay_and_new_ones_are_added(tmp_path, export, rng):
     key = tmp_path / KEY
     before = {row.scan: row for row in read_key(key)}
     assert before == {}
-    dicom.read(export, Export(key=key))
+    dicom.read(export, DicomExport(key=key))
     before = {row.scan: row for row in read_key(key)}
     third = other_patient()
     write_scan(make_scan(rng, patient=third), export / "new", rng)
     write_scan(make_scan(rng, patient=FIRST), export / "again", rng)
-    found = dicom.read(export, Export(key=key))
+    found = dicom.read(export, DicomExport(key=key))
     after = {row.scan: row for row in read_key(key)}
     assert {scan: after[scan] for scan in before} == before
     assert len(after) == len(before) + 2
@@ -165,7 +165,7 @@ def test_pseudonyms_stay_and_new_ones_are_added(tmp_path, export, rng):
     assert added["PIDX4711"].case_id == f"{of_first.subject_id}-s02"
     assert added["PIDX0001"].subject_id == "p0003"
     assert len({case.case_id for case in found.cases}) == 5
-    assert [case.case_id for case in dicom.read(export, Export(key=key)).cases] == [
+    assert [case.case_id for case in dicom.read(export, DicomExport(key=key)).cases] == [
         case.case_id for case in found.cases
     ]
 
@@ -178,11 +178,11 @@ def other_patient():
 
 def test_scans_of_a_subject_stay_when_some_are_gone(tmp_path, export):
     key = tmp_path / KEY
-    dicom.read(export, Export(key=key))
+    dicom.read(export, DicomExport(key=key))
     rows = read_key(key)
     for path in (export / "Grünspecht_Käthe").rglob("*.dcm"):
         path.unlink()
-    found = dicom.read(export, Export(key=key))
+    found = dicom.read(export, DicomExport(key=key))
     assert len(found.cases) == 1
     assert read_key(key) == rows
 
@@ -191,7 +191,7 @@ def test_pseudonyms_are_drawn_not_computed(tmp_path, export):
     """Two people are numbered in an order of chance: in 40 draws both orders come up."""
     firsts = set()
     for n in range(40):
-        dicom.read(export, Export(key=tmp_path / f"{n}.csv"))
+        dicom.read(export, DicomExport(key=tmp_path / f"{n}.csv"))
         rows = read_key(tmp_path / f"{n}.csv")
         firsts.add(next(row.patient_id for row in rows if row.subject_id == "p0001"))
         if len(firsts) == 2:
@@ -200,7 +200,7 @@ def test_pseudonyms_are_drawn_not_computed(tmp_path, export):
 
 
 def test_sites_are_pseudonyms_too(tmp_path, export):
-    found = dicom.read(export, Export(key=tmp_path / KEY))
+    found = dicom.read(export, DicomExport(key=tmp_path / KEY))
     by_subject = {case.subject_id: case.scan_labels["site"] for case in found.cases}
     assert set(by_subject.values()) == {"site-01", "site-02"}
 
@@ -209,7 +209,7 @@ def test_a_damaged_key_is_not_overwritten(tmp_path, export):
     key = tmp_path / KEY
     key.write_text("this,is\nno,key\n")
     with pytest.raises(DataError, match=f"{KEY}: not readable as a key; restore it"):
-        dicom.read(export, Export(key=key))
+        dicom.read(export, DicomExport(key=key))
     assert key.read_text() == "this,is\nno,key\n"
 
 
@@ -286,6 +286,6 @@ def test_scans_of_one_series_have_each_their_pseudonym(tmp_path, rng):
         every(AcquisitionNumber=number)(images, rng)
         write(images, tmp_path / "export", rng)
     key = tmp_path / KEY
-    found = dicom.read(tmp_path / "export", Export(key=key))
+    found = dicom.read(tmp_path / "export", DicomExport(key=key))
     assert [case.case_id for case in found.cases] == ["p0001-s01", "p0001-s02"]
     assert [row.part for row in read_key(key)] == ["acquisition 1", "acquisition 2"]

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from make_faults import every
 from make_series import make_scan, other, slices_of, turned, write, write_scan
 
-from sacl.dicom import checks
+from sacl.dicom import volume as volumes
 from sacl.dicom.faults import CODES
 from sacl.dicom.files import Source
-from sacl.dicom.geometry import SliceStack, stack
 from sacl.dicom.intake import take_in
 from sacl.dicom.slices import Encoding, Identity, Slice, Traits
-from sacl.dicom.verdict import Rule
+from sacl.dicom.stack import SliceStack, stack
+from sacl.dicom.verdict import SeriesRule
 from sacl.dicom.volume import read_scan
 from sacl.errors import DataError
 
@@ -46,7 +46,7 @@ def test_only_the_wanted_modality_is_accepted(tmp_path, rng):
     write_scan(make_scan(rng), tmp_path / "ct", rng)
     write_scan(make_scan(rng, modality="MR"), tmp_path / "mr", rng)
     codes = {
-        wanted: [v.fault and v.fault.code for v in take_in(tmp_path, Rule(wanted)).verdicts]
+        wanted: [v.fault and v.fault.code for v in take_in(tmp_path, SeriesRule(wanted)).verdicts]
         for wanted in ("auto", "ct", "mr")
     }
     assert codes["auto"] == [None, None]
@@ -60,7 +60,7 @@ def test_of_each_study_the_largest_series_can_be_kept_alone(tmp_path, rng):
         write_scan(make_scan(rng, slices), tmp_path, rng)
     other_study = new_patient(rng, 2)
     write_scan(make_scan(rng, 6, patient=other_study), tmp_path, rng)
-    verdicts = take_in(tmp_path, Rule(series="largest")).verdicts
+    verdicts = take_in(tmp_path, SeriesRule(series="largest")).verdicts
     kept = [verdict.stack.grid.shape[2] for verdict in verdicts if verdict.accepted]
     assert sorted(kept) == [6, 14]
     assert [v.fault.code for v in verdicts if not v.accepted] == ["not_largest"] * 2
@@ -70,8 +70,8 @@ def test_of_each_study_the_largest_series_can_be_kept_alone(tmp_path, rng):
 
 def test_the_least_number_of_slices_is_a_setting(tmp_path, rng):
     write_scan(make_scan(rng, 3), tmp_path, rng)
-    assert take_in(tmp_path, Rule(min_slices=3)).verdicts[0].accepted
-    assert take_in(tmp_path, Rule(min_slices=4)).verdicts[0].fault.code == "too_few_slices"
+    assert take_in(tmp_path, SeriesRule(min_slices=3)).verdicts[0].accepted
+    assert take_in(tmp_path, SeriesRule(min_slices=4)).verdicts[0].fault.code == "too_few_slices"
 
 
 @pytest.mark.parametrize(("share", "accepted"), [(0.09, True), (0.11, False)])
@@ -88,7 +88,8 @@ def test_a_missing_decoder_names_what_to_install(tmp_path, rng, monkeypatch):
         image.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
         image.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLosslessSV1
     write(images, tmp_path, rng)
-    monkeypatch.setattr(checks, "decodable", lambda syntax: False)
+    missing = type("", (), {"is_available": False})
+    monkeypatch.setattr(volumes, "get_decoder", lambda syntax: missing)
     fault = take_in(tmp_path).verdicts[0].fault
     assert fault.code == "missing_decoder"
     assert "JPEG Lossless" in fault.sentence
@@ -194,9 +195,9 @@ def test_what_is_no_image_is_counted_not_judged(tmp_path, rng):
 
 
 def test_the_page_explains_every_reason():
-    page = Path(__file__).parents[2] / "docs" / "how-to" / "cohort.md"
-    section = page.read_text(encoding="utf-8").partition("## DICOM")[2]
-    assert [code for code in CODES if f"`{code}`" not in section] == []
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "dicom.md"
+    words = page.read_text(encoding="utf-8")
+    assert [code for code in CODES if f"`{code}`" not in words] == []
 
 
 @settings(max_examples=60, deadline=None)

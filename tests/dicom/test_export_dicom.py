@@ -52,7 +52,7 @@ def _patient(n):
 def work(hospital, tmp_path_factory):
     """Return a work directory in which the scans were ingested and predicted."""
     workspace = Workspace(tmp_path_factory.mktemp("work"), "clinic run")
-    found = dicom.read(hospital, dicom.Export(key=workspace.root / KEY))
+    found = dicom.read(hospital, dicom.DicomExport(key=workspace.root / KEY))
     rng = np.random.default_rng(6)
     with (
         recorded(workspace, "ingest", IngestSettings(), {}) as (ingested, _),

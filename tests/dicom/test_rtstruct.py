@@ -103,19 +103,23 @@ def test_is_a_conforming_structure_set(tmp_path):
 
 def test_organs_are_named_coded_and_colored(tmp_path):
     layout = Layout(9, 8, 4)
-    label_map = layout.label_map(voxels_of(layout), ORGANS)
+    organs = ("liver", "kidney_right", "nothing_of_the_kind", "odd thing")
+    native = voxels_of(layout)
+    label_map = layout.label_map(np.where(native == 3, 4, native), organs)
     write_rtstruct(tmp_path / "a.dcm", label_map, make_series(layout), "r")
     result = pydicom.dcmread(tmp_path / "a.dcm")
-    assert [item.ROIName for item in result.StructureSetROISequence] == list(ORGANS)
-    assert [item.ROINumber for item in result.StructureSetROISequence] == [1, 2, 3, 4]
-    for n, item in enumerate(result.ROIContourSequence, start=1):
+    structures = result.StructureSetROISequence
+    assert [item.ROIName for item in structures] == ["Liver", "Kidney right", "Odd thing"]
+    assert [item.ROIDescription for item in structures] == ["liver", "kidney_right", "odd thing"]
+    assert [item.ROINumber for item in structures] == [1, 2, 4], "no structure without a contour"
+    for n, item in zip((1, 2, 4), result.ROIContourSequence, strict=True):
         assert item.ReferencedROINumber == n
         assert list(item.ROIDisplayColor) == [round(255 * part) for part in label_color(n)]
-    assert "ContourSequence" not in result.ROIContourSequence[3]
+        assert len(item.ContourSequence) > 0
     kidney = result.RTROIObservationsSequence[1].RTROIIdentificationCodeSequence[0]
     assert kidney.CodeMeaning == "Kidney"
     assert kidney.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Right"
-    unknown = result.RTROIObservationsSequence[3].RTROIIdentificationCodeSequence[0]
+    unknown = result.RTROIObservationsSequence[2].RTROIIdentificationCodeSequence[0]
     assert unknown.CodingSchemeDesignator == "99SACL"
 
 

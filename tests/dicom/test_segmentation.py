@@ -175,7 +175,12 @@ def test_organs_are_coded_colored_and_sided(tmp_path, kind):
     label_map = layout.label_map(voxels_of(layout, 0), ORGANS)
     write_segmentation(tmp_path / "a.dcm", label_map, make_series(layout), "r", kind)
     segments = [s for s in pydicom.dcmread(tmp_path / "a.dcm").SegmentSequence if s.SegmentNumber]
-    assert [s.SegmentLabel for s in segments] == list(ORGANS)
+    assert [s.SegmentLabel for s in segments] == [
+        "Liver",
+        "Kidney left",
+        "The left one of the things",
+    ]
+    assert [s.SegmentDescription for s in segments] == list(ORGANS)
     liver, kidney, unknown = (s.SegmentedPropertyTypeCodeSequence[0] for s in segments)
     assert (liver.CodeValue, liver.CodingSchemeDesignator) == ("10200004", "SCT")
     assert "SegmentedPropertyTypeModifierCodeSequence" not in liver

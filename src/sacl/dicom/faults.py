@@ -1,12 +1,18 @@
-"""Why a series is rejected: one code for machines and one sentence for people."""
+"""Why a series or an archive is rejected: a code for machines, one sentence for people."""
 
 from __future__ import annotations
 
+import struct
+import zipfile
+import zlib
 from dataclasses import dataclass
+
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 CODES = {
     "unsafe_archive": "a zip with a name, link or size that could do harm",
     "damaged_archive": "a zip that cannot be read, or is encrypted",
+    "no_permission": "a file, folder or zip that may not be read",
     "wrong_modality": "neither CT nor MR, or not the modality that was asked for",
     "localizer": "a scout, by its ImageType",
     "secondary_capture": "a screenshot or a scanned document",
@@ -29,10 +35,17 @@ CODES = {
 }
 """Every reason for which a series is rejected."""
 
+DAMAGE = (
+    *(InvalidDicomError, BytesLengthException, zipfile.BadZipFile, zlib.error, struct.error),
+    *(EOFError, OSError, ArithmeticError, AttributeError, LookupError, NotImplementedError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What reading a damaged file or archive raises."""
+
 
 @dataclass(frozen=True)
 class Fault:
-    """The one reason why a series is rejected; the sentence names the remedy, but nobody."""
+    """The one reason why a series is rejected; the sentence names the remedy, but no person."""
 
     code: str
     sentence: str

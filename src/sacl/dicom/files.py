@@ -10,21 +10,17 @@ bytes than it declares: `zipfile` stops there.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import IO, BinaryIO
 
-from pydicom.errors import BytesLengthException, InvalidDicomError
-
-from sacl.dicom.faults import Fault
+from sacl.dicom.faults import DAMAGE, Fault
 
 MEMBER_BYTES = 2 * 1024**3
 ARCHIVE_BYTES = 64 * 1024**3
@@ -33,24 +29,7 @@ RATIO = 200
 RATIO_FROM_MEMBER_BYTES = 16 * 1024**2
 RATIO_FROM_ARCHIVE_BYTES = 256 * 1024**2
 
-DAMAGE = (
-    InvalidDicomError,
-    BytesLengthException,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OSError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What reading a damaged file or archive raises."""
-
+NO_PERMISSION = Fault("no_permission", "it may not be read; ask for the permission to read it")
 _ENCRYPTED = 0x1
 
 
@@ -60,6 +39,7 @@ class Source:
 
     path: Path
     member: str = ""
+    is_empty: bool = False
 
     def folder(self, root: Path) -> str:
         """Return the folder in which the file lies, relative to the root; private like any path."""
@@ -69,36 +49,42 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedArchive:
-    """A zip that is not read, and why."""
+class Refused:
+    """A zip, or a file or folder without permission, that is not read, and why."""
 
     path: Path
     fault: Fault
 
 
-def sources(root: Path) -> Iterator[Source | RefusedArchive]:
-    """Yield every file below a folder or in a zip by name, of any kind, and archives refused.
+def sources(root: Path) -> Iterator[Source | Refused]:
+    """Yield every file below a folder or in a zip by name, of any kind, and what is refused.
 
     Links to files are followed, links to folders are not. A zip in a zip is a file like any other.
     """
-    for path in _files(root):
+    locked: list[Refused] = []
+    for path in _files(root, locked):
         if path.suffix.lower() != ".zip":
             yield Source(path)
             continue
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = archive.infolist()
-        except DAMAGE:
-            yield RefusedArchive(
-                path, Fault("damaged_archive", "the zip cannot be read; export or copy it again")
-            )
+        members = _members(path)
+        if isinstance(members, Fault):
+            yield Refused(path, members)
             continue
-        fault = archive_fault(members)
-        if fault is not None:
-            yield RefusedArchive(path, fault)
-            continue
-        names = sorted({member.filename for member in members if not member.is_dir()})
-        yield from (Source(path, name) for name in names)
+        sizes = {member.filename: member.file_size for member in members if not member.is_dir()}
+        yield from (Source(path, name, sizes[name] == 0) for name in sorted(sizes))
+    yield from locked
+
+
+def _members(path: Path) -> list[zipfile.ZipInfo] | Fault:
+    """Return what is in a zip, or why it must not be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+        return archive_fault(members) or members
+    except PermissionError:
+        return NO_PERMISSION
+    except DAMAGE:
+        return Fault("damaged_archive", "the zip cannot be read; export or copy it again")
 
 
 def archive_fault(members: list[zipfile.ZipInfo]) -> Fault | None:
@@ -106,7 +92,8 @@ def archive_fault(members: list[zipfile.ZipInfo]) -> Fault | None:
     if any(member.flag_bits & _ENCRYPTED for member in members):
         return Fault("damaged_archive", "the zip is encrypted; decrypt it first")
     if any(_climbs(member.orig_filename) for member in members):
-        return Fault("unsafe_archive", "a member has an absolute name or one with '..'; pack anew")
+        why = "a member has an absolute name or one with '..'; pack it again"
+        return Fault("unsafe_archive", why)
     if any(stat.S_ISLNK(member.external_attr >> 16) for member in members):
         return Fault("unsafe_archive", "a member is a link; pack the files themselves")
     if len(members) > MEMBERS:
@@ -128,23 +115,17 @@ def looks_like_dicom(start: bytes) -> bool:
     return (vr.isalpha() and vr.isupper()) or length < 256
 
 
-class Opener:
+class Opener(contextlib.AbstractContextManager["Opener"]):
     """Opens one source after the other; the last zip stays open, its directory is read once."""
 
     def __init__(self) -> None:
         self._archive: zipfile.ZipFile | None = None
         self._path: Path | None = None
 
-    def __enter__(self) -> Opener:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close()
+    def __exit__(self, *_: object) -> None:
+        if self._archive is not None:
+            self._archive.close()
+        self._archive = self._path = None
 
     def stream(self, source: Source) -> IO[bytes]:
         """Return a source's bytes as a stream, to be closed; of a zip only what is read unpacks."""
@@ -169,26 +150,23 @@ class Opener:
 
     def _zip(self, path: Path) -> zipfile.ZipFile:
         if self._archive is None or self._path != path:
-            self._close()
+            self.__exit__()
             self._archive, self._path = zipfile.ZipFile(path), path
         return self._archive
 
-    def _close(self) -> None:
-        if self._archive is not None:
-            self._archive.close()
-        self._archive = None
 
-
-def _files(root: Path) -> Iterator[Path]:
+def _files(root: Path, locked: list[Refused]) -> Iterator[Path]:
+    """Yield the files of a tree by name; folders without permission go to `locked`."""
     if root.is_file():
         yield root
         return
-    for folder, below, names in os.walk(root):
+
+    def refuse(error: OSError) -> None:
+        locked.append(Refused(Path(error.filename or root), NO_PERMISSION))
+
+    for folder, below, names in os.walk(root, onerror=refuse):
         below.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            if path.is_file():
-                yield path
+        yield from (path for name in sorted(names) if (path := Path(folder, name)).is_file())
 
 
 def _climbs(name: str) -> bool:

@@ -1,129 +1,124 @@
-"""What a DICOM result says of the scan it belongs to: patient, study and the images referred to."""
+"""Read single values of a header, forgiving what hospitals write, and know whom it names."""
 
 from __future__ import annotations
 
-import copy
-import uuid
-from collections.abc import Sequence
+import contextlib
+import logging
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
 
 from pydicom import Dataset
+from pydicom.multival import MultiValue
 
-from sacl.errors import DataError
+from sacl.dicom.faults import DAMAGE
 
-PATIENT_AND_STUDY = (
-    "SpecificCharacterSet",
-    "PatientName",
-    "PatientID",
-    "IssuerOfPatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "OtherPatientIDsSequence",
-    "PatientIdentityRemoved",
-    "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence",
-    "StudyDate",
-    "StudyTime",
-    "AccessionNumber",
-    "IssuerOfAccessionNumberSequence",
-    "ReferringPhysicianName",
-    "StudyID",
-    "StudyDescription",
-    "PatientAge",
-    "PatientSize",
-    "PatientWeight",
+Numbers = tuple[float, ...]
+
+_PATIENT = (
+    *("PatientName", "PatientID", "OtherPatientNames", "OtherPatientIDs", "PatientBirthName"),
+    *("PatientMotherBirthName", "PatientBirthDate", "AccessionNumber", "MedicalRecordLocator"),
 )
-"""All that is copied from the source: a result files itself under the patient and the study."""
-_ALWAYS = (
-    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
-    *("StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID"),
+_STAFF_AND_PLACE = (
+    *("PatientAddress", "StudyID", "IssuerOfPatientID", "InstitutionName", "StationName"),
+    *("ReferringPhysicianName", "PerformingPhysicianName", "PhysiciansOfRecord", "OperatorsName"),
+    *("RequestingPhysician", "NameOfPhysiciansReadingStudy", "InstitutionalDepartmentName"),
 )
-"""Attributes of type 2: empty where the source lacks them, but there."""
-_SHARED_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+_SHORTEST = 3
+"""Shorter parts of a name, such as initials, stand in too many words."""
+_MASK = "***"
 
 
-def new_uid() -> str:
-    """Return a UID that nobody else has: a random UUID under 2.25, no seed (PS3.5, B.2)."""
-    return f"2.25.{uuid.uuid4().int}"
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom from printing the values it finds odd: they can be a patient's."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
-def shared_uids(source: Sequence[Dataset]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the UIDs that all images of a series share, and the names of those made up.
+def text(header: Dataset, keyword: str) -> str:
+    """Return a value as stripped text, values of a list joined by a backslash; empty if none."""
+    return "\\".join(str(item).strip().strip("\0") for item in _values(header, keyword))
 
-    De-identification may have emptied them. Then one is derived from the images' own UIDs, so
-    that all results of the scan agree; the source has to be given the same for a viewer to match.
 
-    Raises:
-        DataError: the images are of several series.
+def numbers(header: Dataset, keyword: str, count: int) -> Numbers | None:
+    """Return so many finite numbers of a value, None where it is missing or garbled."""
+    try:
+        values = tuple(float(item) for item in _values(header, keyword))
+    except DAMAGE:
+        return None
+    return values if len(values) == count and all(map(math.isfinite, values)) else None
+
+
+def one_number(header: Dataset, keyword: str) -> float | None:
+    """Return one finite number, None where it is missing or garbled."""
+    values = numbers(header, keyword, 1)
+    return values[0] if values else None
+
+
+def integer(header: Dataset, keyword: str) -> int | None:
+    """Return a whole number, None where it is missing or garbled."""
+    value = one_number(header, keyword)
+    return None if value is None else int(value)
+
+
+def near(a: Numbers | None, b: Numbers | None, tolerance: float) -> bool:
+    """Tell whether two lists of numbers are there and differ nowhere by more than the tolerance."""
+    if a is None or b is None:
+        return False
+    return all(abs(x - y) <= tolerance for x, y in zip(a, b, strict=True))
+
+
+def names_the_patient(words: str, header: Dataset) -> bool:
+    """Tell whether a text holds a patient's name or number, whole or a part of three letters.
+
+    It does not where the header says that the identity has been removed: then its names are made
+    up (`PatientIdentityRemoved`).
     """
-    instances = "|".join(sorted(sop_instance_uid(image) for image in source))
-    uids, made_up = {}, []
-    for name in _SHARED_UIDS:
-        values = {str(image.get(name) or "") for image in source}
-        if len(values) > 1:
-            raise DataError(
-                f"source series: its images have {len(values)} different values of {name}; give"
-                " the images of one series"
-            )
-        (value,) = values
-        if not value:
-            value = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{name}|{instances}').int}"
-            made_up.append(name)
-        uids[name] = value
-    return uids, tuple(made_up)
+    if text(header, "PatientIdentityRemoved").upper() == "YES":
+        return False
+    return bool(_parts(words) & _words(header, _PATIENT))
 
 
-def sop_instance_uid(image: Dataset) -> str:
-    """Return an image's own UID, from the file's meta information where the image lacks it.
+def scrubbed(words: str, header: Dataset) -> str:
+    """Return a text without words that name somebody, and without numbers of 5 digits or more.
 
-    Raises:
-        DataError: it is in neither place.
+    Wherever such a word stands, also inside of another one, it becomes `***`. A person described
+    in other words is not recognized: look at a text before you pass it on.
     """
-    return _own(image, "SOPInstanceUID", "MediaStorageSOPInstanceUID")
+    for word in sorted(_words(header, _PATIENT + _STAFF_AND_PLACE), key=len, reverse=True):
+        words = re.sub(re.escape(word), _MASK, words, flags=re.IGNORECASE)
+    words = re.sub(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}|\d{5,}", _MASK, words)
+    return " ".join(words.split())
 
 
-def image_header(image: Dataset, uids: dict[str, str]) -> Dataset:
-    """Return what a result needs to refer to an image, and nothing of its patient.
-
-    Raises:
-        DataError: the image says neither in its header nor in its file which one it is.
-    """
-    header = Dataset()
-    header.SOPClassUID = _own(image, "SOPClassUID", "MediaStorageSOPClassUID")
-    header.SOPInstanceUID = sop_instance_uid(image)
-    for name, value in uids.items():
-        setattr(header, name, value)
-    for name in ("Modality", "LossyImageCompression", "LossyImageCompressionRatio"):
-        if name in image:
-            header[name] = image[name]
-    if "LossyImageCompressionRatio" in header and "LossyImageCompressionMethod" in image:
-        header["LossyImageCompressionMethod"] = image["LossyImageCompressionMethod"]
-    for name in _ALWAYS:
-        setattr(header, name, None)
-    return header
+def _values(header: Dataset, keyword: str) -> list[Any]:
+    """Return the values of an attribute; none where it is missing, empty or cannot be read."""
+    if keyword not in header:
+        return []
+    try:
+        value = header.get(keyword)
+    except DAMAGE:
+        return []
+    if isinstance(value, (MultiValue, list)):
+        return list(value)
+    return [] if value is None else [value]
 
 
-def copy_patient_and_study(source: Dataset, target: Dataset, texts: Sequence[str]) -> None:
-    """Set the patient and study of a result to those of the source, as they are there.
-
-    The character set stays the source's, unless one of the result's own texts needs Unicode.
-    """
-    for name in PATIENT_AND_STUDY:
-        if name in target:
-            del target[name]
-        if name in source:
-            target[name] = copy.deepcopy(source[name])
-        elif name in _ALWAYS:
-            setattr(target, name, None)
-    if not all(text.isascii() for text in texts):
-        target.SpecificCharacterSet = "ISO_IR 192"
+def _words(header: Dataset, keywords: tuple[str, ...]) -> set[str]:
+    """Return all values and parts of values of three letters or more, in lower case."""
+    parts = {part for keyword in keywords for part in _parts(text(header, keyword))}
+    return {part for part in parts if len(part) >= _SHORTEST}
 
 
-def _own(image: Dataset, name: str, in_file: str) -> str:
-    meta = getattr(image, "file_meta", None) or Dataset()
-    value = str(image.get(name) or meta.get(in_file) or "")
-    if not value:
-        raise DataError(
-            f"source series: an image has no {name}, so that no result can refer to it; export the"
-            " series again"
-        )
-    return value
+def _parts(words: str) -> set[str]:
+    return {words.lower(), *re.split(r"[\W_]+", words.lower())}

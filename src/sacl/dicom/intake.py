@@ -1,20 +1,37 @@
-"""Go through an export: find its files, group them into series and judge each."""
+"""Go through an export: list its files, group them into series and judge each; and read it again.
+
+`ingested_series` and `series_named` lead from a scan back to the headers of its images: what a
+DICOM object that refers to the scan is made from. They give one dataset per slice in the order of
+the native grid's k axis, or a single one of an enhanced multi-frame series, without pixels.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sacl.dicom.files import DAMAGE, Opener, RefusedArchive, sources
-from sacl.dicom.headers import read_dataset, read_slices
-from sacl.dicom.identifiers import names_the_patient
+from pydicom import Dataset
+
+from sacl.dicom.faults import DAMAGE
+from sacl.dicom.files import NO_PERMISSION, Opener, Refused, sources
+from sacl.dicom.header import names_the_patient
+from sacl.dicom.pseudonyms import read_key
 from sacl.dicom.series import Series, group
-from sacl.dicom.slices import Slice
-from sacl.dicom.verdict import Rule, Verdict, judge, only_largest
+from sacl.dicom.slices import Slice, meta_text, read_dataset, read_slices
+from sacl.dicom.stack import SliceStack
+from sacl.dicom.verdict import SeriesRule, Verdict, beside_others, judge, only_largest
+from sacl.errors import DataError
 from sacl.progress import track
+
+_SHARED = ("identity", "traits", "encoding", "spacing_mm", "orientation", "modality")
+"""What many slices have in common: kept once, it takes about half the memory."""
+_LEAST = (SeriesRule().min_slices, 2)
+"""Least numbers of slices to try: they decide how a series is split, and the key lacks them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,68 +43,87 @@ class Intake:
     """
 
     verdicts: tuple[Verdict, ...]
-    refused: tuple[RefusedArchive, ...]
+    refused: tuple[Refused, ...]
     files: Counter[str]
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user is told of it, in sentences without anybody's name."""
+        """What to tell the user of it, in sentences without anybody's name."""
         reasons = Counter(v.fault.code for v in self.verdicts if v.fault is not None)
         accepted = sum(verdict.accepted for verdict in self.verdicts)
         why = ", ".join(f"{count} {code}" for code, count in reasons.most_common())
-        told = [f"{accepted} of {len(self.verdicts)} series accepted" + (why and f"; {why}")]
+        notes = [f"{accepted} of {len(self.verdicts)} series accepted" + (why and f"; {why}")]
         names = {
             "other": "files that are no DICOM skipped",
             "object": "DICOM files without an image skipped",
             "damaged": "DICOM files with a damaged header skipped",
         }
-        told += [f"{self.files[kind]} {name}" for kind, name in names.items() if self.files[kind]]
-        codes = Counter(archive.fault.code for archive in self.refused)
-        told += [f"{count} zips refused, {code}" for code, count in codes.items()]
-        return tuple(told)
+        notes += [f"{self.files[kind]} {name}" for kind, name in names.items() if self.files[kind]]
+        faults = Counter(each.fault for each in self.refused)
+        locked = faults.pop(NO_PERMISSION, 0)
+        if locked:
+            notes.append(f"{locked} files or folders skipped: no permission to read them")
+        notes += [f"{n} zips refused, {f.code}: {f.sentence}" for f, n in faults.items()]
+        return tuple(notes)
 
 
-def take_in(root: Path, rule: Rule | None = None) -> Intake:
+def take_in(root: Path, rule: SeriesRule | None = None) -> Intake:
     """Judge all series of a folder, a zip or a folder of zips, in the order of patient and time.
 
     Headers are read first, one file at a time; pixels only where a verdict needs them.
     """
-    rule = rule or Rule()
+    rule = rule or SeriesRule()
     slices, refused, files = list_slices(root)
     with Opener() as opener:
         every = sorted(group(slices, rule.min_slices), key=_patient_and_time)
         verdicts = [judge(series, rule, opener) for series in track(every, "dicom series")]
+    verdicts = beside_others(verdicts)
     if rule.series == "largest":
         verdicts = only_largest(verdicts)
     return Intake(tuple(verdicts), tuple(refused), files)
 
 
-def list_slices(root: Path) -> tuple[list[Slice], list[RefusedArchive], Counter[str]]:
-    """Return all slices of an export by their headers, the zips refused, and the kinds of files."""
+def list_slices(root: Path) -> tuple[list[Slice], list[Refused], Counter[str]]:
+    """Return all slices of an export by their headers, what is refused, and the kinds of files."""
     slices: list[Slice] = []
-    refused: list[RefusedArchive] = []
+    refused: list[Refused] = []
     files: Counter[str] = Counter()
     equal: dict[Any, Any] = {}
     with Opener() as opener:
         for source in track(sources(root), "dicom headers"):
-            if isinstance(source, RefusedArchive):
+            if isinstance(source, Refused):
                 refused.append(source)
                 continue
-            kind, found = read_slices(source, root, opener)
+            kind, pieces = read_slices(source, root, opener)
             files[kind] += 1
-            slices += [_sharing(piece, equal) for piece in found]
+            if kind == "locked":
+                refused.append(Refused(source.path, NO_PERMISSION))
+            for piece in pieces:
+                values = {name: getattr(piece, name) for name in _SHARED}
+                shared = {name: equal.setdefault(value, value) for name, value in values.items()}
+                slices.append(dataclasses.replace(piece, **shared))
     return slices, refused, files
 
 
-def is_dicom(root: Path) -> bool:
-    """Tell whether there is a DICOM image in a folder or zip; stops at the first."""
+def what_is_dicom(root: Path) -> str | None:
+    """Return in words by what a folder or zip is an export, None where it is none.
+
+    It stops at the first image. A zip is one whatever is in it, and so is a folder without any
+    image in which a zip or file is refused: `take_in` says why.
+    """
+    refused = False
     with Opener() as opener:
         for source in sources(root):
-            if isinstance(source, RefusedArchive):
+            if isinstance(source, Refused):
+                refused = True
                 continue
-            if read_slices(source, root, opener)[0] == "image":
-                return True
-    return False
+            kind = read_slices(source, root, opener)[0]
+            refused = refused or kind == "locked"
+            if kind == "image":
+                return "DICOM images in a zip" if root.is_file() else "DICOM images in it"
+    if root.suffix.lower() == ".zip" and root.is_file():
+        return "a zip"
+    return "zips or files in it that are refused" if refused else None
 
 
 def names_a_patient(words: str, intake: Intake) -> bool:
@@ -103,16 +139,87 @@ def names_a_patient(words: str, intake: Intake) -> bool:
     return False
 
 
-def _sharing(piece: Slice, equal: dict[Any, Any]) -> Slice:
-    """Return a slice that shares with others what is equal: it takes about half the memory then.
+def ingested_series(roots: Sequence[Path], key: Path) -> Callable[[str], list[Dataset]]:
+    """Return what reads the headers of a case's source images; the files are listed once for all.
+
+    Where an anonymizer emptied SOPClassUID or SOPInstanceUID, the values of the file's meta
+    information stand in for them. It raises DataError where the key does not know the case, or
+    its series is not in the roots any more.
 
     Args:
-        piece: the slice.
-        equal: what was met so far, by itself.
+        roots: folders, zips or folders of zips that the cohort was ingested from.
+        key: the work directory's `dicom-key.csv`, by which a pseudonym such as `p0001-s01` is
+            looked up.
     """
-    names = ("identity", "traits", "encoding", "spacing_mm", "orientation", "modality")
-    values = {name: getattr(piece, name) for name in names}
-    return dataclasses.replace(piece, **{n: equal.setdefault(v, v) for n, v in values.items()})
+
+    @functools.cache
+    def slices() -> list[Slice]:
+        return [piece for root in roots for piece in list_slices(root)[0]]
+
+    def read(case_id: str) -> list[Dataset]:
+        row = next((row for row in read_key(key) if row.case_id == case_id), None)
+        if row is None:
+            raise DataError(
+                f"case {case_id}: {key.name} does not know it; give the key of the work directory"
+                " that the cohort was ingested in"
+            )
+        own = [piece for piece in slices() if row.scan[:-1] == piece.identity.scan]
+        stacks = (pair for least in _LEAST for pair in _accepted(own, least))
+        stack = next((stack for part, stack in stacks if part == row.part), None)
+        if stack is None:
+            raise DataError(
+                f"case {case_id}: its DICOM series is not in the folder given, or is not accepted"
+                " any more; give the folder that was ingested"
+            )
+        return _headers(stack, case_id)
+
+    return read
+
+
+def series_named(root: Path, case_id: str) -> list[Dataset]:
+    """Return the headers of the one series in a folder or zip of a case's name, as above.
+
+    Raises:
+        DataError: there is neither, or there are several series or none in it.
+    """
+    paths = [path for path in (root / case_id, root / f"{case_id}.zip") if path.exists()]
+    if not paths:
+        raise DataError(
+            f"case {case_id}: {root.name} has no folder or zip of this name; give a folder with one"
+            " DICOM series per case"
+        )
+    slices = list_slices(paths[0])[0]
+    accepted = next(filter(None, (_accepted(slices, least) for least in _LEAST)), [])
+    if len(accepted) != 1:
+        raise DataError(
+            f"case {case_id}: {len(accepted)} DICOM series are accepted in its folder, expected"
+            " one; `sacl ingest FOLDER --explain` says why of each"
+        )
+    return _headers(accepted[0][1], case_id)
+
+
+def _accepted(slices: Sequence[Slice], least: int) -> list[tuple[str, SliceStack]]:
+    """Return the accepted series among some slices, and what tells each from others of its UID."""
+    with Opener() as opener:
+        rule = SeriesRule(min_slices=least)
+        verdicts = [judge(series, rule, opener) for series in group(slices, least)]
+    return [(v.series.part, v.stack) for v in verdicts if v.stack is not None]
+
+
+def _headers(stack: SliceStack, case_id: str) -> list[Dataset]:
+    headers = []
+    try:
+        with Opener() as opener:
+            for source in dict.fromkeys(piece.source for piece in stack.slices):
+                header = read_dataset(source, opener)
+                for keyword in ("SOPClassUID", "SOPInstanceUID"):
+                    setattr(header, keyword, meta_text(header, keyword) or None)
+                headers.append(header)
+    except DAMAGE as error:
+        raise DataError(
+            f"case {case_id}: its DICOM series changed while it was read ({type(error).__name__})"
+        ) from error
+    return headers
 
 
 def _patient_and_time(series: Series) -> tuple[str | int, ...]:

@@ -1,4 +1,7 @@
-"""The contrast phase of a scan, from words of the hospital and the time since the injection."""
+"""Scan-wise labels from a header: contrast phase, scanner, kernel; nothing that names somebody.
+
+The phase is told by words of the hospital and by the time since the injection.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,10 @@ import unicodedata
 from dataclasses import dataclass
 from itertools import pairwise
 
+from pydicom import Dataset
+
+from sacl.dicom.header import one_number, text
+from sacl.organs import snake_case
 from sacl.phase_words import PHASES
 from sacl.types import UNKNOWN
 
@@ -46,17 +53,50 @@ _ENDS_S = (10.0, 30.0, 50.0, 110.0)
 """Seconds after the start of the injection at which native, arterial early, arterial late and
 portal venous end: usual abdominal timing; delayed follows."""
 _LONGEST_S = 1800.0
+_NO_AGENT = re.compile(r"no|none|non|without|ohne|kein\w*|sans|native?|0|n/?a", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Hint:
-    """A phase and by what it was told."""
+    """A phase, and what says so."""
 
     phase: str
     reason: str
 
 
-def phase_of(description: str, protocol: str, delay_s: float | None, agent: bool | None) -> Hint:
+def scan_labels(header: Dataset, modality: str) -> tuple[dict[str, str], str]:
+    """Return a scan's labels, each `unknown` where the header does not tell, and why this phase.
+
+    `phase` and `contrast` (yes, no), `scanner` (manufacturer and model), and of CT `kernel` and
+    `kvp`, of MR `field_strength` in tesla. Names, dates and descriptions are not among them.
+    """
+    agent = _agent(header)
+    words = [text(header, "SeriesDescription"), text(header, "ProtocolName")]
+    hint = phase_hint(words[0], words[1], seconds_after_injection(header), agent)
+    labels = {"phase": hint.phase, "contrast": _contrast(hint, agent), "scanner": _scanner(header)}
+    if modality == "CT":
+        kernel = text(header, "ConvolutionKernel").split("\\")[0]
+        labels |= {"kernel": snake_case(kernel), "kvp": _rounded(one_number(header, "KVP"), 0)}
+    else:
+        tesla = one_number(header, "MagneticFieldStrength")
+        labels["field_strength"] = _rounded(tesla, 1)
+    return {name: value or UNKNOWN for name, value in labels.items()}, hint.reason
+
+
+def seconds_after_injection(header: Dataset) -> float | None:
+    """Return the time from the start of the injection to the acquisition, None where unknown."""
+    start = _seconds(text(header, "ContrastBolusStartTime"))
+    scan = _seconds(text(header, "AcquisitionTime"))
+    if scan is None:
+        # A date and time in one: YYYYMMDDHHMMSS.
+        scan = _seconds(text(header, "AcquisitionDateTime")[8:])
+    if start is None or scan is None:
+        return None
+    delay = scan - start
+    return delay + 86400 if delay < -43200 else delay
+
+
+def phase_hint(description: str, protocol: str, delay_s: float | None, agent: bool | None) -> Hint:
     """Return a scan's phase, `unknown` where nothing tells it or hints contradict each other.
 
     The series description speaks first; the protocol's name, which often covers all phases of an
@@ -68,16 +108,16 @@ def phase_of(description: str, protocol: str, delay_s: float | None, agent: bool
     Args:
         description: series description.
         protocol: protocol name.
-        delay_s: from the start of the injection to the acquisition; None where not told.
-        agent: whether contrast was given; None where not told.
+        delay_s: from the start of the injection to the acquisition; None where unknown.
+        agent: whether contrast was given; None where unknown.
     """
     by_time = phase_of_delay(delay_s)
     for name, words in (("description", description), ("protocol", protocol)):
-        found = phases_in(words)
-        if len(found) > 1:
-            told = " and ".join(f"'{word}'" for word in found.values())
-            return Hint(UNKNOWN, f"{name} names two phases, {told}")
-        for phase, word in found.items():
+        named = phases_in(words)
+        if len(named) > 1:
+            both = " and ".join(f"'{word}'" for word in named.values())
+            return Hint(UNKNOWN, f"{name} names two phases, {both}")
+        for phase, word in named.items():
             apart = by_time and abs(PHASES.index(phase) - PHASES.index(by_time))
             if apart and apart > 1:
                 return Hint(UNKNOWN, f"{name} says '{word}', the injection's time {by_time}")
@@ -102,17 +142,17 @@ def phases_in(words: str) -> dict[str, str]:
     Only whole words count: `ven` is none in `prevention`.
     """
     tokens = _tokens(words)
-    found: dict[str, str] = {}
+    named: dict[str, str] = {}
     for before, token in pairwise(["", *tokens]):
         for phase in _phases_of(token, tokens):
-            found.setdefault(phase, token)
+            named.setdefault(phase, token)
         if before in _WITHOUT and token in _CONTRAST and not _WITH & set(tokens):
-            found.setdefault("native", f"{before} {token}".replace("w_o", "w/o"))
+            named.setdefault("native", f"{before} {token}".replace("w_o", "w/o"))
     if "w_o" in tokens and not _WITH & set(tokens) and not _is_about_something_else(tokens):
-        found.setdefault("native", "w/o")
-    if not found and (late := _LATE & set(tokens)):
-        found["delayed"] = sorted(late)[0]
-    return found
+        named.setdefault("native", "w/o")
+    if not named and (late := _LATE & set(tokens)):
+        named["delayed"] = sorted(late)[0]
+    return named
 
 
 def _phases_of(token: str, tokens: list[str]) -> tuple[str, ...]:
@@ -144,3 +184,42 @@ def _tokens(words: str) -> list[str]:
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
     plain = re.sub(r"\bw\s*/\s*o\b", " w_o ", plain.replace("ß", "ss"))
     return re.findall(r"w_o|[a-z]+", plain)
+
+
+def _seconds(clock: str) -> float | None:
+    """Return a DICOM time, HHMMSS.FFFFFF, as seconds since midnight."""
+    match = re.match(r"(\d\d):?(\d\d):?(\d\d(?:\.\d+)?)", clock)
+    if match is None:
+        return None
+    hours, minutes, seconds = map(float, match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _agent(header: Dataset) -> bool | None:
+    """Tell whether contrast was given; None where the header does not say."""
+    if "ContrastBolusAgent" not in header and "ContrastBolusAgentSequence" not in header:
+        return None
+    agent = text(header, "ContrastBolusAgent")
+    if header.get("ContrastBolusAgentSequence"):
+        return True
+    if not agent:
+        return None
+    return _NO_AGENT.fullmatch(agent) is None
+
+
+def _contrast(hint: Hint, agent: bool | None) -> str:
+    """Return whether contrast is in the picture; `unknown` where phase and agent disagree."""
+    by_phase = None if hint.phase == UNKNOWN else hint.phase != "native"
+    known = {answer for answer in (by_phase, agent) if answer is not None}
+    if len(known) != 1:
+        return UNKNOWN
+    return "yes" if known.pop() else "no"
+
+
+def _scanner(header: Dataset) -> str:
+    maker, model = text(header, "Manufacturer"), text(header, "ManufacturerModelName")
+    return snake_case(f"{maker} {model}".strip())
+
+
+def _rounded(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{round(value, digits):g}"

@@ -12,17 +12,22 @@ import csv
 import dataclasses
 import os
 import random
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from sacl.dicom.series import Series
 from sacl.errors import DataError
 from sacl.files.atomic import replacing
 from sacl.types import UNKNOWN
 
+Name = TypeVar("Name", bound=Hashable)
+
 KEY = "dicom-key.csv"
 """Name of the key file, in the work directory."""
+_CASE_ID = re.compile(r".+-s\d+")
 _REMEDY = "restore it from a copy, or delete it so that new pseudonyms are drawn"
 
 
@@ -66,9 +71,15 @@ def read_key(path: Path) -> list[KeyRow]:
         return []
     try:
         with path.open(newline="", encoding="utf-8") as stream:
-            return [KeyRow(**row) for row in csv.DictReader(stream, strict=True)]
+            rows = [KeyRow(**row) for row in csv.DictReader(stream, strict=True)]
     except (OSError, TypeError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path.name}: not readable as a key; {_REMEDY}") from error
+    strange = next((row.case_id for row in rows if not _CASE_ID.fullmatch(row.case_id)), None)
+    if strange is not None:
+        raise DataError(
+            f"{path.name}: '{strange}' is no pseudonym of a scan, such as p0001-s01; {_REMEDY}"
+        )
+    return rows
 
 
 def write_key(path: Path, rows: Iterable[KeyRow]) -> None:
@@ -97,18 +108,18 @@ def with_pseudonyms(
     _draw(subject_of, [row.subject for row in bare], "p{:04d}", drawn)
     _draw(site_of, [row.institution for row in bare if row.institution], "site-{:02d}", drawn)
     by_scan = {row.scan: row for row in known}
-    scans_of: dict[str, int] = {}
+    last: dict[str, int] = {}
     for row in known:
         number = int(row.case_id.rpartition("-s")[2])
-        scans_of[row.subject_id] = max(number, scans_of.get(row.subject_id, 0))
+        last[row.subject_id] = max(number, last.get(row.subject_id, 0))
     for row in bare:
         if row.scan in by_scan:
             continue
         subject = subject_of[row.subject]
-        scans_of[subject] = scans_of.get(subject, 0) + 1
+        last[subject] = last.get(subject, 0) + 1
         by_scan[row.scan] = dataclasses.replace(
             row,
-            case_id=f"{subject}-s{scans_of[subject]:02d}",
+            case_id=f"{subject}-s{last[subject]:02d}",
             subject_id=subject,
             site=site_of.get(row.institution, UNKNOWN),
         )
@@ -116,21 +127,14 @@ def with_pseudonyms(
 
 
 def _bare(series: Series) -> KeyRow:
-    who = series.identity
-    return KeyRow(
-        case_id="",
-        subject_id="",
-        site="",
-        patient_id=who.patient_id,
-        study_uid=who.study_uid,
-        series_uid=who.series_uid,
-        part=series.part,
-        folder=who.folder,
-        institution=who.institution,
-    )
+    identifiers = dataclasses.asdict(series.identity)
+    del identifiers["study_time"]
+    return KeyRow(case_id="", subject_id="", site="", part=series.part, **identifiers)
 
 
-def _draw(known: dict, wanted: Iterable, name: str, drawn: random.SystemRandom) -> None:
+def _draw(
+    known: dict[Name, str], wanted: Iterable[Name], name: str, drawn: random.SystemRandom
+) -> None:
     """Give everything that is wanted and not known the next free names, in random order."""
     new = [item for item in dict.fromkeys(wanted) if item not in known]
     drawn.shuffle(new)

@@ -1,4 +1,11 @@
-"""DICOM RTSTRUCT: write a label map as closed planar contours on its source series."""
+"""DICOM RTSTRUCT: write a label map as closed planar contours on its source series.
+
+A contour runs along pixel edges, so that filling it gives back the pixels. Pixel (r, c) covers the
+square from corner (r, c) to corner (r + 1, c + 1). Pixels that touch at a corner only are outlined
+apart. A hole is joined to the outline around it by a cut of no width (a keyhole), so that every
+outline is one closed polygon. It encloses the same pixel centers under the even-odd rule and under
+the nonzero winding rule, and also where a reader takes the union of all polygons of a slice.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, Int, Shaped
 from pydicom import Dataset
 from pydicom.charset import default_encoding
 from pydicom.dataelem import RawDataElement
@@ -16,11 +24,23 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from scipy.ndimage import find_objects
 
 from sacl import __version__
-from sacl.dicom.coding import CATEGORY, organ_code, private_scheme, require_names, rgb, title_of
-from sacl.dicom.contours import outlines
-from sacl.dicom.header import copy_patient_and_study, new_uid
-from sacl.dicom.stack import Plane, Stack, slices_of, stack_of
-from sacl.dicom.values import quiet
+from sacl.dicom.header import quiet
+from sacl.dicom.result import (
+    CATEGORY,
+    SourceSeries,
+    file_under,
+    item,
+    native_slices,
+    new_uid,
+    organ_code,
+    private_scheme,
+    readable,
+    require_names,
+    rgb,
+    source_series,
+    title_of,
+)
+from sacl.dicom.slices import Slice
 from sacl.files.atomic import replacing
 from sacl.types import LabelMap
 
@@ -28,6 +48,7 @@ SERIES_NUMBER = 9101
 """Of the new series; high, so that viewers list it after the scanner's own."""
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 """Detached Study Management, retired, which is what structure sets still call a study."""
+Corner = tuple[int, int]
 _CONTOUR_DATA = Tag("ContourData")
 _DECIMALS = 5
 """Of contour points in mm: a hundredth of a micrometer, in less than 16 characters."""
@@ -38,10 +59,9 @@ def write_rtstruct(
 ) -> tuple[str, ...]:
     """Write a label map as RTSTRUCT on the images of its source series, whole or not at all.
 
-    A contour runs along the pixels' edges in the plane of its image: filling it gives back the
-    voxels. Holes are keyholes (see `contours`), so that CLOSED_PLANAR says all. Every organ of the
-    scheme is listed, in its order; one without voxels has no contour. The file is implicit little
-    endian, which alone has room for contours of more than 64 kB.
+    A contour runs along the pixels' edges in the plane of its image. Every organ that the map has
+    is listed under its label value; of a map without any voxel all of the scheme, without contours.
+    The file is implicit little endian, which alone has room for contours of more than 64 kB.
 
     Args:
         path: The file.
@@ -59,130 +79,231 @@ def write_rtstruct(
     names, title = label_map.scheme.names, title_of(run)
     require_names(names)
     with quiet():
-        stack = stack_of(source)
-        slices = slices_of(label_map, stack)
-        structures = _structure_set(stack, title)
+        images = source_series(source)
+        contours = _all_contours(native_slices(label_map, images), len(names), images)
+        organs = {n: names[n - 1] for n, drawn in contours.items() if drawn}
+        organs = organs or dict(enumerate(names, start=1))
+        structures = _structure_set(images, title)
         structures.StructureSetROISequence = [
-            _structure(number, organ, stack) for number, organ in enumerate(names, start=1)
+            item(
+                ROINumber=number,
+                ROIName=readable(organ),
+                ROIDescription=organ,
+                ReferencedFrameOfReferenceUID=images.first.FrameOfReferenceUID,
+                ROIGenerationAlgorithm="AUTOMATIC",
+                ROIGenerationDescription=f"sacl {__version__}",
+            )
+            for number, organ in organs.items()
         ]
-        structures.ROIContourSequence = _all_contours(slices, len(names), stack)
-        structures.RTROIObservationsSequence = [
-            _observation(number, organ) for number, organ in enumerate(names, start=1)
-        ]
-        copy_patient_and_study(stack.patient, structures, (title, *names))
+        structures.ROIContourSequence = [_roi(number, contours[number]) for number in organs]
+        structures.RTROIObservationsSequence = [_observation(n, o) for n, o in organs.items()]
+        file_under(structures, images.patient, (title, *names))
         with replacing(path) as temporary:
             structures.save_as(temporary, enforce_file_format=True)
-    return stack.made_up
+    return images.made_up
 
 
-def _structure_set(stack: Stack, title: str) -> Dataset:
+def _structure_set(source: SourceSeries, title: str) -> Dataset:
     now = datetime.datetime.now()
-    header = stack.planes[0].header
-    item = Dataset()
-    item.file_meta = FileMetaDataset()
-    item.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    item.SOPClassUID, item.SOPInstanceUID = RTStructureSetStorage, new_uid()
-    item.InstanceCreationDate, item.InstanceCreationTime = _date(now), _time(now)
-    item.Modality, item.SeriesInstanceUID = "RTSTRUCT", new_uid()
-    item.SeriesNumber, item.InstanceNumber = SERIES_NUMBER, 1
-    item.SeriesDescription = title
-    item.OperatorsName = None
-    item.Manufacturer = item.ManufacturerModelName = "sacl"
-    item.SoftwareVersions = __version__
-    item.StudyInstanceUID = header.StudyInstanceUID
-    item.FrameOfReferenceUID, item.PositionReferenceIndicator = header.FrameOfReferenceUID, None
-    item.StructureSetLabel, item.StructureSetName = "SACL", title
-    item.StructureSetDate, item.StructureSetTime = _date(now), _time(now)
-    item.ApprovalStatus = "UNAPPROVED"
-    item.ReferencedFrameOfReferenceSequence = [_frame_of_reference(stack)]
-    item.CodingSchemeIdentificationSequence = [private_scheme()]
-    return item
+    date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    structures = item(
+        SOPClassUID=RTStructureSetStorage,
+        SOPInstanceUID=new_uid(),
+        InstanceCreationDate=date,
+        InstanceCreationTime=time,
+        Modality="RTSTRUCT",
+        SeriesInstanceUID=new_uid(),
+        SeriesNumber=SERIES_NUMBER,
+        InstanceNumber=1,
+        SeriesDescription=title,
+        OperatorsName=None,
+        Manufacturer="sacl",
+        ManufacturerModelName="sacl",
+        SoftwareVersions=__version__,
+        StudyInstanceUID=source.first.StudyInstanceUID,
+        FrameOfReferenceUID=source.first.FrameOfReferenceUID,
+        PositionReferenceIndicator=None,
+        StructureSetLabel="SACL",
+        StructureSetName=title,
+        StructureSetDate=date,
+        StructureSetTime=time,
+        ApprovalStatus="UNAPPROVED",
+        ReferencedFrameOfReferenceSequence=[_frame_of_reference(source)],
+        CodingSchemeIdentificationSequence=[private_scheme()],
+    )
+    structures.file_meta = FileMetaDataset()
+    structures.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    return structures
 
 
-def _frame_of_reference(stack: Stack) -> Dataset:
-    header = stack.planes[0].header
-    series, study, frame = Dataset(), Dataset(), Dataset()
-    series.SeriesInstanceUID = header.SeriesInstanceUID
-    series.ContourImageSequence = [_image(plane) for plane in stack.planes]
-    study.ReferencedSOPClassUID = _STUDY_CLASS
-    study.ReferencedSOPInstanceUID = header.StudyInstanceUID
-    study.RTReferencedSeriesSequence = [series]
-    frame.FrameOfReferenceUID = header.FrameOfReferenceUID
-    frame.RTReferencedStudySequence = [study]
-    return frame
-
-
-def _structure(number: int, organ: str, stack: Stack) -> Dataset:
-    item = Dataset()
-    item.ROINumber, item.ROIName = number, organ
-    item.ReferencedFrameOfReferenceUID = stack.planes[0].header.FrameOfReferenceUID
-    item.ROIGenerationAlgorithm = "AUTOMATIC"
-    item.ROIGenerationDescription = f"sacl {__version__}"
-    return item
+def _frame_of_reference(source: SourceSeries) -> Dataset:
+    first = source.first
+    images = [_image(piece, source) for piece in source.stack.slices]
+    series = item(SeriesInstanceUID=first.SeriesInstanceUID, ContourImageSequence=images)
+    study = item(
+        ReferencedSOPClassUID=_STUDY_CLASS,
+        ReferencedSOPInstanceUID=first.StudyInstanceUID,
+        RTReferencedSeriesSequence=[series],
+    )
+    return item(FrameOfReferenceUID=first.FrameOfReferenceUID, RTReferencedStudySequence=[study])
 
 
 def _observation(number: int, organ: str) -> Dataset:
-    item, category = Dataset(), Dataset()
-    category.CodeValue, category.CodeMeaning = CATEGORY.value, CATEGORY.meaning
-    category.CodingSchemeDesignator = CATEGORY.scheme_designator
-    item.ObservationNumber = item.ReferencedROINumber = number
-    item.SegmentedPropertyCategoryCodeSequence = [category]
-    item.RTROIIdentificationCodeSequence = [organ_code(organ)]
-    item.RTROIInterpretedType, item.ROIInterpreter = "ORGAN", None
-    return item
+    category = item(
+        CodeValue=CATEGORY.value,
+        CodingSchemeDesignator=CATEGORY.scheme_designator,
+        CodeMeaning=CATEGORY.meaning,
+    )
+    return item(
+        ObservationNumber=number,
+        ReferencedROINumber=number,
+        SegmentedPropertyCategoryCodeSequence=[category],
+        RTROIIdentificationCodeSequence=[organ_code(organ)],
+        RTROIInterpretedType="ORGAN",
+        ROIInterpreter=None,
+    )
 
 
-def _all_contours(slices: np.ndarray, organs: int, stack: Stack) -> list[Dataset]:
-    contours: list[list[Dataset]] = [[] for _ in range(organs)]
-    labels = range(1, organs + 1)
-    for voxels, plane in zip(slices, stack.planes, strict=True):
-        for box, found, label in zip(find_objects(voxels, organs), contours, labels, strict=True):
+def _all_contours(
+    slices: Shaped[np.ndarray, "k row column"], organs: int, source: SourceSeries
+) -> dict[int, list[Dataset]]:
+    """Return the contours of every label value on all slices."""
+    contours: dict[int, list[Dataset]] = {label: [] for label in range(1, organs + 1)}
+    for voxels, piece in zip(slices, source.stack.slices, strict=True):
+        for box, (label, drawn) in zip(find_objects(voxels, organs), contours.items(), strict=True):
             if box is None:
                 continue
             start = [side.start for side in box]
             for outline in outlines(voxels[box] == label):
-                found.append(_contour(outline + start, plane, len(found) + 1))
-    items = []
-    for number, found in zip(labels, contours, strict=True):
-        item = Dataset()
-        item.ReferencedROINumber, item.ROIDisplayColor = number, list(rgb(number))
-        if found:
-            item.ContourSequence = found
-        items.append(item)
-    return items
+                drawn.append(_contour(outline + start, piece, source, len(drawn) + 1))
+    return contours
 
 
-def _contour(outline: np.ndarray, plane: Plane, number: int) -> Dataset:
-    """Return an outline `[n, 2]` of pixel corners as points in the patient."""
+def _roi(number: int, contours: list[Dataset]) -> Dataset:
+    drawn = {"ContourSequence": contours} if contours else {}
+    return item(ReferencedROINumber=number, ROIDisplayColor=list(rgb(number)), **drawn)
+
+
+def _contour(
+    outline: Int[np.ndarray, "n 2"], piece: Slice, source: SourceSeries, number: int
+) -> Dataset:
+    """Return an outline of pixel corners (row, column) as points in the patient."""
     # A pixel's position is its center: half a pixel past its first corner.
-    row, column = outline.T - 0.5
-    points = plane.point_mm(column, row)
-    item = Dataset()
-    item.ContourImageSequence = [_image(plane)]
-    item.ContourGeometricType, item.NumberOfContourPoints = "CLOSED_PLANAR", len(points)
-    item.ContourNumber = number
+    offsets_mm = (outline - 0.5) * (piece.spacing_mm or ())
+    cosines = np.reshape(piece.orientation or (), (2, 3))[::-1]
+    points = np.array(piece.position_mm) + offsets_mm @ cosines
     numbers = [f"{x:.{_DECIMALS}f}".rstrip("0").rstrip(".") for x in points.ravel().tolist()]
     text = "\\".join(numbers).encode("ascii")
     text += b" " * (len(text) % 2)
+    contour = item(
+        ContourImageSequence=[_image(piece, source)],
+        ContourGeometricType="CLOSED_PLANAR",
+        NumberOfContourPoints=len(points),
+        ContourNumber=number,
+    )
     # As text that is said to be encoded already it is written at once; pydicom would take minutes
     # to check each number of a large scan.
-    item.set_original_encoding(True, True, default_encoding)
-    item[_CONTOUR_DATA] = RawDataElement(_CONTOUR_DATA, "DS", len(text), text, 0, True, True)
-    return item
+    contour.set_original_encoding(True, True, default_encoding)
+    contour[_CONTOUR_DATA] = RawDataElement(_CONTOUR_DATA, "DS", len(text), text, 0, True, True)
+    return contour
 
 
-def _image(plane: Plane) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = plane.header.SOPClassUID
-    item.ReferencedSOPInstanceUID = plane.header.SOPInstanceUID
-    if plane.frame is not None:
-        item.ReferencedFrameNumber = plane.frame
-    return item
+def _image(piece: Slice, source: SourceSeries) -> Dataset:
+    reference = source.references[piece.sop_uid]
+    image = item(
+        ReferencedSOPClassUID=reference.SOPClassUID, ReferencedSOPInstanceUID=piece.sop_uid
+    )
+    if piece.frame is not None:
+        image.ReferencedFrameNumber = piece.frame + 1
+    return image
 
 
-def _date(now: datetime.datetime) -> str:
-    return now.strftime("%Y%m%d")
+def outlines(mask: Bool[np.ndarray, "row column"]) -> list[Int[np.ndarray, "n 2"]]:
+    """Return a closed polygon per 4-connected part of a mask, without its last corner again.
+
+    Args:
+        mask: an empty one has no outline.
+
+    Returns:
+        Corners `[n, 2]` (row, column) in pixel edges: the first pixel's center is (0.5, 0.5).
+    """
+    rings = _rings(_edges(mask))
+    outer = [ring for ring in rings if _turns_right(ring)]
+    holes = [_from_left(ring) for ring in rings if not _turns_right(ring)]
+    ring_at = {corner: number for number, ring in enumerate(outer) for corner in ring}
+    for hole in sorted(holes, key=lambda ring: ring[0][1]):
+        row, column = hole[0]
+        # A hole's leftmost corner has mask on its left: going there, the first corner of an
+        # outline met is of the same part, its outer one or a hole further left, joined already.
+        column -= 1
+        while (row, column) not in ring_at:
+            column -= 1
+        number = ring_at[row, column]
+        at = outer[number].index((row, column))
+        outer[number][at:at] = [(row, column), *hole, hole[0]]
+        ring_at.update((corner, number) for corner in hole)
+    return [_without_straight(np.array(ring)) for ring in outer]
 
 
-def _time(now: datetime.datetime) -> str:
-    return now.strftime("%H%M%S")
+def _edges(mask: Bool[np.ndarray, "row column"]) -> dict[Corner, list[Corner]]:
+    """Return the edges between mask and background by the corner that they leave, one or two."""
+    padded = np.pad(np.asarray(mask, np.bool_), 1)
+    inside, above, left = padded[1:, 1:], padded[:-1, 1:], padded[1:, :-1]
+    edges: dict[Corner, list[Corner]] = {}
+
+    def add(where: Bool[np.ndarray, "row column"], leave: Corner, arrive: Corner) -> None:
+        for row, column in np.argwhere(where).tolist():
+            start = (row + leave[0], column + leave[1])
+            edges.setdefault(start, []).append((row + arrive[0], column + arrive[1]))
+
+    add(inside & ~above, (0, 0), (0, 1))
+    add(~inside & above, (0, 1), (0, 0))
+    add(inside & ~left, (1, 0), (0, 0))
+    add(~inside & left, (0, 0), (1, 0))
+    return edges
+
+
+def _rings(edges: dict[Corner, list[Corner]]) -> list[list[Corner]]:
+    """Return the closed walks along all edges, every unit step a corner; uses up the edges."""
+    rings = []
+    while edges:
+        start = next(iter(edges))
+        ring, after = [start], _leave(edges, start, None)
+        while True:
+            before, corner = ring[-1], after
+            # Where two parts of the mask touch, turning right stays with one's own.
+            right = (corner[0] + corner[1] - before[1], corner[1] - corner[0] + before[0])
+            if corner == start and (right == ring[1] or start not in edges):
+                break
+            ring.append(corner)
+            after = _leave(edges, corner, right)
+        rings.append(ring)
+    return rings
+
+
+def _leave(edges: dict[Corner, list[Corner]], corner: Corner, wanted: Corner | None) -> Corner:
+    """Take an edge that leaves a corner, the wanted one where there are two."""
+    ends = edges[corner]
+    after = ends.pop(ends.index(wanted) if wanted in ends else 0)
+    if not ends:
+        del edges[corner]
+    return after
+
+
+def _turns_right(ring: list[Corner]) -> bool:
+    """Tell whether a ring goes around its part of the mask, not around a hole in it."""
+    row, column = np.array(ring).T
+    return bool(np.sum(np.roll(row, -1) * column - row * np.roll(column, -1)) > 0)
+
+
+def _from_left(ring: list[Corner]) -> list[Corner]:
+    """Return a ring from its leftmost corner on, the uppermost of these."""
+    start = min(range(len(ring)), key=lambda n: (ring[n][1], ring[n][0]))
+    return ring[start:] + ring[:start]
+
+
+def _without_straight(ring: Int[np.ndarray, "n 2"]) -> Int[np.ndarray, "n 2"]:
+    """Return a polygon without the corners at which it goes straight on."""
+    arriving = np.sign(ring - np.roll(ring, 1, axis=0))
+    leaving = np.roll(arriving, -1, axis=0)
+    return np.asarray(ring[(arriving != leaving).any(axis=1)])

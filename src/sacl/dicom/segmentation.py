@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,33 +16,47 @@ from highdicom.seg import (
     SegmentationTypeValues,
     SegmentDescription,
 )
+from jaxtyping import Float, Int, Shaped
 from pydicom import Dataset
+from pydicom.pixels.utils import iter_pixels
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from sacl import __version__
-from sacl.dicom.coding import (
+from sacl.dicom.faults import DAMAGE
+from sacl.dicom.files import Source
+from sacl.dicom.header import near, numbers, quiet
+from sacl.dicom.result import (
     CATEGORY,
+    SourceSeries,
     cielab,
+    decimal_strings,
+    file_under,
+    native_slices,
+    new_uid,
     organ_code,
     private_scheme,
+    readable,
     require_names,
+    source_images,
+    source_series,
     title_of,
 )
-from sacl.dicom.files import DAMAGE
-from sacl.dicom.frame_places import frame_places
-from sacl.dicom.header import copy_patient_and_study, new_uid
-from sacl.dicom.segment_frames import labels_of, pixels_of, scheme_of
-from sacl.dicom.source_images import decimal_strings, source_images
-from sacl.dicom.stack import Stack, planes_of, slices_of, stack_of
-from sacl.dicom.values import quiet
+from sacl.dicom.slices import Slice, slices_in
+from sacl.dicom.stack import LPS_TO_RAS, UNIT, grid_of, step_between
 from sacl.errors import DataError
 from sacl.files.atomic import replacing
-from sacl.geometry import require_same_grid, to_canonical
+from sacl.geometry import canonical_grid, require_same_grid
 from sacl.types import Grid, LabelMap, LabelScheme
 
 SERIES_NUMBER = 9100
 """Of the new series; high, so that viewers list it after the scanner's own."""
+PROGRAM = "sacl"
+"""Manufacturer and algorithm of what is written here."""
+_KINDS = ("BINARY", "LABELMAP")
+"""SegmentationType of those whose pixels are in a segment or not; FRACTIONAL ones are in part."""
+_UNKNOWN = np.iinfo(np.uint16).max
+"""Stands for a pixel value that no segment describes."""
 
 
 class Kind(enum.Enum):
@@ -66,7 +81,7 @@ def write_segmentation(
     """Write a label map as DICOM SEG on the frames of its source series, whole or not at all.
 
     Every organ of the scheme is described, in its order, so that an organ without voxels is told
-    from one that nobody looked for; it has no frame. A map without any voxel is written too: as
+    from one that was not looked for; it has no frame. A map without any voxel is written too: as
     LABELMAP with frames of background, as BINARY with an empty frame per organ at the first slice.
 
     Args:
@@ -86,85 +101,28 @@ def write_segmentation(
     names, title = label_map.scheme.names, title_of(run)
     require_names(names)
     with quiet():
-        stack = stack_of(source)
-        slices = slices_of(label_map, stack)
+        images = source_series(source)
+        voxels = native_slices(label_map, images)
         try:
-            segmentation = _segmentation(slices, names, stack, title, kind)
+            segmentation = _segmentation(voxels, names, images, title, kind)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"source series: no segmentation can refer to its images ({type(error).__name__}:"
                 f" {error}); export the series again"
             ) from error
-        copy_patient_and_study(stack.patient, segmentation, (title, *names))
+        file_under(segmentation, images.patient, (title, *names))
         with replacing(path) as temporary:
             segmentation.save_as(temporary, enforce_file_format=True)
-    return stack.made_up
-
-
-def _segmentation(
-    slices: np.ndarray, names: Sequence[str], stack: Stack, title: str, kind: Kind
-) -> Segmentation:
-    images, order = source_images(stack)
-    pixels = slices[order].astype(np.uint8 if len(names) < 256 else np.uint16)
-    positions = None
-    is_labelmap = kind is Kind.LABELMAP
-    if not is_labelmap and not pixels.any():
-        pixels = pixels[:1]
-        place = decimal_strings(stack.planes[order[0]].position_mm)
-        positions = [PlanePositionSequence("PATIENT", place)]
-    segmentation = Segmentation(
-        source_images=images,
-        pixel_array=pixels,
-        plane_positions=positions,
-        segmentation_type=SegmentationTypeValues[kind.name],
-        segment_descriptions=_descriptions(names),
-        series_instance_uid=new_uid(),
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=new_uid(),
-        instance_number=1,
-        manufacturer="sacl",
-        manufacturer_model_name="sacl",
-        software_versions=__version__,
-        device_serial_number="none",
-        transfer_syntax_uid=RLELossless if is_labelmap else ExplicitVRLittleEndian,
-        omit_empty_frames=not is_labelmap,
-        content_label="SACL",
-        content_description=title,
-        series_description=title,
-    )
-    segmentation.CodingSchemeIdentificationSequence = [private_scheme()]
-    # highdicom takes the distance from the planes it gets, and 1 mm where that is one.
-    measures = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-    measures.pop("SpacingBetweenSlices", None)
-    if stack.distance_mm is not None:
-        (measures.SpacingBetweenSlices,) = decimal_strings([stack.distance_mm])
-    return segmentation
-
-
-def _descriptions(names: Sequence[str]) -> list[SegmentDescription]:
-    algorithm = AlgorithmIdentificationSequence(
-        name="sacl", family=codes.DCM.ArtificialIntelligence, version=__version__
-    )
-    return [
-        SegmentDescription(
-            segment_number=number,
-            segment_label=organ,
-            segmented_property_category=CATEGORY,
-            segmented_property_type=organ_code(organ),
-            algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=algorithm,
-            display_color=cielab(number),
-        )
-        for number, organ in enumerate(names, start=1)
-    ]
+    return images.made_up
 
 
 def read_segmentation(path: Path, grid: Grid | None = None) -> LabelMap:
     """Read a DICOM SEG of disjoint segments as a label map in canonical orientation.
 
-    The organs are the segments by number, under their segment labels. The map lies on the given
-    grid. Without one it lies on all slices of the series that the segmentation refers to, as far
-    as the file tells where they are; else on those from its first frame to its last.
+    The organs are the segments by number, under their segment labels; under their descriptions
+    where the label is only the readable form of that, as in files of this program. The map lies on
+    the given grid. Without one it lies on all slices of the series that the segmentation refers
+    to, as far as the file tells where they are; else on those from its first frame to its last.
 
     Args:
         path: A file with SegmentationType BINARY or LABELMAP.
@@ -177,81 +135,284 @@ def read_segmentation(path: Path, grid: Grid | None = None) -> LabelMap:
     with quiet():
         try:
             dataset = pydicom.dcmread(path)
-            scheme = scheme_of(dataset, path.name)
-            planes = planes_of(dataset, Dataset())
-            index, native = frame_places(dataset, planes, path.name)
-            voxels = np.zeros(native.shape, np.uint8 if len(scheme.names) < 256 else np.uint16)
-            frames = zip(pixels_of(dataset), labels_of(dataset), index, strict=True)
-            for pixels, labels, k in frames:
-                _add(labels[pixels], voxels[:, :, k].T, scheme, path.name)
+            return _read(dataset, grid, path.name)
         except FileNotFoundError as error:
             raise DataError(f"{path.name}: no such file") from error
+        except PermissionError as error:
+            raise DataError(f"{path.name}: no permission to read it") from error
         except DAMAGE as error:
             raise DataError(
                 f"{path.name}: not a readable DICOM segmentation ({type(error).__name__}); export"
                 " or copy it again"
             ) from error
-    if grid is not None:
-        # Slices before and after the frames are empty, and their place is only inferred.
-        start, stop = int(index.min()), int(index.max()) + 1
-        voxels, native = voxels[:, :, start:stop], _between(native, start, stop)
-    if grid is None:
-        canonical, own = to_canonical(voxels, native)
-        return LabelMap(np.ascontiguousarray(canonical), own, scheme)
-    # Axes are turned to those of the grid, not to the nearest ones of the world: at 45 degrees
-    # rounding decides which these are, and it may decide otherwise here than for the scan.
-    seen = Grid(native.shape, np.linalg.inv(grid.affine) @ native.affine)
-    turned, relative = to_canonical(voxels, seen)
-    own = Grid(relative.shape, grid.affine @ relative.affine)
-    return LabelMap(_onto(turned, own, grid, path.name), grid, scheme)
 
 
-def _between(native: Grid, start: int, stop: int) -> Grid:
-    """Return the grid of some of the slices of a grid."""
-    affine = native.affine.copy()
-    affine[:3, 3] += start * affine[:3, 2]
-    return Grid((*native.shape[:2], stop - start), affine)
+def _segmentation(
+    slices: Shaped[np.ndarray, "k row column"],
+    names: Sequence[str],
+    source: SourceSeries,
+    title: str,
+    kind: Kind,
+) -> Segmentation:
+    images, order = source_images(source)
+    pixels = slices[order].astype(np.uint8 if len(names) < 256 else np.uint16)
+    places = None
+    is_labelmap = kind is Kind.LABELMAP
+    if not is_labelmap and not pixels.any():
+        pixels = pixels[:1]
+        place = decimal_strings(source.stack.slices[order[0]].position_mm or ())
+        places = [PlanePositionSequence("PATIENT", place)]
+    segmentation = Segmentation(
+        source_images=images,
+        pixel_array=pixels,
+        plane_positions=places,
+        segmentation_type=SegmentationTypeValues[kind.name],
+        segment_descriptions=_descriptions(names),
+        series_instance_uid=new_uid(),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=new_uid(),
+        instance_number=1,
+        manufacturer=PROGRAM,
+        manufacturer_model_name=PROGRAM,
+        software_versions=__version__,
+        device_serial_number="none",
+        transfer_syntax_uid=RLELossless if is_labelmap else ExplicitVRLittleEndian,
+        omit_empty_frames=not is_labelmap,
+        content_label="SACL",
+        content_description=title,
+        series_description=title,
+    )
+    segmentation.CodingSchemeIdentificationSequence = [private_scheme()]
+    # highdicom takes the distance from the planes it gets, and 1 mm where that is one.
+    measures = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    measures.pop("SpacingBetweenSlices", None)
+    if source.distance_mm is not None:
+        (measures.SpacingBetweenSlices,) = decimal_strings([source.distance_mm])
+    return segmentation
 
 
-def _add(found: np.ndarray, there: np.ndarray, scheme: LabelScheme, where: str) -> None:
-    """Put the labels of a frame to those that are there on its slice, both `[row, column]`.
-
-    Raises:
-        DataError: a voxel would belong to two organs, or to one that is not described.
-    """
-    inside = found > 0
-    names = scheme.names
-    if found.max() > len(names):
-        raise DataError(f"{where}: it has pixels of a segment that it does not describe")
-    taken = there[inside]
-    if taken.any():
-        count = np.count_nonzero(taken)
-        first, second = names[taken[taken > 0][0] - 1], names[found[inside][taken > 0][0] - 1]
-        raise DataError(
-            f"{where}: {count} voxels of a slice are in both {first} and {second}; a label map"
-            " holds one organ per voxel, export segments that do not overlap"
+def _descriptions(names: Sequence[str]) -> list[SegmentDescription]:
+    algorithm = AlgorithmIdentificationSequence(
+        name=PROGRAM, family=codes.DCM.ArtificialIntelligence, version=__version__
+    )
+    descriptions = []
+    for number, organ in enumerate(names, start=1):
+        description = SegmentDescription(
+            segment_number=number,
+            segment_label=readable(organ),
+            segmented_property_category=CATEGORY,
+            segmented_property_type=organ_code(organ),
+            algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+            display_color=cielab(number),
         )
-    there[inside] = found[inside]
+        description.SegmentDescription = organ
+        descriptions.append(description)
+    return descriptions
 
 
-def _onto(voxels: np.ndarray, own: Grid, grid: Grid, where: str) -> np.ndarray:
-    """Return voxels on a grid with the same voxels that may reach further or less far.
+def _read(dataset: Dataset, grid: Grid | None, where: str) -> LabelMap:
+    segments = _segments(dataset, where)
+    try:
+        scheme = LabelScheme(Path(where).stem, tuple(segments.values()))
+    except DataError as error:
+        raise DataError(f"{where}: its segments do not name organs ({error})") from error
+    first = next(slices_in(dataset, Source(Path())))
+    points = _points_mm(dataset, first, where)
+    if grid is None:
+        grid = canonical_grid(_own_grid(dataset, first, points, where))
+    index, to_voxel = _onto(grid, first, points, where)
+    kind = np.uint8 if len(segments) < 256 else np.uint16
+    label_map = LabelMap(np.zeros(grid.shape, kind), grid, scheme)
+    frames = zip(_pixels(dataset), _labels(dataset, tuple(segments)), index, strict=True)
+    for pixels, labels, k in frames:
+        _add(label_map, labels[pixels], to_voxel[:, :2], to_voxel[:, 2:] @ (k, 1), where)
+    return label_map
+
+
+def _segments(dataset: Dataset, where: str) -> dict[int, str]:
+    """Return the organs by the number of their segment, without the background of a label map.
 
     Raises:
-        DataError: the grids do not share their voxels, or an organ reaches beyond the grid.
+        DataError: this is no segmentation, or one whose voxels are no plain membership.
     """
-    start = np.rint((np.linalg.inv(grid.affine) @ own.affine)[:3, 3]).astype(int)
-    shifted = grid.affine.copy()
-    shifted[:3, 3] = (grid.affine @ [*start, 1])[:3]
-    remedy = "give the segmentation of this scan, or resample it"
-    require_same_grid(Grid(own.shape, shifted), own, where, remedy)
-    target = np.zeros(grid.shape, voxels.dtype)
-    low = np.maximum(start, 0)
-    high = np.minimum(start + own.shape, grid.shape)
-    inside = tuple(slice(a, max(a, b)) for a, b in zip(low - start, high - start, strict=True))
-    target[tuple(slice(a, max(a, b)) for a, b in zip(low, high, strict=True))] = voxels[inside]
-    if np.count_nonzero(target) < np.count_nonzero(voxels):
+    kind = str(dataset.get("SegmentationType"))
+    if "SegmentSequence" not in dataset or kind not in _KINDS:
+        what = "no DICOM segmentation" if "SegmentSequence" not in dataset else f"a {kind} one"
+        raise DataError(f"{where}: {what}; give a segmentation of type BINARY or LABELMAP")
+    segments = {}
+    for segment in sorted(dataset.SegmentSequence, key=lambda item: int(item.SegmentNumber)):
+        label, name = str(segment.SegmentLabel), str(segment.get("SegmentDescription") or "")
+        if segment.SegmentNumber > 0:
+            segments[int(segment.SegmentNumber)] = name if readable(name) == label else label
+    return segments
+
+
+def _per_frame(dataset: Dataset, group: str, name: str, count: int) -> list[tuple[float, ...]]:
+    """Return so many numbers of each frame, from its own functional group or the shared one."""
+    (shared,) = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    holders = (
+        (frame if group in frame else shared).get(group)
+        for frame in dataset.PerFrameFunctionalGroupsSequence
+    )
+    return [(holder and numbers(holder[0], name, count)) or () for holder in holders]
+
+
+def _points_mm(dataset: Dataset, first: Slice, where: str) -> Float[np.ndarray, "frame 3"]:
+    """Return the place of each frame's first pixel, LPS+.
+
+    Raises:
+        DataError: a place is missing, or the frames are not parallel or differ in pixel spacing.
+    """
+    points = _per_frame(dataset, "PlanePositionSequence", "ImagePositionPatient", 3)
+    if first.orientation is None or first.spacing_mm is None or () in points:
+        raise DataError(f"{where}: a frame lacks its position, orientation or pixel spacing")
+    cosines = set(_per_frame(dataset, "PlaneOrientationSequence", "ImageOrientationPatient", 6))
+    if not all(near(each, first.orientation, UNIT) for each in cosines):
+        raise DataError(f"{where}: its frames are not parallel; split it")
+    spacings = set(_per_frame(dataset, "PixelMeasuresSequence", "PixelSpacing", 2))
+    if not all(near(each, first.spacing_mm, 1e-4 * min(first.spacing_mm)) for each in spacings):
+        raise DataError(f"{where}: its frames differ in pixel spacing; split it")
+    return np.array(points)
+
+
+def _own_grid(
+    dataset: Dataset, first: Slice, points: Float[np.ndarray, "frame 3"], where: str
+) -> Grid:
+    """Return the grid `[column, row, slice]` of all slices that a segmentation is about.
+
+    A segmentation leaves out slices without an organ. Where every frame refers to one image of the
+    listed series, and the list is in the order of space, the grid has a slice for each image of
+    it. Else it reaches from the first frame to the last.
+
+    Raises:
+        DataError: the frames lie at irregular distances.
+    """
+    normal = np.cross(*np.reshape(first.orientation or (), (2, 3)))
+    alone = normal * abs(first.distance_mm or first.thickness_mm or 1.0)
+    images, index = _images_referred_to(dataset)
+    if len(index) and (first.distance_mm or len(set(index.tolist())) > 1):
+        step = step_between(index, points, alone)
+        if step is not None:
+            return grid_of(first, points[0] - index[0] * step, step, images)
+    height = points @ normal
+    height -= height.min()
+    gaps = np.diff(np.unique(height.round(3)))
+    for distance in (first.distance_mm, min(gaps[gaps > 0.01], default=1.0)):
+        index = np.rint(height / (distance or 1.0)).astype(int)
+        step = step_between(index, points, alone) if distance else None
+        if step is not None:
+            return grid_of(first, points[index.argmin()], step, int(index.max()) + 1)
+    raise DataError(f"{where}: its frames lie at irregular distances; resample the segmentation")
+
+
+def _images_referred_to(dataset: Dataset) -> tuple[int, Int[np.ndarray, " frame"]]:
+    """Return how many images the series has, and which of them each frame was drawn on.
+
+    None of them where a frame does not refer to exactly one, or they are frames of one image.
+    """
+    series = dataset.get("ReferencedSeriesSequence") or []
+    listed = [
+        str(image.ReferencedSOPInstanceUID)
+        for each in series
+        for image in each.get("ReferencedInstanceSequence") or []
+    ]
+    number_of = {uid: n for n, uid in enumerate(listed)}
+    drawn_on = [
+        [
+            number_of.get(str(image.ReferencedSOPInstanceUID))
+            for derivation in frame.get("DerivationImageSequence") or []
+            for image in derivation.get("SourceImageSequence") or []
+        ]
+        for frame in dataset.PerFrameFunctionalGroupsSequence
+    ]
+    is_clear = all(len(images) == 1 and images[0] is not None for images in drawn_on)
+    if not is_clear or len(series) != 1 or len(listed) == 1:
+        return 0, np.empty(0, int)
+    return len(listed), np.array(drawn_on, int)[:, 0]
+
+
+def _onto(
+    grid: Grid, first: Slice, points: Float[np.ndarray, "frame 3"], where: str
+) -> tuple[Int[np.ndarray, " frame"], Int[np.ndarray, "3 4"]]:
+    """Return which slice of a stack each frame is, and the way to the grid's voxels.
+
+    That is a matrix from (column, row, slice, 1) to (i, j, k).
+
+    Raises:
+        DataError: the frames do not lie on the voxels of the grid.
+    """
+    to_index = np.linalg.inv(grid.affine)
+    alone = grid_of(first, points[0], np.cross(*np.reshape(first.orientation or (), (2, 3))), 1)
+    i, j = np.abs(to_index @ alone.affine)[:3, :2].argmax(axis=0)
+    across = 3 - i - j if i != j else 2
+    starts = np.c_[points, np.ones(len(points))] @ (to_index @ LPS_TO_RAS).T
+    index = np.rint(starts[:, across]).astype(int)
+    step = step_between(index, points, (LPS_TO_RAS @ grid.affine)[:3, across])
+    if step is None:
+        raise DataError(f"{where}: its frames lie at irregular distances on the scan's grid")
+    index -= index.min()
+    slab = grid_of(first, points[index.argmin()], step, int(index.max()) + 1)
+    to_voxel = np.rint(to_index @ slab.affine)
+    is_turn = np.array_equal(np.abs(to_voxel[:3, :3]).sum(axis=0), [1, 1, 1])
+    expected = Grid(slab.shape, grid.affine @ to_voxel) if is_turn else grid
+    require_same_grid(expected, slab, where, "give the segmentation of this scan, or resample it")
+    return index, to_voxel[:3].astype(int)
+
+
+def _pixels(dataset: Dataset) -> Iterator[Shaped[np.ndarray, "row column"]]:
+    """Yield the pixels of each frame."""
+    if dataset.BitsAllocated > 1 or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        yield from iter_pixels(dataset)
+        return
+    # pydicom iterates over single bits only where a frame ends with a byte.
+    packed = np.frombuffer(dataset.PixelData, np.uint8)
+    size = dataset.Rows * dataset.Columns
+    for start in range(0, size * int(dataset.NumberOfFrames), size):
+        bits = np.unpackbits(packed[start // 8 : -(-(start + size) // 8)], bitorder="little")
+        yield bits[start % 8 :][:size].reshape(dataset.Rows, dataset.Columns)
+
+
+def _labels(dataset: Dataset, segments: Sequence[int]) -> Iterator[Shaped[np.ndarray, " value"]]:
+    """Yield for each frame the label of every value that its pixels can have."""
+    labels = np.full(max(segments) + 1, _UNKNOWN, np.uint16)
+    labels[0] = 0
+    labels[list(segments)] = np.arange(1, len(segments) + 1)
+    if dataset.SegmentationType == "LABELMAP":
+        yield from itertools.repeat(labels, len(dataset.PerFrameFunctionalGroupsSequence))
+        return
+    name = ("SegmentIdentificationSequence", "ReferencedSegmentNumber", 1)
+    for (number,) in _per_frame(dataset, *name):
+        yield np.array([0, labels[int(number)]])
+
+
+def _add(
+    label_map: LabelMap,
+    labels: Shaped[np.ndarray, "row column"],
+    axes: Int[np.ndarray, "3 2"],
+    start: Int[np.ndarray, " 3"],
+    where: str,
+) -> None:
+    """Put the labels of a frame into a label map; pixel (column, row) is voxel axes x it + start.
+
+    Raises:
+        DataError: a voxel is none of the grid, or would belong to two organs or an unknown one.
+    """
+    rows, columns = np.nonzero(labels)
+    values = labels[rows, columns]
+    names = label_map.scheme.names
+    if values.max(initial=0) > len(names):
+        raise DataError(f"{where}: it has pixels of a segment that it does not describe")
+    voxel = axes @ np.stack([columns, rows]) + start[:, None]
+    if (voxel < 0).any() or (voxel.max(axis=1, initial=0) >= label_map.grid.shape).any():
         raise DataError(
             f"{where}: organs reach beyond the scan; give the segmentation of this scan"
         )
-    return target
+    there = label_map.voxels[tuple(voxel)]
+    if there.any():
+        first, second = names[there[there > 0][0] - 1], names[values[there > 0][0] - 1]
+        raise DataError(
+            f"{where}: {np.count_nonzero(there)} voxels of a slice are in both {first} and"
+            f" {second}; a label map holds one organ per voxel, export segments that do not overlap"
+        )
+    label_map.voxels[tuple(voxel)] = values

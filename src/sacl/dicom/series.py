@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sacl.dicom.geometry import UNIT, SliceStack, plane_fault, positions, stack
+import numpy as np
+
+from sacl.dicom.header import near
 from sacl.dicom.slices import Identity, Slice
-from sacl.dicom.values import near
+from sacl.dicom.stack import UNIT, SliceStack, plane_fault, positions, stack
 
-_TRAITS: dict[str, Callable[[Slice], Any]] = {
+_TRAITS: dict[str, Callable[[Slice], Hashable]] = {
     "stack": lambda piece: piece.traits.stack,
     "acquisition": lambda piece: piece.traits.acquisition,
     "temporal position": lambda piece: piece.traits.temporal,
@@ -39,15 +40,15 @@ class Series:
 
 
 def group(slices: Iterable[Slice], min_slices: int) -> list[Series]:
-    """Return the scans that slices belong to, in the order in which they were found.
+    """Return the scans that slices belong to, in their order.
 
     Slices of one SeriesInstanceUID (where an anonymizer emptied it: of one folder) belong
     together. Of these, scouts and slices of another matrix, pixel spacing or orientation are set
     apart. What is left stays one scan where it is one even stack; acquisitions of a CT have to lie
     one behind the other in it, too. Where it is not, it is split by the first of stack, acquisition
-    number, temporal position, echo time, b-value and image type that tells slices apart, and so
-    on. No split is made that leaves no part of `min_slices`: the whole is judged then, with one
-    reason.
+    number, temporal position, echo time, b-value, image type and trigger time that tells slices
+    apart, and so on. No split is made that leaves no part of `min_slices`: the whole is judged
+    then, with one reason.
     """
     by_series: dict[tuple[str, ...], list[Slice]] = {}
     for piece in slices:
@@ -79,7 +80,8 @@ def _parts(members: list[Slice], min_slices: int) -> list[tuple[str, list[Slice]
 
 
 def _has_no_plane(piece: Slice) -> bool:
-    missing = None in (piece.orientation, piece.position_mm, piece.spacing_mm)
+    matrix = min(piece.encoding.rows, piece.encoding.columns)
+    missing = None in (piece.orientation, piece.position_mm, piece.spacing_mm) or matrix < 1
     return missing or plane_fault(piece) is not None
 
 
@@ -105,17 +107,48 @@ def _separate(members: list[Slice], min_slices: int) -> list[tuple[str, list[Sli
     """Split slices of one plane by what tells them apart, until each part is one even stack."""
     if len(members) < min_slices or _is_one_scan(members):
         return [("", members)]
-    for name, trait in _TRAITS.items():
-        by_value: dict[Any, list[Slice]] = {}
-        for piece in members:
-            by_value.setdefault(trait(piece), []).append(piece)
+    for name, by_value in _splits(members):
         if len(by_value) > 1 and max(map(len, by_value.values())) >= min_slices:
             return [
-                (_join(f"{name} {_told(value)}", inner), kept)
+                (_join(f"{name} {_in_words(value)}", inner), kept)
                 for value, part in by_value.items()
                 for inner, kept in _separate(part, min_slices)
             ]
     return [("", members)]
+
+
+def _splits(members: list[Slice]) -> Iterator[tuple[str, Mapping[Hashable, list[Slice]]]]:
+    """Yield the ways to tell slices apart, and the slices by what they say."""
+    for name, trait in _TRAITS.items():
+        by_value: dict[Hashable, list[Slice]] = {}
+        for piece in members:
+            by_value.setdefault(trait(piece), []).append(piece)
+        yield name, by_value
+    yield "trigger time", _by_trigger(members)
+
+
+def _by_trigger(members: list[Slice]) -> dict[Hashable, list[Slice]]:
+    """Return the frames of a cine by their usual time after the trigger, in ms.
+
+    The heart does not beat evenly: each slice has times of its own. The usual ones are the medians
+    over the positions at which no frame is missing; a frame belongs to the nearest. Nothing is
+    told apart where a slice says no time, or two of one position belong to the same.
+    """
+    places = positions(members)
+    count = max(map(len, places))
+    whole = [sorted(s.traits.trigger_ms or 0.0 for s in p) for p in places if len(p) == count]
+    usual = np.median(whole, axis=0)
+    by_time: dict[Hashable, list[Slice]] = {}
+    for place in places:
+        times = [piece.traits.trigger_ms for piece in place]
+        if any(time is None for time in times):
+            return {}
+        nearest = np.abs(np.subtract.outer(np.array(times, float), usual)).argmin(axis=1)
+        if len(set(nearest.tolist())) < len(place):
+            return {}
+        for n, piece in zip(nearest, place, strict=True):
+            by_time.setdefault(round(float(usual[n])), []).append(piece)
+    return by_time
 
 
 def _is_one_scan(members: Sequence[Slice]) -> bool:
@@ -130,14 +163,14 @@ def _is_one_scan(members: Sequence[Slice]) -> bool:
     return ordered[0].modality == "MR" or _lie_in_blocks(acquisitions)
 
 
-def _lie_in_blocks(values: Sequence[Any]) -> bool:
+def _lie_in_blocks(values: Sequence[Hashable]) -> bool:
     """Tell whether equal values follow each other: two interleaved scans do not."""
     changes = sum(a != b for a, b in itertools.pairwise(values))
     return changes == len(set(values)) - 1
 
 
 def _plane_name(piece: Slice, planes: list[list[Slice]]) -> str:
-    """Return what sets a plane apart, told only where it differs between the planes."""
+    """Return what sets a plane apart, named only where it differs between the planes."""
     names = [_plane_words(plane[0]) for plane in planes]
     own = _plane_words(piece)
     return _join(*(w for n, w in enumerate(own) if len({words[n] for words in names}) > 1))
@@ -156,7 +189,7 @@ def _plane_words(piece: Slice) -> tuple[str, ...]:
     )
 
 
-def _told(value: Any) -> str:
+def _in_words(value: Hashable) -> str:
     if value in (None, "", ()):
         return "unnamed"
     return "/".join(value) if isinstance(value, tuple) else f"{value}"

@@ -1,12 +1,58 @@
-"""What is known of a slice before its pixels are read: small records, many fit into memory."""
+"""What a file says of its slices, without its pixels: small records, many fit into memory."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
 
-from sacl.dicom.files import Source
-from sacl.dicom.pixel_length import PixelState
-from sacl.dicom.values import Numbers
+import pydicom
+from pydicom import Dataset
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+
+from sacl.dicom.faults import DAMAGE
+from sacl.dicom.files import Opener, Source, looks_like_dicom
+from sacl.dicom.header import Numbers, integer, numbers, one_number, quiet, text
+
+_TAGS = [
+    *("SOPClassUID", "SOPInstanceUID", "ImageType", "Modality", "StudyDate", "StudyTime"),
+    *("InstitutionName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber"),
+    *("AcquisitionNumber", "InstanceNumber", "TemporalPositionIdentifier", "EchoTime"),
+    *("TriggerTime", "DiffusionBValue", "ConversionType", "NumberOfFrames", "Rows", "Columns"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit"),
+    *("PixelSpacing", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "ImageOrientationPatient"),
+    *("StackID", "ImagePositionPatient", "SharedFunctionalGroupsSequence", "SliceThickness"),
+    *("PerFrameFunctionalGroupsSequence", "SpecificCharacterSet"),
+]
+_RENAMED = {
+    "FrameAcquisitionNumber": "AcquisitionNumber",
+    "TemporalPositionIndex": "TemporalPositionIdentifier",
+    "EffectiveEchoTime": "EchoTime",
+    "NominalCardiacTriggerDelayTime": "TriggerTime",
+    "FrameType": "ImageType",
+}
+"""What enhanced multi-frame objects call by another name, and slices by this one."""
+_BY_CLASS = {
+    "1.2.840.10008.5.1.4.1.1.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.2.1": "CT",
+    "1.2.840.10008.5.1.4.1.1.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.1": "MR",
+}
+_DICOMDIR = "1.2.840.10008.1.3.10"
+_INTEGERS = b"\xe0\x7f\x10\x00"
+_FLOATS = (b"\xe0\x7f\x08\x00", b"\xe0\x7f\x09\x00")
+_LONG_FORMS = (b"OB", b"OW", b"UN")
+_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+_UNDEFINED = 0xFFFFFFFF
+
+FileKind = Literal["other", "damaged", "locked", "image", "object"]
+"""No DICOM; DICOM that cannot be read, or may not; an image; DICOM without pixels (a report)."""
+PixelState = Literal["whole", "truncated", "none", "float"]
+"""All pixels are there; the file ends before them; it has none; they are no integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +98,16 @@ class Traits:
     b_value: float | None
     stack: str
     image_type: tuple[str, ...]
+    trigger_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
     """One image plane: a file, or a frame of one. None is what a header lacks or garbles.
 
-    `spacing_mm` is (between rows, between columns) as DICOM has it; orientation and position are in
-    the patient's LPS system.
+    `frame` counts from 0. `spacing_mm` is (between rows, between columns) as DICOM has it;
+    orientation and position are in the patient's LPS system. `distance_mm` is that to the next
+    slice by the header's own word. A slope or intercept that is there and no number is NaN.
     """
 
     source: Source
@@ -78,3 +126,230 @@ class Slice:
     pixels: PixelState
     frames: int
     converted: bool
+    thickness_mm: float | None = None
+    distance_mm: float | None = None
+
+
+def read_slices(source: Source, root: Path, opener: Opener) -> tuple[FileKind, list[Slice]]:
+    """Return what a file is and, of an image, a record per slice; its pixels are not read."""
+    if source.is_empty:
+        return "other", []
+    with quiet():
+        try:
+            with opener.stream(source) as stream:
+                if not looks_like_dicom(stream.read(132)):
+                    return "other", []
+                stream.seek(0)
+                header = pydicom.dcmread(
+                    stream, stop_before_pixels=True, force=True, specific_tags=list(_TAGS)
+                )
+                state = pixel_state(stream, opener.size(source), header)
+            if state == "none" and "Rows" not in header:
+                return ("object" if _is_complete_object(header) else "damaged"), []
+            return "image", list(slices_in(header, source, source.folder(root), state))
+        except PermissionError:
+            return "locked", []
+        except DAMAGE:
+            return "damaged", []
+
+
+def read_dataset(source: Source, opener: Opener) -> Dataset:
+    """Return a file's whole header, without pixels.
+
+    Raises:
+        OSError, ValueError and others of `faults.DAMAGE`: the file changed since it was listed.
+    """
+    with quiet(), opener.stream(source) as stream:
+        return pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+
+
+def slices_in(
+    header: Dataset, source: Source, folder: str = "", state: PixelState = "whole"
+) -> Iterator[Slice]:
+    """Yield a record per slice of an image: itself, or one per frame of a multi-frame image.
+
+    Args:
+        header: the image without its pixels.
+        source: the file.
+        folder: where it lies, which groups slices whose SeriesInstanceUID was emptied.
+        state: of its pixels.
+    """
+    groups = header.get("PerFrameFunctionalGroupsSequence")
+    if not groups:
+        yield _slice(header, header, source, folder, state)
+        return
+    shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    for index, group in enumerate(groups):
+        frame = _slice(flattened(header, shared[0], group), header, source, folder, state)
+        yield dataclasses.replace(frame, frame=index, frames=1)
+
+
+def flattened(header: Dataset, shared: Dataset, frame: Dataset) -> Dataset:
+    """Return a frame's attributes as if it were a slice: its own, else the shared, else the file's.
+
+    An enhanced object keeps them in one sequence of one item per purpose (functional groups).
+    """
+    flat = Dataset()
+    for keyword in ("ImageType", "AcquisitionNumber", "Modality"):
+        if keyword in header:
+            flat[keyword] = header[keyword]
+    for group in (shared, frame):
+        for purpose in group:
+            if purpose.VR == "SQ" and purpose.value:
+                flat.update(purpose.value[0])
+    for name, known in _RENAMED.items():
+        if name in flat:
+            setattr(flat, known, flat[name].value)
+    return flat
+
+
+def meta_text(header: Dataset, keyword: str) -> str:
+    """Return the UID of an object or of its class, from the file's meta information where empty."""
+    meta = getattr(header, "file_meta", None) or Dataset()
+    return text(header, keyword) or text(meta, f"MediaStorage{keyword}")
+
+
+def pixel_state(stream: IO[bytes], size: int, header: Dataset) -> PixelState:
+    """Tell by lengths alone whether the pixels at which reading the header stopped are whole.
+
+    Native pixels are whole where rows x columns x samples x frames x bytes are left in the file,
+    compressed ones where every fragment is, up to the end mark. Of a deflated or big-endian file
+    the header alone is judged; decoding tells the rest.
+
+    Args:
+        stream: the file, right behind the header.
+        size: bytes of the whole file.
+        header: what was read of it.
+    """
+    syntax = UID(header.file_meta.get("TransferSyntaxUID") or "1.2.840.10008.1.2")
+    if syntax in (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian):
+        return "whole"
+    tag = stream.read(4)
+    if tag in _FLOATS:
+        return "float"
+    if tag != _INTEGERS:
+        return "truncated" if 0 < len(tag) < 4 else "none"
+    field = stream.read(8)
+    start = stream.tell()
+    if field[:2] in _LONG_FORMS and not header.original_encoding[0]:
+        length = int.from_bytes(field[4:], "little")
+    else:
+        length, start = int.from_bytes(field[:4], "little"), start - 4
+    if length == _UNDEFINED or syntax.is_encapsulated:
+        stream.seek(start)
+        return _fragments(stream)
+    held = min(length, size - start)
+    return "whole" if held >= _expected_bytes(header) else "truncated"
+
+
+def _expected_bytes(header: Dataset) -> int:
+    pixels = (integer(header, "Rows") or 0) * (integer(header, "Columns") or 0)
+    frames = (integer(header, "NumberOfFrames") or 1) * (integer(header, "SamplesPerPixel") or 1)
+    return pixels * frames * (integer(header, "BitsAllocated") or 0) // 8
+
+
+def _fragments(stream: IO[bytes]) -> PixelState:
+    """Step over the fragments of compressed pixels to the end mark (PS3.5, A.4).
+
+    A step beyond the end of the file meets no mark there.
+    """
+    while len(mark := stream.read(8)) == 8:
+        if mark[:4] == _END:
+            return "whole"
+        if mark[:4] != _ITEM:
+            break
+        stream.seek(int.from_bytes(mark[4:], "little"), 1)
+    return "truncated"
+
+
+def _is_complete_object(header: Dataset) -> bool:
+    """Tell whether a header without an image is that of a report or the like, not one cut short."""
+    sop_class = meta_text(header, "SOPClassUID")
+    named = "Modality" in header or "SOPClassUID" in header or sop_class == _DICOMDIR
+    return named and sop_class not in _BY_CLASS
+
+
+def _slice(header: Dataset, file: Dataset, source: Source, folder: str, state: PixelState) -> Slice:
+    sop_class = meta_text(file, "SOPClassUID")
+    return Slice(
+        source=source,
+        frame=None,
+        identity=_identity(file, folder),
+        sop_uid=meta_text(file, "SOPInstanceUID"),
+        modality=text(file, "Modality").upper() or _BY_CLASS.get(sop_class, ""),
+        series_number=integer(file, "SeriesNumber"),
+        traits=_traits(header),
+        encoding=_encoding(file),
+        spacing_mm=numbers(header, "PixelSpacing", 2),
+        orientation=numbers(header, "ImageOrientationPatient", 6),
+        position_mm=numbers(header, "ImagePositionPatient", 3),
+        slope=_rescale(header, "RescaleSlope"),
+        intercept=_rescale(header, "RescaleIntercept"),
+        pixels=state,
+        frames=integer(file, "NumberOfFrames") or 1,
+        converted=sop_class.startswith("1.2.840.10008.5.1.4.1.1.7") or "ConversionType" in file,
+        thickness_mm=one_number(header, "SliceThickness"),
+        distance_mm=one_number(header, "SpacingBetweenSlices"),
+    )
+
+
+def _identity(header: Dataset, folder: str) -> Identity:
+    series_uid = text(header, "SeriesInstanceUID")
+    return Identity(
+        patient_id=text(header, "PatientID"),
+        study_uid=text(header, "StudyInstanceUID"),
+        series_uid=series_uid,
+        # Only where an anonymizer emptied the UID does the folder say what belongs together.
+        folder="" if series_uid else folder,
+        institution=text(header, "InstitutionName"),
+        study_time=text(header, "StudyDate") + text(header, "StudyTime"),
+    )
+
+
+def _traits(header: Dataset) -> Traits:
+    kinds = tuple(word.strip().upper() for word in text(header, "ImageType").split("\\") if word)
+    return Traits(
+        acquisition=integer(header, "AcquisitionNumber"),
+        echo_ms=one_number(header, "EchoTime"),
+        temporal=integer(header, "TemporalPositionIdentifier"),
+        b_value=one_number(header, "DiffusionBValue"),
+        stack=text(header, "StackID"),
+        image_type=kinds,
+        trigger_ms=one_number(header, "TriggerTime"),
+    )
+
+
+def _encoding(header: Dataset) -> Encoding:
+    meta = getattr(header, "file_meta", Dataset())
+    return Encoding(
+        rows=integer(header, "Rows") or 0,
+        columns=integer(header, "Columns") or 0,
+        samples=integer(header, "SamplesPerPixel") or 1,
+        photometric=text(header, "PhotometricInterpretation").upper(),
+        bits_allocated=integer(header, "BitsAllocated") or 0,
+        bits_stored=integer(header, "BitsStored") or 0,
+        signed=integer(header, "PixelRepresentation") == 1,
+        transfer_syntax=text(meta, "TransferSyntaxUID"),
+        has_lut=bool(header.get("ModalityLUTSequence")),
+        padding=_padding(header),
+    )
+
+
+def _padding(header: Dataset) -> tuple[int, int] | None:
+    """Return the stored values that mean no measurement, first and last."""
+    value = integer(header, "PixelPaddingValue")
+    if value is None:
+        return None
+    limit = integer(header, "PixelPaddingRangeLimit")
+    ends = [value, value if limit is None else limit]
+    if integer(header, "PixelRepresentation") == 1:
+        bits = integer(header, "BitsAllocated") or 16
+        # Some scanners write a negative value as an unsigned one.
+        ends = [end - (1 << bits) if end >= 1 << (bits - 1) else end for end in ends]
+    return min(ends), max(ends)
+
+
+def _rescale(header: Dataset, keyword: str) -> float | None:
+    """Return a slope or intercept, None where it is missing, NaN where it is no finite number."""
+    value = one_number(header, keyword)
+    return math.nan if value is None and text(header, keyword) else value

@@ -1,225 +1,197 @@
-"""Where the images of a series lie: one regular stack of parallel planes in the patient.
+"""From slices to a grid: sorted along their normal, LPS to RAS, a gantry tilt kept as shear.
 
-A plane's pixels are counted [column, row], as DICOM's two direction cosines run. DICOM's world is
-(x, y, z) mm in LPS+; a `Grid` is RAS+.
+A slice's first direction cosines run along its rows, so along i, by the distance of its columns
+(`PixelSpacing[1]`); the second along its columns, so along j, by that of its rows
+(`PixelSpacing[0]`). k runs from slice to slice, ascending along cosines 1 x cosines 2. DICOM's
+world is LPS, ours RAS: x and y change their sign (DICOM PS3.3, C.7.6.2.1.1).
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pydicom import Dataset
+from jaxtyping import Float, Int
 
-from sacl.dicom.header import copy_patient_and_study, image_header, shared_uids
-from sacl.dicom.values import Numbers, integer, numbers
+from sacl.dicom.faults import Fault
+from sacl.dicom.slices import Slice
 from sacl.errors import DataError
-from sacl.geometry import require_same_grid, to_canonical, to_native
-from sacl.types import Grid, LabelMap
+from sacl.types import Grid
 
+OFF_GRID = 0.1
+"""In slice distances: how far a slice may lie from its place on the even grid."""
+SAME_PLACE_MM = 0.01
+"""Slices closer than this along the normal count as one position."""
+UNIT = 1e-3
+"""How far orientation vectors may be from unit length and from a right angle."""
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_PARALLEL = 1e-3
-"""Largest difference of direction cosines between the images of one stack."""
-_OFF_STEP = 0.1
-"""In slice distances: how far an image may lie from its place in a regular stack."""
-_TILT_MM = 5e-3
-"""What the planes of a stack may be shifted against each other in all, by rounding."""
+_TILT_DEG = 0.05
+"""A tilt below this is rounding."""
+_CHANGED = 3
+"""So many equally wide steps in a row are another distance of slices, not as many gaps."""
 
 
 @dataclass(frozen=True, eq=False)
-class Plane:
-    """One image of a series, or one frame of a multi-frame image.
+class SliceStack:
+    """Slices in the order of k, and the grid `[column, row, slice]`, RAS+ mm, on which they lie.
 
-    `cosines` are the directions of its rows and columns, `[2, 3]`; `position_mm` is the center of
-    its first pixel; both in LPS+. `spacing_mm` is the distance of its rows and of its columns,
-    `distance_mm` that to the next plane where the header tells it, `size` rows and columns.
+    `tilt_deg` is the angle between the step from slice to slice and the slices' normal.
     """
 
-    header: Dataset
-    frame: int | None
-    position_mm: np.ndarray
-    cosines: np.ndarray
-    spacing_mm: tuple[float, float]
-    size: tuple[int, int]
-    thickness_mm: float
-    distance_mm: float | None
-
-    @property
-    def normal(self) -> np.ndarray:
-        """Direction across the plane, LPS+, of length 1."""
-        across = np.cross(*self.cosines)
-        return np.asarray(across / np.linalg.norm(across))
-
-    def point_mm(self, column: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """Return the places of pixels in the patient, `[n, 3]`, LPS+; halves are pixel edges."""
-        along_row, along_column = self.cosines
-        return (
-            self.position_mm
-            + np.multiply.outer(column * self.spacing_mm[1], along_row)
-            + np.multiply.outer(row * self.spacing_mm[0], along_column)
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Stack:
-    """The planes of a series in order along their normal, and the grid `[column, row, plane]`.
-
-    `patient` holds the patient and study attributes of the source; `made_up` names the UIDs that
-    the source lacks.
-    """
-
-    planes: tuple[Plane, ...]
+    slices: tuple[Slice, ...]
     grid: Grid
-    patient: Dataset
-    made_up: tuple[str, ...] = ()
+    tilt_deg: float
 
     @property
-    def distance_mm(self) -> float | None:
-        """Distance of neighboring planes; None for a single one, and where the stack is tilted."""
-        count = len(self.planes)
-        step = LPS_TO_RAS[:3, :3] @ self.grid.affine[:3, 2]
-        distance = float(step @ self.planes[0].normal)
-        across = np.linalg.norm(step - distance * self.planes[0].normal)
-        return distance if count > 1 and across * count < _TILT_MM else None
+    def is_tilted(self) -> bool:
+        """Tell whether the grid is sheared by more than rounding."""
+        return self.tilt_deg > _TILT_DEG
 
 
-def stack_of(source: Sequence[Dataset]) -> Stack:
-    """Return the stack of a source series, in whatever order its images come.
+def plane_fault(piece: Slice) -> Fault | None:
+    """Return what is wrong with a slice's own spacing or orientation."""
+    assert piece.spacing_mm is not None
+    if min(piece.spacing_mm) <= 0:
+        return Fault(
+            "bad_geometry",
+            f"pixel spacing {piece.spacing_mm[0]:g} x {piece.spacing_mm[1]:g} mm, expected above 0",
+        )
+    along_row, along_column = _cosines(piece)
+    lengths = np.linalg.norm([along_row, along_column], axis=1)
+    skew = abs(float(along_row @ along_column))
+    if np.abs(lengths - 1).max() > UNIT or skew > UNIT:
+        return Fault(
+            "bad_geometry",
+            f"orientation vectors of length {lengths[0]:.4g} and {lengths[1]:.4g} with a cosine of"
+            f" {skew:.4g}, expected unit vectors at a right angle",
+        )
+    return None
 
-    The source is one dataset per slice or a single multi-frame dataset; pixels are not looked at.
 
-    Raises:
-        DataError: the images are no regular stack of parallel, equal planes of one series.
+def distances_mm(slices: Sequence[Slice]) -> Float[np.ndarray, " slice"]:
+    """Return where slices lie along the normal of the first one, float64 `[slice]`."""
+    return np.array([piece.position_mm for piece in slices]) @ np.cross(*_cosines(slices[0]))
+
+
+def positions(slices: Sequence[Slice]) -> list[list[Slice]]:
+    """Return slices by position along the normal, ascending; several where a place is taken."""
+    distance = distances_mm(slices)
+    places: list[list[Slice]] = []
+    last = -math.inf
+    for n in np.argsort(distance, kind="stable"):
+        if distance[n] - last < SAME_PLACE_MM:
+            places[-1].append(slices[n])
+        else:
+            places.append([slices[n]])
+        last = distance[n]
+    return places
+
+
+def stack(slices: Sequence[Slice], thickness_mm: float = 1.0) -> SliceStack | Fault:
+    """Return slices as a stack, or why they are none; each position is taken once.
+
+    The step is that from the first to the last slice; every slice has to lie within a tenth of
+    the slice distance of its place, along the normal and across it. The step of a slice alone is
+    `thickness_mm`.
     """
-    if not source:
-        raise DataError("source series: it has no image")
-    uids, made_up = shared_uids(source)
-    planes = [plane for image in source for plane in planes_of(image, image_header(image, uids))]
-    order, grid = _regular_stack(planes)
-    patient = Dataset()
-    copy_patient_and_study(source[0], patient, ())
-    return Stack(tuple(planes[n] for n in order), grid, patient, made_up)
+    order = np.argsort(distances_mm(slices), kind="stable")
+    ordered = tuple(slices[n] for n in order)
+    normal = np.cross(*_cosines(ordered[0]))
+    points = np.array([piece.position_mm for piece in ordered])
+    count = len(points)
+    step = (points[-1] - points[0]) / (count - 1) if count > 1 else normal * thickness_mm
+    distance = float(step @ normal)
+    if not _is_regular(np.arange(count), points, step, distance):
+        off = points - points[0] - np.multiply.outer(np.arange(count), step)
+        return _uneven(points @ normal, off - np.multiply.outer(off @ normal, normal))
+    across = float(np.linalg.norm(step - distance * normal))
+    try:
+        grid = grid_of(ordered[0], points[0], step, count)
+    except DataError as error:
+        return Fault("bad_geometry", f"no grid can hold its slices ({error})")
+    return SliceStack(ordered, grid, math.degrees(math.atan2(across, distance)))
 
 
-def slices_of(label_map: LabelMap, stack: Stack) -> np.ndarray:
-    """Return a label map's voxels plane by plane, `[plane, row, column]`; nothing is resampled.
-
-    Raises:
-        DataError: the map does not lie on the stack's voxels; both grids are printed.
-    """
-    canonical, grid = to_canonical(label_map.voxels, label_map.grid)
-    _, expected = to_canonical(np.empty(stack.grid.shape, np.bool_), stack.grid)
-    remedy = "give the map that was predicted from this series"
-    require_same_grid(expected, grid, "source series", remedy)
-    return to_native(canonical, stack.grid).transpose(2, 1, 0)
-
-
-def require_parallel(planes: Sequence[Plane], where: str) -> None:
-    """Refuse planes that differ in direction, spacing or size.
-
-    Raises:
-        DataError: as said.
-    """
-    first = planes[0]
-    for plane in planes[1:]:
-        if plane.size != first.size or not np.allclose(plane.spacing_mm, first.spacing_mm, 1e-4):
-            raise DataError(f"{where}: its images differ in size or pixel spacing; split it")
-        if np.abs(plane.cosines - first.cosines).max() > _PARALLEL:
-            raise DataError(f"{where}: its images are not parallel; split it")
-
-
-def grid_of(plane: Plane, start_mm: np.ndarray, step_mm: np.ndarray, count: int) -> Grid:
-    """Return the grid `[column, row, plane]` of equal planes, the first at a place in LPS+."""
+def grid_of(
+    piece: Slice, start_mm: Float[np.ndarray, 3], step_mm: Float[np.ndarray, 3], count: int
+) -> Grid:
+    """Return the grid `[column, row, slice]` of slices like one, the first at a place in LPS+."""
+    along_row, along_column = _cosines(piece)
+    row_mm, column_mm = piece.spacing_mm or (0.0, 0.0)
     affine = np.eye(4)
-    affine[:3, 0] = plane.cosines[0] * plane.spacing_mm[1]
-    affine[:3, 1] = plane.cosines[1] * plane.spacing_mm[0]
-    affine[:3, 2] = step_mm
+    affine[:3, :3] = np.column_stack([along_row * column_mm, along_column * row_mm, step_mm])
     affine[:3, 3] = start_mm
-    rows, columns = plane.size
-    return Grid((columns, rows, count), LPS_TO_RAS @ affine)
+    shape = (piece.encoding.columns, piece.encoding.rows, count)
+    return Grid(shape, LPS_TO_RAS @ affine + 0.0)  # no -0.0
 
 
-def fit_step(
-    index: np.ndarray, positions_mm: np.ndarray, alone_mm: np.ndarray
-) -> np.ndarray | None:
-    """Return the step from plane to plane that the places `[n, 3]` of planes by index show.
+def step_between(
+    index: Int[np.ndarray, " n"],
+    points_mm: Float[np.ndarray, "n 3"],
+    alone_mm: Float[np.ndarray, 3],
+) -> Float[np.ndarray, 3] | None:
+    """Return the step from slice to slice that the places of slices by their numbers show, LPS+.
 
-    None where they lie at no regular distances. Planes of one index alone show `alone_mm`.
+    None where they lie at no regular distances. Slices of one number alone show `alone_mm`.
     """
     low, high = int(index.argmin()), int(index.argmax())
     step = alone_mm
     if index[high] > index[low]:
-        step = (positions_mm[high] - positions_mm[low]) / (index[high] - index[low])
-    off = positions_mm - positions_mm[low] - np.multiply.outer(index - index[low], step)
-    is_regular = np.linalg.norm(off, axis=1).max() <= _OFF_STEP * np.linalg.norm(step)
-    return step if is_regular and np.linalg.norm(step) > 0 else None
+        step = (points_mm[high] - points_mm[low]) / (index[high] - index[low])
+    length = float(np.linalg.norm(step))
+    return step if length > 0 and _is_regular(index - index[low], points_mm, step, length) else None
 
 
-def _regular_stack(planes: Sequence[Plane]) -> tuple[list[int], Grid]:
-    """Return the order of planes along their normal, and the grid `[column, row, plane]`.
+def _is_regular(
+    index: Int[np.ndarray, " n"],
+    points_mm: Float[np.ndarray, "n 3"],
+    step_mm: Float[np.ndarray, 3],
+    distance_mm: float,
+) -> bool:
+    """Tell whether every place lies near its number of steps from the one with the number 0."""
+    off = points_mm - points_mm[index.argmin()] - np.multiply.outer(index, step_mm)
+    return bool(np.linalg.norm(off, axis=1).max() <= OFF_GRID * distance_mm)
 
-    Raises:
-        DataError: the planes are not parallel and equal, or lie at irregular distances.
+
+def _cosines(piece: Slice) -> tuple[np.ndarray, np.ndarray]:
+    """Return the directions of a slice's rows and columns, LPS+."""
+    assert piece.orientation is not None
+    cosines = np.array(piece.orientation)
+    return cosines[:3], cosines[3:]
+
+
+def _uneven(distance: Float[np.ndarray, " n"], across: Float[np.ndarray, "n 3"]) -> Fault:
+    """Return why slices are off the even grid: some are missing, or they lie unevenly.
+
+    Args:
+        distance: places along the normal, mm, ascending.
+        across: `[slice, 3]`, how far each is off in its plane.
     """
-    require_parallel(planes, "source series")
-    first = planes[0]
-    order = sorted(range(len(planes)), key=lambda n: float(planes[n].position_mm @ first.normal))
-    positions = np.array([planes[n].position_mm for n in order])
-    alone = first.normal * first.thickness_mm
-    step = fit_step(np.arange(len(planes)), positions, alone)
-    if step is None or step @ first.normal <= 0:
-        raise DataError(
-            "source series: its images lie on each other or at irregular distances, there are"
-            " several of a place or one is missing; export the series again"
+    steps = np.diff(distance)
+    usual = float(np.median(steps))
+    counts = steps / usual
+    whole = np.abs(counts - np.round(counts)).max() <= OFF_GRID
+    missing = int(np.sum(np.round(counts) - 1))
+    shifted = np.linalg.norm(across, axis=1).max() > OFF_GRID * usual
+    is_gap = whole and missing > 0 and not _changes(np.round(counts).astype(int))
+    if is_gap and not (shifted and np.allclose(counts, 1, atol=OFF_GRID)):
+        return Fault(
+            "missing_slices",
+            f"{missing} of {len(distance) + missing} slices are missing: gaps of"
+            f" {steps.max():.4g} mm where {usual:.4g} mm are usual; export the series again",
         )
-    return order, grid_of(first, positions[0], step, len(planes))
-
-
-def planes_of(image: Dataset, header: Dataset) -> list[Plane]:
-    """Return the planes of an image: itself, or one per frame of a multi-frame image.
-
-    Raises:
-        DataError: a plane's place in the patient is not told.
-    """
-    if "PerFrameFunctionalGroupsSequence" not in image:
-        return [_plane([image], header, image, None)]
-    shared = _groups(next(iter(image.get("SharedFunctionalGroupsSequence") or []), Dataset()))
-    return [
-        _plane([*_groups(frame), *shared], header, image, number)
-        for number, frame in enumerate(image.PerFrameFunctionalGroupsSequence, start=1)
-    ]
-
-
-def _groups(item: Dataset) -> list[Dataset]:
-    """Return the functional groups of a frame, or of all frames, that tell where it lies."""
-    names = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
-    return [item[name].value[0] for name in names if item.get(name)]
-
-
-def _plane(groups: Sequence[Dataset], header: Dataset, image: Dataset, frame: int | None) -> Plane:
-    """Return the plane that the first groups tell which tell it."""
-
-    def told(name: str, count: int) -> Numbers | None:
-        return next(filter(None, (numbers(group, name, count) for group in groups)), None)
-
-    position = told("ImagePositionPatient", 3)
-    cosines = told("ImageOrientationPatient", 6)
-    spacing = told("PixelSpacing", 2)
-    if position is None or cosines is None or spacing is None:
-        raise DataError(
-            "source series: an image lacks its position, orientation or pixel spacing, so that its"
-            " place in the patient is unknown; export the series again"
-        )
-    distance = told("SpacingBetweenSlices", 1)
-    thickness = told("SliceThickness", 1) or distance or (1.0,)
-    return Plane(
-        header,
-        frame,
-        np.array(position),
-        np.array(cosines).reshape(2, 3),
-        (spacing[0], spacing[1]),
-        (integer(image, "Rows") or 0, integer(image, "Columns") or 0),
-        abs(thickness[0]) or 1.0,
-        abs(distance[0]) if distance else None,
+    what = "shifted in their plane" if shifted else "at uneven distances"
+    return Fault(
+        "uneven_slices",
+        f"slices {what}: steps of {steps.min():.4g} to {steps.max():.4g} mm, expected equal ones"
+        f" within {OFF_GRID:.0%}; export the original series",
     )
+
+
+def _changes(counts: Int[np.ndarray, " n"]) -> bool:
+    """Tell whether several equally wide steps follow each other: another distance of slices."""
+    runs = [(count, len(list(run))) for count, run in itertools.groupby(counts.tolist())]
+    return any(count > 1 and length >= _CHANGED for count, length in runs)

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Shaped
 
-from sacl.dicom.checks import header_fault
-from sacl.dicom.faults import Fault
-from sacl.dicom.files import DAMAGE, Opener
-from sacl.dicom.geometry import SAME_PLACE_MM, UNIT, SliceStack, positions, stack
-from sacl.dicom.headers import read_dataset
-from sacl.dicom.series import Series
-from sacl.dicom.slices import Slice
-from sacl.dicom.tags import scan_labels
-from sacl.dicom.values import near, text
-from sacl.dicom.volume import padding_applies, rescaled, stored_pixels
+from sacl.dicom.faults import DAMAGE, Fault
+from sacl.dicom.files import Opener
+from sacl.dicom.header import near, text
+from sacl.dicom.phase import scan_labels
+from sacl.dicom.series import Series, is_localizer
+from sacl.dicom.slices import Slice, read_dataset
+from sacl.dicom.stack import SAME_PLACE_MM, UNIT, SliceStack, plane_fault, positions, stack
+from sacl.dicom.volume import decoder_fault, padding_applies, rescaled, stored_pixels
 
+_COMPUTED = frozenset(
+    (
+        *("SECONDARY", "MIP", "MINIP", "MPR", "CPR", "VRT", "VRT_3D", "SSD", "REFORMATTED"),
+        *("PROJECTION IMAGE", "PROJECTION", "CURVED", "SUBTRACT", "SUBTRACTION", "PERFUSION"),
+        *("ADC", "FA", "TRACEW", "IVI"),
+    )
+)
+"""ImageType values of pictures computed from another series of the study."""
+_INTEGER_BITS = (8, 16, 32)
 _AIR_HU = -500.0
 """The darkest voxel of a CT in HU lies below: there is air around or in everybody."""
 _UNREADABLE = Fault("truncated_pixels", "its pixels cannot be decoded; copy or export it again")
 
 
 @dataclass(frozen=True)
-class Rule:
+class SeriesRule:
     """Which series become scans.
 
     `series` is `all` for every accepted series, or `largest` for the one of each study that has
@@ -55,16 +66,16 @@ class Verdict:
         return self.fault is None
 
 
-def judge(series: Series, rule: Rule, opener: Opener) -> Verdict:
+def judge(series: Series, rule: SeriesRule, opener: Opener) -> Verdict:
     """Return the verdict on a series.
 
     Headers decide. Pixels are read only of slices that share a position, to tell copies from
     contradictions, and of three slices of a CT that has no rescale values.
     """
-    found = _stacked(series.slices, rule, opener)
-    if isinstance(found, Fault):
-        return Verdict(series, found)
-    stacked, copies = found
+    outcome = _stacked(series.slices, rule, opener)
+    if isinstance(outcome, Fault):
+        return Verdict(series, outcome)
+    stacked, copies = outcome
     try:
         header = read_dataset(stacked.slices[0].source, opener)
         labels, why = scan_labels(header, stacked.slices[0].modality)
@@ -75,18 +86,18 @@ def judge(series: Series, rule: Rule, opener: Opener) -> Verdict:
 
 
 def _stacked(
-    slices: tuple[Slice, ...], rule: Rule, opener: Opener
+    slices: tuple[Slice, ...], rule: SeriesRule, opener: Opener
 ) -> tuple[SliceStack, int] | Fault:
     """Return slices as a stack and how many copies were left out, or why they are no scan."""
-    fault = header_fault(slices, rule.modality) or _mixed(slices)
+    fault = _header_fault(slices, rule.modality) or _mixed(slices)
     if fault is not None:
         return fault
     kept, copies = _without_copies(slices, opener)
     if isinstance(kept, Fault):
         return kept
     if len(kept) < max(rule.min_slices, 2):
-        told = f"{len(kept)} slices, expected {rule.min_slices} at least"
-        return Fault("too_few_slices", told)
+        why = f"{len(kept)} slices, expected {rule.min_slices} at least"
+        return Fault("too_few_slices", why)
     stacked = stack(kept)
     if isinstance(stacked, Fault):
         return stacked
@@ -107,14 +118,32 @@ def only_largest(verdicts: Sequence[Verdict]) -> list[Verdict]:
     for verdict in verdicts:
         chosen = best.get(verdict.series.study)
         if verdict.accepted and chosen is not None and verdict is not chosen:
-            told = (
+            why = (
                 f"{len(verdict.series.slices)} slices; another series of the study has"
                 f" {len(chosen.series.slices)} and ingest.series is 'largest'"
             )
-            kept.append(Verdict(verdict.series, Fault("not_largest", told)))
+            kept.append(Verdict(verdict.series, Fault("not_largest", why)))
         else:
             kept.append(verdict)
     return kept
+
+
+def beside_others(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Note on an accepted scan that others of its series, such as a cine's, have more slices."""
+    most: dict[tuple[str, ...], int] = {}
+    keys = [(*v.series.identity.scan, re.sub(r"[\d.]+", "", v.series.part)) for v in verdicts]
+    counts = [len(v.stack.slices) if v.stack is not None else 0 for v in verdicts]
+    for key, count in zip(keys, counts, strict=True):
+        most[key] = max(count, most.get(key, 0))
+    return [
+        dataclasses.replace(
+            verdict,
+            notes=(*verdict.notes, f"{count} slices, where another scan of its series has {full}"),
+        )
+        if verdict.accepted and verdict.series.part and count < (full := most[key])
+        else verdict
+        for verdict, key, count in zip(verdicts, keys, counts, strict=True)
+    ]
 
 
 def _size(verdict: Verdict) -> tuple[int, int, int]:
@@ -174,7 +203,7 @@ def _repeated(slices: Sequence[Slice]) -> Fault:
     )
 
 
-def _values(slices: Sequence[Slice], opener: Opener) -> list[np.ndarray]:
+def _values(slices: Sequence[Slice], opener: Opener) -> list[Shaped[np.ndarray, "row column"]]:
     planes = stored_pixels(slices, opener)
     return [rescaled(plane, piece) for plane, piece in zip(planes, slices, strict=True)]
 
@@ -207,7 +236,7 @@ def _notes(stacked: SliceStack, copies: int, lossy: bool) -> tuple[str, ...]:
     slices = stacked.slices
     scales = {(piece.slope, piece.intercept) for piece in slices}
     acquisitions = {piece.traits.acquisition for piece in slices}
-    told = {
+    remarks = {
         f"{copies} identical copies of slices left out": copies > 0,
         f"gantry tilt {stacked.tilt_deg:.1f} degrees, kept as a sheared grid": stacked.is_tilted,
         f"{len(scales)} rescale slopes or intercepts, each slice's own applied": len(scales) > 1,
@@ -219,4 +248,137 @@ def _notes(stacked: SliceStack, copies: int, lossy: bool) -> tuple[str, ...]:
             piece.encoding.padding and not padding_applies(piece) for piece in slices
         ),
     }
-    return tuple(itertools.compress(told, told.values()))
+    return tuple(itertools.compress(remarks, remarks.values()))
+
+
+def _header_fault(slices: Sequence[Slice], modality: str) -> Fault | None:
+    """Return why slices are no scan, as far as headers tell; None where they may be one."""
+    return _modality_fault(slices, modality) or next(
+        filter(None, (check(slices) for check in _CHECKS)), None
+    )
+
+
+def _modality_fault(slices: Sequence[Slice], wanted: str) -> Fault | None:
+    modality = slices[0].modality
+    allowed = ("CT", "MR") if wanted == "auto" else (wanted.upper(),)
+    if modality in allowed:
+        return None
+    name = modality if modality.isalnum() and len(modality) <= 16 else "none"
+    why = "" if wanted == "auto" else "; ingest.modality asks for it"
+    return Fault("wrong_modality", f"modality {name}, expected {' or '.join(allowed)}{why}")
+
+
+def _localizer(slices: Sequence[Slice]) -> Fault | None:
+    if not any(is_localizer(piece) for piece in slices):
+        return None
+    return Fault("localizer", "its ImageType says localizer: an overview, not a scan")
+
+
+def _secondary_capture(slices: Sequence[Slice]) -> Fault | None:
+    if not any(piece.converted for piece in slices):
+        return None
+    return Fault("secondary_capture", "a screenshot or scanned document, not a scan")
+
+
+def _color(slices: Sequence[Slice]) -> Fault | None:
+    for piece in slices:
+        kind = piece.encoding.photometric
+        if piece.encoding.samples != 1 or kind.startswith(("RGB", "YBR", "PALETTE")):
+            return Fault("color", f"pixels in color ({kind or 'unnamed'}), expected MONOCHROME2")
+        if kind == "MONOCHROME1":
+            return Fault(
+                "inverted_gray", "MONOCHROME1, dark and bright exchanged; expected MONOCHROME2"
+            )
+    return None
+
+
+def _derived(slices: Sequence[Slice]) -> Fault | None:
+    values = {value for piece in slices for value in piece.traits.image_type}
+    words = sorted(_COMPUTED & (values | {word for value in values for word in value.split()}))
+    if not words:
+        return None
+    return Fault(
+        "derived",
+        f"its ImageType says {words[0]}: computed from another series; take that one",
+    )
+
+
+def _no_pixels(slices: Sequence[Slice]) -> Fault | None:
+    states = [piece.pixels for piece in slices]
+    if "float" in states:
+        return Fault("unsupported_pixels", "floating-point pixels, expected integers")
+    if states.count("none"):
+        return Fault(
+            "missing_tags", f"{states.count('none')} of {len(states)} files have no pixels"
+        )
+    return None
+
+
+def _missing_tags(slices: Sequence[Slice]) -> Fault | None:
+    if any(piece.frames > 1 for piece in slices):
+        return Fault(
+            "unsupported_multiframe",
+            f"{slices[0].frames} frames in one file without a position for each; export single"
+            " slices or enhanced multi-frame CT or MR",
+        )
+    wanted: dict[str, Callable[[Slice], object]] = {
+        "ImagePositionPatient": lambda piece: piece.position_mm,
+        "ImageOrientationPatient": lambda piece: piece.orientation,
+        "PixelSpacing": lambda piece: piece.spacing_mm,
+        "Rows or Columns": lambda piece: min(piece.encoding.rows, piece.encoding.columns) or None,
+        "BitsAllocated": lambda piece: piece.encoding.bits_allocated or None,
+        "BitsStored": lambda piece: piece.encoding.bits_stored or None,
+    }
+    for name, value in wanted.items():
+        missing = sum(value(piece) is None for piece in slices)
+        if missing:
+            return Fault(
+                "missing_tags",
+                f"{name} is missing or no number in {missing} of {len(slices)} slices; export"
+                " the series again",
+            )
+    return None
+
+
+def _pixels(slices: Sequence[Slice]) -> Fault | None:
+    for piece in slices:
+        code = piece.encoding
+        if code.has_lut:
+            return Fault("unsupported_pixels", "a modality LUT, expected RescaleSlope")
+        if code.bits_allocated not in _INTEGER_BITS or code.bits_stored > code.bits_allocated:
+            return Fault(
+                "unsupported_pixels",
+                f"{code.bits_stored} bits stored of {code.bits_allocated} allocated, expected 8, 16"
+                " or 32 allocated",
+            )
+        fault = _rescale_line(piece) or decoder_fault(code.transfer_syntax)
+        if fault is not None:
+            return fault
+    cut = sum(piece.pixels == "truncated" for piece in slices)
+    if cut:
+        return Fault(
+            "truncated_pixels",
+            f"{cut} of {len(slices)} files end before their pixels do; copy or export them again",
+        )
+    return None
+
+
+def _rescale_line(piece: Slice) -> Fault | None:
+    if piece.slope == 0:
+        return Fault("unsupported_pixels", "RescaleSlope is 0: every voxel has one value")
+    if any(math.isnan(x) for x in (piece.slope, piece.intercept) if x is not None):
+        return Fault(
+            "unsupported_pixels",
+            "RescaleSlope or RescaleIntercept is no finite number; export the series again",
+        )
+    return None
+
+
+def _plane(slices: Sequence[Slice]) -> Fault | None:
+    return next((fault for fault in map(plane_fault, slices) if fault is not None), None)
+
+
+_CHECKS = (
+    *(_localizer, _secondary_capture, _color, _derived),
+    *(_no_pixels, _missing_tags, _pixels, _plane),
+)

@@ -8,18 +8,22 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
+from jaxtyping import Integer, Num
 from pydicom import Dataset
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
 
-from sacl.dicom.files import DAMAGE, Opener
-from sacl.dicom.geometry import SliceStack
+from sacl.dicom.faults import DAMAGE, Fault
+from sacl.dicom.files import Opener
+from sacl.dicom.header import quiet
 from sacl.dicom.slices import Slice
-from sacl.dicom.values import quiet
+from sacl.dicom.stack import SliceStack
 from sacl.errors import DataError
 from sacl.geometry import to_canonical
 from sacl.types import NativeFrame, Volume
@@ -29,6 +33,8 @@ AIR_HU = -1024
 _TISSUE_HU = (-500, 3071)
 """A padding value inside would erase tissue: it is not taken for padding."""
 _INT16 = np.iinfo(np.int16)
+_JPEG = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81))
+"""JPEG and JPEG-LS; JPEG 2000 is decoded by what every installation has."""
 
 
 def read_scan(stack: SliceStack, case_id: str) -> tuple[Volume, NativeFrame]:
@@ -60,11 +66,13 @@ def read_scan(stack: SliceStack, case_id: str) -> tuple[Volume, NativeFrame]:
     return Volume(canonical, grid), NativeFrame(stack.grid)
 
 
-def stored_pixels(slices: Sequence[Slice], opener: Opener) -> Iterator[np.ndarray]:
+def stored_pixels(
+    slices: Sequence[Slice], opener: Opener
+) -> Iterator[Integer[np.ndarray, "row column"]]:
     """Yield each slice's pixels as stored, `[row, column]`; one slice is in memory at a time.
 
     Raises:
-        OSError, ValueError and others of `files.DAMAGE`: a slice cannot be decoded.
+        OSError, ValueError and others of `faults.DAMAGE`: a slice cannot be decoded.
     """
     for source, members in itertools.groupby(slices, key=lambda piece: piece.source):
         frames = [piece.frame or 0 for piece in members]
@@ -91,7 +99,24 @@ def _decodable_source(stream: BinaryIO) -> BinaryIO | Dataset:
     return data
 
 
-def rescaled(stored: np.ndarray, piece: Slice) -> np.ndarray:
+def decoder_fault(transfer_syntax: str) -> Fault | None:
+    """Return what to install where no package that is installed decodes a transfer syntax."""
+    syntax = UID(transfer_syntax or "1.2.840.10008.1.2")
+    try:
+        if get_decoder(syntax).is_available:
+            return None
+    except (NotImplementedError, ValueError):
+        pass
+    remedy = "`pip install 'sacl[jpeg]'`, or " if syntax in _JPEG else ""
+    return Fault(
+        "missing_decoder",
+        f"no decoder is installed for {syntax.name}; {remedy}export the series uncompressed",
+    )
+
+
+def rescaled(
+    stored: Integer[np.ndarray, "row column"], piece: Slice
+) -> Num[np.ndarray, "row column"]:
     """Return a slice's values, stored x slope + intercept: int32 where these are whole, else float.
 
     Raises:
@@ -99,7 +124,7 @@ def rescaled(stored: np.ndarray, piece: Slice) -> np.ndarray:
     """
     if stored.shape != (piece.encoding.rows, piece.encoding.columns):
         raise ValueError("another matrix than the header says")
-    slope, intercept = slope_of(piece), intercept_of(piece)
+    slope, intercept = _line(piece)
     if _is_whole(piece) and stored.dtype.itemsize <= 2:
         values: np.ndarray = stored.astype(np.int32) * round(slope) + round(intercept)
     else:
@@ -115,19 +140,16 @@ def padding_applies(piece: Slice) -> bool:
     """Tell whether the padding value is taken for padding: of a CT not where it could be tissue."""
     if piece.encoding.padding is None:
         return False
-    ends = [end * slope_of(piece) + intercept_of(piece) for end in piece.encoding.padding]
+    slope, intercept = _line(piece)
+    ends = [end * slope + intercept for end in piece.encoding.padding]
     outside = max(ends) <= _TISSUE_HU[0] or min(ends) > _TISSUE_HU[1]
     return piece.modality != "CT" or outside
 
 
-def slope_of(piece: Slice) -> float:
-    """Return what a stored value is multiplied by; 1 where the header does not say."""
-    return 1.0 if piece.slope is None else piece.slope
-
-
-def intercept_of(piece: Slice) -> float:
-    """Return what is added to a stored value; 0 where the header does not say."""
-    return 0.0 if piece.intercept is None else piece.intercept
+def _line(piece: Slice) -> tuple[float, float]:
+    """Return slope and intercept of a slice; 1 and 0 where the header does not say."""
+    slope = 1.0 if piece.slope is None else piece.slope
+    return slope, 0.0 if piece.intercept is None else piece.intercept
 
 
 def _voxel_type(slices: Sequence[Slice]) -> type[np.generic]:
@@ -135,8 +157,8 @@ def _voxel_type(slices: Sequence[Slice]) -> type[np.generic]:
 
 
 def _is_whole(piece: Slice) -> bool:
-    return slope_of(piece).is_integer() and intercept_of(piece).is_integer()
+    return all(value.is_integer() for value in _line(piece))
 
 
-def _fits(values: np.ndarray) -> bool:
+def _fits(values: Num[np.ndarray, "row column"]) -> bool:
     return bool(values.min() >= _INT16.min and values.max() <= _INT16.max)

@@ -14,7 +14,7 @@ from sacl.check.cohort_checks import CohortFacts, check_cohort, likely_modality
 from sacl.check.findings import Finding
 from sacl.check.page import check_page
 from sacl.check.record import cohort_record, scan_table
-from sacl.cohort.layouts.dicom import Export
+from sacl.cohort.layouts.dicom import DicomExport
 from sacl.cohort.layouts.folds import with_fold
 from sacl.cohort.layouts.found import Found, FoundCase
 from sacl.cohort.layouts.recognize import find
@@ -22,7 +22,7 @@ from sacl.cohort.manifest import MANIFEST, read_cohort
 from sacl.cohort.merging import merge
 from sacl.cohort.scan_table import with_table
 from sacl.dicom.pseudonyms import KEY
-from sacl.dicom.verdict import Rule
+from sacl.dicom.verdict import SeriesRule
 from sacl.errors import ConfigError
 from sacl.files.atomic import write_text
 from sacl.files.nifti import read_volume
@@ -95,9 +95,9 @@ def _listed(source: Path, config: RunConfig) -> tuple[Found, str]:
         if (folder / MANIFEST).is_file():
             return _from_manifest(folder, read_cohort(folder)), "canonical volumes of a run"
     ingest, key = config.ingest, config.work / KEY
-    rule = Rule(ingest.modality, ingest.series)
+    rule = SeriesRule(ingest.modality, ingest.series)
     # Nothing is written but the page: only a key that a run has made gives its pseudonyms.
-    export = Export(rule, key if key.is_file() else None)
+    export = DicomExport(rule, key if key.is_file() else None)
     found, reason = find(source, ingest.layout, export)
     found = with_fold(found, source, ingest.fold)
     beside = source / _SCAN_LABELS

@@ -10,8 +10,8 @@ from typing import Any
 
 from sacl.cohort.label_names import scheme_of_folders
 from sacl.cohort.manifest import read_cohort, read_reference
+from sacl.dicom.intake import ingested_series, series_named
 from sacl.dicom.pseudonyms import KEY
-from sacl.dicom.source import ingested_series, series_named
 from sacl.errors import ConfigError, DataError, WorkspaceError
 from sacl.export.form import Export, Form, Result
 from sacl.files.atomic import listing_fingerprint, write_text

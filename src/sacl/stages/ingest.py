@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sacl.cohort.annotation import (
     annotated_organs,
@@ -15,8 +14,8 @@ from sacl.cohort.annotation import (
     require_all_learned,
     require_known_organs,
 )
-from sacl.cohort.layouts.dicom import Export
-from sacl.cohort.layouts.explain import explain as explain_source
+from sacl.cohort.layouts.dicom import DicomExport
+from sacl.cohort.layouts.explain import Explanation, explain_dataset
 from sacl.cohort.layouts.folds import splits_file, with_fold
 from sacl.cohort.layouts.found import Found, FoundCase, Modality
 from sacl.cohort.layouts.recognize import find
@@ -36,7 +35,7 @@ from sacl.cohort.splits import (
     subject_of,
 )
 from sacl.dicom.pseudonyms import KEY
-from sacl.dicom.verdict import Rule
+from sacl.dicom.verdict import SeriesRule
 from sacl.errors import ConfigError, SaclError
 from sacl.files.ahead import in_threads
 from sacl.files.atomic import listing_fingerprint
@@ -134,8 +133,8 @@ def _sources(settings: IngestSettings, workspace: Workspace) -> tuple[Path, ...]
     return (phantom / PHANTOM,)
 
 
-def explain(settings: IngestSettings, workspace: Workspace) -> list[dict[str, Any]]:
-    """Return how every source would be read, as JSON types; nothing is written.
+def explain(settings: IngestSettings, workspace: Workspace) -> list[Explanation]:
+    """Return how every source would be read; nothing is written.
 
     Raises:
         ConfigError: there is no data to read.
@@ -143,16 +142,16 @@ def explain(settings: IngestSettings, workspace: Workspace) -> list[dict[str, An
     """
     export = dicom_export(settings, workspace)
     sources = _sources(settings, workspace)
-    return [explain_source(source, settings.layout, export) for source in sources]
+    return [explain_dataset(source, settings.layout, export) for source in sources]
 
 
-def dicom_export(settings: IngestSettings, workspace: Workspace) -> Export:
+def dicom_export(settings: IngestSettings, workspace: Workspace) -> DicomExport:
     """Return how DICOM is read; the key lies outside of the stages' folders, and so outlives them.
 
     Pseudonyms stay the same for as long as the work directory is there.
     """
-    rule = Rule(settings.modality, settings.series)
-    return Export(rule, workspace.root / KEY)
+    rule = SeriesRule(settings.modality, settings.series)
+    return DicomExport(rule, workspace.root / KEY)
 
 
 def _found(settings: IngestSettings, workspace: Workspace) -> tuple[Found, Modality]:
@@ -170,7 +169,7 @@ def _found(settings: IngestSettings, workspace: Workspace) -> tuple[Found, Modal
     return found, modality
 
 
-def _listed(source: Path, settings: IngestSettings, own_table: bool, export: Export) -> Found:
+def _listed(source: Path, settings: IngestSettings, own_table: bool, export: DicomExport) -> Found:
     """List the cases of one source, and tell the user how it was read."""
     found, reason = find(source, settings.layout, export)
     say(f"ingest: {found.name} read as {found.layout}, by {reason}")

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sacl.cohort.layouts.found import Found, FoundCase, Modality
-from sacl.dicom.intake import Intake, is_dicom, names_a_patient, take_in
+from sacl.dicom.intake import Intake, names_a_patient, take_in, what_is_dicom
 from sacl.dicom.pseudonyms import KeyRow, read_key, with_pseudonyms, write_key
-from sacl.dicom.verdict import Rule, Verdict
+from sacl.dicom.verdict import SeriesRule, Verdict
 from sacl.dicom.volume import read_scan
 from sacl.errors import DataError
 
@@ -24,24 +24,22 @@ NAME = "dicom"
 
 
 @dataclass(frozen=True)
-class Export:
+class DicomExport:
     """How an export is read: which series become scans, and where the key to the patients is.
 
     Without a key, pseudonyms are drawn for this once and forgotten.
     """
 
-    rule: Rule = field(default_factory=Rule)
+    rule: SeriesRule = field(default_factory=SeriesRule)
     key: Path | None = None
 
 
 def recognize(root: Path) -> str | None:
     """Return why a path is a DICOM export, None where it is not."""
-    if not is_dicom(root):
-        return None
-    return "DICOM images in a zip" if root.is_file() else "DICOM images in it"
+    return what_is_dicom(root)
 
 
-def read(root: Path, export: Export | None = None) -> Found:
+def read(root: Path, export: DicomExport | None = None) -> Found:
     """List the accepted series as cases, all for training and without a reference.
 
     The key is extended by what it does not know yet, and written before anything is read.
@@ -50,12 +48,12 @@ def read(root: Path, export: Export | None = None) -> Found:
         DataError: no series is accepted, the key is damaged, or the folder's name, which records
             keep, names a patient.
     """
-    export = export or Export()
+    export = export or DicomExport()
     intake = take_in(root, export.rule)
     accepted = [verdict for verdict in intake.verdicts if verdict.accepted]
     if not accepted:
-        told = "; ".join(intake.notes)
-        raise DataError(f"data: {told}; `sacl ingest FOLDER --explain` says why of each")
+        why = "; ".join(intake.notes)
+        raise DataError(f"data: {why}; `sacl ingest FOLDER --explain` says why of each")
     if names_a_patient(root.stem, intake):
         raise DataError(
             "data: the name of the folder or zip names a patient, and records would keep it;"
@@ -84,22 +82,22 @@ def _case(verdict: Verdict, row: KeyRow) -> FoundCase:
 
 
 def _modality(cases: list[FoundCase]) -> Modality | None:
-    found = {case.modality for case in cases}
-    return found.pop() if len(found) == 1 else None
+    modalities = {case.modality for case in cases}
+    return modalities.pop() if len(modalities) == 1 else None
 
 
 def _notes(intake: Intake, rows: list[KeyRow], cases: list[FoundCase]) -> tuple[str, ...]:
     """Return what to tell of an export; remarks on single scans under their pseudonyms."""
     nameless = sum(not row.patient_id for row in rows)
-    told = list(intake.notes)
+    notes = list(intake.notes)
     if nameless:
-        told.append(
+        notes.append(
             f"{nameless} scans have no PatientID: each study, or folder where studies are unnamed,"
             " counts as a subject of its own; give subject_id in a table if persons came twice"
         )
     accepted = [verdict for verdict in intake.verdicts if verdict.accepted]
     remarks = {row.case_id: v.notes for row, v in zip(rows, accepted, strict=True)}
-    return (*told, *_summed_up((case.case_id, n) for case in cases for n in remarks[case.case_id]))
+    return (*notes, *_summed_up((case.case_id, n) for case in cases for n in remarks[case.case_id]))
 
 
 def _summed_up(remarks: Iterable[tuple[str, str]]) -> Iterator[str]:

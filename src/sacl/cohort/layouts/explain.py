@@ -2,34 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sacl.cohort.layouts import dicom
 from sacl.cohort.layouts.found import Found
 from sacl.cohort.layouts.recognize import find, recognize
-from sacl.dicom.explain import series_table
-from sacl.dicom.intake import take_in
-from sacl.dicom.pseudonyms import read_key
+from sacl.dicom.faults import DAMAGE
+from sacl.dicom.files import Opener
+from sacl.dicom.header import scrubbed, text
+from sacl.dicom.intake import Intake, take_in
+from sacl.dicom.pseudonyms import KeyRow, read_key, with_pseudonyms
+from sacl.dicom.slices import read_dataset
+from sacl.dicom.verdict import Verdict
 from sacl.types import SPLITS
 
-_COLUMNS = {
-    "series": "series",
-    "subject": "subject",
-    "modality": "modality",
-    "slices": "slices",
-    "spacing_mm": "spacing mm",
-    "phase": "phase",
-    "verdict": "verdict",
-    "code": "code",
-}
+_COLUMNS = ("series", "subject", "modality", "slices", "spacing_mm", "phase", "verdict", "code")
 
 
-def explain(root: Path, layout: str, export: dicom.Export) -> dict[str, Any]:
-    """Return what `ingest` would find, as JSON types; nothing is written.
+@dataclass(frozen=True, kw_only=True)
+class SeriesRow:
+    """A DICOM series, or a file that is refused, in the table; without file, UID or date.
 
-    Of DICOM, every series has a row; of any other layout, the cases are counted.
+    A subject and a scan have their pseudonym where the key knows them, else a running number of
+    this table alone. The description is scrubbed of the names and numbers in the series' header.
+    """
+
+    verdict: str
+    code: str | None
+    reason: str | None
+    series: int | None = None
+    subject: str | None = None
+    case_id: str | None = None
+    series_number: int | None = None
+    part: str | None = None
+    modality: str | None = None
+    slices: int | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    phase: str | None = None
+    phase_reason: str | None = None
+    notes: tuple[str, ...] = ()
+    description: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitCount:
+    """How many cases a split has, and how many of them with a reference."""
+
+    cases: int
+    with_reference: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """How a dataset would be read: of DICOM every series, of any other layout the cases."""
+
+    layout: str
+    reason: str
+    notes: tuple[str, ...]
+    series: tuple[SeriesRow, ...] = ()
+    name: str | None = None
+    modality: str | None = None
+    organs: tuple[str, ...] = ()
+    cases: Mapping[str, SplitCount] = field(default_factory=dict)
+
+
+def explain_dataset(root: Path, layout: str, export: dicom.DicomExport) -> Explanation:
+    """Return how `ingest` would read a dataset; nothing is written.
 
     Raises:
         DataError: as `recognize.find`, but an export without an accepted series is explained.
@@ -39,27 +79,23 @@ def explain(root: Path, layout: str, export: dicom.Export) -> dict[str, Any]:
         return _counts(find(root, name)[0], reason)
     intake = take_in(root, export.rule)
     known = read_key(export.key) if export.key is not None else []
-    return {
-        "layout": name,
-        "reason": reason,
-        "notes": list(intake.notes),
-        "series": series_table(intake, known),
-    }
+    rows = series_table(intake, known)
+    return Explanation(layout=name, reason=reason, notes=intake.notes, series=rows)
 
 
-def as_text(document: Mapping[str, Any]) -> str:
+def as_text(explained: Explanation) -> str:
     """Return an explanation for a terminal: a line per series, its sentence at the end."""
-    lines = [f"layout {document['layout']}, by {document['reason']}", *document["notes"]]
-    if "series" not in document:
-        counts = document["cases"]
-        lines += [
-            f"{split}: {n['cases']} cases, {n['with_reference']} with a reference"
-            for split, n in counts.items()
-        ]
+    lines = [f"layout {explained.layout}, by {explained.reason}", *explained.notes]
+    lines += [
+        f"{split}: {count.cases} cases, {count.with_reference} with a reference"
+        for split, count in explained.cases.items()
+    ]
+    if not explained.series:
         return "\n".join(lines)
-    rows = [[*_COLUMNS.values(), "reason, notes [description]"]]
+    rows = [[*(name.replace("_", " ") for name in _COLUMNS), "reason, notes [description]"]]
     rows += [
-        [_cell(row.get(key)) for key in _COLUMNS] + [_remark(row)] for row in document["series"]
+        [*(_cell(getattr(row, name)) for name in _COLUMNS), _remark(row)]
+        for row in explained.series
     ]
     widths = [max(len(row[n]) for row in rows) for n in range(len(_COLUMNS))]
     for row in rows:
@@ -68,32 +104,77 @@ def as_text(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _counts(found: Found, reason: str) -> dict[str, Any]:
+def series_table(intake: Intake, known: Sequence[KeyRow] = ()) -> tuple[SeriesRow, ...]:
+    """Return a row per series and per refused file; pseudonyms are those that the key knows."""
+    by_scan = {row.scan: row.case_id for row in known}
+    by_subject = {row.subject: row.subject_id for row in known}
+    keys, _ = with_pseudonyms([verdict.series for verdict in intake.verdicts], [])
+    numbers: dict[tuple[str, ...], int] = {}
+    rows = []
+    with Opener() as opener:
+        for count, (verdict, key) in enumerate(zip(intake.verdicts, keys, strict=True), start=1):
+            number = numbers.setdefault(key.subject, len(numbers) + 1)
+            subject = by_subject.get(key.subject, str(number))
+            case_id = by_scan.get(key.scan) if verdict.accepted else None
+            rows.append(_row(verdict, count, subject, case_id, opener))
+    refused = (
+        SeriesRow(verdict="rejected", code=each.fault.code, reason=each.fault.sentence)
+        for each in intake.refused
+    )
+    return (*rows, *refused)
+
+
+def _row(
+    verdict: Verdict, count: int, subject: str, case_id: str | None, opener: Opener
+) -> SeriesRow:
+    first, stack = verdict.series.slices[0], verdict.stack
+    try:
+        header = read_dataset(first.source, opener)
+        description = scrubbed(text(header, "SeriesDescription"), header)
+    except DAMAGE:
+        description = ""
+    fault = verdict.fault
+    return SeriesRow(
+        verdict="accepted" if fault is None else "rejected",
+        code=None if fault is None else fault.code,
+        reason=None if fault is None else fault.sentence,
+        series=count,
+        subject=subject,
+        case_id=case_id,
+        series_number=first.series_number,
+        part=verdict.series.part or None,
+        modality=first.modality if first.modality.isalnum() else None,
+        slices=len(stack.slices if stack is not None else verdict.series.slices),
+        spacing_mm=tuple(round(mm, 4) for mm in stack.grid.spacing_mm) if stack else None,
+        phase=verdict.labels.get("phase"),
+        phase_reason=verdict.phase_reason or None,
+        notes=verdict.notes,
+        description=description or None,
+    )
+
+
+def _counts(found: Found, reason: str) -> Explanation:
     cases = {split: [case for case in found.cases if case.split == split] for split in SPLITS}
-    return {
-        "layout": found.layout,
-        "reason": reason,
-        "name": found.name,
-        "modality": found.modality,
-        "organs": list(found.organs.values()),
-        "notes": list(found.notes),
-        "cases": {
-            split: {
-                "cases": len(own),
-                "with_reference": sum(case.has_reference for case in own),
-            }
+    return Explanation(
+        layout=found.layout,
+        reason=reason,
+        name=found.name,
+        modality=found.modality,
+        organs=tuple(found.organs.values()),
+        notes=found.notes,
+        cases={
+            split: SplitCount(cases=len(own), with_reference=sum(c.has_reference for c in own))
             for split, own in cases.items()
         },
-    }
+    )
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, list):
+def _cell(value: object) -> str:
+    if isinstance(value, tuple):
         return " x ".join(f"{mm:g}" for mm in value)
     return "-" if value is None else str(value)
 
 
-def _remark(row: Mapping[str, Any]) -> str:
-    told = [row.get("reason"), row.get("part"), row.get("phase_reason"), *row.get("notes", ())]
-    description = row.get("description")
-    return "; ".join(filter(None, told)) + (f" [{description}]" if description else "")
+def _remark(row: SeriesRow) -> str:
+    words = [row.reason, row.part, row.phase_reason, *row.notes]
+    return "; ".join(filter(None, words)) + (f" [{row.description}]" if row.description else "")

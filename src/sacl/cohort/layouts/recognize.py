@@ -37,7 +37,9 @@ LAYOUTS: dict[str, ModuleType] = {
 """All layouts, the more specific one first."""
 
 
-def find(root: Path, layout: str = "auto", export: dicom.Export | None = None) -> tuple[Found, str]:
+def find(
+    root: Path, layout: str = "auto", export: dicom.DicomExport | None = None
+) -> tuple[Found, str]:
     """List a dataset, and tell by what its layout was recognized.
 
     Args:

@@ -1,0 +1,328 @@
+"""What DICOM results have in common: patient, study, images, and an organ's name, code and color.
+
+A result refers to the images of its source series and files itself under their patient and study;
+nothing else of them is copied.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from highdicom.color import CIELabColor
+from highdicom.sr import CodedConcept
+from jaxtyping import Shaped
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.valuerep import DSfloat
+
+from sacl.dicom.faults import Fault
+from sacl.dicom.files import Source
+from sacl.dicom.header import near
+from sacl.dicom.slices import Slice, meta_text, slices_in
+from sacl.dicom.stack import UNIT, SliceStack, plane_fault, positions, stack
+from sacl.errors import DataError
+from sacl.files.label_table import label_color
+from sacl.geometry import canonical_grid, require_same_grid, to_canonical, to_native
+from sacl.snomed import LATERALITY_CODES, SCHEME, code_of
+from sacl.types import LabelMap
+
+CATEGORY = codes.SCT.AnatomicalStructure
+"""What all organs are, of CID 7150."""
+PRIVATE_SCHEME = "99SACL"
+"""Designator of the codes of organs without a SNOMED CT code: their code is their name."""
+PATIENT_AND_STUDY = (
+    *("SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate"),
+    *("PatientSex", "OtherPatientIDsSequence", "PatientIdentityRemoved", "DeidentificationMethod"),
+    *("DeidentificationMethodCodeSequence", "StudyDate", "StudyTime", "AccessionNumber"),
+    *("IssuerOfAccessionNumberSequence", "ReferringPhysicianName", "StudyID", "StudyDescription"),
+    *("PatientAge", "PatientSize", "PatientWeight"),
+)
+"""All that is copied from the source: a result files itself under the patient and the study."""
+_ALWAYS = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID"),
+)
+"""Attributes of type 2: empty where the source lacks them, but there."""
+_SHARED_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+_LONGEST = 64
+"""Of segment labels, structure names and code meanings: DICOM's value representation LO."""
+_TILT_MM = 5e-3
+"""How far rounding may shift the slices of a stack against each other, in all."""
+
+
+@dataclass(frozen=True, eq=False)
+class SourceSeries:
+    """The images that a result refers to: their stack, and of each by its UID the reference to it.
+
+    `patient` holds the attributes that are copied; `made_up` names the UIDs that the source lacks.
+    """
+
+    stack: SliceStack
+    references: Mapping[str, Dataset]
+    patient: Dataset
+    made_up: tuple[str, ...]
+
+    @property
+    def first(self) -> Dataset:
+        """The reference to the first image."""
+        return self.references[self.stack.slices[0].sop_uid]
+
+    @property
+    def distance_mm(self) -> float | None:
+        """Distance of neighboring slices; None for a single one, and where the stack is tilted."""
+        count, tilt = len(self.stack.slices), math.radians(self.stack.tilt_deg)
+        distance = self.stack.grid.spacing_mm[2] * math.cos(tilt)
+        is_even = count > 1 and distance * math.tan(tilt) * count < _TILT_MM
+        return distance if is_even else None
+
+
+def item(**values: Any) -> Dataset:
+    """Return a dataset with these attributes."""
+    data = Dataset()
+    for name, value in values.items():
+        setattr(data, name, value)
+    return data
+
+
+def decimal_strings(numbers: Iterable[float]) -> list[DSfloat]:
+    """Return numbers as DICOM's decimal strings, which have at most 16 characters."""
+    return [DSfloat(float(number), auto_format=True) for number in numbers]
+
+
+def new_uid() -> str:
+    """Return a new UID: a random UUID under 2.25, no seed (PS3.5, B.2)."""
+    return f"2.25.{uuid.uuid4().int}"
+
+
+def source_series(source: Sequence[Dataset]) -> SourceSeries:
+    """Return the images of a source series as a stack, in whatever order they come.
+
+    The source is one dataset per slice or a single multi-frame dataset; pixels are not looked at.
+
+    Raises:
+        DataError: the images are no regular stack of parallel, equal slices of one series.
+    """
+    if not source:
+        raise DataError("source series: it has no image")
+    uids, made_up = _shared_uids(source)
+    references = {meta_text(image, "SOPInstanceUID"): _reference(image, uids) for image in source}
+    slices = [piece for image in source for piece in slices_in(image, Source(Path()))]
+    patient = Dataset()
+    file_under(patient, source[0], ())
+    return SourceSeries(_stack(slices), references, patient, made_up)
+
+
+def native_slices(label_map: LabelMap, source: SourceSeries) -> Shaped[np.ndarray, "k row column"]:
+    """Return a label map's voxels slice by slice of its source; nothing is resampled.
+
+    Raises:
+        DataError: the map does not lie on the stack's voxels; both grids are printed.
+    """
+    canonical, grid = to_canonical(label_map.voxels, label_map.grid)
+    remedy = "give the map that was predicted from this series"
+    require_same_grid(canonical_grid(source.stack.grid), grid, "source series", remedy)
+    return to_native(canonical, source.stack.grid).transpose(2, 1, 0)
+
+
+def source_images(source: SourceSeries) -> tuple[list[Dataset], list[int]]:
+    """Return the source's images as highdicom takes them, and which slice each of their frames is.
+
+    That is one dataset per image in the stack's order, or a multi-frame image with its frames in
+    their own order; nothing of the patient is in them. All get the direction of the first slice,
+    from which none differs noticeably.
+    """
+    slices, first = source.stack.slices, source.stack.slices[0]
+    size = {"Rows": first.encoding.rows, "Columns": first.encoding.columns}
+    spacing, (thickness,) = map(decimal_strings, (first.spacing_mm or (), [_thickness(first)]))
+    measures = {"PixelSpacing": spacing, "SliceThickness": thickness}
+    direction = {"ImageOrientationPatient": decimal_strings(first.orientation or ())}
+    places = [{"ImagePositionPatient": decimal_strings(s.position_mm or ())} for s in slices]
+    if first.frame is None:
+        images = [
+            _with(source.references[piece.sop_uid], size | measures | direction | place)
+            for piece, place in zip(slices, places, strict=True)
+        ]
+        return images, list(range(len(slices)))
+    order = sorted(range(len(slices)), key=lambda n: slices[n].frame or 0)
+    groups = {
+        "NumberOfFrames": len(order),
+        "SharedFunctionalGroupsSequence": [
+            item(
+                PixelMeasuresSequence=[item(**measures)],
+                PlaneOrientationSequence=[item(**direction)],
+            )
+        ],
+        "PerFrameFunctionalGroupsSequence": [
+            item(PlanePositionSequence=[item(**places[n])]) for n in order
+        ],
+    }
+    return [_with(source.first, size | groups)], order
+
+
+def file_under(result: Dataset, patient: Dataset, texts: Sequence[str]) -> None:
+    """Set the patient and study of a result to those of its source, as they are there.
+
+    The character set stays the source's, unless one of the result's own texts needs Unicode.
+    """
+    for name in PATIENT_AND_STUDY:
+        if name in result:
+            del result[name]
+        if name in patient:
+            result[name] = copy.deepcopy(patient[name])
+        elif name in _ALWAYS:
+            setattr(result, name, None)
+    if not all(text.isascii() for text in texts):
+        result.SpecificCharacterSet = "ISO_IR 192"
+
+
+def require_names(names: Sequence[str]) -> None:
+    """Refuse organ names that DICOM cannot hold.
+
+    Raises:
+        DataError: a name is too long, or has a character that separates values.
+    """
+    for name in names:
+        if len(name) > _LONGEST or "\\" in name or not name.isprintable():
+            raise DataError(
+                f"organ '{name}': DICOM names have at most {_LONGEST} characters and no backslash;"
+                " rename the organ"
+            )
+
+
+def title_of(run: str) -> str:
+    """Return the description of the series that holds a run's result."""
+    return f"sacl {run}".replace("\\", "/")[:_LONGEST].strip()
+
+
+def readable(organ: str) -> str:
+    """Return an organ's name as viewers show it: `kidney_right` becomes `Kidney right`."""
+    words = organ.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def organ_code(organ: str) -> CodedConcept:
+    """Return an organ's code with its side as a modifier; a private one where there is no other."""
+    known = code_of(organ)
+    if known is None:
+        return CodedConcept(organ, PRIVATE_SCHEME, readable(organ))
+    concept = CodedConcept(known.value, SCHEME, known.meaning)
+    if known.laterality is not None:
+        side = CodedConcept(
+            LATERALITY_CODES[known.laterality], SCHEME, known.laterality.capitalize()
+        )
+        concept.SegmentedPropertyTypeModifierCodeSequence = [side]
+    return concept
+
+
+def private_scheme() -> Dataset:
+    """Return the item that tells a reader what the private codes are (PS3.3, C.12.1.1.5)."""
+    return item(
+        CodingSchemeDesignator=PRIVATE_SCHEME,
+        CodingSchemeName="Organ names of the sacl program",
+        CodingSchemeResponsibleOrganization="sacl",
+    )
+
+
+def rgb(label: int) -> tuple[int, int, int]:
+    """Return the color of a label value, 0 to 255 each: the same as in the NIfTI label table."""
+    red, green, blue = (round(255 * part) for part in label_color(label))
+    return red, green, blue
+
+
+def cielab(label: int) -> CIELabColor:
+    """Return the color of a label value as DICOM recommends it for display."""
+    return CIELabColor.from_rgb(*rgb(label))
+
+
+def _stack(slices: Sequence[Slice]) -> SliceStack:
+    where, first = "source series", slices[0]
+    if any(None in (s.position_mm, s.orientation, s.spacing_mm) for s in slices):
+        raise DataError(
+            f"{where}: an image lacks its position, orientation or pixel spacing, so that its place"
+            " in the patient is unknown; export the series again"
+        )
+    fault = next(filter(None, map(plane_fault, slices)), None)
+    if fault is not None:
+        raise DataError(f"{where}: {fault.sentence}; export the series again")
+    for piece in slices[1:]:
+        size, other = ((s.encoding.rows, s.encoding.columns) for s in (first, piece))
+        rounding = 1e-4 * min(first.spacing_mm or (0.0,))
+        if size != other or not near(piece.spacing_mm, first.spacing_mm, rounding):
+            raise DataError(f"{where}: its images differ in size or pixel spacing; split it")
+        if not near(piece.orientation, first.orientation, UNIT):
+            raise DataError(f"{where}: its images are not parallel; split it")
+    is_repeated = any(len(place) > 1 for place in positions(slices))
+    stacked = None if is_repeated else stack(slices, _thickness(first))
+    if stacked is None or isinstance(stacked, Fault):
+        raise DataError(
+            f"{where}: its images lie on each other or at irregular distances, there are several of"
+            " a place or one is missing; export the series again"
+        )
+    return stacked
+
+
+def _thickness(piece: Slice) -> float:
+    """Return how thick a slice is, mm; 1 where its header does not say."""
+    return abs(piece.thickness_mm or piece.distance_mm or 1.0)
+
+
+def _with(reference: Dataset, values: Mapping[str, Any]) -> Dataset:
+    image = Dataset()
+    image.update(reference)
+    image.update(item(**values))
+    return image
+
+
+def _shared_uids(source: Sequence[Dataset]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the UIDs that all images of a series share, and the names of those made up.
+
+    De-identification may have emptied them. Then one is derived from the images' own UIDs, so
+    that all results of the scan agree; the source has to be given the same for a viewer to match.
+
+    Raises:
+        DataError: the images are of several series.
+    """
+    instances = "|".join(sorted(_uid(image, "SOPInstanceUID") for image in source))
+    uids, made_up = {}, []
+    for name in _SHARED_UIDS:
+        values = {str(image.get(name) or "") for image in source}
+        if len(values) > 1:
+            raise DataError(
+                f"source series: its images have {len(values)} different values of {name}; give"
+                " the images of one series"
+            )
+        (value,) = values
+        if not value:
+            value = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{name}|{instances}').int}"
+            made_up.append(name)
+        uids[name] = value
+    return uids, tuple(made_up)
+
+
+def _reference(image: Dataset, uids: Mapping[str, str]) -> Dataset:
+    """Return what a result needs to refer to an image, and nothing of its patient."""
+    uids = {name: _uid(image, name) for name in ("SOPClassUID", "SOPInstanceUID")} | dict(uids)
+    reference = item(**uids, **dict.fromkeys(_ALWAYS))
+    for name in ("Modality", "LossyImageCompression", "LossyImageCompressionRatio"):
+        if name in image:
+            reference[name] = image[name]
+    if "LossyImageCompressionRatio" in image and "LossyImageCompressionMethod" in image:
+        reference["LossyImageCompressionMethod"] = image["LossyImageCompressionMethod"]
+    return reference
+
+
+def _uid(image: Dataset, name: str) -> str:
+    value = meta_text(image, name)
+    if not value:
+        raise DataError(
+            f"source series: an image has no {name}, so that no result can refer to it; export the"
+            " series again"
+        )
+    return value
