@@ -37,8 +37,8 @@ import torch
 
 from research.benchmarks.circumstances import circumstances
 from sacl import load_config
+from sacl.cohort.layouts.nnunet import DATASET, write_dataset
 from sacl.cohort.manifest import read_cohort, read_image, read_reference
-from sacl.cohort.nnunet_files import DATASET, write_dataset
 from sacl.errors import ConfigError, DataError, SaclError
 from sacl.files.atomic import plain, write_text
 from sacl.files.nifti import read_label_map, write_label_map, write_volume

@@ -130,6 +130,7 @@ class NativeFrame:
     `grid` is the file's own grid, not the canonical one; the codes are those of its NIfTI header.
     `qform` holds the header's pixdim[0:4], quaternion b, c, d and offset x, y, z as stored, since
     a quaternion computed anew from the affine differs in the last bits; empty where there is none.
+    `contradiction` says in words how the header's own sform, qform and pixdim differ, if they do.
     """
 
     grid: Grid
@@ -137,6 +138,7 @@ class NativeFrame:
     sform_code: int = 1
     xyzt_units: int = 2
     qform: tuple[float, ...] = ()
+    contradiction: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sacl.cohort.layouts.found import Found
+from sacl.cohort.dataset import Dataset
 
 
 def touch(root: Path, *names: str) -> None:
@@ -20,7 +20,7 @@ def write_json(root: Path, document: object, name: str = "dataset.json") -> None
     (root / name).write_text(json.dumps(document))
 
 
-def summary(found: Found) -> dict[str, tuple[str, str | None, str]]:
+def summary(found: Dataset) -> dict[str, tuple[str, str | None, str]]:
     """Return image name, reference name and split by case."""
     return {
         case.case_id: (

@@ -12,7 +12,7 @@ from sacl.cohort.annotation import (
     label_of_value,
     require_known_organs,
 )
-from sacl.cohort.layouts.found import Found, FoundCase
+from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.errors import ConfigError, DataError
 from sacl.types import LabelScheme
 
@@ -20,16 +20,16 @@ KIDNEYS = LabelScheme("s", ("liver", "kidneys", "spleen"))
 
 
 def mapped(case_id="a", **more):
-    return FoundCase(case_id, Path("a.nii"), Path("a_label.nii"), **more)
+    return SourceCase(case_id, Path("a.nii"), Path("a_label.nii"), **more)
 
 
 def masked(case_id, *organs, **more):
     masks = {organ: Path(f"{organ}.nii") for organ in organs}
-    return FoundCase(case_id, Path("a.nii"), masks=masks, **more)
+    return SourceCase(case_id, Path("a.nii"), masks=masks, **more)
 
 
 def found(*cases, organs=None):
-    return Found("table", "mine", organs or {}, cases)
+    return Dataset("table", "mine", organs or {}, cases)
 
 
 TABLE = {1: "liver", 2: "RK", 3: "left kidney", 4: "spleen", 5: "skin"}
@@ -49,7 +49,7 @@ def test_masks_annotate_the_organs_that_have_a_file():
 
 
 def test_an_unlabeled_scan_annotates_nothing():
-    data = found(FoundCase("a", Path("a.nii")), organs=TABLE)
+    data = found(SourceCase("a", Path("a.nii")), organs=TABLE)
     assert annotated_organs(data, data.cases[0], KIDNEYS) == ()
 
 

@@ -98,7 +98,7 @@ def labeled(root, labels=None):
     return root
 
 
-def test_label_values_are_named_by_the_json_the_first_map_or_labels_json(tmp_path):
+def test_label_values_are_named_by_the_json_labels_json_or_the_first_map(tmp_path):
     root = labeled(tmp_path, {"0": "background", "1": "aorta"})
     grid = Grid((2, 2, 2), np.eye(4))
     table = LabelMap(np.ones((2, 2, 2), np.uint8), grid, LabelScheme("x", ("liver", "spleen")))
@@ -107,21 +107,23 @@ def test_label_values_are_named_by_the_json_the_first_map_or_labels_json(tmp_pat
     labeled(root)
     assert find(root)[0].organs == {1: "pancreas"}
     write_label_map(root / "data" / "a_map.nii.gz", table)
+    assert find(root)[0].organs == {1: "pancreas"}
+    (root / "labels.json").unlink()
     assert find(root)[0].organs == {1: "liver", 2: "spleen"}
 
 
 def test_label_values_that_nobody_names_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"folds\.json: the label values have no names; add a tabl"):
+    with pytest.raises(DataError, match=r"folds\.json: the label values have no names; write"):
         find(labeled(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"image": "data/gone.nii.gz"}, "'training' lists gone.nii.gz, there is no such file"),
+        ({"image": "data/gone.nii.gz"}, "'training' names gone.nii.gz, there is no such file"),
         ({"image": []}, "an entry of 'training' has no image"),
         ({"image": "data/x.nrrd"}, "'training' lists x.nrrd, no NIfTI file; convert it"),
-        ({"image": "data/a.nii.gz", "label": "gone.nii.gz"}, "lists gone.nii.gz"),
+        ({"image": "data/a.nii.gz", "label": "gone.nii.gz"}, "names gone.nii.gz"),
         (7, "an entry of 'training' is 7, expected image and label"),
     ],
 )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from listed_layout import summary, touch, write_json
 
-from sacl.cohort.layouts.folder import list_images
+from sacl.cohort.layouts.plain import list_images
 from sacl.cohort.layouts.recognize import find
 from sacl.errors import DataError
 from sacl.files.nifti import write_label_map
@@ -74,7 +74,7 @@ def test_label_values_without_names_are_refused(tmp_path):
     nibabel.save(
         nibabel.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), root / "maps/a.nii.gz"
     )
-    with pytest.raises(DataError, match=r"write labels\.json beside the table"):
+    with pytest.raises(DataError, match=r"write labels\.json beside it"):
         find(root)
 
 

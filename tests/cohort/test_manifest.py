@@ -64,9 +64,9 @@ def test_images_are_mapped_and_references_read(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 0}, "version 0, expected 1"),
-        ({"cases": [{}]}, "damaged, KeyError 'native'"),
-        ({"scheme": None}, "damaged, TypeError"),
+        ({"version": 0}, "version 0, expected 2"),
+        ({"cases": [{}]}, "damaged, Object missing required field `case_id`"),
+        ({"scheme": None}, "damaged, Expected `object`, got `null`"),
     ],
 )
 def test_a_damaged_manifest_is_refused(tmp_path, change, message):
@@ -81,5 +81,5 @@ def test_a_missing_or_cut_manifest_is_refused(tmp_path):
     with pytest.raises(DataError, match="no such file; run `sacl ingest` first"):
         read_cohort(tmp_path)
     (tmp_path / MANIFEST).write_text('{"version"')
-    with pytest.raises(DataError, match="not JSON"):
+    with pytest.raises(DataError, match="not a JSON object"):
         read_cohort(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sacl.cohort.overlap import merge_masks, organ_mask
+from sacl.cohort.references import merge_masks, organ_mask
 
 SHAPE = (6, 5, 4)
 

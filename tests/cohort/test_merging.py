@@ -2,17 +2,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sacl.cohort.layouts.found import Found, FoundCase
+from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.cohort.merging import merge
-from sacl.cohort.splits import require_one_split, subject_of
+from sacl.cohort.splits import require_one_split
 
 
 def case(case_id, subject=None, **more):
-    return FoundCase(case_id, Path(f"{case_id}.nii.gz"), subject_id=subject, **more)
+    return SourceCase(case_id, Path(f"{case_id}.nii.gz"), subject_id=subject, **more)
 
 
 def dataset(name, *cases, organs=None, **more):
-    return Found("nnunet", name, organs or {1: "liver"}, cases, **more)
+    return Dataset("nnunet", name, organs or {1: "liver"}, cases, **more)
 
 
 def test_a_single_dataset_stays_as_it_is():
@@ -32,13 +32,13 @@ def test_equal_subject_numbers_are_different_people():
     first = dataset("one", case("a", "p1", split="train"), case("b", "p1"), case("c", "p2"))
     second = dataset("two", case("d", "p1", split="test"), case("e", "p3"))
     merged = merge([first, second])
-    assert [subject_of(c) for c in merged.cases] == ["one_p1", "one_p1", "p2", "two_p1", "p3"]
+    assert [c.subject for c in merged.cases] == ["one_p1", "one_p1", "p2", "two_p1", "p3"]
     require_one_split(merged)
 
 
 def test_a_case_without_a_subject_is_not_somebody_elses_subject():
     merged = merge([dataset("one", case("a")), dataset("two", case("b", "a"), case("c", "a"))])
-    assert [subject_of(c) for c in merged.cases] == ["one_a", "two_a", "two_a"]
+    assert [c.subject for c in merged.cases] == ["one_a", "two_a", "two_a"]
 
 
 def test_datasets_of_one_name_are_numbered():

@@ -7,18 +7,18 @@ import nibabel
 import numpy as np
 import pytest
 
-from sacl.cohort.layouts.found import Found, FoundCase
-from sacl.cohort.modality import of_one_modality, read_scan, with_modality
+from sacl.cohort.dataset import Dataset, SourceCase
+from sacl.cohort.merging import of_one_modality, read_scan, with_modality
 from sacl.errors import ConfigError
 from sacl.types import Grid, NativeFrame, Volume
 
 
 def found(*modalities, of_dataset=None):
     cases = tuple(
-        FoundCase(f"c{n}", Path(f"c{n}.nii"), modality=modality)
+        SourceCase(f"c{n}", Path(f"c{n}.nii"), modality=modality)
         for n, modality in enumerate(modalities)
     )
-    return Found("folder", "mine", {}, cases, modality=of_dataset)
+    return Dataset("folder", "mine", {}, cases, modality=of_dataset)
 
 
 def test_a_case_knows_better_than_its_dataset():
@@ -69,5 +69,5 @@ def test_a_cohort_of_one_modality_is_read_as_the_user_says():
 def test_a_case_with_a_reader_of_its_own_is_read_by_it():
     volume = Volume(np.zeros((2, 2, 2), np.int16), Grid((2, 2, 2), np.eye(4)))
     frame = NativeFrame(volume.grid)
-    case = FoundCase("a", Path("series"), load=lambda: (volume, frame))
+    case = SourceCase("a", Path("series"), load=lambda: (volume, frame))
     assert read_scan(case) == (volume, frame)

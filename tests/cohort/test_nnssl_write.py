@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sacl.cohort import nnssl_write
-from sacl.cohort.layouts.nnssl import anatomy_masks
+from sacl.cohort.layouts import nnssl
+from sacl.cohort.layouts.nnssl import anatomy_masks, write_collection
 from sacl.cohort.layouts.recognize import find
-from sacl.cohort.nnssl_write import write_collection
 from sacl.types import Case, Cohort, Grid, LabelScheme, NativeFrame
 
 FRAME = NativeFrame(Grid((2, 2, 2), np.eye(4)))
@@ -101,7 +100,7 @@ def test_images_are_linked_and_copied_where_that_is_not_possible(tmp_path, monke
     def refuse(*_):
         raise OSError("cross-device link")
 
-    monkeypatch.setattr(nnssl_write.os, "link", refuse)
+    monkeypatch.setattr(nnssl.os, "link", refuse)
     write(tmp_path, rows, force=True)
     assert not target.samefile(source)
     assert target.read_text() == "a"
@@ -115,8 +114,8 @@ def test_a_disk_that_is_full_leaves_no_half_image(tmp_path, monkeypatch):
         target.write_text("h")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nnssl_write.os, "link", lambda *_: (_ for _ in ()).throw(OSError()))
-    monkeypatch.setattr(nnssl_write.shutil, "copyfile", full)
+    monkeypatch.setattr(nnssl.os, "link", lambda *_: (_ for _ in ()).throw(OSError()))
+    monkeypatch.setattr(nnssl.shutil, "copyfile", full)
     with pytest.raises(Exception, match="No space left"):
         write(tmp_path, [("a", "anna", {}, False)])
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]

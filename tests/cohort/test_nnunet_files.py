@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sacl.cohort.layouts.found import label_values, modality_of
-from sacl.cohort.nnunet_files import folds_of, write_dataset, write_summary
+from sacl.cohort.label_names import LabelNames, label_names
+from sacl.cohort.layouts.nnunet import folds_of, modality_of, write_dataset, write_summary
 from sacl.scores.nnunet import FIGURES, foreground_mean, means
 from sacl.types import Case, Grid, LabelScheme, NativeFrame
 
@@ -71,7 +71,7 @@ def test_the_dataset_json_is_read_back_as_written(tmp_path, modality, channel):
     write_dataset(tmp_path / "dataset.json", scheme, modality, 7)
     document = json.loads((tmp_path / "dataset.json").read_text())
     assert document["labels"] == {"background": 0, "liver": 1, "spleen": 2}
-    assert label_values(document["labels"], "dataset.json") == ({1: "liver", 2: "spleen"}, None)
+    assert label_names(document["labels"], "dataset.json") == LabelNames({1: "liver", 2: "spleen"})
     assert document["channel_names"] == {"0": channel}
     assert modality_of(document["channel_names"]) == modality
     assert (document["numTraining"], document["file_ending"]) == (7, ".nii.gz")

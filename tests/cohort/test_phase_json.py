@@ -7,17 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sacl.cohort.layouts.found import Found, FoundCase
-from sacl.cohort.phase_json import read_phases
-from sacl.cohort.scan_table import with_table
+from sacl.cohort.dataset import Dataset, SourceCase
+from sacl.cohort.tables import read_phases, with_table
 from sacl.errors import DataError
 from sacl.phase_words import PHASES, phase_word
 
-FOUND = Found(
+FOUND = Dataset(
     "nnunet",
     "two",
     {1: "liver"},
-    tuple(FoundCase(c, Path(f"{c}.nii.gz"), split="train", origin="imagesTr") for c in "ab"),
+    tuple(SourceCase(c, Path(f"{c}.nii.gz"), split="train", origin="imagesTr") for c in "ab"),
 )
 
 
@@ -74,8 +73,8 @@ def test_a_phase_that_its_writer_doubts_is_unknown(tmp_path):
     ("text", "message"),
     [
         ("{", r"phases\.json: not readable as JSON"),
-        ("[1]", "expected an entry per case id, got a list"),
-        (json.dumps(written("native")), "the phase of one scan, nobody says which"),
+        ("[1]", "expected a JSON object, got a list"),
+        (json.dumps(written("native")), "the phase of one scan, but not of which"),
         ('{"a": 3}', "case a has 3, expected a phase"),
         ("{}", "no case in it"),
         ('{"z": "native"}', "no row names a case of two"),

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from sacl.cohort.layouts.found import Found, FoundCase
-from sacl.cohort.scan_table import read_table, with_table
+from sacl.cohort.dataset import Dataset, SourceCase
+from sacl.cohort.tables import with_table
 from sacl.errors import DataError
+from sacl.files.documents import read_rows
 
-FOUND = Found(
+FOUND = Dataset(
     "nnunet",
     "two",
     {1: "liver"},
-    tuple(FoundCase(c, Path(f"{c}.nii.gz"), split="train", origin="imagesTr") for c in "ab"),
+    tuple(SourceCase(c, Path(f"{c}.nii.gz"), split="train", origin="imagesTr") for c in "ab"),
 )
 
 
@@ -31,7 +32,7 @@ def csv(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_spreadsheets_of_any_country_are_read(csv, mark, encoding):
     path = csv(f"case_id{mark}Phase\r\na{mark}End-diastole\r\n", encoding)
-    assert read_table(path) == {"a": {"case_id": "a", "phase": "End-diastole"}}
+    assert read_rows(path) == {"a": {"case_id": "a", "phase": "End-diastole"}}
 
 
 def test_the_table_names_subject_split_and_labels(csv):
@@ -47,7 +48,10 @@ def test_the_table_names_subject_split_and_labels(csv):
 def test_a_case_without_a_row_is_unknown_and_reported(csv):
     found = with_table(FOUND, csv("case_id,phase\na,native\nz,native\n"))
     assert found.cases[1].scan_labels == {"phase": "unknown"}
-    assert found.notes == ("1 cases have no row in labels.csv; their scan-wise labels are unknown",)
+    assert found.notes == (
+        "1 cases have no row in labels.csv; their scan-wise labels are unknown",
+        "1 rows of labels.csv name no scan: z",
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,7 @@ def test_a_wrong_table_is_refused(csv, text, message):
 
 def test_a_missing_table_is_refused_without_its_folder(tmp_path):
     with pytest.raises(DataError, match=r"gone\.csv: not readable") as error:
-        read_table(tmp_path / "gone.csv")
+        read_rows(tmp_path / "gone.csv")
     assert str(tmp_path) not in str(error.value)
 
 

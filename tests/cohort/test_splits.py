@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sacl.cohort.layouts.found import Found, FoundCase
+from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.cohort.splits import (
     annotated_subjects,
     choose_labeled,
@@ -27,12 +27,12 @@ PHASES = ("native", "arterial", "portal_venous")
 
 def cohort(subjects=12, unlabeled=3, scans=2):
     """Subjects of three phases with two scans each; the last ones have no reference."""
-    return Found(
+    return Dataset(
         "table",
         "made",
         {1: "liver"},
         tuple(
-            FoundCase(
+            SourceCase(
                 f"s{n:02}_{scan}",
                 Path(f"s{n:02}_{scan}.nii"),
                 Path("l.nii") if n < subjects - unlabeled else None,
@@ -128,14 +128,15 @@ def test_a_cohort_without_annotation_is_left_as_it_is():
 
 def test_a_subject_in_two_splits_is_told_in_the_sources_words():
     cases = (
-        FoundCase("a", Path("a.nii"), None, "train", "s1", origin="imagesTr"),
-        FoundCase("b", Path("b.nii"), None, "test", "s1", origin="scan_labels.csv"),
+        SourceCase("a", Path("a.nii"), None, "train", "s1", origin="imagesTr"),
+        SourceCase("b", Path("b.nii"), None, "test", "s1", origin="scan_labels.csv"),
     )
     with pytest.raises(DataError) as error:
-        require_one_split(Found("nnunet", "made", {}, cases))
+        require_one_split(Dataset("nnunet", "made", {}, cases))
     assert str(error.value) == (
         "made: subject s1 is in two splits, case a in train (imagesTr) and case b in test"
-        " (scan_labels.csv); keep a subject's scans in one"
+        " (scan_labels.csv); keep a subject's scans in one, or name the subjects in a table with"
+        " case_id and subject_id (--ingest.scan_labels)"
     )
 
 

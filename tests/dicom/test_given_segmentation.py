@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from plain_series import Layout, make_series
 
-from sacl.cohort.coarse_maps import read_given_map, survey_maps
+from sacl.cohort.layouts.label_maps import read_given_map, survey_maps
 from sacl.dicom.segmentation import write_segmentation
 from sacl.errors import DataError
 from sacl.types import Grid, LabelScheme

@@ -3,7 +3,7 @@ import csv
 import numpy as np
 import pytest
 
-from sacl.cohort.phases import with_phases
+from sacl.cohort.manifest import with_phases
 from sacl.errors import DataError
 from sacl.files.nifti import write_label_map, write_volume
 from sacl.prediction.phases import estimate_phases

@@ -20,7 +20,7 @@ from blob_cohort import (
     make_cohort,
 )
 
-from sacl.cohort.coarse_maps import read_given_map, survey_maps
+from sacl.cohort.layouts.label_maps import read_given_map, survey_maps
 from sacl.errors import DataError
 from sacl.files.atomic import write_text
 from sacl.files.nifti import read_label_map, write_label_map, write_volume

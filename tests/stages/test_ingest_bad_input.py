@@ -202,11 +202,11 @@ def test_more_held_out_subjects_than_there_are(refused):
 
 def test_a_table_that_is_not_there(refused, tmp_path):
     message = refused(scan_labels=tmp_path / "secret" / "gone.csv")
-    assert message.startswith("gone.csv: not readable as a table")
+    assert message.startswith("gone.csv: not readable, No such file")
 
 
 def test_data_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match="data 'gone': no such file or folder"):
+    with pytest.raises(DataError, match="/gone': no such file or directory"):
         ingest(IngestSettings(data=tmp_path / "gone"), Workspace(tmp_path / "work"))
 
 

@@ -92,7 +92,7 @@ def test_the_rule_of_overlaps_is_a_setting(tmp_path, workspace, capsys):
     assert maps["a"].mask("gallbladder").sum() == 12
     assert maps["a"].mask("liver").sum() == LIVER.sum()
     assert results["overlaps"] == {"a": {"liver and gallbladder": 6}}
-    with pytest.raises(DataError, match="case a: the masks of liver and gallbladder overlap in 6"):
+    with pytest.raises(DataError, match="case a, the masks of liver and gallbladder overlap in 6"):
         ingested(root, Workspace(workspace.root / "error"), organs=organs, overlap="error")
 
 

@@ -15,6 +15,7 @@ from sacl.run.record import state_of
 from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings
 from sacl.stages.ingest import PHANTOM, ingest, inputs
+from sacl.types import SPLITS
 
 LPS = np.diag([-1.5, -1.5, 5.0, 1.0])
 LPS[:3, 3] = (90.0, 60.0, -300.0)
@@ -257,8 +258,13 @@ def test_hippocampus_holds_out_validation_subjects(real_data, workspace):
         data=real_data / "Dataset004_Hippocampus", validation_subjects=40, labeled_subjects=6
     )
     cohort = read_cohort(ingest(settings, workspace))
-    assert (len(cohort.of_split("train")), len(cohort.of_split("validation"))) == (80, 40)
-    assert len(cohort.labeled) == 6
+    subjects = {split: {c.subject_id for c in cohort.of_split(split)} for split in SPLITS}
+    assert {split: len(people) for split, people in subjects.items()} == {
+        "train": 60,
+        "validation": 40,
+        "test": 0,
+    }
+    assert len({case.subject_id for case in cohort.labeled}) == 6
     assert all(case.reference for case in cohort.of_split("validation"))
 
 

@@ -9,8 +9,7 @@ import torch
 from msgspec.structs import replace
 from toy_cohort import locate_toy_cohort
 
-from sacl.cohort.manifest import read_cohort
-from sacl.cohort.phases import ScanPhase, write_phases
+from sacl.cohort.manifest import ScanPhase, read_cohort, write_phases
 from sacl.errors import DataError
 from sacl.files.weights import read_weights
 from sacl.losses.contrastive import semantic_relations

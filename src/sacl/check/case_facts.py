@@ -20,8 +20,7 @@ from sacl.check.scan_facts import (
     measure_image,
     measure_labels,
 )
-from sacl.cohort.layouts.found import Found, FoundCase
-from sacl.cohort.splits import subject_of
+from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.errors import SaclError
 from sacl.files.nifti import read_frame, read_labels, read_volume
 from sacl.geometry import describe, same_grid
@@ -40,7 +39,7 @@ class _Fault(Exception):
         self.finding = finding
 
 
-def measure_case(case: FoundCase, found: Found) -> ScanFacts:
+def measure_case(case: SourceCase, found: Dataset) -> ScanFacts:
     """Return the facts of a case; one image or one label map is in memory at a time."""
     problems: list[Finding] = []
     geometry, image, grid = _measure_image(case, problems)
@@ -52,7 +51,7 @@ def measure_case(case: FoundCase, found: Found) -> ScanFacts:
             problems.append(fault.finding)
     return ScanFacts(
         case_id=case.case_id,
-        subject_id=subject_of(case),
+        subject_id=case.subject,
         split=case.split,
         geometry=geometry,
         image=image,
@@ -64,13 +63,13 @@ def measure_case(case: FoundCase, found: Found) -> ScanFacts:
     )
 
 
-def organ_names(case: FoundCase, found: Found) -> dict[int, str]:
+def organ_names(case: SourceCase, found: Dataset) -> dict[int, str]:
     """Return the organs by label value of a case's label map, in this project's spelling."""
     table = found.organs if case.organs is None else case.organs
     return {value: canonical_name(name) for value, name in table.items()}
 
 
-def all_organs(found: Found) -> tuple[str, ...]:
+def all_organs(found: Dataset) -> tuple[str, ...]:
     """Return every organ that a dataset or one of its cases names, in this project's spelling."""
     names: dict[str, None] = {}
     for case in found.cases:
@@ -80,7 +79,7 @@ def all_organs(found: Found) -> tuple[str, ...]:
 
 
 def _measure_image(
-    case: FoundCase, problems: list[Finding]
+    case: SourceCase, problems: list[Finding]
 ) -> tuple[Geometry | None, Intensities | None, Grid | None]:
     """Measure the image; where its voxels cannot be read, its header alone."""
     try:
@@ -97,7 +96,7 @@ def _measure_image(
     return None, None, None
 
 
-def _measure_reference(case: FoundCase, found: Found, grid: Grid | None) -> Reference:
+def _measure_reference(case: SourceCase, found: Dataset, grid: Grid | None) -> Reference:
     names = organ_names(case, found)
     if case.reference is not None:
         ignore = found.ignore if case.ignore is None else case.ignore
@@ -111,7 +110,7 @@ def _measure_reference(case: FoundCase, found: Found, grid: Grid | None) -> Refe
 
 
 def _of_label_map(
-    case: FoundCase,
+    case: SourceCase,
     path: Path,
     names: Mapping[int, str],
     grid: Grid | None,
@@ -132,7 +131,7 @@ def _of_label_map(
     return present, digest_of(voxels)
 
 
-def _of_masks(case: FoundCase, grid: Grid | None) -> tuple[dict[str, OrganFacts], str]:
+def _of_masks(case: SourceCase, grid: Grid | None) -> tuple[dict[str, OrganFacts], str]:
     present: dict[str, OrganFacts] = {}
     digest = hashlib.blake2b(digest_size=16)
     for name, voxels, own in _on_grid(case, case.masks, grid):
@@ -147,7 +146,7 @@ def _of_masks(case: FoundCase, grid: Grid | None) -> tuple[dict[str, OrganFacts]
 
 
 def _on_grid(
-    case: FoundCase, files: Mapping[str, Path], grid: Grid | None
+    case: SourceCase, files: Mapping[str, Path], grid: Grid | None
 ) -> Iterator[tuple[str, np.ndarray, Grid]]:
     """Yield the voxels of each label file, one at a time, refusing another grid than the image's.
 

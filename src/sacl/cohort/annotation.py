@@ -10,18 +10,21 @@ import dataclasses
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from sacl.cohort.layouts.found import Found, FoundCase
+from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.errors import ConfigError, DataError
 from sacl.organs import canonical_name, is_complete, match, wholes
-from sacl.types import LabelScheme
+from sacl.types import UNKNOWN, LabelScheme
+
+_MANY = 12
+"""A scan-wise label with more values than this, such as an age, is described without them."""
 
 
-def table_of(found: Found, case: FoundCase) -> Mapping[int, str]:
+def table_of(dataset: Dataset, case: SourceCase) -> Mapping[int, str]:
     """Return the organ of each label value in a case's label map, as the source calls it."""
-    return found.organs if case.organs is None else case.organs
+    return dataset.organs if case.organs is None else case.organs
 
 
-def annotated_organs(found: Found, case: FoundCase, scheme: LabelScheme) -> tuple[str, ...]:
+def annotated_organs(dataset: Dataset, case: SourceCase, scheme: LabelScheme) -> tuple[str, ...]:
     """Return the scheme's organs that somebody looked for in a scan, in the scheme's order.
 
     A whole counts where all of its parts were looked for: of one kidney alone the kidneys are not
@@ -31,12 +34,12 @@ def annotated_organs(found: Found, case: FoundCase, scheme: LabelScheme) -> tupl
         return ()
     listed = case.annotated
     if listed is None:
-        listed = tuple(case.masks) or tuple(table_of(found, case).values())
+        listed = tuple(case.masks) or tuple(table_of(dataset, case).values())
     names = {canonical_name(name) for name in listed}
     return tuple(organ for organ in scheme.names if is_complete(organ, names))
 
 
-def choose_scheme(found: Found, wanted: Sequence[str]) -> tuple[LabelScheme, tuple[str, ...]]:
+def choose_scheme(dataset: Dataset, wanted: Sequence[str]) -> tuple[LabelScheme, tuple[str, ...]]:
     """Return the cohort's organs, and what the user should know of the choice.
 
     They are those that are wanted, else all of the data. Where one part of the data has both sides
@@ -45,38 +48,38 @@ def choose_scheme(found: Found, wanted: Sequence[str]) -> tuple[LabelScheme, tup
     Raises:
         ConfigError: the data names no organs, or does not have one that is wanted.
     """
-    tables = _tables(found)
+    tables = _tables(dataset)
     sources = list(dict.fromkeys(name for table in tables for name in table))
     if not sources and not wanted:
         raise ConfigError(
-            f"ingest.organs: {found.name} names no organs; list those to segment, for instance"
+            f"ingest.organs: {dataset.name} names no organs; list those to segment, for instance"
             " --ingest.organs liver,spleen"
         )
     canonical = [{canonical_name(name) for name in table} for table in tables]
     for name in wanted if sources else ():
         if not any(is_complete(name, table) for table in canonical):
             raise ConfigError(
-                f"ingest.organs: no organ '{name}' in {found.name}; it has {', '.join(sources)}"
+                f"ingest.organs: no organ '{name}' in {dataset.name}; it has {', '.join(sources)}"
             )
     if wanted:
-        return LabelScheme(found.name, tuple(map(canonical_name, wanted))), ()
+        return LabelScheme(dataset.name, tuple(map(canonical_name, wanted))), ()
     names, merged = _coarsest(list(dict.fromkeys(map(canonical_name, sources))), canonical)
     notes = tuple(
         f"{' and '.join(parts)} are merged into {whole}, which a part of the data has in one"
         for whole, parts in merged.items()
     )
-    return LabelScheme(found.name, names), notes
+    return LabelScheme(dataset.name, names), notes
 
 
 def label_of_value(
-    found: Found, case: FoundCase, scheme: LabelScheme, annotated: Sequence[str]
+    dataset: Dataset, case: SourceCase, scheme: LabelScheme, annotated: Sequence[str]
 ) -> dict[int, int]:
     """Return the cohort's label of every value of a case's label map.
 
     It is 0 for what the cohort does not have, and for organs that do not count as annotated here:
     nothing may be learned from half of an organ.
     """
-    table = table_of(found, case)
+    table = table_of(dataset, case)
     target = match(list(table.values()), annotated)
     return {
         value: scheme.label_of(target[name]) if name in target else 0
@@ -84,56 +87,79 @@ def label_of_value(
     }
 
 
-def require_known_organs(found: Found) -> None:
+def require_known_organs(dataset: Dataset) -> None:
     """Refuse a case that is said to be annotated for an organ that the data never names.
 
     Raises:
         DataError: names the case and the organ; most likely it is misspelled.
     """
-    tables = _tables(found) + [tuple(case.masks) for case in found.cases]
+    tables = _tables(dataset) + [tuple(case.masks) for case in dataset.cases]
     names = dict.fromkeys(name for table in tables for name in table)
     known = {canonical_name(name) for name in names}.union(*map(wholes, names))
-    for case in found.cases:
+    for case in dataset.cases:
         for name in case.annotated or ():
             if canonical_name(name) not in known:
                 raise DataError(
                     f"case {case.case_id}: annotated for '{name}', which is none of the organs of"
-                    f" {found.name}, {', '.join(names)}; correct the name"
+                    f" {dataset.name}, {', '.join(names)}; correct the name"
                 )
 
 
-def keep_annotated(found: Found, scheme: LabelScheme) -> Found:
+def keep_annotated(dataset: Dataset, scheme: LabelScheme) -> Dataset:
     """Return a dataset in which only cases with an annotated organ of the scheme have a reference.
 
     A scan whose annotation is all about other organs is an unlabeled scan.
     """
     cases = tuple(
         case
-        if not case.has_reference or annotated_organs(found, case, scheme)
+        if not case.has_reference or annotated_organs(dataset, case, scheme)
         else dataclasses.replace(case, reference=None, masks={}, annotated=None)
-        for case in found.cases
+        for case in dataset.cases
     )
-    lost = sum(c.has_reference for c in found.cases) - sum(c.has_reference for c in cases)
+    lost = sum(c.has_reference for c in dataset.cases) - sum(c.has_reference for c in cases)
     note = f"{lost} references annotate none of the organs; these scans count as unlabeled"
-    return dataclasses.replace(found, cases=cases, notes=found.notes + ((note,) if lost else ()))
+    return dataclasses.replace(dataset, cases=cases).with_notes(note if lost else "")
 
 
-def count_annotated(found: Found, scheme: LabelScheme) -> tuple[Counter[str], int]:
+def count_annotated(dataset: Dataset, scheme: LabelScheme) -> tuple[Counter[str], int]:
     """Return in how many references each organ is annotated, and the number of references."""
     counts: Counter[str] = Counter({organ: 0 for organ in scheme.names})
-    references = [case for case in found.cases if case.has_reference]
+    references = [case for case in dataset.cases if case.has_reference]
     for case in references:
-        counts.update(annotated_organs(found, case, scheme))
+        counts.update(annotated_organs(dataset, case, scheme))
     return counts, len(references)
 
 
-def require_all_learned(found: Found, labeled: Sequence[FoundCase], scheme: LabelScheme) -> None:
+def describe(dataset: Dataset, scheme: LabelScheme) -> list[str]:
+    """Return in lines: scans, subjects, organs and how often each is annotated, scan labels."""
+    subjects = {case.subject for case in dataset.cases}
+    lines = [
+        f"{len(dataset.cases)} scans of {len(subjects)} subjects",
+        f"{len(scheme.names)} organs, {', '.join(scheme.names)}",
+    ]
+    counts, references = count_annotated(dataset, scheme)
+    partly = [f"{organ} {counts[organ]}" for organ in scheme.names if counts[organ] < references]
+    if partly:
+        lines.append(
+            f"not annotated in all of the {references} references, and unknown in the others:"
+            f" {', '.join(partly)}"
+        )
+    for name in sorted({name for case in dataset.cases for name in case.scan_labels}):
+        values = Counter(case.scan_labels.get(name, UNKNOWN) for case in dataset.cases)
+        told = ", ".join(f"{value} {count}" for value, count in sorted(values.items()))
+        lines.append(f"{name}: {told if len(values) <= _MANY else f'{len(values)} values'}")
+    return lines
+
+
+def require_all_learned(
+    dataset: Dataset, labeled: Sequence[SourceCase], scheme: LabelScheme
+) -> None:
     """Refuse labeled scans that leave an organ without any annotation: nobody could learn it.
 
     Raises:
         ConfigError: names the organ and what to change.
     """
-    learned = {organ for case in labeled for organ in annotated_organs(found, case, scheme)}
+    learned = {organ for case in labeled for organ in annotated_organs(dataset, case, scheme)}
     missing = [organ for organ in scheme.names if organ not in learned]
     if labeled and missing:
         raise ConfigError(
@@ -143,12 +169,12 @@ def require_all_learned(found: Found, labeled: Sequence[FoundCase], scheme: Labe
         )
 
 
-def _tables(found: Found) -> list[tuple[str, ...]]:
+def _tables(dataset: Dataset) -> list[tuple[str, ...]]:
     """Return the organs that each source of the data names, as it calls them."""
-    tables = [tuple(table_of(found, case).values()) for case in found.cases]
-    listed = dict.fromkeys([tuple(found.organs.values()), *tables])
+    tables = [tuple(table_of(dataset, case).values()) for case in dataset.cases]
+    listed = dict.fromkeys([tuple(dataset.organs.values()), *tables])
     if not any(listed):
-        listed = dict.fromkeys(tuple(case.masks) for case in found.cases)
+        listed = dict.fromkeys(tuple(case.masks) for case in dataset.cases)
     return [table for table in listed if table]
 
 

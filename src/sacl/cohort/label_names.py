@@ -1,37 +1,213 @@
-"""The organ names of label maps that belong to no cohort."""
+"""What label values are called: in a JSON table, in the label map itself, or beside it."""
 
 from __future__ import annotations
 
-import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from sacl.cohort.dataset import in_short, nifti_files
 from sacl.errors import DataError
-from sacl.files.nifti import is_nifti, read_label_table, read_labels
+from sacl.files.arrays import HIGHEST_LABEL
+from sacl.files.documents import read_object
+from sacl.files.nifti import read_label_table, read_labels, stem
+from sacl.organs import canonical_name
 from sacl.types import LabelScheme
 
-_DATASET = "dataset.json"
+TABLES = ("labels.json", "dataset.json")
+"""Files beside label maps that name their values."""
+_LONGEST_NAME = 100
+_NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
+_BACKGROUND = ("background", "clear label")
+
+
+@dataclass(frozen=True)
+class LabelNames:
+    """The organ of each label value, as the source calls it, and the value that is `ignore`."""
+
+    organs: Mapping[int, str]
+    ignore: int | None = None
+
+
+def label_names(labels: Any, where: str) -> LabelNames:
+    """Return the organs by label value from either way to write them in JSON.
+
+    nnU-Net version 2 writes `{name: value}`, version 1 and the Medical Segmentation Decathlon
+    `{value: name}`. A list of values, `{"liver": [1, 2]}`, lays them together.
+
+    Raises:
+        DataError: the table is missing, a value or a name stands twice, values lie outside of 0 to
+            65535, or background has another value than 0.
+    """
+    if not isinstance(labels, Mapping) or not labels:
+        raise DataError(f"{where}: no table 'labels' of organ names and values")
+    names: dict[int, str] = {}
+    value_of: dict[str, int] = {}
+    for key, entry in labels.items():
+        name, values = (entry, [key]) if _NUMBER.fullmatch(str(key)) else (key, entry)
+        name = _name(name, where)
+        number = 0
+        for value in values if isinstance(values, list) else [values]:
+            number = _value(value, name, where)
+            if number in names:
+                raise DataError(
+                    f"{where}: label '{name}' has the value {number}, and so has '{names[number]}';"
+                    " give every organ values of its own (overlapping regions are not supported)"
+                )
+            names[number] = name
+        first = value_of.setdefault(canonical_name(name), number)
+        if first != number and not (isinstance(values, list) and first in values):
+            raise DataError(
+                f"{where}: '{name}' is named by the values {first} and {number}; correct one, or"
+                f' write {{"{name}": [{first}, {number}]}} if both are the same organ'
+            )
+    return _without_background(names, where)
+
+
+def names_of_maps(maps: Iterable[Path], table: Any, beside: Path, where: str) -> LabelNames:
+    """Return what the values of a dataset's label maps are called, nothing if it has no map.
+
+    Args:
+        maps: The label maps.
+        table: A table in the dataset's own JSON, which wins; None where it has none.
+        beside: The file that the user listed; `labels.json` may lie next to it.
+        where: How an error calls that file.
+
+    Raises:
+        DataError: the values have no names.
+    """
+    first = next(iter(maps), None)
+    if first is None:
+        return LabelNames({})
+    if table:
+        return label_names(table, where)
+    if beside.with_name(TABLES[0]).is_file():
+        return label_names(read_object(beside.with_name(TABLES[0])), TABLES[0])
+    inside = read_label_table(first)
+    if inside is None:
+        raise DataError(
+            f"{where}: the label values have no names; write {TABLES[0]} beside it, such as"
+            ' {"liver": 1, "spleen": 2}'
+        )
+    return label_names({name: value for name, value in inside.items() if value}, first.name)
+
+
+def names_in_folder(folder: Path) -> LabelNames | None:
+    """Return the names that a folder's `labels.json` or `dataset.json` gives, None without one."""
+    path = next((folder / name for name in TABLES if (folder / name).is_file()), None)
+    if path is None:
+        return None
+    document = read_object(path)
+    return label_names(document.get("labels", document), path.name)
+
+
+def pair_maps(
+    reference: Path, predicted: Path, allow_missing: bool = False
+) -> dict[str, tuple[Path, Path]]:
+    """Return the label maps of two folders that are called alike, by name: reference, predicted.
+
+    nnU-Net's `_0000` at the end of a name does not count.
+
+    Raises:
+        DataError: a folder has no map, or (unless missing ones are allowed) a map has no
+            counterpart.
+    """
+    maps_r, maps_p = map_files(reference), map_files(predicted)
+    common = [name for name in maps_r if name in maps_p]
+    for folder, lone, other in (
+        (predicted, [n for n in maps_r if n not in maps_p], "reference"),
+        (reference, [n for n in maps_p if n not in maps_r], "predicted map"),
+    ):
+        if lone and not (allow_missing and common):
+            raise DataError(
+                f"{folder.name}: no label map for {len(lone)} {other}s, {in_short(lone)}; name both"
+                " files alike, or score the others alone with --allow-missing"
+            )
+    return {name: (maps_r[name], maps_p[name]) for name in common}
+
+
+def map_files(folder: Path) -> dict[str, Path]:
+    """Return the NIfTI files of a folder by name without nnU-Net's `_0000`.
+
+    Raises:
+        DataError: there is none, or two are of one name.
+    """
+    files: dict[str, Path] = {}
+    for path in nifti_files(folder):
+        name = stem(path).removesuffix("_0000")
+        if name in files:
+            raise DataError(
+                f"{folder.name}: {files[name].name} and {path.name} are of one name; keep one"
+            )
+        files[name] = path
+    if not files:
+        raise DataError(f"{folder.name}: no NIfTI label map in this folder; name another one")
+    return files
 
 
 def scheme_of_folders(*folders: Path) -> LabelScheme:
     """Return the scheme of all label maps in some folders, the references' folder first.
 
-    Names come from the label tables in the files, else from `dataset.json` in the first folder or
-    beside it (nnU-Net or Medical Segmentation Decathlon); a value without a name is `label_N`.
+    Names come from the label tables in the files, else from `dataset.json` or `labels.json` in the
+    first folder or beside it; a value without a name is `label_N`.
 
     Raises:
-        DataError: two files name a label differently, or `dataset.json` is of another kind.
+        DataError: two files name a label differently, the table is damaged, or a map has values
+            that are no labels.
     """
-    paths = [path for folder in folders for path in sorted(folder.iterdir()) if is_nifti(path)]
-    names = _from_tables(paths) or _from_dataset(folders[0])
-    highest = max(names, default=0) or max(int(read_labels(path)[0].max()) for path in paths)
+    paths = [path for folder in folders for path in nifti_files(folder)]
+    names = _from_tables(paths) or _beside(folders[0])
+    highest = max(names, default=0) or max(map(_highest, paths))
     if highest < 1:
         raise DataError(f"{folders[0].name}: all label maps are empty; there is nothing to score")
-    return LabelScheme(
-        folders[0].name, tuple(names.get(n, f"label_{n}") for n in range(1, highest + 1))
-    )
+    listed = tuple(names.get(n, f"label_{n}") for n in range(1, highest + 1))
+    return LabelScheme(folders[0].name, listed)
 
 
-def _from_tables(paths: list[Path]) -> dict[int, str]:
+def require_labels(low: int, high: int, where: str) -> None:
+    """Refuse values that cannot be labels, before anything is made per value.
+
+    Raises:
+        DataError: a value is below 0 or above 65535.
+    """
+    if low < 0 or high > HIGHEST_LABEL:
+        raise DataError(
+            f"{where}: label values {low} to {high}, expected 0 to {HIGHEST_LABEL}; this is not a"
+            " label map"
+        )
+
+
+def _name(name: Any, where: str) -> str:
+    text = str(name)
+    if not isinstance(name, str) or not text.strip() or len(text) > _LONGEST_NAME:
+        raise DataError(
+            f"{where}: the label name {text[:40]!r} is no text of 1 to {_LONGEST_NAME} letters"
+        )
+    return text
+
+
+def _value(value: Any, name: str, where: str) -> int:
+    if not _NUMBER.fullmatch(str(value)) or int(value) > HIGHEST_LABEL:
+        shown = str(value)[:40]
+        raise DataError(
+            f"{where}: label '{name}' has the value {shown!r}, expected a whole number from 0 to"
+            f" {HIGHEST_LABEL}"
+        )
+    return int(value)
+
+
+def _without_background(names: dict[int, str], where: str) -> LabelNames:
+    ignore = next((value for value, name in names.items() if name.lower() == "ignore"), None)
+    zero = names.get(0)
+    if zero is not None and zero.lower() not in _BACKGROUND:
+        raise DataError(f"{where}: label '{zero}' has the value 0, which is background")
+    organs = {value: name for value, name in sorted(names.items()) if value not in (0, ignore)}
+    return LabelNames(organs, ignore)
+
+
+def _from_tables(paths: Sequence[Path]) -> dict[int, str]:
     """Return the names in the files' label tables by value, without the background."""
     names: dict[int, str] = {}
     for path in paths:
@@ -44,21 +220,21 @@ def _from_tables(paths: list[Path]) -> dict[int, str]:
     return names
 
 
-def _from_dataset(folder: Path) -> dict[int, str]:
-    """Return the names in `dataset.json` by value, none where there is no such file."""
-    path = next((f / _DATASET for f in (folder, folder.parent) if (f / _DATASET).is_file()), None)
-    if path is None:
-        return {}
-    try:
-        labels = json.loads(path.read_text(encoding="utf-8"))["labels"].items()
-        # nnU-Net maps names to values, the decathlon (and nnU-Net 1) values to names.
-        pairs = [(int(k), str(v)) if str(k).isdigit() else (int(v), str(k)) for k, v in labels]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+def _beside(folder: Path) -> Mapping[int, str]:
+    """Return the names in the table of a folder or of the one above it, none without a table."""
+    tables = (names_in_folder(place) for place in (folder, folder.parent))
+    table = next((table for table in tables if table is not None), LabelNames({}))
+    if table.ignore is not None:
+        raise DataError(f"{folder.name}: an 'ignore' label cannot be scored; set its voxels to 0")
+    if len(set(table.organs.values())) < len(table.organs):
         raise DataError(
-            f"{_DATASET}: 'labels' is not a table of single label values ({type(error).__name__});"
-            " regions are not supported, remove them"
-        ) from error
-    names = {value: name for value, name in pairs if value > 0}
-    if "ignore" in names.values():
-        raise DataError(f"{_DATASET}: an 'ignore' label cannot be scored; set its voxels to 0")
-    return names
+            f"{folder.name}: an organ has several label values; regions are not supported here,"
+            " give every organ one value"
+        )
+    return table.organs
+
+
+def _highest(path: Path) -> int:
+    voxels = read_labels(path)[0]
+    require_labels(int(voxels.min()), int(voxels.max()), path.name)
+    return int(voxels.max())

@@ -1,32 +1,56 @@
-"""`cohort.json` and the volumes beside it: the one description of a cohort all stages share."""
+"""`cohort.json` and the volumes beside it: the one description of a cohort all stages share.
+
+`phases.csv` joins it later: the contrast phase of every scan, where it is from, what its HU say.
+"""
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from sacl.errors import DataError
-from sacl.files.atomic import write_text
+from sacl.files.atomic import replacing, write_text
 from sacl.files.nifti import map_volume, read_label_map, read_volume
-from sacl.types import Case, Cohort, Grid, LabelMap, LabelScheme, NativeFrame, Volume
+from sacl.phase_words import PHASE
+from sacl.types import UNKNOWN, Case, Cohort, LabelMap, LabelScheme, Volume
 
 MANIFEST = "cohort.json"
-_VERSION = 1
+PHASES_FILE = "phases.csv"
+PhaseSource = Literal["table", "tags", "estimated", "unknown"]
+
+_VERSION = 2
+_AGAIN = "run `sacl ingest --force`"
+
+
+@dataclass(frozen=True)
+class ScanPhase:
+    """One scan's phase: the one that is used, its source, and what the estimator says.
+
+    `estimated` is the likeliest phase by the HU and `probability` its probability, whatever is
+    used; `conflict` marks a given phase that the HU contradict. `hu` are medians by tissue.
+    """
+
+    case_id: str
+    phase: str
+    source: PhaseSource
+    estimated: str
+    probability: float
+    conflict: bool
+    explanation: str
+    hu: Mapping[str, float]
 
 
 def write_cohort(folder: Path, cohort: Cohort) -> None:
     """Write the cohort's manifest into its folder; it holds no path outside of it."""
-    document = {
-        "version": _VERSION,
-        "name": cohort.name,
-        "modality": cohort.modality,
-        "scheme": {"name": cohort.scheme.name, "names": list(cohort.scheme.names)},
-        "cases": [_case_to_json(case) for case in cohort.cases],
-    }
+    document = {"version": _VERSION, **msgspec.to_builtins(cohort, enc_hook=_plain)}
     write_text(folder / MANIFEST, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
@@ -39,23 +63,17 @@ def read_cohort(folder: Path) -> Cohort:
     where = f"{folder.name}/{MANIFEST}"
     try:
         document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        version = document.pop("version", None)
     except FileNotFoundError as error:
         raise DataError(f"{where}: no such file; run `sacl ingest` first") from error
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}); run `sacl ingest --force`") from error
-    if document.get("version") != _VERSION:
-        raise DataError(
-            f"{where}: version {document.get('version')}, expected {_VERSION};"
-            " run `sacl ingest --force`"
-        )
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{where}: not a JSON object ({error}); {_AGAIN}") from error
+    if version != _VERSION:
+        raise DataError(f"{where}: version {version}, expected {_VERSION}; {_AGAIN}")
     try:
-        scheme = LabelScheme(document["scheme"]["name"], tuple(document["scheme"]["names"]))
-        cases = tuple(_case_from_json(row) for row in document["cases"])
-        return Cohort(document["name"], scheme, cases, document["modality"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{where}: damaged, {type(error).__name__} {error}; run `sacl ingest --force`"
-        ) from error
+        return msgspec.convert(document, Cohort, dec_hook=_array)
+    except (msgspec.ValidationError, DataError) as error:
+        raise DataError(f"{where}: damaged, {error}; {_AGAIN}") from error
 
 
 def read_image(folder: Path, case: Case) -> Volume:
@@ -71,46 +89,52 @@ def read_reference(folder: Path, case: Case, scheme: LabelScheme) -> LabelMap | 
     return read_label_map(folder / case.reference, scheme)[0]
 
 
-def _case_to_json(case: Case) -> dict[str, Any]:
-    native = case.native
-    return {
-        "case_id": case.case_id,
-        "subject_id": case.subject_id,
-        "split": case.split,
-        "image": case.image,
-        "reference": case.reference,
-        "annotated": list(case.annotated),
-        "scan_labels": dict(case.scan_labels),
-        "window": [float(end) for end in case.window],
-        "native": {
-            "shape": list(native.grid.shape),
-            "affine": native.grid.affine.tolist(),
-            "qform_code": native.qform_code,
-            "sform_code": native.sform_code,
-            "xyzt_units": native.xyzt_units,
-            "qform": list(native.qform),
-        },
-    }
+def write_phases(path: Path, phases: Sequence[ScanPhase], tissues: Sequence[str]) -> None:
+    """Write a row per scan and a column of HU per tissue, empty where it was not measured."""
+    given = [field.name for field in dataclasses.fields(ScanPhase) if field.name != "hu"]
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*given, *(f"hu_{tissue}" for tissue in tissues)])
+        for scan in phases:
+            row = dataclasses.replace(scan, probability=round(scan.probability, 4))
+            hu = [f"{scan.hu[t]:.1f}" if t in scan.hu else "" for t in tissues]
+            writer.writerow([*(getattr(row, name) for name in given), *hu])
 
 
-def _case_from_json(row: Mapping[str, Any]) -> Case:
-    native = row["native"]
-    i, j, k = native["shape"]
-    low, high = row["window"]
-    return Case(
-        case_id=row["case_id"],
-        subject_id=row["subject_id"],
-        image=row["image"],
-        reference=row["reference"],
-        split=row["split"],
-        native=NativeFrame(
-            Grid((i, j, k), np.array(native["affine"], dtype=np.float64)),
-            native["qform_code"],
-            native["sform_code"],
-            native["xyzt_units"],
-            tuple(native["qform"]),
-        ),
-        window=(float(low), float(high)),
-        scan_labels=row["scan_labels"],
-        annotated=tuple(row["annotated"]),
+def with_phases(cohort: Cohort, folder: Path) -> Cohort:
+    """Return the cohort with the phases that were estimated, where its own are unknown.
+
+    A phase that the cohort has stays. Without `phases.csv` the cohort is returned as it is.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = folder / PHASES_FILE
+    if not path.is_file():
+        return cohort
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        estimated = {r["case_id"]: r["phase"] for r in rows if r["source"] == "estimated"}
+    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
+        raise DataError(
+            f"{folder.name}/{PHASES_FILE}: damaged ({type(error).__name__});"
+            " run `sacl locate --force`"
+        ) from error
+    cases = tuple(
+        dataclasses.replace(case, scan_labels={**case.scan_labels, PHASE: estimated[case.case_id]})
+        if case.scan_label(PHASE) == UNKNOWN and case.case_id in estimated
+        else case
+        for case in cohort.cases
     )
+    return dataclasses.replace(cohort, cases=cases)
+
+
+def _plain(value: Any) -> Any:
+    """Return an affine, or a number of NumPy, as JSON types."""
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def _array(kind: type, value: Any) -> Any:
+    """Return the affine of a grid; msgspec asks for every type that it does not know."""
+    return np.asarray(value, dtype=np.float64) if kind is np.ndarray else value

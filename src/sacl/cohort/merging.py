@@ -1,21 +1,41 @@
-"""Merge several datasets into one: ids stay unique, subjects apart, organs with their cases."""
+"""Several datasets as one cohort: unique ids, subjects apart, all scans CT or all MR.
+
+Where nobody says which scans are of one person, that is guessed from their names: two scans of a
+person in different splits would let a network be tested on whom it was trained on.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import Literal
 
-from sacl.cohort.layouts.found import Found, FoundCase
-from sacl.cohort.splits import subject_of
+from sacl.cohort.dataset import Dataset, Modality, SourceCase, naming_case
+from sacl.errors import ConfigError
+from sacl.files.nifti import read_volume
 from sacl.organs import snake_case
+from sacl.types import NativeFrame, Volume
 
 DATASET = "dataset"
 """The scan-wise label that says which dataset a scan of a merged cohort is from."""
+_AIR_HU = -500.0
+_SEP = r"[-_. ]"
+_NUMBERED = r"(?:frame|fr|phase|ph|time(?:point)?|tp?|visit|v|ses(?:sion)?|week|month|day|year)"
+_SAID = (
+    r"(?:ed|es|end[-_]?diastol(?:e|ic)|end[-_]?systol(?:e|ic)|diastole|systole|left|right|[lr]|lh|rh"
+    r"|baseline|follow[-_]?up\d*|fu\d*|pre|post|prior|inspiration|expiration|insp|exp)"
+)
+_DATE = r"(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])"
+_MARK = re.compile(
+    rf"^(?P<who>.*\d.*?){_SEP}(?:{_NUMBERED}{_SEP}?\d+|{_SAID}|{_DATE})$", re.IGNORECASE
+)
+"""A name with a number in it, then what tells two scans of one person apart."""
+_BIDS = re.compile(r"^(?P<who>sub-[A-Za-z0-9]+)_.+$")
 
 
-def merge(founds: Sequence[Found]) -> Found:
+def merge(datasets: Sequence[Dataset]) -> Dataset:
     """Return all cases as one dataset; a single one is returned as it is.
 
     A case id that several datasets have gets its dataset's name in front, and so does a subject:
@@ -23,30 +43,30 @@ def merge(founds: Sequence[Found]) -> Found:
     are read with one key. Each case keeps its split, its scan-wise labels and what its label
     values mean.
     """
-    if len(founds) == 1:
-        return founds[0]
-    names = _unique([found.name for found in founds])
-    case_ids = Counter(case.case_id for found in founds for case in found.cases)
+    if len(datasets) == 1:
+        return datasets[0]
+    names = _unique([dataset.name for dataset in datasets])
+    case_ids = Counter(case.case_id for dataset in datasets for case in dataset.cases)
     # Exports that share a key share their pseudonyms: there, one name is one person.
-    spaces = [found.layout if found.layout == "dicom" else str(n) for n, found in enumerate(founds)]
+    spaces = [d.layout if d.layout == "dicom" else str(n) for n, d in enumerate(datasets)]
     named = {
-        (space, subject_of(case))
-        for space, found in zip(spaces, founds, strict=True)
-        for case in found.cases
+        (space, case.subject)
+        for space, dataset in zip(spaces, datasets, strict=True)
+        for case in dataset.cases
     }
     subjects = Counter(subject for _, subject in named)
     clashing = {s for s, count in subjects.items() if count > 1}
     cases = tuple(
-        _renamed(case, found, name, case_ids[case.case_id] > 1, subject_of(case) in clashing)
-        for found, name in zip(founds, names, strict=True)
-        for case in found.cases
+        _renamed(case, dataset, name, case_ids[case.case_id] > 1, case.subject in clashing)
+        for dataset, name in zip(datasets, names, strict=True)
+        for case in dataset.cases
     )
     renamed = sum(count for count in case_ids.values() if count > 1)
-    notes = [f"{name}: {n}" for found, name in zip(founds, names, strict=True) for n in found.notes]
+    notes = [f"{name}: {n}" for d, name in zip(datasets, names, strict=True) for n in d.notes]
     if renamed:
         notes.append(f"{renamed} cases of the same name have their dataset's name in front now")
-    return Found(
-        layout="+".join(dict.fromkeys(found.layout for found in founds)),
+    return Dataset(
+        layout="+".join(dict.fromkeys(dataset.layout for dataset in datasets)),
         name="+".join(names),
         organs={},
         cases=cases,
@@ -54,18 +74,130 @@ def merge(founds: Sequence[Found]) -> Found:
     )
 
 
+def person_in(case_id: str) -> str:
+    """Return whom a scan's name speaks of: the name without frame, visit, date and side.
+
+    Only a name with a number before such a mark is shortened: `liver_left` says of nobody.
+
+    Example:
+        >>> person_in("patient003_frame01"), person_in("p12_t0_left"), person_in("liver_12")
+        ('patient003', 'p12', 'liver_12')
+        >>> person_in("sub-01_ses-02_T1w"), person_in("case7_ED"), person_in("hippocampus_003")
+        ('sub-01', 'case7', 'hippocampus_003')
+    """
+    if bids := _BIDS.match(case_id):
+        return bids["who"]
+    while mark := _MARK.match(case_id):
+        case_id = mark["who"]
+    return case_id
+
+
+def with_guessed_subjects(dataset: Dataset) -> Dataset:
+    """Return a dataset in which scans whose names speak of one person are of one subject.
+
+    Subjects that are known stay as they are. A note says what was guessed, and how to say better.
+    """
+    every: dict[tuple[str, str], list[SourceCase]] = defaultdict(list)
+    for case in dataset.cases:
+        if case.subject_id is None:
+            every[case.scan_labels.get(DATASET, ""), person_in(case.case_id)].append(case)
+    groups = {key: scans for key, scans in every.items() if len(scans) > 1}
+    if not groups:
+        return dataset
+    known = {case.subject_id for case in dataset.cases}
+    people = [person for _, person in groups]
+    subject_of = {}
+    for (source, person), scans in groups.items():
+        clashes = people.count(person) > 1 or person in known
+        name = f"{source}_{person}" if clashes else person
+        subject_of.update({case.case_id: name for case in scans})
+    cases = tuple(
+        dataclasses.replace(case, subject_id=subject_of.get(case.case_id, case.subject_id))
+        for case in dataset.cases
+    )
+    (_, person), (first, second, *_) = next(iter(groups.items()))
+    note = (
+        f"ATTENTION, guessed from the names: {len(subject_of)} scans are of {len(groups)} subjects,"
+        f" such as {first.case_id} and {second.case_id} of {person}; a subject's scans stay in one"
+        " split. If this is wrong, name the subjects in a table with case_id and subject_id"
+        " (--ingest.scan_labels TABLE.csv)"
+    )
+    return dataclasses.replace(dataset, cases=cases).with_notes(note)
+
+
+def read_scan(case: SourceCase) -> tuple[Volume, NativeFrame]:
+    """Read a case's image, by its own reader where it has one.
+
+    Raises:
+        DataError: as `read_volume`.
+    """
+    with naming_case(case):
+        return case.load() if case.load is not None else read_volume(case.image)
+
+
+def with_modality(dataset: Dataset, wanted: Literal["auto", "ct", "mr"]) -> Dataset:
+    """Return a dataset of which every case says its modality.
+
+    Where neither the case nor the dataset says it, it is the wanted one; with `auto` the first such
+    scan decides for all of them: the air of a CT lies near -1000 HU, MR has hardly any negatives.
+    """
+    cases = [dataclasses.replace(c, modality=c.modality or dataset.modality) for c in dataset.cases]
+    unknown = [case for case in cases if case.modality is None]
+    guess: Modality | None = None if wanted == "auto" else wanted
+    note = ""
+    if unknown and guess is None:
+        low = float(read_scan(unknown[0])[0].voxels.min())
+        guess = "ct" if low < _AIR_HU else "mr"
+        note = (
+            f"taken as {guess.upper()}, the lowest intensity of {unknown[0].case_id} is {low:g};"
+            " set --ingest.modality if this is wrong"
+        )
+    told = tuple(dataclasses.replace(case, modality=case.modality or guess) for case in cases)
+    return dataclasses.replace(dataset, cases=told).with_notes(note)
+
+
+def of_one_modality(
+    dataset: Dataset, wanted: Literal["auto", "ct", "mr"]
+) -> tuple[Modality, Dataset]:
+    """Return the modality of a cohort and its scans of that modality.
+
+    Of a mixed cohort only the wanted scans are kept. Of one that is all of another modality than
+    is wanted, all are: the user knows better than a header.
+
+    Raises:
+        ConfigError: the cohort is mixed and nothing is wanted.
+    """
+    counts = Counter(case.modality for case in dataset.cases if case.modality is not None)
+    known: Modality = "ct" if wanted == "ct" else "mr"
+    if len(counts) == 1:
+        (only,) = counts
+        if wanted in ("auto", only):
+            return only, dataset
+        note = f"read as {wanted.upper()}, as ingest.modality says; the data says {only.upper()}"
+        return known, dataset.with_notes(note)
+    if wanted == "auto":
+        raise ConfigError(
+            f"ingest.modality: {dataset.name} has {counts['ct']} CT and {counts['mr']} MR scans,"
+            " and a cohort is of one modality; keep one with --ingest.modality ct or mr"
+        )
+    kept = tuple(case for case in dataset.cases if case.modality == wanted)
+    left_out = len(dataset.cases) - len(kept)
+    note = f"{len(kept)} {wanted.upper()} scans are kept, {left_out} left out"
+    return known, dataclasses.replace(dataset, cases=kept).with_notes(note)
+
+
 def _renamed(
-    case: FoundCase, found: Found, name: str, clashes: bool, subject_clashes: bool
-) -> FoundCase:
+    case: SourceCase, dataset: Dataset, name: str, clashes: bool, subject_clashes: bool
+) -> SourceCase:
     return dataclasses.replace(
         case,
         case_id=f"{name}_{case.case_id}" if clashes else case.case_id,
-        subject_id=f"{name}_{subject_of(case)}" if subject_clashes else case.subject_id,
+        subject_id=f"{name}_{case.subject}" if subject_clashes else case.subject_id,
         scan_labels={DATASET: snake_case(name), **case.scan_labels},
         origin=f"{name}, {case.origin}",
-        organs=found.organs if case.organs is None else case.organs,
-        ignore=found.ignore if case.ignore is None else case.ignore,
-        modality=case.modality or found.modality,
+        organs=dataset.organs if case.organs is None else case.organs,
+        ignore=dataset.ignore if case.ignore is None else case.ignore,
+        modality=case.modality or dataset.modality,
     )
 
 

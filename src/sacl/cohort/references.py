@@ -1,53 +1,66 @@
-"""Read a scan's reference, a label map or a mask per organ, in the cohort's scheme and grid."""
+"""Read a label map, or a mask per organ, in the cohort's scheme and on its scan's grid.
+
+Masks may overlap: a rule says which organ a contested voxel is given to, and all are counted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool, Integer, UInt
 
 from sacl.cohort.annotation import label_of_value
-from sacl.cohort.layouts.found import Found, FoundCase, naming_case
-from sacl.cohort.overlap import Overlap, merge_masks, organ_mask
+from sacl.cohort.dataset import Dataset, SourceCase, naming_case
 from sacl.errors import DataError
+from sacl.files.arrays import distinct_values, relabeled
 from sacl.files.nifti import read_labels
-from sacl.files.voxel_values import distinct_values, relabeled
 from sacl.geometry import repaired, require_same_grid, resample_nearest, same_grid
 from sacl.organs import match
 from sacl.types import Grid, LabelMap, LabelScheme
 
+Overlap = Literal["smaller", "first", "error"]
+"""Who gets a contested voxel: the organ with fewer voxels in this scan, or that listed first."""
 _WORTH_SAYING = 0.0005
-"""Share of an image outside of its label map from which on it is told."""
-_REMEDY = "resample the label map onto the image's grid, which `--ingest.repair_grid nearest` does"
+"""Share of an image outside of its label map from which on it is mentioned."""
+REMEDY = "resample the label map onto the image's grid, which `--ingest.repair_grid nearest` does"
 
 
 @dataclass(frozen=True)
-class ReferenceRules:
-    """How references are read: the organs, who wins where masks overlap, whether to resample."""
+class MapRules:
+    """How label maps are read: the organs, who wins where masks overlap, whether to resample.
+
+    `remedy` says what to do about a map on another grid.
+    """
 
     scheme: LabelScheme
-    overlap: Overlap
-    repairs_grid: bool
+    overlap: Overlap = "smaller"
+    repairs_grid: bool = False
+    remedy: str = REMEDY
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
-    """A reference on its image's grid, with what had to be decided on the way.
+class SchemeMap:
+    """A label map in the cohort's scheme on its scan's grid, and what was decided on the way.
 
-    `contested` are the voxels that masks of two organs claim; `repair` says how the map's own grid
-    differed and what resampling did to its volume, empty where it lies on the image's grid.
+    `contested` are the voxels that masks of two organs claim; `unnamed` the label values without a
+    name, which became background; `repair` says how the map's own grid differed and what resampling
+    did to its volume, empty where it lies on the image's grid.
     """
 
     label_map: LabelMap
     contested: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    unnamed: tuple[int, ...] = ()
     repair: str = ""
 
 
-def read_reference(
-    found: Found, case: FoundCase, annotated: tuple[str, ...], grid: Grid, rules: ReferenceRules
-) -> Reference:
+def read_source_map(
+    dataset: Dataset, case: SourceCase, annotated: tuple[str, ...], grid: Grid, rules: MapRules
+) -> SchemeMap:
     """Read what is annotated of a case, by label values of the cohort's scheme.
 
     Raises:
@@ -57,28 +70,40 @@ def read_reference(
     """
     with naming_case(case):
         if case.masks:
-            return _from_masks(case, annotated, grid, rules)
-        return _from_label_map(found, case, annotated, grid, rules)
+            organ_of = match(list(case.masks), annotated)
+            return lay_masks(case.masks, organ_of, annotated, grid, rules)
+        return _from_label_map(dataset, case, annotated, grid, rules)
 
 
 def _from_label_map(
-    found: Found, case: FoundCase, annotated: tuple[str, ...], grid: Grid, rules: ReferenceRules
-) -> Reference:
+    dataset: Dataset, case: SourceCase, annotated: tuple[str, ...], grid: Grid, rules: MapRules
+) -> SchemeMap:
     assert case.reference is not None, "the case has a reference"
-    voxels, own_grid, _ = read_labels(case.reference)
-    label_of = label_of_value(found, case, rules.scheme, annotated)
-    ignore = found.ignore if case.ignore is None else case.ignore
+    voxels, own, _ = read_labels(case.reference)
+    label_of = label_of_value(dataset, case, rules.scheme, annotated)
     values = distinct_values(voxels)
-    _require_known(case, values, label_of, ignore)
-    voxels, repair = _on_grid(voxels, own_grid, grid, f"case {case.case_id}", rules)
-    table = np.zeros(max(values) + 1, rules.scheme.label_type)
-    for value in values:
-        table[value] = label_of.get(value, 0)
-    return Reference(LabelMap(relabeled(voxels, table), grid, rules.scheme), repair=repair)
+    _require_known(case, values, label_of, dataset.ignore if case.ignore is None else case.ignore)
+    voxels, repair = on_grid(voxels, own, grid, rules, f"case {case.case_id}")
+    return SchemeMap(in_scheme(voxels, max(values), label_of, grid, rules.scheme), repair=repair)
+
+
+def in_scheme(
+    voxels: Integer[np.ndarray, "i j k"],
+    highest: int,
+    label_of: Mapping[int, int],
+    grid: Grid,
+    scheme: LabelScheme,
+) -> LabelMap:
+    """Return a label map by the scheme's label of every value; other values are background."""
+    table = np.zeros(highest + 1, scheme.label_type)
+    for value, label in label_of.items():
+        if value <= highest:
+            table[value] = label
+    return LabelMap(relabeled(voxels, table), grid, scheme)
 
 
 def _require_known(
-    case: FoundCase, values: set[int], label_of: Mapping[int, int], ignore: int | None
+    case: SourceCase, values: set[int], label_of: Mapping[int, int], ignore: int | None
 ) -> None:
     if ignore in values:
         raise DataError(
@@ -99,36 +124,49 @@ def _require_known(
         )
 
 
-def _from_masks(
-    case: FoundCase, annotated: tuple[str, ...], grid: Grid, rules: ReferenceRules
-) -> Reference:
-    """Lay an organ's masks together, then those of all organs; other masks are not even read."""
-    target = match(list(case.masks), annotated)
+def lay_masks(
+    files: Mapping[str, Path],
+    organ_of: Mapping[str, str],
+    organs: Sequence[str],
+    grid: Grid,
+    rules: MapRules,
+) -> SchemeMap:
+    """Lay the masks of each organ together, then those of all organs; others are not even read.
+
+    Args:
+        files: Mask files by name.
+        organ_of: The scheme's organ that a mask is, or is a part of.
+        organs: The scheme's organs to read, in their order.
+        grid: The scan's canonical grid.
+        rules: How to read them.
+
+    Raises:
+        DataError: a mask lies on another grid, is not binary, or overlaps where that is an error.
+    """
     masks, repairs = [], []
-    for organ in annotated:
+    for organ in organs:
         inside = np.zeros(grid.shape, np.bool_, order="F")
-        for name in (name for name in case.masks if target.get(name) == organ):
-            where = f"case {case.case_id}, mask {name}"
-            voxels, own_grid = _read_mask(case.masks[name], where)
-            voxels, repair = _on_grid(voxels, own_grid, grid, where, rules)
+        for name in (name for name in files if organ_of.get(name) == organ):
+            voxels, own = _read_mask(files[name], f"mask {name}")
+            voxels, repair = on_grid(voxels, own, grid, rules, f"mask {name}")
             inside |= voxels
             repairs += [f"{name}: {repair}"] if repair else []
         masks.append(organ_mask(organ, inside))
-    labels = [rules.scheme.label_of(organ) for organ in annotated]
+    labels = [rules.scheme.label_of(organ) for organ in organs]
     voxels, contested = merge_masks(masks, labels, grid.shape, rules.overlap)
     if contested and rules.overlap == "error":
         (a, b), count = next(iter(contested.items()))
         raise DataError(
-            f"case {case.case_id}: the masks of {a} and {b} overlap in {count} voxels"
+            f"the masks of {a} and {b} overlap in {count} voxels"
             f" ({len(contested)} such pairs); correct them, or let the smaller or the first organ"
             " win with --ingest.overlap smaller or first"
         )
     label_map = LabelMap(voxels.astype(rules.scheme.label_type, copy=False), grid, rules.scheme)
-    return Reference(label_map, contested, "; ".join(repairs))
+    return SchemeMap(label_map, contested, repair="; ".join(repairs))
 
 
-def _read_mask(path: Path, where: str) -> tuple[np.ndarray, Grid]:
-    """Return a binary mask, bool `[i, j, k]`, and its grid.
+def _read_mask(path: Path, where: str) -> tuple[Bool[np.ndarray, "i j k"], Grid]:
+    """Return a binary mask and its grid.
 
     Raises:
         DataError: it has more than one value besides 0.
@@ -144,8 +182,12 @@ def _read_mask(path: Path, where: str) -> tuple[np.ndarray, Grid]:
     return inside, grid
 
 
-def _on_grid(
-    voxels: np.ndarray, own: Grid, grid: Grid, where: str, rules: ReferenceRules
+def on_grid(
+    voxels: Integer[np.ndarray, "i j k"] | Bool[np.ndarray, "i j k"],
+    own: Grid,
+    grid: Grid,
+    rules: MapRules,
+    where: str,
 ) -> tuple[np.ndarray, str]:
     """Return a map on the image's grid, and what was done to it, nothing in most cases.
 
@@ -156,10 +198,105 @@ def _on_grid(
     if same_grid(grid, own):
         return voxels, ""
     if not rules.repairs_grid:
-        require_same_grid(grid, own, where, _REMEDY)
+        require_same_grid(grid, own, where, rules.remedy)
     moved, told = repaired(voxels, own, grid, where)
     everywhere = np.broadcast_to(np.uint8(1), own.shape)
     outside = 1 - np.count_nonzero(resample_nearest(everywhere, own, grid)) / moved.size
     if outside >= _WORTH_SAYING:
         told += f"; {outside:.1%} of the image lie outside of it and count as background"
     return moved, told
+
+
+@dataclass(frozen=True, eq=False)
+class OrganMask:
+    """An organ's voxels in a scan, cut to their bounding box: `inside` bool, from `start` on."""
+
+    organ: str
+    start: tuple[int, int, int]
+    inside: np.ndarray
+
+    @property
+    def region(self) -> tuple[slice, slice, slice]:
+        """Where the box lies in the scan."""
+        i, j, k = (slice(a, a + n) for a, n in zip(self.start, self.inside.shape, strict=True))
+        return i, j, k
+
+
+def organ_mask(organ: str, inside: Bool[np.ndarray, "i j k"]) -> OrganMask:
+    """Cut a mask to its bounding box; an empty one has an empty box."""
+    start = [0, 0, 0]
+    for axis in (2, 1, 0):  # by slices first: the rest is looked for among few voxels
+        others = tuple(other for other in range(3) if other != axis)
+        held = np.flatnonzero(inside.any(axis=others))
+        if len(held) == 0:
+            return OrganMask(organ, (0, 0, 0), np.zeros((0, 0, 0), np.bool_))
+        start[axis] = int(held[0])
+        inside = inside[(slice(None),) * axis + (slice(held[0], held[-1] + 1),)]
+    i, j, k = start
+    return OrganMask(organ, (i, j, k), inside.copy(order="F"))
+
+
+def merge_masks(
+    masks: Sequence[OrganMask], labels: Sequence[int], shape: tuple[int, int, int], rule: Overlap
+) -> tuple[np.ndarray, dict[tuple[str, str], int]]:
+    """Return a label map of the masks, and the contested voxels by pair of organs.
+
+    With `smaller` (and equal size: the first listed) the smaller organ in this scan wins, so that
+    nothing small vanishes within something large; with `first`, and with `error` for the caller to
+    refuse, the one listed first. A voxel that three masks claim counts for each of their pairs.
+
+    Args:
+        masks: One per organ.
+        labels: The label value of each.
+        shape: Voxels of the scan.
+        rule: Who wins.
+    """
+    voxels = np.zeros(shape, np.min_scalar_type(max(labels, default=0)), order="F")
+    claims = np.zeros(shape, np.uint16 if len(masks) > 255 else np.uint8, order="F")
+    order = list(range(len(masks)))
+    if rule == "smaller":
+        sizes = [int(mask.inside.sum()) for mask in masks]
+        order.sort(key=lambda n: sizes[n])
+    for n in reversed(order):  # the winner is written last
+        mask = masks[n]
+        voxels[mask.region][mask.inside] = labels[n]
+        claims[mask.region] += mask.inside
+    return voxels, _contested(masks, claims)
+
+
+def overlap_in_words(contested: Collection[Mapping[str, int]]) -> str:
+    """Return in how many scans masks overlap, by how much, and the worst of the pairs."""
+    total = Counter[str]()
+    for pairs in contested:
+        total.update(pairs)
+    worst, count = total.most_common(1)[0]
+    return (
+        f"masks overlap in {len(contested)} scans by {sum(total.values())} voxels, most of all"
+        f" {worst} by {count}"
+    )
+
+
+def _contested(
+    masks: Sequence[OrganMask], claims: UInt[np.ndarray, "i j k"]
+) -> dict[tuple[str, str], int]:
+    """Count the voxels that two masks claim, slice by slice to need little memory."""
+    pairs_of: Counter[tuple[str, str]] = Counter()
+    for k in np.flatnonzero((claims > 1).any(axis=(0, 1))):
+        i, j = np.nonzero(claims[:, :, k] > 1)
+        here = [mask for mask in masks if 0 <= k - mask.start[2] < mask.inside.shape[2]]
+        claimed = np.stack([_at(mask, i, j, int(k)) for mask in here]).astype(np.int64)
+        pairs = claimed @ claimed.T
+        for a, b in np.argwhere(np.triu(pairs, 1)):
+            pairs_of[here[a].organ, here[b].organ] += int(pairs[a, b])
+    return dict(pairs_of.most_common())
+
+
+def _at(
+    mask: OrganMask, i: Integer[np.ndarray, " n"], j: Integer[np.ndarray, " n"], k: int
+) -> np.ndarray:
+    """Tell of pixels (i, j) of a slice whether they are inside of a mask."""
+    i, j = i - mask.start[0], j - mask.start[1]
+    held = (i >= 0) & (i < mask.inside.shape[0]) & (j >= 0) & (j < mask.inside.shape[1])
+    inside = np.zeros(len(i), np.bool_)
+    inside[held] = mask.inside[i[held], j[held], k - mask.start[2]]
+    return inside

@@ -1,5 +1,8 @@
 """Which subject stands in which split, and which training subjects count as labeled.
 
+Splits are those that came with the data, or held out here, or one of its cross-validation folds:
+nnU-Net's `splits_final.json`, MONAI's `fold`.
+
 Subjects are drawn from one seeded, stratified order: labeled ones from its start, held-out ones
 from its end. So smaller labeled sets are nested in larger ones, and holding out more subjects does
 not reorder the rest. The strata are values of a scan-wise label, which is known before anybody
@@ -9,44 +12,70 @@ annotates; which organs a reference shows is not looked at.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from sacl.cohort.layouts.found import Found, FoundCase
+from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.errors import ConfigError, DataError
+from sacl.files.documents import as_record, read_json
 from sacl.types import UNKNOWN, Split
 
+FOLDS = "splits_final.json"
+_FOLD = "fold"
 _ORDER_KEY = "train_subjects_in_order"
 
 
-def subject_of(case: FoundCase) -> str:
-    """Return the subject of a case; a case of an unnamed subject is a subject of its own."""
-    return case.subject_id or case.case_id
-
-
-def require_one_split(found: Found) -> None:
+def require_one_split(dataset: Dataset) -> None:
     """Refuse a dataset that has a subject in two splits.
 
     Raises:
         DataError: names the subject, two of its cases and where their splits come from.
     """
-    first: dict[str, FoundCase] = {}
-    for case in found.cases:
-        other = first.setdefault(subject_of(case), case)
+    first: dict[str, SourceCase] = {}
+    for case in dataset.cases:
+        other = first.setdefault(case.subject, case)
         if other.split != case.split:
             raise DataError(
-                f"{found.name}: subject {subject_of(case)} is in two splits, case {other.case_id}"
+                f"{dataset.name}: subject {case.subject} is in two splits, case {other.case_id}"
                 f" in {other.split} ({other.origin}) and case {case.case_id} in {case.split}"
-                f" ({case.origin}); keep a subject's scans in one"
+                f" ({case.origin}); keep a subject's scans in one, or name the subjects in a table"
+                " with case_id and subject_id (--ingest.scan_labels)"
             )
 
 
-def annotated_subjects(found: Found, split: Split = "train") -> list[str]:
+@dataclass(frozen=True)
+class SplitRules:
+    """Who is held out and who is labeled, as the settings of `ingest` say; see there."""
+
+    validation_subjects: int = 0
+    test_subjects: int = 0
+    labeled_subjects: int | None = None
+    labeled_order: Path | None = None
+    stratify: str = "phase"
+    labeled_values: tuple[str, ...] = ()
+
+
+def choose_splits(dataset: Dataset, rules: SplitRules, seed: int) -> tuple[Dataset, list[str]]:
+    """Return the dataset with subjects held out, and the subjects that keep their reference.
+
+    Raises:
+        ConfigError: the rules ask for more subjects than there are, or for what the data has.
+        DataError: the file with the order is not readable, or names others.
+    """
+    order = seeded_order(dataset, rules.stratify, seed)
+    dataset = hold_out(dataset, order, rules.validation_subjects, rules.test_subjects)
+    if rules.labeled_order is not None:
+        order = read_order(rules.labeled_order, dataset)
+    dataset = hide_other_values(dataset, rules.stratify, rules.labeled_values)
+    return dataset, choose_labeled(dataset, order, rules.labeled_subjects)
+
+
+def annotated_subjects(dataset: Dataset, split: Split = "train") -> list[str]:
     """Return the subjects of a split that have a reference, sorted."""
-    return sorted({subject_of(c) for c in found.cases if c.split == split and c.has_reference})
+    return sorted({c.subject for c in dataset.cases if c.split == split and c.has_reference})
 
 
 def stratified_order(strata: Mapping[str, str], seed: int) -> list[str]:
@@ -67,26 +96,26 @@ def stratified_order(strata: Mapping[str, str], seed: int) -> list[str]:
     return [subject for _, _, subject in sorted(placed)]
 
 
-def seeded_order(found: Found, scan_label: str, seed: int) -> list[str]:
+def seeded_order(dataset: Dataset, scan_label: str, seed: int) -> list[str]:
     """Return the annotated training subjects in the order from which all sets are drawn.
 
     A subject's stratum is the set of values that its scans have for `scan_label`.
     """
-    values: dict[str, set[str]] = {subject: set() for subject in annotated_subjects(found)}
-    for case in found.cases:
-        if subject_of(case) in values:
-            values[subject_of(case)].add(case.scan_labels.get(scan_label, UNKNOWN))
+    values: dict[str, set[str]] = {subject: set() for subject in annotated_subjects(dataset)}
+    for case in dataset.cases:
+        if case.subject in values:
+            values[case.subject].add(case.scan_labels.get(scan_label, UNKNOWN))
     return stratified_order({s: "+".join(sorted(v)) for s, v in values.items()}, seed)
 
 
-def hold_out(found: Found, order: Sequence[str], validation: int, test: int) -> Found:
+def hold_out(dataset: Dataset, order: Sequence[str], validation: int, test: int) -> Dataset:
     """Move annotated training subjects from the end of an order to validation and test.
 
     Raises:
         ConfigError: the data has such a split already, or no training subject would be left.
     """
     for split, count in (("validation", validation), ("test", test)):
-        own = annotated_subjects(found, "validation" if split == "validation" else "test")
+        own = annotated_subjects(dataset, "validation" if split == "validation" else "test")
         if count and own:
             raise ConfigError(
                 f"ingest.{split}_subjects: {count} asked for, but the data has {len(own)} {split}"
@@ -101,23 +130,23 @@ def hold_out(found: Found, order: Sequence[str], validation: int, test: int) -> 
     split_of: dict[str, Split] = dict.fromkeys(order[start : start + validation], "validation")
     split_of.update(dict.fromkeys(order[start + validation :], "test"))
     cases = (
-        dataclasses.replace(case, split=split_of[subject_of(case)], origin="held out")
-        if subject_of(case) in split_of
+        dataclasses.replace(case, split=split_of[case.subject], origin="held out")
+        if case.subject in split_of
         else case
-        for case in found.cases
+        for case in dataset.cases
     )
-    return dataclasses.replace(found, cases=tuple(cases))
+    return dataclasses.replace(dataset, cases=tuple(cases))
 
 
-def hide_other_values(found: Found, scan_label: str, values: Sequence[str]) -> Found:
+def hide_other_values(dataset: Dataset, scan_label: str, values: Sequence[str]) -> Dataset:
     """Hide the references of training scans whose scan-wise label is none of some values.
 
     Raises:
         ConfigError: no annotated training scan has such a value.
     """
     if not values:
-        return found
-    shown = [c for c in found.cases if c.split == "train" and c.has_reference]
+        return dataset
+    shown = [c for c in dataset.cases if c.split == "train" and c.has_reference]
     present = {case.scan_labels.get(scan_label, UNKNOWN) for case in shown}
     missing = [value for value in values if value not in present]
     if missing:
@@ -126,35 +155,35 @@ def hide_other_values(found: Found, scan_label: str, values: Sequence[str]) -> F
             f" they have {', '.join(sorted(present))}"
         )
     return dataclasses.replace(
-        found,
+        dataset,
         cases=tuple(
             case
             if case.split != "train" or case.scan_labels.get(scan_label, UNKNOWN) in values
             else dataclasses.replace(case, reference=None, masks={})
-            for case in found.cases
+            for case in dataset.cases
         ),
     )
 
 
-def choose_labeled(found: Found, order: Sequence[str], count: int | None) -> list[str]:
+def choose_labeled(dataset: Dataset, order: Sequence[str], count: int | None) -> list[str]:
     """Return the training subjects that keep their reference: the first `count` of an order.
 
     Raises:
         ConfigError: more are asked for than there are.
     """
-    able = set(annotated_subjects(found))
+    able = set(annotated_subjects(dataset))
     ordered = [subject for subject in order if subject in able]
     if count is None:
         return sorted(able)
     if count > len(ordered):
         raise ConfigError(
             f"ingest.labeled_subjects: {count} asked for, but only {len(ordered)} training subjects"
-            f" of {found.name} have a reference and a place in the order; ask for fewer"
+            f" of {dataset.name} have a reference and a place in the order; ask for fewer"
         )
     return ordered[:count]
 
 
-def read_order(path: Path, found: Found) -> list[str]:
+def read_order(path: Path, dataset: Dataset) -> list[str]:
     """Read subjects in the order in which they become labeled.
 
     The file is a JSON list, a JSON object with `train_subjects_in_order`, or a text with one
@@ -163,22 +192,108 @@ def read_order(path: Path, found: Found) -> list[str]:
     Raises:
         DataError: the file is not readable, or names a subject twice or one that is not there.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        document = json.loads(text) if path.suffix == ".json" else lines
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path.name}: not readable ({type(error).__name__})") from error
+    document = read_json(path) if path.suffix == ".json" else _lines(path)
     listed = document.get(_ORDER_KEY) if isinstance(document, dict) else document
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
         raise DataError(f"{path.name}: expected a list of subjects, or an object with {_ORDER_KEY}")
-    known = {subject_of(case) for case in found.cases}
+    known = {case.subject for case in dataset.cases}
     strange = [name for name in listed if name not in known]
     if strange:
         raise DataError(
-            f"{path.name}: subject {strange[0]} is not in {found.name} ({len(strange)} such);"
+            f"{path.name}: subject {strange[0]} is not in {dataset.name} ({len(strange)} such);"
             f" its subjects are named like {min(known)}"
         )
     if len(set(listed)) != len(listed):
         raise DataError(f"{path.name}: a subject is named twice; remove the repetition")
     return listed
+
+
+def with_fold(dataset: Dataset, root: Path, fold: int | None) -> Dataset:
+    """Return a dataset in which the training cases held out by one fold are for validation.
+
+    The folds are those of `splits_final.json`, a list of `{train, val}`, in the dataset's folder,
+    beside it, or in nnU-Net's `nnUNet_preprocessed`; else those of the scan-wise label `fold`.
+    Where no fold is asked for, a note says that there are some, and nothing is changed. A training
+    case that is in neither part of the fold stays what it is, and so does a dataset that has
+    neither folds nor references.
+
+    Raises:
+        ConfigError: the data has no folds, not so many, or a validation part already.
+        DataError: `splits_final.json` is damaged, or names a case that is not there.
+    """
+    path = _folds_file(root)
+    if fold is None:
+        note = f"{FOLDS} has folds and none is used; choose one by ingest.fold"
+        return dataset.with_notes(note if path else "")
+    if any(case.split == "validation" and case.has_reference for case in dataset.cases):
+        raise ConfigError(
+            f"ingest.fold: {fold} asked for, but {dataset.name} has validation scans of its own;"
+            " leave it unset"
+        )
+    if path is None and not any(c.has_reference or _FOLD in c.scan_labels for c in dataset.cases):
+        return dataset
+    held_out = _by_file(path, fold, dataset) if path else _by_label(dataset, fold)
+    cases = tuple(
+        dataclasses.replace(case, split="validation", origin=f"fold {fold}")
+        if case.case_id in held_out
+        else case
+        for case in dataset.cases
+    )
+    note = f"fold {fold} holds {len(held_out)} training scans out for validation"
+    return dataclasses.replace(dataset, cases=cases).with_notes(note)
+
+
+@dataclass(frozen=True)
+class _Fold:
+    train: list[str]
+    val: list[str]
+
+
+def _folds_file(root: Path) -> Path | None:
+    """Return the `splits_final.json` of a dataset, None where there is none."""
+    folder = root if root.is_dir() else root.parent
+    preprocessed = folder.parent.parent / "nnUNet_preprocessed" / folder.name
+    places = (folder, folder.parent, preprocessed)
+    return next((place / FOLDS for place in places if (place / FOLDS).is_file()), None)
+
+
+def _by_file(path: Path, fold: int, dataset: Dataset) -> set[str]:
+    """Return the cases that a fold of `splits_final.json` holds out."""
+    remedy = "expected a list of {train, val} with lists of cases"
+    folds = as_record(read_json(path), list[_Fold], path.name, remedy)
+    if not 0 <= fold < len(folds):
+        raise ConfigError(
+            f"ingest.fold: {fold} asked for, but {path.name} has {len(folds)}, from 0 on"
+        )
+    training = {case.case_id for case in dataset.cases if case.split == "train"}
+    listed = [*folds[fold].train, *folds[fold].val]
+    strange = [case_id for case_id in listed if case_id not in training]
+    if strange:
+        raise DataError(
+            f"{path.name}: fold {fold} names '{strange[0]}', no training case of {dataset.name}"
+            f" ({len(strange)} such); its cases are named like '{dataset.cases[0].case_id}'"
+        )
+    return set(folds[fold].val)
+
+
+def _by_label(dataset: Dataset, fold: int) -> set[str]:
+    """Return the training cases whose scan-wise label names the fold."""
+    cases = [case for case in dataset.cases if case.split == "train"]
+    folds = {case.scan_labels[_FOLD] for case in cases if _FOLD in case.scan_labels}
+    if not folds:
+        raise ConfigError(
+            f"ingest.fold: {fold} asked for, but {dataset.name} has no {FOLDS} and its scans no"
+            f" label '{_FOLD}'; leave it unset, or use ingest.validation_subjects"
+        )
+    if str(fold) not in folds:
+        raise ConfigError(f"ingest.fold: {fold} asked for, expected one of {sorted(folds)}")
+    return {case.case_id for case in cases if case.scan_labels.get(_FOLD) == str(fold)}
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a text that are not empty."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path.name}: not readable ({type(error).__name__})") from error
+    return [line.strip() for line in lines if line.strip()]

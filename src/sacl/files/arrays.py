@@ -1,4 +1,7 @@
-"""Arrays on disk, made in their full size at once and mapped instead of read."""
+"""Numbers as files store them: arrays mapped from disk, and what stored voxels mean.
+
+Conversions go slice by slice, so that no third array of a scan's size is ever held.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Integer, Num, Shaped
+
+from sacl.errors import DataError
+
+HIGHEST_LABEL = 65535
+"""Largest value that a label may have; whatever is larger is no label."""
+_NOISE = 1e-3
+"""How far a label value may lie from a whole number: a scale factor in float32 leaves 1e-7."""
+_INT16 = np.iinfo(np.int16)
 
 
 def allocate(path: Path, shape: Sequence[int], dtype: type) -> np.ndarray:
-    """Make an .npy file of zeros whose blocks are really there, and map it.
+    """Make an .npy file of zeros whose blocks are reserved, and map it.
 
-    Writing to a sparse file on a full disk kills the process; asking first is an error one can
-    tell.
+    Writing to a sparse file on a full disk kills the process; asking first raises an error.
     """
     if 0 in shape:
         empty: np.ndarray = np.zeros(tuple(shape), dtype)
@@ -28,9 +39,103 @@ def allocate(path: Path, shape: Sequence[int], dtype: type) -> np.ndarray:
 
 
 def open_array(path: Path) -> np.ndarray:
-    """Map an array read-only; an empty one has no bytes that could be mapped and is loaded."""
+    """Map an array read-only; an empty one has no bytes to map and is loaded."""
     with contextlib.suppress(ValueError):
         mapped: np.ndarray = np.load(path, mmap_mode="r")
         return mapped
     loaded: np.ndarray = np.load(path)
     return loaded
+
+
+def intensities(stored: Num[np.ndarray, "i j k"], slope: float, inter: float) -> np.ndarray:
+    """Return `stored * slope + inter`, int16 where these are whole numbers that fit, else float32.
+
+    `stored` itself is returned where nothing changes.
+    """
+    identity = (slope, inter) == (1.0, 0.0)
+    if identity and np.can_cast(stored.dtype, np.int16):
+        return stored.astype(np.int16, copy=False)
+    if stored.dtype.kind != "f" and slope == round(slope) and inter == round(inter):
+        ends = [float(end) * slope + inter for end in (stored.min(), stored.max())]
+        if _INT16.min <= min(ends) and max(ends) <= _INT16.max:
+            return _scaled(stored, np.int64(slope), np.int64(inter), np.int16)
+    if identity:
+        return stored.astype(np.float32, copy=False)
+    return _scaled(stored, np.float32(slope), np.float32(inter), np.float32)
+
+
+def label_numbers(
+    stored: Num[np.ndarray, "i j k"], slope: float, inter: float, where: str
+) -> Integer[np.ndarray, "i j k"]:
+    """Return `stored * slope + inter` as integers in the machine's byte order.
+
+    A value that is whole but for the noise of a scale factor is rounded.
+
+    Raises:
+        DataError: a value is not a whole number, is NaN or infinite.
+    """
+    if stored.dtype.kind != "f" and (slope, inter) == (1.0, 0.0):
+        return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    require_finite(stored, where)
+    whole = np.empty(stored.shape, np.int32, order="F")
+    for k in range(stored.shape[2]):
+        values = stored[:, :, k] * slope + inter
+        with np.errstate(invalid="ignore"):  # a value beyond int32 differs from what it becomes
+            whole[:, :, k] = np.rint(values)
+        fractions = values[np.abs(whole[:, :, k] - values) > _NOISE]
+        if fractions.size:
+            digits = np.format_float_positional(np.float32(fractions[0]), trim="-")
+            raise DataError(
+                f"{where}: label value {digits} is not a whole number; this is no label"
+                " map, or it was resampled without nearest-neighbor interpolation"
+            )
+    return whole
+
+
+def distinct_values(labels: Integer[np.ndarray, "i j k"]) -> set[int]:
+    """Return all values of a label map.
+
+    A label map is made of runs of one value, so only the ends of the runs are looked at.
+    """
+    values: set[int] = set()
+    for k in range(labels.shape[2]):
+        row = labels[:, :, k].ravel("K")
+        ends = row[np.flatnonzero(row[1:] != row[:-1])]
+        values.update(np.unique(ends).tolist(), (int(row[-1]),))
+    return values
+
+
+def relabeled(
+    labels: Integer[np.ndarray, "i j k"], table: Shaped[np.ndarray, " value"]
+) -> np.ndarray:
+    """Return `table[labels]` for labels from 0 on; `labels` itself where that is equal."""
+    if labels.dtype == table.dtype and np.array_equal(table, np.arange(table.size)):
+        return labels
+    changed = np.empty(labels.shape, table.dtype, order="F")
+    for k in range(labels.shape[2]):  # by slice: an index array costs 8 bytes per voxel
+        np.take(table, labels[:, :, k].T, out=changed[:, :, k].T, mode="clip")
+    return changed
+
+
+def require_finite(voxels: Shaped[np.ndarray, ...], where: str) -> None:
+    """Refuse voxels that are NaN or infinite.
+
+    Raises:
+        DataError: how many are not finite.
+    """
+    bad = 0 if voxels.dtype.kind != "f" else voxels.size - int(np.isfinite(voxels).sum())
+    if bad:
+        raise DataError(
+            f"{where}: {bad} of {voxels.size} voxels are NaN or infinite; give them a value, for"
+            " instance that of air"
+        )
+
+
+def _scaled(
+    stored: Num[np.ndarray, "i j k"], slope: np.number, inter: np.number, kind: type[np.number]
+) -> np.ndarray:
+    """Return `stored * slope + inter` as `kind`, computed in the factors' type."""
+    scaled = np.empty(stored.shape, kind, order="F")
+    for k in range(stored.shape[2]):
+        scaled[:, :, k] = stored[:, :, k].astype(type(slope)) * slope + inter
+    return scaled

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and fingerprints of files that are read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,39 @@ def plain(value: Any) -> Any:
     return value
 
 
-def listing_fingerprint(root: Path) -> str:
-    """Return a hash of the names, sizes and times of all files of a folder (or of one file)."""
+def fingerprint_of(files: Iterable[Path], root: Path) -> str:
+    """Return a hash of files: where they lie seen from a root, their sizes and their times.
+
+    A symlink counts as what it leads to; a file that is not there counts as missing.
+    """
     digest = hashlib.sha256()
-    for path in [root] if root.is_file() else sorted(root.rglob("*")):
-        if path.is_file():
+    for path in files:
+        place = os.path.relpath(path, root) if path.is_absolute() == root.is_absolute() else path
+        try:
             stat = path.stat()
-            digest.update(f"{path.name}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+            line = f"{place}|{stat.st_size}|{stat.st_mtime_ns}\n"
+        except OSError:
+            line = f"{place}|missing\n"
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
+
+
+def folder_fingerprint(root: Path) -> str:
+    """Return a hash of all files below a folder, hidden ones and pipes apart, or of one file.
+
+    Symlinks to folders are followed, each folder once.
+    """
+    if not root.is_dir():
+        return fingerprint_of([root], root.parent)
+    files: list[Path] = []
+    entered: set[str] = set()
+    for folder, inner, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in entered:
+            inner.clear()
+            continue
+        entered.add(real)
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        paths = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+        files += [path for path in paths if path.is_file()]
+    return fingerprint_of(files, root)

@@ -7,6 +7,8 @@ import re
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from sacl.files.arrays import HIGHEST_LABEL
+
 CARET = 30
 """Code of the NIfTI extension that Caret, Workbench and 3D Slicer keep label tables in."""
 
@@ -36,11 +38,17 @@ def names_in_table(content: bytes) -> dict[str, int] | None:
     table = re.search(rb"<LabelTable.*</LabelTable>", content, re.DOTALL)
     if table is None:
         return None
+    names: dict[str, int] = {}
     try:
-        labels = ElementTree.fromstring(table[0].decode("utf-8")).iter("Label")
-        return {(label.text or "").strip(): int(label.attrib["Key"]) for label in labels}
+        for label in ElementTree.fromstring(table[0].decode("utf-8")).iter("Label"):
+            name, value = (label.text or "").strip(), int(label.attrib["Key"])
+            if not 0 <= value <= HIGHEST_LABEL:
+                raise ValueError(f"the value {value} of '{name[:60]}', expected 0 to 65535")
+            if name and names.setdefault(name, value) != value:
+                raise ValueError(f"'{name[:60]}' has the values {names[name]} and {value}")
     except (ElementTree.ParseError, KeyError) as error:
         raise ValueError(str(error)) from error
+    return names
 
 
 def label_color(value: int) -> tuple[float, float, float]:

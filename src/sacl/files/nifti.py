@@ -1,20 +1,24 @@
 """NIfTI in and out: canonical voxels, the exact way back, label names in the file.
 
 Every reader returns voxels in canonical (closest RAS+) order and the `NativeFrame` that leads back
-to the file's own grid. Integers stay integers: a CT costs two bytes per voxel.
+to the file's own grid. Integers stay integers: a CT costs two bytes per voxel. Gzip goes straight
+from the file into the array, and slice by slice into the file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
+import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+from jaxtyping import Integer, Num, Shaped, UInt8
 from nibabel.filebasedimages import ImageFileError
 from nibabel.nifti1 import Nifti1Extension
 from nibabel.openers import ImageOpener
@@ -22,10 +26,9 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 from nibabel.wrapstruct import WrapStructError
 
 from sacl.errors import DataError
+from sacl.files.arrays import intensities, label_numbers, require_finite
 from sacl.files.atomic import replacing
-from sacl.files.gzipped import empty_for, inflate_into, write_gzip
 from sacl.files.label_table import CARET, label_table, names_in_table
-from sacl.files.voxel_values import intensities, label_values, require_finite
 from sacl.geometry import to_canonical, to_native
 from sacl.types import Grid, LabelMap, LabelScheme, NativeFrame, Volume
 
@@ -45,22 +48,39 @@ _DAMAGE = (
     HeaderTypeError,
     WrapStructError,
     EOFError,
+    MemoryError,
     OSError,
     OverflowError,
     ValueError,
     zlib.error,
 )
+_KINDS = (
+    (0, b"PK\x03\x04", "a zip archive; unpack it"),
+    (0, b"NRRD", "an NRRD file; convert it"),
+    (0, b"ObjectType", "a MetaImage (.mha); convert it"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS; fetch the file itself"),
+    (128, b"DICM", "a DICOM file; give its folder as --data"),
+)
+"""What else a file may be: where its mark stands, the mark, what to say."""
+_LARGEST_RATIO = 1100
+"""Deflate cannot shrink anything further; a header that promises more is damaged."""
+_STEP = 1 << 20
+_GZIP = 31
+"""zlib's code for a gzip header and a trailer with checksum; the header holds no name, no time."""
+_OTHER_SPACING = 0.01
+"""Share by which the two spacings of a header may differ: rounding, not contradiction."""
+_OTHER_ANGLE_DEG, _OTHER_PLACE_MM = 1.0, 1.0
 
 
 def is_nifti(path: Path) -> bool:
     """Tell whether a file name is that of a NIfTI file; macOS's `._*` companions are not."""
-    return path.name.endswith(SUFFIXES) and not path.name.startswith(".")
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
 def stem(path: Path) -> str:
-    """Return a file's name without `.nii` or `.nii.gz`."""
+    """Return a file's name without `.nii` or `.nii.gz`, in capitals or not."""
     for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
+        if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return path.stem
 
@@ -98,8 +118,8 @@ def map_volume(path: Path) -> Volume:
         return Volume(intensities(*_stored(image, path)), frame.grid)
 
 
-def read_labels(path: Path) -> tuple[np.ndarray, Grid, NativeFrame]:
-    """Read integer label values `[i, j, k]`, whatever scheme they follow, and the canonical grid.
+def read_labels(path: Path) -> tuple[Integer[np.ndarray, "i j k"], Grid, NativeFrame]:
+    """Read integer label values, whatever scheme they follow, and the canonical grid.
 
     Raises:
         DataError: as `read_volume`, or a value is not a whole number.
@@ -107,7 +127,7 @@ def read_labels(path: Path) -> tuple[np.ndarray, Grid, NativeFrame]:
     with _one_line(path):
         image, frame = _open(path)
         stored, slope, inter = _stored(image, path)
-    voxels = label_values(stored, slope, inter, path.name)
+    voxels = label_numbers(stored, slope, inter, path.name)
     canonical, grid = to_canonical(voxels, frame.grid)
     return canonical, grid, frame
 
@@ -166,14 +186,33 @@ def _one_line(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(f"{path.name}: no such file") from error
     except _DAMAGE as error:
-        raise DataError(
-            f"{path.name}: not a readable NIfTI file, it is truncated, damaged or of another"
-            f" format ({type(error).__name__}); export or copy it again"
-        ) from error
+        raise DataError(f"{path.name}: {_what_is_wrong(path, error)}") from error
+
+
+def _what_is_wrong(path: Path, error: BaseException) -> str:
+    """Say why a file is no readable NIfTI file: what it is instead, or that it is damaged."""
+    if path.exists() and not path.is_file():
+        return "a folder or a pipe, expected a NIfTI file"
+    try:
+        with path.open("rb") as file:
+            start = file.read(256)
+    except OSError as reason:
+        return f"cannot be read, {reason.strerror}"
+    if not start:
+        return "not a readable NIfTI file, it is empty; export or copy it again"
+    for place, mark, words in _KINDS:
+        if start[place:].startswith(mark):
+            return f"expected NIfTI, but this is {words}"
+    return (
+        "not a readable NIfTI file, it is truncated, damaged or of another format"
+        f" ({type(error).__name__}); export or copy it again"
+    )
 
 
 def _open(path: Path) -> tuple[Any, NativeFrame]:
     """Return the image, its voxels not yet read, and its frame; the header is checked."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path.name}: a folder or a pipe, expected a NIfTI file")
     header = _raw_header(path)
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
     stored = tuple(float(number) for name in _QFORM for number in np.ravel(header[name])[:4])
@@ -198,7 +237,51 @@ def _open(path: Path) -> tuple[Any, NativeFrame]:
     except DataError as error:
         raise DataError(f"{path.name}: {error}") from error
     units = int(header["xyzt_units"])
-    return image, NativeFrame(grid, qform, sform, units, stored if usable else ())
+    doubt = _contradiction(header, grid)
+    return image, NativeFrame(grid, qform, sform, units, stored if usable else (), doubt)
+
+
+def _contradiction(header: Any, grid: Grid) -> str:
+    """Say how sform, qform and pixdim contradict each other, nothing where they agree.
+
+    The sform is used where it has a code, else the qform; other programs choose otherwise.
+    """
+    pixdim = np.asarray(header["pixdim"][1:4], dtype=np.float64)
+    sizes = " x ".join(f"{mm:.4g}" for mm in pixdim)
+    if not (pixdim > 0).all():
+        return (
+            f"pixdim is {sizes} mm, not positive: other programs mirror the scan, or take 1 mm;"
+            " repair the header"
+        )
+    if int(header["sform_code"]) == 0:
+        return ""
+    if not np.allclose(grid.spacing_mm, pixdim, rtol=_OTHER_SPACING):
+        spacing = " x ".join(f"{mm:.4g}" for mm in grid.spacing_mm)
+        return (
+            f"the spacing is {spacing} mm by the sform, which is used, and {sizes} mm by pixdim,"
+            " which other programs use; repair the header"
+        )
+    if int(header["qform_code"]) == 0 or not np.isfinite(header["quatern_b"]):
+        return ""
+    return _between(grid.affine, header.get_qform())
+
+
+def _between(sform: Shaped[np.ndarray, "4 4"], qform: Shaped[np.ndarray, "4 4"]) -> str:
+    """Say how two affines of one header differ: mirrored, turned, moved, or not at all."""
+    remedy = "the sform is used, other programs use the qform; repair the header"
+    cosine_s, cosine_q = (a[:3, :3] / np.linalg.norm(a[:3, :3], axis=0) for a in (sform, qform))
+    if np.linalg.det(cosine_s) * np.linalg.det(cosine_q) < 0:
+        return f"sform and qform are mirror images of each other; {remedy}"
+    # A sheared sform has no equal among qforms: its nearest rotation is what they are to share.
+    u, _, v = np.linalg.svd(cosine_s)
+    cosine = (np.trace((u @ v).T @ cosine_q) - 1) / 2
+    angle = float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
+    if angle > _OTHER_ANGLE_DEG:
+        return f"sform and qform are {angle:.3g} degrees apart; {remedy}"
+    apart = float(np.linalg.norm((sform - qform)[:3, 3]))
+    if apart > _OTHER_PLACE_MM:
+        return f"sform and qform lie {apart:.4g} mm apart; {remedy}"
+    return ""
 
 
 def _raw_header(path: Path) -> Any:
@@ -212,21 +295,47 @@ def _raw_header(path: Path) -> Any:
     raise ImageFileError("no NIfTI header")
 
 
-def _stored(image: Any, path: Path) -> tuple[np.ndarray, float, float]:
-    """Return the voxels `[i, j, k]` as stored, and the slope and intercept to be applied."""
+def _stored(image: Any, path: Path) -> tuple[Num[np.ndarray, "i j k"], float, float]:
+    """Return the voxels as stored, and the slope and intercept to be applied."""
     proxy = image.dataobj
     if proxy.dtype.kind not in "iuf":
         raise ImageFileError("voxels are not plain numbers")
-    if path.suffix == ".gz":
-        content = empty_for(path, int(np.prod(image.shape)) * proxy.dtype.itemsize)
-        inflate_into(content, path, proxy.offset)
-        voxels = content.view(proxy.dtype)
+    if path.suffix.lower() == ".gz":
+        size = math.prod(image.shape) * proxy.dtype.itemsize
+        voxels = _inflated(path, proxy.offset, size).view(proxy.dtype)
     else:
         voxels = np.asanyarray(proxy.get_unscaled())
     return voxels.reshape(image.shape[:3], order="F"), float(proxy.slope), float(proxy.inter)
 
 
-def _save(path: Path, voxels: np.ndarray, frame: NativeFrame, table: bytes | None) -> None:
+def _inflated(path: Path, start: int, size: int) -> UInt8[np.ndarray, " byte"]:
+    """Return `size` decompressed bytes from `start` on, refusing more than the file can hold.
+
+    The file is read to its end, so that its checksum is verified too.
+    """
+    if size > _LARGEST_RATIO * path.stat().st_size:
+        raise EOFError("the file is too short for what its header promises")
+    content = np.empty(size, np.uint8)
+    view, filled = content.data, 0
+    with gzip.open(path) as file:
+        file.seek(start)
+        while filled < size:
+            got = file.readinto(view[filled : filled + _STEP])
+            if not got:
+                raise EOFError("the file ends too early")
+            filled += got
+        try:
+            while file.read(_STEP):
+                pass
+        except gzip.BadGzipFile as error:
+            if "Not a gzipped file" not in str(error):  # what follows the last member is no content
+                raise
+    return content
+
+
+def _save(
+    path: Path, voxels: Shaped[np.ndarray, "i j k"], frame: NativeFrame, table: bytes | None
+) -> None:
     image = nibabel.Nifti1Image(voxels, frame.grid.affine)
     image.set_sform(frame.grid.affine, code=frame.sform_code)
     image.set_qform(frame.grid.affine, code=frame.qform_code)
@@ -244,13 +353,27 @@ def _save(path: Path, voxels: np.ndarray, frame: NativeFrame, table: bytes | Non
     with replacing(path) as temporary:
         pieces = _pieces(header, voxels)
         if path.suffix == ".gz":
-            write_gzip(temporary, pieces, runs=table is not None)
+            _write_gzip(temporary, pieces, runs=table is not None)
         else:
             with temporary.open("wb") as file:
                 file.writelines(pieces)
 
 
-def _pieces(header: Any, voxels: np.ndarray) -> Iterator[bytes]:
+def _write_gzip(path: Path, pieces: Iterable[bytes], runs: bool) -> None:
+    """Compress and write pieces one after the other; the same pieces give the same bytes.
+
+    `runs` suits label maps, which are made of long runs of one value: it looks for nothing else,
+    which makes them both smaller and sooner written.
+    """
+    strategy = zlib.Z_RLE if runs else zlib.Z_DEFAULT_STRATEGY
+    stream = zlib.compressobj(1, zlib.DEFLATED, _GZIP, zlib.DEF_MEM_LEVEL, strategy)
+    with path.open("wb") as file:
+        for piece in pieces:
+            file.write(stream.compress(piece))
+        file.write(stream.flush())
+
+
+def _pieces(header: Any, voxels: Shaped[np.ndarray, "i j k"]) -> Iterator[bytes]:
     """Yield a NIfTI file's bytes: the header with its extensions, then slice after slice."""
     start = io.BytesIO()
     header.write_to(start)

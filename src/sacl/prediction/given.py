@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from sacl.cohort.coarse_maps import GivenLabels, Survey, read_given_map
-from sacl.cohort.overlap import overlap_in_words
+from sacl.cohort.layouts.label_maps import Survey, read_given_map
+from sacl.cohort.references import SchemeMap, overlap_in_words
 from sacl.files.nifti import is_nifti, read_frame
 from sacl.geometry import canonical_grid, require_same_grid, same_grid
 from sacl.prediction.components import clean_components
@@ -37,7 +37,7 @@ class Tally:
     contested: dict[str, dict[str, int]] = field(default_factory=dict)
     unnamed: Counter[int] = field(default_factory=Counter)
 
-    def add(self, case_id: str, given: GivenLabels) -> None:
+    def add(self, case_id: str, given: SchemeMap) -> None:
         """Count one case's map."""
         if given.repair:
             self.repaired[case_id] = given.repair
@@ -64,7 +64,7 @@ def require_grids(survey: Survey, grids: Mapping[str, Grid], repairs_grid: bool)
                 break
     if other and not repairs_grid:
         case_id, (path, own) = next(iter(other.items()))
-        mask = f", mask {path.name}" if survey.maps[case_id].files.file is None else ""
+        mask = f", mask {path.name}" if survey.maps[case_id].file is None else ""
         require_same_grid(
             grids[case_id],
             own,
@@ -101,7 +101,7 @@ def announce(survey: Survey, scheme: LabelScheme) -> None:
 
 def locate_given(
     case: Case, survey: Survey, grid: Grid, scheme: LabelScheme, cleaning: Cleaning
-) -> tuple[LabelMap, GivenLabels | None]:
+) -> tuple[LabelMap, SchemeMap | None]:
     """Return a case's cleaned map, empty where none is given, and what was decided in reading."""
     if case.case_id not in survey.maps:
         return LabelMap(np.zeros(grid.shape, scheme.label_type), grid, scheme), None

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from sacl.cohort.manifest import read_image
-from sacl.cohort.phases import PHASES_FILE, PhaseSource, ScanPhase, write_phases
+from sacl.cohort.manifest import PHASES_FILE, PhaseSource, ScanPhase, read_image, write_phases
 from sacl.files.nifti import read_label_map
 from sacl.organs import canonical_name
 from sacl.patches.phase import TISSUE_OF, TISSUES, PhaseEstimate, estimate_phase, organ_hu

@@ -14,13 +14,13 @@ from sacl.check.cohort_checks import CohortFacts, check_cohort, likely_modality
 from sacl.check.findings import Finding
 from sacl.check.page import check_page
 from sacl.check.record import cohort_record, scan_table
+from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.cohort.layouts.dicom import DicomExport
-from sacl.cohort.layouts.folds import with_fold
-from sacl.cohort.layouts.found import Found, FoundCase
 from sacl.cohort.layouts.recognize import find
 from sacl.cohort.manifest import MANIFEST, read_cohort
 from sacl.cohort.merging import merge
-from sacl.cohort.scan_table import with_table
+from sacl.cohort.splits import with_fold
+from sacl.cohort.tables import with_table
 from sacl.dicom.pseudonyms import KEY
 from sacl.dicom.verdict import SeriesRule
 from sacl.errors import ConfigError
@@ -75,7 +75,7 @@ def check(config: RunConfig, out: Path) -> Checked:
     return Checked(cohort, tuple(findings), record)
 
 
-def _found(config: RunConfig) -> tuple[Found, str]:
+def _found(config: RunConfig) -> tuple[Dataset, str]:
     """List the cases of all sources, and tell in a few words what they are read as."""
     sources = config.ingest.data
     if not sources:
@@ -90,7 +90,7 @@ def _found(config: RunConfig) -> tuple[Found, str]:
     return found, "; ".join(dict.fromkeys(origin for _, origin in founds))
 
 
-def _listed(source: Path, config: RunConfig) -> tuple[Found, str]:
+def _listed(source: Path, config: RunConfig) -> tuple[Dataset, str]:
     for folder in (source, source / FOLDERS["ingest"]):
         if (folder / MANIFEST).is_file():
             return _from_manifest(folder, read_cohort(folder)), "canonical volumes of a run"
@@ -106,16 +106,16 @@ def _listed(source: Path, config: RunConfig) -> tuple[Found, str]:
     return found, f"read as {found.layout}, by {reason}"
 
 
-def _from_manifest(folder: Path, cohort: Cohort) -> Found:
+def _from_manifest(folder: Path, cohort: Cohort) -> Dataset:
     """Return an ingested cohort as any other dataset, each scan with the frame of its own file."""
 
-    def case_of(entry: Case) -> FoundCase:
+    def case_of(entry: Case) -> SourceCase:
         path = folder / entry.image
 
         def load() -> tuple[Volume, NativeFrame]:
             return read_volume(path)[0], entry.native
 
-        return FoundCase(
+        return SourceCase(
             case_id=entry.case_id,
             image=path,
             reference=folder / entry.reference if entry.reference else None,
@@ -129,7 +129,7 @@ def _from_manifest(folder: Path, cohort: Cohort) -> Found:
 
     organs = dict(enumerate(cohort.scheme.names, start=1))
     cases = tuple(case_of(entry) for entry in cohort.cases)
-    return Found("cohort.json", cohort.name, organs, cases, modality=cohort.modality)
+    return Dataset("cohort.json", cohort.name, organs, cases, modality=cohort.modality)
 
 
 def _repaired(findings: Sequence[Finding], config: RunConfig) -> list[Finding]:

@@ -14,7 +14,7 @@ from sacl.dicom.intake import ingested_series, series_named
 from sacl.dicom.pseudonyms import KEY
 from sacl.errors import ConfigError, DataError, WorkspaceError
 from sacl.export.form import Export, Form, Result
-from sacl.files.atomic import listing_fingerprint, write_text
+from sacl.files.atomic import folder_fingerprint, write_text
 from sacl.files.nifti import is_nifti, read_label_map, stem
 from sacl.progress import say, track
 from sacl.run.record import fingerprint, read_record
@@ -127,7 +127,7 @@ def export_folder(
         say(f"export: {len(references) - len(pairs)} references have no label map of their name")
     common = Export(out, scheme, pairs, force=force)
     folders = {"predicted": predicted, "reference": reference}
-    inputs = {name: listing_fingerprint(folder) for name, folder in folders.items() if folder}
+    inputs = {name: folder_fingerprint(folder) for name, folder in folders.items() if folder}
     load = {case_id: functools.partial(read, case_id) for case_id in paths}
     return _write(chosen, common, load, {"form": form, "inputs": inputs})
 

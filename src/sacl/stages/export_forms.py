@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sacl.cohort.nnssl_write import write_collection
-from sacl.cohort.nnunet_files import (
+from sacl.cohort.layouts.nnssl import write_collection
+from sacl.cohort.layouts.nnunet import (
     DATASET,
     SPLITS,
     SUMMARY,

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sacl.cohort.manifest import read_cohort, read_image, read_reference
-from sacl.cohort.phases import with_phases
+from sacl.cohort.manifest import read_cohort, read_image, read_reference, with_phases
 from sacl.errors import DataError
 from sacl.files.nifti import read_label_map
 from sacl.geometry import require_same_grid

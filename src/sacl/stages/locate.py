@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sacl.cohort.coarse_maps import survey_maps
-from sacl.cohort.given_files import given_fingerprint
+from sacl.cohort.layouts.label_maps import given_fingerprint, survey_maps
 from sacl.cohort.manifest import read_cohort, read_image
 from sacl.errors import DataError
 from sacl.files.atomic import replacing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sacl.cohort.coarse_maps import read_given_map, survey_maps
+from sacl.cohort.layouts.label_maps import read_given_map, survey_maps
 from sacl.cohort.manifest import read_cohort, read_image
 from sacl.errors import ConfigError, DataError, SaclError, WorkspaceError
 from sacl.files.nifti import (

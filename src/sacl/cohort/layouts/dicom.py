@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sacl.cohort.layouts.found import Found, FoundCase, Modality
+from sacl.cohort.dataset import Dataset, Modality, SourceCase
 from sacl.dicom.intake import Intake, names_a_patient, take_in, what_is_dicom
 from sacl.dicom.pseudonyms import KeyRow, read_key, with_pseudonyms, write_key
 from sacl.dicom.verdict import SeriesRule, Verdict
@@ -39,7 +39,7 @@ def recognize(root: Path) -> str | None:
     return what_is_dicom(root)
 
 
-def read(root: Path, export: DicomExport | None = None) -> Found:
+def read(root: Path, export: DicomExport | None = None) -> Dataset:
     """List the accepted series as cases, all for training and without a reference.
 
     The key is extended by what it does not know yet, and written before anything is read.
@@ -65,12 +65,14 @@ def read(root: Path, export: DicomExport | None = None) -> Found:
         write_key(export.key, extended)
     cases = [_case(verdict, row) for verdict, row in zip(accepted, rows, strict=True)]
     cases.sort(key=lambda case: case.case_id)
-    return Found(NAME, NAME, {}, tuple(cases), _modality(cases), notes=_notes(intake, rows, cases))
+    return Dataset(
+        NAME, NAME, {}, tuple(cases), _modality(cases), notes=_notes(intake, rows, cases)
+    )
 
 
-def _case(verdict: Verdict, row: KeyRow) -> FoundCase:
+def _case(verdict: Verdict, row: KeyRow) -> SourceCase:
     assert verdict.stack is not None
-    return FoundCase(
+    return SourceCase(
         case_id=row.case_id,
         image=Path(row.case_id),
         subject_id=row.subject_id,
@@ -81,12 +83,12 @@ def _case(verdict: Verdict, row: KeyRow) -> FoundCase:
     )
 
 
-def _modality(cases: list[FoundCase]) -> Modality | None:
+def _modality(cases: list[SourceCase]) -> Modality | None:
     modalities = {case.modality for case in cases}
     return modalities.pop() if len(modalities) == 1 else None
 
 
-def _notes(intake: Intake, rows: list[KeyRow], cases: list[FoundCase]) -> tuple[str, ...]:
+def _notes(intake: Intake, rows: list[KeyRow], cases: list[SourceCase]) -> tuple[str, ...]:
     """Return what to tell of an export; remarks on single scans under their pseudonyms."""
     nameless = sum(not row.patient_id for row in rows)
     notes = list(intake.notes)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sacl.cohort.dataset import Dataset
 from sacl.cohort.layouts import dicom
-from sacl.cohort.layouts.found import Found
 from sacl.cohort.layouts.recognize import find, recognize
 from sacl.dicom.faults import DAMAGE
 from sacl.dicom.files import Opener
@@ -153,15 +153,15 @@ def _row(
     )
 
 
-def _counts(found: Found, reason: str) -> Explanation:
-    cases = {split: [case for case in found.cases if case.split == split] for split in SPLITS}
+def _counts(dataset: Dataset, reason: str) -> Explanation:
+    cases = {split: [case for case in dataset.cases if case.split == split] for split in SPLITS}
     return Explanation(
-        layout=found.layout,
+        layout=dataset.layout,
         reason=reason,
-        name=found.name,
-        modality=found.modality,
-        organs=tuple(found.organs.values()),
-        notes=found.notes,
+        name=dataset.name,
+        modality=dataset.modality,
+        organs=tuple(dataset.organs.values()),
+        notes=dataset.notes,
         cases={
             split: SplitCount(cases=len(own), with_reference=sum(c.has_reference for c in own))
             for split, own in cases.items()

@@ -1,4 +1,4 @@
-"""nnssl: `pretrain_data.json`, a collection of datasets, subjects, sessions and images.
+"""nnssl: `pretrain_data.json`, a collection of datasets, subjects, sessions and images; in and out.
 
 The format of nnssl (MIC-DKFZ): `datasets` -> `subjects` (`subject_info`) -> `sessions`
 (`session_info`) -> `images` with `name`, `image_path`, `modality`, `image_info` and
@@ -12,20 +12,29 @@ environment has it, else the folder of the JSON or the one above it.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sacl.cohort.layouts.found import Found, FoundCase, modality_of, read_json
+from sacl.cohort.dataset import Dataset, SourceCase, the_file
+from sacl.cohort.layouts.nnunet import modality_of
 from sacl.errors import DataError
+from sacl.files.atomic import replacing, write_text
+from sacl.files.documents import read_object
 from sacl.files.nifti import is_nifti, stem
 from sacl.organs import snake_case
-from sacl.types import UNKNOWN
+from sacl.progress import track
+from sacl.types import UNKNOWN, Case, Cohort
 
 NAME = "pretrain_data.json"
+_MODALITIES = {"ct": "CT", "mr": "MRI"}
+_SESSION = "ses-DEFAULT"
 
 
 @dataclass(frozen=True)
@@ -46,19 +55,19 @@ class _Image:
 def recognize(root: Path) -> str | None:
     """Return why a path is a collection of nnssl, or a folder with one, None where it is not."""
     path = _file(root)
-    if not path.is_file() or not isinstance(read_json(path).get("datasets"), (dict, list)):
+    if not path.is_file() or not isinstance(read_object(path).get("datasets"), (dict, list)):
         return None
     return f"{path.name} is a collection of nnssl"
 
 
-def read(root: Path) -> Found:
+def read(root: Path) -> Dataset:
     """List the images of a collection, all for training and without a reference.
 
     Raises:
         DataError: the JSON is damaged, an image has no path, or its file is missing or no NIfTI.
     """
     path = _file(root)
-    document = read_json(path)
+    document = read_object(path)
     images = _images(document)
     subjects = _subject_ids(images)
     cases = []
@@ -67,7 +76,7 @@ def read(root: Path) -> Found:
         if not is_nifti(file):
             raise DataError(f"{path.name}: image {file.name} is no NIfTI file; convert it")
         cases.append(
-            FoundCase(
+            SourceCase(
                 case_id,
                 file,
                 subject_id=subjects[image.dataset, image.subject],
@@ -77,7 +86,7 @@ def read(root: Path) -> Found:
             )
         )
     modalities = {case.modality for case in cases}
-    return Found(
+    return Dataset(
         layout="nnssl",
         name=str(document.get("collection_name") or path.parent.name),
         organs={},
@@ -96,13 +105,53 @@ def anatomy_masks(path: Path) -> dict[str, Path]:
         DataError: the JSON is damaged, or a mask's file is missing.
     """
     path = _file(path)
-    found = {}
-    for case_id, image in _by_case(_images(read_json(path))).items():
+    files = {}
+    for case_id, image in _by_case(_images(read_object(path))).items():
         masks = image.entry.get("associated_masks")
         name = masks.get("anatomy_mask") if isinstance(masks, Mapping) else None
         if name:
-            found[case_id] = _existing(path, name, case_id, "anatomy_mask")
-    return found
+            files[case_id] = _existing(path, name, case_id, "anatomy_mask")
+    return files
+
+
+def write_collection(
+    out: Path, cohort: Cohort, cases: Sequence[Case], home: Path, maps: Path, force: bool
+) -> Path:
+    """Write images, coarse label maps and `pretrain_data.json` into a folder, and return the JSON.
+
+    Files are hard links to the cohort's own where the disk allows it, else copies. All paths in
+    the JSON are relative to it. Scan-wise labels become `image_info`, coarse label maps the
+    `anatomy_mask`.
+
+    Args:
+        out: Where to write.
+        cohort: The cohort.
+        cases: Those of its cases to write.
+        home: The cohort's folder.
+        maps: Folder of coarse label maps, `CASE.nii.gz`; a case may have none.
+        force: Write files anew that are there.
+    """
+    subjects: dict[str, Any] = {}
+    for case in track(cases, "export", len(cases)):
+        image = f"images/{Path(case.image).name}"
+        mask = f"anatomy/{case.case_id}.nii.gz"
+        has_mask = (maps / f"{case.case_id}.nii.gz").is_file()
+        _put(home / case.image, out / image, force)
+        if has_mask:
+            _put(maps / f"{case.case_id}.nii.gz", out / mask, force)
+        entry = {
+            "name": Path(case.image).name,
+            "image_path": image,
+            "modality": _MODALITIES[cohort.modality],
+            "image_info": dict(case.scan_labels),
+            "associated_masks": {
+                "anonymization_mask": None,
+                "anatomy_mask": mask if has_mask else None,
+            },
+        }
+        _images_of(subjects, case.subject_id).append(entry)
+    write_text(out / NAME, json.dumps(_collection(cohort.name, subjects), indent=1) + "\n")
+    return out / NAME
 
 
 def _file(root: Path) -> Path:
@@ -147,17 +196,17 @@ def _labels(
 def _by_case(images: list[_Image]) -> dict[str, _Image]:
     """Return the images by case: by their own name, by their whole place where two share one."""
     count = Counter(image.name for image in images)
-    found: dict[str, _Image] = {}
+    by_case: dict[str, _Image] = {}
     for image in images:
         place = (image.dataset, image.subject, image.session, image.name)
         case_id = image.name if count[image.name] == 1 else "__".join(place)
-        if not image.name or case_id in found:
+        if not image.name or case_id in by_case:
             raise DataError(
                 f"{NAME}: subject {image.subject} has an image without a name, or two of the name"
                 f" '{image.name}' in one session; name every image"
             )
-        found[case_id] = image
-    return found
+        by_case[case_id] = image
+    return by_case
 
 
 def _subject_ids(images: list[_Image]) -> dict[tuple[str, str], str]:
@@ -185,11 +234,30 @@ def _existing(path: Path, text: Any, case_id: str, key: str) -> Path:
         places = [Path(variable) / rest]
     else:
         places = [path.parent / rest, path.parent.parent / rest]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        remedy = f"; set {first} to the folder it stands for" if first.startswith("$") else ""
-        raise DataError(
-            f"{path.name}: the '{key}' of {case_id} is {places[0].name}, there is no such"
-            f" file{remedy}"
-        )
-    return found
+    remedy = f"; set {first} to the folder it stands for" if first.startswith("$") else ""
+    return the_file(places, f"{path.name}: the '{key}' of {case_id}", remedy)
+
+
+def _images_of(subjects: dict[str, Any], subject_id: str) -> list[dict[str, Any]]:
+    """Return the list of a subject's images, new where there is none yet."""
+    session: dict[str, Any] = {"session_id": _SESSION, "session_info": None, "images": []}
+    subject = {"subject_id": subject_id, "subject_info": None, "sessions": {_SESSION: session}}
+    images: list[dict[str, Any]]
+    images = subjects.setdefault(subject_id, subject)["sessions"][_SESSION]["images"]
+    return images
+
+
+def _collection(name: str, subjects: dict[str, Any]) -> dict[str, Any]:
+    dataset = {"dataset_index": name, "name": name, "dataset_info": None, "subjects": subjects}
+    return {"collection_index": 0, "collection_name": name, "datasets": {name: dataset}}
+
+
+def _put(source: Path, target: Path, force: bool) -> None:
+    """Link a file to another place, or copy it where it cannot be linked."""
+    if target.exists() and not force:
+        return
+    with replacing(target) as temporary:
+        with contextlib.suppress(OSError):
+            os.link(source, temporary)
+        if not temporary.exists():
+            shutil.copyfile(source, temporary)

@@ -3,83 +3,189 @@
 `imagesVa`/`labelsVa` and `imagesTs`/`labelsTs` are read as validation and test. A training image
 without a label map is an unlabeled scan. Both versions of `dataset.json` are understood. Where it
 has a block `dataset`, {case: {images, label}}, the training cases are those, wherever they lie.
+What nnU-Net version 2 reads of others is written too: `dataset.json`, `summary.json` and
+`splits_final.json`.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sacl.cohort.layouts.found import (
-    Found,
-    FoundCase,
-    by_key,
-    label_values,
-    modality_of,
-    nifti_files,
-    pair,
-    read_json,
-)
-from sacl.errors import DataError
-from sacl.files.nifti import SUFFIXES, stem
-from sacl.types import Split
+import numpy as np
 
-_PARTS: tuple[tuple[str, str, Split], ...] = (
-    ("imagesTr", "labelsTr", "train"),
-    ("imagesVa", "labelsVa", "validation"),
-    ("imagesTs", "labelsTs", "test"),
+from sacl.cohort.dataset import (
+    Dataset,
+    Modality,
+    Part,
+    SourceCase,
+    cases_of,
+    files_by_case,
+    the_file,
 )
+from sacl.cohort.label_names import label_names
+from sacl.errors import DataError
+from sacl.files.atomic import write_text
+from sacl.files.documents import read_object
+from sacl.files.nifti import SUFFIXES
+from sacl.types import UNKNOWN, Case, LabelScheme, Split
+
+DATASET, SUMMARY, SPLITS = "dataset.json", "summary.json", "splits_final.json"
+_PARTS: tuple[tuple[str, Split], ...] = (("Tr", "train"), ("Va", "validation"), ("Ts", "test"))
+_IMAGE = "(.+)_0000"
+_CHANNELS = {"ct": "CT", "mr": "MRI", None: "image"}
+_MR_WORDS = ("mr", "t1", "t2", "flair", "adc", "dwi")
 
 
 def recognize(root: Path) -> str | None:
     """Return why a folder is an nnU-Net raw dataset, None where it is not."""
-    if not (root / "dataset.json").is_file():
+    if not (root / DATASET).is_file():
         return None
-    listed = read_json(root / "dataset.json").get("dataset")
+    listed = read_object(root / DATASET).get("dataset")
     if isinstance(listed, Mapping) and listed:
-        return f"dataset.json, which lists the files of {len(listed)} training cases"
-    first = next((path for path in nifti_files(root / "imagesTr") if "_0000." in path.name), None)
-    return f"dataset.json, and imagesTr with channel files like {first.name}" if first else None
+        return f"{DATASET}, which lists the files of {len(listed)} training cases"
+    first = next(iter(files_by_case(root / "imagesTr", _IMAGE).values()), None)
+    return f"{DATASET}, and imagesTr with channel files like {first.name}" if first else None
 
 
-def read(root: Path) -> Found:
+def read(root: Path) -> Dataset:
     """List the cases; of several channels the first (0000) is taken.
 
     Raises:
-        DataError: dataset.json is damaged, has regions or names files other than NIfTI, or a label
-            map has no image.
+        DataError: dataset.json is damaged or names files other than NIfTI, a label map has no
+            image, or an annotation is not read.
     """
-    document = read_json(root / "dataset.json")
+    document = read_object(root / DATASET)
     ending = document.get("file_ending", ".nii.gz")
     if ending not in SUFFIXES:
-        raise DataError(f"dataset.json: file_ending '{ending}', expected .nii.gz or .nii; convert")
-    organs, ignore = label_values(document.get("labels"), "dataset.json")
+        shown = str(ending)[:40]
+        raise DataError(f"{DATASET}: file_ending '{shown}', expected .nii.gz or .nii; convert")
+    names = label_names(document.get("labels"), DATASET)
     channels = document.get("channel_names", document.get("modality", {}))
-    notes: tuple[str, ...] = ()
+    if not isinstance(channels, Mapping):
+        raise DataError(
+            f"{DATASET}: 'channel_names' is {str(channels)[:40]}, expected names by channel, such"
+            ' as {"0": "CT"}'
+        )
+    listed = document.get("dataset")
+    parts = [_part(root, *part) for part in _PARTS]
+    if isinstance(listed, Mapping) and listed:
+        others, notes = cases_of(parts[1:])
+        training = [_listed_case(root, str(case), files) for case, files in listed.items()]
+        cases = (*training, *others)
+    else:
+        cases, notes = cases_of(parts)
     if len(channels) > 1:
-        notes = (f"of {len(channels)} channels the first is used, {next(iter(channels.values()))}",)
-    return Found(
-        layout="nnunet",
-        name=str(document.get("name") or root.name),
-        organs=organs,
-        cases=_all_cases(root, document.get("dataset")),
-        modality=modality_of(channels),
-        ignore=ignore,
-        notes=notes,
-    )
+        first = next(iter(channels.values()))
+        notes += (f"of {len(channels)} channels the first is used, {first}",)
+    name = str(document.get("name") or root.resolve().name)
+    modality = modality_of(channels)
+    return Dataset("nnunet", name, names.organs, cases, modality, names.ignore, notes)
 
 
-def _all_cases(root: Path, listed: Any) -> tuple[FoundCase, ...]:
-    """Return the cases of all parts; the training cases as listed where there is a list."""
-    if not isinstance(listed, Mapping) or not listed:
-        return tuple(case for part in _PARTS for case in _cases(root, *part))
-    training = [_listed_case(root, str(case_id), files) for case_id, files in listed.items()]
-    return (*training, *(case for part in _PARTS[1:] for case in _cases(root, *part)))
+def modality_of(channels: Any) -> Modality | None:
+    """Return the modality that the name of the first channel tells, None where it does not."""
+    name = str(next(iter(channels.values()), "")) if isinstance(channels, Mapping) else ""
+    if name.lower().startswith("ct"):
+        return "ct"
+    return "mr" if any(word in name.lower() for word in _MR_WORDS) else None
 
 
-def _listed_case(root: Path, case_id: str, files: Any) -> FoundCase:
+def write_dataset(path: Path, scheme: LabelScheme, modality: Modality | None, count: int) -> None:
+    """Write `dataset.json` of `count` training cases.
+
+    The channel's name `CT` makes nnU-Net normalize by the whole cohort.
+    """
+    document = {
+        "channel_names": {"0": _CHANNELS[modality]},
+        "labels": {"background": 0} | {n: v for v, n in enumerate(scheme.names, start=1)},
+        "numTraining": count,
+        "file_ending": ".nii.gz",
+        "name": scheme.name,
+    }
+    write_text(path, json.dumps(document, indent=4) + "\n")
+
+
+def write_summary(
+    path: Path,
+    cases: Mapping[str, Mapping[int, Mapping[str, float]]],
+    means: Mapping[int, Mapping[str, float]],
+    foreground: Mapping[str, float],
+) -> None:
+    """Write `summary.json`; of files only the names are kept, and NaN is written as `NaN`.
+
+    Args:
+        path: Where to write it.
+        cases: The figures by case and label.
+        means: The mean figures by label.
+        foreground: The mean figures over the labels.
+    """
+    document = {
+        "foreground_mean": foreground,
+        "mean": {str(label): figures for label, figures in means.items()},
+        "metric_per_case": [
+            {
+                "metrics": {str(label): figures for label, figures in by_label.items()},
+                "prediction_file": f"{case_id}.nii.gz",
+                "reference_file": f"{case_id}.nii.gz",
+            }
+            for case_id, by_label in cases.items()
+        ],
+    }
+    # NaN is no JSON, but what nnU-Net writes and reads.
+    write_text(path, json.dumps(document, indent=4, sort_keys=True) + "\n")
+
+
+def write_folds(path: Path, folds: Sequence[Mapping[str, Sequence[str]]]) -> None:
+    """Write `splits_final.json`."""
+    write_text(path, json.dumps(folds, indent=4) + "\n")
+
+
+def folds_of(
+    cases: Sequence[Case], count: int, seed: int, scan_label: str = "phase"
+) -> list[dict[str, list[str]]]:
+    """Return `count` folds of cases: every subject is held out once, with all of its scans.
+
+    Subjects are dealt to the folds stratum by stratum in a seeded order, so that the folds differ
+    by at most one subject, in all and (by at most one too) of each stratum. A subject's stratum is
+    the set of values that its scans have for `scan_label`. There are never more folds than
+    subjects, and none for fewer than two subjects.
+    """
+    values: dict[str, set[str]] = {}
+    for case in cases:
+        label = case.scan_labels.get(scan_label, UNKNOWN)
+        values.setdefault(case.subject_id, set()).add(label)
+    count = min(count, len(values))
+    if count < 2:
+        return []
+    strata: dict[str, list[str]] = {}
+    for subject in sorted(values):
+        strata.setdefault("+".join(sorted(values[subject])), []).append(subject)
+    generator = np.random.default_rng(seed)
+    dealt = [
+        members[index]
+        for _, members in sorted(strata.items())
+        for index in generator.permutation(len(members))
+    ]
+    fold_of = {subject: place % count for place, subject in enumerate(dealt)}
+    return [
+        {
+            "train": [c.case_id for c in cases if fold_of[c.subject_id] != fold],
+            "val": [c.case_id for c in cases if fold_of[c.subject_id] == fold],
+        }
+        for fold in range(count)
+    ]
+
+
+def _part(root: Path, part: str, split: Split) -> Part:
+    folders = root / f"images{part}", root / f"labels{part}"
+    return Part(*folders, split, _IMAGE, "(.+)", "CASE_0000.nii.gz", r".+_\d{4}")
+
+
+def _listed_case(root: Path, case_id: str, files: Any) -> SourceCase:
     """Return a case of the block `dataset`; of several images the first is taken.
 
     Raises:
@@ -87,27 +193,13 @@ def _listed_case(root: Path, case_id: str, files: Any) -> FoundCase:
     """
     images = files.get("images") if isinstance(files, Mapping) else None
     if not isinstance(images, list) or not images:
-        raise DataError(f"dataset.json: case {case_id} of 'dataset' has no list 'images'")
+        raise DataError(f"{DATASET}: case {case_id} of 'dataset' has no list 'images'")
+
+    def existing(name: Any) -> Path:
+        place = root / os.path.expandvars(str(name))
+        return the_file([place], f"{DATASET}: case {case_id} of 'dataset'")
+
     label = files.get("label")
-    return FoundCase(
-        case_id,
-        _existing(root, images[0], case_id),
-        _existing(root, label, case_id) if label else None,
-        origin="dataset",
+    return SourceCase(
+        case_id, existing(images[0]), existing(label) if label else None, origin="dataset"
     )
-
-
-def _existing(root: Path, name: Any, case_id: str) -> Path:
-    path = root / os.path.expandvars(str(name))
-    if not path.is_file():
-        raise DataError(
-            f"dataset.json: case {case_id} of 'dataset' names {path.name}, there is no such file"
-        )
-    return path
-
-
-def _cases(root: Path, images: str, labels: str, split: Split) -> list[FoundCase]:
-    first = [path for path in nifti_files(root / images) if stem(path).endswith("_0000")]
-    cases = by_key(first, (stem(path)[: -len("_0000")] for path in first), images)
-    references = nifti_files(root / labels)
-    return pair(cases, by_key(references, map(stem, references), labels), images, split)

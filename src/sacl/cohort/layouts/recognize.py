@@ -5,41 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from sacl.cohort.layouts import (
-    amos,
-    btcv,
-    decathlon,
-    dicom,
-    flare2021,
-    folder,
-    monai_datalist,
-    nnssl,
-    nnunet,
-    table,
-    totalsegmentator,
-)
-from sacl.cohort.layouts.found import Found
+from sacl.cohort.dataset import Dataset, Layout
+from sacl.cohort.layouts import dicom, nnssl, nnunet, totalsegmentator
+from sacl.cohort.layouts.challenges import AMOS, BTCV, FLARE2021
+from sacl.cohort.layouts.datalists import DECATHLON, MONAI_DATALIST
+from sacl.cohort.layouts.plain import FOLDER, TABLE, refuse_a_part
 from sacl.errors import DataError
 
-LAYOUTS: dict[str, ModuleType] = {
-    "nnssl": nnssl,
-    "nnunet": nnunet,
-    "amos": amos,
-    "decathlon": decathlon,
-    "btcv": btcv,
-    "flare2021": flare2021,
-    "totalsegmentator": totalsegmentator,
-    "table": table,
-    "monai_datalist": monai_datalist,
-    "folder": folder,
-    "dicom": dicom,
+
+def _layout(module: ModuleType) -> Layout:
+    return Layout((module.__doc__ or "").splitlines()[0], module.recognize, module.read)
+
+
+LAYOUTS: dict[str, Layout] = {
+    "nnssl": _layout(nnssl),
+    "nnunet": _layout(nnunet),
+    "amos": AMOS,
+    "decathlon": DECATHLON,
+    "btcv": BTCV,
+    "flare2021": FLARE2021,
+    "totalsegmentator": _layout(totalsegmentator),
+    "table": TABLE,
+    "monai_datalist": MONAI_DATALIST,
+    "folder": FOLDER,
+    "dicom": _layout(dicom),
 }
 """All layouts, the more specific one first."""
 
 
 def find(
     root: Path, layout: str = "auto", export: dicom.DicomExport | None = None
-) -> tuple[Found, str]:
+) -> tuple[Dataset, str]:
     """List a dataset, and tell by what its layout was recognized.
 
     Args:
@@ -52,8 +48,8 @@ def find(
             or the listing itself fails.
     """
     name, reason = recognize(root, layout)
-    found: Found = dicom.read(root, export) if name == dicom.NAME else LAYOUTS[name].read(root)
-    return found, reason
+    dataset = dicom.read(root, export) if name == dicom.NAME else LAYOUTS[name].read(root)
+    return dataset, reason
 
 
 def recognize(root: Path, layout: str = "auto") -> tuple[str, str]:
@@ -63,17 +59,33 @@ def recognize(root: Path, layout: str = "auto") -> tuple[str, str]:
         DataError: there is no such folder, or its layout is not the named one or none that is
             known.
     """
-    if not root.exists():
-        raise DataError(f"data '{root.name}': no such file or folder")
-    names = list(LAYOUTS) if layout == "auto" else [layout]
-    for name in names:
-        reason = LAYOUTS[name].recognize(root)
-        if reason:
+    _require_there(root)
+    for name in LAYOUTS if layout == "auto" else [layout]:
+        if reason := LAYOUTS[name].recognize(root):
+            if layout == "auto" and name == "folder":
+                refuse_a_part(root)
             return name, reason
     if layout != "auto":
-        expected = (LAYOUTS[layout].__doc__ or layout).splitlines()[0]
-        raise DataError(f"data '{root.name}': not of the layout {layout}; expected {expected}")
+        expected = LAYOUTS[layout].expected
+        raise DataError(f"data '{root}': not of the layout {layout}; expected {expected}")
     raise DataError(
-        f"data '{root.name}': of no known layout ({', '.join(names)}); list the scans in a"
+        f"data '{root}': of no known layout ({', '.join(LAYOUTS)}); list the scans in a"
         " cohort.csv with the columns case_id, image and label"
     )
+
+
+def _require_there(root: Path) -> None:
+    """Refuse a path that leads nowhere, in a circle, or to a pipe.
+
+    Raises:
+        DataError: says which.
+    """
+    try:
+        is_there = root.stat() and (root.is_dir() or root.is_file())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        shown = str(root) if len(str(root)) < 200 else f"{str(root)[:60]}..."
+        printable = shown.encode(errors="backslashreplace").decode()
+        raise DataError(f"data '{printable}': {(reason or 'no such path').lower()}") from error
+    if not is_there:
+        raise DataError(f"data '{root}': a pipe or device, expected a folder or a file")

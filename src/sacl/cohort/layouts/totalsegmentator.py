@@ -12,10 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sacl.cohort.layouts.found import Found, FoundCase, Modality, nifti_files, read_json
-from sacl.cohort.phase_json import phase_of
-from sacl.cohort.scan_table import read_table, scan_labels_of, split_of
+from sacl.cohort.dataset import (
+    Dataset,
+    Modality,
+    SourceCase,
+    files_by_case,
+    require_labels_read,
+)
+from sacl.cohort.tables import phase_in, scan_labels_of, split_of
 from sacl.errors import DataError
+from sacl.files.documents import read_rows
 from sacl.files.nifti import SUFFIXES, stem
 from sacl.phase_words import PHASE, phase_word
 
@@ -33,23 +39,26 @@ def recognize(root: Path) -> str | None:
     return None
 
 
-def read(root: Path) -> Found:
+def read(root: Path) -> Dataset:
     """List the scans with their masks; one without masks is an unlabeled scan.
 
     Raises:
         DataError: meta.csv or a phase file is damaged, or a folder holds two scans.
     """
-    meta = read_table(root / _META, key="image_id") if (root / _META).is_file() else {}
+    meta = read_rows(root / _META, key="image_id") if (root / _META).is_file() else {}
     cases = tuple(_case(folder, meta) for folder in _folders(root) if _images(folder))
     organs = sorted({organ for case in cases for organ in case.masks})
     missing = sum(case.case_id not in meta for case in cases)
     note = f"{missing} scans have no row in {_META}; they are for training, without labels"
-    return Found(
+    notes: tuple[str, ...] = (note,) if meta and missing else ()
+    for case in cases:
+        notes += require_labels_read(case.image.parent / _MASKS, case.masks.values())
+    return Dataset(
         layout="totalsegmentator",
         name=root.resolve().name,
         organs=dict(enumerate(organs, start=1)),
         cases=cases,
-        notes=(note,) if meta and missing else (),
+        notes=notes,
     )
 
 
@@ -64,7 +73,7 @@ def _images(folder: Path) -> list[Path]:
     return [folder / name for name in names if (folder / name).is_file()]
 
 
-def _case(folder: Path, meta: Mapping[str, Mapping[str, str]]) -> FoundCase:
+def _case(folder: Path, meta: Mapping[str, Mapping[str, str]]) -> SourceCase:
     image, *others = _images(folder)
     if others:
         raise DataError(
@@ -72,13 +81,13 @@ def _case(folder: Path, meta: Mapping[str, Mapping[str, str]]) -> FoundCase:
             " its own"
         )
     row = dict(meta.get(folder.name, {}))
-    return FoundCase(
+    return SourceCase(
         case_id=folder.name,
         image=image,
         split=split_of(row, _META) or "train",
         scan_labels=scan_labels_of(row) | _phase(folder),
         origin=_META if row.get("split") else folder.name,
-        masks={stem(path): path for path in nifti_files(folder / _MASKS)},
+        masks=files_by_case(folder / _MASKS),
         modality=_IMAGES[stem(image)],
     )
 
@@ -86,5 +95,5 @@ def _case(folder: Path, meta: Mapping[str, Mapping[str, str]]) -> FoundCase:
 def _phase(folder: Path) -> dict[str, str]:
     """Return the contrast phase that a JSON file beside the scan names, if there is one."""
     for path in sorted(folder.glob("*phase*.json")):
-        return {PHASE: phase_word(phase_of(read_json(path), f"{folder.name}/{path.name}"))}
+        return {PHASE: phase_word(phase_in(path, f"{folder.name}/{path.name}"))}
     return {}

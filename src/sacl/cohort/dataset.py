@@ -1,0 +1,323 @@
+"""A dataset as its source lists it: its scans where they lie, and what their label values mean."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from sacl.errors import DataError
+from sacl.files.atomic import fingerprint_of
+from sacl.files.nifti import is_nifti, stem
+from sacl.types import NativeFrame, Split, Volume
+
+Modality = Literal["ct", "mr"]
+
+_LONGEST_NAME = 200
+"""Letters of a case's name: it becomes a file name, which most disks limit to 255 bytes."""
+_NAMED = 5
+_VOLUME = re.compile(
+    r"(\.nii\.\w+|\.(nii|gz|gzip|nii~|nrrd|nhdr|mha|mhd|hdr|img|dcm|ima|npy|npz|h5|zip|tar|7z))$"
+    r"|^(?!readme|licen[cs]e)[^.]+$",
+    re.IGNORECASE,
+)
+"""Names of files that may hold a scan or a label map: of another format, or with no ending."""
+
+
+@dataclass(frozen=True)
+class SourceCase:
+    """One scan where it lies: its image, its reference if it has one, and what is known of it.
+
+    `subject_id` is None where the source does not say it; `origin` is the place that the split was
+    read from, in the words of the source. A reference is one label map (`reference`) or one binary
+    mask per organ (`masks`, by the organ's name in the source). `organs` and `ignore` are this
+    case's label values where they differ from the dataset's; `annotated` the organs that somebody
+    looked for in this scan, None for all of its table: an organ that is not among them is unknown,
+    not absent. `load` reads the image where it is not a NIfTI file; `image` then only names it.
+    """
+
+    case_id: str
+    image: Path
+    reference: Path | None = None
+    split: Split = "train"
+    subject_id: str | None = None
+    scan_labels: Mapping[str, str] = field(default_factory=dict)
+    origin: str = ""
+    masks: Mapping[str, Path] = field(default_factory=dict)
+    organs: Mapping[int, str] | None = None
+    annotated: tuple[str, ...] | None = None
+    modality: Modality | None = None
+    load: Callable[[], tuple[Volume, NativeFrame]] | None = None
+    ignore: int | None = None
+
+    @property
+    def has_reference(self) -> bool:
+        """Tell whether somebody annotated this scan, in one label map or in masks."""
+        return self.reference is not None or bool(self.masks)
+
+    @property
+    def subject(self) -> str:
+        """The scan's subject; a scan of an unnamed subject is a subject of its own."""
+        return self.subject_id or self.case_id
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset as listed; nothing is read yet but small text files.
+
+    `organs` maps a label value of the source to the organ's name in the source; empty where the
+    source annotates nothing. `ignore` is the value of voxels that nobody annotated. `notes` tell
+    the user what was chosen.
+    """
+
+    layout: str
+    name: str
+    organs: Mapping[int, str]
+    cases: tuple[SourceCase, ...]
+    modality: Modality | None = None
+    ignore: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.cases:
+            raise DataError(f"{self.name}: no scan in this {self.layout} dataset")
+        image_of: dict[str, str] = {}
+        for case in self.cases:
+            _require_name(case.case_id, self.name)
+            if case.case_id in image_of:
+                raise DataError(
+                    f"{self.name}: case {case.case_id} stands in it twice,"
+                    f" {image_of[case.case_id]} and {case.image.name}; remove or rename one"
+                )
+            image_of[case.case_id] = case.image.name
+
+    def with_notes(self, *notes: str) -> Dataset:
+        """Return the dataset with more to tell the user; an empty note is none."""
+        new = tuple(filter(None, notes))
+        return dataclasses.replace(self, notes=self.notes + new) if new else self
+
+    def fingerprint(self, root: Path) -> str:
+        """Return a hash of all that is known of the cases, and of all files that hold their voxels.
+
+        Args:
+            root: Folder of the data, from which the files' places count.
+        """
+        known, files = [f"{self.layout} {self.organs} {self.ignore}"], []
+        for case in self.cases:
+            own = dataclasses.replace(case, image=Path(), reference=None, masks={}, load=None)
+            known.append(f"{own} {list(case.masks)}")
+            files += [case.image, *filter(None, [case.reference]), *case.masks.values()]
+        told = "\n".join(known).encode(errors="surrogateescape")
+        return hashlib.sha256(told + fingerprint_of(files, root).encode()).hexdigest()[:16]
+
+
+def _require_name(case_id: str, where: str) -> None:
+    """Refuse a case's name that cannot be a file's on every system, or not be printed.
+
+    Raises:
+        DataError: names the case.
+    """
+    if case_id.startswith(".") or set(case_id) & set("/\\\0\n\r\t"):
+        raise DataError(f"{where}: case_id '{case_id}' cannot be a file name; rename it")
+    if len(case_id) > _LONGEST_NAME:
+        raise DataError(
+            f"{where}: case_id '{case_id[:40]}...' has {len(case_id)} letters, expected"
+            f" {_LONGEST_NAME} at most; rename it"
+        )
+    try:
+        case_id.encode()
+    except UnicodeEncodeError as error:
+        shown = case_id.encode(errors="backslashreplace").decode()
+        raise DataError(f"{where}: the name '{shown}' is no UTF-8; rename the file") from error
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to lay out a dataset on disk.
+
+    `recognize` returns why a path has this layout, None where it has not; `read` lists it.
+    `expected` describes it in one line.
+    """
+
+    expected: str
+    recognize: Callable[[Path], str | None]
+    read: Callable[[Path], Dataset]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder of images and one of label maps that hold one split of a dataset.
+
+    `image` and `label` are the patterns of `files_by_case`; `channel` is that of further images of
+    a case, which are not read; `expected` says what an image is called.
+    """
+
+    images: Path
+    labels: Path
+    split: Split
+    image: str
+    label: str
+    expected: str
+    channel: str = ""
+
+    def cases(self) -> tuple[list[SourceCase], tuple[str, ...]]:
+        """Return the part's cases, and notes on files that are not read.
+
+        Raises:
+            DataError: a label map has no image, or is not read.
+        """
+        images = files_by_case(self.images, self.image)
+        labels = files_by_case(self.labels, self.label)
+        notes = require_labels_read(self.labels, labels.values())
+        more = [p for p in nifti_files(self.images) if re.fullmatch(self.channel, stem(p))]
+        notes += unread(self.images, [*images.values(), *more], self.expected)
+        return pair(images, labels, self.images.name, self.split), notes
+
+
+def cases_of(parts: Iterable[Part]) -> tuple[tuple[SourceCase, ...], tuple[str, ...]]:
+    """Return the cases of all parts of a dataset, and the notes on them."""
+    listed = [part.cases() for part in parts]
+    cases = tuple(case for cases, _ in listed for case in cases)
+    return cases, tuple(note for _, notes in listed for note in notes)
+
+
+@contextlib.contextmanager
+def naming_case(case: SourceCase) -> Iterator[None]:
+    """Put the case into an error that names a file alone, where all cases' files are called alike.
+
+    Raises:
+        DataError: the same, with the case in front.
+    """
+    try:
+        yield
+    except DataError as error:
+        if case.case_id in case.image.name or f"case {case.case_id}" in str(error):
+            raise
+        raise DataError(f"case {case.case_id}, {error}") from error
+
+
+def nifti_files(folder: Path) -> list[Path]:
+    """Return the NIfTI files directly in a folder by name; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if is_nifti(path) and path.is_file())
+
+
+def unread(folder: Path, read: Iterable[Path], expected: str) -> tuple[str, ...]:
+    """Return a note that names the entries of a folder that are not read, none if all are.
+
+    Hidden files and folders are not spoken of.
+
+    Args:
+        folder: A folder of images.
+        read: The files of it that are read.
+        expected: What a file that is read is called.
+    """
+    names = _unread(folder, read)
+    note = f"{folder.name}: not read {in_short(names)}; expected {expected}"
+    return (note,) if names else ()
+
+
+def require_labels_read(folder: Path, read: Iterable[Path]) -> tuple[str, ...]:
+    """Refuse a file of a label folder that may be somebody's annotation and is not read.
+
+    Returns a note that names other files, such as texts.
+
+    Raises:
+        DataError: names the file; without it a scan would count as unlabeled.
+    """
+    names = _unread(folder, read)
+    lost = [name for name in names if _VOLUME.search(name)]
+    if lost:
+        raise DataError(
+            f"{folder.name}: {in_short(lost)} not read, so that an annotation would be lost;"
+            " convert or rename to CASE.nii.gz, or take it out of the folder"
+        )
+    return (f"{folder.name}: not read {in_short(names)}",) if names else ()
+
+
+def in_short(names: Sequence[str], most: int = _NAMED) -> str:
+    """Return names as text, the first few where there are many.
+
+    Example:
+        >>> in_short(["a", "b", "c"], 2)
+        'a, b and 1 more'
+    """
+    shown = [name.encode(errors="backslashreplace").decode() for name in names[:most]]
+    rest = len(names) - most
+    return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
+
+
+def pair(
+    images: Mapping[str, Path], references: Mapping[str, Path], where: str, split: Split
+) -> list[SourceCase]:
+    """Return a case per image, with the reference of the same key where there is one.
+
+    Raises:
+        DataError: a reference has no image.
+    """
+    alone = sorted(set(references) - set(images))
+    if alone:
+        raise DataError(
+            f"{where}: {references[alone[0]].name} has no image ({len(alone)} such files); add the"
+            " image or remove the label map"
+        )
+    return [
+        SourceCase(key, image, references.get(key), split, origin=where)
+        for key, image in images.items()
+    ]
+
+
+def files_by_case(folder: Path, name: str = "(.+)") -> dict[str, Path]:
+    """Return the NIfTI files of a folder by case.
+
+    Args:
+        folder: The folder; there need not be one.
+        name: Pattern of a file's name without `.nii.gz`, of which the first group is the case.
+
+    Raises:
+        DataError: two files are of one case.
+    """
+    files: dict[str, Path] = {}
+    for path in nifti_files(folder):
+        called = re.fullmatch(name, stem(path))
+        if called is None:
+            continue
+        if called[1] in files:
+            raise DataError(
+                f"{folder.name}: case {called[1]} stands in it twice, {files[called[1]].name} and"
+                f" {path.name}; remove or rename one"
+            )
+        files[called[1]] = path
+    return files
+
+
+def the_file(places: Sequence[Path], where: str, remedy: str = "") -> Path:
+    """Return the first of several places that is a file.
+
+    Raises:
+        DataError: none is; `where` says who names it.
+    """
+    for place in places:
+        with contextlib.suppress(OSError, ValueError):
+            if place.is_file():
+                return place
+    name = places[0].name
+    shown = name if len(name) <= _LONGEST_NAME else f"{name[:40]}..."
+    raise DataError(f"{where} names {shown}, there is no such file{remedy}")
+
+
+def _unread(folder: Path, read: Iterable[Path]) -> list[str]:
+    """Return the names of the files and pipes of a folder that are not among those read."""
+    known = {path.name for path in read}
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [
+        path.name
+        for path in paths
+        if path.name not in known and not path.name.startswith(".") and not path.is_dir()
+    ]

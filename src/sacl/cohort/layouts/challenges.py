@@ -1,0 +1,160 @@
+"""Public abdominal cohorts whose folders and label values are fixed: AMOS, BTCV, FLARE 2021.
+
+AMOS 2022: `imagesTr/amos_0001.nii.gz`, `labelsTr/amos_0001.nii.gz`, and `Va` and `Ts` likewise.
+Fifteen organs on 500 CT (up to amos_0500) and 100 MR scans (from amos_0501) (Ji et al., NeurIPS
+2022 datasets and benchmarks, arXiv 2206.08023). The test scans' labels are not public. The organs
+are those of the publication; the data's own `dataset.json` misspells the aorta.
+
+BTCV / Synapse: `RawData/Training/img/img0001.nii.gz` and `.../label/label0001.nii.gz`. Thirteen
+organs on portal venous CT (Landman et al., MICCAI 2015 multi-atlas labeling beyond the cranial
+vault, doi 10.7303/syn3193805). The labels of `RawData/Testing` are not public.
+
+FLARE 2021: `TrainingImg/train_000_0000.nii.gz` and `TrainingMask/train_000.nii.gz`. Four organs on
+CT, both kidneys in one label (Ma et al., Medical Image Analysis 82, 2022, doi
+10.1016/j.media.2022.102616). `ValidationImg` has no public labels. Mirrors nest a folder in one of
+its own name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from sacl.cohort.dataset import (
+    Dataset,
+    Layout,
+    Modality,
+    Part,
+    SourceCase,
+    cases_of,
+    files_by_case,
+    nifti_files,
+)
+from sacl.organs import BTCV_ORGANS
+from sacl.types import Split
+
+AMOS_ORGANS = (
+    "spleen",
+    "right kidney",
+    "left kidney",
+    "gall bladder",
+    "esophagus",
+    "liver",
+    "stomach",
+    "aorta",
+    "postcava",
+    "pancreas",
+    "right adrenal gland",
+    "left adrenal gland",
+    "duodenum",
+    "bladder",
+    "prostate/uterus",
+)
+"""The organs of AMOS's label values 1 to 15."""
+_FLARE_ORGANS = ("liver", "kidneys", "spleen", "pancreas")
+_AMOS_NAME = r"(amos_\d{4})"
+_AMOS_LAST_CT = 500
+_BTCV_ROOTS = (".", "RawData", "Abdomen/RawData", "averaged-training-images/RawData")
+
+
+def _recognize_amos(root: Path) -> str | None:
+    cases = files_by_case(root / "imagesTr", _AMOS_NAME)
+    return f"imagesTr with {len(cases)} scans like {min(cases)}.nii.gz" if cases else None
+
+
+def _read_amos(root: Path) -> Dataset:
+    splits: tuple[tuple[str, Split], ...]
+    splits = (("Tr", "train"), ("Va", "validation"), ("Ts", "test"))
+    dataset = _dataset("amos", "AMOS22", AMOS_ORGANS, [_amos_part(root, *s) for s in splits])
+    cases = tuple(_with_modality(case) for case in dataset.cases)
+    counts = [sum(case.modality == modality for case in cases) for modality in ("ct", "mr")]
+    note = "{} CT scans (up to amos_0500) and {} MR scans (from amos_0501)".format(*counts)
+    only = None if all(counts) else cases[0].modality
+    changed = dataclasses.replace(dataset, cases=cases, modality=only)
+    return changed.with_notes(note if all(counts) else "")
+
+
+def _amos_part(root: Path, part: str, split: Split) -> Part:
+    folders = root / f"images{part}", root / f"labels{part}"
+    return Part(*folders, split, _AMOS_NAME, _AMOS_NAME, "amos_0001.nii.gz")
+
+
+def _with_modality(case: SourceCase) -> SourceCase:
+    number = int(case.case_id.removeprefix("amos_"))
+    modality: Modality = "ct" if number <= _AMOS_LAST_CT else "mr"
+    return dataclasses.replace(case, modality=modality)
+
+
+def _recognize_btcv(root: Path) -> str | None:
+    training = _btcv_training(root)
+    if training is None:
+        return None
+    return f"{training.name}/img and {training.name}/label with img*.nii.gz and label*.nii.gz"
+
+
+def _read_btcv(root: Path) -> Dataset:
+    """List the training cases, and those of `Testing` where it is there, as test."""
+    training = _btcv_training(root) or root
+    folders: tuple[tuple[Path, Split], ...]
+    folders = ((training, "train"), (training.parent / "Testing", "test"))
+    parts = [
+        Part(f / "img", f / "label", split, "img(.+)", "label(.+)", "img0001.nii.gz")
+        for f, split in folders
+    ]
+    return _dataset("btcv", "BTCV", BTCV_ORGANS, parts)
+
+
+def _btcv_training(root: Path) -> Path | None:
+    """Return the folder that holds `img` and `label`, wherever below the root it usually is."""
+    for base in _BTCV_ROOTS:
+        for folder in (root / base / "Training", root / base):
+            if (folder / "label").is_dir() and files_by_case(folder / "img", "img(.+)"):
+                return folder
+    return None
+
+
+def _recognize_flare(root: Path) -> str | None:
+    folders = [_unnested(root / f"Training{kind}") for kind in ("Img", "Mask")]
+    if all(map(nifti_files, folders)):
+        return "TrainingImg and TrainingMask with NIfTI files"
+    return None
+
+
+def _read_flare(root: Path) -> Dataset:
+    splits: tuple[tuple[str, Split], ...]
+    splits = (("Training", "train"), ("Validation", "validation"))
+    return _dataset("flare2021", "FLARE2021", _FLARE_ORGANS, [_flare(root, *s) for s in splits])
+
+
+def _flare(root: Path, part: str, split: Split) -> Part:
+    folders = _unnested(root / f"{part}Img"), _unnested(root / f"{part}Mask")
+    return Part(*folders, split, "(.+?)(?:_0000)?", "(.+)", "CASE_0000.nii.gz")
+
+
+def _unnested(folder: Path) -> Path:
+    """Return a folder, or the one of its own name in it where that holds the files."""
+    nested = folder / folder.name
+    return nested if not nifti_files(folder) and nifti_files(nested) else folder
+
+
+def _dataset(layout: str, name: str, organs: tuple[str, ...], parts: Sequence[Part]) -> Dataset:
+    cases, notes = cases_of(parts)
+    return Dataset(layout, name, dict(enumerate(organs, start=1)), cases, "ct", notes=notes)
+
+
+AMOS = Layout(
+    "AMOS 2022: imagesTr/amos_0001.nii.gz, labelsTr/amos_0001.nii.gz, Va and Ts likewise",
+    _recognize_amos,
+    _read_amos,
+)
+BTCV = Layout(
+    "BTCV / Synapse: RawData/Training/img/img0001.nii.gz and .../label/label0001.nii.gz",
+    _recognize_btcv,
+    _read_btcv,
+)
+FLARE2021 = Layout(
+    "FLARE 2021: TrainingImg/train_000_0000.nii.gz and TrainingMask/train_000.nii.gz",
+    _recognize_flare,
+    _read_flare,
+)

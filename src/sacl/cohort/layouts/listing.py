@@ -1,0 +1,125 @@
+"""Everything that is known of a cohort before its voxels are read: sources, tables, subjects."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from sacl.cohort.annotation import require_known_organs
+from sacl.cohort.dataset import Dataset, Modality, in_short
+from sacl.cohort.layouts import dicom
+from sacl.cohort.layouts.recognize import find, recognize
+from sacl.cohort.merging import merge, of_one_modality, with_guessed_subjects, with_modality
+from sacl.cohort.splits import require_one_split, with_fold
+from sacl.cohort.tables import BESIDE, with_table
+from sacl.files.atomic import folder_fingerprint
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a cohort's data lie and how they are read; the fields are settings of `ingest`."""
+
+    paths: tuple[Path, ...]
+    layout: str = "auto"
+    modality: Literal["auto", "ct", "mr"] = "auto"
+    scan_labels: Path | None = None
+    fold: int | None = None
+    export: dicom.DicomExport = field(default_factory=dicom.DicomExport)
+
+
+def list_sources(sources: Sources) -> tuple[Dataset, Modality]:
+    """List the cases of all sources with all that is known of them, of one modality.
+
+    Where a cohort does not say whether it is CT or MR, one scan of it is read.
+
+    Raises:
+        ConfigError: the settings ask for what the data does not have.
+        DataError: a source is of no known layout, or the data contradicts itself.
+    """
+    datasets = [_listed(source, sources) for source in sources.paths]
+    dataset = joined([with_modality(d, sources.modality) for d in datasets], sources)
+    modality, dataset = of_one_modality(dataset, sources.modality)
+    require_one_split(dataset)
+    require_known_organs(dataset)
+    return dataset, modality
+
+
+def joined(datasets: list[Dataset], sources: Sources) -> Dataset:
+    """Return listed datasets as one, with the user's table and with guessed subjects."""
+    dataset = merge(datasets)
+    if sources.scan_labels is not None:
+        dataset = with_table(dataset, sources.scan_labels)
+    dataset = with_guessed_subjects(dataset)
+    return dataset.with_notes(_unlabeled(dataset))
+
+
+def read_source(source: Path, sources: Sources) -> tuple[Dataset, str]:
+    """List the cases of one source, with the tables beside it, and tell how it was recognized."""
+    dataset, reason = find(source, sources.layout, sources.export)
+    dataset = with_fold(dataset, source, sources.fold)
+    for table in tables_beside(source, sources):
+        dataset = with_table(dataset, table)
+        dataset = dataset.with_notes(f"scan-wise labels from the data's own {table.name}")
+    return dataset, reason
+
+
+def tables_beside(source: Path, sources: Sources) -> list[Path]:
+    """Return the tables in a source's folder that are read without being asked for.
+
+    A table of scan-wise labels that the user gives takes the place of a single source's own; who
+    is one person is always read.
+    """
+    scan_labels, subjects = (source / name for name in BESIDE)
+    given = sources.scan_labels
+    tables = [] if given is not None and len(sources.paths) == 1 else [scan_labels]
+    tables += [] if given is not None and given.name == subjects.name else [subjects]
+    return [table for table in tables if table.is_file()]
+
+
+def source_fingerprints(sources: Sources) -> dict[str, str]:
+    """Return a hash per source, and of the user's table, of all that `list_sources` reads.
+
+    Of DICOM that is every file of the folder or zip; else what is known of the scans, and the
+    places, sizes and times of the files that hold their voxels.
+
+    Raises:
+        DataError: as `list_sources`.
+    """
+    hashes = {}
+    for n, source in enumerate(sources.paths):
+        key = "data" if n == 0 else f"data[{n}]"
+        if recognize(source, sources.layout)[0] == dicom.NAME:
+            tables = map(folder_fingerprint, tables_beside(source, sources))
+            hashes[key] = "-".join([folder_fingerprint(source), *tables])
+        else:
+            root = source if source.is_dir() else source.parent
+            hashes[key] = read_source(source, sources)[0].fingerprint(root)
+    if sources.scan_labels is not None:
+        hashes["scan_labels"] = folder_fingerprint(sources.scan_labels)
+    return hashes
+
+
+def explanation(dataset: Dataset, reason: str) -> str:
+    """Return in one line what a source was read as."""
+    return f"{dataset.name} read as {dataset.layout}, by {reason}"
+
+
+def _listed(source: Path, sources: Sources) -> Dataset:
+    dataset, reason = read_source(source, sources)
+    notes: Mapping[str, None] = dict.fromkeys((explanation(dataset, reason), *dataset.notes))
+    return dataclasses.replace(dataset, notes=tuple(notes))
+
+
+def _unlabeled(dataset: Dataset) -> str:
+    """Name the training scans without a reference where others have one, nothing where all have."""
+    training = [case for case in dataset.cases if case.split == "train"]
+    without = [case.case_id for case in training if not case.has_reference]
+    if not without or len(without) == len(training):
+        return ""
+    return (
+        f"{len(without)} of {len(training)} training scans have no label map and count as"
+        f" unlabeled: {in_short(without)}"
+    )

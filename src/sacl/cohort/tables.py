@@ -1,0 +1,181 @@
+"""Tables of scans (CSV or JSON): subjects, splits and scan-wise labels by case.
+
+Besides tables, the JSON of TotalSegmentator's `totalseg_get_phase` is read: it holds `phase`,
+`probability` and `pi_time` (seconds after the injection) of one scan. Whatever is longer ago than
+100 s is called portal venous there, with the probability 0.3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sacl.cohort.dataset import Dataset, SourceCase, in_short
+from sacl.errors import DataError
+from sacl.files.documents import read_json, read_object, read_rows
+from sacl.organs import snake_case
+from sacl.phase_words import PHASE, phase_word
+from sacl.types import UNKNOWN, Split
+
+BESIDE = ("scan_labels.csv", "subjects.csv")
+"""Tables that are read without being asked for where they lie in the data's folder."""
+_SPLITS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "tr": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+_NOT_LABELS = ("case_id", "subject_id", "split", "image", "label", "annotated")
+_LEAST_PROBABILITY = 0.5
+_SUFFIX = "_phase"
+
+
+def scan_labels_of(row: Mapping[str, str]) -> dict[str, str]:
+    """Return the scan-wise labels of a row in snake case; an empty cell is `unknown`.
+
+    The contrast phases of other tools and languages get the words of `phase_words`.
+    """
+    labels = {name: value for name, value in row.items() if name and name not in _NOT_LABELS}
+    return {
+        name: phase_word(value) if name == PHASE else snake_case(value) or UNKNOWN
+        for name, value in labels.items()
+    }
+
+
+def split_of(row: Mapping[str, str], where: str) -> Split | None:
+    """Return the split that a row names, None where it names none.
+
+    Raises:
+        DataError: the word is not that of a split.
+    """
+    word = row.get("split", "").lower()
+    if word and word not in _SPLITS:
+        raise DataError(
+            f"{where}: case {row['case_id']} has the split '{row['split']}', expected train,"
+            " validation or test"
+        )
+    return _SPLITS.get(word)
+
+
+def annotated_of(row: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Return the organs that somebody looked for in a scan, such as `liver;spleen`.
+
+    None where the row does not say it: all of the scan's table then.
+    """
+    names = re.split(r"[;|]", row.get("annotated", ""))
+    return tuple(name.strip() for name in names if name.strip()) or None
+
+
+def with_table(dataset: Dataset, path: Path) -> Dataset:
+    """Return a dataset whose cases know what a table says of them; the table wins.
+
+    An empty cell says nothing: what the dataset knows itself stays. `path` is a CSV, a JSON with an
+    entry per case, or a folder of phases as `read_phases` reads them.
+
+    Raises:
+        DataError: the table is damaged, or none of its rows is a case of the dataset.
+    """
+    rows = read_phases(path) if path.is_dir() or path.suffix == ".json" else read_rows(path)
+    names = list(dict.fromkeys(name for row in rows.values() for name in scan_labels_of(row)))
+    if not any(case.case_id in rows for case in dataset.cases):
+        raise DataError(
+            f"{path.name}: no row names a case of {dataset.name}; the table has"
+            f" '{next(iter(rows))}', the data '{dataset.cases[0].case_id}'"
+        )
+    cases = tuple(
+        _with_row(case, rows.get(case.case_id, {"case_id": case.case_id}), names, path.name)
+        for case in dataset.cases
+    )
+    missing = sum(case.case_id not in rows for case in cases)
+    note = f"{missing} cases have no row in {path.name}; their scan-wise labels are unknown"
+    known = {case.case_id for case in cases}
+    strange = [case_id for case_id in rows if case_id not in known]
+    lost = f"{len(strange)} rows of {path.name} name no scan: {in_short(strange)}"
+    return dataclasses.replace(dataset, cases=cases).with_notes(
+        note if missing else "", lost if strange else ""
+    )
+
+
+def _with_row(case: SourceCase, row: Mapping[str, str], names: list[str], table: str) -> SourceCase:
+    split = split_of(row, table)
+    return dataclasses.replace(
+        case,
+        subject_id=row.get("subject_id") or case.subject_id,
+        split=split or case.split,
+        origin=table if split else case.origin,
+        annotated=annotated_of(row) or case.annotated,
+        scan_labels={**dict.fromkeys(names, UNKNOWN), **case.scan_labels}
+        | {name: label for name, label in scan_labels_of(row).items() if row[name]},
+    )
+
+
+def read_phases(path: Path) -> dict[str, dict[str, str]]:
+    """Return the texts that JSON says of every case, by case id; numbers are no labels.
+
+    Either a folder with `CASE.json` or `CASE_phase.json` per case, or one file with an entry per
+    case: what `totalseg_get_phase` writes, or just the phase. A phase whose `probability` is below
+    0.5 is `unknown`.
+
+    Raises:
+        DataError: a file is no JSON or names no phase, or a case has two files.
+    """
+    rows = {}
+    for case_id, document in (_of_folder(path) if path.is_dir() else _of_file(path)).items():
+        entry = {PHASE: document} if isinstance(document, str) else document
+        if not isinstance(entry, Mapping):
+            raise DataError(
+                f"{path.name}: case {case_id} has {json.dumps(document)[:40]}, expected a phase or"
+                " what totalseg_get_phase writes"
+            )
+        rows[case_id] = _texts(entry) | {"case_id": case_id}
+    if not rows:
+        raise DataError(f"{path.name}: no case in it; expected a JSON file or entry per case")
+    return rows
+
+
+def phase_in(path: Path, where: str) -> str:
+    """Return the phase that the JSON of one scan names, `unknown` where its writer doubts it.
+
+    Raises:
+        DataError: the file is damaged or names none.
+    """
+    document = read_json(path)
+    if not isinstance(document, Mapping) or not isinstance(document.get(PHASE), str):
+        raise DataError(f"{where}: no text '{PHASE}' in it; remove the file")
+    return _texts(document)[PHASE]
+
+
+def _of_folder(folder: Path) -> dict[str, Any]:
+    phases: dict[str, str] = {}
+    for path in sorted(folder.glob("[!.]*.json")):
+        case_id = path.stem.removesuffix(_SUFFIX)
+        if case_id in phases:
+            raise DataError(f"{folder.name}: case {case_id} has two files; remove one")
+        phases[case_id] = phase_in(path, f"{folder.name}/{path.name}")
+    return dict(phases)
+
+
+def _of_file(path: Path) -> Mapping[str, Any]:
+    document = read_object(path)
+    if isinstance(document.get(PHASE), str) and "probability" in document:
+        raise DataError(
+            f"{path.name}: the phase of one scan, but not of which; give its folder (with a file"
+            " CASE.json per case), or one file with an entry per case id"
+        )
+    return document
+
+
+def _texts(entry: Mapping[str, Any]) -> dict[str, str]:
+    texts = {snake_case(k): v.strip() for k, v in entry.items() if isinstance(v, str)}
+    probability = entry.get("probability")
+    if isinstance(probability, (int, float)) and probability < _LEAST_PROBABILITY:
+        texts[PHASE] = UNKNOWN
+    return texts

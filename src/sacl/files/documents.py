@@ -1,0 +1,102 @@
+"""Small text files that people write, JSON and CSV: what is damaged is refused in one line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from sacl.errors import DataError
+from sacl.organs import snake_case
+
+Record = TypeVar("Record")
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        DataError: the file cannot be read, is no JSON, or an object has a key twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return json.loads(text, object_pairs_hook=_without_repetition)
+    except RecursionError as error:
+        raise DataError(f"{path.name}: nested too deeply to be read as JSON") from error
+    except OSError as error:
+        raise DataError(f"{path.name}: cannot be read, {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path.name}: not readable as JSON ({error})") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises:
+        DataError: as `read_json`, or it is something else than an object.
+    """
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise DataError(f"{path.name}: expected a JSON object, got a {type(document).__name__}")
+    return document
+
+
+def as_record(document: Any, kind: type[Record], where: str, remedy: str = "correct it") -> Record:
+    """Return JSON types as a record (or any other type) with all fields checked.
+
+    Raises:
+        DataError: a field is missing or of another type.
+    """
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        message = str(error)[:1].lower() + str(error)[1:]
+        raise DataError(f"{where}: {message}; {remedy}") from error
+
+
+def read_rows(path: Path, key: str = "case_id") -> dict[str, dict[str, str]]:
+    """Return the rows of a CSV by `case_id`; column names are put into snake case.
+
+    Commas, semicolons and tabs separate columns. `key` is what the file calls the case.
+
+    Raises:
+        DataError: the file is missing or no text, has no column `key`, or a case has two rows.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        header = text.partition("\n")[0].strip()
+        delimiter = max(",;\t", key=header.count)
+        for cells in csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter):
+            row = {snake_case(k): (v or "").strip() for k, v in cells.items() if k}
+            case_id = row["case_id"] = row.pop(key, "")
+            if not case_id:
+                raise DataError(
+                    f"{path.name}: a row without a {key}; the column names are {header[:100]}"
+                )
+            if case_id in rows:
+                raise DataError(f"{path.name}: case {case_id} stands in it twice; remove one row")
+            rows[case_id] = row
+    except OSError as error:
+        raise DataError(f"{path.name}: not readable, {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        reason = error if isinstance(error, csv.Error) else type(error).__name__
+        raise DataError(f"{path.name}: not readable as a table ({reason})") from error
+    if not rows:
+        raise DataError(f"{path.name}: no row; expected {key} and one column per scan-wise label")
+    return rows
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+    """Build an object; json itself would keep the last of two equal keys in silence."""
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in document if keys.count(key) > 1)
+        raise ValueError(f"the key '{twice[:60]}' stands twice in one object; remove one")
+    return document
