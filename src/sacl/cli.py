@@ -127,7 +127,7 @@ def _ingest(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     if not known.explain:
         return _stage(known, flags)
     config = _config(known, flags)
-    from sacl.cohort.layouts.recognize import as_text
+    from sacl.cohort.layouts.explain import as_text
     from sacl.run.pipeline import workspace_of
     from sacl.stages.ingest import explain
 

@@ -16,8 +16,8 @@ from sacl.cohort.annotation import (
 )
 from sacl.cohort.dataset import Dataset, Modality, SourceCase
 from sacl.cohort.layouts.dicom import DicomExport
+from sacl.cohort.layouts.explain import Explanation, explain_dataset
 from sacl.cohort.layouts.listing import Sources, list_sources, source_fingerprints
-from sacl.cohort.layouts.recognize import Explanation, explain_dataset
 from sacl.cohort.manifest import write_cohort
 from sacl.cohort.merging import read_scan
 from sacl.cohort.references import MapRules, overlap_in_words, read_source_map
