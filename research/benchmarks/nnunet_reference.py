@@ -43,7 +43,7 @@ from sacl.errors import ConfigError, DataError, SaclError
 from sacl.files.atomic import plain, write_text
 from sacl.files.nifti import read_label_map, write_label_map, write_volume
 from sacl.geometry import require_same_grid
-from sacl.prediction.coarse_grid import (
+from sacl.patches.coarse_grid import (
     CoarseGrid,
     arg_max_on_scan,
     coarse_grid,

@@ -62,13 +62,13 @@ def main() -> None:
 def measure(head: str, slices: int) -> dict[str, float | bool]:
     """Return the memory and time that one head takes for one scan."""
     from sacl.networks.segmenter import build_segmenter
-    from sacl.prediction.coarse import CoarseEnsemble
+    from sacl.prediction.coarse import VolumeEnsemble
     from sacl.prediction.volume import Predictor
     from sacl.stages.predict import _predict_file
 
     device = _cpu()
     segmenter = build_segmenter(_spec(head), seed=0).eval()
-    ensemble = CoarseEnsemble(_coarse_spec(), _coarse_networks(3), device)
+    ensemble = VolumeEnsemble(_coarse_spec(), _coarse_networks(3), device)
     with tempfile.TemporaryDirectory() as folder:
         scan, path = Path(folder) / "scan.nii.gz", Path(folder) / "label.nii.gz"
         # The scan is made by another process: what making it takes is not this one's.
@@ -171,10 +171,11 @@ def _organs() -> tuple[str, ...]:
 
 def _coarse_spec():
     from sacl.settings import VolumeSettings
-    from sacl.training.coarse import plan_network
+    from sacl.training.coarse import volume_spec
+    from sacl.types import LabelScheme
 
-    settings = VolumeSettings()
-    return plan_network(settings, 32, "thirteen", _organs(), settings.spacing_mm)
+    settings, scheme = VolumeSettings(), LabelScheme("thirteen", _organs())
+    return volume_spec(scheme, [settings.spacing_mm], settings.crop, None, 32)
 
 
 def _coarse_networks(count: int):

@@ -31,8 +31,7 @@ from sacl.losses.contrastive import semantic_contrastive_loss
 from sacl.methods.contrastive import ContrastiveTask, PatchSource
 from sacl.networks.encoder import EncoderSpec, build_encoder
 from sacl.networks.projector import Embedder
-from sacl.patches.attention import coverage
-from sacl.patches.query import cut, plan_boxes
+from sacl.patches.query import coverage, cut, plan_boxes
 from sacl.patches.store import StoreMeta, read_patches, writing_patches
 from sacl.patches.views import VIEWS
 from sacl.patches.window import normalize

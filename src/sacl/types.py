@@ -194,12 +194,16 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """The cases of an experiment; no subject stands in two splits."""
+    """The cases of an experiment; no subject stands in two splits.
+
+    `window_hu` are the CT intensities that become 0 and 1; an MR scan has a window of its own.
+    """
 
     name: str
     scheme: LabelScheme
     cases: tuple[Case, ...]
     modality: Literal["ct", "mr"] = "ct"
+    window_hu: tuple[float, float] = (-175.0, 275.0)
 
     def __post_init__(self) -> None:
         seen: set[str] = set()

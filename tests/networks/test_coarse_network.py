@@ -19,8 +19,6 @@ def spec_for(crop, spacing_mm, channels=4) -> CoarseSpec:
         channels=channels,
         kernels=kernels,
         strides=strides,
-        min_volume_ml=0.05,
-        keep_component=0.2,
     )
 
 
@@ -73,7 +71,7 @@ def test_a_spec_survives_json():
 
 
 def test_a_description_without_a_field_is_refused():
-    with pytest.raises(DataError, match="lacks spacing_mm, crop"):
+    with pytest.raises(DataError, match="missing required field `spacing_mm`"):
         CoarseSpec.from_json(
             {
                 k: v

@@ -1,6 +1,6 @@
 import numpy as np
 
-from sacl.patches.attention import coverage
+from sacl.patches.query import coverage
 from sacl.types import Box
 
 

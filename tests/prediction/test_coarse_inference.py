@@ -6,14 +6,14 @@ from torch.nn import functional
 
 from sacl.errors import DataError
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec, plan_levels
-from sacl.prediction.coarse import CoarseEnsemble, load_coarse, save_network
-from sacl.prediction.coarse_grid import (
+from sacl.patches.coarse_grid import (
     arg_max_on_scan,
     coarse_grid,
     image_to_coarse,
     labels_to_coarse,
     linear_weights,
 )
+from sacl.prediction.coarse import VolumeEnsemble, load_coarse, save_network
 from sacl.scores.overlap import dice
 from sacl.types import Grid, Volume
 
@@ -24,7 +24,7 @@ def grid_of(shape, spacing_mm) -> Grid:
     return Grid(shape, np.diag([*spacing_mm, 1.0]))
 
 
-def spec_for(in_plane_size=None, crop=(16, 16, 8), min_volume_ml=0.0) -> CoarseSpec:
+def spec_for(in_plane_size=None, crop=(16, 16, 8)) -> CoarseSpec:
     crop, kernels, strides = plan_levels(crop, (2.0, 2.0, 2.0))
     return CoarseSpec(
         scheme="bright",
@@ -35,8 +35,6 @@ def spec_for(in_plane_size=None, crop=(16, 16, 8), min_volume_ml=0.0) -> CoarseS
         channels=4,
         kernels=kernels,
         strides=strides,
-        min_volume_ml=min_volume_ml,
-        keep_component=0.1,
     )
 
 
@@ -115,7 +113,7 @@ def test_a_coarse_label_is_that_of_the_largest_coverage():
 
 @pytest.mark.parametrize("in_plane_size", [None, 20])
 def test_the_arg_max_in_slabs_is_that_of_the_whole_volume(monkeypatch, in_plane_size):
-    monkeypatch.setattr("sacl.prediction.coarse_grid._SLAB_VOXELS", 800)
+    monkeypatch.setattr("sacl.patches.coarse_grid._SLAB_VOXELS", 800)
     grid = coarse_grid(grid_of((30, 26, 14), (1.0, 1.3, 2.0)), (2.1, 2.1, 3.0), in_plane_size)
     probability = (3 * torch.randn(5, *grid.shape)).softmax(dim=0)
     whole = torch.einsum(
@@ -132,20 +130,19 @@ def test_the_arg_max_in_slabs_is_that_of_the_whole_volume(monkeypatch, in_plane_
 )
 def test_locates_on_the_scans_own_grid_whatever_its_size(shape, spacing_mm, in_plane_size):
     voxels, labels = cylinders(shape, spacing_mm)
-    ensemble = CoarseEnsemble(spec_for(in_plane_size), (ByIntensity(), ByIntensity()), CPU)
+    ensemble = VolumeEnsemble(spec_for(in_plane_size), (ByIntensity(), ByIntensity()), CPU)
     located = ensemble.locate(Volume(voxels, grid_of(shape, spacing_mm)), (0.0, 1000.0))
     assert located.scheme.names == ("dim", "bright")
     assert dice(labels == 2, located.voxels == 2) > 0.85
 
 
-def test_an_organ_below_the_smallest_volume_is_not_found():
+def test_an_organ_below_the_smallest_volume_is_absent(monkeypatch):
     voxels, _ = cylinders((40, 40, 9), (1.0, 1.0, 2.0))
     volume = Volume(voxels, grid_of((40, 40, 9), (1.0, 1.0, 2.0)))
-    networks = (ByIntensity(),)
-    kept = CoarseEnsemble(spec_for(min_volume_ml=1.0), networks, CPU).locate(volume, (0.0, 1000.0))
-    gone = CoarseEnsemble(spec_for(min_volume_ml=9.0), networks, CPU).locate(volume, (0.0, 1000.0))
-    assert (kept.voxels == 2).any()
-    assert not gone.voxels.any()
+    ensemble = VolumeEnsemble(spec_for(), (ByIntensity(),), CPU)
+    assert (ensemble.locate(volume, (0.0, 1000.0)).voxels == 2).any()
+    monkeypatch.setattr("sacl.prediction.coarse.MIN_VOLUME_ML", 9.0)
+    assert not ensemble.locate(volume, (0.0, 1000.0)).voxels.any()
 
 
 def test_an_ensemble_averages_probabilities_not_labels():
@@ -158,7 +155,7 @@ def test_an_ensemble_averages_probabilities_not_labels():
             return [self.logit.expand(len(image), -1, *image.shape[2:])]
 
     networks = (Sure([0.8, 0.1, 0.1]), Sure([0.2, 0.6, 0.2]))
-    probability = CoarseEnsemble(spec_for(), networks, CPU).probability(torch.rand(16, 16, 8))
+    probability = VolumeEnsemble(spec_for(), networks, CPU).probability(torch.rand(16, 16, 8))
     assert probability[:, 3, 3, 3].tolist() == pytest.approx([0.5, 0.35, 0.15], abs=0.01)
 
 
@@ -167,11 +164,11 @@ def test_saved_networks_are_read_back_and_locate_the_same(tmp_path):
     spec = spec_for()
     networks = [CoarseNetwork(spec).eval() for _ in range(2)]
     for name, network in zip(("fold-0", "all"), networks, strict=True):
-        save_network(tmp_path, name, network, spec)
+        save_network(tmp_path, name, VolumeEnsemble(spec, (network,), CPU))
     loaded = load_coarse(tmp_path, CPU)
     assert loaded.spec == spec
     image = torch.rand(20, 18, 9)
-    expected = CoarseEnsemble(spec, networks, CPU).probability(image)
+    expected = VolumeEnsemble(spec, networks, CPU).probability(image)
     assert torch.allclose(loaded.probability(image), expected, atol=1e-6)
 
 

@@ -54,9 +54,8 @@ def make_cohort(root: Path, labeled: int = 2) -> Workspace:
                 annotated=SCHEME.names if has_reference else (),
             )
         )
-    write_cohort(folder, Cohort("blobs", SCHEME, tuple(cases)))
-    ingested = {"window_hu": [-50.0, 200.0], "percentiles": [0.5, 99.5]}
-    write_text(folder / "run.json", json.dumps({"settings": {"ingest": ingested}}))
+    write_cohort(folder, Cohort("blobs", SCHEME, tuple(cases), window_hu=(-50.0, 200.0)))
+    write_text(folder / "run.json", json.dumps({"settings": {}}))
     return workspace
 
 

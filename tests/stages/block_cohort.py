@@ -63,9 +63,9 @@ def locate_blocks(root: Path) -> Workspace:
         recorded(workspace, "locate", LocateSettings(), {}),
         recorded(workspace, "ingest", settings, {}) as (folder, _),
     ):
-        write_cohort(
-            folder, Cohort("blocks", SCHEME, tuple(write_case(folder, n) for n in range(5)))
-        )
+        cases = tuple(write_case(folder, number) for number in range(5))
+        cohort = Cohort("blocks", SCHEME, cases, window_hu=settings.window_hu)
+        write_cohort(folder, cohort)
     return workspace
 
 

@@ -9,8 +9,7 @@ from toy_cohort import SCHEME, WINDOW, locate_toy_cohort, toy_grid, toy_scan
 from sacl.cohort.manifest import read_cohort
 from sacl.errors import DataError, WorkspaceError
 from sacl.files.nifti import write_label_map
-from sacl.patches.attention import coverage
-from sacl.patches.query import cut, plan_boxes
+from sacl.patches.query import coverage, cut, plan_boxes
 from sacl.patches.store import read_patches
 from sacl.patches.window import normalize
 from sacl.run.record import state_of

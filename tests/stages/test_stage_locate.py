@@ -11,8 +11,7 @@ from sacl.cohort.manifest import read_cohort, write_cohort
 from sacl.errors import DataError
 from sacl.files.nifti import read_label_map
 from sacl.networks.segmenter import build_segmenter
-from sacl.prediction.coarse import CoarseEnsemble, load_coarse
-from sacl.prediction.slice_location import SliceEnsemble
+from sacl.prediction.coarse import SliceEnsemble, VolumeEnsemble, load_coarse
 from sacl.run.record import fingerprint, read_record
 from sacl.run.workspace import Workspace
 from sacl.settings import LocateSettings, SlicesSettings, VolumeSettings
@@ -102,7 +101,7 @@ def test_no_case_is_located_by_a_network_that_saw_its_subject(tmp_path, monkeypa
 
     monkeypatch.setattr(training, "train_coarse", remember)
     monkeypatch.setattr(training, "save_network", lambda *_: None)
-    monkeypatch.setattr(CoarseEnsemble, "locate", locate)
+    monkeypatch.setattr(VolumeEnsemble, "locate", locate)
     stage.locate(SETTINGS, workspace)
 
     assert list(seen_by.values()) == [{1, 2}, {0, 2}, {0, 1}, {0, 1, 2}]

@@ -40,8 +40,6 @@ def spec_of(crop=(16, 16, 8)) -> CoarseSpec:
         channels=4,
         kernels=kernels,
         strides=strides,
-        min_volume_ml=0.0,
-        keep_component=0.0,
     )
 
 

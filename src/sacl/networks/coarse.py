@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetUpBlock
 from monai.networks.nets import DynUNet
 from torch import Tensor, nn
@@ -37,8 +38,6 @@ class CoarseSpec:
     channels: int
     kernels: tuple[Triple, ...]
     strides: tuple[Triple, ...]
-    min_volume_ml: float
-    keep_component: float
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> CoarseSpec:
@@ -47,16 +46,12 @@ class CoarseSpec:
         Raises:
             DataError: a field is missing.
         """
-        missing = [field.name for field in fields(cls) if field.name not in document]
-        if missing:
+        try:
+            return msgspec.convert(document, cls)
+        except msgspec.ValidationError as error:
             raise DataError(
-                f"coarse network: its description lacks {', '.join(missing)}; run `sacl locate`"
-            )
-        return cls(**{field.name: _tuples(document[field.name]) for field in fields(cls)})
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+                f"coarse network: its description is damaged, {error}; run `sacl locate --force`"
+            ) from error
 
 
 def plan_levels(

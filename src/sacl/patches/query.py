@@ -13,6 +13,7 @@ import math
 from functools import lru_cache
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, Integer, Shaped
 from scipy import ndimage, sparse
 
 from sacl.types import Box, Grid, LabelMap
@@ -29,8 +30,9 @@ Region = tuple[slice, ...]
 
 def organ_regions(coarse: LabelMap) -> dict[str, Region]:
     """Return the bounding box of every organ that the map holds, in one pass over its voxels."""
-    found = ndimage.find_objects(coarse.voxels, max_label=len(coarse.scheme.names))
-    return {o: r for o, r in zip(coarse.scheme.names, found, strict=True) if r is not None}
+    names = coarse.scheme.names
+    regions = ndimage.find_objects(coarse.voxels, max_label=len(names))
+    return {name: r for name, r in zip(names, regions, strict=True) if r is not None}
 
 
 def plan_boxes(
@@ -99,20 +101,23 @@ def box_around(
 
 
 def cut(
-    plane: np.ndarray, box: Box, size: int, scale: float = 1.0, nearest: bool = False
-) -> np.ndarray:
+    plane: Shaped[np.ndarray, "*stack i j"],
+    box: Box,
+    size: int,
+    scale: float = 1.0,
+    nearest: bool = False,
+) -> Shaped[np.ndarray, "*stack side side"]:
     """Cut a box out of a slice and resample it to a square, 0 outside the slice.
 
     Args:
-        plane: One slice `[i, j]`, or a stack of them `[..., i, j]`.
+        plane: One slice, or a stack of them.
         box: What to cut; its k extent is not looked at.
         size: Pixels of the box's side.
         scale: The cut is this many times wider than the box, about its center, at the same pitch.
         nearest: Take each pixel's nearest voxel (labels) instead of the antialiased mean.
 
     Returns:
-        `[..., side, side]` with `side = round_to_even(size * scale)`; float32, or the plane's own
-        type where `nearest`.
+        `side = round_to_even(size * scale)`; float32, or the plane's own type where `nearest`.
     """
     side = size if scale == 1.0 else round_to_even(size * scale)
     if nearest:
@@ -125,8 +130,40 @@ def cut(
     return np.stack(squares).reshape(*pixels.shape[:-2], side, side)
 
 
-def crop(plane: np.ndarray, start: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
-    """Return a window of a slice `[..., i, j]`; what lies outside the slice is 0."""
+def triangle(
+    position: Float[np.ndarray, " out"], first: int, last: int, pitch: float
+) -> Float[np.ndarray, "out read"]:
+    """Return how much each of the voxels `first` to `last` counts at some positions, not summed.
+
+    The antialiased bilinear filter: a triangle as wide as the larger of pitch and voxel.
+    """
+    distance = np.abs(np.arange(first, last + 1) - position[:, None])
+    return np.clip(1.0 - distance / max(pitch, 1.0), 0.0, None)
+
+
+def coverage(
+    labels: Integer[np.ndarray, "i j"], label: int, box: Box, size: int, scale: float = 1.0
+) -> Float[np.ndarray, "side side"]:
+    """Return the attention of a patch: the share of each pixel that a label covers, in [0, 1].
+
+    The mask goes through the same antialiased filter as the image, so that both lie on each other
+    to a fraction of a pixel. It is not thresholded: a soft edge says where the boundary runs, a
+    hard one only which pixels it crosses.
+
+    Args:
+        labels: One slice of a label map.
+        label: The organ's label value.
+        box: The patch without margin.
+        size: Pixels of the box's side.
+        scale: As for `cut`.
+    """
+    return np.clip(cut(labels == label, box, size, scale), 0.0, 1.0)
+
+
+def crop(
+    plane: Shaped[np.ndarray, "*stack i j"], start: tuple[int, int], shape: tuple[int, int]
+) -> Shaped[np.ndarray, "*stack a b"]:
+    """Return a window of a slice; what lies outside the slice is 0."""
     low = [max(0, s) for s in start]
     high = [
         max(a, min(n, s + m))
@@ -142,8 +179,10 @@ def crop(plane: np.ndarray, start: tuple[int, int], shape: tuple[int, int]) -> n
     return window
 
 
-def _bounds(occupied: np.ndarray, offset: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return first and one past the last occupied position per slice, of `[position, k]`."""
+def _bounds(
+    occupied: Bool[np.ndarray, "position k"], offset: int
+) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
+    """Return first and one past the last occupied position per slice."""
     first = occupied.argmax(axis=0) + offset
     last = occupied.shape[0] - occupied[::-1].argmax(axis=0) + offset
     return first, last
@@ -160,13 +199,15 @@ def _box(middle: tuple[float, float], sides: tuple[int, int], k: int) -> Box:
     return Box((start[0], start[1], k), (start[0] + sides[0], start[1] + sides[1], k + 1))
 
 
-def _positions(voxels: int, size: int, side: int) -> np.ndarray:
+def _positions(voxels: int, size: int, side: int) -> Float[np.ndarray, " side"]:
     """Return where the output pixels lie, in voxels from the first one's center."""
     pitch = voxels / size
     return (np.arange(side) + 0.5 - (side - size) / 2) * pitch - 0.5
 
 
-def _both(weight_i: sparse.csr_array, weight_j: sparse.csr_array, plane: np.ndarray) -> np.ndarray:
+def _both(
+    weight_i: sparse.csr_array, weight_j: sparse.csr_array, plane: Float[np.ndarray, "i j"]
+) -> Float[np.ndarray, "side side"]:
     """Filter along i, then along j."""
     return np.asarray((weight_j @ np.ascontiguousarray((weight_i @ plane).T)).T)
 
@@ -182,13 +223,14 @@ def _filter(voxels: int, size: int, side: int) -> tuple[int, sparse.csr_array]:
     position = _positions(voxels, size, side)
     first = math.ceil(position[0] - width)
     last = math.floor(position[-1] + width)
-    distance = np.abs(np.arange(first, last + 1)[None, :] - position[:, None])
-    weight = np.clip(1.0 - distance / width, 0.0, None)
+    weight = triangle(position, first, last, width)
     weight /= weight.sum(axis=1, keepdims=True)
     return first, sparse.csr_array(weight.astype(np.float32))
 
 
-def _cut_nearest(plane: np.ndarray, box: Box, size: int, side: int) -> np.ndarray:
+def _cut_nearest(
+    plane: Shaped[np.ndarray, "*stack i j"], box: Box, size: int, side: int
+) -> Shaped[np.ndarray, "*stack side side"]:
     rows, columns = (
         np.floor(_positions(box.shape[axis], size, side) + 0.5).astype(int) for axis in (0, 1)
     )

@@ -1,4 +1,8 @@
-"""Locate organs: run the coarse networks over a scan and return its cleaned coarse label map."""
+"""Locate organs: run coarse networks over a scan and return its cleaned coarse label map.
+
+A network works on volumes or on whole slices; several of one kind locate together, by the mean of
+their probabilities.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float, Integer
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
@@ -15,27 +21,35 @@ from sacl.errors import DataError
 from sacl.files.weights import read_weights, save_weights
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec
 from sacl.networks.device import autocast
-from sacl.prediction.coarse_grid import arg_max_on_scan, coarse_grid, image_to_coarse
+from sacl.networks.segmenter import Segmenter, load_segmenter, save_segmenter, training_note
+from sacl.patches.coarse_grid import arg_max_on_scan, coarse_grid, image_to_coarse
 from sacl.prediction.components import clean_components
-from sacl.prediction.slice_location import SliceEnsemble, load_slice_network
-from sacl.types import LabelMap, LabelScheme, Volume
+from sacl.prediction.volume import Network, Predictor, predict_volume
+from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
-_NETWORKS = "networks"
+MIN_VOLUME_ML = 0.05
+"""An organ smaller than this is absent from a coarse map."""
+KEEP_COMPONENT = 0.2
+"""Components below this share of the organ's largest one are removed."""
 ALL_LABELED = "all"
 """Name of the network that was trained on all labeled scans."""
 
+_NETWORKS = "networks"
+_NAME = "coarse"
+_LEAST_PROBABILITY = 1e-6
+
 
 @dataclass(frozen=True, eq=False)
-class CoarseEnsemble:
-    """Coarse networks of one spec, whose probabilities are averaged; in eval mode on `device`."""
+class VolumeEnsemble:
+    """Coarse 3-D networks of one spec, in eval mode on `device`."""
 
     spec: CoarseSpec
     networks: Sequence[nn.Module]
     device: torch.device
 
     @torch.inference_mode()
-    def probability(self, image: Tensor) -> Tensor:
-        """Return class probabilities `[class, i, j, k]` of a windowed image on the coarse grid."""
+    def probability(self, image: Float[Tensor, "i j k"]) -> Float[Tensor, "class i j k"]:
+        """Return class probabilities of a windowed image on the coarse grid."""
 
         def mean_of_networks(crops: Tensor) -> Tensor:
             with autocast(self.device):
@@ -54,48 +68,71 @@ class CoarseEnsemble:
         return crops[0]
 
     def locate(self, volume: Volume, window: tuple[float, float]) -> LabelMap:
-        """Return the cleaned coarse label map on the volume's grid.
-
-        An organ below the spec's smallest volume is absent from the map: not found.
-
-        Args:
-            volume: A canonical scan, of any size and spacing.
-            window: The two intensities that become 0 and 1.
-        """
+        """Return the cleaned coarse label map of a canonical scan, of any size and spacing."""
         spec = self.spec
         grid = coarse_grid(volume.grid, spec.spacing_mm, spec.in_plane_size)
         image = image_to_coarse(volume.voxels, window, grid, self.device)
-        voxels = clean_components(
-            arg_max_on_scan(self.probability(image), grid),
-            len(spec.organs),
-            spec.keep_component,
-            spec.min_volume_ml / volume.grid.voxel_ml,
-        )
-        return LabelMap(voxels, volume.grid, LabelScheme(spec.scheme, spec.organs))
+        voxels = arg_max_on_scan(self.probability(image), grid)
+        return cleaned(voxels, volume.grid, LabelScheme(spec.scheme, spec.organs))
 
 
-def save_network(folder: Path, name: str, network: nn.Module, spec: CoarseSpec) -> None:
-    """Write a network, weights and description, under the stage's folder."""
-    save_weights(folder / _NETWORKS, name, network, asdict(spec))
+class MeanOfNetworks:
+    """Several segmenters of one spec as one, whose logits are those of their mean probability."""
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        self.networks, self.spec = tuple(networks), networks[0].spec
+
+    def __call__(self, pixels: Float[Tensor, "n 1 i j"]) -> Float[Tensor, "n class i j"]:
+        """Return the logits of slices."""
+        probability = [network(pixels).float().softmax(dim=1) for network in self.networks]
+        return torch.stack(probability).mean(dim=0).clamp_min(_LEAST_PROBABILITY).log()
 
 
-Ensemble = CoarseEnsemble | SliceEnsemble
+@dataclass(frozen=True, eq=False)
+class SliceEnsemble:
+    """Coarse 2-D networks of one spec, on whole slices, in eval mode on `device`."""
+
+    networks: Sequence[Segmenter]
+    device: torch.device
+
+    def locate(self, volume: Volume, window: tuple[float, float]) -> LabelMap:
+        """Return the cleaned coarse label map of a canonical scan, of any size and spacing."""
+        predictor = Predictor(MeanOfNetworks(self.networks), self.device)
+        labels = predict_volume(predictor, volume, window)
+        return cleaned(labels.voxels, labels.grid, labels.scheme)
 
 
-def network_folder(folder: Path, name: str) -> Path:
-    """Return the folder of its own that a network on slices has under the stage's folder."""
-    return folder / _NETWORKS / name
+Ensemble = VolumeEnsemble | SliceEnsemble
+
+
+def cleaned(voxels: Integer[np.ndarray, "i j k"], grid: Grid, scheme: LabelScheme) -> LabelMap:
+    """Return a coarse label map without islands, and without organs too small to be believed."""
+    least = MIN_VOLUME_ML / grid.voxel_ml
+    kept = clean_components(voxels, len(scheme.names), KEEP_COMPONENT, least)
+    return LabelMap(kept, grid, scheme)
+
+
+def save_network(folder: Path, name: str, trained: Ensemble) -> None:
+    """Write the only network of an ensemble, weights and description, under the stage's folder."""
+    place, [network] = folder / _NETWORKS / name, trained.networks
+    if isinstance(trained, SliceEnsemble):
+        save_segmenter(place, trained.networks[0], {})
+    else:
+        save_weights(place, _NAME, network, asdict(trained.spec))
 
 
 def load_network(folder: Path, name: str, device: torch.device) -> Ensemble | None:
-    """Return a network, on volumes or slices, as an ensemble of one; None where none was saved."""
-    if not (folder / _NETWORKS / f"{name}.json").is_file():
-        return load_slice_network(network_folder(folder, name), device)
-    weights, description = read_weights(folder / _NETWORKS, name)
+    """Return a network as an ensemble of one; None where it was not saved."""
+    place = folder / _NETWORKS / name
+    if training_note(place) is not None:
+        return SliceEnsemble((load_segmenter(place, device),), device)
+    if not (place / f"{_NAME}.json").is_file():
+        return None
+    weights, description = read_weights(place, _NAME)
     spec = CoarseSpec.from_json(description)
     network = CoarseNetwork(spec)
     network.load_state_dict(weights)
-    return CoarseEnsemble(spec, (network.to(device).eval(),), device)
+    return VolumeEnsemble(spec, (network.to(device).eval(),), device)
 
 
 def load_coarse(folder: Path, device: torch.device) -> Ensemble:
@@ -104,16 +141,14 @@ def load_coarse(folder: Path, device: torch.device) -> Ensemble:
     Raises:
         DataError: the folder has no coarse network.
     """
-    described = [*(folder / _NETWORKS).glob("*.json"), *(folder / _NETWORKS).glob("*/")]
-    names = sorted({path.stem for path in described})
-    networks = [load_network(folder, name, device) for name in names]
-    found = [network for network in networks if network]
-    if not found:
+    names = sorted(path.name for path in (folder / _NETWORKS).glob("*/"))
+    networks = [network for name in names if (network := load_network(folder, name, device))]
+    if not networks:
         raise DataError(
             f"{folder.name}: no coarse network, its label maps came from elsewhere (--from);"
             " give coarse label maps of these scans with --coarse"
         )
-    return together(found)
+    return together(networks)
 
 
 def together(ensembles: Sequence[Ensemble]) -> Ensemble:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sacl.cohort.layouts.label_maps import Survey, read_given_map
-from sacl.cohort.references import SchemeMap, overlap_in_words
+from sacl.cohort.references import overlap_in_words
 from sacl.files.nifti import is_nifti, read_frame
 from sacl.geometry import canonical_grid, require_same_grid, same_grid
-from sacl.prediction.components import clean_components
+from sacl.prediction.coarse import cleaned
 from sacl.progress import say
 from sacl.types import Case, Grid, LabelMap, LabelScheme
 
@@ -20,31 +20,61 @@ _SAID = 8
 _WINS = "the organ that is smaller in the scan"
 
 
-@dataclass(frozen=True)
-class Cleaning:
-    """What becomes of a given map: whether it is resampled, and which pieces are dropped."""
+@dataclass(frozen=True, eq=False)
+class GivenMaps:
+    """The given maps of a cohort's scans, which are cleaned like those of our own networks.
 
+    While they are read, it is counted what reading them decided: which grids were repaired, which
+    voxels masks of two organs claim, and how many scans have a label value without a name.
+    """
+
+    survey: Survey
+    scheme: LabelScheme
+    grids: Mapping[str, Grid]
     repairs_grid: bool
-    keep_component: float
-    min_volume_ml: float
-
-
-@dataclass(frozen=True)
-class Tally:
-    """What reading the maps decided: by case, and how many scans have an unnamed label value."""
-
     repaired: dict[str, str] = field(default_factory=dict)
     contested: dict[str, dict[str, int]] = field(default_factory=dict)
     unnamed: Counter[int] = field(default_factory=Counter)
 
-    def add(self, case_id: str, given: SchemeMap) -> None:
-        """Count one case's map."""
+    def locate(self, case: Case) -> LabelMap:
+        """Return a case's cleaned map, empty where none is given."""
+        grid = self.grids[case.case_id]
+        if case.case_id not in self.survey.maps:
+            return LabelMap(np.zeros(grid.shape, self.scheme.label_type), grid, self.scheme)
+        given = read_given_map(self.survey.maps[case.case_id], self.scheme, grid, self.repairs_grid)
         if given.repair:
-            self.repaired[case_id] = given.repair
+            self.repaired[case.case_id] = given.repair
         if given.contested:
             pairs = {f"{a} and {b}": count for (a, b), count in given.contested.items()}
-            self.contested[case_id] = pairs
+            self.contested[case.case_id] = pairs
         self.unnamed.update(given.unnamed)
+        return cleaned(given.label_map.voxels, grid, self.scheme)
+
+    def record(self) -> dict[str, object]:
+        """Return what to record of the maps, and say what was decided about overlaps."""
+        total = Counter[str]()
+        for pairs in self.contested.values():
+            total.update(pairs)
+        if total:
+            say(f"coarse: {overlap_in_words(self.contested.values())}; {_WINS} wins")
+        if self.unnamed:
+            values = ", ".join(map(str, sorted(self.unnamed)[:_SAID]))
+            say(f"coarse: label values without a name became background: {values}")
+        survey = self.survey
+        return {
+            "maps": len(survey.maps),
+            "missing": {"scans": len(survey.missing), "first": list(survey.missing[:_SAID])},
+            "unmatched_names": dict(survey.unmatched),
+            "absent_organs": list(survey.absent),
+            "unnamed_values": {str(value): n for value, n in sorted(self.unnamed.items())},
+            "repaired_grids": self.repaired,
+            "overlap": {
+                "wins": _WINS,
+                "scans": len(self.contested),
+                "voxels": sum(total.values()),
+                "pairs": dict(total.most_common()),
+            },
+        }
 
 
 def require_grids(survey: Survey, grids: Mapping[str, Grid], repairs_grid: bool) -> None:
@@ -97,45 +127,3 @@ def announce(survey: Survey, scheme: LabelScheme) -> None:
             f"coarse: no map of {len(survey.missing)} scans, the first {first}; nothing is found in"
             " them, so they give no patches"
         )
-
-
-def locate_given(
-    case: Case, survey: Survey, grid: Grid, scheme: LabelScheme, cleaning: Cleaning
-) -> tuple[LabelMap, SchemeMap | None]:
-    """Return a case's cleaned map, empty where none is given, and what was decided in reading."""
-    if case.case_id not in survey.maps:
-        return LabelMap(np.zeros(grid.shape, scheme.label_type), grid, scheme), None
-    given = read_given_map(survey.maps[case.case_id], scheme, grid, cleaning.repairs_grid)
-    voxels = clean_components(
-        given.label_map.voxels,
-        len(scheme.names),
-        cleaning.keep_component,
-        cleaning.min_volume_ml / grid.voxel_ml,
-    )
-    return LabelMap(voxels, grid, scheme), given
-
-
-def record_of(survey: Survey, tally: Tally) -> dict[str, object]:
-    """Return what to record of the given maps, and say what was decided about overlaps."""
-    total = Counter[str]()
-    for pairs in tally.contested.values():
-        total.update(pairs)
-    if total:
-        say(f"coarse: {overlap_in_words(tally.contested.values())}; {_WINS} wins")
-    if tally.unnamed:
-        values = ", ".join(map(str, sorted(tally.unnamed)[:_SAID]))
-        say(f"coarse: label values without a name became background: {values}")
-    return {
-        "maps": len(survey.maps),
-        "missing": {"scans": len(survey.missing), "first": list(survey.missing[:_SAID])},
-        "unmatched_names": dict(survey.unmatched),
-        "absent_organs": list(survey.absent),
-        "unnamed_values": {str(value): scans for value, scans in sorted(tally.unnamed.items())},
-        "repaired_grids": tally.repaired,
-        "overlap": {
-            "wins": _WINS,
-            "scans": len(tally.contested),
-            "voxels": sum(total.values()),
-            "pairs": dict(total.most_common()),
-        },
-    }

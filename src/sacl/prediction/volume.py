@@ -13,8 +13,7 @@ from torch import Tensor
 
 from sacl.networks.device import autocast
 from sacl.networks.segmenter import SegmenterSpec
-from sacl.patches.attention import coverage
-from sacl.patches.query import cut, organ_regions, plan_boxes
+from sacl.patches.query import coverage, cut, organ_regions, plan_boxes
 from sacl.patches.region import dense_boxes
 from sacl.patches.window import normalize
 from sacl.prediction.assemble import fuse, labels_of_slice

@@ -15,8 +15,7 @@ from sacl.cohort.manifest import read_cohort, read_image, read_reference, with_p
 from sacl.errors import DataError
 from sacl.files.nifti import read_label_map
 from sacl.geometry import require_same_grid
-from sacl.patches.attention import coverage
-from sacl.patches.query import cut, organ_regions, plan_boxes, round_to_even
+from sacl.patches.query import coverage, cut, organ_regions, plan_boxes, round_to_even
 from sacl.patches.region import Placement, dense_boxes
 from sacl.patches.store import (
     COVERAGE_SCALE,
@@ -31,7 +30,7 @@ from sacl.patches.store import (
 )
 from sacl.patches.window import WindowRule, normalize
 from sacl.progress import say, track
-from sacl.run.record import fingerprint, read_record, recorded
+from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import ExtractSettings
 from sacl.types import Box, Case, Cohort, LabelMap, Volume
@@ -76,7 +75,7 @@ def extract(settings: ExtractSettings, workspace: Workspace) -> Path:
     with recorded(workspace, "extract", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
         cohort = with_phases(cohort, workspace.require("locate"))
-        meta = _meta(cohort, settings, workspace)
+        meta = _meta(cohort, settings)
         index, dense_index = _plan(cohort, workspace, settings)
         counts = counts_of(index, dense_index)
         need = bytes_needed(meta, counts)
@@ -131,8 +130,7 @@ class _Scan:
         return normalize(self.image.voxels[:, :, k], self.case.window)
 
 
-def _meta(cohort: Cohort, settings: ExtractSettings, workspace: Workspace) -> StoreMeta:
-    ingested = (read_record(workspace.require("ingest")) or {})["settings"]["ingest"]
+def _meta(cohort: Cohort, settings: ExtractSettings) -> StoreMeta:
     return StoreMeta(
         patch_size=settings.patch_size,
         stored_size=round_to_even(settings.patch_size * MARGIN),
@@ -141,7 +139,7 @@ def _meta(cohort: Cohort, settings: ExtractSettings, workspace: Workspace) -> St
         organs=cohort.scheme.names,
         scan_labels=tuple(sorted({name for case in cohort.cases for name in case.scan_labels})),
         scheme=cohort.scheme.name,
-        window=WindowRule(cohort.modality, tuple(ingested["window_hu"])),
+        window=WindowRule(cohort.modality, cohort.window_hu),
         placement=_placement(settings),
     )
 

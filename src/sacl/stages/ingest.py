@@ -97,7 +97,7 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
         shown = [c for c in dataset.cases if c.split == "train" and _is_shown(c, plan)]
         require_all_learned(dataset, shown, scheme)
         cases, decided = _ingest_cases(plan)
-        cohort = Cohort(dataset.name, scheme, cases, modality)
+        cohort = Cohort(dataset.name, scheme, cases, modality, settings.window_hu)
         write_cohort(folder, cohort)
         done.update(_counts(cohort), layout=dataset.layout, labeled_subjects=labeled, **decided)
     return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,14 +15,7 @@ from sacl.errors import DataError
 from sacl.files.atomic import replacing
 from sacl.files.nifti import read_label_map, write_label_map
 from sacl.prediction.coarse import together
-from sacl.prediction.given import (
-    Cleaning,
-    Tally,
-    announce,
-    locate_given,
-    record_of,
-    require_grids,
-)
+from sacl.prediction.given import GivenMaps, announce, require_grids
 from sacl.prediction.phases import estimate_phases
 from sacl.progress import say, track
 from sacl.run.record import fingerprint, recorded
@@ -29,7 +23,6 @@ from sacl.run.workspace import Workspace
 from sacl.scores.overlap import dice, volume_ml
 from sacl.settings import LocateSettings, MapsSettings
 from sacl.stages.locate_networks import fold_name, reference_of, train_networks
-from sacl.training.coarse import KEEP_COMPONENT, MIN_VOLUME_ML
 from sacl.training.folds import deal_folds
 from sacl.types import Case, Cohort, LabelMap
 
@@ -39,28 +32,31 @@ PHASE_THRESHOLD = 0.8
 """Least probability of an estimated contrast phase; below it the phase stays `unknown`."""
 
 Locator = Callable[[Case], LabelMap]
-Summary = Callable[[], dict[str, object]]
-"""What to record of the located maps, asked for after the last one."""
 
 
 def inputs(settings: LocateSettings, workspace: Workspace) -> dict[str, str]:
     """Return the fingerprints of what the stage reads.
 
     Raises:
-        DataError: the given label maps are not there.
+        DataError: the given label maps are not there, or are the stage's own results.
     """
-    found = {"ingest": fingerprint(workspace.require("ingest"))}
+    fingerprints = {"ingest": fingerprint(workspace.require("ingest"))}
     if settings.maps is not None:
         source = settings.maps.source
         is_json = source.suffix == ".json" and source.is_file()
         if not source.is_dir() and not is_json:
             raise DataError(f"locate.maps.source: no folder {source}; check --from")
-        found["source"] = given_fingerprint(source)
-    return found
+        if source.resolve().is_relative_to(workspace.folder("locate").resolve()):
+            raise DataError(
+                f"locate.maps.source: {source} is a result of this stage, which is emptied before"
+                " it is made again; copy the maps elsewhere first"
+            )
+        fingerprints["source"] = given_fingerprint(source)
+    return fingerprints
 
 
 def locate(settings: LocateSettings, workspace: Workspace) -> Path:
-    """Write a coarse label map per case, which organs were found, and the scans' phases.
+    """Write a coarse label map per case, which organs it holds, and the scans' phases.
 
     The labeled subjects are dealt to folds, and each fold's network is trained on the others. A
     scan of a labeled subject is located by its own fold's network, every other scan by the mean of
@@ -73,22 +69,20 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
     """
     with recorded(workspace, "locate", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
-        locator, cross_fitted, summary = (
-            _by_networks(settings, workspace, cohort)
-            if settings.maps is None
-            else _by_given_maps(settings.maps, workspace, cohort)
-        )
+        given = None if settings.maps is None else _given(settings.maps, workspace, cohort)
+        locator = given.locate if given else _by_networks(settings, workspace, cohort)
+        scored = {} if given else {case.case_id: case for case in cohort.labeled}
         rows = []
         for case in track(cohort.cases, "locate"):
-            label_map = _located_once(folder, case, locator, cohort, settings.maps is None)
-            is_scored = case.case_id in cross_fitted
-            reference = reference_of(workspace, case, cohort) if is_scored else None
+            label_map = _located_once(folder, case, locator, cohort, resumes=given is None)
+            reference = reference_of(workspace, case, cohort) if case.case_id in scored else None
             rows += coverage_of(case, label_map, reference)
         coverage = pd.DataFrame(rows)
         with replacing(folder / "coverage.csv") as temporary:
             coverage.to_csv(temporary, index=False)
-        _summarize(coverage, len(cross_fitted), results)
-        results.update(summary())
+        results.update(_summary(coverage, len(scored)))
+        if given:
+            results["given"] = given.record()
         results["phases"] = estimate_phases(cohort, workspace, PHASE_THRESHOLD)
     return folder
 
@@ -96,7 +90,7 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
 def coverage_of(
     case: Case, label_map: LabelMap, reference: LabelMap | None
 ) -> list[dict[str, object]]:
-    """Return one row per organ: found or not, its volume, and its Dice where it is annotated."""
+    """Return one row per organ: whether the map holds it, its volume, and its Dice if annotated."""
     rows = []
     for organ in label_map.scheme.names:
         mask = label_map.mask(organ)
@@ -125,61 +119,52 @@ def _located_once(
     return label_map
 
 
-def _summarize(coverage: pd.DataFrame, cross_fitted: int, results: dict[str, object]) -> None:
+def _summary(coverage: pd.DataFrame, scans: int) -> dict[str, Any]:
+    """Return, and say, what the maps hold and how well they agree with the references."""
     missed = int((~coverage["found"]).sum())
-    results["organs"] = {"located": len(coverage), "not_found": missed}
-    results["coverage"] = _by_organ(coverage)
     words = f"{missed} of {len(coverage)} organs not found"
+    summary: dict[str, Any] = {
+        "organs": {"located": len(coverage), "not_found": missed},
+        "coverage": {
+            str(organ): {
+                "found": int(rows["found"].sum()),
+                "scans": len(rows),
+                "median_ml": round(float(rows.loc[rows["found"], "volume_ml"].median()), 2)
+                if rows["found"].any()
+                else 0.0,
+            }
+            for organ, rows in coverage.groupby("organ", sort=False)
+        },
+    }
     scored = coverage.dropna(subset=["dice"])
     if len(scored):
         by_organ = scored.groupby("organ", sort=False)["dice"].mean()
-        results["cross_fitted"] = {
-            "scans": cross_fitted,
-            "mean_dice": round(float(by_organ.mean()), 4),
-            "dice": {str(organ): round(float(value), 4) for organ, value in by_organ.items()},
-        }
-        words = f"Dice {by_organ.mean():.2f} on {cross_fitted} cross-fitted labeled scans; {words}"
+        mean = float(by_organ.mean())
+        of_organs = {str(organ): round(float(value), 4) for organ, value in by_organ.items()}
+        summary["cross_fitted"] = {"scans": scans, "mean_dice": round(mean, 4), "dice": of_organs}
+        words = f"Dice {mean:.2f} on {scans} cross-fitted labeled scans; {words}"
+    parts = (
+        f"{organ} {n['found']}/{n['scans']} ({n['median_ml']:g} ml)"
+        for organ, n in summary["coverage"].items()
+    )
+    say(f"coarse: found in scans, with the median volume: {', '.join(parts)}")
     say(f"coarse: {words}")
+    return summary
 
 
-def _by_organ(coverage: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Return, and say, in how many scans an organ was found and the median volume in those."""
-    found: dict[str, dict[str, float]] = {}
-    for organ, rows in coverage.groupby("organ", sort=False):
-        volumes = rows.loc[rows["found"], "volume_ml"]
-        median = round(float(volumes.median()), 2) if len(volumes) else 0.0
-        found[str(organ)] = {"found": len(volumes), "scans": len(rows), "median_ml": median}
-    told = (f"{o} {n['found']}/{n['scans']} ({n['median_ml']:g} ml)" for o, n in found.items())
-    say(f"coarse: found in scans, with the median volume: {', '.join(told)}")
-    return found
-
-
-def _by_given_maps(
-    settings: MapsSettings, workspace: Workspace, cohort: Cohort
-) -> tuple[Locator, frozenset[str], Summary]:
+def _given(settings: MapsSettings, workspace: Workspace, cohort: Cohort) -> GivenMaps:
+    """Return the maps of another tool, looked through before the first one is read."""
     ingested = workspace.folder("ingest")
     grids = {case.case_id: read_image(ingested, case).grid for case in cohort.cases}
     remedy = "add them, or go on without these scans by --locate.maps.allow_missing true"
-    names = [case.case_id for case in cohort.cases]
+    names, repairs = list(grids), settings.repair_grid == "nearest"
     survey = survey_maps(settings.source, names, cohort.scheme, settings.allow_missing, remedy)
     announce(survey, cohort.scheme)
-    cleaning = Cleaning(settings.repair_grid == "nearest", KEEP_COMPONENT, MIN_VOLUME_ML)
-    require_grids(survey, grids, cleaning.repairs_grid)
-    tally = Tally()
-
-    def locator(case: Case) -> LabelMap:
-        grid = grids[case.case_id]
-        label_map, given = locate_given(case, survey, grid, cohort.scheme, cleaning)
-        if given is not None:
-            tally.add(case.case_id, given)
-        return label_map
-
-    return locator, frozenset(), lambda: {"given": record_of(survey, tally)}
+    require_grids(survey, grids, repairs)
+    return GivenMaps(survey, cohort.scheme, grids, repairs)
 
 
-def _by_networks(
-    settings: LocateSettings, workspace: Workspace, cohort: Cohort
-) -> tuple[Locator, frozenset[str], Summary]:
+def _by_networks(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> Locator:
     fold_of = deal_folds(cohort, FOLDS)
     networks = train_networks(settings, workspace, cohort, fold_of)
     every = together(list(networks.values()))
@@ -190,4 +175,4 @@ def _by_networks(
         located = ensemble.locate(read_image(workspace.folder("ingest"), case), case.window)
         return LabelMap(located.voxels, located.grid, cohort.scheme)
 
-    return locator, frozenset(case.case_id for case in cohort.labeled), dict
+    return locator

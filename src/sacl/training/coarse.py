@@ -1,4 +1,4 @@
-"""Train a coarse network on the labeled scans, held on the coarse grid in memory."""
+"""Train a 3-D coarse network on the labeled scans, held on the coarse grid in memory."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int16, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sacl.errors import DataError
 from sacl.losses.segmentation import class_weights, dense_loss
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec, Triple, plan_levels
+from sacl.patches.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
 from sacl.patches.views import ViewRanges, change_intensity
-from sacl.settings import VolumeSettings
 from sacl.training.loop import Plan, RatedParameters, train
+from sacl.types import LabelMap, LabelScheme, Volume
 
-MIN_VOLUME_ML = 0.05
-"""An organ smaller than this is recorded as not found."""
-KEEP_COMPONENT = 0.2
-"""Components below this share of the organ's largest one are removed."""
 _FOREGROUND = 0.67
 """Share of the crops that are centered on a voxel of an organ, each organ being as likely."""
 _ROTATION_DEG = 20.0
@@ -38,15 +37,14 @@ _INTENSITY = ViewRanges(brightness=0.1, contrast=0.3, gamma=0.5, noise=0.06)
 
 @dataclass(frozen=True, eq=False)
 class CoarseCase:
-    """A labeled scan on the coarse grid.
+    """A labeled scan on the coarse grid; `annotated[n]` if somebody looked for organ n + 1 in it.
 
-    `image` is `[i, j, k]` in [0, 1], `labels` int16 `[i, j, k]`; `annotated[n]` tells whether
-    somebody looked for organ n + 1 in this scan.
+    The image is in [0, 1].
     """
 
-    image: Tensor
-    labels: Tensor
-    annotated: Tensor
+    image: Float[Tensor, "i j k"]
+    labels: Int16[Tensor, "i j k"]
+    annotated: Bool[Tensor, " organ"]
     spacing_mm: tuple[float, float, float]
 
 
@@ -55,40 +53,59 @@ class CoarsePlan:
     """How long and how fast a coarse network is trained, and from which seed."""
 
     steps: int
-    batch: int
-    learning_rate: float
     seed: int
+    learning_rate: float
+    batch: int = 1
 
 
 @dataclass(frozen=True, eq=False)
 class Crops:
-    """A batch: image `[n, 1, i, j, k]`, labels `[n, i, j, k]`, annotated `[n, organ]`."""
+    """A batch of crops, and which organs are annotated in each."""
 
-    image: Tensor
-    labels: Tensor
-    annotated: Tensor
+    image: Float[Tensor, "n 1 i j k"]
+    labels: Int64[Tensor, "n i j k"]
+    annotated: Bool[Tensor, "n organ"]
 
 
-def plan_network(
-    settings: VolumeSettings,
-    channels: int,
-    scheme: str,
-    organs: Sequence[str],
+def coarse_case(
+    volume: Volume,
+    reference: LabelMap,
+    window: tuple[float, float],
+    annotated: Sequence[str],
     spacing_mm: tuple[float, float, float],
+    in_plane_size: int | None = None,
+) -> CoarseCase:
+    """Return a labeled scan on its coarse grid (`coarse_grid.coarse_grid`), on the CPU."""
+    grid = coarse_grid(volume.grid, spacing_mm, in_plane_size)
+    cpu, organs = torch.device("cpu"), reference.scheme.names
+    return CoarseCase(
+        image_to_coarse(volume.voxels, window, grid, cpu),
+        labels_to_coarse(reference.voxels, len(organs), grid, cpu),
+        torch.tensor([organ in annotated for organ in organs]),
+        grid.spacing_mm,
+    )
+
+
+def volume_spec(
+    scheme: LabelScheme,
+    spacings_mm: Sequence[tuple[float, float, float]],
+    crop: Triple,
+    in_plane_size: int | None,
+    channels: int,
 ) -> CoarseSpec:
-    """Return the 3-D network that the settings ask for, for scans of a typical coarse spacing."""
-    crop, kernels, strides = plan_levels(settings.crop, spacing_mm)
+    """Return the network for scans of these coarse spacings."""
+    i, j, k = np.median(spacings_mm, axis=0)
+    spacing_mm = (float(i), float(j), float(k))
+    crop, kernels, strides = plan_levels(crop, spacing_mm)
     return CoarseSpec(
-        scheme=scheme,
-        organs=tuple(organs),
+        scheme=scheme.name,
+        organs=scheme.names,
         spacing_mm=spacing_mm,
-        in_plane_size=settings.in_plane_size,
+        in_plane_size=in_plane_size,
         crop=crop,
         channels=channels,
         kernels=kernels,
         strides=strides,
-        min_volume_ml=MIN_VOLUME_ML,
-        keep_component=KEEP_COMPONENT,
     )
 
 
@@ -133,7 +150,11 @@ def train_coarse(
     return network, losses
 
 
-def loss_of_levels(logits: Sequence[Tensor], crops: Crops, weights: Tensor) -> Tensor:
+def loss_of_levels(
+    logits: Sequence[Float[Tensor, "n class _i _j _k"]],
+    crops: Crops,
+    weights: Float[Tensor, " class"],
+) -> Float[Tensor, ""]:
     """Return soft Dice plus weighted cross-entropy, averaged over the network's levels.
 
     A level counts half of the one above (deep supervision, as in nnU-Net): its labels are those at
@@ -152,8 +173,8 @@ def loss_of_levels(logits: Sequence[Tensor], crops: Crops, weights: Tensor) -> T
     return total / (2 - 2 * share)
 
 
-def _counts(cases: Sequence[CoarseCase]) -> Tensor:
-    """Return the voxels of each class in all cases, background first, float32."""
+def _counts(cases: Sequence[CoarseCase]) -> Float[Tensor, " class"]:
+    """Return the voxels of each class in all cases, background first."""
     classes = 1 + len(cases[0].annotated)
     counts = [case.labels.flatten().long().bincount(minlength=classes) for case in cases]
     return torch.stack(counts).sum(dim=0).float()
@@ -193,9 +214,12 @@ def draw_crops(
 
 
 def random_affine(
-    spacing_mm: Tensor, crop: Triple, wide: Sequence[int], generator: torch.Generator
-) -> Tensor:
-    """Return `[n, 3, 4]` for `affine_grid`: rotation and scaling about the center, and a shift.
+    spacing_mm: Float[Tensor, "n 3"],
+    crop: Triple,
+    wide: Sequence[int],
+    generator: torch.Generator,
+) -> Float[Tensor, "n 3 4"]:
+    """Return maps for `affine_grid`: rotation and scaling about the center, and a shift.
 
     Rotation is in mm and mostly about k; scans of thick slices are not tilted.
     """
@@ -218,7 +242,7 @@ def random_affine(
     return torch.cat([relative, shift], dim=2).flip(1)[:, :, [2, 1, 0, 3]]
 
 
-def _rotation(axis: int, angle: Tensor) -> Tensor:
+def _rotation(axis: int, angle: Float[Tensor, " n"]) -> Float[Tensor, "n 3 3"]:
     turn = torch.eye(3).repeat(len(angle), 1, 1)
     a, b = [other for other in range(3) if other != axis]
     turn[:, a, a] = turn[:, b, b] = angle.cos()
@@ -248,7 +272,9 @@ def _random_start(center: int, size: int, crop: int, generator: torch.Generator)
     return min(max(center - crop // 2 + jitter, 0), size - crop)
 
 
-def _cut(voxels: Tensor, start: Sequence[int], shape: Sequence[int]) -> Tensor:
+def _cut(
+    voxels: Shaped[Tensor, "i j k"], start: Sequence[int], shape: Sequence[int]
+) -> Shaped[Tensor, "a b c"]:
     inside = tuple(
         slice(max(a, 0), min(a + n, size))
         for a, n, size in zip(start, shape, voxels.shape, strict=True)

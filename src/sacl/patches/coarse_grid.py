@@ -9,8 +9,10 @@ from functools import partial
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int16, Integer, Shaped, UInt
 from torch import Tensor
 
+from sacl.patches.query import triangle
 from sacl.patches.window import normalize
 from sacl.types import Grid
 
@@ -26,12 +28,12 @@ class Axis:
     start: float
     step: float
 
-    def to_coarse(self) -> Tensor:
-        """Return the weights `[coarse_size, size]` that resample the scan to the coarse grid."""
+    def to_coarse(self) -> Float[Tensor, "coarse_size size"]:
+        """Return the weights that resample the scan to the coarse grid."""
         return linear_weights(self.coarse_size, self.size, self.start, self.step)
 
-    def to_scan(self) -> Tensor:
-        """Return the weights `[size, coarse_size]` that resample the coarse grid to the scan."""
+    def to_scan(self) -> Float[Tensor, "size coarse_size"]:
+        """Return the weights that resample the coarse grid to the scan."""
         return linear_weights(self.size, self.coarse_size, -self.start / self.step, 1 / self.step)
 
 
@@ -77,32 +79,34 @@ def coarse_grid(
     return CoarseGrid((i_axis, j_axis, k_axis), spacing_mm)
 
 
-def linear_weights(count: int, size: int, start: float, step: float) -> Tensor:
-    """Return the matrix `[count, size]` of linear resampling along one axis.
+def linear_weights(count: int, size: int, start: float, step: float) -> Float[Tensor, "count size"]:
+    """Return the matrix of linear resampling along one axis.
 
-    Output m lies at `start + m * step` in voxels of the input. Where the step is above 1 the
-    triangle is widened to it (antialiasing, as `torch.nn.functional.interpolate` does); weights sum
-    to 1, and to 0 for an output outside the input.
+    Output m lies at `start + m * step` in voxels of the input. The triangle is as wide as the
+    larger of step and voxel (`query.triangle`); weights sum to 1, and to 0 for an output outside
+    the input.
     """
-    position = start + step * torch.arange(count, dtype=torch.float64)
-    distance = (position[:, None] - torch.arange(size)).abs()
-    weights = (1 - distance / max(1.0, step)).clamp(min=0)
+    position = start + step * np.arange(count)
+    weights = triangle(position, 0, size - 1, step)
     inside = (position >= -0.5 - 1e-6) & (position <= size - 0.5 + 1e-6)
-    weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12) * inside[:, None]
-    return weights.float()
+    weights *= inside[:, None] / weights.sum(axis=1, keepdims=True).clip(min=1e-12)
+    return torch.from_numpy(weights.astype(np.float32))
 
 
 def image_to_coarse(
-    voxels: np.ndarray, window: tuple[float, float], grid: CoarseGrid, device: torch.device
-) -> Tensor:
-    """Return the windowed image in [0, 1] on the coarse grid, float32; 0 outside the scan."""
+    voxels: Shaped[np.ndarray, "i j k"],
+    window: tuple[float, float],
+    grid: CoarseGrid,
+    device: torch.device,
+) -> Float[Tensor, "a b c"]:
+    """Return the windowed image in [0, 1] on the coarse grid; 0 outside the scan."""
     return _reduce(lambda slab: normalize(voxels[:, :, slab], window), grid, device)
 
 
 def labels_to_coarse(
-    voxels: np.ndarray, labels: int, grid: CoarseGrid, device: torch.device
-) -> Tensor:
-    """Return on the coarse grid the label with the largest coverage of each voxel, int16."""
+    voxels: Integer[np.ndarray, "i j k"], labels: int, grid: CoarseGrid, device: torch.device
+) -> Int16[Tensor, "a b c"]:
+    """Return on the coarse grid the label with the largest coverage of each voxel."""
     winner = torch.zeros(grid.shape, dtype=torch.int16)
     largest = torch.zeros(grid.shape)
     background = torch.ones(grid.shape)
@@ -115,11 +119,15 @@ def labels_to_coarse(
     return winner
 
 
-def _mask(voxels: np.ndarray, label: int, slab: slice) -> np.ndarray:
+def _mask(
+    voxels: Integer[np.ndarray, "i j k"], label: int, slab: slice
+) -> Float[np.ndarray, "i j _slab"]:
     return (voxels[:, :, slab] == label).astype(np.float32)
 
 
-def _reduce(read: Callable[[slice], np.ndarray], grid: CoarseGrid, device: torch.device) -> Tensor:
+def _reduce(
+    read: Callable[[slice], Float[np.ndarray, "i j _slab"]], grid: CoarseGrid, device: torch.device
+) -> Float[Tensor, "a b c"]:
     along_i, along_j, along_k = (axis.to_coarse().to(device) for axis in grid.axes)
     coarse = torch.zeros(grid.shape, device=device)
     for slab in _slabs(grid):
@@ -130,11 +138,13 @@ def _reduce(read: Callable[[slice], np.ndarray], grid: CoarseGrid, device: torch
     return coarse
 
 
-def arg_max_on_scan(probability: Tensor, grid: CoarseGrid) -> np.ndarray:
+def arg_max_on_scan(
+    probability: Float[Tensor, "class a b c"], grid: CoarseGrid
+) -> UInt[np.ndarray, "i j k"]:
     """Return the most probable class of every voxel of the scan, uint8 (uint16 beyond 255).
 
-    The probabilities `[class, i, j, k]` are interpolated in slabs along k, one class after the
-    other with a running maximum: memory holds one slab of two classes, never all of them.
+    The probabilities are interpolated in slabs along k, one class after the other with a running
+    maximum: memory holds one slab of two classes, never all of them.
     """
     classes = probability.shape[0]
     along_i, along_j, along_k = (axis.to_scan().to(probability.device) for axis in grid.axes)
@@ -155,7 +165,9 @@ def arg_max_on_scan(probability: Tensor, grid: CoarseGrid) -> np.ndarray:
     return labels
 
 
-def _enlarge(thin: Tensor, along_i: Tensor, along_j: Tensor) -> Tensor:
+def _enlarge(
+    thin: Float[Tensor, "a b k"], along_i: Float[Tensor, "i a"], along_j: Float[Tensor, "j b"]
+) -> Float[Tensor, "i j k"]:
     return torch.einsum("jb,ibk->ijk", along_j, torch.einsum("ia,abk->ibk", along_i, thin))
 
 

@@ -10,19 +10,25 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import UInt, UInt16
 
 from sacl.errors import DataError
+from sacl.networks.encoder import EncoderSpec
 from sacl.networks.segmenter import Segmenter, SegmenterSpec, build_segmenter
-from sacl.patches.query import round_to_even
-from sacl.patches.store import PatchStore, StoreArrays, StoreMeta
+from sacl.patches.query import cut, round_to_even
+from sacl.patches.region import Placement, slice_boxes
+from sacl.patches.store import IMAGE_SCALE, PatchStore, StoreArrays, StoreMeta, quantized
 from sacl.patches.views import ViewRanges
+from sacl.patches.window import WindowRule, normalize
 from sacl.training.finetune import DenseTask, StepRules
 from sacl.training.loop import Average, Plan, RatedParameters, train
 from sacl.training.teacher import TeacherTask
+from sacl.types import LabelMap, LabelScheme, Volume
 
 MARGIN = 1.6
 """Slices are held this many times wider than they are seen, for turned and shrunken views."""
@@ -34,14 +40,13 @@ _TEACHER_DECAY = 0.99
 
 @dataclass(frozen=True, eq=False)
 class ScanSlices:
-    """All axial slices of a training scan, with their margin.
+    """All axial slices of a training scan, with their margin; no labels in an unlabeled scan.
 
-    `images` are uint16 `[k, side, side]`, in units of `patch_store.IMAGE_SCALE`; `labels` the
-    reference's label values, None in an unlabeled scan; `annotated` the organs somebody looked for.
+    The images are in units of `store.IMAGE_SCALE`; `annotated` are the organs somebody looked for.
     """
 
-    images: np.ndarray
-    labels: np.ndarray | None
+    images: UInt16[np.ndarray, "k side side"]
+    labels: UInt[np.ndarray, "k side side"] | None
     annotated: tuple[str, ...]
 
 
@@ -55,11 +60,55 @@ class SlicePlan:
 
     steps: int
     teacher_steps: int
-    batch: int
-    learning_rate: float
     copy_paste: float
     ranges: ViewRanges
     seed: int
+    batch: int
+    learning_rate: float
+
+
+def slice_spec(
+    scheme: LabelScheme,
+    modality: Literal["ct", "mr"],
+    window_hu: tuple[float, float],
+    *,
+    size: int,
+    width: int,
+) -> SegmenterSpec:
+    """Return the network on whole slices of `size` pixels."""
+    return SegmenterSpec(
+        encoder=EncoderSpec(width=width, in_channels=1),
+        decoder="unet",
+        head="dense",
+        scheme=scheme.name,
+        organs=scheme.names,
+        image_size=size,
+        window=WindowRule(modality, window_hu),
+        placement=Placement(region="slice"),
+    )
+
+
+def slices_of(
+    volume: Volume,
+    window: tuple[float, float],
+    size: int,
+    reference: LabelMap | None = None,
+    annotated: tuple[str, ...] = (),
+    every: int = 1,
+) -> ScanSlices:
+    """Return every n-th axial slice of a scan, whole and `size` pixels wide without its margin."""
+    boxes = slice_boxes(volume.grid)[::every]
+    images = [
+        cut(normalize(volume.voxels[:, :, box.start[2]], window), box, size, MARGIN)
+        for box in boxes
+    ]
+    stored = quantized(np.stack(images), IMAGE_SCALE).astype(np.uint16)
+    if reference is None:
+        return ScanSlices(stored, None, ())
+    labels = [
+        cut(reference.voxels[:, :, box.start[2]], box, size, MARGIN, nearest=True) for box in boxes
+    ]
+    return ScanSlices(stored, np.stack(labels), annotated)
 
 
 def train_on_slices(
