@@ -21,7 +21,7 @@ from sacl.errors import DataError
 from sacl.files.weights import read_weights, save_weights
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec
 from sacl.networks.device import autocast
-from sacl.networks.segmenter import Segmenter, load_segmenter, save_segmenter, training_note
+from sacl.networks.segmenter import Segmenter, SegmenterSpec
 from sacl.patches.coarse_grid import arg_max_on_scan, coarse_grid, image_to_coarse
 from sacl.prediction.components import clean_components
 from sacl.prediction.volume import Network, Predictor, predict_volume
@@ -35,7 +35,7 @@ ALL_LABELED = "all"
 """Name of the network that was trained on all labeled scans."""
 
 _NETWORKS = "networks"
-_NAME = "coarse"
+_SLICES, _VOLUMES = "slices", "volumes"
 _LEAST_PROBABILITY = 1e-6
 
 
@@ -114,25 +114,29 @@ def cleaned(voxels: Integer[np.ndarray, "i j k"], grid: Grid, scheme: LabelSchem
 
 def save_network(folder: Path, name: str, trained: Ensemble) -> None:
     """Write the only network of an ensemble, weights and description, under the stage's folder."""
-    place, [network] = folder / _NETWORKS / name, trained.networks
+    [network] = trained.networks
     if isinstance(trained, SliceEnsemble):
-        save_segmenter(place, trained.networks[0], {})
+        save_weights(folder / _NETWORKS / name, _SLICES, network, asdict(trained.networks[0].spec))
     else:
-        save_weights(place, _NAME, network, asdict(trained.spec))
+        save_weights(folder / _NETWORKS / name, _VOLUMES, network, asdict(trained.spec))
 
 
 def load_network(folder: Path, name: str, device: torch.device) -> Ensemble | None:
     """Return a network as an ensemble of one; None where it was not saved."""
     place = folder / _NETWORKS / name
-    if training_note(place) is not None:
-        return SliceEnsemble((load_segmenter(place, device),), device)
-    if not (place / f"{_NAME}.json").is_file():
-        return None
-    weights, description = read_weights(place, _NAME)
-    spec = CoarseSpec.from_json(description)
-    network = CoarseNetwork(spec)
-    network.load_state_dict(weights)
-    return VolumeEnsemble(spec, (network.to(device).eval(),), device)
+    if (place / f"{_SLICES}.json").is_file():
+        weights, text = read_weights(place, _SLICES)
+        segmenter = Segmenter(SegmenterSpec.from_json(text))
+        segmenter.load_state_dict(weights)
+        segmenter = segmenter.to(device, memory_format=torch.channels_last)
+        return SliceEnsemble((segmenter.eval(),), device)
+    if (place / f"{_VOLUMES}.json").is_file():
+        weights, text = read_weights(place, _VOLUMES)
+        spec = CoarseSpec.from_json(text)
+        network = CoarseNetwork(spec)
+        network.load_state_dict(weights)
+        return VolumeEnsemble(spec, (network.to(device).eval(),), device)
+    return None
 
 
 def load_coarse(folder: Path, device: torch.device) -> Ensemble:

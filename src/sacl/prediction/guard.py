@@ -63,7 +63,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Doubt:
     """One doubt about an organ, in which scans, and in words."""
 
     organ: str
@@ -76,7 +76,7 @@ class Finding:
 class Findings:
     """All doubts about a run's final maps, and the organs that were taken from the coarse maps."""
 
-    doubts: tuple[Finding, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
     from_coarse: tuple[str, ...] = ()
 
     @property
@@ -173,14 +173,14 @@ def judge(changes: Sequence[Change], from_coarse: tuple[str, ...] = ()) -> Findi
     return Findings(tuple(sorted(doubts, key=lambda doubt: order[doubt.kind])), from_coarse)
 
 
-def _doubts(organ: str, rows: Sequence[Change], replaced: bool) -> Iterable[Finding]:
+def _doubts(organ: str, rows: Sequence[Change], replaced: bool) -> Iterable[Doubt]:
     """Yield the doubts about one organ."""
     located = [row for row in rows if row.coarse_ml >= _BELIEVABLE_ML]
     if not located:
-        yield _finding(organ, "never_located", rows, f"no coarse map of {len(rows)} scans has it")
+        yield _doubt(organ, "never_located", rows, f"no coarse map of {len(rows)} scans has it")
     elif all(row.final_ml == 0 for row in rows):
         words = f"predicted in none of {len(rows)} scans; the coarse map has it in {len(located)}"
-        yield _finding(organ, "never_predicted", located, words + _taken(replaced))
+        yield _doubt(organ, "never_predicted", located, words + _taken(replaced))
     else:
         yield from _losses(organ, located, replaced)
     scored = [row for row in rows if not np.isnan(row.coarse_dice + row.final_dice)]
@@ -192,10 +192,10 @@ def _doubts(organ: str, rows: Sequence[Change], replaced: bool) -> Iterable[Find
                 f"final Dice {after:.2f}, coarse Dice {before:.2f} on {len(scored)} annotated scans"
                 " that training did not see; the coarse map is the better one"
             )
-            yield _finding(organ, "worse_than_coarse", scored, words)
+            yield _doubt(organ, "worse_than_coarse", scored, words)
 
 
-def _losses(organ: str, located: Sequence[Change], replaced: bool) -> Iterable[Finding]:
+def _losses(organ: str, located: Sequence[Change], replaced: bool) -> Iterable[Doubt]:
     least = max(1.0, _WORTH_SAYING * len(located))
     of = f"{{}} of the {len(located)} scans whose coarse map has it"
     tests: Mapping[Kind, tuple[Callable[[Change], bool], str]] = {
@@ -212,16 +212,16 @@ def _losses(organ: str, located: Sequence[Change], replaced: bool) -> Iterable[F
     for kind, (holds, words) in tests.items():
         scans = [row for row in located if holds(row)]
         if len(scans) >= least:
-            yield _finding(organ, kind, scans, words.format(len(scans)))
+            yield _doubt(organ, kind, scans, words.format(len(scans)))
 
 
 def _taken(replaced: bool) -> str:
     return "; it is taken from the coarse map" if replaced else ""
 
 
-def _finding(organ: str, kind: Kind, rows: Sequence[Change], words: str) -> Finding:
+def _doubt(organ: str, kind: Kind, rows: Sequence[Change], words: str) -> Doubt:
     scans = tuple(row.case_id for row in rows)
-    return Finding(organ, kind, scans, f"{organ}: {words}")
+    return Doubt(organ, kind, scans, f"{organ}: {words}")
 
 
 def write_findings(folder: Path, findings: Findings) -> None:
