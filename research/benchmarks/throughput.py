@@ -28,11 +28,10 @@ from torch.nn import functional
 from research.benchmarks.circumstances import circumstances
 from sacl.files.atomic import write_text
 from sacl.losses.contrastive import semantic_contrastive_loss
-from sacl.methods.contrastive import ContrastiveTask, PatchSource
-from sacl.networks.encoder import EncoderSpec, build_encoder
-from sacl.networks.projector import Embedder
+from sacl.methods import Recipe, method_named
+from sacl.methods.batches import PatchViews, training_patches
 from sacl.patches.query import coverage, cut, plan_boxes
-from sacl.patches.store import StoreMeta, read_patches, writing_patches
+from sacl.patches.store import PatchStore, StoreArrays, StoreMeta, read_patches, writing_patches
 from sacl.patches.views import VIEWS
 from sacl.patches.window import normalize
 from sacl.training.loop import Plan, RatedParameters, train
@@ -63,8 +62,9 @@ def step_overhead(steps: int, batch: int, network: str, size: int = 64) -> dict[
     loss's) are timed from within, everything else is overhead: sampler, reading, views, relations,
     loss, gradient clipping, optimizer, schedule, progress.
     """
-    task = _random_task(batch, size)
-    embedder = Embedder(build_encoder(EncoderSpec(network)), 512, 128)
+    store, recipe = _random_patches(batch, size, network)
+    pretraining = method_named("semantic").build(store, recipe)
+    embedder = pretraining.network
     clock: dict[str, list[float]] = {"begin": [], "forward": [], "backward": []}
     entered: list[float] = []
     embedder.register_forward_pre_hook(lambda *_: entered.append(time.perf_counter()))
@@ -80,7 +80,7 @@ def step_overhead(steps: int, batch: int, network: str, size: int = 64) -> dict[
 
     def loss(net: Any, step: int) -> Any:
         clock["begin"].append(time.perf_counter())
-        return task.loss(net, step)
+        return pretraining.loss(net, step)
 
     Fabric.backward = timed_backward
     try:
@@ -97,7 +97,10 @@ def step_overhead(steps: int, batch: int, network: str, size: int = 64) -> dict[
     # The first two steps warm up; the last one has no following one to end at.
     whole = np.diff(clock["begin"])[2:]
     inside = (np.array(clock["forward"]) + np.array(clock["backward"]))[2:-1]
-    views_s = median_seconds(lambda: task.views(0), 10)
+    patches = training_patches(store, recipe.scan_labels)
+    sampler = BalancedSampler(patches.organ, patches.scan_label, patches.scan, batch, 4)
+    views = PatchViews(store, patches.rows, sampler, recipe, attention=True)
+    views_s = median_seconds(lambda: views.draw(0), 10)
     return {
         "network": network,
         "batch_patches": batch,
@@ -111,27 +114,32 @@ def step_overhead(steps: int, batch: int, network: str, size: int = 64) -> dict[
     }
 
 
-def _random_task(batch: int, size: int) -> ContrastiveTask:
+def _random_patches(batch: int, size: int, network: str) -> tuple[PatchStore, Recipe]:
+    """Return a store of random patches of 13 organs in 40 scans, and a recipe for them."""
     rng = np.random.default_rng(0)
     count, stored = 3000, round(size * MARGIN)
     organ, scan = rng.integers(0, 13, count), rng.integers(0, 40, count)
-    return ContrastiveTask(
-        source=PatchSource(
-            rng.integers(0, 65536, (count, stored, stored), dtype=np.uint16),
-            rng.integers(0, 256, (count, stored, stored), dtype=np.uint8),
-            np.arange(count),
-            torch.device("cpu"),
-        ),
-        organ=organ,
-        scan_label=scan % 2,
-        sampler=BalancedSampler(organ, scan % 2, scan, batch, 4),
-        ranges=VIEWS["mild"],
-        strategy="semantic",
-        temperature=0.1,
-        size=size,
-        stored_scale=MARGIN,
-        seed=0,
+    index = pd.DataFrame(
+        {
+            "organ": [ORGANS[n] for n in organ],
+            "case_id": [f"case-{n}" for n in scan],
+            "split": "train",
+            "label_phase": [("native", "venous")[n % 2] for n in scan],
+        }
     )
+    nothing = np.zeros((0, stored, stored), np.uint8)
+    arrays = StoreArrays(
+        rng.integers(0, 65536, (count, stored, stored), dtype=np.uint16),
+        rng.integers(0, 256, (count, stored, stored), dtype=np.uint8),
+        *[nothing] * 4,
+    )
+    store = PatchStore(
+        StoreMeta(size, stored, size, stored, ORGANS, ("phase",)), index, pd.DataFrame(), arrays
+    )
+    recipe = Recipe(
+        network=network, width=64, batch=batch, scan_labels=("phase",), ranges=VIEWS["mild"]
+    )
+    return store, recipe
 
 
 def loss_by_pairs(z: torch.Tensor, label: torch.Tensor, temperature: float) -> float:

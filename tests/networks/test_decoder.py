@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sacl.errors import ConfigError
 from sacl.networks.decoder import aspp_dilations, build_decoder, resize
 
 CHANNELS, STRIDES = (16, 32, 64, 128), (1, 2, 4, 8)
@@ -13,9 +14,7 @@ def feature_maps(size, dims=2):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize(
-    ("name", "side"), [("aspp", 2), ("deeplab", 8), ("unet", 16), ("linear", 16)]
-)
+@pytest.mark.parametrize(("name", "side"), [("aspp", 2), ("deeplab", 8), ("unet", 16)])
 def test_decodes_to_the_finest_map_it_reads(name, side, dims):
     decoder = build_decoder(name, CHANNELS, STRIDES, image_size=16, dims=dims)
     decoded = decoder(feature_maps(16, dims))
@@ -48,25 +47,6 @@ def test_resizing_keeps_a_ramp_in_place():
     assert torch.allclose(half[0, 0, 0], torch.tensor([0.5, 2.5, 4.5, 6.5]))
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-def test_linear_is_every_map_normalized_and_raised_side_by_side(dims):
-    torch.manual_seed(0)
-    maps = [5 * each + 3 for each in feature_maps(16, dims)]
-    decoder = build_decoder("linear", CHANNELS, STRIDES, image_size=16, dims=dims)
-    assert not list(decoder.parameters())
-    decoded = decoder(maps)
-    start = 0
-    for each in maps:
-        over = (0, *range(2, each.ndim))
-        normal = (each - each.mean(over, keepdim=True)) / each.std(over, False, keepdim=True)
-        expected = resize(normal, maps[0].shape[2:])
-        assert torch.allclose(decoded[:, start : start + each.shape[1]], expected, atol=1e-3)
-        start += each.shape[1]
-    assert start == decoder.out_channels
-
-
-def test_linear_does_not_care_for_the_scale_of_a_feature():
-    torch.manual_seed(0)
-    maps = feature_maps(16)
-    decoder = build_decoder("linear", CHANNELS, STRIDES, image_size=16)
-    assert torch.allclose(decoder([100 * each for each in maps]), decoder(maps), atol=1e-3)
+def test_an_unknown_decoder_is_one_line():
+    with pytest.raises(ConfigError, match="decoder: expected one of unet, deeplab, aspp"):
+        build_decoder("tower", CHANNELS, STRIDES, image_size=16)

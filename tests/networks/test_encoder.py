@@ -1,20 +1,24 @@
+import json
+from dataclasses import asdict
+
 import pytest
 import torch
 
-from sacl.errors import ConfigError
+from sacl.errors import ConfigError, DataError
 from sacl.networks.encoder import (
     STEM_WEIGHT,
+    Encoder,
     EncoderSpec,
-    build_encoder,
+    PretrainedEncoder,
     pooled,
-    without_attention,
+    with_inputs,
 )
 
 
 @pytest.mark.parametrize("network", ["resnet18", "resnet34", "resnet50"])
 @pytest.mark.parametrize("side", [32, 64])
 def test_says_truly_what_feature_maps_it_gives(network, side):
-    encoder = build_encoder(EncoderSpec(network, width=8)).eval()
+    encoder = Encoder(EncoderSpec(network, width=8)).eval()
 
     features = encoder(torch.zeros(2, 2, side, side))
 
@@ -26,14 +30,14 @@ def test_says_truly_what_feature_maps_it_gives(network, side):
 
 
 def test_has_the_size_of_a_resnet18():
-    encoder = build_encoder(EncoderSpec("resnet18", width=64))
+    encoder = Encoder(EncoderSpec("resnet18", width=64))
 
     # torchvision's has 11.18 million without its classifier, 7 x 7 stem included.
     assert 11.1e6 < sum(p.numel() for p in encoder.parameters()) < 11.3e6
 
 
 def test_is_three_dimensional_by_an_argument():
-    encoder = build_encoder(EncoderSpec(width=8, in_channels=1, spatial_dims=3)).eval()
+    encoder = Encoder(EncoderSpec(width=8, in_channels=1, spatial_dims=3)).eval()
 
     features = encoder(torch.zeros(1, 1, 32, 32, 16))
 
@@ -43,7 +47,7 @@ def test_is_three_dimensional_by_an_argument():
 
 def test_sees_every_pixel_of_a_patch():
     torch.manual_seed(0)
-    encoder = build_encoder(EncoderSpec(width=8)).eval()
+    encoder = Encoder(EncoderSpec(width=8)).eval()
     pixels = torch.rand(1, 2, 64, 64, requires_grad=True)
 
     pooled(encoder(pixels)).square().sum().backward()
@@ -53,9 +57,9 @@ def test_sees_every_pixel_of_a_patch():
 
 def test_can_be_built_again_from_its_spec():
     spec = EncoderSpec("resnet50", width=8, in_channels=1)
-    encoder = build_encoder(spec)
+    encoder = Encoder(spec)
 
-    again = build_encoder(encoder.spec)
+    again = Encoder(encoder.spec)
     again.load_state_dict(encoder.state_dict())
 
     pixels = torch.rand(2, 1, 32, 32)
@@ -64,9 +68,9 @@ def test_can_be_built_again_from_its_spec():
 
 
 def test_reads_images_alone_as_it_reads_them_without_attention():
-    encoder = build_encoder(EncoderSpec(width=8)).eval()
-    state, spec = without_attention(encoder.state_dict(), encoder.spec)
-    alone = build_encoder(spec).eval()
+    encoder = Encoder(EncoderSpec(width=8)).eval()
+    state = with_inputs(encoder.state_dict(), 1)
+    alone = Encoder(EncoderSpec(width=8, in_channels=1)).eval()
     alone.load_state_dict(state)
     image = torch.rand(2, 1, 32, 32)
 
@@ -74,17 +78,34 @@ def test_reads_images_alone_as_it_reads_them_without_attention():
 
     for one, other in zip(alone(image), with_zeros, strict=True):
         torch.testing.assert_close(one, other)
-    assert state[STEM_WEIGHT].shape[1] == spec.in_channels == 1
     assert encoder.state_dict()[STEM_WEIGHT].shape[1] == 2
 
 
-def test_leaves_an_encoder_without_attention_as_it_is():
-    encoder = build_encoder(EncoderSpec(width=8, in_channels=1))
+@pytest.mark.parametrize("channels", [1, 2])
+def test_leaves_an_encoder_with_the_wanted_inputs_as_it_is(channels):
+    encoder = Encoder(EncoderSpec(width=8, in_channels=channels))
 
-    state, spec = without_attention(encoder.state_dict(), encoder.spec)
+    state = with_inputs(encoder.state_dict(), channels)
 
-    assert spec == encoder.spec
     assert all(torch.equal(state[k], v) for k, v in encoder.state_dict().items())
+
+
+def test_a_description_by_an_older_version_is_refused_with_the_remedy():
+    text = {"network": "resnet18", "width": 8, "in_channels": 2, "spatial_dims": 2}
+    with pytest.raises(DataError, match=r"encoder\.json: .*older version.*sacl pretrain --force"):
+        PretrainedEncoder.from_json(text)
+
+
+def test_a_description_comes_back_as_it_was_saved():
+    made = PretrainedEncoder(
+        method="pooled",
+        spec=EncoderSpec(width=8, in_channels=1),
+        reads_attention=False,
+        pixels_trained=9,
+        projector=(16, 8),
+        decoder="unet",
+    )
+    assert PretrainedEncoder.from_json(json.loads(json.dumps(asdict(made)))) == made
 
 
 @pytest.mark.parametrize(

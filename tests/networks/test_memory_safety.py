@@ -12,7 +12,7 @@ import sys
 import pytest
 from torch import nn
 
-from sacl.networks.encoder import LEAST_WIDTH, EncoderSpec, build_encoder
+from sacl.networks.encoder import LEAST_WIDTH, Encoder, EncoderSpec
 
 NETWORKS = ["resnet18", "resnet34", "resnet50"]
 CHECKER = "libc_malloc_debug.so.0"
@@ -21,12 +21,12 @@ TRAINING = """
 import torch
 from torch import nn
 from sacl.networks.decoder import build_decoder
-from sacl.networks.encoder import LEAST_WIDTH, EncoderSpec, build_encoder
+from sacl.networks.encoder import LEAST_WIDTH, Encoder, EncoderSpec
 
 torch.set_num_threads(1)
 network, channels = {network!r}, {channels}
 for decoder in ("unet", "deeplab", "aspp"):
-    encoder = build_encoder(EncoderSpec(network, LEAST_WIDTH, channels))
+    encoder = Encoder(EncoderSpec(network, LEAST_WIDTH, channels))
     head = build_decoder(decoder, encoder.channels, encoder.strides, 32)
     whole = nn.ModuleList([encoder, head]).to(memory_format=torch.channels_last)
     for batch in (2, 10):
@@ -47,7 +47,7 @@ def checks_the_heap():
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("width", [LEAST_WIDTH, LEAST_WIDTH + 2, 64])
 def test_no_strided_convolution_of_one_pixel_has_fewer_than_eight_inputs(network, width):
-    encoder = build_encoder(EncoderSpec(network, width))
+    encoder = Encoder(EncoderSpec(network, width))
     strided = [
         module
         for module in encoder.modules()

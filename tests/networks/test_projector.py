@@ -1,6 +1,6 @@
 import torch
 
-from sacl.networks.encoder import EncoderSpec, build_encoder
+from sacl.networks.encoder import Encoder, EncoderSpec
 from sacl.networks.projector import Embedder, Projector
 
 
@@ -12,7 +12,7 @@ def test_lands_on_the_unit_sphere():
 
 
 def test_stays_float32_under_autocast():
-    embedder = Embedder(build_encoder(EncoderSpec(width=8)), 16, 4)
+    embedder = Embedder(Encoder(EncoderSpec(width=8)), 16, 4)
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         embedding = embedder(torch.rand(4, 2, 32, 32))
@@ -22,7 +22,7 @@ def test_stays_float32_under_autocast():
 
 
 def test_carries_the_gradient_to_the_stem():
-    embedder = Embedder(build_encoder(EncoderSpec(width=8)), 16, 4)
+    embedder = Embedder(Encoder(EncoderSpec(width=8)), 16, 4)
 
     embedder(torch.rand(4, 2, 32, 32))[:, 0].sum().backward()
 

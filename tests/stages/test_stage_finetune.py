@@ -2,20 +2,23 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from block_cohort import copy_of, settings_of
 
+from sacl.errors import DataError
 from sacl.files.weights import read_weights
-from sacl.networks.segmenter import SegmenterSpec, build_segmenter
+from sacl.networks.segmenter import SegmenterSpec, TrainedModel, build_segmenter
 from sacl.run.record import read_record
 from sacl.settings import PredictSettings, PretrainSettings
 from sacl.stages import finetune as stage
 from sacl.stages.finetune import Arm, finetune, plan_arms
 from sacl.stages.predict import predict
 from sacl.stages.pretrain import pretrain
+from sacl.training.loop import Plan
 
 
 def test_trains_the_pretrained_arm_and_its_twin(finished):
@@ -35,7 +38,7 @@ def test_an_interrupted_stage_does_not_train_a_finished_arm_again(
 ):
     workspace = copy_of(pretrained, tmp_path / "work")
     settings = settings_of("dense")
-    whole, trained = stage._train_arm, []
+    whole, trained = stage._train, []
 
     def stops_at_the_twin(arm, *rest):
         trained.append(arm.name)
@@ -43,7 +46,7 @@ def test_an_interrupted_stage_does_not_train_a_finished_arm_again(
             raise KeyboardInterrupt
         return whole(arm, *rest)
 
-    monkeypatch.setattr(stage, "_train_arm", stops_at_the_twin)
+    monkeypatch.setattr(stage, "_train", stops_at_the_twin)
     with pytest.raises(KeyboardInterrupt):
         finetune(settings, workspace)
     finetune(settings, workspace)
@@ -55,9 +58,15 @@ def test_an_interrupted_stage_does_not_train_a_finished_arm_again(
 
 
 def test_the_arms_differ_in_start_only():
-    arms = plan_arms(settings_of("dense", steps=10, teacher_steps=2), "pooled")
-    assert arms == [Arm("pooled", True, 12), Arm("scratch", False, 12)]
-    assert plan_arms(settings_of("dense", twin=False), "pooled") == [Arm("pooled", True, 2)]
+    arms = plan_arms(settings_of("dense", encoder_rate=0.5), "pooled")
+    assert arms == [Arm("pooled", True, 0.5), Arm("scratch", False, 1.0)]
+    assert plan_arms(settings_of("dense", twin=False), "pooled") == [Arm("pooled", True, 1.0)]
+
+
+@pytest.mark.parametrize(("asked", "rate"), [(0.5, 1.0), (0.0, 0.0)])
+def test_an_encoder_that_was_not_pretrained_learns_as_the_decoder_or_is_frozen(asked, rate):
+    settings = settings_of("dense", encoder_rate=asked, twin=False)
+    assert plan_arms(settings, "none") == [Arm("none", False, rate)]
 
 
 def test_a_teacher_labels_the_unlabeled_slices_of_the_last_steps(pretrained, tmp_path):
@@ -75,7 +84,7 @@ def test_a_pretrained_decoder_is_taken_over_by_the_pretrained_arm_only(
     shutil.rmtree(workspace.folder("pretrain"))
     pretrain(PretrainSettings(width=8, steps=2, batch=4), workspace)
     weights = read_weights(workspace.folder("pretrain"), "decoder")[0]
-    monkeypatch.setattr(stage, "WEIGHT_DECAY", 0.0)
+    monkeypatch.setattr(stage, "Plan", partial(Plan, weight_decay=0.0))
     still = settings_of("dense", steps=1, learning_rate=1e-12)
     finetune(still, workspace)
 
@@ -115,3 +124,29 @@ def test_the_description_holds_no_path_and_no_case(finished):
     assert str(finished.root) not in text
     assert "case-" not in text
     assert json.loads(text)["window"]["window_hu"] == [-50.0, 250.0]
+
+
+def test_the_description_says_how_the_segmenter_was_trained(finished):
+    folder = finished.folder("finetune")
+    models = [
+        TrainedModel.from_json(json.loads((folder / arm / "segmenter.json").read_text()))
+        for arm in ("semantic", "scratch")
+    ]
+    assert [(model.method, model.steps) for model in models] == [("semantic", 2), ("none", 2)]
+    assert models[0].spec == models[1].spec
+
+
+def test_reads_no_settings_out_of_other_stages_records(pretrained, tmp_path):
+    workspace = copy_of(pretrained, tmp_path / "work")
+    for name in ("extract", "pretrain"):
+        path = workspace.folder(name) / "run.json"
+        path.write_text(json.dumps({"stage": name}))
+    finetune(settings_of("dense", steps=1, twin=False), workspace)
+
+
+def test_an_encoder_of_an_older_version_is_one_line(pretrained, tmp_path):
+    workspace = copy_of(pretrained, tmp_path / "work")
+    text = {"network": "resnet18", "width": 8, "in_channels": 2, "spatial_dims": 2}
+    (workspace.folder("pretrain") / "encoder.json").write_text(json.dumps(text))
+    with pytest.raises(DataError, match=r"older version.*sacl pretrain --force"):
+        finetune(settings_of("dense"), workspace)

@@ -10,12 +10,14 @@ from msgspec.structs import replace
 from toy_cohort import locate_toy_cohort
 
 from sacl.cohort.manifest import ScanPhase, read_cohort, write_phases
-from sacl.errors import DataError
+from sacl.errors import ConfigError, DataError
 from sacl.files.weights import read_weights
 from sacl.losses.contrastive import semantic_relations
+from sacl.methods.batches import PatchViews, training_patches
 from sacl.networks.decoder import build_decoder
-from sacl.networks.encoder import EncoderSpec, build_encoder
+from sacl.networks.encoder import Encoder, EncoderSpec, PretrainedEncoder
 from sacl.patches.store import read_patches
+from sacl.run.record import recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import ExtractSettings, PretrainSettings
 from sacl.stages import pretrain as stage
@@ -49,13 +51,14 @@ def test_trains_an_encoder_under_every_method(workspace, method, scan_label, cha
     folder = stage.pretrain(replace(SETTINGS, method=method, scan_label=scan_label), workspace)
 
     state, meta = read_weights(folder, "encoder")
-    spec = EncoderSpec(**meta)
-    assert (spec.width, spec.in_channels) == (8, channels)
-    build_encoder(spec).load_state_dict(state)
+    made = PretrainedEncoder.from_json(meta)
+    assert (made.method, made.spec.width, made.spec.in_channels) == (method, 8, channels)
+    assert (made.reads_attention, made.decoder) == (channels == 2, None)
+    Encoder(made.spec).load_state_dict(state)
     losses = pd.read_csv(folder / "losses.csv")
     assert losses["step"].tolist() == [0, 1, 2, 3]
     assert np.isfinite(losses["loss"]).all()
-    assert results_of(folder)["encoder_pixels"] == 4 * 12 * 2 * 16 * 16
+    assert made.pixels_trained == 4 * 12 * 2 * 16 * 16
 
 
 @pytest.mark.parametrize("scan_label", ["phase", ""])
@@ -63,13 +66,13 @@ def test_trains_encoder_and_decoder_on_dense_slices(workspace, scan_label):
     settings = replace(SETTINGS, method="pooled", batch=5, scan_label=scan_label)
     folder = stage.pretrain(settings, workspace)
 
-    _, meta = read_weights(folder, "encoder")
-    assert meta["in_channels"] == 1
+    made = PretrainedEncoder.from_json(read_weights(folder, "encoder")[1])
+    assert (made.spec.in_channels, made.decoder) == (1, "unet")
     state, text = read_weights(folder, "decoder")
     assert text["decoder"] == "unet"
-    decoder = build_decoder("unet", build_encoder(EncoderSpec(**meta)).channels, (2, 4, 8, 16), 16)
+    decoder = build_decoder("unet", Encoder(made.spec).channels, (2, 4, 8, 16), 16)
     decoder.load_state_dict(state)
-    assert results_of(folder)["encoder_pixels"] == 4 * 5 * 2 * 16 * 16
+    assert made.pixels_trained == 4 * 5 * 2 * 16 * 16
     assert (folder / "embedding.npz").is_file()
 
 
@@ -78,11 +81,11 @@ def test_keeps_random_weights_where_nothing_is_to_be_pretrained(workspace):
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        fresh = build_encoder(EncoderSpec(width=8)).state_dict()
-    state, _ = read_weights(folder, "encoder")
+        fresh = Encoder(EncoderSpec(width=8)).state_dict()
+    state, meta = read_weights(folder, "encoder")
     assert all(torch.equal(state[key], value) for key, value in fresh.items())
     assert len(pd.read_csv(folder / "losses.csv")) == 0
-    assert results_of(folder)["encoder_pixels"] == 0
+    assert PretrainedEncoder.from_json(meta).pixels_trained == 0
 
 
 def test_writes_the_embedding_of_training_and_held_out_patches(workspace):
@@ -143,6 +146,27 @@ def test_pretrains_where_some_scans_have_no_label(workspace):
     assert found["classes"] == 6
 
 
+def test_an_unknown_method_is_refused_before_anything_is_written(workspace):
+    with pytest.raises(ConfigError, match=r"pretrain\.method: expected one of .*got 'semantik'"):
+        stage.pretrain(replace(SETTINGS, method="semantik"), workspace)
+    assert not workspace.folder("pretrain").exists()
+
+
+def test_a_damaged_checkpoint_is_set_aside(workspace, monkeypatch, capsys):
+    whole = pd.read_csv(stage.pretrain(SETTINGS, workspace) / "losses.csv")["loss"]
+    folder = workspace.folder("pretrain")
+    (folder / "run.json").unlink()
+    mark = stage.inputs(SETTINGS, workspace)
+    with pytest.raises(KeyboardInterrupt), recorded(workspace, "pretrain", SETTINGS, mark):
+        raise KeyboardInterrupt
+    (folder / "training.pt").write_bytes(b"PK\x03\x04 cut")
+
+    again = pd.read_csv(stage.pretrain(SETTINGS, workspace) / "losses.csv")["loss"]
+
+    np.testing.assert_array_equal(again, whole)
+    assert "training.pt is damaged" in capsys.readouterr().err
+
+
 def test_says_that_there_is_no_training_scan(workspace):
     index = workspace.folder("extract") / "index.csv"
     index.write_text(index.read_text().replace(",train,", ",test,"))
@@ -155,17 +179,17 @@ def test_goes_on_from_an_interrupted_training_as_if_it_had_not_been(workspace, m
     whole = pd.read_csv(stage.pretrain(SETTINGS, workspace) / "losses.csv")["loss"]
     shutil.rmtree(workspace.folder("pretrain"))
     monkeypatch.setattr("sacl.training.loop._SAVE_EVERY_S", 0.0)
-    steps = stage.ContrastiveTask.loss
+    draw = PatchViews.draw
 
-    def dies_at_step_two(task, network, step):
+    def dies_at_step_two(views, step):
         if step == 2:
             raise KeyboardInterrupt
-        return steps(task, network, step)
+        return draw(views, step)
 
-    monkeypatch.setattr(stage.ContrastiveTask, "loss", dies_at_step_two)
+    monkeypatch.setattr(PatchViews, "draw", dies_at_step_two)
     with pytest.raises(KeyboardInterrupt):
         stage.pretrain(SETTINGS, workspace)
-    monkeypatch.setattr(stage.ContrastiveTask, "loss", steps)
+    monkeypatch.setattr(PatchViews, "draw", draw)
 
     resumed = pd.read_csv(stage.pretrain(SETTINGS, workspace) / "losses.csv")["loss"]
 
@@ -207,14 +231,14 @@ def test_unknown_in_one_label_is_unknown_for_the_class(workspace):
 def test_patches_attract_each_other_where_all_labels_agree_and_ignore_the_unknown(workspace):
     with_scanners(workspace, ["x", "unknown", "y", "x", "x", "x"])
     store = read_patches(workspace.folder("extract"))
-    mine = stage._training_rows(store, ("phase", "scanner"))
-    case = store.index["case_id"].to_numpy()[mine.rows]
-    organ = store.index["organ"].to_numpy()[mine.rows]
+    patches = training_patches(store, ("phase", "scanner"))
+    case = store.index["case_id"].to_numpy()[patches.rows]
+    organ = store.index["organ"].to_numpy()[patches.rows]
     chosen = [int(np.flatnonzero((case == c) & (organ == "liver"))[0]) for c in np.unique(case)]
     chosen.append(int(np.flatnonzero((case == "case-0") & (organ == "liver"))[1]))
     chosen.append(int(np.flatnonzero((case == "case-1") & (organ == "aorta"))[0]))
     positive, candidate = semantic_relations(
-        torch.from_numpy(mine.organ[chosen]), torch.from_numpy(mine.scan_label[chosen]), "semantic"
+        torch.from_numpy(patches.organ[chosen]), torch.from_numpy(patches.scan_label[chosen])
     )
     # 0: native x, 1: portal venous unknown, 2: native y, 3: portal venous x, 4: as 0, 5: aorta of 1
     assert positive.int().tolist() == [

@@ -5,23 +5,19 @@ import copy
 import numpy as np
 import pytest
 import torch
-from tests.methods.test_dense_pretraining import PARTS, WHOLE
-from tests.training.test_segmentation_training import SIZE, make_store, rules, spec_of
+from tests.methods.test_slice_batches import recipe_of, store_with_phases
+from tests.research.test_slice_methods import WHOLE
+from tests.training.test_segmentation_training import make_store, rules, spec_of
 from tests.training.test_teacher import half_labeled
 
-from sacl.methods.contrastive import ContrastiveTask, PatchSource
-from sacl.methods.dense_pretraining import DensePretraining, loss_of
+from sacl.methods import method_named
 from sacl.methods.embedding import embed
-from sacl.networks.dense_pretrainer import DensePretrainer
 from sacl.networks.device import compile_for
-from sacl.networks.encoder import EncoderSpec, build_encoder
-from sacl.networks.projector import Embedder
 from sacl.networks.segmenter import build_segmenter
 from sacl.patches.views import VIEWS
 from sacl.prediction.volume import Predictor, predict_volume
 from sacl.training.finetune import DenseTask, QueryTask
 from sacl.training.loop import Average, Plan, RatedParameters, train
-from sacl.training.sampler import BalancedSampler
 from sacl.training.teacher import TeacherTask
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
@@ -51,18 +47,24 @@ def test_labeled_steps(head):
 def test_steps_with_a_teacher():
     network = build_segmenter(spec_of("dense"), seed=0).to(GPU)
     average = Average(copy.deepcopy(network).requires_grad_(False), 0.9)
-    task = TeacherTask(DenseTask(half_labeled(), RULES, 0.0, 0.5), average.network, 2, 0.5)
+    task = TeacherTask(DenseTask(half_labeled(), RULES, 0.0, 0.5), average.network, 2)
     before = copy.deepcopy(average.network.state_dict())
     assert np.isfinite(fit(network, task.loss, average)).all()
     after = average.network.state_dict()
     assert any(not torch.equal(before[key], after[key]) for key in before)
 
 
-@pytest.mark.parametrize(("strategy", "parts"), [*WHOLE, *PARTS])
-def test_pretraining_on_slices(strategy, parts):
-    network = DensePretrainer(EncoderSpec(width=8, in_channels=1), "unet", SIZE, (16, 8), 3)
-    task = DensePretraining(make_store(), RULES, np.arange(12) % 2, temperature=0.1)
-    assert np.isfinite(fit(network.to(GPU), loss_of(task, strategy, parts))).all()
+@pytest.mark.parametrize(
+    "name", ["semantic", "pooled", "simclr", "correlation", "semantic-hidden-half", *WHOLE]
+)
+def test_pretraining(name):
+    store, method = store_with_phases(), method_named(name)
+    labels = ("phase",) if method.reads_scan_label else ()
+    recipe = recipe_of(RANGES, 8, scan_labels=labels, device=GPU)
+    pretraining = method.build(store, recipe)
+    network = pretraining.network.to(GPU)
+    assert np.isfinite(fit(network, pretraining.loss)).all()
+    assert np.isfinite(embed(network.encoder, store, np.arange(len(store)))).all()
 
 
 def test_compiled_steps_give_the_losses_of_plain_ones(monkeypatch):
@@ -70,37 +72,12 @@ def test_compiled_steps_give_the_losses_of_plain_ones(monkeypatch):
     for steps in (0, 10_000):
         network = build_segmenter(spec_of("dense"), seed=0).to(GPU)
         average = Average(copy.deepcopy(network).requires_grad_(False), 0.9)
-        task = TeacherTask(DenseTask(half_labeled(), RULES, 0.0, 0.5), average.network, 2, 0.5)
+        task = TeacherTask(DenseTask(half_labeled(), RULES, 0.0, 0.5), average.network, 2)
         compile_for(steps, [network, average.network], GPU)
         # A failure to compile is an error here, where it would be worked around otherwise.
         monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
         losses.append(fit(network, task.loss, average))
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
-
-
-@pytest.mark.parametrize("strategy", ["semantic", "organ", "correlation", "simclr"])
-def test_pretraining_on_patches(strategy):
-    store = make_store()
-    rows = np.arange(len(store))
-    attention = None if strategy == "simclr" else store.attention
-    scan_label, scan = rows % 2, rows % 6
-    task = ContrastiveTask(
-        source=PatchSource(store.images, attention, rows, GPU),
-        organ=store.organ_code,
-        scan_label=scan_label,
-        sampler=BalancedSampler(store.organ_code, scan_label, scan, 8, 2),
-        ranges=RANGES,
-        strategy=strategy,
-        temperature=0.1,
-        size=store.meta.patch_size,
-        stored_scale=store.margin,
-        seed=0,
-        attention_dropout=0.5,
-    )
-    spec = EncoderSpec(width=8, in_channels=1 if attention is None else 2)
-    embedder = Embedder(build_encoder(spec), 16, 8).to(GPU)
-    assert np.isfinite(fit(embedder, task.loss)).all()
-    assert np.isfinite(embed(embedder.encoder, store, rows)).all()
 
 
 @pytest.mark.parametrize("copies", [0, 2])

@@ -14,8 +14,9 @@ from sacl.patches.region import Placement
 from sacl.patches.store import PatchStore, StoreArrays, StoreMeta
 from sacl.patches.views import ViewRanges
 from sacl.patches.window import WindowRule
-from sacl.training.finetune import DenseTask, QueryTask, StepRules, slice_weights
+from sacl.training.finetune import DenseTask, QueryTask
 from sacl.training.loop import Plan, RatedParameters, train
+from sacl.training.sampler import StepRules, slice_weights
 
 ORGANS = ("liver", "spleen")
 SIZE, STORED = 32, 48

@@ -1,4 +1,4 @@
-"""The semantic-aware contrastive loss, and which patches are alike under each strategy.
+"""The semantic-aware contrastive loss, and which patches are alike.
 
     L = mean over anchors i that have a positive of
         -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p / t) / sum_{a in A(i)} exp(z_i.z_a / t) )
@@ -10,13 +10,9 @@ whether they are of i's class.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-
-Relation = Literal["semantic", "organ", "correlation", "supcon", "simclr", "simclr-attention"]
 
 _TINY = 1e-12
 
@@ -104,53 +100,32 @@ def contrastive_loss(
 
 
 def semantic_relations(
-    organ: Int[Tensor, " batch"], scan_label: Int[Tensor, " batch"], strategy: Relation
+    organ: Int[Tensor, " batch"], scan_label: Int[Tensor, " batch"]
 ) -> tuple[Bool[Tensor, "batch batch"], Bool[Tensor, "batch batch"]]:
     """Return which pairs of patches are positive, and which are candidates at all.
 
-    A patch is its own positive: its views attract each other under every strategy.
-
-    - `semantic`, `supcon`: same organ and same scan-wise label. Two patches of one organ of which
-      a scan-wise label is unknown are neither positive nor negative; of different organs they are
-      negative, whatever their labels.
-    - `organ`, `correlation`: same organ.
-    - `simclr`, `simclr-attention`: a patch's own views only (NT-Xent, Chen et al., ICML 2020).
+    Positive are patches of the same organ and scan-wise label, and a patch with itself, since its
+    views attract each other. Two patches of one organ of which a scan-wise label is unknown are
+    neither positive nor negative; of different organs they are negative, whatever their labels.
 
     Args:
         organ: Organ of each patch.
-        scan_label: Scan-wise label of each patch, -1 where it is unknown.
-        strategy: Which patches are alike.
+        scan_label: Scan-wise label of each patch, -1 where it is unknown. All alike, organs alone
+            make the classes.
     """
     itself = torch.eye(len(organ), dtype=torch.bool, device=organ.device)
-    everything = torch.ones_like(itself)
     same_organ = organ[:, None] == organ[None, :]
-    if strategy in ("simclr", "simclr-attention"):
-        return itself, everything
-    if strategy in ("organ", "correlation"):
-        return same_organ, everything
     known = scan_label >= 0
     undecided = same_organ & ~(known[:, None] & known[None, :])
     same_label = scan_label[:, None] == scan_label[None, :]
     return (same_organ & same_label & ~undecided) | itself, ~undecided | itself
 
 
-def intensity_weights(
-    organ: Int[Tensor, " batch"],
-    intensity: Float[Tensor, " batch"],
-    spread: Float[Tensor, " organ"],
-) -> Float[Tensor, "batch batch"]:
-    """Return how alike the organs' intensities of two patches are, 0 to 1.
-
-    exp(-(m_i - m_j)^2 / (2 s^2)) with the mean intensity m under the attention and the organ's
-    spread s over all scans: what a contrast phase does to an organ, without anybody naming phases.
-    After the organ-wise correlation of Lee et al., "DCC-CL" (arXiv 2210.08652), of which only the
-    abstract was at hand.
-
-    Args:
-        organ: Organ of each patch; the weights of different organs are of no use.
-        intensity: Mean intensity under each patch's attention, 0 to 1.
-        spread: Standard deviation of `intensity` within each organ.
-    """
-    difference = intensity[:, None] - intensity[None, :]
-    scale = spread[organ].clamp_min(1e-3)[:, None]
-    return torch.exp(-0.5 * (difference / scale).square()).clamp_min(1e-6)
+def own_views(
+    count: int, device: torch.device
+) -> tuple[Bool[Tensor, "batch batch"], Bool[Tensor, "batch batch"]]:
+    """Return relations in which a patch's own views alone are positive (NT-Xent; Chen et al.,
+    "SimCLR", ICML 2020), and all others negative.
+    """  # noqa: D205
+    itself = torch.eye(count, dtype=torch.bool, device=device)
+    return itself, torch.ones_like(itself)

@@ -1,0 +1,140 @@
+"""Pretraining methods: one file each, and the table of what each of them reads and trains.
+
+A method registers itself when its file is imported. Every file of this package is, and what a
+caller has imported besides is known as well.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sacl.errors import ConfigError
+from sacl.networks.encoder import Encoder, EncoderSpec
+from sacl.patches.store import PatchStore
+from sacl.patches.views import ViewRanges
+
+Loss = Callable[[nn.Module, int], Tensor]
+"""From a network and the number of a step to the step's loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a method is given beside the patch store.
+
+    Args:
+        network: Architecture of the encoder.
+        width: Channels of its first level.
+        decoder: The decoder, where the method trains one.
+        projector: Hidden and output width of the projectors.
+        batch: Patches or slices per step, each seen in two views.
+        temperature: Soft-max temperature of the contrastive loss.
+        scan_labels: Scan-wise labels that, with the organ, make a class; of several their
+            combination. Without any, classes are the organs alone.
+        ranges: How far a view differs from what is stored.
+        seed: Of everything random; with the step it decides a batch.
+        device: Where views are made and networks run.
+    """
+
+    network: str = "resnet18"
+    width: int = 32
+    decoder: str = "unet"
+    projector: tuple[int, int] = (512, 128)
+    batch: int = 16
+    temperature: float = 0.1
+    scan_labels: tuple[str, ...] = ()
+    ranges: ViewRanges = ViewRanges()  # noqa: RUF009 - frozen
+    seed: int = 0
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
+
+    def encoder_spec(self, *, attention: bool = False) -> EncoderSpec:
+        """Return the encoder of images, or of images with attention."""
+        return EncoderSpec(self.network, self.width, in_channels=2 if attention else 1)
+
+    @contextmanager
+    def seeded(self) -> Iterator[None]:
+        """Let networks that are built in the body start from weights that the seed decides."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            yield
+
+
+class Pretrainable(Protocol):
+    """A network whose encoder is kept after pretraining, and its `decoder` if it trains one."""
+
+    encoder: Encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """What a method makes of a patch store: a network and the loss of its steps.
+
+    Args:
+        network: With the `encoder` that is kept, and the `decoder` if the method trains one.
+        loss: None where there is nothing to train.
+        pixels_per_step: How many pixels a step puts through the encoder.
+        margin: Stored side in units of a view's side.
+        facts: Counts worth recording.
+    """
+
+    network: nn.Module
+    loss: Loss | None = None
+    pixels_per_step: int = 0
+    margin: float = 1.0
+    facts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to pretrain an encoder without voxel annotation.
+
+    Args:
+        name: As settings say it.
+        build: Makes network and loss of a store.
+        reads: What a batch is made of.
+        reads_attention: The encoder gets the attention as its second channel.
+        reads_scan_label: Scan-wise labels are part of the classes.
+        trains_decoder: The decoder is pretrained with the encoder.
+    """
+
+    name: str
+    build: Callable[[PatchStore, Recipe], Pretraining]
+    reads: Literal["patches", "slices"] = "patches"
+    reads_attention: bool = False
+    reads_scan_label: bool = False
+    trains_decoder: bool = False
+
+    @property
+    def usual_batch(self) -> int:
+        """Patches or slices per step where nothing else is asked for."""
+        return 128 if self.reads == "patches" else 16
+
+
+METHODS: dict[str, Method] = {}
+"""The methods by name, as far as they are imported; `method_named` imports those of the package."""
+
+
+def register(method: Method) -> Method:
+    """Enter a method into the table, and return it."""
+    METHODS[method.name] = method
+    return method
+
+
+def method_named(name: str) -> Method:
+    """Return a method by its name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    if name not in METHODS:
+        raise ConfigError(f"pretrain.method: expected one of {', '.join(METHODS)}, got '{name}'")
+    return METHODS[name]

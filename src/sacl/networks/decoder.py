@@ -4,31 +4,25 @@
 skip from a finer map (Chen et al., "Encoder-decoder with atrous separable convolution for semantic
 image segmentation", ECCV 2018). `unet` has a skip at every level (Ronneberger et al., "U-Net",
 MICCAI 2015). All normalize per group of channels, so that a batch may be small.
-
-`linear` learns nothing: every map, raised to the finest one's size, side by side (Hariharan et al.,
-"Hypercolumns", CVPR 2015), so that a head of 1 x 1 tells pixels apart linearly. On a frozen encoder
-this is a linear probe, with batch normalization before it as in He et al., "Masked autoencoders",
-CVPR 2022, so that the scale of a feature does not matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-DecoderName = Literal["unet", "deeplab", "aspp", "linear"]
+from sacl.errors import ConfigError
 
 CONVOLUTIONS: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
-_NORMS: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _POOLINGS: dict[int, type[nn.Module]] = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 _GROUPS = 8
 
 
-def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Resample maps `[n, c, *space]` linearly to a size, voxel centers kept in proportion."""
+def resize(maps: Float[Tensor, "n c *space"], size: Sequence[int]) -> Float[Tensor, "n c *size"]:
+    """Resample maps linearly to a size, voxel centers kept in proportion."""
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
     mode = "bilinear" if maps.ndim == 4 else "trilinear"
@@ -66,7 +60,7 @@ class Pyramid(nn.Module):
         self.mean = nn.Sequential(_POOLINGS[dims](1), CONVOLUTIONS[dims](inputs, outputs, 1))
         self.project = _block(outputs * (len(self.branches) + 1), outputs, dims, kernel=1)
 
-    def forward(self, last: Tensor) -> Tensor:
+    def forward(self, last: Float[Tensor, "n c *space"]) -> Float[Tensor, "n out *space"]:
         """Return a map of the same size."""
         mean = self.mean(last).expand(-1, -1, *last.shape[2:])
         joined = torch.cat([branch(last) for branch in self.branches] + [mean], dim=1)
@@ -83,7 +77,7 @@ class AsppDecoder(nn.Module):
         self.pyramid = Pyramid(channels[-1], self.out_channels, map_size, dims)
         self.refine = _block(self.out_channels, self.out_channels, dims)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Float[Tensor, ...]]) -> Float[Tensor, "n out *space"]:
         """Return a map of the last feature map's size."""
         decoded: Tensor = self.refine(self.pyramid(features[-1]))
         return decoded
@@ -107,7 +101,7 @@ class DeepLabDecoder(nn.Module):
             _block(self.out_channels, self.out_channels, dims),
         )
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Float[Tensor, ...]]) -> Float[Tensor, "n out *space"]:
         """Return a map of the skip's size."""
         fine = features[self.skip_level]
         coarse = resize(self.pyramid(features[-1]), fine.shape[2:])
@@ -131,7 +125,7 @@ class UnetDecoder(nn.Module):
             for w, n in zip(widths, channels[:-1], strict=True)
         )
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Float[Tensor, ...]]) -> Float[Tensor, "n out *space"]:
         """Return a map of the first feature map's size."""
         decoded = features[-1]
         for level in range(len(features) - 2, -1, -1):
@@ -140,33 +134,23 @@ class UnetDecoder(nn.Module):
         return decoded
 
 
-class LinearDecoder(nn.Module):
-    """All maps side by side, normalized over the batch, without a weight of its own."""
-
-    def __init__(self, channels: Sequence[int], dims: int = 2) -> None:
-        super().__init__()
-        self.out_channels = sum(channels)
-        self.normalize = nn.ModuleList(_NORMS[dims](n, affine=False) for n in channels)
-
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Return a map of the first feature map's size."""
-        finest = features[0].shape[2:]
-        normalized = zip(self.normalize, features, strict=True)
-        return torch.cat([resize(norm(each), finest) for norm, each in normalized], dim=1)
-
-
 def _width(channels: int) -> int:
     """Round up to a multiple of the groups, at least two groups' worth."""
     return max(2 * _GROUPS, -(-channels // _GROUPS) * _GROUPS)
 
 
+DECODERS: dict[str, Callable[[Sequence[int], Sequence[int], int, int], nn.Module]] = {
+    "unet": lambda channels, strides, map_size, dims: UnetDecoder(channels, dims),
+    "deeplab": DeepLabDecoder,
+    "aspp": lambda channels, strides, map_size, dims: AsppDecoder(channels, map_size, dims),
+}
+"""How each decoder is made of the feature maps' channels and strides, fine to coarse, the side of
+the coarsest map and the spatial dimensions. It has `out_channels`."""
+
+
 def build_decoder(
-    name: DecoderName,
-    channels: Sequence[int],
-    strides: Sequence[int],
-    image_size: int,
-    dims: int = 2,
-) -> AsppDecoder | DeepLabDecoder | UnetDecoder | LinearDecoder:
+    name: str, channels: Sequence[int], strides: Sequence[int], image_size: int, dims: int = 2
+) -> nn.Module:
     """Return a decoder for an encoder's feature maps.
 
     Args:
@@ -175,12 +159,10 @@ def build_decoder(
         strides: their strides.
         image_size: side of the network's input, to which the pyramid's dilations are adapted.
         dims: 2 or 3 spatial dimensions.
+
+    Raises:
+        ConfigError: there is no decoder of that name.
     """
-    map_size = max(1, image_size // strides[-1])
-    if name == "unet":
-        return UnetDecoder(channels, dims)
-    if name == "linear":
-        return LinearDecoder(channels, dims)
-    if name == "deeplab":
-        return DeepLabDecoder(channels, strides, map_size, dims)
-    return AsppDecoder(channels, map_size, dims)
+    if name not in DECODERS:
+        raise ConfigError(f"decoder: expected one of {', '.join(DECODERS)}, got '{name}'")
+    return DECODERS[name](channels, strides, max(1, image_size // strides[-1]), dims)

@@ -10,16 +10,19 @@ Without the pooling (strides 2, 4, 8, 16 from the four levels themselves) forwar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from typing import Any, Literal
 
+import msgspec
 import torch
+from jaxtyping import Float
 from monai.networks.blocks import Convolution
 from monai.networks.layers.factories import Conv, Norm, Pool
 from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
 
-from sacl.errors import ConfigError
+from sacl.errors import ConfigError, DataError
 
 _DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 _STRIDES = (1, 2, 2, 1)
@@ -57,10 +60,42 @@ class EncoderSpec:
             raise ConfigError(f"encoder: {self.spatial_dims} spatial dimensions, expected 2 or 3")
 
 
+@dataclass(frozen=True, kw_only=True)
+class PretrainedEncoder:
+    """What `encoder.json` says: the encoder, and how it was pretrained.
+
+    `pixels_trained` went through the encoder in training. `decoder` is the kind of the decoder that
+    was pretrained with it, if one was. `projector` has a hidden and an output width.
+    """
+
+    method: str
+    spec: EncoderSpec
+    reads_attention: bool
+    pixels_trained: int
+    projector: tuple[int, int]
+    decoder: str | None = None
+
+    @classmethod
+    def from_json(cls, text: Mapping[str, Any]) -> PretrainedEncoder:
+        """Return the record that was saved as JSON.
+
+        Raises:
+            DataError: it is damaged, or an older version wrote it.
+        """
+        try:
+            return msgspec.convert(text, cls)
+        except msgspec.ValidationError as error:
+            raise DataError(
+                f"encoder.json: {error}; it is damaged or was made by an older version, redo it"
+                " with `sacl pretrain --force`"
+            ) from error
+
+
 class Encoder(nn.Module):
     """A ResNet that returns its feature maps, fine to coarse.
 
-    `channels` and `strides` describe the maps. Input sides must be multiples of 16.
+    `channels` and `strides` describe the maps. Input sides must be multiples of 16. Its weights are
+    random (He et al. 2015), from torch's global generator.
     """
 
     strides: tuple[int, ...] = (2, 4, 8, 16)
@@ -86,34 +121,30 @@ class Encoder(nn.Module):
             if isinstance(module, Conv[Conv.CONV, dims]):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, pixels: Tensor) -> list[Tensor]:
-        """Return feature maps `[batch, channels[n], side / strides[n], ...]`."""
+    def forward(self, pixels: Float[Tensor, "n channel *space"]) -> list[Tensor]:
+        """Return feature maps `[n, channels[m], side / strides[m], ...]`, fine to coarse."""
         stem = self.stem(pixels)
         first = self.levels[0](self.pool(stem))
         second = self.levels[1](first)
         return [stem, first, second, self.levels[3](self.levels[2](second))]
 
 
-def build_encoder(spec: EncoderSpec) -> Encoder:
-    """Return an encoder with random weights (He et al. 2015) from torch's global generator."""
-    return Encoder(spec)
-
-
-def pooled(features: list[Tensor]) -> Tensor:
-    """Return the mean over space of the coarsest map, float32 `[batch, channels[-1]]`."""
+def pooled(features: list[Tensor]) -> Float[Tensor, "n channel"]:
+    """Return the mean over space of the coarsest map, float32."""
     return features[-1].float().flatten(2).mean(dim=2)
 
 
-def without_attention(
-    state: Mapping[str, Tensor], spec: EncoderSpec
-) -> tuple[dict[str, Tensor], EncoderSpec]:
-    """Drop the attention channel (1) from the stem, so that the encoder reads images alone.
+def with_inputs(state: Mapping[str, Tensor], channels: Literal[1, 2]) -> dict[str, Tensor]:
+    """Return an encoder's weights for images alone (1 channel), or with attention (2).
 
-    An encoder without attention is returned as it is.
+    The attention's weights are dropped, so that the encoder reads images alone; where there were
+    none, they start at 0.
     """
-    state = dict(state)
-    state[STEM_WEIGHT] = state[STEM_WEIGHT][:, :1].clone(memory_format=torch.contiguous_format)
-    return state, replace(spec, in_channels=1)
+    image, attention = state[STEM_WEIGHT][:, :1], state[STEM_WEIGHT][:, 1:]
+    if channels == 2 and attention.shape[1] == 0:
+        attention = torch.zeros_like(image)
+    parts = [image, attention] if channels == 2 else [image]
+    return {**state, STEM_WEIGHT: torch.cat(parts, dim=1)}
 
 
 def _level(

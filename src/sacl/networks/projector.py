@@ -1,11 +1,15 @@
-"""The projector: from pooled features to the unit sphere on which the contrast is measured."""
+"""Networks of pretraining: projectors to the unit sphere on which the contrast is measured."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sacl.networks.encoder import Encoder, pooled
+from sacl.networks.decoder import build_decoder
+from sacl.networks.encoder import Encoder, EncoderSpec, pooled
 
 
 class Projector(nn.Sequential):
@@ -19,8 +23,8 @@ class Projector(nn.Sequential):
             nn.Linear(hidden, out),
         )
 
-    def forward(self, feature: Tensor) -> Tensor:
-        """Return unit vectors `[batch, out]`, float32."""
+    def forward(self, feature: Float[Tensor, "batch channel"]) -> Float[Tensor, "batch out"]:
+        """Return unit vectors, float32."""
         return functional.normalize(super().forward(feature).float(), dim=1)
 
 
@@ -32,6 +36,33 @@ class Embedder(nn.Module):
         self.encoder = encoder
         self.projector = Projector(encoder.channels[-1], hidden, out)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return embeddings `[batch, out]` of pixels `[batch, channel, i, j]`."""
+    def forward(self, pixels: Float[Tensor, "batch channel i j"]) -> Float[Tensor, "batch out"]:
+        """Return the embeddings of pixels."""
         return self.projector(pooled(self.encoder(pixels)))
+
+
+class DenseFeatures(NamedTuple):
+    """Features of images: the encoder's coarsest map, and the decoder's map, the finest."""
+
+    coarsest: Float[Tensor, "n channel a b"]
+    finest: Float[Tensor, "n width c d"]
+
+
+class DensePretrainer(nn.Module):
+    """The segmenter's encoder and decoder, and a projector for the features of either."""
+
+    def __init__(
+        self, spec: EncoderSpec, decoder: str, image_size: int, projector: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(spec)
+        self.decoder = build_decoder(
+            decoder, self.encoder.channels, self.encoder.strides, image_size
+        )
+        self.project_coarsest = Projector(self.encoder.channels[-1], *projector)
+        self.project_finest = Projector(self.decoder.out_channels, *projector)
+
+    def forward(self, pixels: Float[Tensor, "n channel i j"]) -> DenseFeatures:
+        """Return the features of pixels."""
+        maps = self.encoder(pixels)
+        return DenseFeatures(maps[-1], self.decoder(maps))

@@ -9,18 +9,20 @@ from typing import Any, Literal
 
 import msgspec
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sacl.errors import DataError
 from sacl.files.weights import read_weights, save_weights
-from sacl.networks.decoder import CONVOLUTIONS, DecoderName, build_decoder, resize
-from sacl.networks.encoder import STEM_WEIGHT, EncoderSpec, build_encoder, without_attention
+from sacl.networks.decoder import CONVOLUTIONS, build_decoder, resize
+from sacl.networks.encoder import Encoder, EncoderSpec, with_inputs
 from sacl.patches.region import Placement
 from sacl.patches.scan_ranges import ScanRanges
 from sacl.patches.window import WindowRule
 from sacl.types import LabelScheme
 
-_NAME = "segmenter"
+SEGMENTER = "segmenter"
+"""Name of the files of a segmenter, without suffix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class SegmenterSpec:
     """
 
     encoder: EncoderSpec
-    decoder: DecoderName
+    decoder: str
     head: Literal["dense", "query"]
     scheme: str
     organs: tuple[str, ...]
@@ -70,8 +72,43 @@ class SegmenterSpec:
             return msgspec.convert(text, cls)
         except msgspec.ValidationError as error:
             raise DataError(
-                f"{_NAME}.json: {error}; it is damaged or was made by an older version, train the"
-                " segmenter again (`sacl extract --force`, then `sacl run`)"
+                f"{SEGMENTER}.json: {error}; it is damaged or was made by an older version, train"
+                " the segmenter again (`sacl extract --force`, then `sacl run`)"
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """What `segmenter.json` says: the segmenter, and how it was trained.
+
+    `method` pretrained its encoder, `none` where it started from random weights. `seconds` are
+    those of the last uninterrupted stretch of training.
+    """
+
+    spec: SegmenterSpec
+    method: str
+    steps: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the spec's fields, and those of the training in a block of their own."""
+        training = asdict(self)
+        return {**training.pop("spec"), "training": training}
+
+    @classmethod
+    def from_json(cls, text: Mapping[str, Any]) -> TrainedModel:
+        """Return the record that was saved as JSON.
+
+        Raises:
+            DataError: a field is missing or of no use.
+        """
+        spec = SegmenterSpec.from_json(text)
+        try:
+            return cls(spec=spec, **text["training"])
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{SEGMENTER}.json: how it was trained is missing or damaged; redo it with"
+                " `sacl finetune --force`"
             ) from error
 
 
@@ -82,14 +119,14 @@ class Segmenter(nn.Module):
         super().__init__()
         self.spec = spec
         dims = spec.encoder.spatial_dims
-        self.encoder = build_encoder(spec.encoder)
+        self.encoder = Encoder(spec.encoder)
         self.decoder = build_decoder(
             spec.decoder, self.encoder.channels, self.encoder.strides, spec.image_size, dims
         )
         self.head = CONVOLUTIONS[dims](self.decoder.out_channels, spec.out_channels, 1)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return float32 logits `[n, out_channels, *space]`."""
+    def forward(self, pixels: Float[Tensor, "n channel *space"]) -> Float[Tensor, "n out *space"]:
+        """Return float32 logits."""
         logit = self.head(self.decoder(self.encoder(pixels)))
         return resize(logit.float(), pixels.shape[2:])
 
@@ -106,41 +143,28 @@ def build_segmenter(
     segmenter drops the encoder's attention input; a query segmenter whose encoder was pretrained
     without attention gets one that starts at 0.
     """
-    spec = replace(
-        spec, encoder=replace(spec.encoder, in_channels=1 if spec.head == "dense" else 2)
-    )
+    channels: Literal[1, 2] = 1 if spec.head == "dense" else 2
+    spec = replace(spec, encoder=replace(spec.encoder, in_channels=channels))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         segmenter = Segmenter(spec)
     if pretrained is not None:
-        segmenter.encoder.load_state_dict(_fitted(pretrained, spec.encoder))
+        segmenter.encoder.load_state_dict(with_inputs(pretrained, channels))
     if decoder is not None:
         segmenter.decoder.load_state_dict(decoder)
     return segmenter
 
 
-def _fitted(state: Mapping[str, Tensor], spec: EncoderSpec) -> dict[str, Tensor]:
-    """Return an encoder's weights with as many input channels as the spec wants."""
-    channels = state[STEM_WEIGHT].shape[1]
-    if spec.in_channels == 1:
-        return without_attention(state, replace(spec, in_channels=channels))[0]
-    fitted = dict(state)
-    if channels == 1:
-        image = state[STEM_WEIGHT]
-        fitted[STEM_WEIGHT] = torch.cat([image, torch.zeros_like(image)], dim=1)
-    return fitted
-
-
 def save_segmenter(folder: Path, segmenter: Segmenter, training: Mapping[str, Any]) -> None:
     """Write a segmenter's weights, its spec, and a note of how it was trained."""
-    save_weights(folder, _NAME, segmenter, {**asdict(segmenter.spec), "training": dict(training)})
+    save_weights(folder, SEGMENTER, segmenter, {**asdict(segmenter.spec), "training": training})
 
 
 def training_note(folder: Path) -> dict[str, Any] | None:
     """Return the note of a saved segmenter's training, None where none is saved."""
-    if not (folder / f"{_NAME}.json").is_file():
+    if not (folder / f"{SEGMENTER}.json").is_file():
         return None
-    note: dict[str, Any] = read_weights(folder, _NAME)[1]["training"]
+    note: dict[str, Any] = read_weights(folder, SEGMENTER)[1]["training"]
     return note
 
 
@@ -150,13 +174,13 @@ def load_segmenter(folder: Path, device: torch.device) -> Segmenter:
     Raises:
         DataError: there is none, it is damaged, or its weights do not fit its description.
     """
-    state, text = read_weights(folder, _NAME)
+    state, text = read_weights(folder, SEGMENTER)
     segmenter = Segmenter(SegmenterSpec.from_json(text))
     try:
         segmenter.load_state_dict(state)
     except RuntimeError as error:
         raise DataError(
-            f"{folder.name}/{_NAME}.safetensors: the weights do not fit {_NAME}.json; copy both"
-            " files of one training"
+            f"{folder.name}/{SEGMENTER}.safetensors: the weights do not fit {SEGMENTER}.json; copy"
+            " both files of one training"
         ) from error
     return segmenter.to(device, memory_format=torch.channels_last).eval()

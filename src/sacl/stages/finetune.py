@@ -1,99 +1,84 @@
-"""finetune: labeled patches + encoder -> the segmenter, and its from-scratch twin if wanted."""
+"""finetune: labeled patches + encoder -> the segmenter, and its from-scratch twin if asked for."""
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from sacl.errors import DataError
-from sacl.files.atomic import replacing
-from sacl.files.weights import read_weights
+from sacl.files.weights import read_weights, save_weights
 from sacl.networks.device import compile_for, resolve_device
-from sacl.networks.encoder import EncoderSpec
+from sacl.networks.encoder import PretrainedEncoder
 from sacl.networks.segmenter import (
+    SEGMENTER,
     Segmenter,
     SegmenterSpec,
+    TrainedModel,
     build_segmenter,
-    save_segmenter,
-    training_note,
 )
 from sacl.patches.store import PatchStore, read_patches
 from sacl.patches.views import VIEWS
 from sacl.progress import say
-from sacl.run.record import fingerprint, read_record, recorded
+from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import FinetuneSettings
-from sacl.training.finetune import DenseTask, QueryTask, StepRules
-from sacl.training.loop import Average, Plan, RatedParameters, train
-from sacl.training.teacher import TeacherTask
-
-WEIGHT_DECAY = 1e-4
-WARMUP = 0.05
-"""Share of the steps in which the learning rate rises."""
-CLASS_BALANCE = 0.0
-"""0 weighs every pixel alike in the cross-entropy, 1 every organ."""
-TEACHER_WEIGHT = 0.5
-"""How much a pixel with the teacher's label counts against one that was drawn by hand."""
-TEACHER_DECAY = 0.99
-"""Share of itself that the teacher keeps in a step."""
-CORRUPTION = 0.5
-"""Query head: share of patches whose attention is corrupted as the coarse network errs."""
+from sacl.training.finetune import DenseTask, QueryTask
+from sacl.training.loop import Average, Plan, RatedParameters, train, write_losses
+from sacl.training.sampler import StepRules
+from sacl.training.teacher import TeacherTask, with_teacher
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One training of the segmenter: under which name, from which start, for how long."""
+    """One training of the segmenter: its name, its start, and its encoder's relative rate."""
 
     name: str
     pretrained: bool
-    steps: int
+    encoder_rate: float
 
 
 @dataclass(frozen=True, eq=False)
-class _Start:
-    """Where every arm starts from."""
+class Start:
+    """Where every arm starts from: what is trained, on what, and from which pretrained weights."""
 
     spec: SegmenterSpec
+    store: PatchStore
+    made: PretrainedEncoder
     encoder: Mapping[str, Tensor]
     decoder: Mapping[str, Tensor] | None
-    store: PatchStore
 
 
 def inputs(settings: FinetuneSettings, workspace: Workspace) -> dict[str, str]:
     """Return the fingerprints of what the stage reads."""
-    return {s: fingerprint(workspace.require(s)) for s in ("ingest", "extract", "pretrain")}
+    return {s: fingerprint(workspace.require(s)) for s in ("extract", "pretrain")}
 
 
 def finetune(settings: FinetuneSettings, workspace: Workspace) -> Path:
-    """Train the segmenter on the labeled scans, and its twin where asked for; return their folder.
+    """Train the segmenter on the labeled scans, and its twin if asked for; return their folder.
 
-    The arms differ in the encoder's start, in nothing else: decoder and head start from the same
-    weights, and step n sees the same batch in both.
+    The two differ in where they start, in nothing else: decoder and head start from the same
+    random weights where none are pretrained, and step n sees the same batch.
 
     Raises:
         DataError: no labeled scan has a slice or a patch to train on.
     """
-    with recorded(workspace, "finetune", settings, inputs(settings, workspace)) as (folder, found):
-        start = _start(settings, workspace)
-        pretrained = read_record(workspace.require("pretrain")) or {}
-        arms = plan_arms(settings, pretrained["results"]["strategy"])
-        notes = {}
-        for arm in arms:
-            note = training_note(folder / arm.name)
-            notes[arm.name] = note or _train_arm(arm, start, settings, workspace)
-        found.update(
+    with recorded(workspace, "finetune", settings, inputs(settings, workspace)) as (
+        folder,
+        results,
+    ):
+        start = read_start(settings, workspace)
+        arms = plan_arms(settings, start.made.method)
+        models = {arm.name: _trained(arm, start, settings, workspace) for arm in arms}
+        results.update(
             arms=[arm.name for arm in arms],
-            steps={arm.name: arm.steps for arm in arms},
-            seconds={name: note["seconds"] for name, note in notes.items()},
+            steps={name: model.steps for name, model in models.items()},
+            seconds={name: model.seconds for name, model in models.items()},
         )
     return folder
 
@@ -101,25 +86,30 @@ def finetune(settings: FinetuneSettings, workspace: Workspace) -> Path:
 def plan_arms(settings: FinetuneSettings, method: str) -> list[Arm]:
     """Return the arms, the one named after the pretraining method first.
 
-    An arm's steps are `steps` on labeled scans and `teacher_steps` with the unlabeled ones.
+    An encoder that was not pretrained learns as fast as the decoder, unless it is to be frozen.
     """
-    steps = settings.steps + (settings.dense.teacher_steps if settings.dense else 0)
-    arms = [Arm(method, method != "none", steps)]
-    return [*arms, Arm("scratch", False, steps)] if settings.twin else arms
+    pretrained, rate = method != "none", settings.encoder_rate
+    arms = [Arm(method, pretrained, rate if pretrained or rate == 0 else 1.0)]
+    return [*arms, Arm("scratch", False, 1.0)] if settings.twin else arms
 
 
-def _start(settings: FinetuneSettings, workspace: Workspace) -> _Start:
+def read_start(settings: FinetuneSettings, workspace: Workspace) -> Start:
+    """Return what is trained, from the store and the encoder alone.
+
+    Raises:
+        DataError: no labeled scan has a slice or a patch to train on.
+    """
     store = read_patches(workspace.require("extract"))
     state, text = read_weights(workspace.require("pretrain"), "encoder")
+    made = PretrainedEncoder.from_json(text)
     dense = settings.dense is not None
-    rows = ((store.dense_index if dense else store.index)["reference_row"] >= 0).sum()
-    if not rows:
+    if not ((store.dense_index if dense else store.index)["reference_row"] >= 0).any():
         raise DataError(
             f"finetune: the labeled scans have no {'slice' if dense else 'query patch'} to train"
             " on; label training scans, or look at 2-coarse/coverage.csv"
         )
     spec = SegmenterSpec(
-        encoder=EncoderSpec(**text),
+        encoder=made.spec,
         decoder=settings.decoder,
         head="dense" if dense else "query",
         scheme=store.meta.scheme,
@@ -129,26 +119,36 @@ def _start(settings: FinetuneSettings, workspace: Workspace) -> _Start:
         placement=store.meta.placement,
         scans=store.meta.scans,
     )
-    decoder = _pretrained_decoder(settings, workspace)
-    return _Start(spec, state, decoder, store)
+    decoder = None
+    if dense and made.decoder == settings.decoder:
+        decoder = read_weights(workspace.require("pretrain"), "decoder")[0]
+    return Start(spec, store, made, state, decoder)
 
 
-def _pretrained_decoder(
-    settings: FinetuneSettings, workspace: Workspace
-) -> Mapping[str, Tensor] | None:
-    """Return the decoder's weights where one of the same kind was pretrained for the same head."""
-    folder = workspace.require("pretrain")
-    if settings.dense is None or not (folder / "decoder.json").is_file():
-        return None
-    state, text = read_weights(folder, "decoder")
-    return state if text["decoder"] == settings.decoder else None
-
-
-def _train_arm(
-    arm: Arm, start: _Start, settings: FinetuneSettings, workspace: Workspace
-) -> dict[str, Any]:
-    """Train and save one arm; return a note of what it took."""
+def _trained(
+    arm: Arm, start: Start, settings: FinetuneSettings, workspace: Workspace
+) -> TrainedModel:
+    """Train and save an arm, unless an interrupted run has saved it; return what it took."""
     folder = workspace.folder("finetune") / arm.name
+    if (folder / f"{SEGMENTER}.json").is_file():
+        return TrainedModel.from_json(read_weights(folder, SEGMENTER)[1])
+    begun = time.monotonic()
+    segmenter, losses = _train(arm, start, settings, workspace)
+    write_losses(folder / "losses.csv", losses)
+    model = TrainedModel(
+        spec=segmenter.spec,
+        method=start.made.method if arm.pretrained else "none",
+        steps=len(losses),
+        seconds=round(time.monotonic() - begun, 1),
+    )
+    save_weights(folder, SEGMENTER, segmenter, model.to_json())
+    say(f"finetune: {arm.name}, {len(losses)} steps, last loss {np.mean(losses[-20:]):.3f}")
+    return model
+
+
+def _train(
+    arm: Arm, start: Start, settings: FinetuneSettings, workspace: Workspace
+) -> tuple[Segmenter, list[float]]:
     device = resolve_device(workspace.device)
     segmenter = build_segmenter(
         start.spec,
@@ -156,60 +156,44 @@ def _train_arm(
         start.encoder if arm.pretrained else None,
         start.decoder if arm.pretrained else None,
     ).to(device, memory_format=torch.channels_last)
-    # A random encoder is frozen too where that is asked for: what a frozen one is compared with.
-    asked = arm.pretrained or (arm.name == "none" and settings.encoder_rate == 0)
-    rate = settings.encoder_rate if asked else 1.0
-    segmenter.encoder.requires_grad_(rate > 0)
+    segmenter.encoder.requires_grad_(arm.encoder_rate > 0)
     rules = StepRules(
         batch=settings.batch,
         ranges=VIEWS[settings.augment],
         seed=workspace.seed,
         device=device,
-        frozen=None if rate > 0 else segmenter.encoder,
+        frozen=None if arm.encoder_rate > 0 else segmenter.encoder,
     )
-    average = _average(segmenter, start, settings)
-    task = _task(start.store, rules, settings, average)
-    begun = time.monotonic()
-    compile_for(arm.steps, [segmenter, *([average.network] if average else [])], device)
+    task, average = _task(segmenter, start.store, rules, settings)
+    trained = average.network if average else segmenter
+    steps = settings.steps + (settings.dense.teacher_steps if settings.dense else 0)
+    compile_for(steps, {segmenter, trained}, device)
     losses = train(
         segmenter,
         task.loss,
-        _groups(segmenter, settings.learning_rate, rate),
-        Plan(steps=arm.steps, weight_decay=WEIGHT_DECAY, warmup=WARMUP),
+        _groups(segmenter, settings.learning_rate, arm.encoder_rate),
+        Plan(steps=steps),
         device,
-        what=f"finetune ({arm.name}, {arm.steps} steps)",
-        checkpoint=folder / "training.pt",
+        what=f"finetune ({arm.name}, {steps} steps)",
+        checkpoint=workspace.folder("finetune") / arm.name / "training.pt",
         average=average,
     )
-    note = {"steps": arm.steps, "seconds": round(time.monotonic() - begun, 1)}
-    with replacing(folder / "losses.csv") as temporary:
-        table = pd.DataFrame({"step": np.arange(len(losses)), "loss": losses})
-        table.to_csv(temporary, index=False, float_format="%.5f")
-    trained = segmenter if average is None else average.network
-    assert isinstance(trained, Segmenter)
-    save_segmenter(folder, trained, note)
-    say(f"finetune: {arm.name}, {arm.steps} steps, last loss {np.mean(losses[-20:]):.3f}")
-    return note
-
-
-def _average(segmenter: Segmenter, start: _Start, settings: FinetuneSettings) -> Average | None:
-    """Return the teacher where the settings ask for one."""
-    if settings.dense is None or settings.dense.teacher_steps == 0:
-        return None
-    if (start.store.dense_index["reference_row"] >= 0).all():
-        say("finetune: every training scan is labeled, so the teacher's steps see labeled slices")
-    return Average(copy.deepcopy(segmenter).requires_grad_(False), TEACHER_DECAY)
+    assert isinstance(trained, Segmenter), "the average is a copy of the network"
+    return trained, losses
 
 
 def _task(
-    store: PatchStore, rules: StepRules, settings: FinetuneSettings, average: Average | None
-) -> DenseTask | QueryTask | TeacherTask:
+    segmenter: Segmenter, store: PatchStore, rules: StepRules, settings: FinetuneSettings
+) -> tuple[DenseTask | QueryTask | TeacherTask, Average | None]:
+    """Return the task, and the teacher where the settings ask for one."""
     if settings.dense is None:
-        return QueryTask(store, rules, CORRUPTION)
-    labeled = DenseTask(store, rules, CLASS_BALANCE, settings.dense.copy_paste)
-    if average is None:
-        return labeled
-    return TeacherTask(labeled, average.network, settings.steps, TEACHER_WEIGHT)
+        return QueryTask(store, rules), None
+    labeled = DenseTask(store, rules, copy_paste=settings.dense.copy_paste)
+    if settings.dense.teacher_steps == 0:
+        return labeled, None
+    if (store.dense_index["reference_row"] >= 0).all():
+        say("finetune: every training scan is labeled, so the teacher's steps see labeled slices")
+    return with_teacher(labeled, segmenter, settings.steps)
 
 
 def _groups(segmenter: Segmenter, learning_rate: float, rate: float) -> list[RatedParameters]:

@@ -6,7 +6,6 @@ learns in minutes, from all training scans, where the organs are.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +24,16 @@ from sacl.patches.region import Placement, slice_boxes
 from sacl.patches.store import IMAGE_SCALE, PatchStore, StoreArrays, StoreMeta, quantized
 from sacl.patches.views import ViewRanges
 from sacl.patches.window import WindowRule, normalize
-from sacl.training.finetune import DenseTask, StepRules
-from sacl.training.loop import Average, Plan, RatedParameters, train
-from sacl.training.teacher import TeacherTask
+from sacl.training.finetune import DenseTask
+from sacl.training.loop import Plan, RatedParameters, train
+from sacl.training.sampler import StepRules
+from sacl.training.teacher import TeacherTask, with_teacher
 from sacl.types import LabelMap, LabelScheme, Volume
 
 MARGIN = 1.6
 """Slices are held this many times wider than they are seen, for turned and shrunken views."""
 _BALANCE = 0.5
 """Exponent of the class weights without a teacher; with one all classes weigh alike."""
-_TEACHER_WEIGHT = 0.5
-_TEACHER_DECAY = 0.99
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +133,7 @@ def train_on_slices(
     task: DenseTask | TeacherTask = labeled
     average = None
     if plan.teacher_steps:
-        average = Average(copy.deepcopy(network).requires_grad_(False), _TEACHER_DECAY)
-        task = TeacherTask(labeled, average.network, plan.steps, _TEACHER_WEIGHT)
+        task, average = with_teacher(labeled, network, plan.steps)
     losses = train(
         network,
         task.loss,

@@ -1,70 +1,54 @@
-"""The segmentation tasks: a step's slices or patches, their augmentation and the loss."""
+"""The segmentation tasks: a step's slices or patches, their augmentation and the loss.
+
+Copy-paste puts a square of one slice, with its labels, into another one (Bai et al., "Bidirectional
+copy-paste", CVPR 2023, doi 10.1109/CVPR52729.2023.01108).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sacl.losses.segmentation import class_weights, dense_loss, query_loss
 from sacl.networks.device import channels_last
-from sacl.patches.copy_paste import random_squares
 from sacl.patches.corruption import AttentionErrors, corrupt, measure_errors
 from sacl.patches.store import COVERAGE_SCALE, IMAGE_SCALE, PatchStore
-from sacl.patches.views import ViewRanges, change_intensity, random_affine, resample
-from sacl.training.sampler import step_generator
+from sacl.patches.views import change_intensity, random_affine, resample
+from sacl.training.sampler import StepRules, slice_weights
 
-
-@dataclass(frozen=True, kw_only=True)
-class StepRules:
-    """What both tasks share.
-
-    `frozen` is a part of the network that is held in eval mode, so that its batch statistics stay
-    those of its pretraining.
-    """
-
-    batch: int
-    ranges: ViewRanges
-    seed: int
-    device: torch.device
-    frozen: nn.Module | None = None
-
-    def randomness(self, step: int) -> tuple[np.random.Generator, torch.Generator]:
-        """Return a step's two generators: one draws rows, one draws pixels on the device."""
-        rng = step_generator(self.seed, step)
-        generator = torch.Generator("cuda" if self.device.type == "cuda" else "cpu")
-        generator.manual_seed(int(rng.integers(2**62)))
-        return rng, generator
-
-    def rows(self, weights: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw rows by their weights, none twice where there are enough."""
-        enough = np.count_nonzero(weights) >= count
-        return rng.choice(len(weights), count, replace=not enough, p=weights)
-
-    def hold_frozen(self) -> None:
-        """Put the frozen part, if there is one, into eval mode."""
-        if self.frozen is not None:
-            self.frozen.eval()
-
-    def gather(self, array: np.ndarray, rows: np.ndarray) -> Tensor:
-        """Move rows of a stored array to the device as integers and return them as float32."""
-        picked = torch.from_numpy(np.ascontiguousarray(array[rows]))
-        return picked.to(self.device).to(torch.float32)
+CORRUPTION = 0.5
+"""Share of the query patches whose attention errs as the coarse network does."""
+PASTED_SHARE = 2 / 3
+"""Side of a pasted square in units of the image's side, as published."""
 
 
 class Slices(NamedTuple):
-    """Images `[n, 1, i, j]`, labels `[n, i, j]` and which organs are annotated `[n, organ]`."""
+    """Labeled slices, and which organs somebody looked for in each of them."""
 
-    image: Tensor
-    labels: Tensor
-    annotated: Tensor
+    image: Float[Tensor, "n 1 i j"]
+    labels: Int[Tensor, "n i j"]
+    annotated: Bool[Tensor, "n organ"]
 
 
-def paste(source: Slices, target: Slices, inside: Tensor) -> Slices:
-    """Return the target with the source's image and labels inside a mask `[n, i, j]`.
+def random_squares(
+    count: int, size: int, generator: torch.Generator, device: torch.device
+) -> Bool[Tensor, "count size size"]:
+    """Draw a square anywhere inside every image: True inside."""
+    side = round(PASTED_SHARE * size)
+    places = size - side + 1
+    start = torch.randint(places, (count, 2, 1), generator=generator, device=generator.device)
+    start = start.to(device)
+    position = torch.arange(size, device=device)
+    inside = (position >= start) & (position < start + side)
+    return inside[:, 0, :, None] & inside[:, 1, None, :]
+
+
+def paste(source: Slices, target: Slices, inside: Bool[Tensor, "n i j"]) -> Slices:
+    """Return the target with the source's image and labels inside a mask.
 
     An organ counts as annotated where it is in both, or where nothing was pasted.
     """
@@ -86,7 +70,7 @@ class DenseTask:
     """
 
     def __init__(
-        self, store: PatchStore, rules: StepRules, balance: float, copy_paste: float = 0.0
+        self, store: PatchStore, rules: StepRules, balance: float = 0.0, copy_paste: float = 0.0
     ) -> None:
         self.store, self.rules, self.copy_paste = store, rules, copy_paste
         reference_row = store.dense_index["reference_row"].to_numpy()
@@ -147,7 +131,7 @@ class QueryTask:
     reference, wrong by as much as the coarse network's; the others keep the cross-fitted one.
     """
 
-    def __init__(self, store: PatchStore, rules: StepRules, corruption: float) -> None:
+    def __init__(self, store: PatchStore, rules: StepRules, corruption: float = CORRUPTION) -> None:
         self.store, self.rules, self.corruption = store, rules, corruption
         self.rows = np.flatnonzero((store.index["reference_row"] >= 0).to_numpy())
         self.reference_rows = store.index["reference_row"].to_numpy()[self.rows]
@@ -169,8 +153,8 @@ class QueryTask:
         ]
         return measure_errors(masks[0], masks[1], self.organ.cpu(), len(self.store.meta.organs))
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return image with attention `[n, 2, i, j]` and the reference `[n, 1, i, j]`, coverage."""
+    def batch(self, step: int) -> tuple[Float[Tensor, "n 2 i j"], Float[Tensor, "n 1 i j"]]:
+        """Return images with attention, and the reference's coverage."""
         rules, meta = self.rules, self.store.meta
         rng, generator = rules.randomness(step)
         drawn = rules.rows(self.weights, rules.batch, rng)
@@ -187,35 +171,21 @@ class QueryTask:
         return torch.cat([image, attention[:, None]], dim=1), reference
 
     def _attention(
-        self, found: Tensor, reference: Tensor, drawn: np.ndarray, generator: torch.Generator
-    ) -> Tensor:
+        self,
+        stored: Float[Tensor, "n i j"],
+        reference: Float[Tensor, "n i j"],
+        drawn: Int[np.ndarray, " n"],
+        generator: torch.Generator,
+    ) -> Float[Tensor, "n i j"]:
         organ = self.organ[torch.from_numpy(drawn).to(self.rules.device)]
         made = corrupt(reference, organ, self.errors, generator)
         chosen = torch.rand(len(drawn), generator=generator, device=generator.device)
         shown = (reference >= 0.5).flatten(1).any(dim=1)
-        chosen_here = (chosen.to(found.device) < self.corruption) & shown
-        return torch.where(chosen_here[:, None, None], made, found)
+        chosen_here = (chosen.to(stored.device) < self.corruption) & shown
+        return torch.where(chosen_here[:, None, None], made, stored)
 
     def loss(self, network: nn.Module, step: int) -> Tensor:
         """Return the loss of one step."""
         self.rules.hold_frozen()
         pixels, reference = self.batch(step)
         return query_loss(network(channels_last(pixels)), reference)
-
-
-def slice_weights(references: np.ndarray, organs: int) -> np.ndarray:
-    """Return how likely each slice is drawn: evenly by half, evenly over the organs by half.
-
-    Args:
-        references: Label values of the slices `[n, i, j]`.
-        organs: Number of organs.
-    """
-    held = np.zeros((len(references), organs + 1))
-    for row, labels in enumerate(references):
-        held[row, np.unique(labels)] = 1
-    held = held[:, 1:]
-    seen = held[:, held.any(axis=0)]
-    even = np.full(len(references), 1 / len(references))
-    if seen.shape[1] == 0:
-        return even
-    return 0.5 * even + 0.5 * (seen / seen.sum(axis=0)).mean(axis=1)

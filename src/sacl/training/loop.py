@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pandas as pd
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
@@ -20,11 +22,13 @@ from torch import Tensor, nn
 from sacl.errors import SaclError
 from sacl.files.atomic import replacing
 from sacl.networks.device import mixed_dtype
-from sacl.progress import track
+from sacl.progress import say, track
 
 _SAVE_EVERY_S = 120.0
+_STOPS = [getattr(signal, n) for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, n)]
+"""Signals by which a cluster says that time is up; Windows has the first only."""
 
-# Fabric announces its precision at every setup; a run record tells it once.
+# Fabric announces its precision at every setup.
 for _package in ("lightning.fabric", "lightning.pytorch"):
     logging.getLogger(_package).setLevel(logging.ERROR)
 
@@ -64,14 +68,21 @@ class Average:
         decay = min(self.decay, 1 - 1 / (step + 2))
         pairs = zip(self.network.state_dict().values(), network.state_dict().values(), strict=True)
         averaged: list[tuple[Tensor, Tensor]] = []
-        for mine, other in pairs:
-            if mine.dtype.is_floating_point:
-                averaged.append((mine, other.to(mine.dtype)))
+        for own, other in pairs:
+            if own.dtype.is_floating_point:
+                averaged.append((own, other.to(own.dtype)))
             else:
-                mine.copy_(other)
+                own.copy_(other)
         # All tensors in one call: on a GPU hundreds of small ones would take as long as a pass.
         ema_of_all = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
-        ema_of_all([mine for mine, _ in averaged], [other for _, other in averaged], None)
+        ema_of_all([own for own, _ in averaged], [other for _, other in averaged], None)
+
+
+def write_losses(path: Path, losses: Sequence[float]) -> None:
+    """Write a table of steps and losses, whole or not at all."""
+    table = pd.DataFrame({"step": range(len(losses)), "loss": list(losses)})
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
 
 
 def cosine(step: int, steps: int, warmup: float) -> float:
@@ -114,9 +125,9 @@ def train(  # noqa: PLR0913
     )
     trained, fabric_optimizer = fabric.setup(network, optimizer)
     followers = {"network": network} | ({"average": average.network} if average else {})
-    losses = _resume(checkpoint, followers, optimizer, schedule, device)
+    losses = _resume(checkpoint, followers, optimizer, schedule, plan.steps, what)
     trained.train()
-    with _told_to_stop() as stop:
+    with _stop_signals() as stop:
         saved = time.monotonic()
         for step in track(range(len(losses), plan.steps), what):
             loss = loss_of_step(trained, step)
@@ -170,21 +181,49 @@ def _resume(
     networks: Mapping[str, nn.Module],
     optimizer: Any,
     schedule: Any,
-    device: torch.device,
+    steps: int,
+    what: str,
 ) -> list[float]:
+    """Put everything into the state that was saved, and return the losses up to there.
+
+    A file that is damaged, or of another training, is set aside, and nothing is changed.
+    """
     if checkpoint is None or not checkpoint.is_file():
         return []
-    state = torch.load(checkpoint, map_location=device, weights_only=True)
-    for name, network in networks.items():
-        network.load_state_dict(state[name])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.last_epoch = state["schedule"]["last_epoch"]
-    losses: list[float] = state["losses"]
+    before = [copy.deepcopy(part.state_dict()) for part in (*networks.values(), optimizer)]
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        losses = [float(loss) for loss in state["losses"]]
+        if state["schedule"]["last_epoch"] != len(losses) or len(losses) > steps:
+            raise ValueError("the schedule is at another step than the losses")
+        for name, network in networks.items():
+            network.load_state_dict(state[name])
+        optimizer.load_state_dict(state["optimizer"])
+        _require_moments_fit(optimizer)
+    except Exception as error:  # whatever a damaged file makes of itself
+        for part, was in zip((*networks.values(), optimizer), before, strict=True):
+            part.load_state_dict(was)
+        aside = checkpoint.with_suffix(".damaged")
+        checkpoint.replace(aside)
+        say(
+            f"{what}: {checkpoint.name} is damaged or of another training"
+            f" ({type(error).__name__}); it was set aside as {aside.name}, training starts over"
+        )
+        return []
+    schedule.last_epoch = len(losses)
     return losses
 
 
+def _require_moments_fit(optimizer: Any) -> None:
+    """Raise ValueError where the optimizer's moments have other shapes than its parameters."""
+    for parameter, moments in optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            if moments[name].shape != parameter.shape:
+                raise ValueError(f"{name} is of another network")
+
+
 @contextmanager
-def _told_to_stop() -> Iterator[list[int]]:
+def _stop_signals() -> Iterator[list[int]]:
     """Yield a list that a SIGTERM or SIGUSR1 makes non-empty."""
     received: list[int] = []
 
@@ -192,7 +231,7 @@ def _told_to_stop() -> Iterator[list[int]]:
         received.append(number)
 
     before = {}
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in _STOPS:
         try:
             before[number] = signal.signal(number, remember)
         except ValueError:  # not the main thread: a test or a notebook

@@ -1,15 +1,89 @@
-"""Which patches make a batch: classes evenly, several scans per class, any slice of each."""
+"""Which patches or slices make a batch, and where a step's randomness comes from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from sacl.patches.views import ViewRanges
+
+Positions = Int[np.ndarray, " drawn"]
 
 
 def step_generator(seed: int, step: int) -> np.random.Generator:
     """Return the generator of one training step, the same however the run got there."""
     return np.random.default_rng([seed, step])
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRules:
+    """What all tasks on stored slices or patches share.
+
+    `frozen` is a part of the network that is held in eval mode, so that its batch statistics stay
+    those of its pretraining.
+    """
+
+    batch: int
+    ranges: ViewRanges
+    seed: int
+    device: torch.device
+    frozen: nn.Module | None = None
+
+    def randomness(self, step: int) -> tuple[np.random.Generator, torch.Generator]:
+        """Return a step's two generators: one draws rows, one draws pixels on the device."""
+        rng = step_generator(self.seed, step)
+        generator = torch.Generator("cuda" if self.device.type == "cuda" else "cpu")
+        generator.manual_seed(int(rng.integers(2**62)))
+        return rng, generator
+
+    def rows(
+        self, weights: Float[np.ndarray, " n"], count: int, rng: np.random.Generator
+    ) -> Positions:
+        """Draw rows by their weights, none twice where there are enough."""
+        enough = np.count_nonzero(weights) >= count
+        return rng.choice(len(weights), count, replace=not enough, p=weights)
+
+    def hold_frozen(self) -> None:
+        """Put the frozen part, if there is one, into eval mode."""
+        if self.frozen is not None:
+            self.frozen.eval()
+
+    def gather(
+        self, array: Shaped[np.ndarray, "n i j"], rows: Positions
+    ) -> Float[Tensor, "drawn i j"]:
+        """Move rows of a stored array to the device as integers and return them as float32."""
+        picked = torch.from_numpy(np.ascontiguousarray(array[rows]))
+        return picked.to(self.device).to(torch.float32)
+
+
+def slice_weights(labels: Int[np.ndarray, "n i j"], organs: int) -> Float[np.ndarray, " n"]:
+    """Return how likely each slice is drawn: evenly by half, evenly over the organs by half.
+
+    Args:
+        labels: Label values of the slices.
+        organs: Number of organs.
+    """
+    held = np.zeros((len(labels), organs + 1))
+    for row, values in enumerate(labels):
+        held[row, np.unique(values)] = 1
+    held = held[:, 1:]
+    seen = held[:, held.any(axis=0)]
+    even = np.full(len(labels), 1 / len(labels))
+    if seen.shape[1] == 0:
+        return even
+    return 0.5 * even + 0.5 * (seen / seen.sum(axis=0)).mean(axis=1)
+
+
+class Sampler(Protocol):
+    """Decides which patches make a batch."""
+
+    def draw(self, rng: np.random.Generator) -> Positions:
+        """Return the positions of a batch's patches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +93,7 @@ class UniformSampler:
     count: int
     batch: int
 
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
+    def draw(self, rng: np.random.Generator) -> Positions:
         """Return the positions of a batch's patches; fewer where there are not as many."""
         return rng.choice(self.count, min(self.batch, self.count), replace=False)
 
@@ -44,9 +118,9 @@ class BalancedSampler:
 
     def __init__(
         self,
-        organ: np.ndarray,
-        scan_label: np.ndarray,
-        scan: np.ndarray,
+        organ: Int[np.ndarray, " n"],
+        scan_label: Int[np.ndarray, " n"],
+        scan: Int[np.ndarray, " n"],
         batch: int,
         scans_per_class: int,
     ) -> None:
@@ -65,7 +139,7 @@ class BalancedSampler:
         self._class_start = np.searchsorted(self._group_class, np.arange(self.classes))
         self._class_groups = np.bincount(self._group_class, minlength=self.classes)
 
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
+    def draw(self, rng: np.random.Generator) -> Positions:
         """Return the positions of a batch's patches."""
         drawn, places = self._share_out(rng)
         turn = np.arange(self.batch) - np.repeat(np.cumsum(places) - places, places)
@@ -76,14 +150,21 @@ class BalancedSampler:
         group = shuffled[self._class_start[of_class] + turn % groups]
         return self._rows[self._group_start[group] + self._slice(group, turn // groups, rng)]
 
-    def _share_out(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _share_out(
+        self, rng: np.random.Generator
+    ) -> tuple[Int[np.ndarray, " drawn"], Int[np.ndarray, " drawn"]]:
         """Return the batch's classes and how many of its places each of them gets."""
         drawn = rng.permutation(self.classes)[: self._per_batch]
         places = np.full(len(drawn), self.batch // len(drawn))
         places[: self.batch - places.sum()] += 1
         return drawn, places
 
-    def _slice(self, group: np.ndarray, visit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _slice(
+        self,
+        group: Int[np.ndarray, " drawn"],
+        visit: Int[np.ndarray, " drawn"],
+        rng: np.random.Generator,
+    ) -> Positions:
         """Return a position within each group; repeated visits spread evenly from a random one."""
         visits = np.zeros(len(self._group_class), dtype=np.int64)
         np.maximum.at(visits, group, visit + 1)

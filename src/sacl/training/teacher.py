@@ -9,16 +9,44 @@ and the network learns to mark still more.
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sacl.losses.segmentation import dense_loss
 from sacl.networks.device import autocast, channels_last
-from sacl.patches.copy_paste import random_squares
 from sacl.patches.store import IMAGE_SCALE
 from sacl.patches.views import change_intensity, random_affine, resample
-from sacl.training.finetune import DenseTask, Slices, paste
+from sacl.training.finetune import DenseTask, Slices, paste, random_squares
+from sacl.training.loop import Average
+from sacl.training.sampler import slice_weights
+
+DECAY = 0.99
+"""Share of itself that the teacher keeps in a step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """How far the teacher is believed; a pixel drawn by hand counts 1.
+
+    Args:
+        weight: How much a pixel with the teacher's label counts.
+        confidence: Pixels whose most likely class has a lower probability are left out; 0 keeps
+            all.
+        spare_coarse: Pixels that the coarse map gives to an organ and the teacher to the background
+            are left out, so that an organ that the teacher loses is not unlearned.
+        balanced: Unlabeled slices are drawn like labeled ones: half of them evenly over the organs
+            of the coarse map, so that rare organs are seen; otherwise all evenly.
+    """
+
+    weight: float = 0.5
+    confidence: float = 0.0
+    spare_coarse: bool = False
+    balanced: bool = False
 
 
 class TeacherTask:
@@ -29,53 +57,69 @@ class TeacherTask:
 
     Args:
         labeled: The task of the first steps, and the source of labeled slices.
-        teacher: The moving average of the network, which `training.trainer.train` keeps.
+        teacher: The moving average of the network, which `training.loop.train` keeps.
         start: First step with unlabeled slices.
-        weight: How much a pixel with the teacher's label counts; one drawn by hand counts 1.
+        trust: How far the teacher is believed.
     """
 
-    def __init__(self, labeled: DenseTask, teacher: nn.Module, start: int, weight: float) -> None:
-        self.labeled, self.teacher, self.start, self.weight = labeled, teacher, start, weight
-        reference_row = labeled.store.dense_index["reference_row"].to_numpy()
-        self.rows = np.flatnonzero(reference_row < 0)
+    def __init__(
+        self, labeled: DenseTask, teacher: nn.Module, start: int, trust: Trust = Trust()
+    ) -> None:
+        self.labeled, self.teacher, self.start, self.trust = labeled, teacher, start, trust
+        store = labeled.store
+        self.rows = np.flatnonzero(store.dense_index["reference_row"].to_numpy() < 0)
         self.weights = np.full(len(self.rows), 1 / max(len(self.rows), 1))
+        if trust.balanced and len(self.rows):
+            self.weights = slice_weights(store.dense_coarse[self.rows], len(store.meta.organs))
 
-    def batch(self, step: int) -> tuple[Slices, Tensor]:
+    def batch(self, step: int) -> tuple[Slices, Float[Tensor, "n i j"]]:
         """Return the mixed slices of a step, and how much each of their pixels counts."""
         rules = self.labeled.rules
         rng, generator = rules.randomness(step)
         half = max(rules.batch // 2, 1)
         drawn = self.labeled.slices(half, rng, generator)
-        found = self._unlabeled(half, drawn.annotated, rng, generator)
+        unlabeled, believed = self._unlabeled(drawn.annotated, rng, generator)
         inside = random_squares(half, drawn.image.shape[-1], generator, rules.device)
-        mixed = (paste(drawn, found, inside), paste(found, drawn, inside))
+        mixed = (paste(drawn, unlabeled, inside), paste(unlabeled, drawn, inside))
         by_hand = torch.cat([inside, ~inside])
+        weight = torch.where(believed, self.trust.weight, 0.0).repeat(2, 1, 1)
         return (
             Slices(*(torch.cat(parts) for parts in zip(*mixed, strict=True))),
-            torch.where(by_hand, 1.0, self.weight),
+            torch.where(by_hand, 1.0, weight),
         )
 
     def _unlabeled(
         self,
-        count: int,
-        annotated: Tensor,
+        annotated: Bool[Tensor, "n organ"],
         rng: np.random.Generator,
         generator: torch.Generator,
-    ) -> Slices:
-        """Draw unlabeled slices with the teacher's labels, found before the intensity changes."""
-        store, rules = self.labeled.store, self.labeled.rules
-        rows = self.rows[rules.rows(self.weights, count, rng)]
-        image = rules.gather(store.dense_images, rows)[:, None] / IMAGE_SCALE
-        theta = random_affine(count, rules.ranges, generator, rules.device)
+    ) -> tuple[Slices, Bool[Tensor, "n i j"]]:
+        """Draw unlabeled slices with the teacher's labels, and tell where these are believed.
+
+        The teacher sees the slices before their intensity changes.
+        """
+        store, rules, trust = self.labeled.store, self.labeled.rules, self.trust
+        rows = self.rows[rules.rows(self.weights, len(annotated), rng)]
+        channels = [rules.gather(store.dense_images, rows) / IMAGE_SCALE]
+        if trust.spare_coarse:
+            channels.append(rules.gather(store.dense_coarse, rows))
+        theta = random_affine(len(rows), rules.ranges, generator, rules.device)
         size, stored = store.meta.dense_size, store.meta.dense_stored_size
-        image = resample(image, theta, size, stored / size)
+        pixels = resample(
+            torch.stack(channels, 1), theta, size, stored / size, range(1, len(channels))
+        )
+        image = pixels[:, :1].clone()
         self.teacher.eval()
         with torch.no_grad(), autocast(rules.device):
-            labels = self.teacher(channels_last(image)).argmax(dim=1)
+            logit = self.teacher(channels_last(image)).float()
+        labels = logit.argmax(dim=1)
+        believed = logit.softmax(dim=1).amax(dim=1) >= trust.confidence
+        if trust.spare_coarse:
+            believed &= (labels > 0) | (pixels[:, 1] == 0)
         changed = change_intensity(image, rules.ranges, generator)
-        return Slices(changed, labels, torch.ones_like(annotated))
+        return Slices(changed, labels, torch.ones_like(annotated)), believed
 
-    def loss(self, network: nn.Module, step: int) -> Tensor:
+    def loss(self, network: nn.Module, step: int) -> Float[Tensor, ""]:
         """Return the loss of one step."""
         if step < self.start or not len(self.rows):
             return self.labeled.loss(network, step)
@@ -83,3 +127,11 @@ class TeacherTask:
         slices, weight = self.batch(step)
         logit = network(channels_last(slices.image))
         return dense_loss(logit, slices.labels, slices.annotated, pixel_weight=weight)
+
+
+def with_teacher(
+    labeled: DenseTask, network: nn.Module, start: int, trust: Trust = Trust()
+) -> tuple[TeacherTask, Average]:
+    """Return a task with unlabeled slices from a step on, and the teacher that labels them."""
+    average = Average(copy.deepcopy(network).requires_grad_(False), DECAY)
+    return TeacherTask(labeled, average.network, start, trust), average

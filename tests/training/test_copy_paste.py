@@ -1,6 +1,6 @@
 import torch
 
-from sacl.patches.copy_paste import random_squares
+from sacl.training.finetune import random_squares
 
 
 def test_every_image_gets_one_square_of_two_thirds_of_its_side():

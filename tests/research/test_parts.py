@@ -1,36 +1,16 @@
-"""Attention as pooling, against what loops over pixels give."""
+"""Queries of parts of organs, against what loops over pixels give."""
 
 import numpy as np
 import pytest
 import torch
+from tests.methods.test_slice_batches import network, recipe_of
+from tests.training.test_segmentation_training import make_store
 
-from sacl.patches.pooling import organ_masks, pool_parts, pool_under, shown
-
-
-def test_pooling_is_the_mean_under_the_mask():
-    features = torch.arange(32.0).view(1, 2, 4, 4)
-    masks = torch.zeros(1, 2, 4, 4)
-    masks[0, 0, 1, 1:3] = 1
-    pooled = pool_under(features, masks)
-    assert pooled[0, 0].tolist() == [5.5, 21.5]
-    assert pooled[0, 1].tolist() == [0.0, 0.0]
-    assert shown(masks, 2).tolist() == [[True, False]]
-
-
-def test_a_finer_mask_is_averaged_down_to_the_features():
-    features = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]])
-    mask = torch.zeros(1, 1, 4, 4)
-    mask[0, 0, :2, 1:] = 1  # two pixels of the first quarter, four of the second
-    assert pool_under(features, mask).item() == pytest.approx((2 * 1.0 + 4 * 3.0) / 6)
-
-
-def test_surroundings_are_background_near_an_organ():
-    labels = torch.zeros(1, 9, 9, dtype=torch.long)
-    labels[0, 4, 4], labels[0, 4, 5] = 1, 2
-    masks = organ_masks(labels, organs=2, surround=1)
-    assert masks[0].sum(dim=(1, 2)).tolist() == [3 * 4 - 2, 1, 1]
-    assert masks[0, 0, 4, 4] == 0
-    assert masks.sum(dim=1).max() == 1
+from research.methods import regions
+from research.methods.regions import loss_of_parts, pool_parts
+from sacl.losses.contrastive import contrastive_loss
+from sacl.methods.batches import SliceViews
+from sacl.methods.pooled import pool_under
 
 
 @pytest.mark.parametrize("offset", [(0, 0), (1, 0), (2, 1)])
@@ -63,3 +43,26 @@ def test_one_square_is_the_whole_mask():
     masks = torch.rand(2, 2, 12, 12, generator=generator)
     feature, _ = pool_parts(features, masks, 6)
     assert torch.allclose(feature[:, 0], pool_under(features, masks), atol=1e-6)
+
+
+def test_no_more_parts_are_compared_than_memory_has_room_for(monkeypatch):
+    sizes = []
+
+    def seen(embedding, *rest):
+        sizes.append(len(embedding))
+        return contrastive_loss(embedding, *rest)
+
+    monkeypatch.setattr(regions, "contrastive_loss", seen)
+    loss = loss_of_parts(SliceViews(make_store(), recipe_of()), recipe_of())
+    loss(network(), 0)
+    monkeypatch.setattr(regions, "MOST_PARTS", 7)
+    loss(network(), 0)
+    assert sizes[0] < sizes[1]
+    assert sizes[2:] == [sizes[0], 7]
+
+
+def test_without_a_decoder_the_contrast_reaches_every_level_of_the_encoder_itself():
+    net = network("linear")
+    loss_of_parts(SliceViews(make_store(), recipe_of()), recipe_of())(net, 0).backward()
+    assert not list(net.decoder.parameters())
+    assert all(w.grad.abs().sum() > 0 for w in net.encoder.parameters())

@@ -1,0 +1,190 @@
+"""What a pretraining step draws: query patches or dense slices of training scans, in two views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from sacl.errors import DataError
+from sacl.methods import Recipe
+from sacl.patches.store import IMAGE_SCALE, PatchStore
+from sacl.patches.views import change_intensity, random_affine, resample, two_views
+from sacl.training.sampler import Sampler, StepRules, step_generator
+from sacl.types import UNKNOWN
+
+_IN_MEMORY_BYTES = 4e9
+
+
+class PatchSource:
+    """Stored patches as float pixels on a device, image first, attention (if given) second.
+
+    Arrays of less than 4 GB are read into memory at once, larger ones as batches ask for them.
+    They travel as integers and become floats on the device.
+    """
+
+    def __init__(
+        self,
+        images: Shaped[np.ndarray, "patch i j"],
+        attention: Shaped[np.ndarray, "patch i j"] | None,
+        rows: Int[np.ndarray, " n"],
+        device: torch.device,
+    ) -> None:
+        self.device = device
+        self._channels = [images] if attention is None else [images, attention]
+        self._rows = np.asarray(rows)
+        pixels = len(rows) * images.shape[1] * images.shape[2]
+        if pixels * sum(c.itemsize for c in self._channels) < _IN_MEMORY_BYTES:
+            self._channels = [np.asarray(c[np.sort(self._rows)]) for c in self._channels]
+            self._rows = np.argsort(np.argsort(self._rows, kind="stable"), kind="stable")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def pixels(self, positions: Int[np.ndarray, " n"]) -> Float[Tensor, "n channel i j"]:
+        """Return the patches at these positions of `rows`, float32 from 0 to 1."""
+        rows = self._rows[positions]
+        side = self._channels[0].shape[1]
+        shape = (len(rows), len(self._channels), side, side)
+        pixels = torch.empty(shape, device=self.device)
+        for channel, stored in enumerate(self._channels):
+            whole = torch.from_numpy(stored[rows]).to(self.device)
+            pixels[:, channel] = whole
+            pixels[:, channel] *= 1.0 / float(np.iinfo(stored.dtype).max)
+        return pixels
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPatches:
+    """The training patches: their rows in the store, and each one's organ, scan label and scan.
+
+    `scan_label` is -1 where it is unknown; without scan-wise labels it is 0 everywhere.
+    """
+
+    rows: Int[np.ndarray, " n"]
+    organ: Int[np.ndarray, " n"]
+    scan_label: Int[np.ndarray, " n"]
+    scan: Int[np.ndarray, " n"]
+
+
+def training_patches(store: PatchStore, scan_labels: Sequence[str]) -> TrainingPatches:
+    """Return the training patches of a store, with their classes by some scan-wise labels.
+
+    Raises:
+        DataError: there is none.
+    """
+    rows = np.flatnonzero((store.index["split"] == "train").to_numpy())
+    if not len(rows):
+        raise DataError("pretrain: no patch of a training scan; give the cohort a train split")
+    scan_label = np.zeros(len(rows), np.int64)
+    if scan_labels:
+        scan_label = codes_of(store.joined_label(scan_labels)[rows].tolist(), UNKNOWN)
+    scan = codes_of(store.index["case_id"].iloc[rows].tolist(), "")
+    return TrainingPatches(rows, store.organ_code[rows], scan_label, scan)
+
+
+class PatchViews:
+    """A step's query patches in two views."""
+
+    def __init__(
+        self,
+        store: PatchStore,
+        rows: Int[np.ndarray, " n"],
+        sampler: Sampler,
+        recipe: Recipe,
+        attention: bool,
+    ) -> None:
+        self.sampler, self.recipe, self.size = sampler, recipe, store.meta.patch_size
+        self.margin = store.margin
+        self.source = PatchSource(
+            store.images, store.attention if attention else None, rows, recipe.device
+        )
+
+    @property
+    def pixels_per_step(self) -> int:
+        """Pixels of a step's views."""
+        return 2 * min(self.recipe.batch, len(self.source)) * self.size**2
+
+    def draw(self, step: int) -> tuple[Tensor, Int[np.ndarray, " patch"], torch.Generator]:
+        """Return a step's views `[patch, 2, channel, i, j]`, which patches they are of, and the
+        generator for what else is random.
+        """  # noqa: D205
+        rng = step_generator(self.recipe.seed, step)
+        positions = self.sampler.draw(rng)
+        on_cuda = self.source.device.type == "cuda"
+        generator = torch.Generator(self.source.device if on_cuda else "cpu")
+        generator.manual_seed(int(rng.integers(2**62)))
+        pixels = self.source.pixels(positions)
+        views = two_views(pixels, self.recipe.ranges, self.size, self.margin, generator)
+        return views, positions, generator
+
+
+class Slices(NamedTuple):
+    """Two views of every slice, one after the other: image, coarse labels, which slice it is."""
+
+    image: Float[Tensor, "n 1 i j"]
+    labels: Int[Tensor, "n i j"]
+    slice: Int[Tensor, " n"]
+
+
+class SliceViews:
+    """A step's dense slices in two views, with their coarse labels.
+
+    Slices in which the coarse map holds no organ are left out, unless none does.
+    `scan_label` is that of every dense slice, -1 where unknown; without scan-wise labels 0.
+
+    Raises:
+        DataError: the store has no dense slice.
+    """
+
+    def __init__(self, store: PatchStore, recipe: Recipe) -> None:
+        if not len(store.dense_index):
+            raise DataError(
+                "pretrain: no dense slice of a training scan; give the cohort a train split"
+            )
+        self.store, self.size = store, store.meta.dense_size
+        self.organs = len(store.meta.organs)
+        self.margin = store.meta.dense_stored_size / self.size
+        self.rules = StepRules(
+            batch=recipe.batch, ranges=recipe.ranges, seed=recipe.seed, device=recipe.device
+        )
+        holds = np.flatnonzero(store.dense_index["holds_organ"].to_numpy(dtype=bool))
+        self.rows = holds if len(holds) else np.arange(len(store.dense_index))
+        self.weights = np.full(len(self.rows), 1 / len(self.rows))
+        scan_label = np.zeros(len(store.dense_index), np.int64)
+        if recipe.scan_labels:
+            labels = store.joined_dense_label(recipe.scan_labels)
+            scan_label = codes_of(labels.tolist(), UNKNOWN)
+        self.scan_label = torch.from_numpy(scan_label).to(recipe.device)
+
+    @property
+    def pixels_per_step(self) -> int:
+        """Pixels of a step's views."""
+        return 2 * min(self.rules.batch, len(self.store.dense_index)) * self.size**2
+
+    def draw(self, step: int) -> tuple[Slices, torch.Generator]:
+        """Return a step's views, and the generator for what else is random."""
+        rules = self.rules
+        rng, generator = rules.randomness(step)
+        drawn = self.rows[rules.rows(self.weights, min(rules.batch, len(self.rows)), rng)]
+        image = rules.gather(self.store.dense_images, drawn) / IMAGE_SCALE
+        coarse = rules.gather(self.store.dense_coarse, drawn)
+        stored = torch.stack([image, coarse], dim=1).repeat(2, 1, 1, 1)
+        theta = random_affine(len(stored), rules.ranges, generator, rules.device)
+        pixels = resample(stored, theta, self.size, self.margin, nearest_channels=(1,))
+        return Slices(
+            change_intensity(pixels[:, :1].clone(), rules.ranges, generator),
+            pixels[:, 1].long(),
+            torch.from_numpy(drawn).to(rules.device).repeat(2),
+        ), generator
+
+
+def codes_of(values: Sequence[str], unknown: str) -> Int[np.ndarray, " n"]:
+    """Return names as integers, by rising name; -1 for the unknown one."""
+    names, codes = np.unique(np.asarray(values, dtype=str), return_inverse=True)
+    return np.where(names[codes] == unknown, -1, codes).astype(np.int64)

@@ -1,0 +1,64 @@
+"""The paper's method: query patches, image and attention, attract each other within a class.
+
+The mask of the coarse map is a second channel of the patch of one organ. Two patches are alike
+where organ and scan-wise label are the same; a batch holds the classes evenly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sacl.losses.contrastive import patch_contrastive_loss, semantic_relations
+from sacl.methods import Method, Pretraining, Recipe, register
+from sacl.methods.batches import PatchViews, training_patches
+from sacl.networks.device import channels_last
+from sacl.networks.encoder import Encoder
+from sacl.networks.projector import Embedder
+from sacl.patches.store import PatchStore
+from sacl.training.sampler import BalancedSampler
+
+SCANS_PER_CLASS = 4
+"""Different scans that a class brings into a batch, where it has them."""
+
+
+def build(store: PatchStore, recipe: Recipe) -> Pretraining:
+    """Return the contrast between query patches with attention.
+
+    Raises:
+        DataError: there is no training patch.
+    """
+    patches = training_patches(store, recipe.scan_labels)
+    sampler = BalancedSampler(
+        patches.organ, patches.scan_label, patches.scan, recipe.batch, SCANS_PER_CLASS
+    )
+    views = PatchViews(store, patches.rows, sampler, recipe, attention=True)
+    organ = torch.from_numpy(patches.organ).to(recipe.device)
+    scan_label = torch.from_numpy(patches.scan_label).to(recipe.device)
+
+    def loss(network: nn.Module, step: int) -> Tensor:
+        pixels, positions, _ = views.draw(step)
+        embedding = network(channels_last(pixels.flatten(0, 1)))
+        drawn = torch.from_numpy(positions).to(recipe.device)
+        positive, candidate = semantic_relations(organ[drawn], scan_label[drawn])
+        return patch_contrastive_loss(
+            embedding.unflatten(0, (-1, 2)), positive, candidate, recipe.temperature
+        )
+
+    with recipe.seeded():
+        network = Embedder(Encoder(recipe.encoder_spec(attention=True)), *recipe.projector)
+    return Pretraining(
+        network=network,
+        loss=loss,
+        pixels_per_step=views.pixels_per_step,
+        margin=views.margin,
+        facts={
+            "patches": len(patches.rows),
+            "scans": int(patches.scan.max()) + 1,
+            "classes": sampler.classes,
+            "patches_with_unknown_label": int((patches.scan_label < 0).sum()),
+        },
+    )
+
+
+register(Method(name="semantic", build=build, reads_attention=True, reads_scan_label=True))
