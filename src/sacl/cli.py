@@ -209,7 +209,7 @@ def _export(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     if known.predicted is not None:
         if len(sources) > 1:
             raise ConfigError("sacl export: --predicted goes with one --source folder")
-        return export_folder(
+        exported = export_folder(
             known.predicted,
             known.out,
             form,
@@ -217,16 +217,18 @@ def _export(known: argparse.Namespace, flags: dict[str, str]) -> Any:
             source=next(iter(sources), None),
             force=known.force,
         )
-    return export(
-        _finished_run(known, flags),
-        known.out,
-        form,
-        arm=known.arm,
-        splits=tuple(known.splits or ()),
-        folds=5 if known.folds is None else known.folds,
-        sources=sources,
-        force=known.force,
-    )
+    else:
+        exported = export(
+            _finished_run(known, flags),
+            known.out,
+            form,
+            arm=known.arm,
+            splits=tuple(known.splits or ()),
+            folds=5 if known.folds is None else known.folds,
+            sources=sources,
+            force=known.force,
+        )
+    return dataclasses.asdict(exported)
 
 
 def _finished_run(known: argparse.Namespace, flags: dict[str, str]) -> Any:

@@ -76,7 +76,7 @@ def work(hospital, tmp_path_factory):
 @pytest.mark.parametrize("form", FORMS)
 def test_every_scan_gets_a_result_on_its_own_images(work, hospital, tmp_path, form):
     done = export(work, tmp_path / "out", form, sources=[hospital])
-    assert done["written"] == 4
+    assert done.written == 4
     results = sorted((tmp_path / "out").glob("*.dcm"))
     assert len(results) == 4
     patients = set()
@@ -122,7 +122,7 @@ def test_label_maps_of_any_program_go_onto_the_series_of_their_name(tmp_path):
     assert main(["export", *map(str, arguments)]) == 0
     read = read_segmentation(tmp_path / "out" / "case-1.seg.dcm")
     np.testing.assert_array_equal(read.voxels, label_map.voxels)
-    assert pydicom.dcmread(tmp_path / "out" / "case-1.seg.dcm").SeriesDescription == "sacl"
+    assert pydicom.dcmread(tmp_path / "out" / "case-1.seg.dcm").SeriesDescription == "sacl maps"
 
 
 def test_a_case_with_several_series_or_none_is_refused(tmp_path):

@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import nibabel
@@ -24,7 +25,7 @@ def work(tmp_path_factory):
 def test_a_run_is_exported_as_it_was_predicted(work, tmp_path):
     done = export(work, tmp_path / "out")
     source = sorted((work.folder("predict") / "semantic").iterdir())
-    assert (done["scans"], done["written"]) == (len(source), len(source))
+    assert (done.scans, done.written) == (len(source), len(source))
     for path in source:
         a, b = nibabel.load(path), nibabel.load(tmp_path / "out" / path.name)
         assert a.header.binaryblock == b.header.binaryblock
@@ -54,7 +55,7 @@ def test_the_arm_and_the_splits_are_chosen(work, tmp_path, capsys):
     done = export(work, tmp_path / "out", arm="scratch", splits=("test",))
     names = sorted(p.name for p in (tmp_path / "out").glob("*.nii.gz"))
     assert names == [f"subject-0{n}-a.nii.gz" for n in (4, 5, 6, 7)]
-    assert done["scans"] == 4
+    assert done.scans == 4
     expected = nibabel.load(work.folder("predict") / "scratch" / names[0])
     found = nibabel.load(tmp_path / "out" / names[0])
     assert np.array_equal(np.asarray(expected.dataobj), np.asarray(found.dataobj))
@@ -68,27 +69,26 @@ def test_an_interrupted_export_goes_on_where_it_stopped(work, tmp_path):
     kept, lost = sorted(out.glob("*.nii.gz"))[:2]
     before = kept.stat().st_mtime_ns
     lost.unlink()
-    assert export(work, out)["written"] == 1
+    assert export(work, out).written == 1
     assert kept.stat().st_mtime_ns == before
     assert lost.is_file()
-    assert export(work, out, force=True)["written"] == 7
+    assert export(work, out, force=True).written == 7
 
 
 def test_an_export_that_fails_leaves_no_half_folder(work, tmp_path, monkeypatch):
-    from sacl.export import nifti as export_nifti
+    from sacl.export import forms
 
-    whole = export_nifti.write_label_map
+    whole = forms.write_label_map
 
     def full_disk(path, *rest):
         if path.name == "spleen.nii.gz":
             raise OSError(28, "No space left on device")
         whole(path, *rest)
 
-    monkeypatch.setattr(export_nifti, "write_label_map", full_disk)
+    monkeypatch.setattr(forms, "write_label_map", full_disk)
     with pytest.raises(OSError, match="No space"):
         export(work, tmp_path / "out", "nifti-per-organ")
-    assert not [p for p in (tmp_path / "out").iterdir() if not p.name.startswith((".", "export"))]
-    assert not json.loads((tmp_path / "out" / "export.json").read_text())["finished"]
+    assert not [p for p in (tmp_path / "out").glob("*") if not p.name.startswith(".")]
     monkeypatch.undo()
     export(work, tmp_path / "out", "nifti-per-organ")
     assert not list((tmp_path / "out").glob(".partial*"))
@@ -100,7 +100,7 @@ def test_a_folder_with_something_else_is_not_written_over(work, tmp_path):
     with pytest.raises(ConfigError, match="holds another export, of other arm"):
         export(work, out, arm="scratch")
     export(work, out, arm="scratch", force=True)
-    assert json.loads((out / "export.json").read_text())["arm"] == "scratch"
+    assert json.loads((out / "export.json").read_text())["origin"]["arm"] == "scratch"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "subject-04-a.nii.gz").touch()
     for force in (False, True):
@@ -108,10 +108,117 @@ def test_a_folder_with_something_else_is_not_written_over(work, tmp_path):
             export(work, tmp_path / "mine", force=force)
 
 
+def test_a_failed_export_does_not_refuse_the_corrected_call(work, tmp_path):
+    source = work.folder("predict") / "semantic"
+    out, wrong, right = tmp_path / "out", tmp_path / "wrong", work.folder("ingest") / "references"
+    grid = Grid((4, 4, 4), np.eye(4))
+    scheme = LabelScheme("fake", ("liver", "spleen", "gallbladder"))
+    small = LabelMap(np.ones((4, 4, 4), np.uint8), grid, scheme)
+    write_label_map(wrong / "subject-04-a.nii.gz", small)
+    with pytest.raises(DataError, match="grids"):
+        export_folder(source, out, "nnunet", reference=wrong)
+    assert json.loads((out / "export.json").read_text())["state"] == "failed"
+    (out / "notes.txt").write_text("mine")
+    assert export_folder(source, out, "nnunet", reference=right).files[-1] == "summary.json"
+    assert (out / "notes.txt").read_text() == "mine"
+    with pytest.raises(ConfigError, match="holds another export, of other inputs"):
+        export_folder(source, out, "nnunet", reference=wrong)
+
+
+def test_an_export_that_wrote_nothing_leaves_nothing(work, tmp_path, monkeypatch):
+    from sacl.export import forms
+
+    def no_room(path, *rest):
+        raise DataError(f"{path.name}: cannot be written")
+
+    monkeypatch.setattr(forms, "write_label_map", no_room)
+    with pytest.raises(DataError, match="cannot be written"):
+        export(work, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_force_removes_what_the_other_export_wrote_and_nothing_else(work, tmp_path):
+    out = tmp_path / "out"
+    export(work, out)
+    (out / "mine.nii.gz").write_bytes(b"a manual label map")
+    export(work, out, "nifti-per-organ", splits=("test",), force=True)
+    kept = sorted(path.name for path in out.iterdir())
+    assert kept == [
+        "export.json",
+        "mine.nii.gz",
+        *(f"subject-0{n}-a" for n in (4, 5, 6, 7)),
+    ]
+    assert (out / "mine.nii.gz").read_bytes() == b"a manual label map"
+
+
+def test_a_file_that_no_export_wrote_is_not_taken_for_one(work, tmp_path):
+    out = tmp_path / "out"
+    export(work, out, splits=("train",))
+    (out / "subject-04-a.nii.gz").write_bytes(b"a manual label map")
+    for force in (False, True):
+        with pytest.raises(ConfigError, match="holds"):
+            export(work, out, splits=("test",), force=force)
+    assert (out / "subject-04-a.nii.gz").read_bytes() == b"a manual label map"
+
+
+def test_an_interrupted_export_of_something_else_is_kept(work, tmp_path, monkeypatch):
+    from sacl.export import forms
+
+    out, whole = tmp_path / "out", forms.write_label_map
+
+    def interrupted(path, *rest):
+        if path.name.startswith("subject-05"):
+            raise KeyboardInterrupt
+        whole(path, *rest)
+
+    monkeypatch.setattr(forms, "write_label_map", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(work, out)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="holds another export, of other form"):
+        export(work, out, "nifti-per-organ")
+    done = export(work, out)
+    assert 0 < done.written < done.scans
+
+
+def test_a_folder_that_is_a_file_or_an_older_record_is_refused(work, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="--out file: a file; give a folder"):
+        export(work, tmp_path / "file")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "export.json").write_text('{"form": "nifti", "finished": true}')
+    with pytest.raises(ConfigError, match=r"export.json is damaged or of an older version"):
+        export(work, tmp_path / "old")
+
+
+def test_a_header_that_contradicts_itself_is_told(work, tmp_path, capsys):
+    source = work.folder("predict") / "semantic" / "subject-04-a.nii.gz"
+    image = nibabel.load(source)
+    image.header["pixdim"][3] *= 2
+    (tmp_path / "maps").mkdir()
+    for name in ("a", "b"):
+        raw = bytearray(gzip.decompress(source.read_bytes()))
+        raw[88:92] = np.float32(image.header["pixdim"][3]).tobytes()
+        (tmp_path / "maps" / f"{name}.nii.gz").write_bytes(gzip.compress(bytes(raw)))
+    export_folder(tmp_path / "maps", tmp_path / "out")
+    told = capsys.readouterr().err
+    assert "case a: the spacing is 7 x 7 x 14 mm by the sform" in told
+    assert "; 1 more scans likewise" in told
+
+
+def test_two_files_of_one_case_are_not_merged(work, tmp_path):
+    source = work.folder("predict") / "semantic" / "subject-04-a.nii.gz"
+    (tmp_path / "maps").mkdir()
+    for name in ("a.nii", "a.nii.gz"):
+        (tmp_path / "maps" / name).write_bytes(source.read_bytes())
+    with pytest.raises(DataError, match=r"maps: a.nii and a.nii.gz are one case"):
+        export_folder(tmp_path / "maps", tmp_path / "out")
+
+
 def test_a_folder_of_label_maps_is_exported_by_the_names_in_it(work, tmp_path):
     source = work.folder("predict") / "semantic"
     done = export_folder(source, tmp_path / "out", "nifti-per-organ")
-    assert done["scans"] == len(list(source.iterdir()))
+    assert done.scans == len(list(source.iterdir()))
     assert (tmp_path / "out" / "subject-04-a" / "liver.nii.gz").is_file()
     with pytest.raises(ConfigError, match="this is the folder to export"):
         export_folder(source, source)
@@ -120,7 +227,7 @@ def test_a_folder_of_label_maps_is_exported_by_the_names_in_it(work, tmp_path):
 def test_nnunet_gets_its_files_with_figures_of_the_held_out_scans(work, tmp_path):
     out = tmp_path / "out"
     done = export(work, out, "nnunet", folds=2)
-    assert done["files"] == ["dataset.json", "summary.json", "splits_final.json"]
+    assert done.files == ("dataset.json", "summary.json", "splits_final.json")
     summary = json.loads((out / "summary.json").read_text())
     names = [row["prediction_file"] for row in summary["metric_per_case"]]
     assert names == [f"subject-0{n}-a.nii.gz" for n in (4, 5, 6, 7)]
@@ -168,7 +275,7 @@ def test_an_organ_that_nobody_annotated_is_nan_in_the_summary(tmp_path):
 def test_the_cohort_goes_to_nnssl_and_comes_back_with_its_coarse_maps(work, tmp_path):
     out = tmp_path / "out"
     done = export(work, out, "nnssl")
-    assert (done["scans"], done["files"]) == (4, ["pretrain_data.json"])
+    assert (done.scans, done.files) == (4, ("pretrain_data.json",))
     found, _ = find(out)
     cohort = read_cohort(work.folder("ingest"))
     assert {c.case_id: (c.subject_id, c.scan_labels) for c in found.cases} == {
@@ -193,7 +300,7 @@ def test_a_folder_is_scored_against_its_references_for_nnunet(work, tmp_path, ca
     source = work.folder("predict") / "semantic"
     references = work.folder("ingest") / "references"
     done = export_folder(source, tmp_path / "out", "nnunet", reference=references)
-    assert done["files"] == ["dataset.json", "summary.json"]
+    assert done.files == ("dataset.json", "summary.json")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert len(summary["metric_per_case"]) == 7
     (tmp_path / "two").mkdir()

@@ -162,7 +162,8 @@ def _files(root: Path, locked: list[Refused]) -> Iterator[Path]:
         return
 
     def refuse(error: OSError) -> None:
-        locked.append(Refused(Path(error.filename or root), NO_PERMISSION))
+        if isinstance(error, PermissionError):
+            locked.append(Refused(Path(error.filename or root), NO_PERMISSION))
 
     for folder, below, names in os.walk(root, onerror=refuse):
         below.sort()

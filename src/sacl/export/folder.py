@@ -1,0 +1,195 @@
+"""An export's folder: what it is of and which files are its own, so that no other is touched.
+
+`export.json` says both. An interrupted export goes on; one that failed may be replaced by a
+corrected one; a finished one only with `--force`, which removes the files that it wrote itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sacl.errors import ConfigError, SaclError
+from sacl.export.forms import Export, Form, Result
+from sacl.files.atomic import write_text
+from sacl.progress import say, track
+
+RECORD = "export.json"
+"""Says of what an export is, so that an interrupted one goes on and no other is mixed into it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What an export is of; `inputs` are fingerprints. A folder of label maps has no run."""
+
+    form: str
+    run: str = ""
+    arm: str | None = None
+    splits: tuple[str, ...] = ()
+    inputs: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What `export.json` says; `files` are the names of all that the export writes.
+
+    `state` is `started`, `failed` (refused in one line, with a remedy) or `finished`.
+    """
+
+    origin: Origin
+    files: tuple[str, ...]
+    state: str
+    scans: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What an export did: `written` of its `scans` now, the others before; `files` for all."""
+
+    form: str
+    folder: str
+    scans: int
+    written: int
+    files: tuple[str, ...]
+
+
+def write_export(
+    form: Form, export: Export, load: Mapping[str, Callable[[], Result]], origin: Origin
+) -> Exported:
+    """Write all scans, then what is said of them together.
+
+    Scans that are there already are skipped, unless `force` is set.
+
+    Raises:
+        ConfigError: the folder holds something else.
+        DataError: a scan cannot be written; what is whole stays, for the same command to go on.
+    """
+    names = {case_id: f"{case_id}{form.suffix}" for case_id in load}
+    before = _claim(export.out, origin, set(names.values()), export.force)
+    files = tuple(dict.fromkeys((*(before or ()), *names.values())))
+    record = Record(origin=origin, files=files, state="started")
+    _keep(export.out, record)
+    written, doubts = 0, []
+    try:
+        for case_id, read in track(load.items(), "export", len(load)):
+            path = export.out / names[case_id]
+            if form.write is not None and (export.force or not path.exists()):
+                result = read()
+                form.write(result, path)
+                written += 1
+                if result.native.contradiction:
+                    doubts.append(f"case {case_id}: {result.native.contradiction}")
+        more = tuple(path.name for path in form.finish(export)) if form.finish else ()
+    except BaseException as error:
+        is_empty = before is None and written == 0
+        _give_up(export.out, record, is_empty, isinstance(error, SaclError))
+        raise
+    if doubts:
+        more_doubts = f"; {len(doubts) - 1} more scans likewise" if doubts[1:] else ""
+        say(f"export: {doubts[0]}{more_doubts}")
+    scans = len(export.cases) or len(load)
+    files = tuple(dict.fromkeys((*files, *more)))
+    _keep(export.out, dataclasses.replace(record, state="finished", files=files, scans=scans))
+    earlier = f", {len(load) - written} of them before" if written < len(load) else ""
+    say(f"export: {scans} scans done{earlier}; {form.summary}")
+    return Exported(
+        form=origin.form, folder=str(export.out), scans=scans, written=written, files=more
+    )
+
+
+def _claim(out: Path, origin: Origin, names: set[str], force: bool) -> tuple[str, ...] | None:
+    """Make sure that a folder is of this export; return the files there, None of a new folder.
+
+    What another export wrote is removed, where that is allowed.
+
+    Args:
+        out: the folder.
+        origin: what the export is of.
+        names: files that it will write.
+        force: whether to replace another export.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out.name}: a file; give a folder")
+    before = _read(out)
+    if before is None:
+        stranger = next((path for path in out.glob("*") if not path.name.startswith(".")), None)
+        if stranger is not None:
+            raise ConfigError(
+                f"--out {out.name}: holds {stranger.name}, not of an export; give a new folder"
+            )
+        return None
+    changed = next(
+        (
+            field.name
+            for field in dataclasses.fields(Origin)
+            if getattr(before.origin, field.name) != getattr(origin, field.name)
+        ),
+        None,
+    )
+    if changed and before.state != "failed" and not force:
+        raise ConfigError(
+            f"--out {out.name}: holds another export, of other {changed}; give another folder, or"
+            " --force to write over it"
+        )
+    foreign = {name for name in names if (out / name).exists()} - set(before.files)
+    if foreign:
+        raise ConfigError(
+            f"--out {out.name}: holds {min(foreign)}, which no export wrote; give another folder"
+        )
+    if changed:
+        _remove(out, before.files)
+        return ()
+    return before.files
+
+
+def _give_up(out: Path, record: Record, is_empty: bool, is_refused: bool) -> None:
+    """Leave nothing of an export that wrote nothing, else a record that lets it go on."""
+    with contextlib.suppress(OSError, SaclError):
+        if is_empty:
+            (out / RECORD).unlink(missing_ok=True)
+            out.rmdir()
+        elif is_refused:
+            _keep(out, dataclasses.replace(record, state="failed"))
+
+
+def _remove(out: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _keep(out: Path, record: Record) -> None:
+    document = dataclasses.asdict(record)
+    write_text(out / RECORD, json.dumps(document, indent=1) + "\n")
+
+
+def _read(out: Path) -> Record | None:
+    """Return the record of an export, None where there is none.
+
+    Raises:
+        ConfigError: it is damaged, or of an older version.
+    """
+    path = out / RECORD
+    if not path.is_file():
+        return None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        origin = document.pop("origin")
+        origin = Origin(**{**origin, "splits": tuple(origin["splits"])})
+        files = tuple(Path(name).name for name in document.pop("files"))
+        return Record(origin=origin, files=files, **document)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(
+            f"--out {out.name}: {RECORD} is damaged or of an older version; give another folder"
+        ) from error

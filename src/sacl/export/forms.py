@@ -1,0 +1,206 @@
+"""The forms that results are exported in: one table of what each writes per scan and for all."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset
+
+from sacl.cohort.layouts.nnssl import write_collection
+from sacl.cohort.layouts.nnunet import (
+    DATASET,
+    SPLITS,
+    SUMMARY,
+    folds_of,
+    write_dataset,
+    write_folds,
+    write_summary,
+)
+from sacl.dicom.rtstruct import write_rtstruct
+from sacl.dicom.segmentation import Kind, write_segmentation
+from sacl.errors import DataError
+from sacl.files.nifti import read_label_map, write_label_map
+from sacl.geometry import require_same_grid
+from sacl.organs import snake_case
+from sacl.progress import say, track
+from sacl.run.workspace import Workspace
+from sacl.scores.nnunet import foreground_mean, label_figures, means
+from sacl.types import SPLITS as ALL_SPLITS
+from sacl.types import Case, Cohort, LabelMap, LabelScheme, NativeFrame, Split
+
+ReadReference = Callable[[], tuple[LabelMap, tuple[str, ...]]]
+"""Reads a scan's reference, and the organs annotated there."""
+DicomWriter = Callable[[Path, LabelMap, Sequence[Dataset], str], tuple[str, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A predicted label map on its canonical grid, and the frame of the scan's own file.
+
+    `run` is the name of the run, or of the folder of label maps. `source` reads the headers of the
+    scan's own DICOM images; None where it is not known where these are.
+    """
+
+    case_id: str
+    label_map: LabelMap
+    native: NativeFrame
+    run: str
+    source: Callable[[], Sequence[Dataset]] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Export:
+    """What all scans of an export share.
+
+    `references` are those of the scans to be scored. `workspace` and `cohort` are those of the run
+    and `cases` the exported ones; None and empty where a folder of label maps is exported. `force`
+    is set to write again what is there.
+    """
+
+    out: Path
+    scheme: LabelScheme
+    references: Mapping[str, ReadReference]
+    workspace: Workspace | None = None
+    cohort: Cohort | None = None
+    cases: tuple[Case, ...] = ()
+    folds: int = 5
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to write results.
+
+    `write` puts one scan's result at a path, the case's name with `suffix`, whole or not at all;
+    None where a form needs no predictions. `finish` writes what is said of all scans together, and
+    returns the files. `splits` are the default ones. A form that `needs_source` refers to the
+    scan's own DICOM images.
+    """
+
+    summary: str
+    suffix: str = ""
+    write: Callable[[Result, Path], None] | None = None
+    finish: Callable[[Export], list[Path]] | None = None
+    splits: tuple[Split, ...] = ALL_SPLITS
+    needs_source: bool = False
+
+
+def write_map(result: Result, path: Path) -> None:
+    """Write all organs into one file, on the scan's own grid, with the label table in it."""
+    write_label_map(path, result.label_map, result.native)
+
+
+def write_masks(result: Result, folder: Path) -> None:
+    """Write `ORGAN.nii.gz` per organ into a folder, 1 in the organ and 0 elsewhere.
+
+    An organ without voxels gets an empty mask. The folder appears when all masks are in it.
+
+    Raises:
+        DataError: two organs would have the same file name.
+    """
+    scheme = result.label_map.scheme
+    names = {organ: snake_case(organ) for organ in scheme.names}
+    if len(set(names.values())) < len(names):
+        twice = next(n for n in names.values() if list(names.values()).count(n) > 1)
+        raise DataError(
+            f"scheme {scheme.name}: two organs would be written to {twice}.nii.gz; rename one"
+        )
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    for organ, name in names.items():
+        mask = result.label_map.mask(organ).astype(np.uint8)
+        alone = LabelMap(mask, result.label_map.grid, LabelScheme(organ, (organ,)))
+        write_label_map(partial / f"{name}.nii.gz", alone, result.native)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def write_dicom(write: DicomWriter, result: Result, path: Path) -> None:
+    """Write a result onto the scan's own images, and say what these lack.
+
+    Raises:
+        DataError: the scan's images are not there, or the result does not lie on them.
+    """
+    assert result.source is not None
+    source = result.source()
+    try:
+        made_up = write(path, result.label_map, source, result.run)
+    except DataError as error:
+        raise DataError(f"case {result.case_id}: {error}") from error
+    if made_up:
+        say(
+            f"export: case {result.case_id}: its images have no {' and no '.join(made_up)}; the"
+            " result has new ones, and viewers will not match it to the images without them"
+        )
+
+
+def finish_nnunet(export: Export) -> list[Path]:
+    """Write `dataset.json`, and where there is what for `summary.json` and `splits_final.json`.
+
+    Raises:
+        DataError: a reference lies on another grid than its prediction.
+    """
+    cohort = export.cohort
+    labeled = cohort.labeled if cohort else ()
+    written = [export.out / DATASET]
+    write_dataset(written[0], export.scheme, cohort.modality if cohort else None, len(labeled))
+    if export.references:
+        written.append(export.out / SUMMARY)
+        _summarize(written[-1], export)
+    else:
+        say(f"export: no held-out scan has a reference, so there is no {SUMMARY}")
+    folds = folds_of(labeled, export.folds, export.workspace.seed if export.workspace else 0)
+    if folds:
+        if len(folds) < export.folds:
+            say(f"export: only {len(folds)} subjects are labeled, so {SPLITS} has as many folds")
+        written.append(export.out / SPLITS)
+        write_folds(written[-1], folds)
+    return written
+
+
+def finish_nnssl(export: Export) -> list[Path]:
+    """Write `pretrain_data.json` with the images and the coarse label maps that it names."""
+    assert export.workspace is not None
+    assert export.cohort is not None
+    maps = export.workspace.folder("locate") / "maps"
+    home = export.workspace.folder("ingest")
+    return [write_collection(export.out, export.cohort, export.cases, home, maps, export.force)]
+
+
+def _summarize(path: Path, export: Export) -> None:
+    """Compare what was written with the references, case by case."""
+    cases = {}
+    for case_id, read in track(export.references.items(), "scoring scans"):
+        reference, annotated = read()
+        predicted, _ = read_label_map(export.out / f"{case_id}.nii.gz", export.scheme)
+        require_same_grid(reference.grid, predicted.grid, f"case {case_id}")
+        known = {export.scheme.label_of(organ) for organ in annotated}
+        count = len(export.scheme.names)
+        cases[case_id] = label_figures(reference.voxels, predicted.voxels, count, known)
+    by_label = means(list(cases.values()))
+    write_summary(path, cases, by_label, foreground_mean(by_label))
+
+
+def _dicom(summary: str, suffix: str, write: DicomWriter) -> Form:
+    return Form(summary, suffix, functools.partial(write_dicom, write), needs_source=True)
+
+
+FORMS: dict[str, Form] = {
+    "nifti": Form("one label map per scan, with the label table in it", ".nii.gz", write_map),
+    "nifti-per-organ": Form("a folder per scan with one mask per organ", "", write_masks),
+    "nnunet": Form("nnU-Net's predictions and JSON files", ".nii.gz", write_map, finish_nnunet),
+    "dicom-seg": _dicom("a DICOM segmentation per scan, of bits", ".seg.dcm", write_segmentation),
+    "dicom-seg-labelmap": _dicom(
+        "a DICOM segmentation per scan, of label values",
+        ".seg.dcm",
+        functools.partial(write_segmentation, kind=Kind.LABELMAP),
+    ),
+    "rtstruct": _dicom("a DICOM structure set per scan", ".rtstruct.dcm", write_rtstruct),
+    "nnssl": Form("the scans as nnssl pretrains on", finish=finish_nnssl, splits=("train",)),
+}
+"""All forms by name."""
