@@ -16,9 +16,9 @@ from sacl.cli import main
         (["demo", "--pretrain.stpes", "4"], "did you mean 'pretrain.steps'"),
         (["demo", "--frobnicate"], "unknown argument '--frobnicate'"),
         (["demo", "--pretrain.steps"], "a value is missing"),
-        (["predict"], "give CONFIG.yaml, or --segmenter"),
-        (["evaluate"], "give CONFIG.yaml, or --reference"),
-        (["report"], "give CONFIG.yaml, or --runs"),
+        (["predict"], "give CONFIG.yaml, or all of --segmenter"),
+        (["evaluate"], "give CONFIG.yaml, or all of --reference"),
+        (["report"], "give CONFIG.yaml, or all of --runs"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, message):

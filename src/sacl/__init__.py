@@ -11,21 +11,12 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+_STAGES = (
+    *("ingest", "locate", "extract", "pretrain"),
+    *("finetune", "predict", "evaluate", "report", "export"),
+)
 _HOME = {
-    **{
-        stage: f"sacl.stages.{stage}"
-        for stage in (
-            "ingest",
-            "locate",
-            "extract",
-            "pretrain",
-            "finetune",
-            "predict",
-            "evaluate",
-            "report",
-            "export",
-        )
-    },
+    **{stage: f"sacl.stages.{stage}" for stage in _STAGES},
     "run": "sacl.run.pipeline",
     "load_config": "sacl.run.configure",
     "Workspace": "sacl.run.workspace",

@@ -7,7 +7,7 @@ import math
 import re
 import reprlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -54,6 +54,17 @@ def converted_value(value: Any, hint: type[Kind], name: str) -> Kind:
         ) from None
     _require_finite(converted, name)
     return converted
+
+
+def paths_in(settings: Checked) -> Iterator[tuple[str, Path]]:
+    """Yield the dotted names and values of all settings that are paths."""
+    for name in settings.__struct_fields__:
+        value = getattr(settings, name)
+        if isinstance(value, Checked):
+            yield from paths_in(value)
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path):
+                yield settings.block + name, path
 
 
 def as_list(value: Any) -> Any:

@@ -1,4 +1,7 @@
-"""The command line: one program, a subcommand per stage, one line per error, exit code 2."""
+"""The command line: one program, a subcommand per stage, one line per error.
+
+Exit codes: 0 done, 1 failed, 2 usage or input, 130 interrupted.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,23 @@ import json
 import logging
 import os
 import sys
+import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from sacl.arguments import config_and_data, take_dotted_flags
-from sacl.commands import READS_DATA, program
+from sacl import __version__
 from sacl.errors import ConfigError, DataError, SaclError
-from sacl.run.configure import load_config, nearest
+from sacl.run.configure import dotted_settings, is_config, load_config, nearest
 from sacl.settings import RunConfig
 
+_OF_THE_USER = ("ENOENT", "EACCES", "EPERM", "EEXIST", "ENOTDIR", "EISDIR", "ELOOP", "ENAMETOOLONG")
+_OF_THE_DISK = ("ENOSPC", "EDQUOT", "EROFS")
+_ERRNOS = {getattr(errno, name, None) for name in (*_OF_THE_USER, *_OF_THE_DISK)}
+"""What a file system refuses that another path or some room mends."""
 _SHORTHANDS = {
     "repair_grid": "ingest.repair_grid",
     **{name: name for name in ("work", "seed", "device", "name")},
@@ -27,80 +36,339 @@ _SHORTHANDS = {
 """The settings of the flags that have no dot."""
 
 
+@dataclass(frozen=True)
+class _Flag:
+    """A flag of one command; without a `shown` value it is a switch."""
+
+    name: str
+    help: str
+    shown: str = "DIR"
+    many: bool = False
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the flag; what is shown as a folder or file is a path."""
+        target = self.name[2:].replace("-", "_")
+        if not self.shown:
+            parser.add_argument(self.name, action="store_true", help=self.help)
+            return
+        kind: Any = {"N": int, "DIR": _path, "HTML": _path}.get(self.shown, str)
+        parser.add_argument(
+            self.name,
+            dest="from_" if target == "from" else target,
+            type=kind,
+            nargs="+" if self.many else None,
+            metavar=self.shown,
+            help=self.help,
+        )
+
+
+@dataclass(frozen=True)
+class _Command:
+    """A subcommand: what it does, what it reads, and its flags beside the common ones."""
+
+    summary: str
+    flags: tuple[_Flag, ...] = ()
+    takes: str = "CONFIG.yaml"
+    """The words after the command; none where empty, scans too where they end in `DATA`."""
+
+    @property
+    def takes_data(self) -> bool:
+        """Whether scans may be named without a flag."""
+        return self.takes.endswith("DATA")
+
+
+_COMMON = (
+    _Flag("--work", "work directory", "WORK"),
+    _Flag("--name", "name of the run", "NAME"),
+    _Flag("--seed", "seed of everything random", "SEED"),
+    _Flag("--device", "auto, cpu, cuda, cuda:N or mps", "DEVICE"),
+    _Flag("--force", "redo what is up to date; overwrite what is in the way", ""),
+    _Flag("--json", "print the result as JSON on stdout", ""),
+)
+_DATA = (
+    _Flag("--data", "folder of scans or cohort.csv, or several to be merged", "DATA", many=True),
+    _Flag(
+        "--repair-grid",
+        "resample label maps onto their image's grid where it differs",
+        "nearest",
+    ),
+)
+_CONFIG_OR_DATA = "CONFIG.yaml|DATA"
+COMMANDS = {
+    "run": _Command(
+        "run all stages on a cohort, skipping what is up to date", _DATA, _CONFIG_OR_DATA
+    ),
+    "demo": _Command("run everything on a generated phantom cohort", takes=""),
+    "check": _Command(
+        "look at a cohort before any training",
+        (*_DATA, _Flag("--out", "HTML file to write (check.html)", "HTML")),
+        _CONFIG_OR_DATA,
+    ),
+    "phantom": _Command("generate a phantom cohort"),
+    "ingest": _Command(
+        "read a cohort into canonical volumes and a manifest",
+        (
+            *_DATA,
+            _Flag(
+                "--explain",
+                "say how the data would be read, of DICOM every series, and write nothing",
+                "",
+            ),
+        ),
+        _CONFIG_OR_DATA,
+    ),
+    "locate": _Command(
+        "give every scan a coarse label map (--from DIR: of another tool)",
+        (_Flag("--from", "folder of label maps to use as coarse label maps"),),
+    ),
+    "extract": _Command("cut the query patches"),
+    "pretrain": _Command("pretrain the encoder by contrast"),
+    "finetune": _Command("train the segmenter on the labeled scans"),
+    "predict": _Command(
+        "predict label maps, of a run's scans or of any folder (--segmenter)",
+        (
+            _Flag("--segmenter", "work directory of a finished run"),
+            _Flag("--images", "folder of NIfTI scans, or one scan"),
+            _Flag("--out", "folder for the label maps"),
+            _Flag("--arm", "which segmenter of the run (default: the pretrained one)", "ARM"),
+            _Flag("--coarse", "folder of coarse label maps, for a run without coarse networks"),
+        ),
+    ),
+    "evaluate": _Command(
+        "score predictions, of a run or of any two folders (--reference)",
+        (
+            _Flag("--reference", "folder of reference label maps"),
+            _Flag("--predicted", "folder of predicted label maps"),
+            _Flag("--out", "folder for the scores"),
+        ),
+    ),
+    "report": _Command(
+        "write the HTML report of a run, or of several (--runs)",
+        (
+            _Flag("--runs", "work directories to compare in one page", many=True),
+            _Flag("--out", "HTML file to write", "HTML"),
+        ),
+    ),
+    "export": _Command(
+        "write the predictions of a run, or any label maps (--predicted), in another form",
+        (
+            _Flag("--out", "folder for the files"),
+            _Flag("--form", "nifti (default), nifti-per-organ, nnunet, nnssl, dicom-seg", "FORM"),
+            _Flag("--arm", "which segmenter's predictions (default: the first's)", "ARM"),
+            _Flag("--splits", "splits to export (default: all predicted)", "SPLIT", many=True),
+            _Flag("--folds", "nnunet: number of cross-validation folds (default: 5)", "N"),
+            _Flag("--source", "dicom-seg, rtstruct: DICOM that was ingested", many=True),
+            _Flag("--predicted", "folder of label maps to export, instead of a run's"),
+            _Flag("--reference", "folder of their reference label maps, for nnunet"),
+        ),
+        "WORK|CONFIG.yaml",
+    ),
+}
+"""All commands with their flags; every setting is a dotted flag besides."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code: 0 done, 1 failed, 2 usage or input."""
-    logging.getLogger("lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"(lightning|monai|torch)\b.*")
+    """Run the command line and return the exit code."""
+    _quiet_libraries()
     try:
         return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
-    except SaclError as error:
-        print(f"sacl: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader, such as `head`, has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        print(f"sacl: {error.strerror}; free some disk or take another folder", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("sacl: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    except (Exception, KeyboardInterrupt) as error:
+        message, code = _told(error)
+        print(f"sacl: {' '.join(message.split())}", file=sys.stderr)
+        return code
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """Return what ended the program in one line, and its exit code."""
+    if isinstance(error, SaclError):
+        return str(error), 2
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the same command goes on where it stopped", 130
+    if isinstance(error, OSError) and error.errno in _ERRNOS:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; free some disk or give another path", 2
+    return _unexpected(error), 1
+
+
+def _unexpected(error: BaseException) -> str:
+    """Write the traceback to a file, and return the line that names it."""
+    what = f"unexpected {type(error).__name__}: {str(error)[:200]}"
+    try:
+        number, name = tempfile.mkstemp(prefix="sacl-error-", suffix=".log")
+        with os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(f"sacl {__version__} {sys.argv}\n{traceback.format_exc()}")
+    except OSError:
+        return f"{what}; no file for the details could be written"
+    return f"{what}; the details are in {name}, please report them"
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries' warnings off the terminal: they name no scan and mend nothing."""
+    warnings.simplefilter("ignore")
+    for name in ("lightning", "nibabel.global", "pydicom", "highdicom"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal of ASCII alone
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def program() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = _Parser(
+        prog="sacl",
+        description="Train a multi-organ segmenter from many scans and few annotations.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sacl {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    for name, command in COMMANDS.items():
+        inner = commands.add_parser(
+            name,
+            help=command.summary,
+            description=command.summary[0].upper() + command.summary[1:] + ".",
+            epilog=_settings_help(name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if command.takes:
+            inner.add_argument("words", nargs="*", metavar=command.takes)
+        for flag in (*_COMMON, *command.flags):
+            flag.add_to(inner)
+    return parser
+
+
+def _settings_help(command: str) -> str:
+    """Return the settings of a command as text for `--help`."""
+    lines = []
+    for name, declared in dotted_settings().items():
+        if command in ("run", name.split(".")[0]):
+            lines += [f"  --{name}  {declared.kind} ({declared.usual or 'unset'})"]
+            lines += [f"      {declared.text}"]
+    return "\n".join(["settings, as dotted flags or YAML keys (default):", *lines] if lines else [])
+
+
+def _path(text: str) -> Path:
+    try:
+        if text.strip():
+            return Path(text).expanduser()
+    except RuntimeError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected a path, got '{text}'")
+
+
+def take_dotted_flags(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Split `--a.b value` and `--a.b=value` from the rest; dashes may stand for underscores.
+
+    Raises:
+        ConfigError: the last flag has no value.
+    """
+    flags: dict[str, str] = {}
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word[2:].partition("=")
+        if not word.startswith("--") or "." not in name:
+            rest.append(word)
+            continue
+        given = value if equals else next(words, None)
+        if given is None:
+            raise ConfigError(f"--{name}: a value is missing")
+        flags[name.replace("-", "_")] = given
+    return flags, rest
+
+
+def config_and_data(words: Sequence[str]) -> tuple[Path | None, str | None]:
+    """Split what is given to read into the configuration and the data, as text of `ingest.data`.
+
+    What ends in `.yaml` or `.yml`, or is the name of shipped settings, is the configuration, all
+    else a folder or table of scans.
+
+    Raises:
+        ConfigError: there are two configurations.
+
+    Example:
+        >>> config_and_data(["run.yaml", "btcv", "flare"])
+        (PosixPath('run.yaml'), '["btcv", "flare"]')
+    """
+    configs = [word for word in words if is_config(word)]
+    data = [word for word in words if word not in configs]
+    if len(configs) > 1:
+        raise ConfigError(f"two configurations, {configs[0]} and {configs[1]}; give one")
+    config = Path(configs[0]) if configs else None
+    if not data:
+        return config, None
+    return config, data[0] if len(data) == 1 else json.dumps(data)
 
 
 def _dispatch(arguments: list[str]) -> int:
     flags, rest = take_dotted_flags(arguments)
     parser = program()
     known, unknown = parser.parse_known_args(rest)
-    if known.command is None:
+    if known.command is None and not unknown and not flags:
         parser.print_help()
         return 0
-    if known.command in READS_DATA:
-        unknown = _take_data(known, unknown, flags)
-    if unknown:
-        raise ConfigError(f"unknown argument '{unknown[0]}'{nearest(unknown[0].lstrip('-'))}")
+    command = COMMANDS.get(known.command, _Command("", takes=""))
+    words = [w for w in unknown if not w.startswith("-") and command.takes]
+    strange = [word for word in unknown if word not in words]
+    if strange or known.command is None:
+        word = next(iter(strange), "") or f"--{next(iter(flags))}"
+        raise ConfigError(f"unknown argument '{word}'{nearest(word.lstrip('-'))}")
+    _take_words(known, command, [*getattr(known, "words", ()), *words], flags)
     for name, setting in _SHORTHANDS.items():
         if getattr(known, name, None) is not None:
             flags[setting] = getattr(known, name)
-    handler: Callable[[argparse.Namespace, dict[str, str]], Any] = {
-        "demo": _demo,
-        "run": _run,
-        "check": _check,
-        "ingest": _ingest,
-        "predict": _predict,
-        "evaluate": _evaluate,
-        "report": _report,
-        "export": _export,
-    }.get(known.command, _stage)
-    result = handler(known, flags)
+    result = _HANDLERS.get(known.command, _stage)(known, flags)
     if known.json:
-        print(json.dumps(result))
+        print(json.dumps(dataclasses.asdict(result) if not isinstance(result, dict) else result))
     return 1 if isinstance(result, dict) and result.get("failed") else 0
 
 
-def _take_data(known: argparse.Namespace, unknown: list[str], flags: dict[str, str]) -> list[str]:
-    """Sort configuration and data, wherever they stand, and return what is still unknown."""
-    further = [word for word in unknown if not word.startswith("-")]
-    known.config, data = config_and_data([*known.config, *(known.data or ()), *further])
-    flags |= {} if data is None else {"ingest.data": data}
-    return [word for word in unknown if word.startswith("-")]
+def _take_words(
+    known: argparse.Namespace, command: _Command, words: list[str], flags: dict[str, str]
+) -> None:
+    """Sort configuration and data, wherever they stand."""
+    known.config = None
+    if command.takes_data:
+        known.config, data = config_and_data([*words, *(known.data or ())])
+        flags |= {} if data is None else {"ingest.data": data}
+    elif len(words) > 1:
+        raise ConfigError(f"sacl {known.command}: one {command.takes} is expected, got {words[1]}")
+    elif words:
+        known.config = _path(words[0])
 
 
 def _config(known: argparse.Namespace, flags: dict[str, str]) -> RunConfig:
-    starts = known.command in ("phantom", *READS_DATA)
+    data = COMMANDS[known.command].takes_data
+    starts = data or known.command == "phantom"
     if known.config is None and starts and not flags.keys() & {"ingest.data", "phantom.scans"}:
-        data = " or a folder of scans" if known.command in READS_DATA else ""
-        raise ConfigError(f"sacl {known.command}: which configuration? give CONFIG.yaml{data}")
+        scans = " or a folder of scans" if data else ""
+        raise ConfigError(f"sacl {known.command}: which configuration? give CONFIG.yaml{scans}")
     return load_config(known.config, flags, getattr(known, "from_", None))
 
 
 def _run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    return _run_config(_config(known, flags), known.force)
+    from sacl.run import pipeline
+
+    config = load_config("demo", flags) if known.command == "demo" else _config(known, flags)
+    page = pipeline.run(config, known.force)
+    print(f"report: {page}", file=sys.stderr)
+    return pipeline.summary(config)
 
 
-def _demo(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    return _run_config(load_config("demo", flags), known.force)
+def _stage(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    from sacl.run import pipeline
+
+    folder = pipeline.run_stage(_config(known, flags), known.command, force=known.force)
+    return {"stage": known.command, "folder": str(folder)}
 
 
 def _check(known: argparse.Namespace, flags: dict[str, str]) -> Any:
@@ -118,7 +386,7 @@ def _check(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     print(f"page: {out}", file=sys.stderr)
     if errors:
         kinds = "1 kind of error" if errors == 1 else f"{errors} kinds of errors"
-        raise DataError(f"check: {kinds} in {checked.cohort.name}; see {out.name}")
+        raise DataError(f"check: {kinds} in {checked.cohort.name}; see {out}")
     return checked.record
 
 
@@ -137,26 +405,10 @@ def _ingest(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     return {"sources": [dataclasses.asdict(source) for source in sources]}
 
 
-def _run_config(config: RunConfig, force: bool) -> Any:
-    from sacl.run import pipeline
-
-    page = pipeline.run(config, force)
-    print(f"report: {page}", file=sys.stderr)
-    return pipeline.summary(config)
-
-
-def _stage(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    from sacl.run import pipeline
-
-    folder = pipeline.run_stage(_config(known, flags), known.command, force=known.force)
-    return {"stage": known.command, "folder": str(folder)}
-
-
 def _predict(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     if known.config is not None:
         return _stage(known, flags)
-    if not (known.segmenter and known.images and known.out):
-        raise ConfigError("sacl predict: give CONFIG.yaml, or --segmenter, --images and --out")
+    _require_flags(known, "segmenter", "images", "out")
     from sacl.stages.predict import predict_folder
 
     config = load_config(None, flags)
@@ -175,8 +427,7 @@ def _predict(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def _evaluate(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     if known.config is not None:
         return _stage(known, flags)
-    if not (known.reference and known.predicted and known.out):
-        raise ConfigError("sacl evaluate: give CONFIG.yaml, or --reference, --predicted and --out")
+    _require_flags(known, "reference", "predicted", "out")
     from sacl.stages.evaluate import evaluate_folders
 
     settings = load_config(None, flags).evaluate
@@ -187,8 +438,7 @@ def _evaluate(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def _report(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     if known.config is not None:
         return _stage(known, flags)
-    if not (known.runs and known.out):
-        raise ConfigError("sacl report: give CONFIG.yaml, or --runs and --out")
+    _require_flags(known, "runs", "out")
     from sacl.stages.report import report_runs
 
     return {"report": str(report_runs(known.runs, known.out))}
@@ -204,21 +454,9 @@ def _export(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         raise ConfigError(f"sacl export: --{misplaced[0]} goes with {other} only; leave it out")
     from sacl.stages.export import export, export_folder
 
-    form = known.form or "nifti"
-    sources = known.source or []
-    if known.predicted is not None:
-        if len(sources) > 1:
-            raise ConfigError("sacl export: --predicted goes with one --source folder")
-        exported = export_folder(
-            known.predicted,
-            known.out,
-            form,
-            reference=known.reference,
-            source=next(iter(sources), None),
-            force=known.force,
-        )
-    else:
-        exported = export(
+    form, sources = known.form or "nifti", known.source or []
+    if known.predicted is None:
+        return export(
             _finished_run(known, flags),
             known.out,
             form,
@@ -228,7 +466,16 @@ def _export(known: argparse.Namespace, flags: dict[str, str]) -> Any:
             sources=sources,
             force=known.force,
         )
-    return dataclasses.asdict(exported)
+    if len(sources) > 1:
+        raise ConfigError("sacl export: --predicted goes with one --source folder")
+    return export_folder(
+        known.predicted,
+        known.out,
+        form,
+        reference=known.reference,
+        source=next(iter(sources), None),
+        force=known.force,
+    )
 
 
 def _finished_run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
@@ -240,3 +487,22 @@ def _finished_run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     from sacl.run.pipeline import workspace_of
 
     return workspace_of(_config(known, flags))
+
+
+def _require_flags(known: argparse.Namespace, *names: str) -> None:
+    if not all(getattr(known, name) for name in names):
+        listed = ", ".join(f"--{name}" for name in names)
+        raise ConfigError(f"sacl {known.command}: give CONFIG.yaml, or all of {listed}")
+
+
+_HANDLERS: dict[str, Callable[[argparse.Namespace, dict[str, str]], Any]] = {
+    "run": _run,
+    "demo": _run,
+    "check": _check,
+    "ingest": _ingest,
+    "predict": _predict,
+    "evaluate": _evaluate,
+    "report": _report,
+    "export": _export,
+}
+"""What the commands do that are more than a stage."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from sacl.cohort.manifest import write_cohort
-from sacl.files.atomic import write_text
 from sacl.files.nifti import read_label_map, write_label_map, write_volume
+from sacl.run.record import recorded
 from sacl.run.workspace import Workspace
-from sacl.settings import LocateSettings, MapsSettings
+from sacl.settings import IngestSettings, LocateSettings, MapsSettings
 from sacl.types import Case, Cohort, Grid, LabelMap, LabelScheme, NativeFrame, Volume
 
 SCHEME = LabelScheme("two", ("spleen", "kidney_right"))
@@ -33,30 +32,30 @@ def blobs(seed: int) -> tuple[np.ndarray, np.ndarray]:
 def make_cohort(root: Path, labeled: int = 2) -> Workspace:
     """Write an ingested cohort: labeled and unlabeled training subjects, one for validation."""
     workspace = Workspace(root, device="cpu")
-    folder = workspace.folder("ingest")
-    cases = []
-    for number in range(labeled + 2):
-        case_id, image, labels = f"case{number}", *blobs(number)
-        write_volume(folder / "images" / f"{case_id}.nii", Volume(image, GRID))
-        has_reference = number < labeled
-        if has_reference:
-            reference = LabelMap(labels, GRID, SCHEME)
-            write_label_map(folder / "references" / f"{case_id}.nii.gz", reference)
-        cases.append(
-            Case(
-                case_id=case_id,
-                subject_id=f"subject{number}",
-                image=f"images/{case_id}.nii",
-                reference=f"references/{case_id}.nii.gz" if has_reference else None,
-                split="validation" if number == labeled + 1 else "train",
-                native=NativeFrame(GRID),
-                window=(-50.0, 200.0),
-                annotated=SCHEME.names if has_reference else (),
-            )
-        )
-    write_cohort(folder, Cohort("blobs", SCHEME, tuple(cases), window_hu=(-50.0, 200.0)))
-    write_text(folder / "run.json", json.dumps({"settings": {}}))
+    with recorded(workspace, "ingest", IngestSettings(window_hu=(-50.0, 200.0)), {}) as (folder, _):
+        cases = [write_case(folder, number, labeled) for number in range(labeled + 2)]
+        write_cohort(folder, Cohort("blobs", SCHEME, tuple(cases), window_hu=(-50.0, 200.0)))
     return workspace
+
+
+def write_case(folder: Path, number: int, labeled: int) -> Case:
+    """Write one case, with a reference where it is among the first, labeled ones."""
+    case_id, image, labels = f"case{number}", *blobs(number)
+    write_volume(folder / "images" / f"{case_id}.nii", Volume(image, GRID))
+    has_reference = number < labeled
+    if has_reference:
+        reference = LabelMap(labels, GRID, SCHEME)
+        write_label_map(folder / "references" / f"{case_id}.nii.gz", reference)
+    return Case(
+        case_id=case_id,
+        subject_id=f"subject{number}",
+        image=f"images/{case_id}.nii",
+        reference=f"references/{case_id}.nii.gz" if has_reference else None,
+        split="validation" if number == labeled + 1 else "train",
+        native=NativeFrame(GRID),
+        window=(-50.0, 200.0),
+        annotated=SCHEME.names if has_reference else (),
+    )
 
 
 def from_folder(source: Path, **more) -> LocateSettings:

@@ -1,4 +1,4 @@
-"""Run the stages of an experiment in their order, skipping what is up to date."""
+"""Run the stages in their order, skipping what is up to date."""
 
 from __future__ import annotations
 
@@ -6,19 +6,29 @@ import importlib
 import json
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from sacl.errors import ConfigError, DataError
-from sacl.files.atomic import replacing
 from sacl.progress import say
-from sacl.run.record import RECORD, read_record, state_of
+from sacl.run.record import clear, record_of, state_of
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.settings import RunConfig
 
 STAGES = tuple(FOLDERS)
 _FREE_DISK_MB = 200
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Where a run's results are, how long each stage took, and the scores as JSON."""
+
+    work: str
+    report: str
+    duration_s: dict[str, float]
+    scores: dict[str, Any] | None
 
 
 def workspace_of(config: RunConfig) -> Workspace:
@@ -29,7 +39,7 @@ def workspace_of(config: RunConfig) -> Workspace:
 def run(config: RunConfig, force: bool = False) -> Path:
     """Run all stages, skip those that are up to date, and return the report's path.
 
-    A stage whose inputs were made anew runs again; one that was done with other settings is an
+    A stage whose inputs have changed runs again; one that was done with other settings is an
     error unless `force` is set, which redoes everything.
 
     Raises:
@@ -39,8 +49,9 @@ def run(config: RunConfig, force: bool = False) -> Path:
     if config.phantom.scans == 0 and not config.ingest.data:
         raise ConfigError("ingest.data: no data to run on; give --data DIR or phantom.scans")
     stages = [s for s in STAGES if s != "phantom" or config.phantom.scans > 0]
-    for number, stage in enumerate(stages, start=1):
-        run_stage(config, stage, force=force, label=f"[{number}/{len(stages)}] ")
+    with workspace_of(config).locked():
+        for number, stage in enumerate(stages, start=1):
+            run_stage(config, stage, force=force, label=f"[{number}/{len(stages)}] ")
     return workspace_of(config).folder("report") / "report.html"
 
 
@@ -57,35 +68,33 @@ def run_stage(
     The work directory is the one that the configuration names, unless another is given.
     """
     workspace = workspace or workspace_of(config)
-    settings = getattr(config, stage)
-    module = stage_module(stage)
-    _check_disk(workspace.root)
-    if not force:
-        state = state_of(workspace, stage, settings, module.inputs(settings, workspace))
-        if state == "current":
+    settings, module = getattr(config, stage), stage_module(stage)
+    with workspace.locked():
+        _check_disk(workspace.root)
+        inputs = module.inputs(settings, workspace)
+        if force:
+            clear(workspace, stage, settings)
+        elif state_of(workspace, stage, settings, inputs) == "current":
             say(f"{label}{stage}: up to date")
             return workspace.folder(stage)
-    say(f"{label}{stage} ...")
-    start = time.monotonic()
-    if force:
-        (workspace.folder(stage) / RECORD).unlink(missing_ok=True)
-        shutil.rmtree(workspace.folder(stage), ignore_errors=True)
-    getattr(module, stage)(settings, workspace)
-    say(f"{label}{stage}: done in {time.monotonic() - start:.0f} s")
+        say(f"{label}{stage} ...")
+        start = time.monotonic()
+        getattr(module, stage)(settings, workspace)
+        say(f"{label}{stage}: done in {time.monotonic() - start:.0f} s")
     return workspace.folder(stage)
 
 
-def summary(config: RunConfig) -> dict[str, Any]:
-    """Return where a run's results are and how long each stage took, for machines."""
+def summary(config: RunConfig) -> Finished:
+    """Return where a run's results are, how long each stage took, and the scores."""
     workspace = workspace_of(config)
-    records = {stage: read_record(workspace.folder(stage)) for stage in STAGES}
+    records = {stage: record_of(workspace.folder(stage)) for stage in STAGES}
     scores = workspace.folder("evaluate") / "summary.json"
-    return {
-        "work": str(workspace.root),
-        "report": str(workspace.folder("report") / "report.html"),
-        "duration_s": {s: r["duration_s"] for s, r in records.items() if r},
-        "scores": json.loads(scores.read_text(encoding="utf-8")) if scores.is_file() else None,
-    }
+    return Finished(
+        str(workspace.root),
+        str(workspace.folder("report") / "report.html"),
+        {stage: record.duration_s for stage, record in records.items() if record},
+        json.loads(scores.read_text(encoding="utf-8")) if scores.is_file() else None,
+    )
 
 
 def stage_module(stage: str) -> ModuleType:
@@ -99,18 +108,13 @@ def check_device(name: str) -> None:
     Raises:
         DeviceError: naming it.
     """
-    module = importlib.import_module("sacl.networks.device")
-    module.resolve_device(name)
+    importlib.import_module("sacl.networks.device").resolve_device(name)
 
 
 def _check_disk(root: Path) -> None:
-    root.mkdir(parents=True, exist_ok=True)
     free_mb = shutil.disk_usage(root).free // 1024**2
     if free_mb < _FREE_DISK_MB:
         raise DataError(
-            f"work directory {root.name}: only {free_mb} MB of disk are free, expected"
+            f"work directory {root}: only {free_mb} MB of disk are free, expected"
             f" {_FREE_DISK_MB} at least; free some or take another --work"
         )
-    with replacing(root / ".writable") as temporary:
-        temporary.write_bytes(b"")
-    (root / ".writable").unlink()

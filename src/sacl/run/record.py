@@ -3,42 +3,85 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import platform
-import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sacl.errors import WorkspaceError
+from sacl.checked import Checked, paths_in, shown
+from sacl.errors import ConfigError, WorkspaceError
 from sacl.files.atomic import plain, write_text
 from sacl.run.workspace import FOLDERS, Workspace
 
+resource: types.ModuleType | None
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 RECORD = "run.json"
 _PARTIAL = "partial.json"
+_WRITTEN = ".written-by-sacl.json"
 _PACKAGES = ("sacl", "torch", "monai", "lightning", "numpy", "scipy", "nibabel", "pydicom")
+
+Tree = Mapping[str, Any]
+"""JSON: settings as they were, results worth recording."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a finished stage says of itself; of paths only names are kept."""
+
+    stage: str
+    run: str
+    settings: Tree
+    inputs: Mapping[str, str]
+    results: Tree
+    device: str
+    versions: Mapping[str, str]
+    git_revision: str | None
+    started: str
+    duration_s: float
+    peak_memory_mb: float | None
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a hash that changes whenever the folder's stage was done anew."""
+    """Return a hash that changes whenever the folder's stage is done again."""
     return hashlib.sha256((folder / RECORD).read_bytes()).hexdigest()[:16]
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return a stage's record, or None where the stage has not finished."""
+    """Return a stage's record as JSON types, or None where the stage has not finished."""
+    record = record_of(folder)
+    return None if record is None else dataclasses.asdict(record)
+
+
+def record_of(folder: Path) -> Record | None:
+    """Return a stage's record, or None where the stage has not finished.
+
+    Raises:
+        WorkspaceError: the record is damaged.
+    """
     path = folder / RECORD
     if not path.is_file():
         return None
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WorkspaceError(f"{folder.name}/{RECORD}: not JSON ({error}); use --force") from error
-    return record
+        text = json.loads(path.read_text(encoding="utf-8"))
+        return Record(**{f.name: text[f.name] for f in dataclasses.fields(Record)})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WorkspaceError(
+            f"{path}: damaged, {type(error).__name__} {shown(str(error))}; redo the stage with"
+            " --force"
+        ) from error
 
 
 def workspace_at(root: Path) -> Workspace:
@@ -47,107 +90,198 @@ def workspace_at(root: Path) -> Workspace:
     Raises:
         WorkspaceError: nothing was ingested there.
     """
-    record = read_record(Workspace(root).require("ingest")) or {}
-    seed = record.get("settings", {}).get("seed", 0)
-    return Workspace(root, str(record.get("run", "run")), int(seed))
+    record = record_of(Workspace(root).require("ingest"))
+    assert record is not None, "just required"
+    return Workspace(root, str(record.run), int(record.settings.get("seed", 0)))
 
 
-def _first_difference(old: Any, new: Any, default: Any, where: str) -> str | None:
-    """Return the first setting that differs; one that a record lacks counts as its default."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        defaults = default if isinstance(default, dict) else {}
-        for key in {**old, **new}:
-            usual = defaults.get(key)
-            was = old.get(key, usual)
-            found = _first_difference(was, new.get(key), usual, f"{where}.{key}")
-            if found:
-                return found
-        return None
-    return None if old == new else f"{where} was {old!r} and is {new!r}"
+def changed_setting(record: Record, stage: str, settings: Checked, seed: int) -> str | None:
+    """Return in words the first setting in which a stage's record differs, None where none does.
 
-
-def changed_setting(record: Mapping[str, Any], stage: str, settings: Any, seed: int) -> str | None:
-    """Return the first setting in which a stage's record differs, None where there is none.
-
-    A setting that an older version did not know is not in its record. It counts as the default, so
-    that work done before an upgrade stays valid; a new default must mean what was done before.
+    A setting that the record lacks counts as its default; one that is known no more is of an older
+    version.
     """
-    now = {"seed": seed, stage: plain(settings)}
+    was = {name: record.settings.get(name) for name in ("seed", stage)}
     defaults = {stage: plain(type(settings)())}
-    return _first_difference({k: record["settings"].get(k) for k in now}, now, defaults, "")
+    return _first_difference(was, {"seed": seed, stage: plain(settings)}, defaults, "")
+
+
+def _first_difference(was: Any, now: Any, default: Any, where: str) -> str | None:
+    if isinstance(was, dict) and isinstance(now, dict):
+        if unknown := next((key for key in was if key not in now), None):
+            return f"{where[1:]}.{unknown} is a setting of an older version"
+        defaults = default if isinstance(default, dict) else {}
+        for key, value in now.items():
+            usual = defaults.get(key)
+            different = _first_difference(was.get(key, usual), value, usual, f"{where}.{key}")
+            if different:
+                return different
+        return None
+    if was == now:
+        return None
+    return f"{where[1:]} was {_in_a_word(was)} and is {_in_a_word(now)}"
+
+
+def _in_a_word(value: Any) -> str:
+    return "given" if isinstance(value, dict) else "none" if value is None else shown(value)
 
 
 def state_of(
-    workspace: Workspace, stage: str, settings: Any, inputs: Mapping[str, str]
+    workspace: Workspace, stage: str, settings: Checked, inputs: Mapping[str, str]
 ) -> Literal["absent", "current", "stale"]:
-    """Tell whether a stage has to run: `current` if settings and inputs are those of its record.
+    """Return whether a stage has to run: `current` if settings and inputs are those of its record.
 
     Raises:
-        WorkspaceError: the stage was done with other settings, which would be lost.
+        WorkspaceError: the stage was done with other settings, whose results would be lost.
     """
-    record = read_record(workspace.folder(stage))
+    record = record_of(workspace.folder(stage))
     if record is None:
         return "absent"
     changed = changed_setting(record, stage, settings, workspace.seed)
     if changed:
         raise WorkspaceError(
-            f"work directory {workspace.root.name}: {FOLDERS[stage]} is of another configuration,"
-            f" {changed[1:]}; take another --work, or redo it with --force"
+            f"work directory {workspace.root}: {FOLDERS[stage]} is of another configuration,"
+            f" {changed}; take another --work, or redo it with `sacl {stage} --force`"
         )
-    return "current" if record["inputs"] == dict(inputs) else "stale"
+    return "current" if record.inputs == dict(inputs) else "stale"
 
 
 @contextlib.contextmanager
 def recorded(
-    workspace: Workspace, stage: str, settings: Any, inputs: Mapping[str, str]
+    workspace: Workspace, stage: str, settings: Checked, inputs: Mapping[str, str]
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Run a stage's body in its folder and write its `run.json` when it succeeds.
 
     A finished folder is emptied first; one that the same settings and inputs left unfinished is
-    kept, so that the stage can go on from its partial results.
+    kept, so that the stage can go on from its partial results. Other processes are kept out.
 
     Yields the folder and a dict for results worth recording (`record["counts"] = ...`).
+
+    Raises:
+        WorkspaceError: the folder holds what sacl did not write, or another process works here.
     """
     folder = workspace.folder(stage)
-    _clear_unless_resumable(folder, {"seed": workspace.seed, stage: plain(settings)}, inputs)
-    results: dict[str, Any] = {}
-    start = time.time()
-    yield folder, results
-    record = {
-        "stage": stage,
-        "run": workspace.name,
-        "settings": {"seed": workspace.seed, stage: plain(settings)},
-        "inputs": dict(inputs),
-        "results": results,
-        "device": workspace.device,
-        "versions": versions(),
-        "git_revision": git_revision(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(start)),
-        "duration_s": round(time.time() - start, 2),
-        "peak_memory_mb": peak_memory_mb(),
-    }
-    write_text(folder / RECORD, json.dumps(record, indent=1, allow_nan=False) + "\n")
-    (folder / _PARTIAL).unlink(missing_ok=True)
+    with workspace.locked():
+        kept = {"seed": workspace.seed, stage: plain(settings)}
+        text = json.dumps({"settings": kept, "inputs": dict(inputs)}, sort_keys=True)
+        partial = folder / _PARTIAL
+        resumable = partial.is_file() and partial.read_text(encoding="utf-8") == text
+        if (folder / RECORD).exists() or not resumable:
+            clear(workspace, stage, settings)
+        write_text(partial, text)
+        results: dict[str, Any] = {}
+        start = time.time()
+        yield folder, results
+        record = Record(
+            stage=stage,
+            run=workspace.name,
+            settings=kept,
+            inputs=dict(inputs),
+            results=results,
+            device=workspace.device,
+            versions=versions(),
+            git_revision=git_revision(),
+            started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(start)),
+            duration_s=round(time.time() - start, 2),
+            peak_memory_mb=peak_memory_mb(),
+        )
+        text = json.dumps(dataclasses.asdict(record), indent=1, allow_nan=False) + "\n"
+        write_text(folder / RECORD, text)
+        partial.unlink(missing_ok=True)
 
 
-def _clear_unless_resumable(
-    folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, str]
-) -> None:
-    mark = json.dumps({"settings": settings, "inputs": dict(inputs)}, sort_keys=True)
-    partial = folder / _PARTIAL
-    resumable = partial.is_file() and partial.read_text(encoding="utf-8") == mark
-    if folder.exists() and ((folder / RECORD).exists() or not resumable):
-        shutil.rmtree(folder)
-    write_text(partial, mark)
+def clear(workspace: Workspace, stage: str, settings: Checked) -> None:
+    """Delete a stage's results, finished or not.
+
+    Raises:
+        WorkspaceError: the folder is not of a stage, or the settings read from it.
+    """
+    folder = workspace.folder(stage)
+    for name, path in paths_in(settings):
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise WorkspaceError(
+                f"{name}: {path} lies in {folder}, which this stage writes; copy it elsewhere first"
+            )
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        _require_stage_folder(folder)
+        _delete(folder)
+
+
+def _require_stage_folder(folder: Path) -> None:
+    """Refuse to delete what sacl did not write."""
+    if not folder.is_dir():
+        raise WorkspaceError(f"{folder}: is a file; move it away or take another --work")
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".partial-")]
+    if entries and not any((folder / mark).is_file() for mark in (RECORD, _PARTIAL)):
+        raise WorkspaceError(
+            f"{folder}: is not of sacl, it has no {RECORD}; move it away or take another --work"
+        )
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder, its mark last: it is known as ours even when that is interrupted."""
+    (folder / _PARTIAL).write_text("being deleted", encoding="utf-8")
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != _PARTIAL:
+            entry.unlink()
+    shutil.rmtree(folder)
+
+
+def require_own(folder: Path, names: Iterable[str], force: bool = False) -> None:
+    """Refuse to overwrite files that sacl did not write, or that were changed since.
+
+    Args:
+        folder: Where the files will be written.
+        names: Their names in it.
+        force: Overwrite whatever is there.
+
+    Raises:
+        ConfigError: naming the first such file.
+    """
+    if force:
+        return
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file; give a folder")
+    written = _written(folder)
+    for name in names:
+        path = folder / name
+        if path.exists() and written.get(name) != _state(path):
+            raise ConfigError(
+                f"{path}: is there already and is not as sacl wrote it; give another folder, or"
+                " --force to overwrite it"
+            )
+
+
+def note_own(folder: Path, names: Iterable[str]) -> None:
+    """Note that sacl has written files, so that it may overwrite them as they are now."""
+    states = {name: _state(folder / name) for name in names if (folder / name).exists()}
+    write_text(folder / _WRITTEN, json.dumps(_written(folder) | states, indent=0) + "\n")
+
+
+def _written(folder: Path) -> dict[str, list[int]]:
+    try:
+        states: dict[str, list[int]] = json.loads((folder / _WRITTEN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return states if isinstance(states, dict) else {}
+
+
+def _state(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide a result."""
-    found = {"python": platform.python_version()}
+    known = {"python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            known[package] = importlib.metadata.version(package)
+    return known
 
 
 def git_revision() -> str | None:
@@ -162,7 +296,9 @@ def git_revision() -> str | None:
     return text[:12]
 
 
-def peak_memory_mb() -> float:
-    """Return the largest resident memory that this process has had, in MB."""
+def peak_memory_mb() -> float | None:
+    """Return the largest resident memory that this process has had, None on Windows."""
+    if resource is None:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from sacl.errors import WorkspaceError
 
@@ -48,7 +51,33 @@ class Workspace:
         folder = self.folder(stage)
         if not (folder / "run.json").is_file():
             raise WorkspaceError(
-                f"work directory {folder.parent.name}: stage '{stage}' has no result;"
+                f"work directory {folder.parent}: stage '{stage}' has no result;"
                 f" run `sacl {stage}` or `sacl run` first"
             )
         return folder
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the work directory; the same process may enter twice.
+
+        Raises:
+            WorkspaceError: another process works in it, or it is no folder to write in.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.root / ".lock", timeout=0, is_singleton=True)
+            lock.acquire()
+        except Timeout:
+            raise WorkspaceError(
+                f"work directory {self.root}: another sacl is at work in it; wait until it has"
+                " finished, or take another --work"
+            ) from None
+        except OSError as error:
+            raise WorkspaceError(
+                f"work directory {self.root}: cannot be written, {error.strerror or error};"
+                " take another --work"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
