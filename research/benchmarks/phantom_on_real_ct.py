@@ -23,7 +23,7 @@ from sacl.geometry import require_same_grid
 from sacl.run.record import read_record
 from sacl.run.workspace import Workspace
 from sacl.scores.overlap import dice
-from sacl.stages.predict import predict_folder
+from sacl.stages.predict_folder import predict_folder
 
 RESULT = Path(__file__).parents[1] / "results" / "phantom_on_real_ct.json"
 
@@ -40,7 +40,7 @@ def main() -> None:
     scores = {}
     with tempfile.TemporaryDirectory() as out:
         start = time.monotonic()
-        (written,) = predict_folder(known.work, scan, Path(out))
+        (written,) = predict_folder(known.work, scan, Path(out)).written
         seconds = time.monotonic() - start
         predicted, predicted_grid, frame = read_labels(written)
         require_same_grid(grid, predicted_grid, scan.name)

@@ -63,8 +63,8 @@ def measure(head: str, slices: int) -> dict[str, float | bool]:
     """Return the memory and time that one head takes for one scan."""
     from sacl.networks.segmenter import build_segmenter
     from sacl.prediction.coarse import VolumeEnsemble
-    from sacl.prediction.volume import Predictor
-    from sacl.stages.predict import _predict_file
+    from sacl.prediction.volume import Predictor, Recipe
+    from sacl.stages.predict_folder import predict_file
 
     device = _cpu()
     segmenter = build_segmenter(_spec(head), seed=0).eval()
@@ -73,13 +73,13 @@ def measure(head: str, slices: int) -> dict[str, float | bool]:
         scan, path = Path(folder) / "scan.nii.gz", Path(folder) / "label.nii.gz"
         # The scan is made by another process: what making it takes is not this one's.
         subprocess.run([sys.executable, "-c", _MAKE_SCAN, str(scan), str(slices)], check=True)
-        predictor = Predictor(segmenter, device, batch=_batch(), keep_component=0.1)
+        predictor = Predictor(segmenter, device, Recipe(keep_component=0.1), _batch())
         # Networks allocate on their first call what they then keep; that is part of being ready.
         predictor.logits([np.zeros((2 if head == "query" else 1, 64, 64), np.float32)])
         idle = _resident_gb()
         begun, watch = time.monotonic(), _Watch()
         with watch:
-            _predict_file(scan, path, predictor, _locator(head, ensemble))
+            predict_file(scan, path, predictor, _locator(head, ensemble))
         seconds = time.monotonic() - begun
     above = watch.peak_gb - idle
     return {

@@ -409,19 +409,22 @@ def _predict(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     if known.config is not None:
         return _stage(known, flags)
     _require_flags(known, "segmenter", "images", "out")
-    from sacl.stages.predict import predict_folder
+    from sacl.stages.predict_folder import predict_folder
 
     config = load_config(None, flags)
-    written = predict_folder(
+    given = [name for name in ("copies", "keep_component") if f"predict.{name}" in flags]
+    predicted = predict_folder(
         known.segmenter,
         known.images,
         known.out,
         arm=known.arm,
         coarse=known.coarse,
-        settings=config.predict,
         device=config.device,
+        force=known.force,
+        **{name: getattr(config.predict, name) for name in given},
     )
-    return {"written": [str(path) for path in written]}
+    written = [str(path) for path in predicted.written]
+    return {"written": written, "doubts": dict(predicted.doubts)}
 
 
 def _evaluate(known: argparse.Namespace, flags: dict[str, str]) -> Any:

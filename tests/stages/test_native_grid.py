@@ -14,7 +14,7 @@ from sacl.networks.segmenter import SegmenterSpec
 from sacl.patches.region import Placement
 from sacl.patches.window import WindowRule
 from sacl.prediction.volume import Predictor
-from sacl.stages.predict import _predict_file
+from sacl.stages.predict_folder import predict_file
 
 SHAPE = (20, 17, 6)
 
@@ -45,7 +45,7 @@ def predicted(voxels, affine, folder, codes=(1, 1)):
     scan.set_sform(affine, code=codes[1])
     nibabel.save(scan, folder / "scan.nii.gz")
     predictor = Predictor(Oracle(), torch.device("cpu"))
-    _predict_file(
+    predict_file(
         folder / "scan.nii.gz",
         folder / "label.nii.gz",
         predictor,

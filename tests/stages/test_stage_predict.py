@@ -1,4 +1,4 @@
-"""Prediction as a stage and of a folder: native grids, and scans that cannot be predicted."""
+"""Prediction as a stage: native grids, what is lost against the coarse maps, bad scans."""
 
 import json
 import shutil
@@ -6,21 +6,25 @@ import shutil
 import nibabel
 import numpy as np
 import pytest
-from block_cohort import NATIVE, SCHEME, SHAPE, copy_of, settings_of
+from block_cohort import NATIVE, SCHEME, copy_of, settings_of
 
 from sacl.cohort.manifest import read_cohort
-from sacl.errors import ConfigError, DataError
+from sacl.errors import DataError
 from sacl.files.nifti import read_label_map, read_label_table
 from sacl.patches.region import Placement, region_boxes
+from sacl.prediction.guard import read_findings
+from sacl.prediction.volume import Recipe, read_recipe
+from sacl.run.record import read_record
 from sacl.settings import (
     ExtractSettings,
     PredictSettings,
     PretrainSettings,
 )
 from sacl.stages import extract as cutting
+from sacl.stages import predict as predicting
 from sacl.stages.extract import extract
 from sacl.stages.finetune import finetune
-from sacl.stages.predict import predict, predict_folder
+from sacl.stages.predict import predict
 from sacl.stages.pretrain import pretrain
 
 
@@ -39,106 +43,12 @@ def test_predictions_lie_on_the_files_own_grid(finished):
     assert table == {"liver": 1, "spleen": 2}
 
 
-def write_scans(finished, folder):
-    """Write the held-out scans as they lay in their own files."""
-    folder.mkdir(parents=True)
-    cohort = read_cohort(finished.folder("ingest"))
-    for case in cohort.of_split("test"):
-        voxels = np.asarray(nibabel.load(finished.folder("ingest") / case.image).dataobj)
-        nibabel.save(
-            nibabel.Nifti1Image(np.ascontiguousarray(voxels[::-1]), NATIVE),
-            folder / f"{case.case_id}.nii",
-        )
-    return folder
-
-
-def test_a_folder_gets_what_the_stage_predicts(finished, tmp_path):
-    scans = write_scans(finished, tmp_path / "scans")
-    written = predict_folder(
-        finished.root,
-        scans,
-        tmp_path / "out",
-        coarse=finished.folder("locate") / "maps",
-        settings=PredictSettings(copies=0),
-        device="cpu",
-    )
-    assert [p.name for p in written] == ["case-3.nii.gz", "case-4.nii.gz"]
-    for path in written:
-        ours = nibabel.load(path)
-        stage = nibabel.load(finished.folder("predict") / "semantic" / path.name)
-        assert np.array_equal(np.asarray(ours.dataobj), np.asarray(stage.dataobj))
-        assert np.array_equal(ours.affine, stage.affine)
-
-
-def test_one_scan_and_one_arm_can_be_chosen(finished, tmp_path):
-    scans = write_scans(finished, tmp_path / "scans")
-    written = predict_folder(
-        finished.root,
-        scans / "case-4.nii",
-        tmp_path / "out",
-        arm="scratch",
-        coarse=finished.folder("locate") / "maps",
-        device="cpu",
-    )
-    assert [path.name for path in written] == ["case-4.nii.gz"]
-
-
-def test_an_arm_that_is_not_there_is_one_line(finished, tmp_path):
-    with pytest.raises(ConfigError, match=r"no arm 'best'.*semantic, scratch"):
-        predict_folder(finished.root, tmp_path, tmp_path / "out", arm="best")
-
-
-def test_a_scan_is_never_overwritten(finished, tmp_path):
-    scans = write_scans(finished, tmp_path / "scans")
-    volume = nibabel.load(scans / "case-3.nii")
-    nibabel.save(volume, scans / "packed.nii.gz")
-    with pytest.raises(ConfigError, match=r"packed\.nii\.gz would overwrite the scan"):
-        predict_folder(finished.root, scans, scans)
-
-
-def test_an_empty_folder_is_one_line(finished, tmp_path):
-    with pytest.raises(DataError, match="no NIfTI scan"):
-        predict_folder(finished.root, tmp_path, tmp_path / "out")
-
-
-def test_two_scans_of_one_name_are_one_line(finished, tmp_path):
-    scans = write_scans(finished, tmp_path / "scans")
-    nibabel.save(nibabel.load(scans / "case-3.nii"), scans / "case-3.nii.gz")
-    with pytest.raises(DataError, match="two scans differ only in"):
-        predict_folder(finished.root, scans, tmp_path / "out")
-
-
-def test_a_damaged_header_stops_before_anything_is_written(finished, tmp_path):
-    scans = write_scans(finished, tmp_path / "scans")
-    (scans / "damaged.nii").write_bytes(b"not a scan")
-    with pytest.raises(DataError, match=r"damaged\.nii"):
-        predict_folder(finished.root, scans, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_scan_with_bad_voxels_is_left_out_and_told(finished, tmp_path, capsys):
-    scans = write_scans(finished, tmp_path / "scans")
-    constant = nibabel.Nifti1Image(np.zeros(SHAPE, np.int16), NATIVE)
-    nibabel.save(constant, scans / "case-0.nii")
-    with pytest.raises(DataError, match=r"1 of 3 scans could not be predicted \(case-0\.nii\)"):
-        predict_folder(
-            finished.root,
-            scans,
-            tmp_path / "out",
-            coarse=finished.folder("locate") / "maps",
-            device="cpu",
-        )
-    assert "constant image" in capsys.readouterr().err
-    written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == ["case-3.nii.gz", "case-4.nii.gz"]
-
-
 def test_the_dense_head_reads_the_square_around_all_organs(pretrained, tmp_path, monkeypatch):
     workspace = copy_of(pretrained, tmp_path / "work")
     shutil.rmtree(workspace.folder("extract"))
     shutil.rmtree(workspace.folder("pretrain"))
     tight = Placement(region_context=1.2)
-    monkeypatch.setattr(cutting, "_placement", lambda settings: tight)
+    monkeypatch.setattr(cutting, "Placement", lambda **_: tight)
     extract(ExtractSettings(patch_size=16, dense_size=32), workspace)
     pretrain(PretrainSettings(method="semantic", width=8, steps=1, batch=8), workspace)
     finetune(settings_of("dense", twin=False), workspace)
@@ -156,3 +66,61 @@ def test_the_dense_head_reads_the_square_around_all_organs(pretrained, tmp_path,
     assert case.case_id == "case-3"
     assert not predicted.voxels[outside].any()
     assert outside.any()
+
+
+def findings_of(workspace):
+    return read_findings(workspace.folder("predict"))
+
+
+def test_the_way_in_which_maps_were_made_is_kept_with_them(finished):
+    assert read_recipe(finished.folder("predict")) == Recipe(0, 0.1)
+
+
+def test_organs_that_vanish_are_taken_from_the_coarse_maps_and_said(finished, tmp_path, capsys):
+    workspace = copy_of(finished, tmp_path / "work")
+    real = predicting.predict_volume
+
+    def without_spleen(predictor, volume, window, coarse):
+        label_map = real(predictor, volume, window, coarse)
+        label_map.voxels[label_map.voxels == 2] = 0
+        return label_map
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predicting, "predict_volume", without_spleen)
+        predict(PredictSettings(copies=1), workspace)
+    findings = findings_of(workspace)
+    assert "spleen" in findings.from_coarse
+    assert any(d.kind == "never_predicted" and d.organ == "spleen" for d in findings.doubts)
+    assert "in doubt: spleen: predicted in none of 5 scans" in capsys.readouterr().err
+    record = read_record(workspace.folder("predict"))["results"]
+    assert record["from_coarse"] == list(findings.from_coarse)
+    assert record["doubts"] == [doubt.text for doubt in findings.doubts]
+    for case in read_cohort(workspace.folder("ingest")).cases:
+        name = f"{case.case_id}.nii.gz"
+        final, _ = read_label_map(workspace.folder("predict") / "semantic" / name, SCHEME)
+        coarse, _ = read_label_map(workspace.folder("locate") / "maps" / name, SCHEME)
+        assert np.array_equal(final.mask("spleen"), coarse.mask("spleen") & ~final.mask("liver"))
+    assert read_recipe(workspace.folder("predict")).from_coarse == findings.from_coarse
+
+
+def test_test_scans_do_not_decide_whose_map_is_taken(finished, tmp_path, monkeypatch):
+    """The decision is asked for the changes of three of the five scans."""
+    workspace, asked = copy_of(finished, tmp_path / "work"), []
+
+    def remember(changes):
+        asked.extend(row.case_id for row in changes)
+        return ()
+
+    monkeypatch.setattr(predicting, "organs_to_take_from_coarse", remember)
+    predict(PredictSettings(copies=1), workspace)
+    assert set(asked) == {"case-0", "case-1", "case-2"}
+
+
+def test_bad_scans_are_listed_and_the_others_done(finished, tmp_path, capsys):
+    workspace = copy_of(finished, tmp_path / "work")
+    cohort = read_cohort(workspace.folder("ingest"))
+    (workspace.folder("ingest") / cohort.cases[1].image).write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"1 of 5 scans could not be predicted \(case-1\)"):
+        predict(PredictSettings(copies=1), workspace)
+    assert "left out: " in capsys.readouterr().err
+    assert len(list((workspace.folder("predict") / "semantic").iterdir())) == 4

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt
 from torch import Tensor
 
 from sacl.types import Box
@@ -15,19 +16,21 @@ from sacl.types import Box
 Region = tuple[slice, slice]
 
 
-def to_voxels(logit: Tensor, box: Box, shape: tuple[int, int]) -> tuple[Region, Tensor]:
+def to_voxels(
+    logit: Float[Tensor, "class side side"], box: Box, shape: tuple[int, int]
+) -> tuple[Region, Float[Tensor, "class i j"]]:
     """Resample a patch's logits to the voxels of its box, the inverse of `query.cut`.
 
     Linear, widened where the box has fewer voxels than the patch has pixels.
 
     Args:
-        logit: `[c, side, side]`, of the box without margin.
+        logit: Of the box without margin.
         box: Where the patch was cut; its k extent is not looked at.
         shape: Voxels of the slice along i and j.
 
     Returns:
-        The part of the slice that the box covers and its logits `[c, i, j]`; both are empty where
-        the box lies outside the slice.
+        The part of the slice that the box covers and its logits; both are empty where the box lies
+        outside the slice.
     """
     target = box.shape[:2]
     shrinks = min(target) < logit.shape[-1]
@@ -41,11 +44,13 @@ def to_voxels(logit: Tensor, box: Box, shape: tuple[int, int]) -> tuple[Region, 
     return region, voxels[:, inner[0], inner[1]]
 
 
-def labels_of_slice(logit: Tensor, box: Box, shape: tuple[int, int]) -> np.ndarray:
+def labels_of_slice(
+    logit: Float[Tensor, "class side side"], box: Box, shape: tuple[int, int]
+) -> UInt[np.ndarray, "i j"]:
     """Return the most probable class of every voxel of a slice, uint8 (uint16 beyond 255).
 
     Args:
-        logit: Of all classes, background first, `[class, side, side]`.
+        logit: Of all classes, background first.
         box: Where the slice was cut; what lies outside it is background.
         shape: Voxels of the slice along i and j.
     """
@@ -61,16 +66,22 @@ def labels_of_slice(logit: Tensor, box: Box, shape: tuple[int, int]) -> np.ndarr
     return labels
 
 
-def fuse(best: np.ndarray, labels: np.ndarray, logit: Tensor, box: Box, label: int) -> None:
+def fuse(
+    best: Float[np.ndarray, "i j"],
+    labels: UInt[np.ndarray, "i j"],
+    logit: Float[Tensor, "side side"],
+    box: Box,
+    label: int,
+) -> None:
     """Give an organ the voxels of a slice where it is more probable than all organs so far.
 
     Start with `best` and `labels` 0: a voxel in which no organ's probability exceeds one half
     stays background. Of two equally probable organs the first one keeps the voxel.
 
     Args:
-        best: Largest logit so far, float32 `[i, j]`; changed in place.
-        labels: Whose it is, integers `[i, j]`; changed in place.
-        logit: Of the organ, `[side, side]`.
+        best: Largest logit so far; changed in place.
+        labels: Whose it is; changed in place.
+        logit: Of the organ.
         box: Where its patch was cut.
         label: The organ's label value.
     """

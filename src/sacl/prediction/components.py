@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Bool, Integer
 from scipy import ndimage
 
 _NEIGHBORS = ndimage.generate_binary_structure(3, 1)
 
 
 def clean_components(
-    voxels: np.ndarray, labels: int, keep_share: float, min_voxels: float
-) -> np.ndarray:
+    voxels: Integer[np.ndarray, "i j k"], labels: int, keep_share: float, min_voxels: float
+) -> Integer[np.ndarray, "i j k"]:
     """Return the labels without small components, and without organs that are too small.
 
     Voxels of one label are connected through their 6 faces. A component with fewer voxels than
     `keep_share` times the organ's largest one becomes background; of what is left, an organ with
-    fewer than `min_voxels` voxels is removed entirely, so that it counts as not found. Every organ
+    fewer than `min_voxels` voxels is removed entirely, so that it counts as absent. Every organ
     is worked on inside its own bounding box only.
 
     Args:
-        voxels: Integer labels `[i, j, k]`; values above `labels` are left alone.
+        voxels: Label values; those above `labels` are left alone.
         labels: Number of organs.
         keep_share: Between 0 (keep every component) and 1 (keep the largest only).
         min_voxels: Smallest believable organ; 0 keeps all.
@@ -37,7 +38,9 @@ def clean_components(
     return cleaned
 
 
-def _without_islands(mask: np.ndarray, keep_share: float) -> np.ndarray:
+def _without_islands(
+    mask: Bool[np.ndarray, "i j k"], keep_share: float
+) -> Bool[np.ndarray, "i j k"]:
     component, count = ndimage.label(mask, _NEIGHBORS)
     if count == 1:
         return mask

@@ -57,8 +57,8 @@ def mean_over_copies(
     return mean.log() if mean.shape[1] > 1 else mean.logit()
 
 
-def _maps(copies: int) -> list[Tensor]:
-    """Return the map `[2, 3]` of every copy, from its own (j, i) to that of the pixels."""
+def _maps(copies: int) -> list[Float[Tensor, "2 3"]]:
+    """Return the map of every copy, from its own (j, i) to that of the pixels."""
     maps = []
     for number in range(copies):
         around = 2 * math.pi * number / copies
@@ -69,6 +69,6 @@ def _maps(copies: int) -> list[Tensor]:
     return maps
 
 
-def _inverse(theta: Tensor) -> Tensor:
+def _inverse(theta: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
     """Return the map back; the maps turn and scale about the middle and do not shift."""
     return torch.cat([torch.linalg.inv(theta[:, :2]), theta[:, 2:]], dim=1)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import numpy as np
 import torch
+from jaxtyping import Float, UInt
 from torch import Tensor
 
+from sacl.files.atomic import write_text
 from sacl.networks.device import autocast
 from sacl.networks.segmenter import SegmenterSpec
 from sacl.patches.query import coverage, cut, organ_regions, plan_boxes
@@ -19,7 +24,10 @@ from sacl.patches.window import normalize
 from sacl.prediction.assemble import fuse, labels_of_slice
 from sacl.prediction.components import clean_components
 from sacl.prediction.copies import mean_over_copies, wider
+from sacl.prediction.guard import with_organs_of
 from sacl.types import Box, LabelMap, Volume
+
+_RECIPE_FILE = "recipe.json"
 
 
 class Network(Protocol):
@@ -27,23 +35,44 @@ class Network(Protocol):
 
     spec: SegmenterSpec
 
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Return logits `[n, out_channels, i, j]` of pixels `[n, channel, i, j]`."""
+    def __call__(self, pixels: Float[Tensor, "n channel i j"]) -> Float[Tensor, "n out i j"]:
+        """Return the logits of pixels."""
         ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How final maps are made from a segmenter: what a run was scored with, and so is used with.
+
+    A prediction is the mean of `copies` turned and scaled copies and the plain one. Components
+    below `keep_component` of the organ's largest one are removed; the organs `from_coarse` are
+    those of the coarse map, since the segmenter loses them (`guard`).
+    """
+
+    copies: int = 0
+    keep_component: float = 0.0
+    from_coarse: tuple[str, ...] = ()
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Write how a run's final maps were made into the folder of its predictions."""
+    write_text(folder / _RECIPE_FILE, json.dumps(asdict(recipe), indent=1) + "\n")
+
+
+def read_recipe(folder: Path) -> Recipe | None:
+    """Return how a run's final maps were made, None where it has not predicted."""
+    path = folder / _RECIPE_FILE
+    return msgspec.json.decode(path.read_bytes(), type=Recipe) if path.is_file() else None
 
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A segmenter ready to run: in eval mode, on its device.
-
-    `copies` is the number of turned and scaled copies that every prediction is the mean of.
-    """
+    """A segmenter ready to run: in eval mode, on its device."""
 
     network: Network
     device: torch.device
+    recipe: Recipe = Recipe()
     batch: int = 16
-    keep_component: float = 0.0
-    copies: int = 0
 
     @property
     def spec(self) -> SegmenterSpec:
@@ -51,25 +80,29 @@ class Predictor:
         return self.network.spec
 
     @property
+    def needs_coarse(self) -> bool:
+        """Tell whether a scan's coarse label map has to be known."""
+        return self.spec.needs_coarse or bool(self.recipe.from_coarse)
+
+    @property
     def scale(self) -> float:
         """How many times wider than what the network reads the pixels have to be cut."""
-        return wider(self.spec.image_size, self.copies)
+        return wider(self.spec.image_size, self.recipe.copies)
 
     @torch.inference_mode()
-    def logits(self, pixels: Sequence[np.ndarray]) -> Tensor:
-        """Return logits `[n, out_channels, side, side]` of `n` images `[channel, side, side]`.
-
-        The images are cut `scale` times wider than the logits are.
-        """
+    def logits(
+        self, pixels: Sequence[Float[np.ndarray, "channel wide wide"]]
+    ) -> Float[Tensor, "n out side side"]:
+        """Return the logits of images, which are cut `scale` times wider than the logits are."""
 
         def network(batch: Tensor) -> Tensor:
             with autocast(self.device):
                 return self.network(batch.contiguous(memory_format=torch.channels_last))
 
         batch = torch.from_numpy(np.stack(pixels)).to(self.device)
-        if self.copies == 0:
+        if self.recipe.copies == 0:
             return network(batch).float()
-        return mean_over_copies(network, batch, self.spec.image_size, self.copies)
+        return mean_over_copies(network, batch, self.spec.image_size, self.recipe.copies)
 
 
 def predict_volume(
@@ -84,25 +117,28 @@ def predict_volume(
         predictor: The segmenter.
         volume: A canonical scan, of any size and spacing.
         window: The intensities that become 0 and 1.
-        coarse: The scan's coarse label map on the same grid, where `spec.needs_coarse`. The query
-            head predicts no organ that it does not hold; the dense head takes its square from it,
-            and the whole slices where it holds none.
+        coarse: The scan's coarse label map on the same grid, where `needs_coarse`. The query head
+            predicts no organ that it does not hold; the dense head takes its square from it, and
+            the whole slices where it holds none.
     """
-    scheme = predictor.spec.label_scheme
+    scheme, recipe = predictor.spec.label_scheme, predictor.recipe
     # Slices are read and written one by one: column order keeps each of them in one piece.
     labels = np.zeros(
         volume.grid.shape, np.uint8 if len(scheme.names) <= 255 else np.uint16, order="F"
     )
-    assert coarse is not None or not predictor.spec.needs_coarse, "a coarse label map is needed"
+    assert coarse is not None or not predictor.needs_coarse, "a coarse label map is needed"
     if predictor.spec.head == "dense":
         boxes = dense_boxes(predictor.spec.placement, volume.grid, coarse)
         _predict_slices(predictor, volume, window, boxes, labels)
     else:
         assert coarse is not None
         _predict_patches(predictor, volume, window, coarse, labels)
-    if predictor.keep_component > 0:
-        labels = clean_components(labels, len(scheme.names), predictor.keep_component, 0)
-    return LabelMap(labels, volume.grid, scheme)
+    if recipe.keep_component > 0:
+        labels = clean_components(labels, len(scheme.names), recipe.keep_component, 0)
+    label_map = LabelMap(labels, volume.grid, scheme)
+    if coarse is None or not recipe.from_coarse:
+        return label_map
+    return with_organs_of(label_map, coarse, recipe.from_coarse)
 
 
 def _predict_slices(
@@ -110,7 +146,7 @@ def _predict_slices(
     volume: Volume,
     window: tuple[float, float],
     boxes: Sequence[Box],
-    labels: np.ndarray,
+    labels: UInt[np.ndarray, "i j k"],
 ) -> None:
     size, scale = predictor.spec.image_size, predictor.scale
     shape = (volume.grid.shape[0], volume.grid.shape[1])
@@ -129,7 +165,7 @@ def _predict_patches(
     volume: Volume,
     window: tuple[float, float],
     coarse: LabelMap,
-    labels: np.ndarray,
+    labels: UInt[np.ndarray, "i j k"],
 ) -> None:
     """Fuse the organs' patches slice by slice; one slice's best logits are held at a time."""
     logits = _patch_logits(predictor, volume, window, coarse)

@@ -1,15 +1,17 @@
-"""extract: volumes and coarse maps -> a memory-mapped store of query patches."""
+"""extract: volumes and coarse maps -> a memory-mapped store of query patches and dense slices."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from sacl.cohort.manifest import read_cohort, read_image, read_reference, with_phases
 from sacl.errors import DataError
@@ -17,6 +19,7 @@ from sacl.files.nifti import read_label_map
 from sacl.geometry import require_same_grid
 from sacl.patches.query import coverage, cut, organ_regions, plan_boxes, round_to_even
 from sacl.patches.region import Placement, dense_boxes
+from sacl.patches.scan_ranges import facts_of, ranges_of
 from sacl.patches.store import (
     COVERAGE_SCALE,
     IMAGE_SCALE,
@@ -35,27 +38,50 @@ from sacl.run.workspace import Workspace
 from sacl.settings import ExtractSettings
 from sacl.types import Box, Case, Cohort, LabelMap, Volume
 
-Row = dict[Hashable, Any]
-"""One line of an index table."""
-
 MARGIN = 1.5
 """The store keeps this many patch sides around the center."""
 DENSE_MARGIN = 1.6
-"""The like of it for dense slices."""
+"""The same for dense slices."""
 _SAY_ABOVE_BYTES = 1e9
-_DENSE_COLUMNS = (
-    "slice_row",
-    "reference_row",
-    "case_id",
-    "subject_id",
-    "slice",
-    "i0",
-    "j0",
-    "i1",
-    "j1",
-    "annotated",
-    "holds_organ",
-)
+
+
+class PatchRow(NamedTuple):
+    """A query patch in the index; scan-wise labels and rows in the arrays are added to it."""
+
+    case_id: str
+    subject_id: str
+    split: str
+    organ: str
+    slice: int
+    i0: int
+    j0: int
+    i1: int
+    j1: int
+    pixel_mm: float
+    annotated: bool
+
+
+class SliceRow(NamedTuple):
+    """A dense slice in its index; rows in the arrays are added to it."""
+
+    case_id: str
+    subject_id: str
+    slice: int
+    i0: int
+    j0: int
+    i1: int
+    j1: int
+    annotated: str
+    holds_organ: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a store will hold: both index tables, and what the training scans are like."""
+
+    index: pd.DataFrame
+    dense_index: pd.DataFrame
+    meta: StoreMeta
 
 
 def inputs(settings: ExtractSettings, workspace: Workspace) -> dict[str, str]:
@@ -75,23 +101,23 @@ def extract(settings: ExtractSettings, workspace: Workspace) -> Path:
     with recorded(workspace, "extract", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
         cohort = with_phases(cohort, workspace.require("locate"))
-        meta = _meta(cohort, settings)
-        index, dense_index = _plan(cohort, workspace, settings)
-        counts = counts_of(index, dense_index)
-        need = bytes_needed(meta, counts)
+        plan = _plan(cohort, workspace, _meta(cohort, settings))
+        counts = counts_of(plan.index, plan.dense_index)
+        need = bytes_needed(plan.meta, counts)
         if need > _SAY_ABOVE_BYTES:
-            say(f"  {len(index)} patches take {need / 1e9:.1f} GB of disk")
-        with writing_patches(folder, meta, index, dense_index) as arrays:
+            say(f"  {len(plan.index)} patches take {need / 1e9:.1f} GB of disk")
+        with writing_patches(folder, plan.meta, plan.index, plan.dense_index) as arrays:
             for case in track(cohort.cases, "cut patches"):
                 scan = _Scan(cohort, case, workspace)
-                _fill_patches(scan, _rows(index, case), meta, arrays)
-                _fill_dense(scan, _rows(dense_index, case), meta, arrays)
+                _fill_patches(scan, plan, arrays)
+                _fill_dense(scan, plan, arrays)
+        by_organ = plan.index["organ"].value_counts()
         results.update(
-            patches=len(index),
+            patches=len(plan.index),
             patches_with_reference=counts.references,
             dense_slices=counts.slices,
             dense_slices_with_reference=counts.dense_references,
-            patches_per_organ={str(o): int(n) for o, n in index["organ"].value_counts().items()},
+            patches_per_organ={str(organ): int(n) for organ, n in by_organ.items()},
             stored_mb=round(need / 1e6, 1),
         )
     return folder
@@ -125,7 +151,7 @@ class _Scan:
         require_same_grid(self.image.grid, reference.grid, f"case {self.case.case_id}, reference")
         return reference
 
-    def plane(self, k: int) -> np.ndarray:
+    def plane(self, k: int) -> Float[np.ndarray, "i j"]:
         """Return an axial slice with the window's ends at 0 and 1."""
         return normalize(self.image.voxels[:, :, k], self.case.window)
 
@@ -140,120 +166,114 @@ def _meta(cohort: Cohort, settings: ExtractSettings) -> StoreMeta:
         scan_labels=tuple(sorted({name for case in cohort.cases for name in case.scan_labels})),
         scheme=cohort.scheme.name,
         window=WindowRule(cohort.modality, cohort.window_hu),
-        placement=_placement(settings),
+        placement=Placement(context=settings.context, region=settings.region),
     )
 
 
-def _placement(settings: ExtractSettings) -> Placement:
-    return Placement(context=settings.context, region=settings.region)
-
-
-def _plan(
-    cohort: Cohort, workspace: Workspace, settings: ExtractSettings
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _plan(cohort: Cohort, workspace: Workspace, meta: StoreMeta) -> Plan:
     """Return the index of all patches and of all dense slices.
 
     Boxes are cheap: with their number known first, the store is allocated once, in its full size.
     """
-    rows: list[dict[str, Any]] = []
-    dense: list[dict[str, Any]] = []
-    labeled = {case.case_id for case in cohort.labeled}
+    rows: list[PatchRow] = []
+    dense: list[SliceRow] = []
+    facts = []
     for case in track(cohort.cases, "plan patches"):
         scan = _Scan(cohort, case, workspace)
-        rows += _patch_rows(scan, settings)
-        if case.case_id in labeled or case.split == "train":
-            dense += _dense_rows(scan, settings)
+        rows += _patch_rows(scan, meta)
+        if case.split == "train":
+            dense += _slice_rows(scan, meta.placement)
+            facts.append(facts_of(scan.image))
     if not rows:
         raise DataError(
             "extract: no coarse map holds any organ; look at 2-coarse/coverage.csv, and train the"
             " coarse network longer or give better maps"
         )
-    index = pd.DataFrame(rows)
-    index.insert(0, "patch", np.arange(len(index)))
+    labeled = {case.case_id for case in cohort.labeled}
+    index = pd.DataFrame(rows, columns=PatchRow._fields)
     has = index["case_id"].isin(labeled) & index.pop("annotated")
-    index.insert(1, "reference_row", np.where(has, np.cumsum(has) - 1, -1))
-    dense_index = pd.DataFrame(dense, columns=_DENSE_COLUMNS)
-    dense_index["slice_row"] = np.arange(len(dense_index))
-    has = dense_index["case_id"].isin(labeled)
-    dense_index["reference_row"] = np.where(has, np.cumsum(has) - 1, -1)
-    return index, dense_index
+    _number(index, "patch", has)
+    cases = {case.case_id: case for case in cohort.cases}
+    for name in meta.scan_labels:
+        index[LABEL_PREFIX + name] = [cases[c].scan_label(name) for c in index["case_id"]]
+    dense_index = pd.DataFrame(dense, columns=SliceRow._fields)
+    _number(dense_index, "slice_row", dense_index["case_id"].isin(labeled))
+    return Plan(index, dense_index, replace(meta, scans=ranges_of(facts)))
 
 
-def _patch_rows(scan: _Scan, settings: ExtractSettings) -> Iterator[dict[str, Any]]:
+def _number(table: pd.DataFrame, name: str, has_reference: pd.Series) -> None:
+    """Put in front where each line stands in the arrays; -1 where it has no reference."""
+    numbers = np.where(has_reference, np.cumsum(has_reference) - 1, -1)
+    table.insert(0, name, np.arange(len(table)))
+    table.insert(1, "reference_row", numbers)
+
+
+def _patch_rows(scan: _Scan, meta: StoreMeta) -> Iterator[PatchRow]:
     """Yield an index row per organ and axial slice of a scan."""
-    case = scan.case
-    names = {name for other in scan.cohort.cases for name in other.scan_labels}
-    labels = {LABEL_PREFIX + name: case.scan_label(name) for name in sorted(names)}
-    placement = _placement(settings)
+    case, placement = scan.case, meta.placement
     rules = (placement.context, placement.min_side_mm, placement.slice_margin)
     for organ, region in organ_regions(scan.coarse).items():
         for box in plan_boxes(scan.coarse, organ, *rules, region):
-            yield {
-                "case_id": case.case_id,
-                "subject_id": case.subject_id,
-                "split": case.split,
-                "organ": organ,
-                **_place(box),
-                "pixel_mm": box.shape[0] * scan.coarse.grid.spacing_mm[0] / settings.patch_size,
-                "annotated": organ in case.annotated,
-                **labels,
-            }
+            yield PatchRow(
+                case.case_id,
+                case.subject_id,
+                case.split,
+                organ,
+                *_place(box),
+                box.shape[0] * scan.coarse.grid.spacing_mm[0] / meta.patch_size,
+                organ in case.annotated,
+            )
 
 
-def _dense_rows(scan: _Scan, settings: ExtractSettings) -> Iterator[dict[str, Any]]:
+def _slice_rows(scan: _Scan, placement: Placement) -> Iterator[SliceRow]:
     """Yield an index row per axial slice of a training scan."""
-    for box in dense_boxes(_placement(settings), scan.image.grid, scan.coarse):
-        yield {
-            "case_id": scan.case.case_id,
-            "subject_id": scan.case.subject_id,
-            "annotated": ";".join(scan.case.annotated),
-            "holds_organ": bool(scan.coarse.voxels[:, :, box.start[2]].any()),
-            **_place(box),
-        }
+    case = scan.case
+    for box in dense_boxes(placement, scan.image.grid, scan.coarse):
+        holds_organ = bool(scan.coarse.voxels[:, :, box.start[2]].any())
+        annotated = ";".join(case.annotated)
+        yield SliceRow(case.case_id, case.subject_id, *_place(box), annotated, holds_organ)
 
 
-def _place(box: Box) -> dict[str, int]:
-    (i0, j0, k), (i1, j1, _) = box.start, box.stop
-    return {"slice": k, "i0": i0, "j0": j0, "i1": i1, "j1": j1}
+def _place(box: Box) -> tuple[int, int, int, int, int]:
+    """Return slice, i0, j0, i1 and j1 of a box."""
+    return (box.start[2], *box.start[:2], *box.stop[:2])
 
 
-def _box(line: Row) -> Box:
-    k = line["slice"]
-    return Box((line["i0"], line["j0"], k), (line["i1"], line["j1"], k + 1))
+def _box(row: PatchRow | SliceRow) -> Box:
+    return Box((row.i0, row.j0, row.slice), (row.i1, row.j1, row.slice + 1))
 
 
-def _rows(table: pd.DataFrame, case: Case) -> list[Row]:
-    """Return a case's rows by rising slice, so that each slice is read and windowed once."""
-    mine = table[table["case_id"] == case.case_id].sort_values("slice", kind="stable")
-    return mine.to_dict("records")
+def _rows(table: pd.DataFrame, case: Case) -> Iterator[Any]:
+    """Yield a case's rows by rising slice, so that each slice is read and windowed once."""
+    of_case = table[table["case_id"] == case.case_id]
+    yield from of_case.sort_values("slice", kind="stable").itertuples()
 
 
-def _fill_patches(scan: _Scan, rows: list[Row], meta: StoreMeta, arrays: StoreArrays) -> None:
+def _fill_patches(scan: _Scan, plan: Plan, arrays: StoreArrays) -> None:
     """Cut the patches of one scan out of its image, its coarse map and its reference."""
-    size, scale = meta.patch_size, meta.stored_size / meta.patch_size
-    for k, of_slice in groupby(rows, key=lambda line: int(line["slice"])):
+    size, scale = plan.meta.patch_size, plan.meta.stored_size / plan.meta.patch_size
+    for k, of_slice in groupby(_rows(plan.index, scan.case), key=lambda row: int(row.slice)):
         plane, coarse = scan.plane(k), scan.coarse.voxels[:, :, k]
-        for line in of_slice:
-            row, reference_row = line["patch"], line["reference_row"]
-            box, label = _box(line), scan.cohort.scheme.label_of(line["organ"])
-            arrays.images[row] = quantized(cut(plane, box, size, scale), IMAGE_SCALE)
+        for row in of_slice:
+            box, label = _box(row), scan.cohort.scheme.label_of(row.organ)
+            arrays.images[row.patch] = quantized(cut(plane, box, size, scale), IMAGE_SCALE)
             attention = coverage(coarse, label, box, size, scale)
-            arrays.attention[row] = quantized(attention, COVERAGE_SCALE)
-            if reference_row >= 0:
+            arrays.attention[row.patch] = quantized(attention, COVERAGE_SCALE)
+            if row.reference_row >= 0:
                 reference = coverage(scan.reference.voxels[:, :, k], label, box, size, scale)
-                arrays.references[reference_row] = quantized(reference, COVERAGE_SCALE)
+                arrays.references[row.reference_row] = quantized(reference, COVERAGE_SCALE)
 
 
-def _fill_dense(scan: _Scan, rows: list[Row], meta: StoreMeta, arrays: StoreArrays) -> None:
+def _fill_dense(scan: _Scan, plan: Plan, arrays: StoreArrays) -> None:
     """Resample the dense slices of one training scan."""
-    size, scale = meta.dense_size, meta.dense_stored_size / meta.dense_size
-    for line in rows:
-        k, row, box = int(line["slice"]), line["slice_row"], _box(line)
+    size, scale = plan.meta.dense_size, plan.meta.dense_stored_size / plan.meta.dense_size
+    for row in _rows(plan.dense_index, scan.case):
+        k, box = int(row.slice), _box(row)
         image = cut(scan.plane(k), box, size, scale)
-        arrays.dense_images[row] = quantized(image, IMAGE_SCALE)
+        arrays.dense_images[row.slice_row] = quantized(image, IMAGE_SCALE)
         coarse = scan.coarse.voxels[:, :, k]
-        arrays.dense_coarse[row] = cut(coarse, box, size, scale, nearest=True)
-        if line["reference_row"] >= 0:
+        arrays.dense_coarse[row.slice_row] = cut(coarse, box, size, scale, nearest=True)
+        if row.reference_row >= 0:
             labels = scan.reference.voxels[:, :, k]
             reference = cut(labels, box, size, scale, nearest=True)
-            arrays.dense_references[line["reference_row"]] = reference
+            arrays.dense_references[row.reference_row] = reference

@@ -1,0 +1,213 @@
+"""predict: scans that were never ingested, in the way in which a run's own were predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sacl.cohort.layouts.label_maps import read_given_map, survey_maps
+from sacl.errors import ConfigError, DataError, SaclError
+from sacl.files.nifti import is_nifti, read_frame, read_volume, stem, write_label_map
+from sacl.networks.device import resolve_device
+from sacl.networks.memory import prediction_gb
+from sacl.networks.segmenter import load_segmenter
+from sacl.patches.scan_ranges import doubts_about, facts_of
+from sacl.patches.window import window_of
+from sacl.prediction.coarse import load_coarse
+from sacl.prediction.volume import Predictor, Recipe, predict_volume, read_recipe
+from sacl.progress import say, track
+from sacl.run.record import note_own, require_own
+from sacl.run.workspace import Workspace
+from sacl.settings import PredictSettings
+from sacl.stages.predict import BATCH, arms_of
+from sacl.types import LabelMap, Volume
+
+_SAY_ABOVE_GB = 2.0
+_CHANNEL = "_0000"
+"""nnU-Net's suffix of an image's first channel, which its label map does not have."""
+_MOST_ORGAN = 0.6
+"""Organs in more of a scan's voxels than this are a doubt."""
+
+Locator = Callable[[str, Volume, tuple[float, float]], LabelMap | None]
+"""From case, scan and window to the coarse label map; None where none is needed."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The label maps that were written, and by scan what speaks against believing them."""
+
+    written: tuple[Path, ...]
+    doubts: Mapping[str, tuple[str, ...]]
+
+
+def predict_folder(  # noqa: PLR0913
+    work: Path,
+    images: Path,
+    out: Path,
+    *,
+    arm: str | None = None,
+    coarse: Path | None = None,
+    copies: int | None = None,
+    keep_component: float | None = None,
+    device: str = "auto",
+    force: bool = False,
+) -> Predicted:
+    """Predict scans as the run's own were, and say in what a scan is unlike those it learned from.
+
+    The label maps get the scans' names, ending in `.nii.gz`, without the channel suffix where every
+    scan of the folder has one. All headers are read before anything is written. A scan whose voxels
+    turn out to be bad is reported and left out, the others are predicted all the same.
+
+    Args:
+        work: Work directory of a finished run.
+        images: A folder of NIfTI scans, or one scan.
+        out: Folder for the label maps.
+        arm: Which segmenter of the run; the pretrained one where unset.
+        coarse: Folder of coarse label maps; the run's own networks where unset.
+        copies: Copies that a prediction is the mean of; as in the run where unset.
+        keep_component: Share below which components are removed; as in the run where unset.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        force: Overwrite files that sacl did not write.
+
+    Raises:
+        ConfigError: the run has no such arm, or something would be overwritten.
+        DataError: there is no scan, a header is damaged, or (at the end) some scans were bad.
+    """
+    workspace = Workspace(work, device=device)
+    arms = arms_of(workspace)
+    if arm is not None and arm not in arms:
+        raise ConfigError(f"predict: no arm '{arm}' in {work}; it has {', '.join(arms)}")
+    targets = _targets(images, out)
+    require_own(out, [path.name for path in targets.values()], force)
+    _announce(list(targets))
+    where = resolve_device(device)
+    segmenter = load_segmenter(workspace.require("finetune") / (arm or arms[0]), where)
+    recipe = _recipe(workspace, arm in (None, arms[0]))
+    recipe = replace(
+        recipe,
+        copies=recipe.copies if copies is None else copies,
+        keep_component=recipe.keep_component if keep_component is None else keep_component,
+    )
+    predictor = Predictor(segmenter, where, recipe, BATCH)
+    locator = _locator(predictor, workspace, coarse, [stem(p) for p in targets.values()])
+    return _predict_all(targets, predictor, locator)
+
+
+def _predict_all(targets: Mapping[Path, Path], predictor: Predictor, locator: Locator) -> Predicted:
+    written: list[Path] = []
+    bad, doubts = [], {}
+    for scan, path in track(targets.items(), "predict", total=len(targets)):
+        try:
+            if against := predict_file(scan, path, predictor, locator):
+                doubts[scan.name] = tuple(against)
+                say(f"  in doubt: {scan.name}: {'; '.join(against)}")
+            note_own(path.parent, [path.name])
+            written.append(path)
+        except DataError as error:
+            bad.append(scan.name)
+            say(f"  left out: {error}")
+    if bad:
+        raise DataError(
+            f"{len(bad)} of {len(targets)} scans could not be predicted ({', '.join(bad[:3])});"
+            f" the reasons stand above, the other {len(written)} are done"
+        )
+    more = f", {len(doubts)} of them in doubt" if doubts else ""
+    say(f"predict: {len(written)} label maps{more} in {written[0].parent}")
+    return Predicted(tuple(written), doubts)
+
+
+def predict_file(scan: Path, path: Path, predictor: Predictor, locator: Locator) -> list[str]:
+    """Write a scan's label map, and return what speaks against believing it."""
+    volume, native = read_volume(scan)
+    spec = predictor.spec
+    window = window_of(volume.voxels, spec.window, scan.name)
+    coarse = locator(stem(path), volume, window)
+    label_map = predict_volume(predictor, volume, window, coarse)
+    write_label_map(path, label_map, native)
+    doubts = [native.contradiction] if native.contradiction else []
+    if spec.scans is not None:
+        doubts += doubts_about(facts_of(volume), spec.scans, spec.window.modality)
+    share = np.count_nonzero(label_map.voxels) / label_map.voxels.size
+    if share > _MOST_ORGAN:
+        doubts.append(f"organs in {share:.0%} of its voxels")
+    return doubts
+
+
+def _recipe(workspace: Workspace, is_first: bool) -> Recipe:
+    """Return how the run's final maps were made; the coarse map's organs are the first arm's."""
+    recipe = read_recipe(workspace.folder("predict"))
+    if recipe is None:
+        usual = PredictSettings()
+        return Recipe(usual.copies, usual.keep_component)
+    return recipe if is_first else replace(recipe, from_coarse=())
+
+
+def _locator(
+    predictor: Predictor, workspace: Workspace, coarse: Path | None, names: Sequence[str]
+) -> Locator:
+    """Return what locates the organs of a scan, before the first scan is read."""
+    if not predictor.needs_coarse:
+        return lambda name, volume, window: None
+    if coarse is None:
+        ensemble = load_coarse(workspace.require("locate"), predictor.device)
+        return lambda name, volume, window: ensemble.locate(volume, window)
+    scheme = predictor.spec.label_scheme
+    survey = survey_maps(coarse, names, scheme)
+
+    def given(name: str, volume: Volume, window: tuple[float, float]) -> LabelMap:
+        return read_given_map(survey.maps[name], scheme, volume.grid).label_map
+
+    return given
+
+
+def _targets(images: Path, out: Path) -> dict[Path, Path]:
+    """Return where each scan's label map goes.
+
+    Raises:
+        DataError: there is no scan, or two scans share a name.
+        ConfigError: a label map would overwrite a scan.
+    """
+    if not images.exists():
+        raise DataError(f"--images {images}: no such file or folder")
+    scans = [images]
+    if images.is_dir():
+        scans = sorted(path for path in images.iterdir() if is_nifti(path))
+    if not scans:
+        raise DataError(f"{images}: no NIfTI scan (.nii or .nii.gz) in this folder")
+    beside = scans if images.is_dir() else [p for p in images.parent.iterdir() if is_nifti(p)]
+    has_channels = all(stem(path).endswith(_CHANNEL) for path in beside)
+    suffix = _CHANNEL if has_channels else ""
+    targets = {scan: out / f"{stem(scan).removesuffix(suffix)}.nii.gz" for scan in scans}
+    if len(set(targets.values())) < len(targets):
+        raise DataError(f"{images}: two scans differ only in .nii and .nii.gz; keep one of them")
+    resolved = {scan.resolve() for scan in scans}
+    for path in targets.values():
+        if path.resolve() in resolved:
+            raise ConfigError(
+                f"--out {out}: the label map {path.name} would overwrite the scan; give another"
+                " folder"
+            )
+    return targets
+
+
+def _announce(scans: Sequence[Path]) -> None:
+    """Check all headers, and say how much memory the largest scan takes where it is much.
+
+    Raises:
+        DataError: one line that names each bad file.
+    """
+    largest, bad = 0, []
+    for scan in scans:
+        try:
+            i, j, k = read_frame(scan).grid.shape
+            largest = max(largest, i * j * k)
+        except SaclError as error:
+            bad.append(str(error))
+    if bad:
+        raise DataError("; ".join(bad))
+    need = prediction_gb(largest)
+    if need > _SAY_ABOVE_GB:
+        say(f"predict: the largest scan takes about {need:.1f} GB of memory")

@@ -1,0 +1,189 @@
+"""Prediction of scans that were never ingested: names, ways, doubts, and nothing overwritten."""
+
+import nibabel
+import numpy as np
+import pytest
+from block_cohort import NATIVE, SHAPE, copy_of
+
+from sacl.cohort.manifest import read_cohort
+from sacl.errors import ConfigError, DataError
+from sacl.prediction.volume import Recipe, write_recipe
+from sacl.stages import predict_folder as module
+from sacl.stages.predict_folder import predict_folder
+from sacl.types import LabelMap
+
+
+def write_scans(finished, folder):
+    """Write the held-out scans as they lay in their own files."""
+    folder.mkdir(parents=True)
+    cohort = read_cohort(finished.folder("ingest"))
+    for case in cohort.of_split("test"):
+        voxels = np.asarray(nibabel.load(finished.folder("ingest") / case.image).dataobj)
+        nibabel.save(
+            nibabel.Nifti1Image(np.ascontiguousarray(voxels[::-1]), NATIVE),
+            folder / f"{case.case_id}.nii",
+        )
+    return folder
+
+
+def test_a_folder_gets_what_the_stage_predicts(finished, tmp_path):
+    scans = write_scans(finished, tmp_path / "scans")
+    predicted = predict_folder(
+        finished.root,
+        scans,
+        tmp_path / "out",
+        coarse=finished.folder("locate") / "maps",
+        device="cpu",
+    )
+    assert [p.name for p in predicted.written] == ["case-3.nii.gz", "case-4.nii.gz"]
+    for path in predicted.written:
+        ours = nibabel.load(path)
+        stage = nibabel.load(finished.folder("predict") / "semantic" / path.name)
+        assert np.array_equal(np.asarray(ours.dataobj), np.asarray(stage.dataobj))
+        assert np.array_equal(ours.affine, stage.affine)
+
+
+def test_one_scan_and_one_arm_can_be_chosen(finished, tmp_path):
+    scans = write_scans(finished, tmp_path / "scans")
+    predicted = predict_folder(
+        finished.root,
+        scans / "case-4.nii",
+        tmp_path / "out",
+        arm="scratch",
+        coarse=finished.folder("locate") / "maps",
+        device="cpu",
+    )
+    assert [path.name for path in predicted.written] == ["case-4.nii.gz"]
+
+
+def test_an_arm_that_is_not_there_is_one_line(finished, tmp_path):
+    with pytest.raises(ConfigError, match=r"no arm 'best'.*semantic, scratch"):
+        predict_folder(finished.root, tmp_path, tmp_path / "out", arm="best")
+
+
+def test_a_scan_is_never_overwritten(finished, tmp_path):
+    scans = write_scans(finished, tmp_path / "scans")
+    volume = nibabel.load(scans / "case-3.nii")
+    nibabel.save(volume, scans / "packed.nii.gz")
+    with pytest.raises(ConfigError, match=r"packed\.nii\.gz would overwrite the scan"):
+        predict_folder(finished.root, scans, scans)
+
+
+def test_an_empty_folder_is_one_line(finished, tmp_path):
+    with pytest.raises(DataError, match="no NIfTI scan"):
+        predict_folder(finished.root, tmp_path, tmp_path / "out")
+
+
+def test_two_scans_of_one_name_are_one_line(finished, tmp_path):
+    scans = write_scans(finished, tmp_path / "scans")
+    nibabel.save(nibabel.load(scans / "case-3.nii"), scans / "case-3.nii.gz")
+    with pytest.raises(DataError, match="two scans differ only in"):
+        predict_folder(finished.root, scans, tmp_path / "out")
+
+
+def test_a_damaged_header_stops_before_anything_is_written(finished, tmp_path):
+    scans = write_scans(finished, tmp_path / "scans")
+    (scans / "damaged.nii").write_bytes(b"not a scan")
+    with pytest.raises(DataError, match=r"damaged\.nii"):
+        predict_folder(finished.root, scans, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scan_with_bad_voxels_is_left_out_and_told(finished, tmp_path, capsys):
+    scans = write_scans(finished, tmp_path / "scans")
+    constant = nibabel.Nifti1Image(np.zeros(SHAPE, np.int16), NATIVE)
+    nibabel.save(constant, scans / "case-0.nii")
+    with pytest.raises(DataError, match=r"1 of 3 scans could not be predicted \(case-0\.nii\)"):
+        predict_folder(
+            finished.root,
+            scans,
+            tmp_path / "out",
+            coarse=finished.folder("locate") / "maps",
+            device="cpu",
+        )
+    assert "constant image" in capsys.readouterr().err
+    written = sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz"))
+    assert written == ["case-3.nii.gz", "case-4.nii.gz"]
+
+
+def predict_to(finished, scans, out, **more):
+    """Predict with the run's coarse maps."""
+    maps = finished.folder("locate") / "maps"
+    return predict_folder(finished.root, scans, out, coarse=maps, device="cpu", **more)
+
+
+def test_copies_and_cleaning_are_those_of_the_run_unless_told_otherwise(
+    finished, tmp_path, monkeypatch
+):
+    workspace, used = copy_of(finished, tmp_path / "work"), []
+    write_recipe(workspace.folder("predict"), Recipe(2, 0.3, ("spleen",)))
+    real = module.predict_volume
+
+    def remember(predictor, *rest):
+        used.append(predictor.recipe)
+        return real(predictor, *rest)
+
+    monkeypatch.setattr(module, "predict_volume", remember)
+    scan = write_scans(finished, tmp_path / "scans") / "case-4.nii"
+    predict_to(workspace, scan, tmp_path / "a")
+    predict_to(workspace, scan, tmp_path / "b", copies=0)
+    predict_to(workspace, scan, tmp_path / "c", arm="scratch")
+    assert used == [Recipe(2, 0.3, ("spleen",)), Recipe(0, 0.3, ("spleen",)), Recipe(2, 0.3)]
+
+
+def test_the_channel_suffix_of_nnunet_is_no_part_of_a_case(finished, tmp_path):
+    scans = write_scans(finished, tmp_path / "scans")
+    for name in ("case-3", "case-4"):
+        (scans / f"{name}.nii").rename(scans / f"{name}_0000.nii")
+    predicted = predict_to(finished, scans, tmp_path / "out")
+    assert [path.name for path in predicted.written] == ["case-3.nii.gz", "case-4.nii.gz"]
+    one = predict_to(finished, scans / "case-4_0000.nii", tmp_path / "one")
+    assert [path.name for path in one.written] == ["case-4.nii.gz"]
+
+
+def test_a_number_that_not_all_scans_have_is_part_of_the_case(tmp_path):
+    for name in ("scan_0000.nii.gz", "scan_0001.nii.gz"):
+        (tmp_path / name).touch()
+    targets = module._targets(tmp_path, tmp_path / "out")
+    assert [path.name for path in targets.values()] == ["scan_0000.nii.gz", "scan_0001.nii.gz"]
+
+
+def test_label_maps_of_others_are_not_overwritten(finished, tmp_path):
+    scans, out = write_scans(finished, tmp_path / "scans"), tmp_path / "out"
+    out.mkdir()
+    (out / "case-4.nii.gz").write_bytes(b"by hand")
+    with pytest.raises(ConfigError, match=r"case-4\.nii\.gz.*--force"):
+        predict_to(finished, scans, out)
+    assert (out / "case-4.nii.gz").read_bytes() == b"by hand"
+    assert not (out / "case-3.nii.gz").exists()
+    assert len(predict_to(finished, scans, out, force=True).written) == 2
+    assert len(predict_to(finished, scans, out).written) == 2, "our own maps are replaced"
+
+
+def test_a_scan_unlike_those_of_the_training_is_in_doubt(finished, tmp_path, capsys):
+    scans = write_scans(finished, tmp_path / "scans")
+    image = nibabel.load(scans / "case-4.nii")
+    coarser = np.asarray(image.dataobj)
+    nibabel.save(
+        nibabel.Nifti1Image(coarser + np.int16(3000), image.affine @ np.diag([5, 5, 1, 1])),
+        scans / "odd.nii",
+    )
+    (scans / "case-4.nii").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_locator", lambda *_: lambda *scan: None)
+        patch.setattr(module, "predict_volume", filled)
+        predicted = predict_to(finished, scans, tmp_path / "out")
+    assert list(predicted.doubts) == ["case-3.nii", "odd.nii"]
+    assert predicted.doubts["case-3.nii"] == ("organs in 100% of its voxels",)
+    words = "; ".join(predicted.doubts["odd.nii"])
+    assert "is it a CT?" in words
+    assert "pixels of 10 mm, trained on 2 mm" in words
+    err = capsys.readouterr().err
+    assert "in doubt: odd.nii: " in err
+    assert "predict: 2 label maps, 2 of them in doubt in" in err
+
+
+def filled(predictor, volume, window, coarse):
+    """Return a map that is all liver."""
+    ones = np.ones(volume.grid.shape, np.uint8)
+    return LabelMap(ones, volume.grid, predictor.spec.label_scheme)
