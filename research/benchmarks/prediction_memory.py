@@ -63,7 +63,7 @@ def measure(head: str, slices: int) -> dict[str, float | bool]:
     """Return the memory and time that one head takes for one scan."""
     from sacl.networks.segmenter import build_segmenter
     from sacl.prediction.coarse import VolumeEnsemble
-    from sacl.prediction.volume import Predictor, Recipe
+    from sacl.prediction.volume import MapRecipe, Predictor
     from sacl.stages.predict_folder import predict_file
 
     device = _cpu()
@@ -73,7 +73,7 @@ def measure(head: str, slices: int) -> dict[str, float | bool]:
         scan, path = Path(folder) / "scan.nii.gz", Path(folder) / "label.nii.gz"
         # The scan is made by another process: what making it takes is not this one's.
         subprocess.run([sys.executable, "-c", _MAKE_SCAN, str(scan), str(slices)], check=True)
-        predictor = Predictor(segmenter, device, Recipe(keep_component=0.1), _batch())
+        predictor = Predictor(segmenter, device, MapRecipe(keep_component=0.1), _batch())
         # Networks allocate on their first call what they then keep; that is part of being ready.
         predictor.logits([np.zeros((2 if head == "query" else 1, 64, 64), np.float32)])
         idle = _resident_gb()

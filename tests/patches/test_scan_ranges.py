@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from sacl.patches.scan_ranges import doubts_about, facts_of, ranges_of
+from sacl.patches.scan_ranges import doubts_about, measures_of, ranges_of
 from sacl.types import Grid, Volume
 
 
 def scan(low=-1000, high=400, shape=(64, 64, 20), spacing=(1.5, 1.5, 5.0)):
     voxels = np.random.default_rng(0).integers(low, high, shape).astype(np.int16)
-    return facts_of(Volume(voxels, Grid(shape, np.diag([*spacing, 1.0]))))
+    return measures_of(Volume(voxels, Grid(shape, np.diag([*spacing, 1.0]))))
 
 
 CT = ranges_of([scan(), scan(high=900, spacing=(2.0, 2.0, 3.0))])

@@ -7,7 +7,7 @@ from sacl.prediction.guard import (
     Change,
     Findings,
     changes_of,
-    judge,
+    find_doubts,
     organs_to_take_from_coarse,
     read_findings,
     with_organs_of,
@@ -72,13 +72,13 @@ def test_sees_an_organ_on_the_border_of_the_square_but_not_on_that_of_the_slice(
 
 
 def test_nothing_is_doubted_where_the_maps_agree():
-    assert judge([change(n, organ) for n in range(4) for organ in SCHEME.names]) == Findings()
+    assert find_doubts([change(n, organ) for n in range(4) for organ in SCHEME.names]) == Findings()
 
 
 def test_an_organ_that_vanishes_in_most_scans_is_taken_from_the_coarse_map():
     gone = [change(n, final=0.0 if n < 3 else 80.0) for n in range(5)]
     assert organs_to_take_from_coarse(gone) == ("spleen",)
-    findings = judge(gone, ("spleen",))
+    findings = find_doubts(gone, ("spleen",))
     assert kinds(findings) == [("spleen", "vanished")]
     assert findings.doubts[0].scans == ("case-0", "case-1", "case-2")
     assert findings.headline == (
@@ -95,31 +95,33 @@ def test_half_of_the_scans_or_specks_of_the_coarse_map_do_not_take_an_organ():
 def test_an_organ_never_predicted_weighs_more_than_a_loss_of_volume():
     rows = [change(n, "liver", final=40.0) for n in range(3)]
     rows += [change(n, "spleen", final=0.0) for n in range(3)]
-    assert kinds(judge(rows)) == [("spleen", "never_predicted"), ("liver", "lost_volume")]
-    assert judge(rows).headline.endswith("the coarse map has it in 3; and 1 more")
+    assert kinds(find_doubts(rows)) == [("spleen", "never_predicted"), ("liver", "lost_volume")]
+    assert find_doubts(rows).headline.endswith("the coarse map has it in 3; and 1 more")
 
 
 def test_an_organ_that_no_coarse_map_has_is_said():
-    assert kinds(judge([change(n, coarse=0.0, final=0.0) for n in range(3)])) == [
+    assert kinds(find_doubts([change(n, coarse=0.0, final=0.0) for n in range(3)])) == [
         ("spleen", "never_located")
     ]
 
 
 def test_a_loss_in_few_of_many_scans_is_not_said():
     rows = [change(n, final=40.0 if n == 0 else 100.0) for n in range(20)]
-    assert judge(rows) == Findings()
+    assert find_doubts(rows) == Findings()
 
 
 def test_an_organ_cut_off_by_the_square_is_said():
-    assert kinds(judge([change(0, at_border=0.02)])) == [("spleen", "at_border")]
+    assert kinds(find_doubts([change(0, at_border=0.02)])) == [("spleen", "at_border")]
 
 
 @pytest.mark.parametrize(("final", "said"), [(0.5, True), (0.78, False)])
 def test_a_final_dice_clearly_below_the_coarse_one_is_said(final, said):
     rows = [change(n, coarse_dice=0.8, final_dice=final) for n in range(2)]
-    assert kinds(judge(rows)) == ([("spleen", "worse_than_coarse")] if said else [])
+    assert kinds(find_doubts(rows)) == ([("spleen", "worse_than_coarse")] if said else [])
     if said:
-        assert "final Dice 0.50, coarse Dice 0.80 on 2 annotated scans" in judge(rows).headline
+        assert (
+            "final Dice 0.50, coarse Dice 0.80 on 2 annotated scans" in find_doubts(rows).headline
+        )
 
 
 def test_an_organ_of_the_coarse_map_fills_background_only():
@@ -130,7 +132,7 @@ def test_an_organ_of_the_coarse_map_fills_background_only():
 
 
 def test_findings_are_read_as_they_were_written(tmp_path):
-    findings = judge([change(0, final=0.0)], ("spleen",))
+    findings = find_doubts([change(0, final=0.0)], ("spleen",))
     write_findings(tmp_path, findings)
     assert read_findings(tmp_path) == findings
     assert read_findings(tmp_path / "elsewhere") == Findings()

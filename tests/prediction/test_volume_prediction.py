@@ -8,7 +8,7 @@ from sacl.networks.encoder import EncoderSpec
 from sacl.networks.segmenter import SegmenterSpec
 from sacl.patches.region import Placement
 from sacl.patches.window import WindowRule
-from sacl.prediction.volume import Predictor, Recipe, plan_patches, predict_volume
+from sacl.prediction.volume import MapRecipe, Predictor, plan_patches, predict_volume
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
 ORGANS = ("liver", "spleen")
@@ -114,7 +114,7 @@ def test_small_islands_are_removed():
     volume.voxels[36, 36, 0] = 1
     kept = predict_volume(Predictor(Threshold("dense", 40), CPU), volume, (0.0, 2.0))
     clean = predict_volume(
-        Predictor(Threshold("dense", 40), CPU, Recipe(keep_component=0.1)), volume, (0.0, 2.0)
+        Predictor(Threshold("dense", 40), CPU, MapRecipe(keep_component=0.1)), volume, (0.0, 2.0)
     )
     assert kept.voxels[36, 36, 0] == 1
     assert np.array_equal(clean.voxels, truth.voxels)

@@ -82,6 +82,19 @@ def test_a_failing_stage_leaves_no_record_and_resumes_its_partial_results(tmp_pa
         assert (folder / "half").exists()
 
 
+def test_the_next_start_removes_what_killed_processes_left_in_any_stage(tmp_path):
+    workspace = Workspace(tmp_path)
+    left = [workspace.folder(s) / "sub" / ".partial-123-images.npy" for s in ("extract", "predict")]
+    for path in left:
+        write_text(path, "half")
+    (left[0].parent / "images.npy").write_text("whole")
+
+    finish(workspace)
+
+    assert not any(path.exists() for path in left)
+    assert (left[0].parent / "images.npy").exists()
+
+
 def test_partial_results_of_other_settings_are_dropped(tmp_path):
     workspace = Workspace(tmp_path)
     with pytest.raises(RuntimeError), recorded(workspace, "evaluate", SETTINGS, {}) as (folder, _):

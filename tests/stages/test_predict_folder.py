@@ -7,7 +7,7 @@ from block_cohort import NATIVE, SHAPE, copy_of
 
 from sacl.cohort.manifest import read_cohort
 from sacl.errors import ConfigError, DataError
-from sacl.prediction.volume import Recipe, write_recipe
+from sacl.prediction.volume import MapRecipe, write_recipe
 from sacl.stages import predict_folder as module
 from sacl.stages.predict_folder import predict_folder
 from sacl.types import LabelMap
@@ -116,7 +116,7 @@ def test_copies_and_cleaning_are_those_of_the_run_unless_told_otherwise(
     finished, tmp_path, monkeypatch
 ):
     workspace, used = copy_of(finished, tmp_path / "work"), []
-    write_recipe(workspace.folder("predict"), Recipe(2, 0.3, ("spleen",)))
+    write_recipe(workspace.folder("predict"), MapRecipe(2, 0.3, ("spleen",)))
     real = module.predict_volume
 
     def remember(predictor, *rest):
@@ -128,7 +128,11 @@ def test_copies_and_cleaning_are_those_of_the_run_unless_told_otherwise(
     predict_to(workspace, scan, tmp_path / "a")
     predict_to(workspace, scan, tmp_path / "b", copies=0)
     predict_to(workspace, scan, tmp_path / "c", arm="scratch")
-    assert used == [Recipe(2, 0.3, ("spleen",)), Recipe(0, 0.3, ("spleen",)), Recipe(2, 0.3)]
+    assert used == [
+        MapRecipe(2, 0.3, ("spleen",)),
+        MapRecipe(0, 0.3, ("spleen",)),
+        MapRecipe(2, 0.3),
+    ]
 
 
 def test_the_channel_suffix_of_nnunet_is_no_part_of_a_case(finished, tmp_path):

@@ -13,7 +13,7 @@ from sacl.errors import DataError
 from sacl.files.nifti import read_label_map, read_label_table
 from sacl.patches.region import Placement, region_boxes
 from sacl.prediction.guard import read_findings
-from sacl.prediction.volume import Recipe, read_recipe
+from sacl.prediction.volume import MapRecipe, read_recipe
 from sacl.run.record import read_record
 from sacl.settings import (
     ExtractSettings,
@@ -73,7 +73,7 @@ def findings_of(workspace):
 
 
 def test_the_way_in_which_maps_were_made_is_kept_with_them(finished):
-    assert read_recipe(finished.folder("predict")) == Recipe(0, 0.1)
+    assert read_recipe(finished.folder("predict")) == MapRecipe(0, 0.1)
 
 
 def test_organs_that_vanish_are_taken_from_the_coarse_maps_and_said(finished, tmp_path, capsys):

@@ -13,7 +13,7 @@ from sacl.training.coarse import (
     Crops,
     draw_crops,
     loss_of_levels,
-    random_affine,
+    random_turns,
     train_coarse,
 )
 
@@ -79,7 +79,7 @@ def test_the_same_generator_draws_the_same_crops():
 
 def test_thick_slices_are_turned_in_their_plane_only():
     spacing = torch.tensor([[1.0, 1.0, 8.0], [1.0, 1.0, 1.0]])
-    theta = random_affine(spacing, (8, 8, 8), (8, 8, 8), torch.Generator().manual_seed(0))
+    theta = random_turns(spacing, (8, 8, 8), (8, 8, 8), torch.Generator().manual_seed(0))
     # Axes of affine_grid run from the last to the first: row and column 0 are k.
     assert theta[0, 0, 1:3].tolist() == pytest.approx([0, 0], abs=1e-6)
     assert theta[0, 1:, 0].tolist() == pytest.approx([0, 0], abs=1e-6)
@@ -88,7 +88,7 @@ def test_thick_slices_are_turned_in_their_plane_only():
 
 def test_a_rotation_is_one_in_mm_and_never_a_reflection():
     spacing = torch.tensor([[1.0, 3.0, 2.0]]).repeat(50, 1)
-    theta = random_affine(spacing, (8, 10, 6), (8, 10, 6), torch.Generator().manual_seed(0))
+    theta = random_turns(spacing, (8, 10, 6), (8, 10, 6), torch.Generator().manual_seed(0))
     linear = theta[:, :, :3].flip(1, 2)  # back to i, j, k, in half sides of the crop
     half_mm = torch.tensor([8.0, 10.0, 6.0]) * spacing[0]
     in_mm = linear * half_mm[None, :, None] / half_mm[None, None, :]

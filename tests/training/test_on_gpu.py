@@ -15,7 +15,7 @@ from sacl.methods.embedding import embed
 from sacl.networks.device import compile_for
 from sacl.networks.segmenter import build_segmenter
 from sacl.patches.views import VIEWS
-from sacl.prediction.volume import Predictor, Recipe, predict_volume
+from sacl.prediction.volume import MapRecipe, Predictor, predict_volume
 from sacl.training.finetune import DenseTask, QueryTask
 from sacl.training.loop import Average, Plan, RatedParameters, train
 from sacl.training.teacher import TeacherTask
@@ -91,7 +91,7 @@ def test_prediction_agrees_with_the_processors(head, copies):
     coarse = LabelMap(labels, grid, LabelScheme("two", spec_of(head).organs))
     network = build_segmenter(spec_of(head), seed=0).eval()
     found = [
-        predict_volume(Predictor(network.to(d), d, Recipe(copies)), volume, (0.0, 99.0), coarse)
+        predict_volume(Predictor(network.to(d), d, MapRecipe(copies)), volume, (0.0, 99.0), coarse)
         for d in (torch.device("cpu"), GPU)
     ]
     assert (found[0].voxels == found[1].voxels).mean() > 0.9

@@ -40,6 +40,16 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_partials(folder: Path) -> None:
+    """Remove the temporary files that killed processes left, at any depth.
+
+    Nobody may be writing there: the work directory is locked by then.
+    """
+    for path in folder.rglob(".partial-*"):
+        if path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
+
+
 def plain(value: Any) -> Any:
     """Return settings as JSON types; of a path only the name is kept."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -25,7 +25,7 @@ _AIR_HU = -500.0
 
 
 @dataclass(frozen=True)
-class ScanFacts:
+class ScanMeasures:
     """What is compared of a scan: intensities (1st and 99th percentile) and lengths in mm."""
 
     low: float
@@ -39,31 +39,33 @@ class ScanFacts:
 class ScanRanges:
     """Smallest and largest of everything that is compared, over the scans of a training."""
 
-    smallest: ScanFacts
-    largest: ScanFacts
+    smallest: ScanMeasures
+    largest: ScanMeasures
 
 
-def facts_of(volume: Volume) -> ScanFacts:
+def measures_of(volume: Volume) -> ScanMeasures:
     """Return what is compared of a scan, from every 4th voxel along each axis."""
     thinned = np.asarray(volume.voxels[::_STRIDE, ::_STRIDE, ::_STRIDE])
     low, high = np.percentile(thinned, _PERCENTILES)
     i, j, k = volume.grid.spacing_mm
     shape = volume.grid.shape
-    return ScanFacts(float(low), float(high), max(i, j), k, max(shape[0] * i, shape[1] * j))
+    return ScanMeasures(float(low), float(high), max(i, j), k, max(shape[0] * i, shape[1] * j))
 
 
-def ranges_of(facts: Sequence[ScanFacts]) -> ScanRanges | None:
+def ranges_of(measures: Sequence[ScanMeasures]) -> ScanRanges | None:
     """Return the ranges over several scans, None where there is none."""
-    if not facts:
+    if not measures:
         return None
-    columns = {name: [asdict(one)[name] for one in facts] for name in asdict(facts[0])}
+    columns = {name: [asdict(one)[name] for one in measures] for name in asdict(measures[0])}
     return ScanRanges(
-        ScanFacts(**{name: min(values) for name, values in columns.items()}),
-        ScanFacts(**{name: max(values) for name, values in columns.items()}),
+        ScanMeasures(**{name: min(values) for name, values in columns.items()}),
+        ScanMeasures(**{name: max(values) for name, values in columns.items()}),
     )
 
 
-def doubts_about(scan: ScanFacts, trained: ScanRanges, modality: Literal["ct", "mr"]) -> list[str]:
+def doubts_about(
+    scan: ScanMeasures, trained: ScanRanges, modality: Literal["ct", "mr"]
+) -> list[str]:
     """Return in words in what a scan is unlike all scans of a training; empty where it is like."""
     small, large = trained.smallest, trained.largest
     doubts = []

@@ -16,23 +16,19 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from sacl.errors import ConfigError
-from sacl.organs import side_pairs
-
 
 @dataclass(frozen=True, kw_only=True)
 class ViewRanges:
     """How far a view may differ from its patch; every field is a largest deviation.
 
     Rotation in degrees; scale the range of the magnification, drawn log-uniformly; shift in units
-    of the side; flip along i (left-right); brightness of the window's width; contrast relative;
+    of the side; brightness of the window's width; contrast relative;
     gamma its logarithm; noise a standard deviation; blur a standard deviation in pixels.
     """
 
     rotation_deg: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     shift: float = 0.0
-    flip: bool = False
     brightness: float = 0.0
     contrast: float = 0.0
     gamma: float = 0.0
@@ -74,24 +70,10 @@ VIEWS = {
 """The ranges that the settings know by name."""
 
 
-def require_flip_is_sound(ranges: ViewRanges, organs: Sequence[str]) -> None:
-    """Refuse left-right flips where left and right organs are told apart.
-
-    Raises:
-        ConfigError: flips were asked for and the cohort has paired organs.
-    """
-    pairs = side_pairs(organs)
-    if ranges.flip and pairs:
-        raise ConfigError(
-            f"augment.flip: the cohort tells {pairs[0][0]} from {pairs[0][1]}, a flip would turn"
-            " one into the other; set it to false"
-        )
-
-
 def random_affine(
     count: int, ranges: ViewRanges, generator: torch.Generator, device: torch.device
 ) -> Float[Tensor, "count 2 3"]:
-    """Draw one affine map per view: rotation, magnification, shift and flip in one matrix.
+    """Draw one affine map per view: rotation, magnification and shift in one matrix.
 
     A map takes a view's (j, i) in units of half its side (-1 to 1, as `affine_grid` has it) to the
     patch's (j, i) in the same unit, so that it does not depend on the stored margin.
@@ -100,12 +82,9 @@ def random_affine(
     turn = math.radians(ranges.rotation_deg) * _uniform(count, generator)
     magnification = torch.exp(0.5 * (low + high) + 0.5 * (high - low) * _uniform(count, generator))
     shift = 2 * ranges.shift * torch.stack([_uniform(count, generator) for _ in range(2)], 1)
-    mirror = torch.ones_like(turn)
-    if ranges.flip:
-        mirror = torch.where(_uniform(count, generator) < 0, -1.0, 1.0)
     cosine, sine = torch.cos(turn) / magnification, torch.sin(turn) / magnification
-    row_j = torch.stack([cosine, -sine * mirror, shift[:, 0]], 1)
-    row_i = torch.stack([sine, cosine * mirror, shift[:, 1]], 1)
+    row_j = torch.stack([cosine, -sine, shift[:, 0]], 1)
+    row_i = torch.stack([sine, cosine, shift[:, 1]], 1)
     return torch.stack([row_j, row_i], 1).to(device)
 
 

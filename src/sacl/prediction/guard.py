@@ -159,7 +159,7 @@ def with_organs_of(final: LabelMap, coarse: LabelMap, organs: Sequence[str]) -> 
     return LabelMap(voxels, final.grid, final.scheme)
 
 
-def judge(changes: Sequence[Change], from_coarse: tuple[str, ...] = ()) -> Findings:
+def find_doubts(changes: Sequence[Change], from_coarse: tuple[str, ...] = ()) -> Findings:
     """Return the doubts that the changes of all scans give rise to, the heaviest first."""
     by_organ: dict[str, list[Change]] = {}
     for change in changes:

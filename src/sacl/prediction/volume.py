@@ -41,7 +41,7 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class MapRecipe:
     """How final maps are made from a segmenter: what a run was scored with, and so is used with.
 
     A prediction is the mean of `copies` turned and scaled copies and the plain one. Components
@@ -54,15 +54,15 @@ class Recipe:
     from_coarse: tuple[str, ...] = ()
 
 
-def write_recipe(folder: Path, recipe: Recipe) -> None:
+def write_recipe(folder: Path, recipe: MapRecipe) -> None:
     """Write how a run's final maps were made into the folder of its predictions."""
     write_text(folder / _RECIPE_FILE, json.dumps(asdict(recipe), indent=1) + "\n")
 
 
-def read_recipe(folder: Path) -> Recipe | None:
+def read_recipe(folder: Path) -> MapRecipe | None:
     """Return how a run's final maps were made, None where it has not predicted."""
     path = folder / _RECIPE_FILE
-    return msgspec.json.decode(path.read_bytes(), type=Recipe) if path.is_file() else None
+    return msgspec.json.decode(path.read_bytes(), type=MapRecipe) if path.is_file() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class Predictor:
 
     network: Network
     device: torch.device
-    recipe: Recipe = Recipe()
+    recipe: MapRecipe = MapRecipe()
     batch: int = 16
 
     @property

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from sacl.checked import Checked, paths_in, shown
 from sacl.errors import ConfigError, WorkspaceError
-from sacl.files.atomic import plain, write_text
+from sacl.files.atomic import plain, remove_partials, write_text
 from sacl.run.workspace import FOLDERS, Workspace
 
 resource: types.ModuleType | None
@@ -162,6 +162,7 @@ def recorded(
     """
     folder = workspace.folder(stage)
     with workspace.locked():
+        remove_partials(workspace.root)
         kept = {"seed": workspace.seed, stage: plain(settings)}
         text = json.dumps({"settings": kept, "inputs": dict(inputs)}, sort_keys=True)
         partial = folder / _PARTIAL

@@ -19,7 +19,7 @@ from sacl.files.nifti import read_label_map
 from sacl.geometry import require_same_grid
 from sacl.patches.query import coverage, cut, organ_regions, plan_boxes, round_to_even
 from sacl.patches.region import Placement, dense_boxes
-from sacl.patches.scan_ranges import facts_of, ranges_of
+from sacl.patches.scan_ranges import measures_of, ranges_of
 from sacl.patches.store import (
     COVERAGE_SCALE,
     IMAGE_SCALE,
@@ -76,7 +76,7 @@ class SliceRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class StorePlan:
     """What a store will hold: both index tables, and what the training scans are like."""
 
     index: pd.DataFrame
@@ -170,20 +170,20 @@ def _meta(cohort: Cohort, settings: ExtractSettings) -> StoreMeta:
     )
 
 
-def _plan(cohort: Cohort, workspace: Workspace, meta: StoreMeta) -> Plan:
+def _plan(cohort: Cohort, workspace: Workspace, meta: StoreMeta) -> StorePlan:
     """Return the index of all patches and of all dense slices.
 
     Boxes are cheap: with their number known first, the store is allocated once, in its full size.
     """
     rows: list[PatchRow] = []
     dense: list[SliceRow] = []
-    facts = []
+    measures = []
     for case in track(cohort.cases, "plan patches"):
         scan = _Scan(cohort, case, workspace)
         rows += _patch_rows(scan, meta)
         if case.split == "train":
             dense += _slice_rows(scan, meta.placement)
-            facts.append(facts_of(scan.image))
+            measures.append(measures_of(scan.image))
     if not rows:
         raise DataError(
             "extract: no coarse map holds any organ; look at 2-coarse/coverage.csv, and train the"
@@ -198,7 +198,7 @@ def _plan(cohort: Cohort, workspace: Workspace, meta: StoreMeta) -> Plan:
         index[LABEL_PREFIX + name] = [cases[c].scan_label(name) for c in index["case_id"]]
     dense_index = pd.DataFrame(dense, columns=SliceRow._fields)
     _number(dense_index, "slice_row", dense_index["case_id"].isin(labeled))
-    return Plan(index, dense_index, replace(meta, scans=ranges_of(facts)))
+    return StorePlan(index, dense_index, replace(meta, scans=ranges_of(measures)))
 
 
 def _number(table: pd.DataFrame, name: str, has_reference: pd.Series) -> None:
@@ -249,7 +249,7 @@ def _rows(table: pd.DataFrame, case: Case) -> Iterator[Any]:
     yield from of_case.sort_values("slice", kind="stable").itertuples()
 
 
-def _fill_patches(scan: _Scan, plan: Plan, arrays: StoreArrays) -> None:
+def _fill_patches(scan: _Scan, plan: StorePlan, arrays: StoreArrays) -> None:
     """Cut the patches of one scan out of its image, its coarse map and its reference."""
     size, scale = plan.meta.patch_size, plan.meta.stored_size / plan.meta.patch_size
     for k, of_slice in groupby(_rows(plan.index, scan.case), key=lambda row: int(row.slice)):
@@ -264,7 +264,7 @@ def _fill_patches(scan: _Scan, plan: Plan, arrays: StoreArrays) -> None:
                 arrays.references[row.reference_row] = quantized(reference, COVERAGE_SCALE)
 
 
-def _fill_dense(scan: _Scan, plan: Plan, arrays: StoreArrays) -> None:
+def _fill_dense(scan: _Scan, plan: StorePlan, arrays: StoreArrays) -> None:
     """Resample the dense slices of one training scan."""
     size, scale = plan.meta.dense_size, plan.meta.dense_stored_size / plan.meta.dense_size
     for row in _rows(plan.dense_index, scan.case):

@@ -18,13 +18,13 @@ from sacl.prediction.guard import (
     Change,
     Findings,
     changes_of,
-    judge,
+    find_doubts,
     organs_to_take_from_coarse,
     read_findings,
     with_organs_of,
     write_findings,
 )
-from sacl.prediction.volume import Predictor, Recipe, predict_volume, write_recipe
+from sacl.prediction.volume import MapRecipe, Predictor, predict_volume, write_recipe
 from sacl.progress import say, track
 from sacl.run.record import fingerprint, read_record, recorded
 from sacl.run.workspace import Workspace
@@ -54,7 +54,7 @@ def predict(settings: PredictSettings, workspace: Workspace) -> Path:
     """
     with recorded(workspace, "predict", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
-        recipe = Recipe(settings.copies, settings.keep_component)
+        recipe = MapRecipe(settings.copies, settings.keep_component)
         first, *twins = arms_of(workspace)
         held_out = [c for c in cohort.cases if c.split != "train" and c.reference is not None]
         for twin in twins:
@@ -82,7 +82,7 @@ def arms_of(workspace: Workspace) -> list[str]:
 
 
 def _predict_cases(
-    arm: str, cases: Sequence[Case], recipe: Recipe, workspace: Workspace, cohort: Cohort
+    arm: str, cases: Sequence[Case], recipe: MapRecipe, workspace: Workspace, cohort: Cohort
 ) -> SegmenterSpec:
     """Write the label maps of an arm that are not there, and return the segmenter's spec.
 
@@ -132,7 +132,7 @@ def _judged(arm: str, spec: SegmenterSpec, workspace: Workspace, cohort: Cohort)
         changes += changes_of(case, coarse, final, boxes, reference)
     test = {case.case_id for case in cohort.of_split("test")}
     lost = organs_to_take_from_coarse(row for row in changes if row.case_id not in test)
-    findings = judge(changes, lost)
+    findings = find_doubts(changes, lost)
     for doubt in findings.doubts[:_SAID]:
         say(f"predict: in doubt: {doubt.text}")
     if len(findings.doubts) > _SAID:

@@ -14,10 +14,10 @@ from sacl.files.nifti import is_nifti, read_frame, read_volume, stem, write_labe
 from sacl.networks.device import resolve_device
 from sacl.networks.memory import prediction_gb
 from sacl.networks.segmenter import load_segmenter
-from sacl.patches.scan_ranges import doubts_about, facts_of
+from sacl.patches.scan_ranges import doubts_about, measures_of
 from sacl.patches.window import window_of
 from sacl.prediction.coarse import load_coarse
-from sacl.prediction.volume import Predictor, Recipe, predict_volume, read_recipe
+from sacl.prediction.volume import MapRecipe, Predictor, predict_volume, read_recipe
 from sacl.progress import say, track
 from sacl.run.record import note_own, require_own
 from sacl.run.workspace import Workspace
@@ -129,19 +129,19 @@ def predict_file(scan: Path, path: Path, predictor: Predictor, locator: Locator)
     write_label_map(path, label_map, native)
     doubts = [native.contradiction] if native.contradiction else []
     if spec.scans is not None:
-        doubts += doubts_about(facts_of(volume), spec.scans, spec.window.modality)
+        doubts += doubts_about(measures_of(volume), spec.scans, spec.window.modality)
     share = np.count_nonzero(label_map.voxels) / label_map.voxels.size
     if share > _MOST_ORGAN:
         doubts.append(f"organs in {share:.0%} of its voxels")
     return doubts
 
 
-def _recipe(workspace: Workspace, is_first: bool) -> Recipe:
+def _recipe(workspace: Workspace, is_first: bool) -> MapRecipe:
     """Return how the run's final maps were made; the coarse map's organs are the first arm's."""
     recipe = read_recipe(workspace.folder("predict"))
     if recipe is None:
         usual = PredictSettings()
-        return Recipe(usual.copies, usual.keep_component)
+        return MapRecipe(usual.copies, usual.keep_component)
     return recipe if is_first else replace(recipe, from_coarse=())
 
 

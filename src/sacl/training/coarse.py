@@ -202,7 +202,7 @@ def draw_crops(
         labels.append(_cut(case.labels, start, wide))
         drawn.append(case)
     spacing = torch.tensor([case.spacing_mm for case in drawn])
-    theta = random_affine(spacing, crop, wide, generator)
+    theta = random_turns(spacing, crop, wide, generator)
     where = functional.affine_grid(theta, [count, 1, *crop], align_corners=False).to(device)
     image = torch.stack(images)[:, None].to(device, torch.float32)
     label = torch.stack(labels)[:, None].to(device, torch.float32)
@@ -213,7 +213,7 @@ def draw_crops(
     )
 
 
-def random_affine(
+def random_turns(
     spacing_mm: Float[Tensor, "n 3"],
     crop: Triple,
     wide: Sequence[int],
