@@ -9,9 +9,17 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-# Shapes and dtypes of losses and views are checked at every call in the tests.
+# Shapes and dtypes are checked at every call in the tests.
 install_import_hook(
-    ["sacl.losses", "sacl.patches.views"],
+    [
+        "research.methods",
+        "sacl.losses",
+        "sacl.methods",
+        "sacl.networks",
+        "sacl.patches",
+        "sacl.prediction",
+        "sacl.training",
+    ],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from research.methods.regions import on_slices
 from sacl.losses.contrastive import contrastive_loss
 from sacl.losses.segmentation import dense_loss
-from sacl.methods import Loss, Method, Recipe, register
+from sacl.methods import Method, Recipe, register
 from sacl.methods.batches import SliceViews
 from sacl.networks.decoder import resize
 from sacl.networks.device import channels_last
 from sacl.networks.encoder import EncoderSpec
 from sacl.networks.projector import DensePretrainer
+from sacl.training.loop import Loss
 
 PIXELS_PER_CLASS = 64
 BLOCK_SHARE = 1 / 8

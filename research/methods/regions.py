@@ -16,20 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sacl.losses.contrastive import contrastive_loss
-from sacl.methods import Loss, Method, Pretraining, Recipe, register
+from sacl.methods import Method, Pretraining, Recipe, register
 from sacl.methods.batches import SliceViews
 from sacl.methods.pooled import (
     LEAST_PIXELS,
     at_size_of,
+    large_enough,
     pool_under,
     region_masks,
     region_relations,
-    shown,
 )
 from sacl.networks.device import channels_last
 from sacl.networks.encoder import pooled
 from sacl.networks.projector import DensePretrainer
 from sacl.patches.store import PatchStore
+from sacl.training.loop import Loss
 
 PART_SHARE = 1 / 8
 """Side of a square that holds a part of an organ, in units of the slice's side."""
@@ -76,7 +77,7 @@ def loss_of_parts(views: SliceViews, recipe: Recipe) -> Loss:
         slices, generator = views.draw(step)
         features = network(channels_last(slices.image))
         masks = region_masks(slices.labels, views.organs)
-        n, region = shown(masks).nonzero(as_tuple=True)
+        n, region = large_enough(masks).nonzero(as_tuple=True)
         relations = region_relations(region, views.scan_label[slices.slice[n]])
         whole = network.project_coarsest(pool_under(features.coarsest, masks)[n, region])
         total = contrastive_loss(whole, *relations, recipe.temperature)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sacl.methods.pooled import organ_masks, pool_under, shown
+from sacl.methods.pooled import large_enough, organ_masks, pool_under
 
 
 def test_pooling_is_the_mean_under_the_mask():
@@ -19,7 +19,7 @@ def test_a_mask_of_a_few_pixels_makes_no_query():
     masks = torch.zeros(1, 2, 4, 4)
     masks[0, 0, :2, :2] = 1
     masks[0, 1, 0, :3] = 1
-    assert shown(masks).tolist() == [[True, False]]
+    assert large_enough(masks).tolist() == [[True, False]]
 
 
 def test_a_finer_mask_is_averaged_down_to_the_features():

@@ -155,7 +155,7 @@ def test_an_unknown_method_is_refused_before_anything_is_written(workspace):
 def test_a_damaged_checkpoint_is_set_aside(workspace, monkeypatch, capsys):
     whole = pd.read_csv(stage.pretrain(SETTINGS, workspace) / "losses.csv")["loss"]
     folder = workspace.folder("pretrain")
-    (folder / "run.json").unlink()
+    shutil.rmtree(folder)
     mark = stage.inputs(SETTINGS, workspace)
     with pytest.raises(KeyboardInterrupt), recorded(workspace, "pretrain", SETTINGS, mark):
         raise KeyboardInterrupt

@@ -11,7 +11,7 @@ whether they are of i's class.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 _TINY = 1e-12
@@ -49,7 +49,7 @@ def patch_contrastive_loss(
     """Return the loss for relations between patches, which all their views inherit."""
     views = embedding.shape[1]
 
-    def of_views(relation: Tensor) -> Tensor:
+    def of_views(relation: Shaped[Tensor, "batch batch"]) -> Shaped[Tensor, "n n"]:
         return relation.repeat_interleave(views, 0).repeat_interleave(views, 1)
 
     return contrastive_loss(

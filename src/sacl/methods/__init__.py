@@ -11,18 +11,16 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sacl.errors import ConfigError
-from sacl.networks.encoder import Encoder, EncoderSpec
+from sacl.networks.encoder import EncoderSpec
 from sacl.patches.store import PatchStore
 from sacl.patches.views import ViewRanges
-
-Loss = Callable[[nn.Module, int], Tensor]
-"""From a network and the number of a step to the step's loss."""
+from sacl.training.loop import Loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +62,6 @@ class Recipe:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             yield
-
-
-class Pretrainable(Protocol):
-    """A network whose encoder is kept after pretraining, and its `decoder` if it trains one."""
-
-    encoder: Encoder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,7 +124,7 @@ class PatchViews:
         return views, positions, generator
 
 
-class Slices(NamedTuple):
+class SlicePairs(NamedTuple):
     """Two views of every slice, one after the other: image, coarse labels, which slice it is."""
 
     image: Float[Tensor, "n 1 i j"]
@@ -167,7 +167,7 @@ class SliceViews:
         """Pixels of a step's views."""
         return 2 * min(self.rules.batch, len(self.store.dense_index)) * self.size**2
 
-    def draw(self, step: int) -> tuple[Slices, torch.Generator]:
+    def draw(self, step: int) -> tuple[SlicePairs, torch.Generator]:
         """Return a step's views, and the generator for what else is random."""
         rules = self.rules
         rng, generator = rules.randomness(step)
@@ -177,7 +177,7 @@ class SliceViews:
         stored = torch.stack([image, coarse], dim=1).repeat(2, 1, 1, 1)
         theta = random_affine(len(stored), rules.ranges, generator, rules.device)
         pixels = resample(stored, theta, self.size, self.margin, nearest_channels=(1,))
-        return Slices(
+        return SlicePairs(
             change_intensity(pixels[:, :1].clone(), rules.ranges, generator),
             pixels[:, 1].long(),
             torch.from_numpy(drawn).to(rules.device).repeat(2),

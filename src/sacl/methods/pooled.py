@@ -25,7 +25,7 @@ LEAST_PIXELS = 4
 """A mask of fewer pixels makes no query."""
 
 
-def build(store: PatchStore, recipe: Recipe) -> Pretraining:
+def pooled_pretraining(store: PatchStore, recipe: Recipe) -> Pretraining:
     """Return the contrast between queries that are pooled under the organs' masks.
 
     Raises:
@@ -37,7 +37,7 @@ def build(store: PatchStore, recipe: Recipe) -> Pretraining:
         slices, _ = views.draw(step)
         features = network(channels_last(slices.image))
         masks = region_masks(slices.labels, views.organs)
-        n, region = shown(masks).nonzero(as_tuple=True)
+        n, region = large_enough(masks).nonzero(as_tuple=True)
         relations = region_relations(region, views.scan_label[slices.slice[n]])
         coarsest = network.project_coarsest(pool_under(features.coarsest, masks)[n, region])
         finest = network.project_finest(pool_under(features.finest, masks)[n, region])
@@ -106,11 +106,17 @@ def at_size_of(
     return functional.adaptive_avg_pool2d(masks, features.shape[2:])
 
 
-def shown(masks: Float[Tensor, "n region i j"]) -> Bool[Tensor, "n region"]:
+def large_enough(masks: Float[Tensor, "n region i j"]) -> Bool[Tensor, "n region"]:
     """Return which masks are large enough to make a query."""
     return masks.sum(dim=(2, 3)) >= LEAST_PIXELS
 
 
 register(
-    Method(name="pooled", build=build, reads="slices", reads_scan_label=True, trains_decoder=True)
+    Method(
+        name="pooled",
+        build=pooled_pretraining,
+        reads="slices",
+        reads_scan_label=True,
+        trains_decoder=True,
+    )
 )

@@ -22,7 +22,7 @@ SCANS_PER_CLASS = 4
 """Different scans that a class brings into a batch, where it has them."""
 
 
-def build(store: PatchStore, recipe: Recipe) -> Pretraining:
+def semantic_pretraining(store: PatchStore, recipe: Recipe) -> Pretraining:
     """Return the contrast between query patches with attention.
 
     Raises:
@@ -61,4 +61,6 @@ def build(store: PatchStore, recipe: Recipe) -> Pretraining:
     )
 
 
-register(Method(name="semantic", build=build, reads_attention=True, reads_scan_label=True))
+register(
+    Method(name="semantic", build=semantic_pretraining, reads_attention=True, reads_scan_label=True)
+)

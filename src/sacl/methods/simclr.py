@@ -18,7 +18,7 @@ from sacl.patches.store import PatchStore
 from sacl.training.sampler import UniformSampler
 
 
-def build(store: PatchStore, recipe: Recipe) -> Pretraining:
+def simclr_pretraining(store: PatchStore, recipe: Recipe) -> Pretraining:
     """Return the contrast between the views of single patches, without attention.
 
     Raises:
@@ -55,5 +55,5 @@ def _embedder(recipe: Recipe, *, attention: bool) -> Embedder:
         return Embedder(Encoder(recipe.encoder_spec(attention=attention)), *recipe.projector)
 
 
-register(Method(name="simclr", build=build))
+register(Method(name="simclr", build=simclr_pretraining))
 register(Method(name="none", build=keep_random_weights, reads_attention=True))

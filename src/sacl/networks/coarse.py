@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from jaxtyping import Float
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetUpBlock
 from monai.networks.nets import DynUNet
 from torch import Tensor, nn
@@ -126,11 +127,10 @@ class CoarseNetwork(nn.Module):
         self.heads = nn.ModuleList(nn.Conv3d(width, 1 + len(spec.organs), 1) for width in widths)
         self.apply(DynUNet.initialize_weights)
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Return every level's logits `[n, 1 + organs, i, j, k]`, the image's own grid first.
+    def forward(self, image: Float[Tensor, "n 1 i j k"]) -> list[Float[Tensor, "n class _ _ _"]]:
+        """Return every level's logits, background first, the image's own grid first.
 
-        Channel 0 is the background. Images `[n, 1, i, j, k]` are in [0, 1]; their sides must be
-        multiples of the pooling, as the crop's are.
+        Images are in [0, 1]; their sides must be multiples of the pooling, as the crop's are.
         """
         features = []
         for block in self.down:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sacl.errors import DeviceError
@@ -71,6 +72,6 @@ def compile_for(steps: int, networks: Iterable[nn.Module], device: torch.device)
             network.compile(dynamic=False)
 
 
-def channels_last(pixels: Tensor) -> Tensor:
+def channels_last(pixels: Float[Tensor, "n channel i j"]) -> Float[Tensor, "n channel i j"]:
     """Return 2-D images in the memory order that convolutions are fastest in."""
     return pixels.contiguous(memory_format=torch.channels_last)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from monai.networks.blocks import Convolution
 from monai.networks.layers.factories import Conv, Norm, Pool
 from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
@@ -31,6 +31,8 @@ LEAST_WIDTH = 8
 pass of a 1 x 1 convolution of stride 2 with fewer than 8 input channels, in channels-last order,
 writes beyond its buffer (torch 2.13, oneDNN's strided kernel); of 1 x 1 and 3 x 3 convolutions with
 1 to 40 channels no other did."""
+State = Mapping[str, Shaped[Tensor, "..."]]
+"""Weights and batch statistics by name."""
 STEM_WEIGHT = "stem.0.conv.weight"
 """Key of the weights that read the input: `[out, channel, 3, 3]`, image first, attention second."""
 
@@ -121,7 +123,7 @@ class Encoder(nn.Module):
             if isinstance(module, Conv[Conv.CONV, dims]):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, pixels: Float[Tensor, "n channel *space"]) -> list[Tensor]:
+    def forward(self, pixels: Float[Tensor, "n channel *space"]) -> list[Float[Tensor, "n _ ..."]]:
         """Return feature maps `[n, channels[m], side / strides[m], ...]`, fine to coarse."""
         stem = self.stem(pixels)
         first = self.levels[0](self.pool(stem))
@@ -129,12 +131,12 @@ class Encoder(nn.Module):
         return [stem, first, second, self.levels[3](self.levels[2](second))]
 
 
-def pooled(features: list[Tensor]) -> Float[Tensor, "n channel"]:
+def pooled(features: list[Float[Tensor, "n _ ..."]]) -> Float[Tensor, "n channel"]:
     """Return the mean over space of the coarsest map, float32."""
     return features[-1].float().flatten(2).mean(dim=2)
 
 
-def with_inputs(state: Mapping[str, Tensor], channels: Literal[1, 2]) -> dict[str, Tensor]:
+def with_inputs(state: State, channels: Literal[1, 2]) -> State:
     """Return an encoder's weights for images alone (1 channel), or with attention (2).
 
     The attention's weights are dropped, so that the encoder reads images alone; where there were

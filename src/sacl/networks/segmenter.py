@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sacl.errors import DataError
 from sacl.files.weights import read_weights, save_weights
 from sacl.networks.decoder import CONVOLUTIONS, build_decoder, resize
-from sacl.networks.encoder import Encoder, EncoderSpec, with_inputs
+from sacl.networks.encoder import Encoder, EncoderSpec, State, with_inputs
 from sacl.patches.region import Placement
 from sacl.patches.scan_ranges import ScanRanges
 from sacl.patches.window import WindowRule
@@ -134,8 +134,8 @@ class Segmenter(nn.Module):
 def build_segmenter(
     spec: SegmenterSpec,
     seed: int,
-    pretrained: Mapping[str, Tensor] | None = None,
-    decoder: Mapping[str, Tensor] | None = None,
+    pretrained: State | None = None,
+    decoder: State | None = None,
 ) -> Segmenter:
     """Return a segmenter with random weights, and a pretrained encoder or decoder where given.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 _QUANTILES = 33
@@ -26,14 +27,14 @@ _LEAST_PIXELS = 4
 class AttentionErrors:
     """How the attention of the labeled patches differs from their reference, per organ.
 
-    `dice` holds quantiles of the Dice `[organ, quantile]`, rising; `shift` is the root mean square
-    distance of the centers of mass along an axis, in patch sides `[organ]`; `log_area` that of the
-    logarithm of the ratio of the areas `[organ]`.
+    `dice` holds rising quantiles of the Dice; `shift` is the root mean square distance of the
+    centers of mass along an axis, in patch sides; `log_area` that of the logarithm of the ratio of
+    the areas.
     """
 
-    dice: Tensor
-    shift: Tensor
-    log_area: Tensor
+    dice: Float[Tensor, "organ quantile"]
+    shift: Float[Tensor, " organ"]
+    log_area: Float[Tensor, " organ"]
 
     def to(self, device: torch.device) -> AttentionErrors:
         """Return the same on a device."""
@@ -42,8 +43,8 @@ class AttentionErrors:
         )
 
 
-def mask_dice(a: Tensor, b: Tensor) -> Tensor:
-    """Return the Dice `[n]` of masks `[n, i, j]` of area coverage, at least half being inside.
+def mask_dice(a: Float[Tensor, "n i j"], b: Float[Tensor, "n i j"]) -> Float[Tensor, " n"]:
+    """Return the Dice of masks of area coverage, at least half being inside.
 
     Two empty masks give NaN.
     """
@@ -52,8 +53,10 @@ def mask_dice(a: Tensor, b: Tensor) -> Tensor:
     return 2 * overlap / (inside_a.sum(dim=(1, 2)) + inside_b.sum(dim=(1, 2)))
 
 
-def _centers(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return areas `[n]` in pixels and centers of mass `[n, (i, j)]` in sides from the middle."""
+def _centers(
+    mask: Float[Tensor, "n i j"],
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 2"]]:
+    """Return areas in pixels, and centers of mass (i, j) in sides from the middle."""
     size = mask.shape[-1]
     axis = (torch.arange(size, device=mask.device) + 0.5) / size - 0.5
     area = mask.sum(dim=(1, 2))
@@ -63,33 +66,36 @@ def _centers(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def measure_errors(
-    attention: Tensor, reference: Tensor, organ: Tensor, organs: int
+    attention: Float[Tensor, "n i j"],
+    reference: Float[Tensor, "n i j"],
+    organ: Int[Tensor, " n"],
+    organs: int,
 ) -> AttentionErrors:
     """Measure how attention errs.
 
-    Patches in which either mask is empty tell nothing about size and place and are left out; in
+    Patches in which either mask is empty say nothing about size and place and are left out; in
     training they keep the attention that they have. An organ with fewer than 16 patches takes the
     errors of all organs.
 
     Args:
-        attention: area coverage `[n, i, j]` in [0, 1], from networks that never saw the subject.
-        reference: the like of the reference.
-        organ: index of each patch's organ `[n]`.
-        organs: number of organs.
+        attention: Area coverage in [0, 1], from networks that never saw the subject.
+        reference: Area coverage of the reference.
+        organ: Index of each patch's organ.
+        organs: Number of organs.
     """
     area_a, center_a = _centers(attention)
     area_r, center_r = _centers(reference)
-    told = (area_a >= _LEAST_PIXELS) & (area_r >= _LEAST_PIXELS)
+    both = (area_a >= _LEAST_PIXELS) & (area_r >= _LEAST_PIXELS)
     dice = mask_dice(attention, reference).nan_to_num(0.0)
     squared_shift = (center_a - center_r).square().mean(dim=1)
     squared_log = (area_a.clamp(min=1e-6) / area_r.clamp(min=1e-6)).log().square()
     levels = torch.linspace(0, 1, _QUANTILES, dtype=dice.dtype, device=dice.device)
     rows = []
     for index in range(organs):
-        chosen = told & (organ == index)
+        chosen = both & (organ == index)
         if int(chosen.sum()) < _FEWEST:
-            chosen = told
-        if not bool(chosen.any()):  # nothing was found anywhere: draw perfect attention
+            chosen = both
+        if not bool(chosen.any()):  # no organ has both masks: draw perfect attention
             rows.append((torch.ones_like(levels), dice.new_zeros(()), dice.new_zeros(())))
             continue
         rows.append(
@@ -104,19 +110,22 @@ def measure_errors(
 
 
 def corrupt(
-    reference: Tensor, organ: Tensor, errors: AttentionErrors, generator: torch.Generator
-) -> Tensor:
+    reference: Float[Tensor, "n i j"],
+    organ: Int[Tensor, " n"],
+    errors: AttentionErrors,
+    generator: torch.Generator,
+) -> Float[Tensor, "n i j"]:
     """Return a perturbed copy of reference masks whose Dice is distributed as measured.
 
     Each patch draws a Dice from its organ's measured distribution and a direction: a shift, a
     change of size and a smooth bending, in the measured proportions. How far to go in that
-    direction is found by bisection, for all patches at once. An empty mask stays empty.
+    direction is decided by bisection, for all patches at once. An empty mask stays empty.
 
     Args:
-        reference: area coverage `[n, i, j]` in [0, 1].
-        organ: index of each patch's organ `[n]`.
-        errors: what `measure_errors` returned, on the same device.
-        generator: source of randomness, of any device.
+        reference: Area coverage in [0, 1].
+        organ: Index of each patch's organ.
+        errors: What `measure_errors` returned, on the same device.
+        generator: Source of randomness, of any device.
     """
     goal = _draw_dice(errors.dice[organ], generator)
     shift, log_radius, bend = _draw_direction(reference, organ, errors, generator)
@@ -131,8 +140,10 @@ def corrupt(
     return _warp(reference, shift, log_radius, bend, low)
 
 
-def _draw_dice(quantiles: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw from distributions `[n, quantile]` by inverting them, linear in between."""
+def _draw_dice(
+    quantiles: Float[Tensor, "n quantile"], generator: torch.Generator
+) -> Float[Tensor, " n"]:
+    """Draw from distributions by inverting them, linear in between."""
     count, levels = quantiles.shape
     uniform = torch.rand(count, generator=generator, device=generator.device)
     place = (levels - 1) * uniform.to(quantiles.device)
@@ -142,9 +153,12 @@ def _draw_dice(quantiles: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _draw_direction(
-    reference: Tensor, organ: Tensor, errors: AttentionErrors, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw shifts `[n, 2]`, logarithms of the radius `[n]` and fields `[n, 2, i, j]`, in sides."""
+    reference: Float[Tensor, "n i j"],
+    organ: Int[Tensor, " n"],
+    errors: AttentionErrors,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"], Float[Tensor, "n 2 i j"]]:
+    """Draw shifts, logarithms of the radius, and fields of displacements, in sides."""
     count, size = len(reference), reference.shape[-1]
 
     def normal(*shape: int) -> Tensor:
@@ -153,7 +167,7 @@ def _draw_direction(
         )
 
     # The bending is as large as the shift, and never nothing: without it an organ that is always
-    # found in the right place and size could not be made to err at all.
+    # seen in the right place and size could not be made to err at all.
     typical = errors.shift[organ].clamp(min=0.005)
     knots = normal(count, 2, _KNOTS, _KNOTS) * typical[:, None, None, None]
     bend = torch.nn.functional.interpolate(knots, size=(size, size), mode="bicubic")
@@ -162,8 +176,12 @@ def _draw_direction(
 
 
 def _warp(
-    mask: Tensor, shift: Tensor, log_radius: Tensor, bend: Tensor, strength: Tensor
-) -> Tensor:
+    mask: Float[Tensor, "n i j"],
+    shift: Float[Tensor, "n 2"],
+    log_radius: Float[Tensor, " n"],
+    bend: Float[Tensor, "n 2 i j"],
+    strength: Float[Tensor, " n"],
+) -> Float[Tensor, "n i j"]:
     """Move, scale about its center and bend each mask, by its strength times the given amounts."""
     size = mask.shape[-1]
     axis = (torch.arange(size, device=mask.device) + 0.5) / size - 0.5

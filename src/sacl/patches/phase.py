@@ -47,7 +47,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Real, Shaped
 from scipy import ndimage
 from scipy.special import logsumexp
 
@@ -222,7 +222,7 @@ def phase_probabilities(hu: Mapping[str, float]) -> dict[str, float]:
 
 def _moments(
     phase: str, tissues: Sequence[str]
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n n"]]:
+) -> tuple[Real[np.ndarray, " n"], Real[np.ndarray, "n n"]]:
     """Return mean `[n]` and covariance `[n, n]` of the tissues' HU in a phase."""
     native = np.array([_NATIVE_HU[tissue] for tissue in tissues]).reshape(-1, 2)
     rise = np.zeros_like(native)
@@ -234,7 +234,7 @@ def _moments(
 
 
 def _log_evidence(
-    hu: Float[np.ndarray, " n"], mean: Float[np.ndarray, " n"], covariance: Float[np.ndarray, "n n"]
+    hu: Real[np.ndarray, " n"], mean: Real[np.ndarray, " n"], covariance: Real[np.ndarray, "n n"]
 ) -> float:
     """Return the log density of the HU, summed over which of the masks are wrong."""
     other, deviation = _OTHER_TISSUE_HU

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -30,6 +30,7 @@ from sacl.types import Box, LabelMap, Volume
 _RECIPE_FILE = "recipe.json"
 
 
+@runtime_checkable
 class Network(Protocol):
     """What is asked of a segmenter: its spec, and logits for pixels."""
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sacl.errors import DataError
 from sacl.files.weights import read_weights, save_weights
 from sacl.networks.device import compile_for, resolve_device
-from sacl.networks.encoder import PretrainedEncoder
+from sacl.networks.encoder import PretrainedEncoder, State
 from sacl.networks.segmenter import (
     SEGMENTER,
     Segmenter,
@@ -50,8 +48,8 @@ class Start:
     spec: SegmenterSpec
     store: PatchStore
     made: PretrainedEncoder
-    encoder: Mapping[str, Tensor]
-    decoder: Mapping[str, Tensor] | None
+    encoder: State
+    decoder: State | None
 
 
 def inputs(settings: FinetuneSettings, workspace: Workspace) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from jaxtyping import Float
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
@@ -24,6 +25,8 @@ from sacl.files.atomic import replacing
 from sacl.networks.device import mixed_dtype
 from sacl.progress import say, track
 
+Loss = Callable[[nn.Module, int], Float[Tensor, ""]]
+"""From a network and the number of a step to the step's loss."""
 _SAVE_EVERY_S = 120.0
 _STOPS = [getattr(signal, n) for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, n)]
 """Signals by which a cluster says that time is up; Windows has the first only."""
@@ -95,7 +98,7 @@ def cosine(step: int, steps: int, warmup: float) -> float:
 
 def train(  # noqa: PLR0913
     network: nn.Module,
-    loss_of_step: Callable[[nn.Module, int], Tensor],
+    loss_of_step: Loss,
     groups: Sequence[RatedParameters],
     plan: Plan,
     device: torch.device,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Integer, Shaped
 from torch import Tensor, nn
 
 from sacl.patches.views import ViewRanges
@@ -61,7 +60,7 @@ class StepRules:
         return picked.to(self.device).to(torch.float32)
 
 
-def slice_weights(labels: Int[np.ndarray, "n i j"], organs: int) -> Float[np.ndarray, " n"]:
+def slice_weights(labels: Integer[np.ndarray, "n i j"], organs: int) -> Float[np.ndarray, " n"]:
     """Return how likely each slice is drawn: evenly by half, evenly over the organs by half.
 
     Args:
@@ -77,13 +76,6 @@ def slice_weights(labels: Int[np.ndarray, "n i j"], organs: int) -> Float[np.nda
     if seen.shape[1] == 0:
         return even
     return 0.5 * even + 0.5 * (seen / seen.sum(axis=0)).mean(axis=1)
-
-
-class Sampler(Protocol):
-    """Decides which patches make a batch."""
-
-    def draw(self, rng: np.random.Generator) -> Positions:
-        """Return the positions of a batch's patches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,3 +163,7 @@ class BalancedSampler:
         size = self._group_size[group]
         start = rng.integers(0, self._group_size)[group]
         return (start + visit * size // visits[group]) % size
+
+
+Sampler = BalancedSampler | UniformSampler
+"""What decides which patches make a batch."""
