@@ -89,7 +89,7 @@ _DATA = (
     _Flag("--data", "folder of scans or cohort.csv, or several to be merged", "DATA", many=True),
     _Flag(
         "--repair-grid",
-        "resample label maps onto their image's grid where it differs",
+        "resample a label map that is on another grid than its image",
         "nearest",
     ),
 )
@@ -98,44 +98,48 @@ COMMANDS = {
     "run": _Command(
         "run all stages on a cohort, skipping what is up to date", _DATA, _CONFIG_OR_DATA
     ),
-    "demo": _Command("run everything on a generated phantom cohort", takes=""),
+    "demo": _Command("run all stages on a generated cohort", takes=""),
     "check": _Command(
-        "look at a cohort before any training",
+        "write a page of what is wrong or odd in a cohort",
         (*_DATA, _Flag("--out", "HTML file to write (check.html)", "HTML")),
         _CONFIG_OR_DATA,
     ),
-    "phantom": _Command("generate a phantom cohort"),
+    "phantom": _Command("generate a CT cohort"),
     "ingest": _Command(
         "read a cohort into canonical volumes and a manifest",
         (
             *_DATA,
             _Flag(
                 "--explain",
-                "say how the data would be read, of DICOM every series, and write nothing",
+                "only say how the data would be read, series by series for DICOM",
                 "",
             ),
         ),
         _CONFIG_OR_DATA,
     ),
     "locate": _Command(
-        "give every scan a coarse label map (--from DIR: of another tool)",
-        (_Flag("--from", "folder of label maps to use as coarse label maps"),),
+        "give each scan a coarse label map, or take another tool's (--from)",
+        (_Flag("--from", "folder of label maps that another tool made"),),
     ),
-    "extract": _Command("cut the query patches"),
-    "pretrain": _Command("pretrain the encoder by contrast"),
-    "finetune": _Command("train the segmenter on the labeled scans"),
+    "extract": _Command("cut query patches and dense slices"),
+    "pretrain": _Command("pretrain the encoder on all scans, without annotation"),
+    "finetune": _Command("train the segmenter on labeled and unlabeled scans"),
     "predict": _Command(
-        "predict label maps, of a run's scans or of any folder (--segmenter)",
+        "predict label maps of a run's scans, or of any folder (--segmenter)",
         (
             _Flag("--segmenter", "work directory of a finished run"),
             _Flag("--images", "folder of NIfTI scans, or one scan"),
             _Flag("--out", "folder for the label maps"),
-            _Flag("--arm", "which segmenter of the run (default: the pretrained one)", "ARM"),
+            _Flag(
+                "--arm",
+                "the segmenter (default), or its twin (scratch), by name",
+                "ARM",
+            ),
             _Flag("--coarse", "folder of coarse label maps, for a run without coarse networks"),
         ),
     ),
     "evaluate": _Command(
-        "score predictions, of a run or of any two folders (--reference)",
+        "score the predictions of a run, or of any folder (--predicted)",
         (
             _Flag("--reference", "folder of reference label maps"),
             _Flag("--predicted", "folder of predicted label maps"),
@@ -150,16 +154,25 @@ COMMANDS = {
         ),
     ),
     "export": _Command(
-        "write the predictions of a run, or any label maps (--predicted), in another form",
+        "write the predictions of a run, or any label maps (--predicted), for other programs",
         (
             _Flag("--out", "folder for the files"),
-            _Flag("--form", "nifti (default), nifti-per-organ, nnunet, nnssl, dicom-seg", "FORM"),
-            _Flag("--arm", "which segmenter's predictions (default: the first's)", "ARM"),
+            _Flag(
+                "--form",
+                "nifti (default), nifti-per-organ, nnunet, nnssl, dicom-seg, dicom-seg-labelmap"
+                " or rtstruct",
+                "FORM",
+            ),
+            _Flag(
+                "--arm",
+                "the segmenter (default), or its twin (scratch), by name",
+                "ARM",
+            ),
             _Flag("--splits", "splits to export (default: all predicted)", "SPLIT", many=True),
-            _Flag("--folds", "nnunet: number of cross-validation folds (default: 5)", "N"),
-            _Flag("--source", "dicom-seg, rtstruct: DICOM that was ingested", many=True),
+            _Flag("--folds", "cross-validation folds, for nnunet (default: 5)", "N"),
+            _Flag("--source", "the DICOM that was ingested, for dicom-seg and rtstruct", many=True),
             _Flag("--predicted", "folder of label maps to export, instead of a run's"),
-            _Flag("--reference", "folder of their reference label maps, for nnunet"),
+            _Flag("--reference", "folder of reference label maps for these, for nnunet"),
         ),
         "WORK|CONFIG.yaml",
     ),
@@ -240,7 +253,8 @@ def program() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         if command.takes:
-            inner.add_argument("words", nargs="*", metavar=command.takes)
+            words = "settings in YAML, or the name of some that come with the program"
+            inner.add_argument("words", nargs="*", metavar=command.takes, help=words)
         for flag in (*_COMMON, *command.flags):
             flag.add_to(inner)
     return parser

@@ -34,6 +34,11 @@ _EXCLUSIVE_BLOCKS = (
     "finetune.query",
 )
 """Blocks of which a stage has one; a flag that gives a whole one takes the others' place."""
+_PAGE_HEAD = (
+    "Every setting, as a key in YAML and as a dotted flag: its type, default and meaning. Of the",
+    "blocks `locate.slices`, `locate.volume` and `locate.maps` one may be given, likewise of",
+    "`finetune.dense` and `finetune.query` (which has no settings).",
+)
 _MOST_BYTES = 1_000_000
 """A file of settings is smaller."""
 
@@ -55,7 +60,9 @@ class Declared:
     def usual(self) -> str:
         """The default as text, empty where there is none."""
         unset = self.default is None or self.default is msgspec.NODEFAULT
-        return "" if unset or self.default == () else str(self.default)
+        if isinstance(self.default, tuple):
+            return ", ".join(map(str, self.default))
+        return "" if unset else str(self.default)
 
 
 def load_config(
@@ -195,14 +202,14 @@ def nearest(name: str) -> str:
 
 def settings_page() -> str:
     """Return the reference page of all settings, in Markdown."""
-    lines = ["# Settings", "", "Every YAML key and dotted flag, its type, default and meaning."]
+    lines = ["# Settings", "", *_PAGE_HEAD]
     block = None
     for name, declared in dotted_settings().items():
         head = name.split(".")[0] if "." in name else "run"
         if head != block:
             block = head
             columns = ("| setting | type | default | meaning |", "|---|---|---|---|")
-            lines += [f"## {head}", "", *columns]
+            lines += ["", f"## {head}", "", *columns]
         cells = (name, declared.kind.replace(" | ", ", "), declared.usual, declared.text)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -372,9 +379,9 @@ def _type_name(hint: Any) -> str:
     if _is_union(hint):
         return " or ".join("null" if a is type(None) else _type_name(a) for a in arguments)
     if origin is tuple:
-        if arguments[-1] is Ellipsis:
-            return f"list of {_type_name(arguments[0])}"
-        return f"list of {len(arguments)} {_type_name(arguments[0])}"
+        count = "list of" if arguments[-1] is Ellipsis else str(len(arguments))
+        name = _type_name(arguments[0])
+        return f"{count} {name}{'' if name == 'text' else 's'}"
     return {int: "integer", float: "number", bool: "true or false", str: "text"}.get(
         hint, getattr(hint, "__name__", str(hint)).lower()
     )
