@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _benchmark(words[1:])
         flags, rest = take_dotted_flags(words)
         known = _program().parse_args(rest)
-        return int(known.run(known, flags) or 0)
+        return int(known.run(known, flags))
     except SaclError as error:
         print(f"research: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -119,11 +119,12 @@ def _compare(known: argparse.Namespace, flags: dict[str, str]) -> int:
     return 1 if failed else 0
 
 
-def _list(known: argparse.Namespace, flags: dict[str, str]) -> None:
+def _list(known: argparse.Namespace, flags: dict[str, str]) -> int:
     from research.compare import listing, listing_text
 
     entries = listing(_grid(known, flags), _wanted(known))
     print(json.dumps(entries) if known.json else listing_text(entries))
+    return 0
 
 
 def _cell(known: argparse.Namespace, flags: dict[str, str]) -> int:
@@ -142,7 +143,7 @@ def _cell(known: argparse.Namespace, flags: dict[str, str]) -> int:
     return 0
 
 
-def _render(known: argparse.Namespace, _flags: dict[str, str]) -> None:
+def _render(known: argparse.Namespace, _flags: dict[str, str]) -> int:
     from research.page import page
     from research.results import read_results
     from research.tables import as_text
@@ -151,16 +152,18 @@ def _render(known: argparse.Namespace, _flags: dict[str, str]) -> None:
     results = read_results(known.results)
     write_text(known.out, page(results))
     print(as_text(results))
+    return 0
 
 
-def _tables(known: argparse.Namespace, _flags: dict[str, str]) -> None:
+def _tables(known: argparse.Namespace, _flags: dict[str, str]) -> int:
     from research.results import read_results
     from research.tables import as_markdown
 
     print(as_markdown(read_results(known.results)))
+    return 0
 
 
-def _figures(known: argparse.Namespace, _flags: dict[str, str]) -> None:
+def _figures(known: argparse.Namespace, _flags: dict[str, str]) -> int:
     from research.charts import alone, charts
     from research.figures import OF_PROTOCOL
     from research.results import read_results
@@ -173,6 +176,7 @@ def _figures(known: argparse.Namespace, _flags: dict[str, str]) -> None:
     for kind, drawing in drawings.items():
         write_text(known.out / f"{name}-{kind}.svg", alone(drawing))
         print(f"wrote {name}-{kind}.svg")
+    return 0
 
 
 def _benchmark(words: Sequence[str]) -> int:

@@ -162,7 +162,7 @@ _OF_CELL = ("cohort", "labeled_subjects", "strategy", "seed")
 
 def _require_same_scans(scores: pd.DataFrame) -> None:
     """Refuse cells at one number of labels that were not scored on the same scans and organs."""
-    first: dict[int, tuple[str, set[tuple[str, str]]]] = {}
+    first: dict[object, tuple[str, set[tuple[str, str]]]] = {}
     for (count, strategy, seed), own in scores.groupby(["labeled_subjects", "strategy", "seed"]):
         name, pairs = (
             f"{strategy}, seed {seed}",

@@ -81,7 +81,12 @@ def run_comparison(grid: Grid, wanted: Wanted, command: Sequence[str]) -> dict[s
     tally = _Tally(len(todo), wanted.jobs, time.monotonic())
     write = _now_and_then(lambda: write_all(grid))
     if wanted.jobs > 1:
-        _run_beside(grid, todo, wanted.jobs, command, lambda *of: (tally.note(*of), write()))
+
+        def came_of(cell: Cell, cause: str) -> None:
+            tally.note(cell, cause)
+            write()
+
+        _run_beside(grid, todo, wanted.jobs, command, came_of)
     else:
         for cell in todo:
             try:

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, field
-from sacl.checked import Checked, converted_value
-from sacl.run.configure import flat_settings, load_config, overridden, read_yaml
 
+from sacl.checked import Checked, converted_value
 from sacl.errors import ConfigError
+from sacl.run.configure import flat_settings, load_config, overridden, read_yaml
 from sacl.settings import RunConfig
 
 PROTOCOLS = Path(__file__).parent / "protocols"

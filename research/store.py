@@ -42,7 +42,7 @@ class Key:
 
 def telling(settings: msgspec.Struct) -> dict[str, Any]:
     """Return the settings that decide a result: all but paths, whose contents are inputs."""
-    values: dict[str, Any] = msgspec.to_builtins(settings, enc_hook=lambda _path: None)
+    values: dict[str, Any] = json.loads(msgspec.json.encode(settings, enc_hook=lambda _path: None))
     values.pop("data", None)
     return values
 
