@@ -13,7 +13,7 @@ import importlib.util  # noqa: E402
 import json  # noqa: E402
 import runpy  # noqa: E402
 import signal  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
+from collections.abc import Callable, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
@@ -52,11 +52,12 @@ def _program() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=_Parser
     )
-    for name, run, text in (
+    of_grid: tuple[tuple[str, Callable[..., int], str], ...] = (
         ("compare", _compare, "run the cells of a protocol that are not done, and write results"),
         ("list", _list, "print the cells of a protocol with their state, and run none"),
         ("cell", _cell, "run one cell of a protocol, and write no results"),
-    ):
+    )
+    for name, run, text in of_grid:
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         command.set_defaults(run=run)
         command.add_argument("protocol", type=Path, help="YAML file, or a name: acdc, phantom, ...")
@@ -71,11 +72,12 @@ def _program() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print the result as JSON")
         if name == "compare":
             command.add_argument("--jobs", type=int, default=1, help="cells at once (1)")
-    for name, run, text in (
+    of_results: tuple[tuple[str, Callable[..., int], str], ...] = (
         ("render", _render, "write the page of results, and print their table"),
         ("tables", _tables, "print the tables of results in Markdown"),
         ("figures", _figures, "write the figures of results as SVG"),
-    ):
+    )
+    for name, run, text in of_results:
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         command.set_defaults(run=run)
         command.add_argument("results", type=Path, metavar="RESULTS.json")

@@ -23,6 +23,8 @@ VERSION = 2
 Overrides = dict[str, dict[str, Any]]
 """Settings that differ from the base run's, by strategy and dotted name."""
 
+DECODERS = ("linear",)
+"""Decoders of the laboratory, which `research.methods` enters into the program's table."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VARIED = ("locate", "extract", "pretrain", "finetune", "predict")
 """Blocks of settings that a strategy may change; the others are the same for all."""
@@ -193,10 +195,19 @@ def _varied(base: RunConfig, overrides: Mapping[str, Any], what: str) -> RunConf
                 f"{what}: '{name}' has to be the same for all; a strategy varies settings of"
                 f" {', '.join(_VARIED)}"
             )
+    decoder = own.pop("finetune.decoder") if own.get("finetune.decoder") in DECODERS else None
     try:
-        return overridden(base, own)
+        config = overridden(base, own)
     except ConfigError as error:
         raise ConfigError(f"{what}: {error}") from error
+    return config if decoder is None else _with_decoder(config, decoder)
+
+
+def _with_decoder(config: RunConfig, decoder: str) -> RunConfig:
+    """Return settings with a decoder that the program's own settings do not offer."""
+    finetune = msgspec.structs.replace(config.finetune)
+    msgspec.structs.force_setattr(finetune, "decoder", decoder)
+    return msgspec.structs.replace(config, finetune=finetune)
 
 
 def _require_free(names: Iterable[str], what: str, fixed: tuple[str, ...]) -> None:

@@ -1,7 +1,8 @@
 import pytest
-from fake_stages import PROTOCOL, write_protocol
+from fake_stages import PROTOCOL, grid_of, write_protocol
 
 from research.protocol import PROTOCOLS, load_protocol
+from research.store import telling
 from sacl.errors import ConfigError
 
 STRATEGIES = PROTOCOL["strategies"]
@@ -68,6 +69,8 @@ def test_strategies_differ_from_the_base_and_ablations_from_ours(tmp_path):
     assert configs["scratch"].pretrain.method == "none"
     assert configs["x"].pretrain.temperature == 0.2
     assert (configs["x"].finetune.decoder, configs["pooled"].finetune.decoder) == ("aspp", "unet")
+    assert configs["query"].finetune.dense is None
+    assert configs["query"].finetune.query is not None
     assert all(config.pretrain.steps == 7 for config in configs.values())
     assert list(protocol.strategies) == ["pooled", "simclr", "scratch"]
 
@@ -93,8 +96,14 @@ def test_the_work_folder_may_be_another(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(PROTOCOLS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_protocol_of_the_laboratory_is_valid_and_is_known_by_its_name(path):
-    pytest.importorskip("research.methods")
     by_path, configs = load_protocol(path)
     by_name, _ = load_protocol(type(path)(path.stem))
     assert by_name == by_path
     assert set(configs) == set(by_path.names)
+
+
+def test_a_decoder_of_the_laboratory_is_one_of_its_settings_alone(tmp_path):
+    ablations = {"linear": {"finetune.decoder": "linear", "finetune.encoder_rate": 0}}
+    grid = grid_of(tmp_path, ablations=ablations)
+    decoders = {cell.strategy: telling(cell.config.finetune)["decoder"] for cell in grid.cells}
+    assert decoders == {"pooled": "unet", "simclr": "unet", "scratch": "unet", "linear": "linear"}

@@ -138,7 +138,7 @@ def overridden(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
     """
     tree = msgspec.to_builtins(config, enc_hook=str)
     for name, value in flat_settings(overrides).items():
-        if name not in dotted_settings():
+        if name not in (*dotted_settings(), *_EXCLUSIVE_BLOCKS):
             raise ConfigError(f"unknown setting '{name}'{nearest(name)}")
         _plant(tree, name, value, alone=True)
     return from_mapping(RunConfig, tree)
@@ -148,7 +148,7 @@ def flat_settings(overrides: Mapping[str, Any], where: str = "") -> dict[str, An
     """Return settings in nested blocks by their dotted names."""
     flat: dict[str, Any] = {}
     for key, value in overrides.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             flat |= flat_settings(value, f"{where}{key}.")
         else:
             flat[f"{where}{key}"] = value
