@@ -62,6 +62,8 @@ class FakeStages:
         self.runs: Counter[tuple[str, str]] = Counter()
         self.failing: set[tuple[str, str]] = set()
         """Pairs of stage and cell that fail."""
+        self.data = "as it was"
+        """What the scans are like."""
         self.labels_of: dict[str, dict[str, str]] = {}
 
     def install(self, monkeypatch: Any) -> None:
@@ -71,6 +73,8 @@ class FakeStages:
     def module(self, stage: str) -> SimpleNamespace:
         def inputs(settings: Any, workspace: Workspace) -> dict[str, str]:
             found = {s: fingerprint(workspace.require(s)) for s in READS[stage]}
+            if stage == "ingest":
+                found["data"] = self.data
             if getattr(settings, "maps", None) is not None:
                 names = sorted(path.name for path in settings.maps.source.iterdir())
                 found["source"] = json.dumps([settings.maps.source.parent.name, *names])
