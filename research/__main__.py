@@ -9,7 +9,6 @@ if os.path.abspath(sys.path[0] or ".") == os.getcwd() != _ROOT:  # noqa: PTH100,
     sys.path.append(_ROOT)
 
 import argparse  # noqa: E402
-import importlib.util  # noqa: E402
 import json  # noqa: E402
 import runpy  # noqa: E402
 import signal  # noqa: E402
@@ -17,7 +16,7 @@ from collections.abc import Callable, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
-from sacl.arguments import take_dotted_flags  # noqa: E402
+from sacl.cli import take_dotted_flags  # noqa: E402
 from sacl.errors import ConfigError, SaclError  # noqa: E402
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
@@ -89,8 +88,7 @@ def _program() -> argparse.ArgumentParser:
 
 
 def _grid(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    if importlib.util.find_spec("research.methods"):  # registers the laboratory's methods
-        importlib.import_module("research.methods")
+    import research.methods  # noqa: F401 - enters the laboratory's methods into the table
     from research.grid import read_grid
 
     if known.data:
