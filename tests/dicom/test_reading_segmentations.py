@@ -6,7 +6,12 @@ import pydicom
 import pytest
 from plain_series import Layout, make_series
 
-from sacl.dicom.segmentation import Kind, read_segmentation, write_segmentation
+from sacl.dicom.segmentation import (
+    Kind,
+    read_segmentation,
+    segment_names,
+    write_segmentation,
+)
 from sacl.errors import DataError
 from sacl.geometry import same_grid
 from sacl.types import Grid
@@ -65,6 +70,17 @@ def test_frames_far_apart_leave_empty_slices_between_them(path, label_map):
     expected = np.where(label_map.voxels[:, :, 2:5] == 1, 1, 0)
     expected[:, :, 1] = 0
     np.testing.assert_array_equal(read.voxels, expected)
+
+
+def test_a_tilted_stack_needs_the_grid_of_its_scan(tmp_path):
+    layout = Layout(7, 5, 6, tilt=0.3)
+    label_map = layout.label_map(np.ones((7, 5, 6), np.uint8), ORGANS)
+    write_segmentation(tmp_path / "a.dcm", label_map, make_series(layout), "r")
+    assert segment_names(tmp_path / "a.dcm") == ORGANS
+    with pytest.raises(DataError, match=r"slices of a tilted gantry; give the grid of the scan"):
+        read_segmentation(tmp_path / "a.dcm")
+    read = read_segmentation(tmp_path / "a.dcm", label_map.grid)
+    np.testing.assert_array_equal(read.voxels, label_map.voxels)
 
 
 def test_lies_on_a_grid_that_reaches_further_or_less_far(path, label_map):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import itertools
 from collections.abc import Iterator, Sequence
@@ -119,32 +120,52 @@ def write_segmentation(
 def read_segmentation(path: Path, grid: Grid | None = None) -> LabelMap:
     """Read a DICOM SEG of disjoint segments as a label map in canonical orientation.
 
-    The organs are the segments by number, under their segment labels; under their descriptions
-    where the label is only the readable form of that, as in files of this program. The map lies on
-    the given grid. Without one it lies on all slices of the series that the segmentation refers
-    to, as far as the file tells where they are; else on those from its first frame to its last.
+    The map lies on the given grid, or reaches from the segmentation's first frame to its last.
 
     Args:
         path: A file with SegmentationType BINARY or LABELMAP.
         grid: Canonical grid of the scan; its voxels have to be the segmentation's.
 
     Raises:
-        DataError: the file is damaged or another kind of DICOM, two segments overlap, or a voxel
-            in an organ is none of the grid.
+        DataError: the file is damaged or another kind of DICOM, two segments overlap, a voxel in
+            an organ is none of the grid, or without a grid the frames form no box.
     """
-    with quiet():
-        try:
-            dataset = pydicom.dcmread(path)
-            return _read(dataset, grid, path.name)
-        except FileNotFoundError as error:
-            raise DataError(f"{path.name}: no such file") from error
-        except PermissionError as error:
-            raise DataError(f"{path.name}: no permission to read it") from error
-        except DAMAGE as error:
-            raise DataError(
-                f"{path.name}: not a readable DICOM segmentation ({type(error).__name__}); export"
-                " or copy it again"
-            ) from error
+    with _one_line(path):
+        return _read(pydicom.dcmread(path), grid, path.name)
+
+
+def segment_names(path: Path) -> tuple[str, ...]:
+    """Return the organs of a DICOM SEG by the number of their segment; pixels are not read.
+
+    The name is the segment's label; its description where the label is only the readable form of
+    that, as in files of this program.
+
+    Raises:
+        DataError: as `read_segmentation`, as far as the header shows it.
+    """
+    with _one_line(path):
+        return tuple(_segments(pydicom.dcmread(path, stop_before_pixels=True), path.name).values())
+
+
+@contextlib.contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged file raises into one line.
+
+    Raises:
+        DataError: the file is missing, locked or damaged.
+    """
+    try:
+        with quiet():
+            yield
+    except FileNotFoundError as error:
+        raise DataError(f"{path.name}: no such file") from error
+    except PermissionError as error:
+        raise DataError(f"{path.name}: no permission to read it") from error
+    except DAMAGE as error:
+        raise DataError(
+            f"{path.name}: not a readable DICOM segmentation ({type(error).__name__}); export or"
+            " copy it again"
+        ) from error
 
 
 def _segmentation(
@@ -219,8 +240,7 @@ def _read(dataset: Dataset, grid: Grid | None, where: str) -> LabelMap:
         raise DataError(f"{where}: its segments do not name organs ({error})") from error
     first = next(slices_in(dataset, Source(Path())))
     points = _points_mm(dataset, first, where)
-    if grid is None:
-        grid = canonical_grid(_own_grid(dataset, first, points, where))
+    grid = grid or _own_grid(dataset, where)
     index, to_voxel = _onto(grid, first, points, where)
     kind = np.uint8 if len(segments) < 256 else np.uint16
     label_map = LabelMap(np.zeros(grid.shape, kind), grid, scheme)
@@ -276,60 +296,21 @@ def _points_mm(dataset: Dataset, first: Slice, where: str) -> Float[np.ndarray, 
     return np.array(points)
 
 
-def _own_grid(
-    dataset: Dataset, first: Slice, points: Float[np.ndarray, "frame 3"], where: str
-) -> Grid:
-    """Return the grid `[column, row, slice]` of all slices that a segmentation is about.
-
-    A segmentation leaves out slices without an organ. Where every frame refers to one image of the
-    listed series, and the list is in the order of space, the grid has a slice for each image of
-    it. Else it reaches from the first frame to the last.
+def _own_grid(dataset: Dataset, where: str) -> Grid:
+    """Return the canonical grid that reaches from a segmentation's first frame to its last.
 
     Raises:
-        DataError: the frames lie at irregular distances.
+        DataError: the frames lie at irregular distances, or form no box.
     """
-    normal = np.cross(*np.reshape(first.orientation or (), (2, 3)))
-    alone = normal * abs(first.distance_mm or first.thickness_mm or 1.0)
-    images, index = _images_referred_to(dataset)
-    if len(index) and (first.distance_mm or len(set(index.tolist())) > 1):
-        step = step_between(index, points, alone)
-        if step is not None:
-            return grid_of(first, points[0] - index[0] * step, step, images)
-    height = points @ normal
-    height -= height.min()
-    gaps = np.diff(np.unique(height.round(3)))
-    for distance in (first.distance_mm, min(gaps[gaps > 0.01], default=1.0)):
-        index = np.rint(height / (distance or 1.0)).astype(int)
-        step = step_between(index, points, alone) if distance else None
-        if step is not None:
-            return grid_of(first, points[index.argmin()], step, int(index.max()) + 1)
-    raise DataError(f"{where}: its frames lie at irregular distances; resample the segmentation")
-
-
-def _images_referred_to(dataset: Dataset) -> tuple[int, Int[np.ndarray, " frame"]]:
-    """Return how many images the series has, and which of them each frame was drawn on.
-
-    None of them where a frame does not refer to exactly one, or they are frames of one image.
-    """
-    series = dataset.get("ReferencedSeriesSequence") or []
-    listed = [
-        str(image.ReferencedSOPInstanceUID)
-        for each in series
-        for image in each.get("ReferencedInstanceSequence") or []
-    ]
-    number_of = {uid: n for n, uid in enumerate(listed)}
-    drawn_on = [
-        [
-            number_of.get(str(image.ReferencedSOPInstanceUID))
-            for derivation in frame.get("DerivationImageSequence") or []
-            for image in derivation.get("SourceImageSequence") or []
-        ]
-        for frame in dataset.PerFrameFunctionalGroupsSequence
-    ]
-    is_clear = all(len(images) == 1 and images[0] is not None for images in drawn_on)
-    if not is_clear or len(series) != 1 or len(listed) == 1:
-        return 0, np.empty(0, int)
-    return len(listed), np.array(drawn_on, int)[:, 0]
+    geometry = Segmentation.from_dataset(dataset, copy=False).get_volume_geometry()
+    if geometry is None:
+        raise DataError(
+            f"{where}: its frames lie at irregular distances, or on slices of a tilted gantry; give"
+            " the grid of the scan"
+        )
+    count, rows, columns = geometry.spatial_shape
+    affine = LPS_TO_RAS @ geometry.affine[:, [2, 1, 0, 3]]
+    return canonical_grid(Grid((columns, rows, count), affine))
 
 
 def _onto(

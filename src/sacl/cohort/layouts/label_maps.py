@@ -14,7 +14,7 @@ from sacl.cohort.dataset import nifti_files
 from sacl.cohort.label_names import TABLES, LabelNames, names_in_folder, require_labels
 from sacl.cohort.layouts.nnssl import anatomy_masks
 from sacl.cohort.references import MapRules, SchemeMap, in_scheme, lay_masks, on_grid
-from sacl.dicom.segmentation import read_segmentation
+from sacl.dicom.segmentation import read_segmentation, segment_names
 from sacl.errors import DataError
 from sacl.files.arrays import distinct_values
 from sacl.files.atomic import folder_fingerprint
@@ -184,7 +184,7 @@ def _labels_in(file: Path, grid: Grid) -> tuple[np.ndarray, Grid]:
 def _names_of(file: Path, source: Path, tables: dict[Path, LabelNames | None]) -> Mapping[int, str]:
     """Return the names of a file's values; `tables` keeps the tables of folders already read."""
     if file.suffix == DICOM:
-        return dict(enumerate(read_segmentation(file).scheme.names, start=1))
+        return dict(enumerate(segment_names(file), start=1))
     inside = read_label_table(file)
     if inside is not None:
         return {value: name for name, value in inside.items() if value != 0 and name}
