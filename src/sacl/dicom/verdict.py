@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,6 +31,15 @@ _COMPUTED = frozenset(
 )
 """ImageType values of pictures computed from another series of the study."""
 _INTEGER_BITS = (8, 16, 32)
+_NEEDED: dict[str, Callable[[Slice], object]] = {
+    "ImagePositionPatient": lambda piece: piece.position_mm,
+    "ImageOrientationPatient": lambda piece: piece.orientation,
+    "PixelSpacing": lambda piece: piece.spacing_mm,
+    "Rows or Columns": lambda piece: min(piece.encoding.rows, piece.encoding.columns),
+    "BitsAllocated": lambda piece: piece.encoding.bits_allocated,
+    "BitsStored": lambda piece: piece.encoding.bits_stored,
+}
+"""What every slice has to say, by name."""
 _AIR_HU = -500.0
 """The darkest voxel of a CT in HU lies below: there is air around or in everybody."""
 _UNREADABLE = Fault("truncated_pixels", "its pixels cannot be decoded; copy or export it again")
@@ -89,7 +98,7 @@ def _stacked(
     slices: tuple[Slice, ...], rule: SeriesRule, opener: Opener
 ) -> tuple[SliceStack, int] | Fault:
     """Return slices as a stack and how many copies were left out, or why they are no scan."""
-    fault = _header_fault(slices, rule.modality) or _mixed(slices)
+    fault = next(_header_faults(slices, rule.modality), None) or _mixed(slices)
     if fault is not None:
         return fault
     kept, copies = _without_copies(slices, opener)
@@ -251,134 +260,75 @@ def _notes(stacked: SliceStack, copies: int, lossy: bool) -> tuple[str, ...]:
     return tuple(itertools.compress(remarks, remarks.values()))
 
 
-def _header_fault(slices: Sequence[Slice], modality: str) -> Fault | None:
-    """Return why slices are no scan, as far as headers tell; None where they may be one."""
-    return _modality_fault(slices, modality) or next(
-        filter(None, (check(slices) for check in _CHECKS)), None
-    )
+def _header_faults(slices: Sequence[Slice], wanted: str) -> Iterator[Fault]:
+    """Yield why slices are no scan, as far as headers tell; the first is the reason."""
+    yield from _kind_faults(slices, ("CT", "MR") if wanted == "auto" else (wanted.upper(),))
+    yield from _tag_faults(slices)
+    for piece in slices:
+        yield from _pixel_faults(piece)
+    cut = sum(piece.pixels == "truncated" for piece in slices)
+    if cut:
+        why = f"{cut} of {len(slices)} files end before their pixels do; copy or export them again"
+        yield Fault("truncated_pixels", why)
+    yield from filter(None, map(plane_fault, slices))
 
 
-def _modality_fault(slices: Sequence[Slice], wanted: str) -> Fault | None:
+def _kind_faults(slices: Sequence[Slice], modalities: Sequence[str]) -> Iterator[Fault]:
     modality = slices[0].modality
-    allowed = ("CT", "MR") if wanted == "auto" else (wanted.upper(),)
-    if modality in allowed:
-        return None
-    name = modality if modality.isalnum() and len(modality) <= 16 else "none"
-    why = "" if wanted == "auto" else "; ingest.modality asks for it"
-    return Fault("wrong_modality", f"modality {name}, expected {' or '.join(allowed)}{why}")
-
-
-def _localizer(slices: Sequence[Slice]) -> Fault | None:
-    if not any(is_localizer(piece) for piece in slices):
-        return None
-    return Fault("localizer", "its ImageType says localizer: an overview, not a scan")
-
-
-def _secondary_capture(slices: Sequence[Slice]) -> Fault | None:
-    if not any(piece.converted for piece in slices):
-        return None
-    return Fault("secondary_capture", "a screenshot or scanned document, not a scan")
-
-
-def _color(slices: Sequence[Slice]) -> Fault | None:
+    if modality not in modalities:
+        name = modality if modality.isalnum() and len(modality) <= 16 else "none"
+        why = "; ingest.modality asks for it" if len(modalities) == 1 else ""
+        expected = " or ".join(modalities)
+        yield Fault("wrong_modality", f"modality {name}, expected {expected}{why}")
+    if any(map(is_localizer, slices)):
+        yield Fault("localizer", "its ImageType says localizer: an overview, not a scan")
+    if any(piece.converted for piece in slices):
+        yield Fault("secondary_capture", "a screenshot or scanned document, not a scan")
     for piece in slices:
         kind = piece.encoding.photometric
         if piece.encoding.samples != 1 or kind.startswith(("RGB", "YBR", "PALETTE")):
-            return Fault("color", f"pixels in color ({kind or 'unnamed'}), expected MONOCHROME2")
+            yield Fault("color", f"pixels in color ({kind or 'unnamed'}), expected MONOCHROME2")
         if kind == "MONOCHROME1":
-            return Fault(
-                "inverted_gray", "MONOCHROME1, dark and bright exchanged; expected MONOCHROME2"
-            )
-    return None
-
-
-def _derived(slices: Sequence[Slice]) -> Fault | None:
+            why = "MONOCHROME1, dark and bright exchanged; expected MONOCHROME2"
+            yield Fault("inverted_gray", why)
     values = {value for piece in slices for value in piece.traits.image_type}
-    words = sorted(_COMPUTED & (values | {word for value in values for word in value.split()}))
-    if not words:
-        return None
-    return Fault(
-        "derived",
-        f"its ImageType says {words[0]}: computed from another series; take that one",
-    )
+    for word in sorted(_COMPUTED & (values | {word for value in values for word in value.split()})):
+        why = f"its ImageType says {word}: computed from another series; take that one"
+        yield Fault("derived", why)
 
 
-def _no_pixels(slices: Sequence[Slice]) -> Fault | None:
+def _tag_faults(slices: Sequence[Slice]) -> Iterator[Fault]:
     states = [piece.pixels for piece in slices]
     if "float" in states:
-        return Fault("unsupported_pixels", "floating-point pixels, expected integers")
-    if states.count("none"):
-        return Fault(
-            "missing_tags", f"{states.count('none')} of {len(states)} files have no pixels"
-        )
-    return None
-
-
-def _missing_tags(slices: Sequence[Slice]) -> Fault | None:
+        yield Fault("unsupported_pixels", "floating-point pixels, expected integers")
+    if "none" in states:
+        why = f"{states.count('none')} of {len(states)} files have no pixels"
+        yield Fault("missing_tags", why)
     if any(piece.frames > 1 for piece in slices):
-        return Fault(
+        yield Fault(
             "unsupported_multiframe",
             f"{slices[0].frames} frames in one file without a position for each; export single"
             " slices or enhanced multi-frame CT or MR",
         )
-    wanted: dict[str, Callable[[Slice], object]] = {
-        "ImagePositionPatient": lambda piece: piece.position_mm,
-        "ImageOrientationPatient": lambda piece: piece.orientation,
-        "PixelSpacing": lambda piece: piece.spacing_mm,
-        "Rows or Columns": lambda piece: min(piece.encoding.rows, piece.encoding.columns) or None,
-        "BitsAllocated": lambda piece: piece.encoding.bits_allocated or None,
-        "BitsStored": lambda piece: piece.encoding.bits_stored or None,
-    }
-    for name, value in wanted.items():
-        missing = sum(value(piece) is None for piece in slices)
+    for name, value in _NEEDED.items():
+        missing = sum(value(piece) in (None, 0) for piece in slices)
         if missing:
-            return Fault(
-                "missing_tags",
-                f"{name} is missing or no number in {missing} of {len(slices)} slices; export"
-                " the series again",
-            )
-    return None
+            why = f"{name} is missing or no number in {missing} of {len(slices)} slices"
+            yield Fault("missing_tags", f"{why}; export the series again")
 
 
-def _pixels(slices: Sequence[Slice]) -> Fault | None:
-    for piece in slices:
-        code = piece.encoding
-        if code.has_lut:
-            return Fault("unsupported_pixels", "a modality LUT, expected RescaleSlope")
-        if code.bits_allocated not in _INTEGER_BITS or code.bits_stored > code.bits_allocated:
-            return Fault(
-                "unsupported_pixels",
-                f"{code.bits_stored} bits stored of {code.bits_allocated} allocated, expected 8, 16"
-                " or 32 allocated",
-            )
-        fault = _rescale_line(piece) or decoder_fault(code.transfer_syntax)
-        if fault is not None:
-            return fault
-    cut = sum(piece.pixels == "truncated" for piece in slices)
-    if cut:
-        return Fault(
-            "truncated_pixels",
-            f"{cut} of {len(slices)} files end before their pixels do; copy or export them again",
-        )
-    return None
-
-
-def _rescale_line(piece: Slice) -> Fault | None:
+def _pixel_faults(piece: Slice) -> Iterator[Fault]:
+    code = piece.encoding
+    if code.has_lut:
+        yield Fault("unsupported_pixels", "a modality LUT, expected RescaleSlope")
+    if code.bits_allocated not in _INTEGER_BITS or code.bits_stored > code.bits_allocated:
+        bits = f"{code.bits_stored} bits stored of {code.bits_allocated} allocated"
+        yield Fault("unsupported_pixels", f"{bits}, expected 8, 16 or 32 allocated")
     if piece.slope == 0:
-        return Fault("unsupported_pixels", "RescaleSlope is 0: every voxel has one value")
+        yield Fault("unsupported_pixels", "RescaleSlope is 0: every voxel has one value")
     if any(math.isnan(x) for x in (piece.slope, piece.intercept) if x is not None):
-        return Fault(
-            "unsupported_pixels",
-            "RescaleSlope or RescaleIntercept is no finite number; export the series again",
-        )
-    return None
-
-
-def _plane(slices: Sequence[Slice]) -> Fault | None:
-    return next((fault for fault in map(plane_fault, slices) if fault is not None), None)
-
-
-_CHECKS = (
-    *(_localizer, _secondary_capture, _color, _derived),
-    *(_no_pixels, _missing_tags, _pixels, _plane),
-)
+        why = "RescaleSlope or RescaleIntercept is no finite number; export the series again"
+        yield Fault("unsupported_pixels", why)
+    fault = decoder_fault(code.transfer_syntax)
+    if fault is not None:
+        yield fault
