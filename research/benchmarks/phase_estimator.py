@@ -28,7 +28,7 @@ from research.benchmarks.circumstances import circumstances
 from research.benchmarks.damaged_maps import Damage, damaged
 from sacl.cohort.manifest import read_cohort, read_image
 from sacl.dicom.intake import take_in
-from sacl.dicom.volume import read_scan
+from sacl.dicom.volume import read_stack
 from sacl.files.atomic import write_text
 from sacl.files.nifti import read_label_map, read_labels, read_volume
 from sacl.geometry import require_same_grid
@@ -272,7 +272,7 @@ def _real(data: Path) -> Iterator[tuple[Volume, str, str]]:
     verdict = take_in(data / "dicom_series.zip").verdicts[0]
     assert verdict.stack is not None, "the series is accepted"
     known = f"contrast {verdict.labels['contrast']}; its tags say {verdict.labels['phase']}"
-    yield read_scan(verdict.stack, "dicom_series")[0], "segmentation_dicom.nii.gz", known
+    yield read_stack(verdict.stack, "dicom_series")[0], "segmentation_dicom.nii.gz", known
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 from make_series import Patient, Scan, make_scan, oblique, tilted, uid
 
 from sacl.dicom.verdict import Verdict
-from sacl.dicom.volume import read_scan
+from sacl.dicom.volume import read_stack
 from sacl.geometry import to_canonical
 from sacl.types import Grid, NativeFrame, Volume
 
@@ -71,7 +71,7 @@ def differences(verdicts: Sequence[Verdict], expected: Sequence[Expected]) -> li
     if len(accepted) != len(left):
         wrong.append(f"accepted {len(accepted)}, not {len(left)}")
     for verdict in accepted:
-        volume, native = read_scan(verdict.stack, "x")
+        volume, native = read_stack(verdict.stack, "x")
         match = next((truth for truth in left if _is(truth.scan, volume, native)), None)
         if match is None:
             wrong.append("voxels or grid of an accepted scan")

@@ -12,7 +12,7 @@ import SimpleITK
 from make_series import AXIAL, CORONAL, make_scan, oblique, other, tilted, write_scan
 
 from sacl.dicom.intake import take_in
-from sacl.dicom.volume import read_scan
+from sacl.dicom.volume import read_stack
 from sacl.files.nifti import read_labels
 from sacl.geometry import describe, same_grid, to_canonical
 from sacl.types import Grid
@@ -34,7 +34,7 @@ def by_simpleitk(folder):
 
 def ours(folder):
     (verdict,) = take_in(folder).verdicts
-    return read_scan(verdict.stack, "x")
+    return read_stack(verdict.stack, "x")
 
 
 def agree(folder):
@@ -119,7 +119,7 @@ def test_a_real_series_lies_on_its_segmentations_grid_with_plausible_organs(real
         pytest.skip("SACL_DATA has no TotalSegmentator_CT")
     intake = take_in(folder / "dicom_series.zip")
     (verdict,) = intake.verdicts
-    volume, _ = read_scan(verdict.stack, "x")
+    volume, _ = read_stack(verdict.stack, "x")
     labels, grid, _ = read_labels(folder / "segmentation_dicom.nii.gz")
     assert volume.voxels.dtype == np.int16
     assert same_grid(volume.grid, grid, 1e-3)

@@ -15,7 +15,7 @@ from sacl.cli import main
 from sacl.cohort.layouts import dicom
 from sacl.dicom.intake import take_in
 from sacl.dicom.pseudonyms import KEY, read_key
-from sacl.dicom.volume import read_scan
+from sacl.dicom.volume import read_stack
 from sacl.errors import DataError
 
 
@@ -44,7 +44,7 @@ def test_a_cine_is_told_apart_by_trigger_time_alone(tmp_path, rng, jitter_ms):
     assert [verdict.accepted for verdict in verdicts] == [True] * 4
     assert [verdict.stack.grid.shape[2] for verdict in verdicts] == [8] * 4
     assert all("trigger time" in verdict.series.part for verdict in verdicts)
-    first = [read_scan(verdict.stack, "x")[0].voxels[0, 0] for verdict in verdicts]
+    first = [read_stack(verdict.stack, "x")[0].voxels[0, 0] for verdict in verdicts]
     assert len({tuple(column) for column in first}) == 4, "every phase has voxels of its own"
     assert not any(verdict.notes for verdict in verdicts)
 

@@ -21,7 +21,7 @@ from sacl.dicom.intake import take_in
 from sacl.dicom.slices import Encoding, Identity, Slice, Traits
 from sacl.dicom.stack import SliceStack, stack
 from sacl.dicom.verdict import SeriesRule
-from sacl.dicom.volume import read_scan
+from sacl.dicom.volume import read_stack
 from sacl.errors import DataError
 
 
@@ -106,7 +106,7 @@ def test_pixels_that_cannot_be_decoded_are_told_in_one_line(tmp_path, rng):
     write(images, tmp_path, rng)
     (verdict,) = take_in(tmp_path).verdicts
     with pytest.raises(DataError, match=r"case p0001-s01: slice 4 of 8 cannot be decoded"):
-        read_scan(verdict.stack, "p0001-s01")
+        read_stack(verdict.stack, "p0001-s01")
 
 
 def test_padding_that_could_be_tissue_is_not_taken_for_padding(tmp_path, rng):
@@ -116,7 +116,7 @@ def test_padding_that_could_be_tissue_is_not_taken_for_padding(tmp_path, rng):
     write(images, tmp_path, rng)
     (verdict,) = take_in(tmp_path).verdicts
     assert any("could be tissue" in note for note in verdict.notes)
-    volume, _ = read_scan(verdict.stack, "x")
+    volume, _ = read_stack(verdict.stack, "x")
     np.testing.assert_array_equal(np.sort(volume.voxels, None), np.sort(scan.values, None))
 
 
@@ -128,7 +128,7 @@ def test_a_range_of_padding_becomes_air_also_above_all_tissue(tmp_path, rng):
     every(PixelPaddingValue=4095, PixelPaddingRangeLimit=4088)(images, rng)
     write(images, tmp_path, rng)
     (verdict,) = take_in(tmp_path).verdicts
-    volume, _ = read_scan(verdict.stack, "x")
+    volume, _ = read_stack(verdict.stack, "x")
     assert np.count_nonzero(volume.voxels == -1024) == 2 * stored[0].size
     assert np.count_nonzero(volume.voxels == 4087) == stored[0].size
 
@@ -142,7 +142,7 @@ def test_a_negative_padding_value_may_be_written_as_unsigned(tmp_path, rng):
         image.add_new("PixelPaddingValue", "US", 65536 - 2000)
     write(images, tmp_path, rng)
     (verdict,) = take_in(tmp_path).verdicts
-    volume, _ = read_scan(verdict.stack, "x")
+    volume, _ = read_stack(verdict.stack, "x")
     assert volume.voxels.min() == 0
 
 
@@ -152,7 +152,7 @@ def test_values_beyond_int16_stay_exact(tmp_path, rng):
     stored[0, 0, 0] = 65535
     write_scan(other(scan, stored=stored), tmp_path, rng)
     (verdict,) = take_in(tmp_path).verdicts
-    volume, _ = read_scan(verdict.stack, "x")
+    volume, _ = read_stack(verdict.stack, "x")
     assert volume.voxels.dtype == np.float32
     assert volume.voxels.max() == 65535
 
@@ -163,7 +163,7 @@ def test_reading_needs_less_memory_than_two_scans(tmp_path, rng):
     (verdict,) = take_in(tmp_path).verdicts
     tracemalloc.start()
     try:
-        volume, _ = read_scan(verdict.stack, "x")
+        volume, _ = read_stack(verdict.stack, "x")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -137,6 +137,23 @@ def test_an_export_that_wrote_nothing_leaves_nothing(work, tmp_path, monkeypatch
     assert not (tmp_path / "out").exists()
 
 
+def test_a_failed_export_of_the_cohort_goes_on(work, tmp_path, monkeypatch):
+    from sacl.cohort.layouts import nnssl
+
+    out = tmp_path / "out"
+    whole = nnssl.write_text
+
+    def no_room(path, *rest):
+        raise DataError(f"{path.name}: cannot be written")
+
+    monkeypatch.setattr(nnssl, "write_text", no_room)
+    with pytest.raises(DataError, match="cannot be written"):
+        export(work, out, "nnssl")
+    assert json.loads((out / "export.json").read_text())["state"] == "failed"
+    monkeypatch.setattr(nnssl, "write_text", whole)
+    assert export(work, out, "nnssl").files == ("pretrain_data.json",)
+
+
 def test_force_removes_what_the_other_export_wrote_and_nothing_else(work, tmp_path):
     out = tmp_path / "out"
     export(work, out)
@@ -211,7 +228,7 @@ def test_two_files_of_one_case_are_not_merged(work, tmp_path):
     (tmp_path / "maps").mkdir()
     for name in ("a.nii", "a.nii.gz"):
         (tmp_path / "maps" / name).write_bytes(source.read_bytes())
-    with pytest.raises(DataError, match=r"maps: a.nii and a.nii.gz are one case"):
+    with pytest.raises(DataError, match=r"maps: a.nii and a.nii.gz are of one name"):
         export_folder(tmp_path / "maps", tmp_path / "out")
 
 

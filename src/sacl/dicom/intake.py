@@ -24,7 +24,7 @@ from sacl.dicom.pseudonyms import read_key
 from sacl.dicom.series import Series, group
 from sacl.dicom.slices import Slice, meta_text, read_dataset, read_slices
 from sacl.dicom.stack import SliceStack
-from sacl.dicom.verdict import SeriesRule, Verdict, beside_others, judge, only_largest
+from sacl.dicom.verdict import SeriesRule, Verdict, beside_others, judge_series, only_largest
 from sacl.errors import DataError
 from sacl.progress import track
 
@@ -76,7 +76,7 @@ def take_in(root: Path, rule: SeriesRule | None = None) -> Intake:
     slices, refused, files = list_slices(root)
     with Opener() as opener:
         every = sorted(group(slices, rule.min_slices), key=_patient_and_time)
-        verdicts = [judge(series, rule, opener) for series in track(every, "dicom series")]
+        verdicts = [judge_series(series, rule, opener) for series in track(every, "dicom series")]
     verdicts = beside_others(verdicts)
     if rule.series == "largest":
         verdicts = only_largest(verdicts)
@@ -202,7 +202,7 @@ def _accepted(slices: Sequence[Slice], least: int) -> list[tuple[str, SliceStack
     """Return the accepted series among some slices, and what tells each from others of its UID."""
     with Opener() as opener:
         rule = SeriesRule(min_slices=least)
-        verdicts = [judge(series, rule, opener) for series in group(slices, least)]
+        verdicts = [judge_series(series, rule, opener) for series in group(slices, least)]
     return [(v.series.part, v.stack) for v in verdicts if v.stack is not None]
 
 

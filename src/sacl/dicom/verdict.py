@@ -75,7 +75,7 @@ class Verdict:
         return self.fault is None
 
 
-def judge(series: Series, rule: SeriesRule, opener: Opener) -> Verdict:
+def judge_series(series: Series, rule: SeriesRule, opener: Opener) -> Verdict:
     """Return the verdict on a series.
 
     Headers decide. Pixels are read only of slices that share a position, to tell copies from

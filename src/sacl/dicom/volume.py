@@ -37,7 +37,7 @@ _JPEG = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81))
 """JPEG and JPEG-LS; JPEG 2000 is decoded by what every installation has."""
 
 
-def read_scan(stack: SliceStack, case_id: str) -> tuple[Volume, NativeFrame]:
+def read_stack(stack: SliceStack, case_id: str) -> tuple[Volume, NativeFrame]:
     """Return a scan in canonical orientation and the frame that leads back to its own grid.
 
     Every slice's own slope and intercept are applied. Voxels are int16 where all of these are

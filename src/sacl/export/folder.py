@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from sacl.errors import ConfigError, SaclError
 from sacl.export.forms import Export, Form, Result
@@ -86,8 +87,7 @@ def write_export(
                     doubts.append(f"case {case_id}: {result.native.contradiction}")
         more = tuple(path.name for path in form.finish(export)) if form.finish else ()
     except BaseException as error:
-        is_empty = before is None and written == 0
-        _give_up(export.out, record, is_empty, isinstance(error, SaclError))
+        _give_up(export.out, record, before is None, isinstance(error, SaclError))
         raise
     if doubts:
         more_doubts = f"; {len(doubts) - 1} more scans likewise" if doubts[1:] else ""
@@ -150,17 +150,18 @@ def _claim(out: Path, origin: Origin, names: set[str], force: bool) -> tuple[str
     return before.files
 
 
-def _give_up(out: Path, record: Record, is_empty: bool, is_refused: bool) -> None:
+def _give_up(out: Path, record: Record, is_new: bool, is_refused: bool) -> None:
     """Leave nothing of an export that wrote nothing, else a record that lets it go on."""
     with contextlib.suppress(OSError, SaclError):
-        if is_empty:
-            (out / RECORD).unlink(missing_ok=True)
+        _remove(out, [path.name for path in out.glob(".partial-*")])
+        if is_new and [path.name for path in out.iterdir()] == [RECORD]:
+            (out / RECORD).unlink()
             out.rmdir()
         elif is_refused:
             _keep(out, dataclasses.replace(record, state="failed"))
 
 
-def _remove(out: Path, names: tuple[str, ...]) -> None:
+def _remove(out: Path, names: Iterable[str]) -> None:
     for name in names:
         path = out / name
         if path.is_dir():
@@ -170,8 +171,8 @@ def _remove(out: Path, names: tuple[str, ...]) -> None:
 
 
 def _keep(out: Path, record: Record) -> None:
-    document = dataclasses.asdict(record)
-    write_text(out / RECORD, json.dumps(document, indent=1) + "\n")
+    document = msgspec.json.format(msgspec.json.encode(record), indent=1)
+    write_text(out / RECORD, document.decode() + "\n")
 
 
 def _read(out: Path) -> Record | None:
@@ -180,16 +181,13 @@ def _read(out: Path) -> Record | None:
     Raises:
         ConfigError: it is damaged, or of an older version.
     """
-    path = out / RECORD
-    if not path.is_file():
-        return None
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        origin = document.pop("origin")
-        origin = Origin(**{**origin, "splits": tuple(origin["splits"])})
-        files = tuple(Path(name).name for name in document.pop("files"))
-        return Record(origin=origin, files=files, **document)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        record = msgspec.json.decode((out / RECORD).read_bytes(), type=Record)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"--out {out.name}: {RECORD} is damaged or of an older version; give another folder"
         ) from error
+    names = tuple(Path(name).name for name in record.files)
+    return dataclasses.replace(record, files=tuple(filter(None, names)))

@@ -23,7 +23,7 @@ from sacl.cohort.layouts.nnunet import (
 )
 from sacl.dicom.rtstruct import write_rtstruct
 from sacl.dicom.segmentation import Kind, write_segmentation
-from sacl.errors import DataError
+from sacl.errors import ConfigError, DataError
 from sacl.files.nifti import read_label_map, write_label_map
 from sacl.geometry import require_same_grid
 from sacl.organs import snake_case
@@ -204,3 +204,24 @@ FORMS: dict[str, Form] = {
     "nnssl": Form("the scans as nnssl pretrains on", finish=finish_nnssl, splits=("train",)),
 }
 """All forms by name."""
+
+
+def form_named(name: str, sources: Sequence[Path]) -> Form:
+    """Return a form by its name, for an export with these folders or zips of DICOM.
+
+    Raises:
+        ConfigError: there is none, or the sources are missing or of no use to it.
+    """
+    if name not in FORMS:
+        raise ConfigError(f"--form {name}: expected one of {', '.join(FORMS)}")
+    form = FORMS[name]
+    if form.needs_source and not sources:
+        raise ConfigError(
+            f"--form {name}: refers to the scans' own DICOM images; give their folder, --source"
+        )
+    if sources and not form.needs_source:
+        raise ConfigError(f"--form {name}: refers to no DICOM images; leave out --source")
+    missing = next((source for source in sources if not source.exists()), None)
+    if missing is not None:
+        raise ConfigError(f"--source {missing.name}: no such file or folder")
+    return form

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from pydicom import Dataset
 
-from sacl.cohort.label_names import scheme_of_folders
+from sacl.cohort.label_names import map_files, scheme_of_folders
 from sacl.cohort.manifest import read_cohort, read_reference
 from sacl.dicom.intake import ingested_series, series_named
 from sacl.dicom.pseudonyms import KEY
 from sacl.errors import ConfigError, DataError, WorkspaceError
 from sacl.export.folder import Exported, Origin, write_export
-from sacl.export.forms import FORMS, Export, Form, ReadReference, Result
+from sacl.export.forms import Export, ReadReference, Result, form_named
 from sacl.files.atomic import folder_fingerprint
-from sacl.files.nifti import is_nifti, read_label_map, stem
+from sacl.files.nifti import read_label_map
 from sacl.progress import say
 from sacl.run.record import fingerprint, read_record
 from sacl.run.workspace import Workspace
@@ -39,7 +39,7 @@ def export(  # noqa: PLR0913
     Args:
         workspace: Work directory of the run.
         out: Folder for the files.
-        form: One of `FORMS`.
+        form: One of `export.forms.FORMS`.
         arm: Which segmenter's predictions; the pretrained one's where unset.
         splits: Splits to export, the form's own where empty. Training scans are scored only
             where their split is named.
@@ -52,7 +52,7 @@ def export(  # noqa: PLR0913
         DataError: no scan of the splits was predicted.
         WorkspaceError: the run has not got as far as the form needs.
     """
-    chosen = _form(form, sources)
+    chosen = form_named(form, sources)
     if folds < 2:
         raise ConfigError(f"--folds {folds}: expected 2 or more")
     strange = next((name for name in splits if name not in SPLITS), None)
@@ -97,13 +97,13 @@ def export_folder(
         ConfigError: there is no such form, the form needs a run, or `out` is the folder itself.
         DataError: there is no label map in the folder.
     """
-    chosen = _form(form, [source] if source else [])
+    chosen = form_named(form, [source] if source else [])
     if chosen.write is None:
         raise ConfigError(f"--form {form}: needs a run's cohort; give WORK instead of --predicted")
     if out.resolve() == predicted.resolve():
         raise ConfigError(f"--out {out.name}: this is the folder to export; give another one")
-    paths = _maps(predicted)
-    references = _maps(reference) if reference else {}
+    paths = map_files(predicted)
+    references = map_files(reference) if reference else {}
     scheme = scheme_of_folders(*(folder for folder in (reference, predicted) if folder))
 
     def read(case_id: str) -> Result:
@@ -121,22 +121,6 @@ def export_folder(
     load = {case_id: functools.partial(read, case_id) for case_id in paths}
     common = Export(out, scheme, pairs, force=force)
     return write_export(chosen, common, load, Origin(form=form, inputs=inputs))
-
-
-def _form(name: str, sources: Sequence[Path]) -> Form:
-    if name not in FORMS:
-        raise ConfigError(f"--form {name}: expected one of {', '.join(FORMS)}")
-    form = FORMS[name]
-    if form.needs_source and not sources:
-        raise ConfigError(
-            f"--form {name}: refers to the scans' own DICOM images; give their folder, --source"
-        )
-    if sources and not form.needs_source:
-        raise ConfigError(f"--form {name}: refers to no DICOM images; leave out --source")
-    missing = next((source for source in sources if not source.exists()), None)
-    if missing is not None:
-        raise ConfigError(f"--source {missing.name}: no such file or folder")
-    return form
 
 
 def _arm(workspace: Workspace, wanted: str | None) -> str:
@@ -183,18 +167,3 @@ def _references(home: Path, cohort: Cohort, cases: Sequence[Case]) -> dict[str, 
         return reference, case.annotated
 
     return {c.case_id: functools.partial(read, c) for c in cases if c.reference is not None}
-
-
-def _maps(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise DataError(f"{folder.name}: no such folder of label maps")
-    maps: dict[str, Path] = {}
-    for path in filter(is_nifti, sorted(folder.iterdir())):
-        other = maps.setdefault(stem(path), path)
-        if other is not path:
-            raise DataError(
-                f"{folder.name}: {other.name} and {path.name} are one case; remove or rename one"
-            )
-    if not maps:
-        raise DataError(f"{folder.name}: no NIfTI label map in this folder; name another one")
-    return maps

@@ -16,7 +16,7 @@ from sacl.cohort.dataset import Dataset, Modality, SourceCase
 from sacl.dicom.intake import Intake, names_a_patient, take_in, what_is_dicom
 from sacl.dicom.pseudonyms import KeyRow, read_key, with_pseudonyms, write_key
 from sacl.dicom.verdict import SeriesRule, Verdict
-from sacl.dicom.volume import read_scan
+from sacl.dicom.volume import read_stack
 from sacl.errors import DataError
 
 NAME = "dicom"
@@ -79,7 +79,7 @@ def _case(verdict: Verdict, row: KeyRow) -> SourceCase:
         scan_labels={**verdict.labels, "site": row.site},
         origin=NAME,
         modality="ct" if verdict.stack.slices[0].modality == "CT" else "mr",
-        load=functools.partial(read_scan, verdict.stack, row.case_id),
+        load=functools.partial(read_stack, verdict.stack, row.case_id),
     )
 
 

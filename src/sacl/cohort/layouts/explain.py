@@ -47,16 +47,11 @@ class SeriesRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitCount:
-    """How many cases a split has, and how many of them with a reference."""
-
-    cases: int
-    with_reference: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """How a dataset would be read: of DICOM every series, of any other layout the cases."""
+    """How a dataset would be read: of DICOM every series, of any other layout the cases.
+
+    `cases` has by split the number of `cases` and of those `with_reference`.
+    """
 
     layout: str
     reason: str
@@ -65,7 +60,7 @@ class Explanation:
     name: str | None = None
     modality: str | None = None
     organs: tuple[str, ...] = ()
-    cases: Mapping[str, SplitCount] = field(default_factory=dict)
+    cases: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def explain_dataset(root: Path, layout: str, export: dicom.DicomExport) -> Explanation:
@@ -87,7 +82,7 @@ def as_text(explained: Explanation) -> str:
     """Return an explanation for a terminal: a line per series, its sentence at the end."""
     lines = [f"layout {explained.layout}, by {explained.reason}", *explained.notes]
     lines += [
-        f"{split}: {count.cases} cases, {count.with_reference} with a reference"
+        f"{split}: {count['cases']} cases, {count['with_reference']} with a reference"
         for split, count in explained.cases.items()
     ]
     if not explained.series:
@@ -163,7 +158,7 @@ def _counts(dataset: Dataset, reason: str) -> Explanation:
         organs=tuple(dataset.organs.values()),
         notes=dataset.notes,
         cases={
-            split: SplitCount(cases=len(own), with_reference=sum(c.has_reference for c in own))
+            split: {"cases": len(own), "with_reference": sum(c.has_reference for c in own)}
             for split, own in cases.items()
         },
     )
