@@ -1,5 +1,6 @@
-"""Segmenters: what they read and give, how a pretrained encoder gets in, and files."""
+"""Segmenters: what they read and give, how a pretrained encoder gets in, and how it is restored."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,9 @@ from sacl.errors import DataError
 from sacl.networks.encoder import Encoder, EncoderSpec
 from sacl.networks.segmenter import (
     SegmenterSpec,
+    TrainedModel,
     build_segmenter,
-    load_segmenter,
-    save_segmenter,
-    training_note,
+    restored_segmenter,
 )
 from sacl.patches.region import Placement
 from sacl.patches.window import WindowRule
@@ -83,39 +83,43 @@ def test_an_encoder_without_attention_gets_an_attention_input_of_zeros():
     assert torch.equal(segmenter(pixels), segmenter(blind))
 
 
-def test_comes_back_from_disk_as_it_was(tmp_path):
+def saved(segmenter):
+    """Return weights and description as they come back from disk."""
+    model = TrainedModel(spec=segmenter.spec, method="none", steps=3, seconds=1.5)
+    return segmenter.state_dict(), json.loads(json.dumps(model.to_json()))
+
+
+def test_comes_back_as_it_was():
     segmenter = build_segmenter(spec_of("query", "deeplab"), seed=0).eval()
-    save_segmenter(tmp_path, segmenter, {"steps": 3, "seconds": 1.5})
-    loaded = load_segmenter(tmp_path, torch.device("cpu"))
+    state, text = saved(segmenter)
+    restored = restored_segmenter(state, text, "here")
     pixels = torch.rand(1, 2, 32, 32)
-    assert loaded.spec == segmenter.spec
-    assert torch.allclose(loaded(pixels), segmenter(pixels), atol=1e-6)
-    assert training_note(tmp_path) == {"steps": 3, "seconds": 1.5}
+    assert restored.spec == segmenter.spec
+    assert torch.allclose(restored(pixels), segmenter(pixels), atol=1e-6)
+    model = TrainedModel.from_json(text)
+    assert (model.method, model.steps, model.seconds) == ("none", 3, 1.5)
 
 
-def test_where_nothing_is_saved_there_is_no_note(tmp_path):
-    assert training_note(tmp_path) is None
+def test_a_description_without_its_training_is_one_line():
+    _, text = saved(build_segmenter(spec_of(), seed=0))
+    with pytest.raises(DataError, match=r"how it was trained.*sacl finetune --force"):
+        TrainedModel.from_json({**text, "training": {"steps": 3}})
 
 
-def test_weights_of_another_spec_are_one_line(tmp_path):
-    save_segmenter(tmp_path, build_segmenter(spec_of(), seed=0), {})
-    text = (tmp_path / "segmenter.json").read_text()
-    (tmp_path / "segmenter.json").write_text(text.replace('"unet"', '"aspp"'))
-    with pytest.raises(DataError, match="the weights do not fit"):
-        load_segmenter(tmp_path, torch.device("cpu"))
+def test_weights_of_another_spec_are_one_line():
+    state, text = saved(build_segmenter(spec_of(), seed=0))
+    with pytest.raises(DataError, match=r"^here/segmenter\.safetensors: the weights do not fit"):
+        restored_segmenter(state, {**text, "decoder": "aspp"}, "here")
 
 
-def test_a_damaged_description_is_one_line(tmp_path):
-    save_segmenter(tmp_path, build_segmenter(spec_of(), seed=0), {})
-    (tmp_path / "segmenter.json").write_text('{"head": "dense"}')
+def test_a_damaged_description_is_one_line():
     with pytest.raises(DataError, match="damaged"):
-        load_segmenter(tmp_path, torch.device("cpu"))
+        restored_segmenter({}, {"head": "dense"}, "here")
 
 
-def test_a_segmenter_whose_patches_were_placed_otherwise_is_refused_with_the_remedy(tmp_path):
-    save_segmenter(tmp_path, build_segmenter(spec_of(), seed=0), {})
-    text = (tmp_path / "segmenter.json").read_text()
-    assert '"rule": 2' in text
-    (tmp_path / "segmenter.json").write_text(text.replace('"rule": 2', '"rule": 1'))
+def test_a_segmenter_whose_patches_were_placed_otherwise_is_refused_with_the_remedy():
+    state, text = saved(build_segmenter(spec_of(), seed=0))
+    assert text["placement"]["rule"] == 2
+    text["placement"]["rule"] = 1
     with pytest.raises(DataError, match=r"placed by rule 1.*sacl extract --force"):
-        load_segmenter(tmp_path, torch.device("cpu"))
+        restored_segmenter(state, text, "here")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -13,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sacl.errors import DataError
-from sacl.files.weights import read_weights, save_weights
 from sacl.networks.decoder import CONVOLUTIONS, build_decoder, resize
 from sacl.networks.encoder import Encoder, EncoderSpec, State, with_inputs
 from sacl.patches.region import Placement
@@ -155,32 +153,23 @@ def build_segmenter(
     return segmenter
 
 
-def save_segmenter(folder: Path, segmenter: Segmenter, training: Mapping[str, Any]) -> None:
-    """Write a segmenter's weights, its spec, and a note of how it was trained."""
-    save_weights(folder, SEGMENTER, segmenter, {**asdict(segmenter.spec), "training": training})
+def restored_segmenter(state: State, text: Mapping[str, Any], where: str) -> Segmenter:
+    """Return a segmenter from its saved weights and description, in eval mode.
 
-
-def training_note(folder: Path) -> dict[str, Any] | None:
-    """Return the note of a saved segmenter's training, None where none is saved."""
-    if not (folder / f"{SEGMENTER}.json").is_file():
-        return None
-    note: dict[str, Any] = read_weights(folder, SEGMENTER)[1]["training"]
-    return note
-
-
-def load_segmenter(folder: Path, device: torch.device) -> Segmenter:
-    """Return a saved segmenter on a device, in eval mode.
+    Args:
+        state: Its weights.
+        text: What was saved beside them as JSON.
+        where: Name of the folder, for the message.
 
     Raises:
-        DataError: there is none, it is damaged, or its weights do not fit its description.
+        DataError: the description is damaged, or the weights do not fit it.
     """
-    state, text = read_weights(folder, SEGMENTER)
     segmenter = Segmenter(SegmenterSpec.from_json(text))
     try:
         segmenter.load_state_dict(state)
     except RuntimeError as error:
         raise DataError(
-            f"{folder.name}/{SEGMENTER}.safetensors: the weights do not fit {SEGMENTER}.json; copy"
-            " both files of one training"
+            f"{where}/{SEGMENTER}.safetensors: the weights do not fit {SEGMENTER}.json; copy both"
+            " files of one training"
         ) from error
-    return segmenter.to(device, memory_format=torch.channels_last).eval()
+    return segmenter.eval()

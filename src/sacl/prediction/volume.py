@@ -16,8 +16,9 @@ from jaxtyping import Float, UInt
 from torch import Tensor
 
 from sacl.files.atomic import write_text
+from sacl.files.weights import read_weights
 from sacl.networks.device import autocast
-from sacl.networks.segmenter import SegmenterSpec
+from sacl.networks.segmenter import SEGMENTER, Segmenter, SegmenterSpec, restored_segmenter
 from sacl.patches.query import coverage, cut, organ_regions, plan_boxes
 from sacl.patches.region import dense_boxes
 from sacl.patches.window import normalize
@@ -64,6 +65,16 @@ def read_recipe(folder: Path) -> MapRecipe | None:
     """Return how a run's final maps were made, None where it has not predicted."""
     path = folder / _RECIPE_FILE
     return msgspec.json.decode(path.read_bytes(), type=MapRecipe) if path.is_file() else None
+
+
+def load_segmenter(folder: Path, device: torch.device) -> Segmenter:
+    """Return a saved segmenter on a device, in eval mode.
+
+    Raises:
+        DataError: there is none, it is damaged, or its weights do not fit its description.
+    """
+    segmenter = restored_segmenter(*read_weights(folder, SEGMENTER), folder.name)
+    return segmenter.to(device, memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True, eq=False)

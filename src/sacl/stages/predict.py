@@ -11,7 +11,7 @@ from sacl.errors import DataError, WorkspaceError
 from sacl.files.nifti import read_label_map, write_label_map
 from sacl.geometry import require_same_grid
 from sacl.networks.device import resolve_device
-from sacl.networks.segmenter import SegmenterSpec, load_segmenter
+from sacl.networks.segmenter import SegmenterSpec
 from sacl.patches.region import dense_boxes
 from sacl.prediction.guard import (
     FINDINGS_FILE,
@@ -24,7 +24,13 @@ from sacl.prediction.guard import (
     with_organs_of,
     write_findings,
 )
-from sacl.prediction.volume import MapRecipe, Predictor, predict_volume, write_recipe
+from sacl.prediction.volume import (
+    MapRecipe,
+    Predictor,
+    load_segmenter,
+    predict_volume,
+    write_recipe,
+)
 from sacl.progress import say, track
 from sacl.run.record import fingerprint, read_record, recorded
 from sacl.run.workspace import Workspace

@@ -12,12 +12,10 @@ from sacl.cohort.layouts.label_maps import read_given_map, survey_maps
 from sacl.errors import ConfigError, DataError, SaclError
 from sacl.files.nifti import is_nifti, read_frame, read_volume, stem, write_label_map
 from sacl.networks.device import resolve_device
-from sacl.networks.memory import prediction_gb
-from sacl.networks.segmenter import load_segmenter
 from sacl.patches.scan_ranges import doubts_about, measures_of
 from sacl.patches.window import window_of
 from sacl.prediction.coarse import load_coarse
-from sacl.prediction.volume import MapRecipe, Predictor, predict_volume, read_recipe
+from sacl.prediction.volume import MapRecipe, Predictor, load_segmenter, predict_volume, read_recipe
 from sacl.progress import say, track
 from sacl.run.record import note_own, require_own
 from sacl.run.workspace import Workspace
@@ -25,6 +23,10 @@ from sacl.settings import PredictSettings
 from sacl.stages.predict import BATCH, arms_of
 from sacl.types import LabelMap, Volume
 
+_BYTES_PER_VOXEL = 17
+"""Of a scan while it is read, predicted and cleaned, and of the rest: imports, networks, a batch;
+by research/benchmarks/prediction_memory.py at 50 and at 200 slices."""
+_BASE_GB = 0.7
 _SAY_ABOVE_GB = 2.0
 _CHANNEL = "_0000"
 """nnU-Net's suffix of an image's first channel, which its label map does not have."""
@@ -208,6 +210,6 @@ def _announce(scans: Sequence[Path]) -> None:
             bad.append(str(error))
     if bad:
         raise DataError("; ".join(bad))
-    need = prediction_gb(largest)
+    need = _BASE_GB + largest * _BYTES_PER_VOXEL / 1e9
     if need > _SAY_ABOVE_GB:
         say(f"predict: the largest scan takes about {need:.1f} GB of memory")
