@@ -92,6 +92,11 @@ def test_half_of_the_scans_or_specks_of_the_coarse_map_do_not_take_an_organ():
     assert organs_to_take_from_coarse([change(n, coarse=0.01, final=0.0) for n in range(4)]) == ()
 
 
+def test_an_organ_that_few_coarse_maps_have_is_not_taken_from_them():
+    rows = [change(n, coarse=100.0 if n < 2 else 0.0, final=0.0) for n in range(5)]
+    assert organs_to_take_from_coarse(rows) == ()
+
+
 def test_an_organ_never_predicted_weighs_more_than_a_loss_of_volume():
     rows = [change(n, "liver", final=40.0) for n in range(3)]
     rows += [change(n, "spleen", final=0.0) for n in range(3)]

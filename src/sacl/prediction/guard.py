@@ -140,15 +140,20 @@ def _border(box: Box, label_map: LabelMap) -> Bool[np.ndarray, "i j"]:
 
 
 def organs_to_take_from_coarse(changes: Iterable[Change]) -> tuple[str, ...]:
-    """Return the organs that vanished in most of the scans whose coarse map has them.
+    """Return the organs that most coarse maps have, and that vanish in most of those scans.
 
     Give it no scan of the test subjects: it decides what they are scored by.
     """
-    seen: dict[str, list[bool]] = {}
+    by_organ: dict[str, list[Change]] = {}
     for change in changes:
-        if change.coarse_ml >= _BELIEVABLE_ML:
-            seen.setdefault(change.organ, []).append(change.vanished)
-    return tuple(organ for organ, gone in seen.items() if 2 * sum(gone) > len(gone))
+        by_organ.setdefault(change.organ, []).append(change)
+    lost = []
+    for organ, rows in by_organ.items():
+        located = [row for row in rows if row.coarse_ml >= _BELIEVABLE_ML]
+        gone = [row for row in located if row.vanished]
+        if 2 * len(located) > len(rows) and 2 * len(gone) > len(located):
+            lost.append(organ)
+    return tuple(lost)
 
 
 def with_organs_of(final: LabelMap, coarse: LabelMap, organs: Sequence[str]) -> LabelMap:

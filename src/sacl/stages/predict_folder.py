@@ -117,7 +117,9 @@ def _predict_all(targets: Mapping[Path, Path], predictor: Predictor, locator: Lo
             f" the reasons stand above, the other {len(written)} are done"
         )
     more = f", {len(doubts)} of them in doubt" if doubts else ""
-    say(f"predict: {len(written)} label maps{more} in {written[0].parent}")
+    more = f", {len(doubts)} of them in doubt" if doubts else ""
+    maps = "1 label map" if len(written) == 1 else f"{len(written)} label maps"
+    say(f"predict: {maps}{more} in {written[0].parent}")
     return Predicted(tuple(written), doubts)
 
 
