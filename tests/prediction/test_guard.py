@@ -81,7 +81,7 @@ def test_an_organ_that_vanishes_in_most_scans_is_taken_from_the_coarse_map():
     findings = find_doubts(gone, ("spleen",))
     assert kinds(findings) == [("spleen", "vanished")]
     assert findings.doubts[0].scans == ("case-0", "case-1", "case-2")
-    assert findings.headline == (
+    assert findings.doubts[0].text == (
         "spleen: vanished in 3 of the 5 scans whose coarse map has it; it is taken from the coarse"
         " map"
     )
@@ -101,7 +101,7 @@ def test_an_organ_never_predicted_weighs_more_than_a_loss_of_volume():
     rows = [change(n, "liver", final=40.0) for n in range(3)]
     rows += [change(n, "spleen", final=0.0) for n in range(3)]
     assert kinds(find_doubts(rows)) == [("spleen", "never_predicted"), ("liver", "lost_volume")]
-    assert find_doubts(rows).headline.endswith("the coarse map has it in 3; and 1 more")
+    assert find_doubts(rows).doubts[0].text.endswith("the coarse map has it in 3")
 
 
 def test_an_organ_that_no_coarse_map_has_is_said():
@@ -125,7 +125,8 @@ def test_a_final_dice_clearly_below_the_coarse_one_is_said(final, said):
     assert kinds(find_doubts(rows)) == ([("spleen", "worse_than_coarse")] if said else [])
     if said:
         assert (
-            "final Dice 0.50, coarse Dice 0.80 on 2 annotated scans" in find_doubts(rows).headline
+            "final Dice 0.50, coarse Dice 0.80 on 2 annotated scans"
+            in find_doubts(rows).doubts[0].text
         )
 
 

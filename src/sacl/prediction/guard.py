@@ -79,14 +79,6 @@ class Findings:
     doubts: tuple[Doubt, ...] = ()
     from_coarse: tuple[str, ...] = ()
 
-    @property
-    def headline(self) -> str:
-        """The doubts in one line; empty where there is none."""
-        if not self.doubts:
-            return ""
-        more = f"; and {len(self.doubts) - 1} more" if len(self.doubts) > 1 else ""
-        return f"{self.doubts[0].text}{more}"
-
 
 def changes_of(
     case: Case,

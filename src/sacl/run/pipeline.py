@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from sacl.errors import ConfigError, DataError
+from sacl.prediction.guard import read_findings
 from sacl.progress import say
 from sacl.run.record import clear, record_of, state_of
 from sacl.run.workspace import FOLDERS, Workspace
@@ -23,12 +24,13 @@ _FREE_DISK_MB = 200
 
 @dataclass(frozen=True)
 class Finished:
-    """Where a run's results are, how long each stage took, and the scores as JSON."""
+    """Where a run's results are, what each stage took, the scores as JSON, and what to doubt."""
 
     work: str
     report: str
     duration_s: dict[str, float]
     scores: dict[str, Any] | None
+    doubts: tuple[str, ...]
 
 
 def workspace_of(config: RunConfig) -> Workspace:
@@ -94,6 +96,7 @@ def summary(config: RunConfig) -> Finished:
         str(workspace.folder("report") / "report.html"),
         {stage: record.duration_s for stage, record in records.items() if record},
         json.loads(scores.read_text(encoding="utf-8")) if scores.is_file() else None,
+        tuple(doubt.text for doubt in read_findings(workspace.folder("predict")).doubts),
     )
 
 
