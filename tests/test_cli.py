@@ -1,10 +1,13 @@
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from sacl.cli import main
+from sacl.cli import config_and_data, main
 
 
 @pytest.mark.parametrize(
@@ -16,6 +19,14 @@ from sacl.cli import main
         (["demo", "--pretrain.stpes", "4"], "did you mean 'pretrain.steps'"),
         (["demo", "--frobnicate"], "unknown argument '--frobnicate'"),
         (["demo", "--pretrain.steps"], "a value is missing"),
+        (["--nope"], "unknown argument '--nope'"),
+        (["--pretrain.steps", "3"], "unknown argument '--pretrain.steps'"),
+        (["extract", "a.yaml", "b.yaml"], "one CONFIG.yaml is expected, got b.yaml"),
+        (["ingest", "data", "--work", ""], "work: expected path, got ''"),
+        (["predict", "--out", ""], "argument --out: expected a path, got ''"),
+        (["predict", "--out", "~no-such-user/x"], "argument --out: expected a path"),
+        (["ingest", "data", "--seed", "-1"], "seed: expected integer >= 0, got -1"),
+        (["run", "nowhere/here.yaml"], "nowhere/here.yaml: cannot be read"),
         (["predict"], "give CONFIG.yaml, or all of --segmenter"),
         (["evaluate"], "give CONFIG.yaml, or all of --reference"),
         (["report"], "give CONFIG.yaml, or all of --runs"),
@@ -140,3 +151,114 @@ def test_a_stage_after_ingest_needs_no_configuration(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     assert main(["extract"]) == 2
     assert "run `sacl ingest`" in capsys.readouterr().err
+
+
+def test_the_program_is_a_module_too():
+    done = subprocess.run(
+        [sys.executable, "-m", "sacl", "--version"], capture_output=True, check=False, text=True
+    )
+    assert (done.returncode, done.stdout[:5]) == (0, "sacl ")
+
+
+def test_a_bare_call_shows_the_commands(capsys):
+    assert main([]) == 0
+    assert "finetune" in capsys.readouterr().out
+
+
+def test_what_nobody_foresaw_is_one_line_that_names_a_log(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def breaks(*_):
+        raise RuntimeError("odd\nthing")
+
+    monkeypatch.setattr("sacl.cli.load_config", breaks)
+    assert main(["demo"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("sacl: unexpected RuntimeError: odd thing; the details are in ")
+    assert told.count("\n") == 1
+    (log,) = tmp_path.iterdir()
+    assert str(log) in told
+    assert "Traceback" in log.read_text()
+    assert "in breaks" in log.read_text()
+
+
+@pytest.mark.parametrize("make", ["file", "loop", "long"])
+def test_a_work_directory_that_cannot_be_is_one_line(tmp_path, capsys, make):
+    work = tmp_path / ("x" * 300 if make == "long" else "w")
+    if make == "file":
+        work.write_text("mine")
+    elif make == "loop":
+        work.symlink_to(work)
+    scans(tmp_path)
+    assert main(["ingest", str(tmp_path / "scans"), "--work", str(work)]) == 2
+    told = capsys.readouterr().err
+    assert told.splitlines()[-1].startswith(f"sacl: work directory {work}")
+    assert "take another --work" in told
+
+
+def test_an_ascii_terminal_and_a_name_that_is_no_utf_8_do_no_harm(tmp_path):
+    folder = os.fsencode(tmp_path / "scans") + b"\xff"
+    done = subprocess.run(
+        [sys.executable, "-m", "sacl", "ingest", folder, "--work", str(tmp_path / "w")],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C"},
+    )
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(b"sacl: ")
+
+
+def test_a_folder_of_the_users_own_in_the_work_directory_is_not_deleted(tmp_path, capsys):
+    mine = tmp_path / "w" / "1-cohort" / "notes.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    for force in ([], ["--force"]):
+        scan = str(scans(tmp_path))
+        assert main(["ingest", scan, "--work", str(tmp_path / "w"), *force]) == 2
+        assert "1-cohort: is not of sacl" in capsys.readouterr().err
+        assert mine.read_text() == "mine"
+
+
+def test_a_stage_does_not_delete_what_it_is_to_read(tmp_path, capsys):
+    work = tmp_path / "w"
+    assert main(["ingest", str(scans(tmp_path)), "--work", str(work)]) == 0
+    maps = tmp_path / "maps"
+    shutil.copytree(tmp_path / "scans" / "labelsTr", maps)
+    (maps / "labels.json").write_text('{"1": "liver"}')
+    assert main(["locate", "--work", str(work), "--from", str(maps)]) == 0
+    own = work / "2-coarse" / "maps"
+    before = sorted(own.iterdir())
+    assert main(["locate", "--work", str(work), "--from", str(own), "--force"]) == 2
+    assert "which this stage writes; copy it elsewhere first" in capsys.readouterr().err
+    assert sorted(own.iterdir()) == before
+
+
+def test_a_second_process_in_one_work_directory_is_refused_in_one_line(tmp_path):
+    from sacl.run.workspace import Workspace
+
+    scan, work = scans(tmp_path), tmp_path / "w"
+    command = [sys.executable, "-m", "sacl", "ingest", str(scan), "--work", str(work), "--force"]
+    with Workspace(work).locked(), Workspace(work).locked():  # the same process may enter twice
+        done = subprocess.run(command, capture_output=True, check=False, text=True)
+        assert done.returncode == 2
+        assert f"work directory {work}: another sacl is at work in it" in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_shipped_settings_are_taken_by_name_and_a_folder_of_that_name_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config_and_data(["acdc", "scans"]) == (Path("acdc"), "scans")
+    (tmp_path / "acdc").mkdir()
+    assert config_and_data(["acdc"]) == (None, "acdc")
+
+
+def test_warnings_of_libraries_stay_off_the_terminal(capfd):
+    import logging
+    import warnings
+
+    assert main(["--nope"]) == 2
+    warnings.warn("a library's", UserWarning, stacklevel=1)
+    logging.getLogger("nibabel.global").warning("pixdim should be positive")
+    assert "a library's" not in capfd.readouterr().err

@@ -6,8 +6,16 @@ import yaml
 
 from sacl.errors import ConfigError
 from sacl.files.atomic import plain
-from sacl.run.configure import descriptions, dotted_settings, load_config
-from sacl.settings import PretrainSettings, RunConfig
+from sacl.run.configure import descriptions, dotted_settings, from_mapping, load_config
+from sacl.settings import (
+    METHODS,
+    EvaluateSettings,
+    PretrainSettings,
+    RunConfig,
+    VolumeSettings,
+)
+
+INF, NAN = float("inf"), float("nan")
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -55,6 +63,156 @@ def test_a_wrong_setting_is_one_clear_line(tmp_path, text, message):
         load_config(written(tmp_path, text))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+IMPOSSIBLE = [
+    ({"seed": -1}, "seed: expected integer >= 0, got -1"),
+    ({"device": "tpu"}, "device: "),
+    ({"name": ""}, "name: expected text of length >= 1"),
+    ({"work": ""}, "work: expected path, got ''"),
+    ({"work": "~no-such-user/x"}, "work: expected path in the home of a known user"),
+    ({"phantom": {"shape": [0, 0, 0]}}, "phantom.shape[0]: expected integer >= 8, got 0"),
+    ({"phantom": {"scans": -3}}, "phantom.scans: expected integer >= 0"),
+    ({"phantom": {"scans": 4}, "ingest": {"data": "x"}}, "phantom.scans: a phantom is generated"),
+    ({"ingest": {"window_hu": [0, INF]}}, "ingest.window_hu: expected a finite number, got inf"),
+    ({"ingest": {"window_hu": [5, 5]}}, "ingest.window_hu: expected to rise"),
+    ({"ingest": {"modality": "mr", "window_hu": [0, 9]}}, "ingest.window_hu: is of CT"),
+    ({"ingest": {"organs": ["liver", "liver"]}}, "ingest.organs: 'liver' stands twice"),
+    ({"ingest": {"labeled_subjects": 0}}, "ingest.labeled_subjects: expected integer >= 1"),
+    ({"locate": {"slices": {}, "volume": {}}}, "locate: slices and volume exclude each other"),
+    ({"locate": {"slices": {"crop": [8, 8, 8]}}}, "unknown setting 'locate.slices.crop'"),
+    ({"locate": {"volume": {"teacher_steps": 9}}}, "unknown setting 'locate.volume.teacher_steps'"),
+    ({"locate": {"maps": {}}}, "locate.maps: source is missing"),
+    ({"locate": {"maps": {"source": "m"}, "channels": 16}}, "locate.channels: is of a network"),
+    (
+        {"locate": {"volume": {"in_plane_size": 64, "spacing_mm": [1, 1, 1]}}},
+        "locate.volume.spacing_mm: is not read beside in_plane_size",
+    ),
+    ({"extract": {"patch_size": 50}}, "extract.patch_size: expected integer that's a multiple of"),
+    ({"pretrain": {"method": "simclr", "scan_label": "site"}}, "reads no scan-wise label"),
+    ({"pretrain": {"method": "pooleed"}}, "pretrain.method: expected one of pooled, semantic"),
+    ({"pretrain": {"width": 7}}, "pretrain.width: expected integer"),
+    ({"pretrain": {"temperature": 0}}, "pretrain.temperature: expected number > 0, got 0"),
+    ({"finetune": {"dense": {}, "query": {}}}, "finetune: dense and query exclude each other"),
+    ({"finetune": {"query": {"teacher_steps": 3}}}, "unknown setting 'finetune.query.teacher_st"),
+    ({"finetune": {"learning_rate": -1}}, "finetune.learning_rate: expected number > 0, got -1"),
+    ({"finetune": {"dense": {"copy_paste": 1.5}}}, "finetune.dense.copy_paste: expected number <="),
+    ({"finetune": {"twin": True}, "pretrain": {"method": "none"}}, "the twin would be the same"),
+    ({"predict": {"batch": 0}}, "unknown setting 'predict.batch'"),
+    ({"predict": {"keep_component": -0.1}}, "predict.keep_component: expected number >= 0"),
+    ({"evaluate": {"nsd_tolerance_mm": NAN}}, "evaluate.nsd_tolerance_mm: expected"),
+    ({"evaluate": {"nsd_tolerance_mm": -1}}, "evaluate.nsd_tolerance_mm: expected number >= 0"),
+    ({"report": {"title": "x"}}, "unknown setting 'report.title'"),
+]
+
+
+@pytest.mark.parametrize(("tree", "message"), IMPOSSIBLE)
+def test_an_impossible_setting_or_one_that_nothing_reads_is_refused_in_one_line(tree, message):
+    with pytest.raises(ConfigError) as error:
+        from_mapping(RunConfig, tree)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PretrainSettings(temperature=-1), "pretrain.temperature: expected number > 0"),
+        (lambda: EvaluateSettings(nsd_tolerance_mm=NAN), "evaluate.nsd_tolerance_mm: expected"),
+        (lambda: VolumeSettings(crop=(8, 8)), "locate.volume.crop: expected list of length 3"),
+    ],
+)
+def test_settings_made_in_python_are_checked_alike(make, message):
+    with pytest.raises(ConfigError) as error:
+        make()
+    assert message in str(error.value)
+
+
+def test_there_are_sixty_settings_at_most():
+    assert len(dotted_settings()) <= 60
+
+
+def test_the_methods_that_settings_name_are_those_of_the_package():
+    from sacl.methods import METHODS as registered
+    from sacl.methods import method_named
+
+    assert [method_named(name).name for name in METHODS] == list(METHODS)
+    assert set(METHODS) <= set(registered)
+
+
+def test_a_method_that_somebody_registers_can_be_named(monkeypatch):
+    from sacl import methods
+
+    monkeypatch.setitem(methods.METHODS, "mine", methods.method_named("none"))
+    assert PretrainSettings(method="mine").method == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nname: b\n", "line 2: 'name' stands twice; give it once"),
+        ("pretrain: {steps: 3}\npretrain: {batch: 8}\n", "'pretrain' stands twice"),
+        ("finetune: {steps: 3}\nfinetune.steps: 4\n", "finetune.steps stands twice"),
+        ("[" * 5000, "nested too deeply"),
+        ("seed: " + "9" * 5000, "seed: expected integer, got '999"),
+        ("ingest: {window_hu: [-.inf, .inf]}", "ingest.window_hu[0]: expected number"),
+        ("a: !!python/object/apply:os.system [ls]", "not YAML"),
+        ("3: x", "expected settings by name, got 3"),
+        ("<<: {seed: 1}", "unknown setting '<<'"),
+        ("? " + "x" * 100_000 + "\n: 1", "unknown setting 'xxx"),
+        ("name: \x07", "not YAML"),
+    ],
+)
+def test_hostile_yaml_is_one_short_line_that_names_the_file(tmp_path, text, message):
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("where", ["name", "ingest"])
+def test_aliases_that_grow_without_end_are_refused_at_once(tmp_path, where):
+    bomb = "[x, x, x, x, x, x, x, x, x]"
+    for level in range(9):  # each level holds the one before nine times
+        bomb = f"[&a{level} {bomb}, {', '.join([f'*a{level}'] * 8)}]"
+    with pytest.raises(ConfigError, match=f"{where}: expected "):
+        load_config(written(tmp_path, f"{where}: {bomb}"))
+
+
+@pytest.mark.parametrize("text", ["2024-13-45", "2024-01-02", "12:30", "no", "0o10"])
+def test_text_that_looks_like_a_date_or_a_number_of_old_yaml_stays_text(tmp_path, text):
+    assert load_config(written(tmp_path, f"name: {text}")).name == text
+
+
+def test_a_dotted_key_in_yaml_is_the_setting(tmp_path):
+    assert load_config(written(tmp_path, "finetune.steps: 7")).finetune.steps == 7
+
+
+def test_a_file_that_is_no_file_of_settings_is_named_as_it_was_typed(tmp_path):
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(ConfigError, match=r"folder\.yaml: expected a file of settings"):
+        load_config(tmp_path / "folder.yaml")
+    (tmp_path / "large.yaml").write_bytes(b"#" * 1_100_000)
+    with pytest.raises(ConfigError, match=r"large\.yaml: 1000000 bytes and more"):
+        load_config(tmp_path / "large.yaml")
+    with pytest.raises(ConfigError, match=r"nowhere/x\.yaml: cannot be read"):
+        load_config(Path("nowhere/x.yaml"))
+    with pytest.raises(ConfigError, match="no-such: no such file; settings come with acdc, demo"):
+        load_config("no-such")
+
+
+def test_maps_of_another_tool_take_the_place_of_networks(tmp_path):
+    path = written(tmp_path, "locate: {slices: {steps: 3}}")
+    config = load_config(path, maps=tmp_path / "maps")
+    assert config.locate.maps.source == tmp_path / "maps"
+    assert config.locate.slices is None
+    assert load_config(path, {"finetune.query": "{}"}).finetune.dense is None
+    with pytest.raises(ConfigError, match="locate: slices and volume exclude each other"):
+        load_config(path, {"locate.volume.steps": "3"})
 
 
 def test_an_unknown_flag_names_the_nearest():

@@ -48,6 +48,8 @@ def converted_value(value: Any, hint: type[Kind], name: str) -> Kind:
         reason, _, place = str(error).partition(" - at `$")
         place = place.rstrip("`").replace("[...]", "")
         part, declared = _at(value, hint, place)
+        if missing := re.search(r"missing required field `(\w+)`", reason):
+            raise ConfigError(f"{(name + place).strip('.')}: {missing[1]} is missing") from None
         raise ConfigError(
             f"{(name + place).strip('.')}: {_in_words(reason, declared)}, got {shown(part)}"
             + _nearest_choice(part, declared)
@@ -124,7 +126,9 @@ def _choices(hint: Any) -> tuple[str, ...]:
 
 
 def _nearest_choice(value: Any, hint: Any) -> str:
-    close = difflib.get_close_matches(str(value)[:80], _choices(hint), n=1)
+    if not isinstance(value, str):
+        return ""
+    close = difflib.get_close_matches(value[:80], _choices(hint), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 

@@ -4,9 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from sacl.errors import DataError, WorkspaceError
+from sacl.errors import ConfigError, DataError, WorkspaceError
 from sacl.files.atomic import plain, replacing, write_text
-from sacl.run.record import read_record, recorded, state_of
+from sacl.run.record import (
+    clear,
+    note_own,
+    peak_memory_mb,
+    read_record,
+    recorded,
+    require_own,
+    state_of,
+)
 from sacl.run.workspace import Workspace
 from sacl.settings import DenseSettings, EvaluateSettings, FinetuneSettings, IngestSettings
 
@@ -142,3 +150,70 @@ def test_a_full_disk_is_one_clear_line(tmp_path):
 def test_a_missing_stage_is_named_with_its_remedy(tmp_path):
     with pytest.raises(WorkspaceError, match="stage 'locate' has no result; run `sacl locate`"):
         Workspace(tmp_path).require("locate")
+
+
+def test_a_record_of_an_older_version_is_refused_with_the_remedy(tmp_path):
+    workspace = Workspace(tmp_path)
+    with recorded(workspace, "finetune", FinetuneSettings(), {}) as (folder, _):
+        pass
+    record = json.loads((folder / "run.json").read_text())
+    record["settings"]["finetune"]["head"] = "dense"
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(WorkspaceError) as error:
+        state_of(workspace, "finetune", FinetuneSettings(), {})
+    assert "finetune.head is a setting of an older version; take another --work" in str(error.value)
+    assert "`sacl finetune --force`" in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "not JSON", '{"stage": 3'])
+def test_a_damaged_record_is_one_line_and_can_be_redone(tmp_path, text):
+    folder = finish(Workspace(tmp_path))
+    (folder / "run.json").write_text(text)
+    with pytest.raises(WorkspaceError, match=r"run\.json: damaged, .* with --force"):
+        read_record(folder)
+    clear(Workspace(tmp_path), "evaluate", SETTINGS)
+    assert not folder.exists()
+
+
+def test_a_deletion_that_was_interrupted_leaves_a_folder_that_is_still_known(tmp_path, monkeypatch):
+    workspace = Workspace(tmp_path)
+    (finish(workspace) / "maps").mkdir()
+
+    def dies(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", dies)
+        with pytest.raises(KeyboardInterrupt):
+            clear(workspace, "evaluate", SETTINGS)
+    assert workspace.folder("evaluate").exists()
+    finish(workspace)
+    assert read_record(workspace.folder("evaluate")) is not None
+
+
+def test_a_link_to_a_folder_is_removed_and_not_what_it_leads_to(tmp_path):
+    kept = finish(Workspace(tmp_path / "a"))
+    (tmp_path / "b").mkdir()
+    Workspace(tmp_path / "b").folder("evaluate").symlink_to(kept)
+    clear(Workspace(tmp_path / "b"), "evaluate", SETTINGS)
+    assert (kept / "run.json").is_file()
+    assert not Workspace(tmp_path / "b").folder("evaluate").exists()
+
+
+def test_a_file_that_sacl_did_not_write_or_that_was_changed_since_is_not_overwritten(tmp_path):
+    (tmp_path / "a.nii.gz").write_text("drawn by hand")
+    require_own(tmp_path, ["b.nii.gz"])
+    with pytest.raises(ConfigError, match=r"a\.nii\.gz: is there already"):
+        require_own(tmp_path, ["b.nii.gz", "a.nii.gz"])
+    require_own(tmp_path, ["a.nii.gz"], force=True)
+    (tmp_path / "b.nii.gz").write_text("predicted")
+    note_own(tmp_path, ["b.nii.gz"])
+    require_own(tmp_path, ["b.nii.gz"])
+    (tmp_path / "b.nii.gz").write_text("corrected by hand")
+    with pytest.raises(ConfigError, match="--force to overwrite it"):
+        require_own(tmp_path, ["b.nii.gz"])
+
+
+def test_the_peak_of_memory_is_unknown_where_the_system_does_not_tell(monkeypatch):
+    monkeypatch.setattr("sacl.run.record.resource", None)
+    assert peak_memory_mb() is None

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sacl.geometry import orientation_of
 from sacl.run.record import state_of
 from sacl.run.workspace import Workspace
 from sacl.settings import PhantomSettings
+from sacl.stages import phantom as stage
 from sacl.stages.phantom import inputs, phantom, plan_cohort
 from sacl_phantom import ORGANS, PHASES, SCHEME, make_scan
 
@@ -111,3 +113,18 @@ def test_a_plan_is_balanced():
 def test_a_plan_is_the_seed_s():
     assert plan_cohort(20, 4) == plan_cohort(20, 4)
     assert plan_cohort(20, 4) != plan_cohort(20, 5)
+
+
+def test_an_interrupt_waits_for_the_scans_under_way_only(tmp_path, monkeypatch):
+    begun = []
+
+    def dies_at_the_second(scan, *_):
+        begun.append(scan.number)
+        if scan.number == 1:
+            raise KeyboardInterrupt
+        time.sleep(0.1)
+
+    monkeypatch.setattr(stage, "_generate", dies_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        stage.phantom(PhantomSettings(scans=40), Workspace(tmp_path))
+    assert len(begun) <= 10

@@ -255,6 +255,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read, or holds no settings by name.
     """
+    tree = _parsed(_bytes_of(path), f"{path}: ") or {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected settings by name, got {type(tree).__name__}")
+    nested: dict[str, Any] = {}
+    for key, value in tree.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{path}: expected settings by name, got {shown(key)}")
+        block, _, leaf = key.rpartition(".")
+        if leaf in _block(nested, block):
+            raise ConfigError(f"{path}: {key} stands twice, by block and by dotted name")
+        _plant(nested, key, value)
+    return nested
+
+
+def _bytes_of(path: Path) -> bytes:
     try:
         if not path.is_file() and path.exists():
             raise ConfigError(f"{path}: expected a file of settings; give its path")
@@ -262,20 +277,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
             text = stream.read(_MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path}: cannot be read, {reason}") from error
+        raise ConfigError(f"{path}: cannot be read, {reason}; give the path of a file") from error
     if len(text) > _MOST_BYTES:
         raise ConfigError(f"{path}: {_MOST_BYTES} bytes and more are no settings; check the file")
-    tree = _parsed(text, f"{path}: ")
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected settings by name, got {type(tree).__name__}")
-    nested: dict[str, Any] = {}
-    for key, value in tree.items():
-        if not isinstance(key, str):
-            raise ConfigError(f"{path}: expected settings by name, got {shown(key)}")
-        _plant(nested, key, value)
-    return nested
+    return text
 
 
 def _parsed(text: str | bytes, where: str) -> Any:
@@ -310,6 +315,14 @@ def _block_of(hint: Any) -> type[Checked] | None:
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, Checked)), None)
 
 
+def _block(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a block of nested mappings by its dotted name, an empty one where there is none."""
+    for key in name.split(".") if name else ():
+        inner = tree.get(key)
+        tree = inner if isinstance(inner, Mapping) else {}
+    return tree
+
+
 def _plant(tree: dict[str, Any], name: str, value: Any, alone: bool = False) -> None:
     """Put a value into nested mappings by its dotted name.
 
@@ -331,8 +344,6 @@ def _plant(tree: dict[str, Any], name: str, value: Any, alone: bool = False) -> 
         _drop_others(tree, where[:-1], alone)
         tree = inner
     _drop_others(tree, name, alone)
-    if leaf in tree and not alone and not isinstance(value, str) and isinstance(tree[leaf], dict):
-        raise ConfigError(f"{name}: stands twice, in a block and by its dotted name; give it once")
     tree[leaf] = value
 
 

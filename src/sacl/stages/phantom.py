@@ -96,12 +96,13 @@ def phantom(settings: PhantomSettings, workspace: Workspace) -> Path:
         root = folder / DATASET
         # Numpy leaves the interpreter lock while it computes, so threads fill the cores.
         large = int(np.prod(settings.shape)) > _MANY_VOXELS
-        with ThreadPoolExecutor(1 if large else min(4, os.cpu_count() or 1)) as pool:
-            jobs = (
-                pool.submit(_generate, scan, settings, workspace.seed, root) for scan in planned
-            )
-            for job in track(list(jobs), "phantom"):
+        pool = ThreadPoolExecutor(1 if large else min(4, os.cpu_count() or 1))
+        try:
+            jobs = [pool.submit(_generate, one, settings, workspace.seed, root) for one in planned]
+            for job in track(jobs, "phantom"):
                 job.result()
+        finally:  # also when interrupted: scans under way are finished, no other is begun
+            pool.shutdown(cancel_futures=True)
         _write_tables(root, planned)
         results["scans"] = len(planned)
         results["splits"] = dict(Counter(scan.split for scan in planned))
