@@ -116,3 +116,32 @@ def test_lobes_are_parts_of_a_lung_and_of_both():
 )
 def test_a_whole_is_there_when_all_of_its_parts_are(organ, names, complete):
     assert is_complete(organ, names) is complete
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("RightParotid", "parotid_right"),
+        ("Parotid_L", "parotid_left"),
+        ("SpinalCord", "spinal_cord"),
+        ("BrainStem", "brainstem"),
+        ("Glnd_Submand_R", "submandibular_gland_right"),
+        ("OpticNrv_L", "optic_nerve_left"),
+        ("Bone_Mandible", "mandible"),
+        ("R Kidney", "kidney_right"),
+        ("kidney-L", "kidney_left"),
+        ("LKidney", "kidney_left"),
+        ("Rt Kidney", "kidney_right"),
+        ("A_Aorta", "aorta"),
+        ("vertebrae_L1", "vertebrae_l1"),
+    ],
+)
+def test_camel_case_and_the_names_of_radiotherapy_are_understood(written, canonical):
+    assert canonical_name(written) == canonical
+    assert canonical_name(canonical) == canonical
+
+
+def test_sides_in_camel_case_are_a_pair():
+    assert side_pairs(["RightParotid", "LeftParotid", "SpinalCord"]) == [
+        ("LeftParotid", "RightParotid")
+    ]

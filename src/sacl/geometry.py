@@ -127,7 +127,7 @@ def resample_nearest(voxels: np.ndarray, source: Grid, target: Grid) -> np.ndarr
     canonical, grid = to_canonical(voxels, source)
     to_source = (np.linalg.inv(grid.affine) @ target.affine)[:3]
     i, j = np.ogrid[: target.shape[0], : target.shape[1]]
-    found = np.zeros(target.shape, voxels.dtype, order="F")
+    moved = np.zeros(target.shape, voxels.dtype, order="F")
     for k in range(target.shape[2]):
         index = []
         inside = np.ones(target.shape[:2], np.bool_)
@@ -136,8 +136,8 @@ def resample_nearest(voxels: np.ndarray, source: Grid, target: Grid) -> np.ndarr
             nearest = np.floor(center + (0.5 + _HALFWAY)).astype(np.int64)
             inside &= (nearest >= 0) & (nearest < count)
             index.append(nearest)
-        found[:, :, k][inside] = canonical[tuple(axis[inside] for axis in index)]
-    return found
+        moved[:, :, k][inside] = canonical[tuple(axis[inside] for axis in index)]
+    return moved
 
 
 def repaired(voxels: np.ndarray, own: Grid, image: Grid, where: str) -> tuple[np.ndarray, str]:

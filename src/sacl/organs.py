@@ -1,6 +1,7 @@
 """Organ names: one spelling for each organ, pairs of sides, and matching between schemes.
 
-The spelling is TotalSegmentator's (lower snake case, the side last) for the organs listed here, but
+Names may be written in snake case, in camel case or as AAPM's TG-263 does (`Glnd_Submand_R`); the
+spelling is TotalSegmentator's (lower snake case, the side last) for the organs listed here, but
 for the heart's chambers, which are called as cardiac data sets do (`left_ventricle`); every other
 name is only brought into that form.
 """
@@ -29,25 +30,38 @@ BTCV_ORGANS = (
 """The organs of the BTCV abdomen data; their label values are 1 to 13."""
 
 _ALIASES = {
-    "adrenal_gland": ("adrenal", "suprarenal_gland", "ag"),
+    "adrenal_gland": ("adrenal", "suprarenal_gland", "ag", "glnd_adrenal"),
     "adrenal_gland_left": ("lad", "lag"),
     "adrenal_gland_right": ("rad", "rag"),
-    "aorta": ("aor", "ao", "abdominal_aorta"),
+    "aorta": ("aor", "ao", "abdominal_aorta", "a_aorta"),
+    "brainstem": ("brain_stem",),
     "celiac_trunk": ("celiac_aa", "celiac_artery", "coeliac_trunk"),
     "clavicula": ("clavicle",),
     "duodenum": ("duo",),
     "esophagus": ("eso", "oesophagus", "esophagous"),
     "gallbladder": ("gall_bladder", "gb", "gbl"),
-    "inferior_vena_cava": ("ivc", "postcava", "post_cava", "inf_vena_cava", "vena_cava_inferior"),
+    "inferior_vena_cava": (
+        "ivc",
+        "postcava",
+        "post_cava",
+        "inf_vena_cava",
+        "vena_cava_inferior",
+        "v_venacava_i",
+    ),
     "kidney": ("kidneys", "renal"),
     "kidney_left": ("lk", "lkid"),
     "kidney_right": ("rk", "rkid"),
+    "lacrimal_gland": ("glnd_lacrimal",),
     "left_atrium": ("heart_atrium_left",),
     "left_ventricle": ("lv", "lvc", "heart_ventricle_left"),
     "liver": ("liv", "hepar"),
     "lung": ("lungs",),
+    "mandible": ("bone_mandible",),
     "myocardium": ("myo", "mlv", "lvm", "heart_myocardium"),
+    "optic_nerve": ("optic_nrv", "opticnrv"),
+    "oral_cavity": ("cavity_oral",),
     "pancreas": ("pan", "panc"),
+    "parotid": ("parotid_gland", "glnd_parotid"),
     "portal_vein_and_splenic_vein": (
         "psv",
         "pv_sv",
@@ -59,14 +73,18 @@ _ALIASES = {
     "prostate": ("pro",),
     "right_atrium": ("heart_atrium_right",),
     "right_ventricle": ("rv", "heart_ventricle_right"),
-    "small_bowel": ("small_intestine",),
+    "small_bowel": ("small_intestine", "bowel_small"),
+    "spinal_cord": ("spinalcord",),
     "spleen": ("spl",),
     "stomach": ("sto", "stomac"),
-    "thyroid_gland": ("thyroid",),
+    "submandibular_gland": ("glnd_submand", "submandibular", "submand"),
+    "thyroid_gland": ("thyroid", "glnd_thyroid"),
     "urinary_bladder": ("bladder", "bla"),
 }
 _CANONICAL = {alias: name for name, aliases in _ALIASES.items() for alias in aliases}
-_SIDES = {"left": "left", "l": "left", "right": "right", "r": "right"}
+_SIDES = {side: name for name in ("left", "right") for side in (name, name[0], f"{name[0]}t")}
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+"""Where a word of camel case ends: `SpinalCord`, `LKidney`."""
 _NOT_MIRRORED = {"ventricle", "atrium", "heart_ventricle", "heart_atrium"}
 """The heart's left and right chambers are different organs, not mirror images."""
 _WHOLES = {"kidneys": "kidney", "lungs": "lung", "adrenal_glands": "adrenal_gland"}
@@ -93,10 +111,12 @@ def canonical_name(name: str) -> str:
     Example:
         >>> canonical_name("Right Kidney"), canonical_name("postcava"), canonical_name("kidney")
         ('kidney_right', 'inferior_vena_cava', 'kidneys')
+        >>> canonical_name("RightParotid"), canonical_name("Glnd_Submand_R")
+        ('parotid_right', 'submandibular_gland_right')
     """
-    name = snake_case(name)
-    if name in _CANONICAL:
-        name = _CANONICAL[name]
+    plain = snake_case(name)
+    name = _CANONICAL.get(plain) or snake_case(_CAMEL.sub("_", name))
+    name = _CANONICAL.get(name, name)
     base, side = _split_side(name)
     base = _CANONICAL.get(base, base)
     if side is None:
@@ -132,11 +152,11 @@ def wholes(name: str) -> list[str]:
     """
     canonical = canonical_name(name)
     base, side = _split_side(canonical)
-    found = [] if side is None or base in _NOT_MIRRORED else [canonical_name(base)]
+    parents = [] if side is None or base in _NOT_MIRRORED else [canonical_name(base)]
     for whole, lobes in _LOBES.items():
         if canonical in lobes:
-            found += [whole, *wholes(whole)]
-    return found
+            parents += [whole, *wholes(whole)]
+    return parents
 
 
 def is_complete(organ: str, names: Collection[str]) -> bool:
@@ -169,13 +189,13 @@ def match(names: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
         {'RK': 'kidneys', 'LK': 'kidneys', 'postcava': 'inferior_vena_cava'}
     """
     by_canonical = {canonical_name(name): name for name in wanted}
-    found = {}
+    organ_of = {}
     for name in names:
         ways = (canonical_name(name), *wholes(name))
         target = next((by_canonical[way] for way in ways if way in by_canonical), None)
         if target is not None:
-            found[name] = target
-    return found
+            organ_of[name] = target
+    return organ_of
 
 
 def _split_side(name: str) -> tuple[str, str | None]:

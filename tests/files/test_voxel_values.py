@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from sacl.errors import DataError
 from sacl.files.arrays import distinct_values, intensities, label_numbers, relabeled
 
 label_maps = st.sampled_from([np.uint8, np.int16, np.int64]).flatmap(
@@ -60,3 +61,20 @@ def test_no_third_array_of_a_scans_size_is_held(kind):
 def test_labels_beyond_32_bits_are_refused_not_wrapped():
     with pytest.raises(Exception, match="label value 1000000000000 is not a whole"):
         label_numbers(np.full((2, 2, 2), 1e12), 1.0, 0.0, "l.nii")
+
+
+def test_the_noise_of_a_scale_factor_is_rounded_away():
+    stored = np.full((2, 2, 2), 255, np.int16)
+    slope = float(np.float32(1 / 255))
+    assert stored[0, 0, 0] * slope != 1
+    np.testing.assert_array_equal(label_numbers(stored, slope, 0.0, "l.nii"), 1)
+    np.testing.assert_array_equal(label_numbers(np.full((2, 2, 2), 2.9991), 1.0, 0.0, "l.nii"), 3)
+
+
+def test_a_fraction_is_refused_with_all_its_digits():
+    fractions = np.full((2, 2, 2), 0.9945, np.float32)
+    with pytest.raises(DataError, match=r"label value 0\.9945 is not a whole number"):
+        label_numbers(fractions, 1.0, 0.0, "l.nii")
+    fractions[:] = 1.0020001
+    with pytest.raises(DataError, match=r"label value 1\.0020001 is not"):
+        label_numbers(fractions, 1.0, 0.0, "l.nii")

@@ -97,28 +97,22 @@ def with_guessed_subjects(dataset: Dataset) -> Dataset:
 
     Subjects that are known stay as they are. A note says what was guessed, and how to say better.
     """
-    every: dict[tuple[str, str], list[SourceCase]] = defaultdict(list)
+    groups: dict[str, list[str]] = defaultdict(list)
     for case in dataset.cases:
         if case.subject_id is None:
-            every[case.scan_labels.get(DATASET, ""), person_in(case.case_id)].append(case)
-    groups = {key: scans for key, scans in every.items() if len(scans) > 1}
+            groups[person_in(case.case_id)].append(case.case_id)
+    groups = {person: scans for person, scans in groups.items() if len(scans) > 1}
     if not groups:
         return dataset
-    known = {case.subject_id for case in dataset.cases}
-    people = [person for _, person in groups]
-    subject_of = {}
-    for (source, person), scans in groups.items():
-        clashes = people.count(person) > 1 or person in known
-        name = f"{source}_{person}" if clashes else person
-        subject_of.update({case.case_id: name for case in scans})
+    subject_of = {case_id: person for person, scans in groups.items() for case_id in scans}
     cases = tuple(
         dataclasses.replace(case, subject_id=subject_of.get(case.case_id, case.subject_id))
         for case in dataset.cases
     )
-    (_, person), (first, second, *_) = next(iter(groups.items()))
+    person, (first, second, *_) = next(iter(groups.items()))
     note = (
         f"ATTENTION, guessed from the names: {len(subject_of)} scans are of {len(groups)} subjects,"
-        f" such as {first.case_id} and {second.case_id} of {person}; a subject's scans stay in one"
+        f" such as {first} and {second} of {person}; a subject's scans stay in one"
         " split. If this is wrong, name the subjects in a table with case_id and subject_id"
         " (--ingest.scan_labels TABLE.csv)"
     )

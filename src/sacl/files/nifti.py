@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import logging
 import math
 import zlib
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,7 @@ from sacl.files.label_table import CARET, label_table, names_in_table
 from sacl.geometry import to_canonical, to_native
 from sacl.types import Grid, LabelMap, LabelScheme, NativeFrame, Volume
 
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # headers are judged here
 SUFFIXES = (".nii.gz", ".nii")
 _QFORM = (
     "pixdim",

@@ -49,10 +49,13 @@ def list_sources(sources: Sources) -> tuple[Dataset, Modality]:
 
 def joined(datasets: list[Dataset], sources: Sources) -> Dataset:
     """Return listed datasets as one, with the user's table and with guessed subjects."""
+    if len(datasets) > 1:
+        datasets = [with_guessed_subjects(dataset) for dataset in datasets]
     dataset = merge(datasets)
     if sources.scan_labels is not None:
         dataset = with_table(dataset, sources.scan_labels)
-    dataset = with_guessed_subjects(dataset)
+    if len(datasets) == 1:
+        dataset = with_guessed_subjects(dataset)
     return dataset.with_notes(_unlabeled(dataset))
 
 

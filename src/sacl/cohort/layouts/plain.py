@@ -6,12 +6,13 @@ other column is a scan-wise label. Paths are relative to the table. The meaning 
 comes from `labels.json` beside the table (`{name: value}` or `{value: name}`), else from the label
 table in the first label map.
 
-A plain folder holds NIfTI scans without annotation.
+A plain folder holds NIfTI scans; label maps among them are paired by name.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from sacl.cohort.dataset import (
@@ -24,7 +25,7 @@ from sacl.cohort.dataset import (
     the_file,
     unread,
 )
-from sacl.cohort.label_names import names_of_maps
+from sacl.cohort.label_names import TABLES, LabelNames, names_of_maps
 from sacl.cohort.tables import annotated_of, scan_labels_of, split_of
 from sacl.errors import DataError
 from sacl.files.documents import read_rows
@@ -32,11 +33,11 @@ from sacl.files.nifti import stem
 
 _NAME = "cohort.csv"
 _OF_A_DATASET = re.compile(r"(images?|imgs?|scans)(Tr|Va|Ts)?|(Training|Validation)Img", re.I)
-_NOT_A_SCAN = re.compile(
-    r"(^|[-_. ])(segs?|segmentations?|labels?|labelmaps?|masks?|preds?|predictions?|gt)"
-    r"([-_. ]|$)",
-    re.IGNORECASE,
-)
+_LABEL_WORDS = {
+    *("seg", "segs", "segmentation", "segmentations", "label", "labels", "labelmap"),
+    *("mask", "masks", "pred", "prediction", "gt"),
+}
+_IMAGE_WORDS = {"ct", "mr", "mri", "image", "img", "scan", "volume", "0000"}
 
 
 def _recognize_table(root: Path) -> str | None:
@@ -98,28 +99,57 @@ def list_images(folder: Path) -> list[Path]:
 
 def _recognize_folder(root: Path) -> str | None:
     images = nifti_files(root)
-    return f"{len(images)} NIfTI files and no annotation" if images else None
+    return f"{len(images)} NIfTI files" if images else None
 
 
 def _read_folder(root: Path) -> Dataset:
-    """List the scans, all for training and without a reference.
+    """List the scans, all for training; files that are called label maps are none, unless all are.
 
-    Files that are called segmentations are left out, unless all are.
+    A label map that shares the rest of its name with one scan, as `seg_7` and `ct_7` do, is its
+    reference where its values have names.
 
     Raises:
         DataError: as `list_images`.
     """
-    images = list_images(root)
-    scans = [path for path in images if not _NOT_A_SCAN.search(stem(path))] or images
-    left_out = [path.name for path in images if path not in scans]
-    note = (
-        f"{in_short(left_out)} left out, label maps by their names; to train with them, list the"
-        " scans in a cohort.csv with case_id, image and label"
+    files = list_images(root)
+    scans = [path for path in files if not _words(path) & _LABEL_WORDS] or files
+    maps = [path for path in files if path not in scans]
+    names, reason = _names_of(maps, root)
+    map_of = _paired(scans, maps) if names.organs else {}
+    left_out = [path.name for path in maps if path not in map_of.values()]
+    notes = unread(
+        root, [*files, root / TABLES[0]], "NIfTI files; read other data by a --data of its own"
     )
-    notes: tuple[str, ...] = (note,) if left_out else ()
-    notes += unread(root, images, "NIfTI files; read other data by a --data of its own")
-    cases = (SourceCase(stem(path), path, None, "train", origin="folder") for path in scans)
-    return Dataset("folder", root.resolve().name, {}, tuple(cases), notes=notes)
+    if left_out:
+        notes += (
+            f"{in_short(left_out)} left out: label maps by their names, {reason}; list the scans in"
+            " a cohort.csv with case_id, image and label to train with them",
+        )
+    cases = (SourceCase(stem(path), path, map_of.get(path), origin="folder") for path in scans)
+    name = root.resolve().name
+    return Dataset("folder", name, names.organs, tuple(cases), ignore=names.ignore, notes=notes)
+
+
+def _names_of(maps: Sequence[Path], root: Path) -> tuple[LabelNames, str]:
+    """Return the names of label values, or none and the reason why maps are left out."""
+    try:
+        return names_of_maps(maps, None, root / _NAME, root.name), "of no scan here"
+    except DataError:
+        return LabelNames({}), "and nothing names their values (no labels.json)"
+
+
+def _paired(scans: Sequence[Path], maps: Sequence[Path]) -> dict[Path, Path]:
+    """Return the label map of each scan, where one of each shares the rest of the name."""
+    rest = {
+        path: frozenset(_words(path) - {*_LABEL_WORDS, *_IMAGE_WORDS}) for path in (*scans, *maps)
+    }
+    of_map = {path: [m for m in maps if rest[m] == rest[path]] for path in scans}
+    of_scan = {m: [path for path in scans if rest[m] == rest[path]] for m in maps}
+    return {p: m[0] for p, m in of_map.items() if len(m) == 1 and len(of_scan[m[0]]) == 1}
+
+
+def _words(path: Path) -> set[str]:
+    return set(re.split(r"[-_. ]", stem(path).lower()))
 
 
 def refuse_a_part(root: Path) -> None:
@@ -143,4 +173,4 @@ TABLE = Layout(
     _recognize_table,
     _read_table,
 )
-FOLDER = Layout("a plain folder of NIfTI scans without annotation", _recognize_folder, _read_folder)
+FOLDER = Layout("a plain folder of NIfTI scans", _recognize_folder, _read_folder)
