@@ -22,20 +22,35 @@ from sacl.types import SPLITS
         ("p7_visit2_left", "p7"),
         ("knee_0031_R", "knee_0031"),
         ("sub-01_ses-02_T1w", "sub-01"),
-        ("S12_20190431", "S12_20190431"),
         ("S12_20190430", "S12"),
         ("P01_baseline", "P01"),
         ("P01_followup1", "P01"),
     ],
 )
 def test_marks_of_frame_visit_side_and_date_are_not_of_the_person(case_id, person):
-    assert person_in(case_id) == person or person == case_id == person_in(case_id)
+    assert person_in(case_id) == person
 
 
 @pytest.mark.parametrize(
     "case_id",
-    ["hippocampus_003", "okbp_001", "amos_0001", "s0001", "liver_left", "scan_2", "img0007", "t_1"]
-    + ["train_000", "colon_t1", "phantom_0007", "case_00012", "LUNG1-001", "BRATS_485", "A_T1"],
+    [
+        "hippocampus_003",
+        "okbp_001",
+        "amos_0001",
+        "s0001",
+        "liver_left",
+        "scan_2",
+        "img0007",
+        "t_1",
+        "train_000",
+        "colon_t1",
+        "phantom_0007",
+        "case_00012",
+        "LUNG1-001",
+        "BRATS_485",
+        "A_T1",
+        "S12_20191345",
+    ],
 )
 def test_plain_numbers_speak_of_different_people(case_id):
     assert person_in(case_id) == case_id
@@ -75,7 +90,7 @@ def test_a_table_says_better_than_the_names(tmp_path):
 def test_a_person_whom_the_data_itself_parts_is_refused(tmp_path):
     root = frames(tmp_path, people=2)
     touch(root, "imagesTs/patient000_frame03_0000.nii.gz")
-    with pytest.raises(DataError, match="patient000 is in two splits.*name the subjects in a tab"):
+    with pytest.raises(DataError, match=r"patient000 is in two splits.*name the subjects in a tab"):
         list_sources(Sources((root,)))
 
 
