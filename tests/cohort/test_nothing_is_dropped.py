@@ -148,7 +148,7 @@ def test_a_zip_of_many_empty_members_is_refused_soon(tmp_path):
 
 def test_maps_of_two_folders_are_paired_by_name_and_none_is_left_out(tmp_path):
     touch(tmp_path, "r/a.nii.gz", "r/b.nii.gz", "p/a_0000.nii.gz", "p/c.nii.gz")
-    with pytest.raises(DataError, match="p: no label map for 1 references, b; .*--allow-missing"):
+    with pytest.raises(DataError, match=r"p: no label map for 1 references, b; .*--allow-missing"):
         pair_maps(tmp_path / "r", tmp_path / "p")
     (tmp_path / "r" / "b.nii.gz").unlink()
     with pytest.raises(DataError, match="r: no label map for 1 predicted maps, c;"):

@@ -1,4 +1,4 @@
-"""Headers that contradict themselves are read and spoken of; other files are named as what they are."""
+"""Headers that contradict themselves are read and spoken of; other files are named as such."""
 
 from __future__ import annotations
 
