@@ -197,6 +197,7 @@ class Cohort:
     """The cases of an experiment; no subject stands in two splits.
 
     `window_hu` are the CT intensities that become 0 and 1; an MR scan has a window of its own.
+    `phase_source` says where contrast phases that it has are from, a table or DICOM tags.
     """
 
     name: str
@@ -204,6 +205,7 @@ class Cohort:
     cases: tuple[Case, ...]
     modality: Literal["ct", "mr"] = "ct"
     window_hu: tuple[float, float] = (-175.0, 275.0)
+    phase_source: Literal["table", "tags"] = "table"
 
     def __post_init__(self) -> None:
         seen: set[str] = set()

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -53,6 +54,10 @@ def cohort_of(labels, scheme=SCHEME, modality="ct"):
     return Cohort("abdomen", scheme, cases, modality)
 
 
+def estimate(cohort, workspace):
+    return estimate_phases(cohort, workspace.folder("ingest"), workspace.folder("locate"), 0.7)
+
+
 def rows_of(workspace):
     with (workspace.folder("locate") / "phases.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -62,7 +67,7 @@ UNKNOWN = ({"phase": "unknown", "site": "a"}, {}, {"phase": "unknown"}, {})
 
 
 def test_estimates_where_nobody_knows_and_says_so(workspace, capsys):
-    found = estimate_phases(cohort_of(UNKNOWN), workspace, 0.7)
+    found = estimate(cohort_of(UNKNOWN), workspace)
     rows = rows_of(workspace)
     assert [row["phase"] for row in rows] == ["native", "portal_venous", "native", "unknown"]
     assert [row["source"] for row in rows] == ["estimated"] * 3 + ["unknown"]
@@ -75,7 +80,7 @@ def test_estimates_where_nobody_knows_and_says_so(workspace, capsys):
 
 def test_a_known_phase_stays_and_a_contradiction_is_told(workspace, capsys):
     labels = ({"phase": "portal_venous"}, {"phase": "portal_venous"}, {}, {"phase": "delayed"})
-    found = estimate_phases(cohort_of(labels), workspace, 0.7)
+    found = estimate(cohort_of(labels), workspace)
     rows = rows_of(workspace)
     assert [row["phase"] for row in rows] == ["portal_venous", "portal_venous", "native", "delayed"]
     assert [row["source"] for row in rows] == ["table", "table", "estimated", "table"]
@@ -87,9 +92,8 @@ def test_a_known_phase_stays_and_a_contradiction_is_told(workspace, capsys):
 
 
 def test_phases_from_dicom_tags_are_called_so(workspace):
-    path = workspace.folder("ingest") / "run.json"
-    path.write_text(path.read_text().replace('"results": {}', '"results": {"layout": "dicom"}'))
-    estimate_phases(cohort_of(({"phase": "native"}, {}, {}, {})), workspace, 0.7)
+    cohort = cohort_of(({"phase": "native"}, {}, {}, {}))
+    estimate(dataclasses.replace(cohort, phase_source="tags"), workspace)
     assert rows_of(workspace)[0]["source"] == "tags"
 
 
@@ -108,14 +112,14 @@ def test_phases_from_dicom_tags_are_called_so(workspace):
     ],
 )
 def test_estimates_nothing_where_it_makes_no_sense(workspace, capsys, cohort, said):
-    assert estimate_phases(cohort, workspace, 0.7) == {}
+    assert estimate(cohort, workspace) == {}
     assert said in capsys.readouterr().err
     assert not (workspace.folder("locate") / "phases.csv").exists()
 
 
 def test_the_cohort_takes_over_estimated_phases_only(workspace):
     cohort = cohort_of(({"phase": "portal_venous"}, {}, {"phase": "unknown", "site": "b"}, {}))
-    estimate_phases(cohort, workspace, 0.7)
+    estimate(cohort, workspace)
     taken = with_phases(cohort, workspace.folder("locate"))
     assert [case.scan_label("phase") for case in taken.cases] == [
         "portal_venous",

@@ -11,32 +11,38 @@ from sacl.organs import canonical_name
 from sacl.patches.phase import TISSUE_OF, TISSUES, PhaseEstimate, estimate_phase, organ_hu
 from sacl.phase_words import PHASE, PHASES
 from sacl.progress import say, track
-from sacl.run.record import read_record
-from sacl.run.workspace import Workspace
 from sacl.types import UNKNOWN, Case, Cohort
 
 _CONTRADICTS = 0.95
 _SAID_CONFLICTS = 5
 
 
-def estimate_phases(cohort: Cohort, workspace: Workspace, threshold: float) -> dict[str, object]:
+def estimate_phases(
+    cohort: Cohort, ingested: Path, located: Path, threshold: float
+) -> dict[str, object]:
     """Write `phases.csv` beside the coarse maps and return what to record; a CT cohort only.
 
     A phase that the cohort knows stays: where the HU contradict it with a probability above 0.95,
     that is said and marked. Nothing is estimated where no organ of the cohort tells the phase, or
     where its label `phase` means something else, such as a cardiac phase.
+
+    Args:
+        cohort: The scans, and which phases they have already.
+        ingested: Folder of the scans.
+        located: Folder of the coarse maps.
+        threshold: Least probability that is believed; below it the phase is `unknown`.
     """
     reason = _why_not(cohort)
     if reason:
         if cohort.modality == "ct":
             say(f"phases: not estimated, {reason}")
         return {}
-    origin = _origin(workspace)
     scans = []
     for case in track(cohort.cases, "estimate phases"):
-        estimate = _estimate(case, cohort, workspace, threshold)
-        scans.append(_decide(case, estimate, origin))
-    write_phases(workspace.folder("locate") / PHASES_FILE, scans, TISSUES)
+        coarse, _ = read_label_map(located / "maps" / f"{case.case_id}.nii.gz", cohort.scheme)
+        estimate = estimate_phase(organ_hu(read_image(ingested, case), coarse), threshold)
+        scans.append(_decide(case, estimate, cohort.phase_source))
+    write_phases(located / PHASES_FILE, scans, TISSUES)
     return _summarize(scans)
 
 
@@ -50,12 +56,6 @@ def _why_not(cohort: Cohort) -> str:
     if foreign:
         return f"the cohort's label '{PHASE}' is '{min(foreign)}', which is no contrast phase"
     return ""
-
-
-def _estimate(case: Case, cohort: Cohort, workspace: Workspace, threshold: float) -> PhaseEstimate:
-    path: Path = workspace.folder("locate") / "maps" / f"{case.case_id}.nii.gz"
-    coarse, _ = read_label_map(path, cohort.scheme)
-    return estimate_phase(organ_hu(read_image(workspace.folder("ingest"), case), coarse), threshold)
 
 
 def _decide(case: Case, estimate: PhaseEstimate, origin: PhaseSource) -> ScanPhase:
@@ -73,26 +73,18 @@ def _decide(case: Case, estimate: PhaseEstimate, origin: PhaseSource) -> ScanPha
     )
 
 
-def _origin(workspace: Workspace) -> PhaseSource:
-    """Return where the cohort's own phases are from: DICOM tags, unless a table was given."""
-    record = read_record(workspace.folder("ingest")) or {}
-    table = record.get("settings", {}).get("ingest", {}).get("scan_labels")
-    from_tags = record.get("results", {}).get("layout") == "dicom" and table is None
-    return "tags" if from_tags else "table"
-
-
 def _summarize(scans: list[ScanPhase]) -> dict[str, object]:
     """Say the sources, the estimated phases and the conflicts, and return them."""
     sources = Counter(scan.source for scan in scans)
     phases = Counter(scan.phase for scan in scans if scan.source == "estimated")
     conflicts = [scan for scan in scans if scan.conflict]
-    told = [f"{n} by the {source}" for source, n in sources.items() if source in ("table", "tags")]
+    parts = [f"{n} by the {source}" for source, n in sources.items() if source in ("table", "tags")]
     if phases:
         named = ", ".join(f"{n} {phase}" for phase, n in sorted(phases.items()))
-        told.append(f"{sources['estimated']} estimated ({named})")
+        parts.append(f"{sources['estimated']} estimated ({named})")
     if sources["unknown"]:
-        told.append(f"{sources['unknown']} unknown")
-    say(f"phases: {'; '.join(told)}")
+        parts.append(f"{sources['unknown']} unknown")
+    say(f"phases: {'; '.join(parts)}")
     for scan in conflicts[:_SAID_CONFLICTS]:
         say(
             f"phases: {scan.case_id} is {scan.phase} by the {scan.source}, its HU contradict:"

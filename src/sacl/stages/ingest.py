@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sacl.cohort.annotation import (
     annotated_organs,
@@ -97,7 +98,9 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
         shown = [c for c in dataset.cases if c.split == "train" and _is_shown(c, plan)]
         require_all_learned(dataset, shown, scheme)
         cases, decided = _ingest_cases(plan)
-        cohort = Cohort(dataset.name, scheme, cases, modality, settings.window_hu)
+        from_tags = dataset.layout == "dicom" and settings.scan_labels is None
+        source: Literal["table", "tags"] = "tags" if from_tags else "table"
+        cohort = Cohort(dataset.name, scheme, cases, modality, settings.window_hu, source)
         write_cohort(folder, cohort)
         done.update(_counts(cohort), layout=dataset.layout, labeled_subjects=labeled, **decided)
     return folder

@@ -38,7 +38,7 @@ def inputs(settings: LocateSettings, workspace: Workspace) -> dict[str, str]:
     """Return the fingerprints of what the stage reads.
 
     Raises:
-        DataError: the given label maps are not there, or are the stage's own results.
+        DataError: the given label maps are not there.
     """
     fingerprints = {"ingest": fingerprint(workspace.require("ingest"))}
     if settings.maps is not None:
@@ -46,11 +46,6 @@ def inputs(settings: LocateSettings, workspace: Workspace) -> dict[str, str]:
         is_json = source.suffix == ".json" and source.is_file()
         if not source.is_dir() and not is_json:
             raise DataError(f"locate.maps.source: no folder {source}; check --from")
-        if source.resolve().is_relative_to(workspace.folder("locate").resolve()):
-            raise DataError(
-                f"locate.maps.source: {source} is a result of this stage, which is emptied before"
-                " it is made again; copy the maps elsewhere first"
-            )
         fingerprints["source"] = given_fingerprint(source)
     return fingerprints
 
@@ -83,7 +78,8 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
         results.update(_summary(coverage, len(scored)))
         if given:
             results["given"] = given.record()
-        results["phases"] = estimate_phases(cohort, workspace, PHASE_THRESHOLD)
+        ingested = workspace.folder("ingest")
+        results["phases"] = estimate_phases(cohort, ingested, folder, PHASE_THRESHOLD)
     return folder
 
 
