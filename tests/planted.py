@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sacl.check.case_facts import all_organs, measure_case
 from sacl.check.cohort_checks import CohortFacts, check_cohort, likely_modality
+from sacl.check.facts import all_organs, measure_case
 from sacl.check.findings import Finding
 from sacl.cohort.layouts.recognize import find
 from sacl.cohort.tables import with_table

@@ -53,10 +53,10 @@ from sacl.patches.coarse_grid import (
 from sacl.progress import say, track
 from sacl.run.pipeline import run_stage
 from sacl.run.record import fingerprint
-from sacl.scores.scoring import score_case
+from sacl.scores.organs_of_case import score_case
 from sacl.scores.statistics import bootstrap_mean
-from sacl.scores.summary import none_for_nan, score_table, subject_means, summarize
-from sacl.scores.table import ScoreRow
+from sacl.scores.summary import RESAMPLES, none_for_nan, subject_means, summarize
+from sacl.scores.table import ScoreRow, score_table
 from sacl.settings import RunConfig
 from sacl.types import Case, Cohort, Grid, LabelMap, OrganScore, Volume
 
@@ -260,7 +260,7 @@ def _result(
     record: dict[str, Any],
 ) -> dict[str, Any]:
     """Return all that the JSON says; intervals are over subjects, as in `summary.json`."""
-    resamples, scores = config.evaluate.bootstrap, score_table(rows)
+    scores = score_table(rows)
     parts = {"mean": scores, **dict(tuple(scores.groupby("organ", sort=False)))}
     dice = {name: subject_means(part, "dice")[RUN] for name, part in parts.items()}
     flags = {name: plain(value) for name, value in vars(known).items()}
@@ -277,12 +277,14 @@ def _result(
         },
         "changed": record["changed"],
         "nnunet": {name: part for name, part in record.items() if name != "changed"},
-        "dice": {n: asdict(bootstrap_mean(d, resamples, config.seed)) for n, d in dice.items()},
+        "dice": {n: asdict(bootstrap_mean(d, RESAMPLES, config.seed)) for n, d in dice.items()},
         "dice_by_subject": {
             subject: {name: float(means[subject]) for name, means in dice.items()}
             for subject in dice["mean"].index
         },
-        "scores": summarize(rows, resamples=resamples, seed=config.seed),
+        "scores": none_for_nan(
+            asdict(summarize(rows, config.evaluate.nsd_tolerance_mm, seed=config.seed))
+        ),
         **circumstances(),
     }
 

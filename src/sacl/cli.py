@@ -144,6 +144,7 @@ COMMANDS = {
             _Flag("--reference", "folder of reference label maps"),
             _Flag("--predicted", "folder of predicted label maps"),
             _Flag("--out", "folder for the scores"),
+            _Flag("--allow-missing", "score the pairs there are, name what has no counterpart", ""),
         ),
     ),
     "report": _Command(
@@ -396,17 +397,17 @@ def _check(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     from sacl.check.record import terminal_text
     from sacl.stages.check import check
 
-    checked = check(config, out)
-    errors = checked.record["kinds"]["error"]
+    record = check(config, out, force=known.force)
+    errors = record.kinds["error"]
     if not known.json:
-        print(terminal_text(checked.record, checked.findings))
+        print(terminal_text(record))
     elif errors:
-        print(json.dumps(checked.record))
+        print(json.dumps(record.as_json()))
     print(f"page: {out}", file=sys.stderr)
     if errors:
         kinds = "1 kind of error" if errors == 1 else f"{errors} kinds of errors"
-        raise DataError(f"check: {kinds} in {checked.cohort.name}; see {out}")
-    return checked.record
+        raise DataError(f"check: {kinds} in {record.name}; see {out}")
+    return record.as_json()
 
 
 def _ingest(known: argparse.Namespace, flags: dict[str, str]) -> Any:
@@ -453,7 +454,14 @@ def _evaluate(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     from sacl.stages.evaluate import evaluate_folders
 
     settings = load_config(None, flags).evaluate
-    folder = evaluate_folders(known.reference, known.predicted, known.out, settings)
+    folder = evaluate_folders(
+        known.reference,
+        known.predicted,
+        known.out,
+        settings,
+        allow_missing=known.allow_missing,
+        force=known.force,
+    )
     return {"folder": str(folder)}
 
 
@@ -463,7 +471,7 @@ def _report(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     _require_flags(known, "runs", "out")
     from sacl.stages.report import report_runs
 
-    return {"report": str(report_runs(known.runs, known.out))}
+    return {"report": str(report_runs(known.runs, known.out, known.force))}
 
 
 def _export(known: argparse.Namespace, flags: dict[str, str]) -> Any:

@@ -129,6 +129,15 @@ def _in_meters(files):
     files.afterwards = rewrite
 
 
+def _other_pixdim(files):
+    def rewrite(root):
+        raw = bytearray(_image_path(root).read_bytes())
+        raw[88:92] = np.float32(1.0).tobytes()  # pixdim[3], beside an sform of 14 mm
+        _image_path(root).write_bytes(raw)
+
+    files.afterwards = rewrite
+
+
 def _sheared(files):
     files.scans["c2"].affine[1, 2] = 2.0
 
@@ -217,11 +226,15 @@ def _unknown_phase(files):
             {("implausible-size", "c2"), ("spacing-outlier", "c2")},
         ),
         (_in_meters, {("implausible-size", "c2")}),
+        (_other_pixdim, {("contradictory-header", "c2")}),
         (
             lambda files: _unlabeled(files, (14, 14, 3)),
-            {("spacing-outlier", "c2"), ("not-axial", "c2")},
+            {("spacing-outlier", "c2")},
         ),
-        (lambda files: _unlabeled(files, (14, 14, 8)), {("not-axial", "c2")}),
+        (lambda files: _unlabeled(files, (14, 8, 8)), {("not-axial", "c2")}),
+        (lambda files: _unlabeled(files, (8, 14, 8)), {("not-axial", "c2")}),
+        # voxels coarser in plane than along the body are axial all the same
+        (lambda files: _unlabeled(files, (9.8, 9.8, 5)), set()),
         (_sheared, {("sheared", "c2")}),
         (_turned, {("oblique", "c2")}),
         (_few_slices, {("few-slices", "c2")}),
@@ -309,3 +322,12 @@ def test_every_rule_says_what_to_do_and_is_grouped_by_gravity():
     assert all(
         rule.remedy.endswith(".") and not rule.title.endswith(".") for rule in RULES.values()
     )
+
+
+def test_a_header_that_contradicts_itself_is_a_warning_with_both_values(tmp_path):
+    files = clean_files()
+    _other_pixdim(files)
+    (finding,) = findings_of(files, tmp_path)
+    assert finding.level == "warning"
+    assert "14 x 14 x 14 mm by the sform" in finding.message
+    assert "14 x 14 x 1 mm by pixdim" in finding.message

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sacl.cohort.label_names import LabelNames, label_names
 from sacl.cohort.layouts.nnunet import folds_of, modality_of, write_dataset, write_summary
-from sacl.scores.nnunet import FIGURES, foreground_mean, means
+from sacl.scores.overlap import FIGURES, foreground_mean, means
 from sacl.types import Case, Grid, LabelScheme, NativeFrame
 
 FRAME = NativeFrame(Grid((2, 2, 2), np.eye(4)))

@@ -1,12 +1,15 @@
 import base64
 import io
+import re
 
 import numpy as np
 from matplotlib.image import imread
 
 from sacl.report.figures import (
     Curve,
+    as_seen,
     box_plots,
+    dot_rows,
     loss_curves,
     overlay,
     palette,
@@ -34,7 +37,7 @@ def test_palette_gives_every_name_its_own_color():
 def test_charts_take_the_text_color_of_the_page_and_no_script():
     charts = [
         box_plots({"liver": {"a": [0.5, 0.7, 0.9]}}, {"a": RED}, "Dice"),
-        loss_curves({"pretraining": [Curve("x", np.arange(9), np.arange(9.0))]}, {}),
+        loss_curves({"pretraining": [Curve("x", np.arange(9), np.arange(9.0))]}),
         scatter_maps(
             np.random.default_rng(0).normal(size=(6, 2)),
             {"by organ": ["a"] * 3 + ["b"] * 3},
@@ -82,3 +85,21 @@ def test_overlay_keeps_the_proportions_of_thick_pixels():
     labels = np.zeros((20, 40), np.uint8)
     height, width = _pixels(overlay(image, labels, labels, {}, 3.0)).shape[:2]
     assert height / width == 20 * 3 / 40
+
+
+def test_a_chart_is_the_same_in_every_run():
+    def draw():
+        curves = {"fine-tuning": [Curve(n, np.arange(9), np.arange(9.0)) for n in "ab"]}
+        return loss_curves(curves), dot_rows({"liver": [1.0, 20.0]}, "mL")
+
+    first, second = draw(), draw()
+    assert first == second
+    assert re.search(r'id="\w+"', first[0]), "there are ids that could differ"
+
+
+def test_right_is_on_the_left_and_front_is_at_the_top():
+    plane = np.zeros((5, 4))
+    plane[4, 3] = 1  # the patient's right (largest i), front (largest j)
+    seen = as_seen(plane)
+    assert seen.shape == (4, 5)
+    assert seen[0, 0] == 1

@@ -1,3 +1,4 @@
+import csv
 import math
 
 import pytest
@@ -49,3 +50,14 @@ def test_score_that_is_no_number_is_refused_with_its_line(tmp_path):
     (tmp_path / "scores.csv").write_text(",".join(COLUMNS) + "\nr,c,s,test,liver,high,1,1,1,1\n")
     with pytest.raises(DataError, match=r"scores\.csv, line 2: a score is not a number"):
         read_scores(tmp_path / "scores.csv")
+
+
+@pytest.mark.parametrize("name", ["=cmd|'/c calc'!A1", "+1", "-1+2", "@SUM(A1)", "'quoted", "'=x"])
+def test_a_name_that_a_spreadsheet_would_run_is_written_as_text_and_read_back(tmp_path, name):
+    path = tmp_path / "scores.csv"
+    row = ScoreRow("main", name, "test", OrganScore(name, "liver", 0.5, 1.0, 0.5, 1.0, 1.0))
+    write_scores(path, [row])
+    with path.open(newline="") as file:
+        written = next(iter(csv.DictReader(file)))
+    assert written["case_id"] == written["subject_id"] == f"'{name}"
+    assert read_scores(path) == [row]

@@ -55,15 +55,18 @@ def test_wilcoxon_drops_zero_differences():
     assert wilcoxon_p([0.0, 0.1, 0.2, 0.3]) == wilcoxon_p([0.1, 0.2, 0.3])
 
 
-def test_bootstrap_agrees_with_scipy():
+def test_bootstrap_is_that_of_the_quantiles_of_resampled_means():
     value = np.random.default_rng(1).beta(8, 2, size=25)
-    ours = bootstrap_mean(value, 20_000, seed=0)
-    theirs = stats.bootstrap(
-        (value,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(5)
-    ).confidence_interval
-    assert ours.mean == pytest.approx(value.mean())
-    assert ours.low == pytest.approx(theirs.low, abs=2e-3)
-    assert ours.high == pytest.approx(theirs.high, abs=2e-3)
+    estimate = bootstrap_mean(value, 5000, seed=3)
+    drawn = np.random.default_rng(3).integers(25, size=(5000, 25))
+    low, high = np.quantile(value[drawn].mean(axis=1), [0.025, 0.975])
+    assert estimate.mean == pytest.approx(value.mean(), rel=1e-12)
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), rel=1e-12)
+
+
+def test_bootstrap_of_equal_subjects_is_their_value():
+    estimate = bootstrap_mean([0.5, 0.5, 0.5], 100, seed=0)
+    assert (estimate.mean, estimate.low, estimate.high) == (0.5, 0.5, 0.5)
 
 
 def test_bootstrap_of_two_subjects_spans_them():

@@ -6,9 +6,8 @@ import pytest
 from scipy import stats
 
 from sacl.errors import DataError
-from sacl.scores.pooling import in_common
-from sacl.scores.summary import score_table, subject_means, summarize
-from sacl.scores.table import ScoreRow
+from sacl.scores.summary import in_common, read_summary, subject_means, summarize, write_summary
+from sacl.scores.table import ScoreRow, score_table
 from sacl.types import OrganScore
 
 
@@ -18,7 +17,7 @@ def _row(run, subject, organ, dice, scan="a", *, hd95=3.0, volumes=(5.0, 5.0)):
 
 
 def _summary(rows, **options):
-    return summarize(rows, resamples=200, seed=0, **options)
+    return summarize(rows, 2.0, resamples=200, **options)
 
 
 def test_subject_scanned_often_weighs_no_more_than_another():
@@ -30,7 +29,7 @@ def test_subject_scanned_often_weighs_no_more_than_another():
     ]
     means = subject_means(score_table(rows), "dice")["main"]
     assert means["s1"] == pytest.approx((0.8 + 0.6) / 2)
-    assert _summary(rows)["runs"]["main"]["dice"]["mean"] == pytest.approx((0.7 + 0.4) / 2)
+    assert _summary(rows).runs["main"].dice.mean == pytest.approx((0.7 + 0.4) / 2)
 
 
 def test_undefined_and_infinite_scores_are_left_out_of_means_and_counted():
@@ -40,13 +39,13 @@ def test_undefined_and_infinite_scores_are_left_out_of_means_and_counted():
         _row("main", "s1", "kidney", 0.0, hd95=math.inf, volumes=(5, 0)),
         _row("main", "s1", "aorta", 0.0, hd95=math.inf, volumes=(0, 5)),
     ]
-    figures = _summary(rows)["runs"]["main"]
-    assert figures["dice"]["mean"] == pytest.approx(0.8 / 3)
-    assert figures["hd95_mm"]["mean"] == 4.0
+    figures = _summary(rows).runs["main"]
+    assert figures.dice.mean == pytest.approx(0.8 / 3)
+    assert figures.hd95_mm.mean == 4.0
     counts = ("pairs", "undefined", "missed", "invented", "infinite_hd95")
-    assert [figures[name] for name in counts] == [4, 1, 1, 1, 2]
-    assert figures["organs"]["spleen"]["dice"] is None
-    assert figures["organs"]["kidney"]["hd95_mm"] is None
+    assert [getattr(figures, name) for name in counts] == [4, 1, 1, 1, 2]
+    assert math.isnan(figures.organs["spleen"].dice)
+    assert math.isnan(figures.organs["kidney"].hd95_mm)
 
 
 def test_first_run_is_compared_with_each_other_one_paired_by_subject():
@@ -56,14 +55,14 @@ def test_first_run_is_compared_with_each_other_one_paired_by_subject():
     rows = [_row("main", f"s{n}", "liver", d) for n, d in enumerate(dice["main"])]
     for run in ("scratch", "long"):
         rows += [_row(run, f"s{n}", "liver", dice[run][n]) for n in range(7, -1, -1)]
-    comparisons = [c for c in _summary(rows)["comparisons"] if c["metric"] == "dice"]
-    assert [c["against"] for c in comparisons] == ["scratch", "long"]
+    comparisons = list(_summary(rows).comparisons_of("dice").values())
+    assert [c.against for c in comparisons] == ["scratch", "long"]
     for c in comparisons:
-        difference = dice["main"] - dice[c["against"]]
-        assert c["mean_difference"] == pytest.approx(difference.mean())
-        assert c["p"] == pytest.approx(stats.wilcoxon(difference).pvalue)
-    assert min(c["p_holm"] for c in comparisons) == pytest.approx(
-        min(1, 2 * min(c["p"] for c in comparisons))
+        difference = dice["main"] - dice[c.against]
+        assert c.mean_difference == pytest.approx(difference.mean())
+        assert c.p == pytest.approx(stats.wilcoxon(difference).pvalue)
+    assert min(c.p_holm for c in comparisons) == pytest.approx(
+        min(1, 2 * min(c.p for c in comparisons))
     )
 
 
@@ -73,23 +72,40 @@ def test_untested_run_is_compared_without_p_and_does_not_count_in_holm():
         for run, shift in (("main", 0.1), ("scratch", 0.0), ("coarse", -0.2))
         for n in range(6)
     ]
-    dice = [c for c in _summary(rows, untested=["coarse"])["comparisons"] if c["metric"] == "dice"]
-    assert dice[0]["p_holm"] == dice[0]["p"] == pytest.approx(2 / 64)
-    assert dice[1]["p"] is None
-    assert dice[1]["mean_difference"] == pytest.approx(0.3)
+    dice = list(_summary(rows, untested=["coarse"]).comparisons_of("dice").values())
+    assert dice[0].p_holm == dice[0].p == pytest.approx(2 / 64)
+    assert math.isnan(dice[1].p)
+    assert dice[1].mean_difference == pytest.approx(0.3)
 
 
-def test_summary_is_json_without_nan():
+def test_summary_is_json_without_nan_and_is_read_back(tmp_path):
     rows = [_row("main", "s1", "liver", math.nan, hd95=math.nan, volumes=(0, 0))]
-    text = json.dumps(_summary(rows), allow_nan=False)
-    assert json.loads(text)["runs"]["main"]["dice"]["mean"] is None
+    rows += [_row(run, "s1", "spleen", 0.5) for run in ("main", "scratch")]
+    path = tmp_path / "summary.json"
+    write_summary(path, _summary(rows))
+    document = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert document["runs"]["main"]["organs"]["liver"]["dice"] is None
+    assert document["runs"]["main"]["dice"]["low"] is None
+    assert document["bootstrap"] == {"resamples": 200, "seed": 0}
+    assert {"metric", "run", "against", "mean_difference", "p_holm"} <= set(
+        document["comparisons"][0]
+    )
+    back = read_summary(path)
+    write_summary(tmp_path / "again.json", back)
+    assert (tmp_path / "again.json").read_text() == path.read_text()
+    assert math.isnan(back.runs["main"].organs["liver"].dice)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"runs": 3}'])
+def test_a_file_of_another_kind_is_no_summary(tmp_path, text):
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(DataError, match=r"summary\.json: not a summary of scores"):
+        read_summary(tmp_path / "summary.json")
 
 
 def test_summary_of_nothing_is_empty():
     summary = _summary([])
-    assert summary["runs"] == {}
-    assert summary["comparisons"] == []
-    assert summary["subjects"] == {}
+    assert (summary.runs, summary.comparisons, summary.subjects) == ({}, (), {})
 
 
 def test_pooling_keeps_what_all_runs_scored_with_the_main_runs_first():

@@ -37,7 +37,7 @@ ORGANS = {
 }
 """Center and radii in mm (x, y, z) and HU."""
 SHAPE, SPACING = (48, 40, 16), (7.0, 7.0, 14.0)
-QUALITY = {"semantic": 0.5, "scratch": 0.9, "scratch-long": 0.75}
+QUALITY = {"semantic": 0.5, "pooled": 0.5, "scratch": 0.9, "scratch-long": 0.75}
 """How far each arm's organs are displaced, relative to the others."""
 
 

@@ -8,10 +8,13 @@ from toy_cohort import locate_toy_cohort
 
 from planted import clean_files, write_files
 from sacl.cli import main
+from sacl.cohort.manifest import read_cohort
+from sacl.errors import DataError
 from sacl.run.configure import load_config
 from sacl.run.workspace import Workspace
 from sacl.settings import PhantomSettings
 from sacl.stages.check import check
+from sacl.stages.ingest import ingest
 from sacl.stages.phantom import phantom
 
 
@@ -74,7 +77,7 @@ def test_the_page_needs_nothing_but_itself_and_holds_no_path(faulty, tmp_path):
     for path in (out, out.with_suffix(".csv"), out.with_suffix(".json")):
         assert str(tmp_path) not in path.read_text()
     page = out.read_text()
-    assert "<script" not in page
+    assert page.count("<script>") == page.count("<script") == 1
     assert "src=" not in page
     assert "1 kind of error and 1 kind of warning" in page
     assert page.index("Image of one value") < page.index("CT intensities that are not in HU")
@@ -83,7 +86,7 @@ def test_the_page_needs_nothing_but_itself_and_holds_no_path(faulty, tmp_path):
 def test_an_ingested_cohort_is_checked_by_its_work_directory_or_its_folder(tmp_path):
     workspace = locate_toy_cohort(tmp_path / "work")
     checks = [
-        _check(folder, tmp_path / "check.html").record
+        _check(folder, tmp_path / "check.html").as_json()
         for folder in (workspace.root, workspace.folder("ingest"))
     ]
     assert checks[0] == checks[1]
@@ -105,13 +108,14 @@ def test_a_phantom_cohort_has_neither_errors_nor_warnings(tmp_path):
     )
     checked = check(config, tmp_path / "check.html")
     assert [f for f in checked.findings if f.level != "note"] == []
-    assert checked.cohort.scans[1].geometry.orientation == "LAS"
+    rows = list(csv.DictReader((tmp_path / "check.csv").read_text().splitlines()))
+    assert rows[1]["orientation"] == "LAS"
 
 
 def test_several_folders_are_checked_as_one_cohort(data, tmp_path):
     config = load_config(None, {"ingest.data": json.dumps([str(data)] * 2)})
     checked = check(config, tmp_path / "check.html")
-    assert len(checked.cohort.scans) == 20
+    assert checked.scans == 20
     assert {f.code for f in checked.findings} >= {"duplicate"}
 
 
@@ -169,7 +173,7 @@ def test_the_same_images_of_two_subjects_of_acdc_are_found(real_data, tmp_path):
     checked = _check(real_data / "Dataset027_ACDC", tmp_path / "check.html")
     found = {(f.code, f.case_id) for f in checked.findings if f.code == "duplicate"}
     assert found == {("duplicate", f"patient074_frame0{n}") for n in (1, 2)}
-    assert checked.record["kinds"]["error"] == 0
+    assert checked.kinds["error"] == 0
 
 
 @pytest.mark.real_data
@@ -178,3 +182,62 @@ def test_hippocampus_has_one_note_on_its_scales_and_not_one_per_scan(real_data, 
     about_scans = [f for f in checked.findings if f.level != "note" and f.case_id]
     assert about_scans == []
     assert [f.case_id for f in checked.findings if f.code == "intensity-scale"] == [""]
+
+
+@pytest.mark.parametrize("suffix", [".html", ".csv", ".json"])
+def test_a_file_of_the_users_is_not_overwritten_and_a_check_is(data, tmp_path, suffix):
+    out = tmp_path / "check.html"
+    out.with_suffix(suffix).write_text("mine")
+    with pytest.raises(DataError, match=rf"check\{suffix}: lies there and was not written by sacl"):
+        _check(data, out)
+    assert [path.name for path in tmp_path.iterdir()] == [f"check{suffix}"]
+    check(load_config(None, {"ingest.data": str(data)}), out, force=True)
+    _check(data, out)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"ingest.labeled_subjects": "2", "ingest.validation_subjects": "2"},
+        {"ingest.labeled_values": '["native"]'},
+    ],
+)
+def test_splits_are_those_that_ingest_makes(data, tmp_path, flags):
+    record = _check(data, tmp_path / "check.html", **flags)
+    flags |= {"ingest.data": str(data), "work": str(tmp_path / "work")}
+    config = load_config(None, flags)
+    folder = ingest(config.ingest, Workspace(config.work, seed=config.seed))
+    cohort = read_cohort(folder)
+    for split, counts in record.splits.items():
+        cases = cohort.of_split(split)
+        assert counts.scans == len(cases)
+        assert counts.subjects == len({case.subject_id for case in cases})
+        assert counts.labeled == sum(case.reference is not None for case in cases)
+    assert record.splits["train"].labeled < 7
+
+
+def test_settings_that_the_cohort_does_not_allow_are_an_error_and_missing_ones_a_warning(
+    data, tmp_path
+):
+    record = _check(data, tmp_path / "check.html", **{"ingest.labeled_subjects": "50"})
+    assert [(f.code, f.level) for f in record.findings] == [("cannot-ingest", "error")]
+    assert "50 asked for" in record.findings[0].message
+    nameless = clean_files()
+    for scan in nameless.scans.values():
+        scan.labels = None
+    nameless.labels.clear()
+    bare = write_files(nameless, tmp_path / "bare")
+    levels = {f.code: f.level for f in _check(bare, tmp_path / "bare.html").findings}
+    assert levels["needs-settings"] == "warning"
+
+
+def test_a_cohort_that_holds_nobody_out_is_told_so(tmp_path):
+    files = clean_files()
+    for scan in files.scans.values():
+        scan.split = "train"
+    data = write_files(files, tmp_path / "data")
+    codes = [f.code for f in _check(data, tmp_path / "check.html").findings]
+    assert "nothing-to-score" in codes
+    held = _check(data, tmp_path / "check.html", **{"ingest.test_subjects": "2"})
+    assert "nothing-to-score" not in [f.code for f in held.findings]
+    assert held.splits["test"].subjects == 2

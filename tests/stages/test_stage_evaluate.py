@@ -6,14 +6,13 @@ import pytest
 from fake_work import fake_work
 
 from sacl.cohort.manifest import read_cohort, read_reference, write_cohort
-from sacl.errors import DataError, WorkspaceError
+from sacl.errors import ConfigError, DataError, WorkspaceError
 from sacl.files.nifti import read_label_map, write_label_map
 from sacl.run.record import read_record
 from sacl.run.workspace import Workspace
 from sacl.scores.overlap import dice
 from sacl.scores.table import read_scores
 from sacl.settings import EvaluateSettings
-from sacl.stages import evaluate as stage
 from sacl.stages.evaluate import evaluate, evaluate_folders, inputs
 from sacl.types import Cohort, Grid, LabelMap, LabelScheme
 
@@ -94,12 +93,11 @@ def test_prediction_on_another_grid_is_refused(work):
         evaluate(SETTINGS, work)
 
 
-def test_without_held_out_references_nothing_is_scored_and_it_says_so(work, capsys, monkeypatch):
-    monkeypatch.setattr(stage, "SCORED", ("validation",))
-    folder = evaluate(SETTINGS, work)
+def test_without_held_out_references_nothing_is_scored_and_it_says_so(tmp_path, capsys):
+    folder = evaluate(SETTINGS, fake_work(tmp_path / "work", test_subjects=0))
     assert read_scores(folder / "scores.csv") == []
     assert _summary(folder)["runs"] == {}
-    assert "no scan of the splits validation has a reference" in capsys.readouterr().err
+    assert "no scan of the splits validation and test has a reference" in capsys.readouterr().err
 
 
 def test_needs_the_earlier_stages(tmp_path):
@@ -164,19 +162,100 @@ def test_folders_without_names_number_their_labels(tmp_path):
     assert _summary(out)["organs"] == ["label_1", "label_2"]
 
 
-def test_reference_without_counterpart_is_refused(tmp_path):
-    reference, predicted = _folders(tmp_path)
-    (predicted / "b.nii").unlink()
-    with pytest.raises(DataError, match="no label map for 1 of 2 references, the first is b"):
-        evaluate_folders(reference, predicted, tmp_path / "out", SETTINGS)
+def _scored(out):
+    return {row.score.case_id for row in read_scores(out / "scores.csv")}
+
+
+@pytest.mark.parametrize(
+    ("gone", "words"),
+    [
+        ("predicted/b.nii", "predicted: no label map for 1 references, b;"),
+        ("reference/b.nii.gz", "reference: no label map for 1 predicted maps, b;"),
+    ],
+)
+def test_a_map_without_counterpart_is_refused_by_name_or_said(tmp_path, capsys, gone, words):
+    folders = _folders(tmp_path)
+    (tmp_path / gone).unlink()
+    with pytest.raises(DataError, match=words) as error:
+        evaluate_folders(*folders, tmp_path / "out", SETTINGS)
+    assert "--allow-missing" in str(error.value)
     assert not (tmp_path / "out").exists()
+    evaluate_folders(*folders, tmp_path / "out", SETTINGS, allow_missing=True)
+    other = {
+        "predicted": "reference: not scored b.nii.gz",
+        "reference": "predicted: not scored b.nii",
+    }
+    assert other[gone.split("/")[0]] in capsys.readouterr().err
+    assert _scored(tmp_path / "out") == {"a"}
 
 
-def test_prediction_without_reference_is_passed_over_and_said(tmp_path, capsys):
+@pytest.mark.parametrize("name", ["b.nii.gzip", "b", "b.nrrd", "b.mha"])
+def test_a_reference_that_is_not_read_is_refused_by_name_and_never_averaged_away(tmp_path, name):
     reference, predicted = _folders(tmp_path)
-    (reference / "b.nii.gz").unlink()
+    (reference / "b.nii.gz").rename(reference / name)
+    (predicted / "b.nii").unlink()
+    with pytest.raises(DataError, match=f"reference: {name} not read"):
+        evaluate_folders(reference, predicted, tmp_path / "out", SETTINGS)
+
+
+def test_tables_beside_label_maps_are_no_label_maps(tmp_path):
+    reference, predicted = _folders(tmp_path)
+    for folder in (reference, predicted):
+        (folder / "plans.json").write_text("{}")
+        (folder / ".DS_Store").write_text("")
     evaluate_folders(reference, predicted, tmp_path / "out", SETTINGS)
-    assert "1 predicted maps have no reference" in capsys.readouterr().err
+    assert _scored(tmp_path / "out") == {"a", "b"}
+
+
+@pytest.mark.parametrize("folder", ["reference", "predicted"])
+def test_maps_named_after_a_channel_match(tmp_path, folder):
+    folders = _folders(tmp_path)
+    for path in list((tmp_path / folder).iterdir()):
+        path.rename(path.with_name(path.name.replace(".nii", "_0000.nii")))
+    evaluate_folders(*folders, tmp_path / "out", SETTINGS)
+    assert _scored(tmp_path / "out") == {"a", "b"}
+
+
+def test_a_header_that_contradicts_itself_is_said(tmp_path, capsys):
+    reference, predicted = _folders(tmp_path)
+    raw = bytearray((predicted / "a.nii").read_bytes())
+    raw[88:92] = np.float32(4.0).tobytes()  # pixdim[3], beside an sform of 2 mm
+    (predicted / "a.nii").write_bytes(raw)
+    evaluate_folders(reference, predicted, tmp_path / "out", SETTINGS)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "pixdim" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(
+        "evaluate: predicted/a.nii: the spacing is 1 x 1 x 2 mm by the sform"
+    )
+    assert "1 x 1 x 4 mm by pixdim" in lines[0]
+
+
+def test_two_maps_of_one_case_are_refused(tmp_path):
+    reference, predicted = _folders(tmp_path)
+    (predicted / "a_0000.nii").write_bytes((predicted / "a.nii").read_bytes())
+    with pytest.raises(DataError, match=r"a\.nii and a_0000\.nii are of one name"):
+        evaluate_folders(reference, predicted, tmp_path / "out", SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "summary.json"])
+def test_a_file_of_the_users_is_not_overwritten_and_our_own_is(tmp_path, name):
+    folders, out = _folders(tmp_path), tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("case,grade\na,5\n")
+    with pytest.raises(DataError, match=f"{name}: lies there and was not written by sacl"):
+        evaluate_folders(*folders, out, SETTINGS)
+    assert (out / name).read_text() == "case,grade\na,5\n"
+    evaluate_folders(*folders, out, SETTINGS, force=True)
+    evaluate_folders(*folders, out, SETTINGS)
+    assert _scored(out) == {"a", "b"}
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf])
+def test_an_impossible_tolerance_is_refused(tmp_path, work, tolerance):
+    with pytest.raises((ConfigError, ValueError), match="nsd_tolerance_mm"):
+        evaluate_folders(
+            *_folders(tmp_path), tmp_path / "out", EvaluateSettings(nsd_tolerance_mm=tolerance)
+        )
 
 
 def test_folders_on_other_grids_are_refused(tmp_path):
@@ -185,7 +264,7 @@ def test_folders_on_other_grids_are_refused(tmp_path):
     scheme = LabelScheme("x", ("liver", "spleen"))
     other = LabelMap(np.ones((8, 8, 8), np.uint8), grid, scheme)
     write_label_map(predicted / "a.nii", other)
-    with pytest.raises(DataError, match=r"case a: .* different grids"):
+    with pytest.raises(DataError, match=r"case a: .* different grids.*resample the map onto that"):
         evaluate_folders(reference, predicted, tmp_path / "out", SETTINGS)
 
 

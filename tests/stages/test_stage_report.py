@@ -1,16 +1,17 @@
+import dataclasses
 import json
 import re
-from dataclasses import replace
+import shutil
 from html.parser import HTMLParser
 
 import pytest
 from fake_work import fake_work
 
 from sacl.errors import DataError, WorkspaceError
+from sacl.prediction.guard import Doubt, Findings, write_findings
 from sacl.run.record import recorded, state_of
 from sacl.run.workspace import Workspace
 from sacl.settings import EvaluateSettings, PhantomSettings, ReportSettings
-from sacl.stages import evaluate as scoring
 from sacl.stages.evaluate import evaluate
 from sacl.stages.report import inputs, report, report_runs
 
@@ -59,18 +60,19 @@ def _read(page):
     return reader
 
 
-def test_page_has_every_part_in_order(page):
+def test_page_says_first_how_good_the_segmenter_is_and_last_what_it_does_not_say(page):
     assert _read(page).titles == [
         "fake",
-        "The runs compared",
-        "Best, median and worst scan",
         "Organ by organ",
-        "Where it failed",
+        "Scan by scan",
         "What the encoder learned",
         "How training went",
+        "Coarse maps",
+        "Statistics: the runs compared",
         "What was run",
-        "What this report does not say",
+        "What this page does not say",
     ]
+    assert "Mean Dice" in page[: page.index("Organ by organ")]
     assert "Left out" not in page
 
 
@@ -78,7 +80,7 @@ def test_page_needs_nothing_but_itself(page, work):
     links = _read(page).links
     assert links
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
-    assert "<script" not in page
+    assert page.count("<script>") == page.count("<script") == 1
     assert "@import" not in page
     assert not re.search(r"url\((?!#)", page)
     assert str(work.root) not in page
@@ -89,8 +91,20 @@ def test_page_has_the_figures_of_the_summary(page, work):
     summary = json.loads((work.folder("evaluate") / "summary.json").read_text())
     for run in ("semantic", "scratch", "coarse"):
         assert f"{summary['runs'][run]['dice']['mean']:.3f}" in page
-    assert "Semantic pretraining" in page
+    for figures in summary["runs"]["semantic"]["organs"].values():
+        assert f"{figures['dice']:.3f}" in page
+    assert "semantic against scratch" in page
     assert "4 subjects" in page
+
+
+def test_every_scan_is_in_a_table_that_sorts_and_the_worst_have_pictures(page, work):
+    table = page[page.index("Scan by scan") : page.index("Worst, median and best")]
+    assert 'class="sortable"' in table
+    dice = [float(text) for text in re.findall(r'data-value="([\d.]+)"[^>]*>0\.\d+</td>', table)]
+    means = dice[::2]
+    assert len(means) == 4
+    assert means == sorted(means)
+    assert page.count("<img ") == 4
 
 
 def test_page_is_readable_in_the_dark_and_in_print(page):
@@ -99,10 +113,37 @@ def test_page_is_readable_in_the_dark_and_in_print(page):
     assert "currentColor" in page
 
 
-def test_title_is_the_runs_name_and_is_escaped(work):
-    text = report(SETTINGS, replace(work, name="<b>A & B</b>")).read_text()
+def test_names_are_escaped(tmp_path):
+    work = fake_work(tmp_path / "work")
+    work = dataclasses.replace(work, name="<b>A & B</b>")
+    evaluate(SCORING, work)
+    text = report(SETTINGS, work).read_text()
     assert "&lt;b&gt;A &amp; B&lt;/b&gt;" in text
     assert "<b>A" not in text
+
+
+def test_the_page_is_the_same_when_it_is_written_again(work):
+    first = report(SETTINGS, work).read_text()
+    assert report(SETTINGS, work).read_text() == first
+
+
+def test_doubts_about_predictions_stand_before_the_statistics(tmp_path):
+    work = fake_work(tmp_path / "work")
+    doubt = Doubt("liver", "vanished", ("subject-05-a",), "liver: vanished in 1 of 8 scans")
+    write_findings(work.folder("predict"), Findings((doubt,)))
+    evaluate(SCORING, work)
+    text = report(SETTINGS, work).read_text()
+    assert text.index("Scan by scan") < text.index("liver: vanished in 1 of 8 scans")
+    assert text.index("liver: vanished in 1 of 8 scans") < text.index("Statistics")
+
+
+def test_a_run_whose_encoder_was_deleted_still_has_a_page(tmp_path):
+    work = fake_work(tmp_path / "work")
+    evaluate(SCORING, work)
+    shutil.rmtree(work.folder("pretrain"))
+    assert (
+        "4-encoder/embedding.npz is not in the work directory" in report(SETTINGS, work).read_text()
+    )
 
 
 def test_report_is_up_to_date_until_the_scores_change(tmp_path):
@@ -123,14 +164,13 @@ def test_parts_without_files_are_left_out_and_said(tmp_path):
         path.unlink()
     text = report(SETTINGS, work).read_text()
     assert "Left out: 4-encoder/embedding.npz is not in the work directory." in text
-    assert "Left out: no losses.csv is in the work directory." in text
-    assert "Found by the coarse map" not in text
+    assert "Left out: losses.csv is not in the work directory." in text
+    assert "<h2>Coarse maps" not in text
     _read(text)
 
 
-def test_run_without_scores_still_has_a_page(tmp_path, monkeypatch):
-    work = fake_work(tmp_path / "work")
-    monkeypatch.setattr(scoring, "SCORED", ("validation",))
+def test_run_without_scores_still_has_a_page(tmp_path):
+    work = fake_work(tmp_path / "work", test_subjects=0)
     evaluate(SCORING, work)
     text = report(SETTINGS, work).read_text()
     assert "Nothing was scored" in text
@@ -184,3 +224,14 @@ def test_other_tolerances_are_refused(tmp_path, work):
     with pytest.raises(DataError, match=r"NSD tolerances of \[1\.0, 2\.0\] mm differ"):
         report_runs([work.root, other.root], tmp_path / "two.html")
     assert not (tmp_path / "two.html").exists()
+
+
+def test_a_file_of_the_users_is_not_overwritten(tmp_path, work):
+    other, out = fake_work(tmp_path / "other"), tmp_path / "two.html"
+    evaluate(SCORING, other)
+    out.write_text("<html>my own page</html>")
+    with pytest.raises(DataError, match=r"two\.html: lies there"):
+        report_runs([work.root, other.root], out)
+    assert out.read_text() == "<html>my own page</html>"
+    report_runs([work.root, other.root], out, force=True)
+    report_runs([work.root, other.root], out)

@@ -2,24 +2,61 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from sacl.check.facts import OrganFacts, ReferenceFacts, ScanFacts
 from sacl.check.findings import Finding
-from sacl.check.geometry_checks import geometry_findings
-from sacl.check.intensity_checks import intensity_findings, looks_like_ct
-from sacl.check.reference_checks import reference_findings
-from sacl.check.scan_facts import ScanFacts
+from sacl.check.scan_checks import (
+    LOG_FLOOR,
+    geometry_findings,
+    intensity_findings,
+    looks_like_ct,
+    robust_outliers,
+)
+from sacl.organs import canonical_name, side_pairs
 from sacl.types import SPLITS, UNKNOWN
+
+_LOOSE_SHARE = 0.1
+"""A second piece of this share of the organ is no stray voxel."""
+_FEWEST_VOXELS = 100
+"""A thin organ on a coarse grid falls into pieces by itself."""
+_SIDES_MM = 5.0
+"""Centers of left and right that lie closer along x do not tell the side."""
+_MANY_PIECES = 20
+_NAMED = 12
+_FACTOR = 5.0
+"""A volume is believed from the smaller sex's mean divided by this to the larger one's times it."""
+
+_MEAN_ML = {
+    "liver": (1411.0, 1710.0),
+    "spleen": (179.8, 238.4),
+    "kidney_left": (156.5, 193.1),
+    "kidney_right": (156.5, 193.1),
+    "kidneys": (313.0, 386.2),
+    "pancreas": (64.4, 87.4),
+}
+"""Mean volume of women and of men on CT: Geraghty, Boone, McGahan and Jain, Abdominal Imaging 29,
+482-490, 2004 (149 adults; both kidneys are twice the one)."""
+_LARGEST_MEAN_ML = {
+    "gallbladder": 68.0,
+    "stomach": 400.0,
+    "urinary_bladder": 250.0,
+}
+"""Hollow organs with their content, men: ICRP Publication 89 (2002), reference masses at 1 g per
+mL. They can be empty, so that they have no lower end."""
 
 
 @dataclass(frozen=True, eq=False)
 class CohortFacts:
     """A measured cohort: what it is called, its organs and its scans.
 
-    `modality` is that of most scans where nobody said it.
+    `modality` is that of most scans where the data do not say it.
     """
 
     name: str
@@ -41,14 +78,14 @@ def likely_modality(scans: Iterable[ScanFacts]) -> Literal["ct", "mr"]:
 def check_cohort(cohort: CohortFacts) -> list[Finding]:
     """Return everything that is the matter with a cohort, in the order of the rules."""
     scans = cohort.scans
-    found = [problem for scan in scans for problem in scan.problems]
-    found += _across_splits(scans)
-    found += _duplicates(scans)
-    found += intensity_findings(scans, cohort.modality)
-    found += geometry_findings(scans)
-    found += reference_findings(scans, cohort.organs)
-    found += _scan_labels(cohort)
-    return found
+    findings = [problem for scan in scans for problem in scan.problems]
+    findings += _across_splits(scans)
+    findings += _duplicates(scans)
+    findings += intensity_findings(scans, cohort.modality)
+    findings += geometry_findings(scans)
+    findings += _reference_findings(scans, cohort.organs)
+    findings += _scan_labels(cohort)
+    return findings
 
 
 def _across_splits(scans: Iterable[ScanFacts]) -> Iterator[Finding]:
@@ -65,7 +102,7 @@ def _across_splits(scans: Iterable[ScanFacts]) -> Iterator[Finding]:
 
 
 def _duplicates(scans: Iterable[ScanFacts]) -> Iterator[Finding]:
-    """Tell the same voxels under several names, and the same reference for different voxels."""
+    """Yield the same voxels under several names, and the same reference for different voxels."""
     readable = [scan for scan in scans if scan.image]
     images = _by(readable, lambda scan: scan.image.digest if scan.image else "")
     for members in images.values():
@@ -112,3 +149,134 @@ def _by(scans: Iterable[ScanFacts], key: Callable[[ScanFacts], str]) -> dict[str
     for scan in scans:
         groups[key(scan)].append(scan)
     return groups
+
+
+# -- references ------------------------------------------------------------------------------------
+
+
+def _reference_findings(scans: Sequence[ScanFacts], organs: Sequence[str]) -> Iterator[Finding]:
+    """Yield what is the matter with the references of a cohort.
+
+    Args:
+        scans: The measured scans.
+        organs: Names of all organs that the dataset names.
+    """
+    annotated = {scan.case_id: scan.reference for scan in scans if scan.reference}
+    for scan in scans:
+        if scan.reference is not None and not scan.reference.present:
+            yield Finding("empty-reference", scan.case_id, "every voxel is background")
+    yield from _never_seen(annotated, organs)
+    for case, reference in annotated.items():
+        yield from _sides(case, reference)
+        yield from _pieces(case, reference)
+    yield from _cut_off(annotated, organs)
+    for organ in organs:
+        yield from _volumes(organ, annotated)
+
+
+def _never_seen(annotated: dict[str, ReferenceFacts], organs: Sequence[str]) -> Iterator[Finding]:
+    seen = {organ for reference in annotated.values() for organ in reference.present}
+    looked_for = {organ for reference in annotated.values() for organ in reference.annotated}
+    missing = [organ for organ in organs if organ in looked_for and organ not in seen]
+    if missing and seen:
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        message = f"{', '.join(missing[:_NAMED])}{more}: in none of {len(annotated)} references"
+        yield Finding("organ-never-seen", "", message)
+
+
+def _sides(case: str, reference: ReferenceFacts) -> Iterator[Finding]:
+    """Yield paired organs that lie on the other's side: x grows to the subject's right in RAS+."""
+    present = reference.present
+    pairs = side_pairs(list(present))
+    by_name = {canonical_name(organ): organ for organ in present}
+    if {"liver", "spleen"} <= set(by_name):
+        pairs.append((by_name["spleen"], by_name["liver"]))
+    wrong = []
+    for left, right in pairs:
+        left_x, right_x = present[left].center_mm[0], present[right].center_mm[0]
+        if left_x - right_x > _SIDES_MM:
+            wrong.append(f"{left} at x = {left_x:.0f} mm, {right} at x = {right_x:.0f} mm")
+    if wrong:
+        listed = "; ".join(wrong[:3]) + (f" and {len(wrong) - 3} more pairs" * (len(wrong) > 3))
+        message = f"{listed}; expected the left one at the smaller x (RAS+)"
+        yield Finding("sides-swapped", case, message)
+
+
+def _pieces(case: str, reference: ReferenceFacts) -> Iterator[Finding]:
+    stray = []
+    for organ, facts in reference.present.items():
+        loose = facts.second_share if not _is_whole_pair(organ) else 0.0
+        rest = 1 - facts.main_share - (facts.second_share if _is_whole_pair(organ) else 0.0)
+        whole = facts.voxels >= _FEWEST_VOXELS and not facts.at_border
+        if whole and max(loose, rest) > _LOOSE_SHARE:
+            yield Finding(
+                "fragments",
+                case,
+                f"{organ} in {facts.pieces} pieces, {1 - facts.main_share:.0%} of it outside the"
+                " largest, expected one piece" + (" per side" * _is_whole_pair(organ)),
+            )
+        elif facts.pieces > _MANY_PIECES:
+            stray.append(f"{organ} in {facts.pieces} pieces")
+    if stray:
+        yield Finding("small-pieces", case, ", ".join(stray))
+
+
+def _cut_off(annotated: dict[str, ReferenceFacts], organs: Sequence[str]) -> Iterator[Finding]:
+    for organ in organs:
+        present = [r.present[organ] for r in annotated.values() if organ in r.present]
+        cut = sum(facts.at_border for facts in present)
+        if cut:
+            yield Finding("cut-off", "", f"{organ} in {cut} of {len(present)} references")
+
+
+def _volumes(organ: str, annotated: dict[str, ReferenceFacts]) -> Iterator[Finding]:
+    """Compare an organ's volumes with what adults have, else with the cohort's own."""
+    present: dict[str, OrganFacts] = {
+        case: reference.present[organ]
+        for case, reference in annotated.items()
+        if organ in reference.present
+    }
+    expected = adult_range_ml(organ)
+    if expected is not None:
+        low, high = expected
+        for case, facts in present.items():
+            if facts.volume_ml > high or (facts.volume_ml < low and not facts.at_border):
+                yield Finding(
+                    "organ-volume",
+                    case,
+                    f"{organ} {facts.volume_ml:.3g} mL, adults have {low:.0f} to {high:.0f} mL",
+                )
+        return
+    logs = {c: math.log10(f.volume_ml) for c, f in present.items() if not f.at_border}
+    for case, z in robust_outliers(logs, LOG_FLOOR).items():
+        usual = 10 ** float(np.median(list(logs.values())))
+        yield Finding(
+            "organ-volume-outlier",
+            case,
+            f"{organ} {present[case].volume_ml:.3g} mL, the cohort's median is {usual:.3g} mL"
+            f" (robust z {z:+.1f})",
+        )
+
+
+def adult_range_ml(organ: str) -> tuple[float, float] | None:
+    """Return the smallest and the largest volume that is believed of an adult's whole organ.
+
+    None for organs of which no volume is published, or whose volume depends on how much of them
+    the scan shows (vessels, esophagus, bowel).
+
+    Example:
+        >>> adult_range_ml("Liver"), adult_range_ml("aorta")
+        ((282.2, 8550.0), None)
+    """
+    name = canonical_name(organ)
+    if name in _LARGEST_MEAN_ML:
+        return 0.0, _LARGEST_MEAN_ML[name] * _FACTOR
+    if name not in _MEAN_ML:
+        return None
+    women, men = _MEAN_ML[name]
+    return women / _FACTOR, men * _FACTOR
+
+
+def _is_whole_pair(organ: str) -> bool:
+    """Return whether a name means both of two paired organs: these have two pieces."""
+    return canonical_name(organ) in ("kidneys", "lungs", "adrenal_glands")

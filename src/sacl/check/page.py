@@ -2,109 +2,149 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 
-from sacl.check.cohort_checks import CohortFacts
-from sacl.check.findings import Finding, grouped
-from sacl.check.tables import (
-    geometry_section,
-    intensity_section,
-    matrix_section,
-    organ_section,
-)
-from sacl.report.page import Section, Top, bullets, paragraph, render_page
-from sacl.report.tables import html_table
+import numpy as np
+
+from sacl.check.cohort_checks import CohortFacts, adult_range_ml
+from sacl.check.findings import grouped
+from sacl.check.record import CheckRecord
+from sacl.report.figures import dot_rows
+from sacl.report.page import DASH, plural, render, significant
 from sacl.types import SPLITS
 
-_LISTED = 6
+_DRAWN_ORGANS = 40
+_TABLED_ORGANS = 30
+_TIMES = "\N{MULTIPLICATION SIGN}"
+_MARKS = {"annotated": "●", "absent": "○", "not annotated": "·"}
 _COLORS = {"error": "#d55e00", "warning": "#e69f00", "note": "#9aa5b3"}
+_PERCENTILES = {
+    "lowest": "low",
+    "percentile 0.5": "p005",
+    "median": "median",
+    "percentile 99.5": "p995",
+    "highest": "high",
+}
 
 
-def check_page(cohort: CohortFacts, findings: Sequence[Finding], record: Mapping[str, Any]) -> str:
-    """Return the page; `record` is the check's JSON: counts and origin."""
-    sections = [
-        _findings_section(findings),
-        _cohort_section(record),
-        organ_section(cohort),
-        geometry_section(cohort),
-        intensity_section(cohort),
-        matrix_section(cohort, findings),
-    ]
-    return render_page(_top(record), [section for section in sections if section.body])
-
-
-def _top(record: Mapping[str, Any]) -> Top:
-    errors, warnings = record["kinds"]["error"], record["kinds"]["warning"]
-    words = [_plural(errors, "kind of error")] * bool(errors)
-    words += [_plural(warnings, "kind of warning")] * bool(warnings)
-    headline = f"{' and '.join(words)} in this cohort." if words else "No fault was found."
-    if errors:
-        headline += " Correct the data before a run."
-    elif warnings:
-        headline += " Look at them before a run."
-    details = [
-        f"{_plural(record['scans'], 'scan')} of {_plural(record['subjects'], 'subject')},"
-        f" {sum(counts['labeled'] for counts in record['splits'].values())} with a reference",
-    ]
-    kind = f"{record['modality'].upper()}, {_plural(len(record['organs']), 'organ')}"
-    return Top(f"Check of {record['name']}", f"{kind} · {record['origin']}", headline, details)
-
-
-def _findings_section(findings: Sequence[Finding]) -> Section:
-    """Return the findings by kind, the grave ones first; of each kind the first few cases."""
-    parts = []
-    for code, group in grouped(findings).items():
-        rule = group[0].rule
-        title = f"{rule.level.capitalize()}: {rule.title}"
-        texts = [f"{f.case_id}: {f.message}" if f.case_id else f.message for f in group]
-        shown, rest = texts[:_LISTED], texts[_LISTED:]
-        count = f" ({len(group)})" if len(group) > 1 else ""
-        more = (
-            f"<details><summary>{len(rest)} more</summary>{bullets(rest)}</details>" if rest else ""
-        )
-        mark = f'<span class="swatch" style="background:{_COLORS[rule.level]}"></span>'
-        parts.append(
-            f'<h3 id="{escape(code)}">{mark}{escape(title)}{count}</h3>{bullets(shown)}{more}'
-            f'<p class="note">{escape(rule.remedy)}</p>'
-        )
-    return Section(
-        "Findings",
-        "".join(parts) or paragraph("None: no error, no warning, no note."),
-        "Errors stop a run or make its results wrong. Warnings are worth a look. Notes say what is"
-        " particular to this cohort and need nothing.",
+def check_page(cohort: CohortFacts, record: CheckRecord) -> str:
+    """Return the page; its findings and counts are those of the record."""
+    volumes = _volumes(cohort)
+    seen = {organ: values for organ, values in volumes.items() if values}
+    tabled = cohort.organs if len(cohort.organs) <= _TABLED_ORGANS else ()
+    grids = [scan.geometry for scan in cohort.scans if scan.geometry]
+    return render(
+        "check.html",
+        title=f"Check of {record.name}",
+        subtitle=f"{record.modality.upper()}, {plural(len(record.organs), 'organ')} ·"
+        f" {record.origin}",
+        headline=_headline(record),
+        details=[
+            f"{plural(record.scans, 'scan')} of {plural(record.subjects, 'subject')},"
+            f" {sum(counts.labeled for counts in record.splits.values())} with a reference"
+        ],
+        record=record,
+        groups=list(grouped(record.findings).values()),
+        colors=_COLORS,
+        splits=SPLITS,
+        organs=_organ_rows(cohort, record, volumes),
+        volumes=dot_rows(seen, "volume of every annotated scan, mL")
+        if 0 < len(seen) <= _DRAWN_ORGANS
+        else None,
+        geometry=_geometry_rows(cohort),
+        grids=len(grids),
+        orientations=Counter(grid.orientation for grid in grids).most_common(),
+        intensities=_intensity_rows(cohort),
+        tabled=tabled,
+        scans=_scan_rows(cohort, record, tabled),
     )
 
 
-def _cohort_section(record: Mapping[str, Any]) -> Section:
-    head = ("split", "subjects", "scans", "labeled", "unlabeled")
-    body = [
-        (split, *(str(counts[name]) for name in head[1:]))
-        for split, counts in record["splits"].items()
-    ]
-    parts = [html_table(head, body)]
-    for name, values in record["scan_labels"].items():
-        if len(values) > 20:
-            parts.append(paragraph(f"{name}: {len(values)} values, in the table of scans"))
-            continue
-        rows = [
-            (value.replace("_", " "), *(str(counts[split]) for split in SPLITS))
-            for value, counts in values.items()
+def _headline(record: CheckRecord) -> str:
+    errors, warnings = record.kinds["error"], record.kinds["warning"]
+    words = [plural(errors, "kind of error", "kinds of error")] * bool(errors)
+    words += [plural(warnings, "kind of warning", "kinds of warning")] * bool(warnings)
+    if not words:
+        return "No fault in this cohort."
+    remedy = "Correct the data before a run." if errors else "Look at them before a run."
+    return f"{' and '.join(words)} in this cohort. {remedy}"
+
+
+def _volumes(cohort: CohortFacts) -> dict[str, list[float]]:
+    """Return every organ's volumes in mL over the scans that have it."""
+    return {
+        organ: [
+            scan.reference.present[organ].volume_ml
+            for scan in cohort.scans
+            if scan.reference and organ in scan.reference.present
         ]
-        parts.append(
-            f"<h3>{escape(name.replace('_', ' '))}</h3>" + html_table((name, *SPLITS), rows)
-        )
-    if record["notes"]:
-        parts.append("<h3>Said while listing</h3>" + bullets(record["notes"]))
-    note = (
-        "" if record["scan_labels"] else "No scan-wise label, such as a contrast phase, is known."
-    )
-    return Section("Cohort", "".join(parts), note)
+        for organ in cohort.organs
+    }
 
 
-def _plural(count: int, noun: str) -> str:
-    if count == 1:
-        return f"{count} {noun}"
-    first, _, rest = noun.partition(" ")
-    return f"{count} {first}s {rest}".rstrip() if rest.startswith("of") else f"{count} {noun}s"
+def _organ_rows(
+    cohort: CohortFacts, record: CheckRecord, volumes: dict[str, list[float]]
+) -> list[tuple[str, ...]]:
+    """Return how often each organ is annotated, how large it is, and what adults have."""
+    if not any(scan.reference for scan in cohort.scans):
+        return []
+    rows = []
+    for organ in cohort.organs:
+        expected = adult_range_ml(organ)
+        adults = f"{expected[0]:.0f}{DASH}{expected[1]:.0f}" if expected else DASH
+        counts = map(str, record.annotation[organ].values())
+        rows.append((organ, *counts, _spread(volumes[organ]), adults))
+    return rows
+
+
+def _geometry_rows(cohort: CohortFacts) -> list[tuple[str, ...]]:
+    """Return median and range of size, spacing and field of view along x, y and z."""
+    grids = [scan.geometry for scan in cohort.scans if scan.geometry]
+    values: dict[str, list[tuple[float, float, float]]] = {
+        "voxels": [grid.shape for grid in grids],
+        "spacing, mm": [grid.spacing_mm for grid in grids],
+        "field of view, mm": [grid.field_of_view_mm for grid in grids],
+    }
+    rows = values.items() if grids else ()
+    return [(name, *(_spread(size[axis] for size in of) for axis in range(3))) for name, of in rows]
+
+
+def _intensity_rows(cohort: CohortFacts) -> list[tuple[str, ...]]:
+    """Return the spread of the scans' own statistics: smallest, median, largest."""
+    images = [scan.image for scan in cohort.scans if scan.image]
+    rows: list[tuple[str, ...]] = []
+    for title, field in _PERCENTILES.items() if images else ():
+        values = [float(getattr(image, field)) for image in images]
+        ends = (min(values), float(np.median(values)), max(values))
+        rows.append((title, *map(significant, ends)))
+    return rows
+
+
+def _scan_rows(
+    cohort: CohortFacts, record: CheckRecord, organs: Sequence[str]
+) -> list[tuple[str, ...]]:
+    """Return every scan: what it is, what is annotated in it, and the findings on it."""
+    codes: dict[str, list[str]] = defaultdict(list)
+    for finding in record.findings:
+        if finding.level != "note":
+            codes[finding.case_id].append(finding.code)
+    rows = []
+    for scan in cohort.scans:
+        grid = scan.geometry
+        size = f" {_TIMES} ".join(str(n) for n in grid.shape) if grid else DASH
+        spacing = f" {_TIMES} ".join(f"{s:.3g}" for s in grid.spacing_mm) if grid else DASH
+        marks = (_MARKS[scan.state_of(organ)] for organ in organs)
+        faults = ", ".join(dict.fromkeys(codes[scan.case_id]))
+        rows.append((scan.case_id, scan.split, size, spacing, *marks, faults))
+    return rows
+
+
+def _spread(values: Iterable[float]) -> str:
+    """Return the median with the smallest and the largest value."""
+    sorted_values = sorted(values)
+    if not sorted_values:
+        return DASH
+    low, high = sorted_values[0], sorted_values[-1]
+    middle = significant(float(np.median(sorted_values)))
+    return middle if low == high else f"{middle} ({significant(low)}{DASH}{significant(high)})"

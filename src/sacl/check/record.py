@@ -1,4 +1,4 @@
-"""A check's results as data: a table with a row per scan, a record as JSON, a few lines of text."""
+"""A check's results as data: one record (JSON), a table with a row per scan (CSV), a few lines."""
 
 from __future__ import annotations
 
@@ -6,30 +6,58 @@ import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sacl.check.cohort_checks import CohortFacts
-from sacl.check.findings import LEVELS, Finding, count_by_level, grouped
-from sacl.check.scan_facts import ScanFacts
-from sacl.report.tables import plain_table
-from sacl.types import SPLITS, UNKNOWN
+from sacl.check.facts import ScanFacts
+from sacl.check.findings import LEVELS, Finding, Level, count_by_level, grouped
+from sacl.report.page import plain_table, plural
+from sacl.scores.table import cell_text
+from sacl.types import SPLITS, UNKNOWN, Split
 
+MARK = '"program": "sacl check"'
+"""What the JSON has near its start."""
+_FIRST_COLUMNS = ("case_id", "subject_id", "split", "labeled")
+TABLE_MARK = ",".join(_FIRST_COLUMNS)
+"""What the table starts with."""
 _SHOWN = 3
 
 
-def cohort_record(cohort: CohortFacts, findings: Sequence[Finding]) -> dict[str, Any]:
-    """Return counts and findings as JSON types."""
-    return {
-        "name": cohort.name,
-        "modality": cohort.modality,
-        "organs": list(cohort.organs),
-        "scans": len(cohort.scans),
-        "subjects": len({scan.subject_id for scan in cohort.scans}),
-        "splits": split_counts(cohort),
-        "scan_labels": scan_label_counts(cohort),
-        "annotation": {organ: states_of(cohort, organ) for organ in cohort.organs},
-        "kinds": count_by_level(findings),
-        "findings": [
+@dataclass(frozen=True)
+class SplitCounts:
+    """Subjects and scans of a split; labeled are those whose reference a run would use."""
+
+    subjects: int
+    scans: int
+    labeled: int
+    unlabeled: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckRecord:
+    """What a check says of a cohort: where it comes from, how much there is, what is the matter.
+
+    `scan_labels` counts scans by label, value and split, `annotation` by organ and state; `kinds`
+    are the kinds of findings by level.
+    """
+
+    name: str
+    modality: str
+    origin: str
+    organs: tuple[str, ...]
+    scans: int
+    subjects: int
+    splits: Mapping[Split, SplitCounts]
+    scan_labels: Mapping[str, Mapping[str, Mapping[Split, int]]]
+    annotation: Mapping[str, Mapping[str, int]]
+    notes: tuple[str, ...]
+    kinds: Mapping[Level, int]
+    findings: tuple[Finding, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record as JSON types, each finding with its level, title and remedy."""
+        findings = [
             {
                 "level": finding.level,
                 "code": finding.code,
@@ -38,43 +66,29 @@ def cohort_record(cohort: CohortFacts, findings: Sequence[Finding]) -> dict[str,
                 "message": finding.message,
                 "remedy": finding.rule.remedy,
             }
-            for group in grouped(findings).values()
-            for finding in group
-        ],
-    }
+            for finding in self.findings
+        ]
+        return {"program": "sacl check", **asdict(self), "findings": findings}
 
 
-def split_counts(cohort: CohortFacts) -> dict[str, dict[str, int]]:
-    """Return subjects and scans of every split, with and without a reference."""
-    counts: dict[str, dict[str, int]] = {}
-    for split in SPLITS:
-        scans = [scan for scan in cohort.scans if scan.split == split]
-        labeled = sum(scan.has_reference for scan in scans)
-        counts[split] = {
-            "subjects": len({scan.subject_id for scan in scans}),
-            "scans": len(scans),
-            "labeled": labeled,
-            "unlabeled": len(scans) - labeled,
-        }
-    return counts
-
-
-def scan_label_counts(cohort: CohortFacts) -> dict[str, dict[str, dict[str, int]]]:
-    """Return how many scans have each value of each scan-wise label, by split; unknown last."""
-    counts: dict[str, dict[str, dict[str, int]]] = {}
-    for name in cohort.scan_label_names():
-        values: dict[str, Counter[str]] = defaultdict(Counter)
-        for scan in cohort.scans:
-            values[scan.scan_labels.get(name, UNKNOWN)][scan.split] += 1
-        ordered = sorted(values, key=lambda value: (value == UNKNOWN, value))
-        counts[name] = {value: {s: values[value][s] for s in SPLITS} for value in ordered}
-    return counts
-
-
-def states_of(cohort: CohortFacts, organ: str) -> dict[str, int]:
-    """Return in how many scans an organ is annotated, absent, or not annotated."""
-    states = Counter(scan.state_of(organ) for scan in cohort.scans)
-    return {state: states[state] for state in ("annotated", "absent", "not annotated")}
+def check_record(
+    cohort: CohortFacts, findings: Sequence[Finding], origin: str = "", notes: Sequence[str] = ()
+) -> CheckRecord:
+    """Return the record of a check; the graver findings come first."""
+    return CheckRecord(
+        name=cohort.name,
+        modality=cohort.modality,
+        origin=origin,
+        organs=cohort.organs,
+        scans=len(cohort.scans),
+        subjects=len({scan.subject_id for scan in cohort.scans}),
+        splits={split: _split_counts(cohort, split) for split in SPLITS},
+        scan_labels={name: _label_counts(cohort, name) for name in cohort.scan_label_names()},
+        annotation={organ: _states(cohort, organ) for organ in cohort.organs},
+        notes=tuple(notes),
+        kinds=count_by_level(findings),
+        findings=tuple(f for group in grouped(findings).values() for f in group),
+    )
 
 
 def scan_table(cohort: CohortFacts, findings: Sequence[Finding]) -> str:
@@ -87,46 +101,64 @@ def scan_table(cohort: CohortFacts, findings: Sequence[Finding]) -> str:
         for scan in cohort.scans
     ]
     text = io.StringIO()
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+    columns = list(dict.fromkeys((*_FIRST_COLUMNS, *(column for row in rows for column in row))))
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
-def terminal_text(record: Mapping[str, Any], findings: Sequence[Finding]) -> str:
+def terminal_text(record: CheckRecord) -> str:
     """Return what the command line says: a table of the splits, and the findings by kind."""
     head = ("split", "subjects", "scans", "labeled", "unlabeled")
     rows = [
-        (split, *(str(counts[name]) for name in head[1:]))
-        for split, counts in record["splits"].items()
-        if counts["scans"]
+        (split, *(str(n) for n in (c.subjects, c.scans, c.labeled, c.unlabeled)))
+        for split, c in record.splits.items()
+        if c.scans
     ]
-    lines = [f"{record['name']}: {record['modality'].upper()}, {len(record['organs'])} organs", ""]
-    lines += [plain_table(head, rows), ""]
-    for group in grouped(findings).values():
+    organs = plural(len(record.organs), "organ")
+    lines = [f"{record.name}: {record.modality.upper()}, {organs}", "", plain_table(head, rows), ""]
+    for group in grouped(record.findings).values():
         rule = group[0].rule
         lines.append(f"{rule.level}: {rule.title}" + f" ({len(group)})" * (len(group) > 1))
-        lines += [f"    {_line(finding)}" for finding in group[:_SHOWN]]
+        lines += [f"    {finding.line}" for finding in group[:_SHOWN]]
         lines += [f"    and {len(group) - _SHOWN} more"] * (len(group) > _SHOWN)
         lines += [f"    {rule.remedy}"] * (rule.level != "note")
-    kinds = record["kinds"]
-    counts = ", ".join(f"{kinds[level]} {level}{'s' * (kinds[level] != 1)}" for level in LEVELS)
-    return "\n".join([*lines, *[""] * bool(findings), f"kinds of findings: {counts}"])
+    counts = ", ".join(plural(record.kinds[level], level) for level in LEVELS)
+    return "\n".join([*lines, *[""] * bool(record.findings), f"kinds of findings: {counts}"])
 
 
-def _line(finding: Finding) -> str:
-    return f"{finding.case_id}: {finding.message}" if finding.case_id else finding.message
+def _split_counts(cohort: CohortFacts, split: Split) -> SplitCounts:
+    scans = [scan for scan in cohort.scans if scan.split == split]
+    labeled = sum(scan.labeled for scan in scans)
+    subjects = len({scan.subject_id for scan in scans})
+    return SplitCounts(subjects, len(scans), labeled, len(scans) - labeled)
+
+
+def _label_counts(cohort: CohortFacts, name: str) -> dict[str, dict[Split, int]]:
+    """Return how many scans have each value of a scan-wise label, by split; unknown last."""
+    values: dict[str, Counter[str]] = defaultdict(Counter)
+    for scan in cohort.scans:
+        values[scan.scan_labels.get(name, UNKNOWN)][scan.split] += 1
+    ordered = sorted(values, key=lambda value: (value == UNKNOWN, value))
+    return {value: {s: values[value][s] for s in SPLITS} for value in ordered}
+
+
+def _states(cohort: CohortFacts, organ: str) -> dict[str, int]:
+    """Return in how many scans an organ is annotated, absent, or not annotated."""
+    states = Counter(scan.state_of(organ) for scan in cohort.scans)
+    return {state: states[state] for state in ("annotated", "absent", "not annotated")}
 
 
 def _row(scan: ScanFacts, cohort: CohortFacts) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "case_id": scan.case_id,
-        "subject_id": scan.subject_id,
+        "case_id": cell_text(scan.case_id),
+        "subject_id": cell_text(scan.subject_id),
         "split": scan.split,
-        "labeled": "yes" if scan.has_reference else "no",
+        "labeled": "yes" if scan.labeled else "no",
     }
-    row |= {name: scan.scan_labels.get(name, UNKNOWN) for name in cohort.scan_label_names()}
+    for name in cohort.scan_label_names():
+        row[cell_text(name)] = cell_text(scan.scan_labels.get(name, UNKNOWN))
     if scan.geometry is not None:
         geometry = scan.geometry
         row |= dict(zip(("nx", "ny", "nz"), geometry.shape, strict=True))

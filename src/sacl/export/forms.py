@@ -29,7 +29,7 @@ from sacl.geometry import require_same_grid
 from sacl.organs import snake_case
 from sacl.progress import say, track
 from sacl.run.workspace import Workspace
-from sacl.scores.nnunet import foreground_mean, label_figures, means
+from sacl.scores.overlap import foreground_mean, label_figures, means
 from sacl.types import SPLITS as ALL_SPLITS
 from sacl.types import Case, Cohort, LabelMap, LabelScheme, NativeFrame, Split
 

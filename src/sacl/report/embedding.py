@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float, Integer, Shaped
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
@@ -21,30 +23,21 @@ _ITERATIONS = 500
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """Query patches as the encoder sees them: unit features `[n, d]` and what they show."""
+    """Query patches as the encoder sees them: unit features and what the patches show."""
 
-    feature: np.ndarray
-    organ: np.ndarray
-    scan_label: np.ndarray
-    subject_id: np.ndarray
-    split: np.ndarray
+    feature: Float[np.ndarray, "n d"]
+    organ: Shaped[np.ndarray, " n"]
+    scan_label: Shaped[np.ndarray, " n"]
+    subject_id: Shaped[np.ndarray, " n"]
+    split: Shaped[np.ndarray, " n"]
 
-    def take(self, rows: np.ndarray) -> Embedding:
-        """Return some of the patches."""
-        return Embedding(
-            self.feature[rows],
-            self.organ[rows],
-            self.scan_label[rows],
-            self.subject_id[rows],
-            self.split[rows],
-        )
+    def take(self, rows: Shaped[np.ndarray, " m"]) -> Embedding:
+        """Return some of the patches, by index or by mask."""
+        return Embedding(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def sample(self, count: int, seed: int) -> Embedding:
         """Return at most `count` patches, drawn without replacement, in their own order."""
-        if len(self.feature) <= count:
-            return self
-        generator = np.random.default_rng(seed)
-        return self.take(np.sort(generator.choice(len(self.feature), count, replace=False)))
+        return self.take(np.sort(_some(np.arange(len(self.feature)), count, seed)))
 
 
 @dataclass(frozen=True)
@@ -63,24 +56,30 @@ class Separability:
     chance: float
 
 
+def read_embedding(path: Path) -> Embedding:
+    """Return the embedding that pretraining wrote, `embedding.npz`."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return Embedding(**{field.name: arrays[field.name] for field in fields(Embedding)})
+
+
 def separabilities(embedding: Embedding, label_name: str, seed: int) -> list[Separability]:
     """Return the separability of organs, of scan-wise labels, and of their combinations.
 
     Training subjects are those of the split `train`, held-out ones all others. Patches whose
-    scan-wise label is unknown do not enter where the label matters, and labels that nobody gave,
-    or that are the same for all, give no line.
+    scan-wise label is unknown do not enter where the label matters. Labels that are unknown for
+    all, or the same for all, give no line.
     """
-    found = [_separability("organ", embedding, embedding.organ, seed)]
+    rows = [_separability("organ", embedding, embedding.organ, seed)]
     known = embedding.take(embedding.scan_label != UNKNOWN)
     if len(np.unique(known.scan_label)) > 1:
         both = np.array([f"{a} / {b}" for a, b in zip(known.organ, known.scan_label, strict=True)])
-        found.append(_separability(label_name, known, known.scan_label, seed))
-        found.append(_separability(f"organ and {label_name}", known, both, seed))
-    return found
+        rows.append(_separability(label_name, known, known.scan_label, seed))
+        rows.append(_separability(f"organ and {label_name}", known, both, seed))
+    return rows
 
 
-def flat_map(feature: np.ndarray, seed: int) -> np.ndarray:
-    """Return points `[n, 2]` whose neighborhoods resemble those of `feature` `[n, d]`.
+def flat_map(feature: Float[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, "n 2"]:
+    """Return points whose neighborhoods resemble those of the features.
 
     t-SNE (van der Maaten and Hinton, JMLR 9:2579, 2008) of the first 50 principal components.
     Distances between far groups and sizes of groups mean nothing. Fewer than five patches give
@@ -97,15 +96,19 @@ def flat_map(feature: np.ndarray, seed: int) -> np.ndarray:
         return np.asarray(method.fit_transform(reduced))
 
 
-def _separability(what: str, embedding: Embedding, classes: np.ndarray, seed: int) -> Separability:
-    train = _some(np.flatnonzero(embedding.split == "train"), seed)
-    held_out = _some(np.flatnonzero(embedding.split != "train"), seed)
+def _separability(
+    what: str, embedding: Embedding, classes: Shaped[np.ndarray, " n"], seed: int
+) -> Separability:
+    train = _some(np.flatnonzero(embedding.split == "train"), _MOST_POINTS, seed)
+    held_out = _some(np.flatnonzero(embedding.split != "train"), _MOST_POINTS, seed)
     known = np.unique(classes[train])
     accuracy = math.nan
     if len(train) and len(held_out):
         neighbors = KNeighborsClassifier(min(_NEIGHBORS, len(train)))
         neighbors.fit(embedding.feature[train], classes[train])
-        accuracy = _balanced(classes[held_out], neighbors.predict(embedding.feature[held_out]))
+        right = neighbors.predict(embedding.feature[held_out]) == classes[held_out]
+        true = classes[held_out]
+        accuracy = float(np.mean([np.mean(right[true == name]) for name in np.unique(true)]))
     return Separability(
         what=what,
         classes=len(known),
@@ -115,19 +118,14 @@ def _separability(what: str, embedding: Embedding, classes: np.ndarray, seed: in
     )
 
 
-def _some(rows: np.ndarray, seed: int) -> np.ndarray:
-    """Return at most as many rows as pairwise distances can be had for at once."""
-    if len(rows) <= _MOST_POINTS:
+def _some(rows: Integer[np.ndarray, " n"], count: int, seed: int) -> Integer[np.ndarray, " m"]:
+    """Return at most `count` rows, drawn without replacement."""
+    if len(rows) <= count:
         return rows
-    return np.random.default_rng(seed).choice(rows, _MOST_POINTS, replace=False)
+    return np.random.default_rng(seed).choice(rows, count, replace=False)
 
 
-def _balanced(true: np.ndarray, named: np.ndarray) -> float:
-    """Return the mean over the true classes of the share that is named rightly."""
-    return float(np.mean([np.mean(named[true == name] == name) for name in np.unique(true)]))
-
-
-def _silhouette(feature: np.ndarray, classes: np.ndarray) -> float:
+def _silhouette(feature: Float[np.ndarray, "n d"], classes: Shaped[np.ndarray, " n"]) -> float:
     """Return the mean silhouette with cosine distances; NaN for one class, or one patch each."""
     if not 1 < len(np.unique(classes)) < len(classes):
         return math.nan

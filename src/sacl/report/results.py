@@ -1,177 +1,323 @@
-"""The page's sections on the scores: runs compared, organ by organ, and where it failed."""
+"""What the page of results says: the segmenter's scores, scan by scan, and what was run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Integer
+from markupsafe import Markup
 
-from sacl.report.figures import box_plots, palette
-from sacl.report.headline import points
-from sacl.report.page import Section, chart, legend, paragraph
-from sacl.report.tables import DASH, Cell, html_table, number, p_text, score_cell
+from sacl.report.embedding import Embedding, Separability, flat_map, separabilities
+from sacl.report.figures import as_seen, box_plots, overlay, palette, scatter_maps
+from sacl.report.page import duration, number, p_equals, plural, points, spaced
+from sacl.scores.statistics import Estimate
+from sacl.scores.summary import RunComparison, Summary
+from sacl.types import SPLITS, UNKNOWN, Cohort, LabelMap, Volume
 
-_UNTESTED_COLOR = "#8a939e"
-_WORST_SHOWN = 10
-_POOR = 0.5
+Records = Mapping[str, Mapping[str, Any]]
+"""The finished stages' run records, in the order in which the stages ran."""
+
+POOR = 0.5
+"""Dice below which an organ counts as poorly segmented."""
+_ALPHA = 0.05
+_UNKNOWN_COLOR = "#9aa0a6"
+_WORST_SHOWN = 3
+_MAPPED_PATCHES = 1500
 
 
-def run_colors(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Return a color for every run, the same in all charts; untested runs are gray."""
-    untested = {c["against"] for c in summary["comparisons"] if c["p"] is None}
-    tested = [run for run in summary["runs"] if run not in untested]
-    colors = palette(tested)
-    return {run: colors.get(run, _UNTESTED_COLOR) for run in summary["runs"]}
+@dataclass(frozen=True)
+class ScanLine:
+    """A scan's scores: mean Dice over its organs, the worst organ, what is missed and invented."""
+
+    case_id: str
+    subject_id: str
+    split: str
+    dice: float
+    worst_organ: str
+    worst_dice: float
+    hd95_mm: float
+    missed: tuple[str, ...]
+    invented: tuple[str, ...]
 
 
-def comparison_section(summary: Mapping[str, Any]) -> Section:
-    """Return the table of all runs with intervals, differences and p-values."""
-    dice = {c["against"]: c for c in summary["comparisons"] if c["metric"] == "dice"}
-    head = [
-        *("Run", "Dice", f"NSD, {summary['nsd_tolerance_mm']:g} mm", "HD95, mm"),
-        *("first run ahead by, points", "relative", "p"),
+@dataclass(frozen=True, eq=False)
+class ShownScan:
+    """A scan to show: its role (worst, median, best), its scores, and all that is drawn."""
+
+    role: str
+    line: ScanLine
+    image: Volume
+    window: tuple[float, float]
+    reference: LabelMap
+    predicted: LabelMap
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Slices side by side (heading, caption, data URI), and the colors of their outlines."""
+
+    items: tuple[tuple[str, str, str], ...]
+    colors: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class EncoderPart:
+    """What the encoder learned: how far classes lie apart, and a map of so many patches."""
+
+    rows: tuple[Separability, ...]
+    map: Markup
+    patches: int
+
+
+# -- in words ----------------------------------------------------------------------------------
+
+
+def headline(summary: Summary) -> tuple[str, list[str]]:
+    """Return how good the segmenter is in one sentence, and what to know with it.
+
+    A difference to another run is called one only where the p-value after Holm's correction is
+    below 0.05.
+    """
+    if not summary.runs:
+        return "Nothing was scored: no held-out scan has a reference.", []
+    main, figures = next(iter(summary.runs.items()))
+    subjects = sum(summary.subjects.values())
+    interval = "" if math.isnan(figures.dice.low) else f" ({_interval(figures.dice)})"
+    sentence = f"Mean Dice {number(figures.dice.mean)}{interval} over"
+    sentence += f" {plural(subjects, 'held-out subject')}."
+    looked_for = figures.pairs - figures.undefined - figures.invented
+    details = [
+        f"{figures.missed} of {plural(looked_for, 'organ')} were missed,"
+        f" {figures.invented} shown where there is none."
     ]
-    body: list[list[str | Cell]] = []
-    for n, (run, figures) in enumerate(summary["runs"].items()):
-        against = dice.get(run, {})
-        body.append(
-            [
-                Cell(run, "best" if n == 0 else ""),
-                score_cell(figures["dice"]),
-                score_cell(figures["nsd"]),
-                _hd95(figures),
-                _difference(against),
-                _percent(against.get("relative_gain")),
-                p_text(against.get("p_holm")) if against else "",
-            ]
+    tested = [c for c in summary.comparisons_of("dice").values() if not math.isnan(c.p)]
+    details += [f"{main} against {c.against}: {_verdict(c)}; {_difference(c)}" for c in tested]
+    smallest = min((c.smallest_p for c in tested), default=0.0)
+    if smallest >= _ALPHA:
+        details.append(
+            f"With so few subjects no p-value below {smallest:.3g} is possible: this test cannot"
+            " show a difference, whatever the scores."
         )
-    return Section("The runs compared", html_table(head, body), _comparison_note(summary))
+    return sentence, details
 
 
-def _hd95(figures: Mapping[str, Any]) -> str:
-    infinite = figures["infinite_hd95"]
-    text = number(figures["hd95_mm"]["mean"], 1)
-    return f"{text} ({infinite} infinite)" if infinite else text
+def _interval(estimate: Estimate) -> str:
+    return f"95 % interval {number(estimate.low)} to {number(estimate.high)}"
 
 
-def _difference(comparison: Mapping[str, Any]) -> str:
-    if not comparison:
-        return ""
-    text = points(comparison["mean_difference"])
-    if comparison["low"] is None:
-        return text
-    return f"{text} ({points(comparison['low'])} to {points(comparison['high'])})"
+def _verdict(comparison: RunComparison) -> str:
+    if comparison.mean_difference == comparison.low == comparison.high == 0:
+        return "the same"
+    if comparison.p_holm >= _ALPHA:
+        return "no clear difference"
+    return "better" if comparison.mean_difference > 0 else "worse"
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else number(100 * share, 1, sign=True) + " %"
+def _difference(comparison: RunComparison) -> str:
+    text = f"{points(comparison.mean_difference)} points of Dice"
+    if not math.isnan(comparison.low):
+        text += f" (95 % interval {points(comparison.low)} to {points(comparison.high)})"
+    return f"{text}, {p_equals(comparison.p_holm)}, {plural(comparison.subjects, 'subject')}."
 
 
-def _comparison_note(summary: Mapping[str, Any]) -> str:
-    subjects = "; ".join(f"{count} {split}" for split, count in summary["subjects"].items())
-    return (
-        f"Means over held-out subjects ({subjects}); in brackets 95 % bootstrap intervals. Points"
-        " are hundredths of Dice. p: Wilcoxon signed-rank test of the Dice, paired over subjects,"
-        " Holm-corrected for the number of runs. Coarse maps, where listed, are what the query head"
-        " starts from, not a rival, and are not tested. " + summary["rule_for_empty_organs"]
+def limits(summary: Summary, phantom: bool) -> list[str]:
+    """Return what the page does not say."""
+    subjects = sum(summary.subjects.values())
+    texts = []
+    if phantom:
+        texts.append(
+            "The scans are generated phantoms. The figures show that the program works, not how"
+            " well it does on patients."
+        )
+    if subjects:
+        texts.append(
+            f"{plural(subjects, 'held-out subject')} of one cohort: other scanners, hospitals and"
+            " diseases are not measured."
+        )
+    texts.append(
+        "Every network was trained once. Intervals and p-values cover which subjects were held"
+        " out, not the luck of a training run or of which subjects were labeled."
     )
+    if subjects and subjects < 10:
+        texts.append("With fewer than about ten subjects the bootstrap intervals are too narrow.")
+    if len(summary.subjects) > 1:
+        texts.append(f"Scores are over the splits {' and '.join(summary.subjects)} together.")
+    texts.append("Research software: its label maps are not for diagnosis or treatment.")
+    return texts
 
 
-def organ_section(summary: Mapping[str, Any], scores: pd.DataFrame) -> Section:
-    """Return the Dice per organ and run as a table, and as boxes over the scans."""
-    runs = list(summary["runs"])
-    body: list[list[str | Cell]] = []
-    for organ in summary["organs"]:
-        dice = [summary["runs"][run]["organs"].get(organ, {}).get("dice") for run in runs]
-        best = max((value for value in dice if value), default=None)
-        cells = [Cell(number(v), "best" if v is not None and v == best else "") for v in dice]
-        body.append([organ.replace("_", " "), *cells, *_gain(dice), _scans(scores, organ)])
-    rival = ["first less second, points"] if len(runs) > 1 else []
-    colors = run_colors(summary)
-    table = html_table(["Dice by organ", *runs, *rival, "scans with it"], body)
+# -- scans -------------------------------------------------------------------------------------
+
+
+def scan_lines(scores: pd.DataFrame) -> list[ScanLine]:
+    """Return the scans of one run, the lowest mean Dice first, undefined ones last."""
+    lines = []
+    for case_id, part in scores.groupby("case_id", sort=False):
+        there, predicted = part["reference_ml"] > 0, part["predicted_ml"] > 0
+        defined = part.dropna(subset="dice").sort_values("dice", kind="stable")
+        lines.append(
+            ScanLine(
+                case_id=str(case_id),
+                subject_id=str(part["subject_id"].iloc[0]),
+                split=str(part["split"].iloc[0]),
+                dice=float(defined["dice"].mean()),
+                worst_organ=str(defined["organ"].iloc[0]) if len(defined) else "",
+                worst_dice=float(defined["dice"].min()),
+                hd95_mm=float(part["hd95_mm"].max()),
+                missed=tuple(part.loc[there & ~predicted, "organ"]),
+                invented=tuple(part.loc[~there & predicted, "organ"]),
+            )
+        )
+    return sorted(lines, key=lambda line: (math.isnan(line.dice), line.dice, line.case_id))
+
+
+def shown_roles(lines: Sequence[ScanLine]) -> dict[str, ScanLine]:
+    """Return the worst three scans, the median and the best one by role; each scan once.
+
+    Of an even number the lower of the two middle scans is the median.
+    """
+    ranked = [line for line in lines if not math.isnan(line.dice)]
+    names = ("worst", "second worst", "third worst")[:_WORST_SHOWN]
+    roles = dict(zip(names, ranked, strict=False))
+    if ranked:
+        roles |= {"median": ranked[(len(ranked) - 1) // 2], "best": ranked[-1]}
+    once: dict[str, ScanLine] = {}
+    for role, line in roles.items():
+        if line not in once.values():
+            once[role] = line
+    return once
+
+
+def pictures(scans: Sequence[ShownScan]) -> Pictures:
+    """Return one slice of each scan with the outlines of reference and prediction."""
+    organs = scans[0].reference.scheme.names
+    colors = palette(organs)
+    by_label = {n + 1: colors[name] for n, name in enumerate(organs)}
+    shown: set[int] = set()
+    items = []
+    for scan in scans:
+        reference, predicted = scan.reference.voxels, scan.predicted.voxels
+        k = telling_slice(reference, predicted)
+        low, high = scan.window
+        gray = (np.asarray(scan.image.voxels[:, :, k], np.float32) - low) / (high - low)
+        seen_r, seen_p = as_seen(reference[:, :, k]), as_seen(predicted[:, :, k])
+        spacing = scan.image.grid.spacing_mm
+        gray = np.clip(as_seen(gray), 0, 1).astype(np.float32)
+        uri = overlay(gray, seen_r, seen_p, by_label, spacing[1] / spacing[0])
+        caption = f"{scan.line.case_id}, mean Dice {number(scan.line.dice)}"
+        items.append((scan.role.capitalize(), caption, uri))
+        shown |= {int(n) for n in np.union1d(seen_r, seen_p) if n}
+    key = {spaced(organs[n - 1]): colors[organs[n - 1]] for n in sorted(shown)}
+    return Pictures(tuple(items), {"reference (white)": "#ffffff", **key})
+
+
+def telling_slice(
+    reference: Integer[np.ndarray, "i j k"], predicted: Integer[np.ndarray, "i j k"]
+) -> int:
+    """Return the axial slice k in which most pixels are wrong, or of a perfect map the fullest."""
+    area = np.count_nonzero(reference != predicted, axis=(0, 1))
+    if not area.any():
+        area = np.count_nonzero(reference, axis=(0, 1))
+    return int(np.argmax(area))
+
+
+def only_annotated(predicted: LabelMap, annotated: Collection[str]) -> LabelMap:
+    """Return a prediction without the organs that were not annotated in that scan.
+
+    Beside a reference that cannot have them they would look like mistakes.
+    """
+    scheme = predicted.scheme
+    kept = np.array([0, *((organ in annotated) * scheme.label_of(organ) for organ in scheme.names)])
+    return LabelMap(kept.astype(predicted.voxels.dtype)[predicted.voxels], predicted.grid, scheme)
+
+
+# -- charts and tables -------------------------------------------------------------------------
+
+
+def organ_boxes(scores: pd.DataFrame) -> Markup:
+    """Return the spread of Dice over scans by organ, a color per run."""
     values = {
-        str(organ): {str(run): part["dice"].tolist() for run, part in own.groupby("run")}
-        for organ, own in scores.groupby("organ", sort=False)
+        str(organ): {str(run): part["dice"].tolist() for run, part in group.groupby("run")}
+        for organ, group in scores.groupby("organ", sort=False)
     }
-    boxes = chart(box_plots(values, colors, "Dice"))
-    note = "Best value of a row in bold. Box: quartiles and median over scans; every dot is a scan."
-    body_html = table + "<h3>Spread over scans</h3>" + legend(list(colors.items())) + boxes
-    return Section("Organ by organ", body_html, note)
+    return box_plots(values, palette(list(dict.fromkeys(scores["run"]))), "Dice")
 
 
-def _gain(dice: list[float | None]) -> list[str]:
-    if len(dice) < 2:
-        return []
-    ours, other = dice[:2]
-    return [DASH if ours is None or other is None else points(ours - other)]
+def encoder_part(
+    embedding: Embedding, organs: Sequence[str], label_name: str, seed: int
+) -> EncoderPart:
+    """Return how well the encoder separates organs and scan-wise labels, as figures and map."""
+    shown = embedding.sample(_MAPPED_PATCHES, seed)
+    groups, colors = {"by organ": shown.organ.tolist()}, {"by organ": palette(organs)}
+    labels = sorted(set(shown.scan_label.tolist()) - {UNKNOWN})
+    if len(labels) > 1:
+        groups[f"by {label_name}"] = shown.scan_label.tolist()
+        colors[f"by {label_name}"] = {**palette(labels), UNKNOWN: _UNKNOWN_COLOR}
+    drawing = scatter_maps(flat_map(shown.feature, seed), groups, colors)
+    rows = tuple(separabilities(embedding, label_name, seed))
+    return EncoderPart(rows, drawing, len(shown.feature))
 
 
-def _scans(scores: pd.DataFrame, organ: str) -> str:
-    own = scores[(scores["organ"] == organ) & (scores["run"] == scores["run"].iloc[0])]
-    return f"{int((own['reference_ml'] > 0).sum())} of {len(own)}"
+# -- what was run ------------------------------------------------------------------------------
 
 
-def failure_section(
-    summary: Mapping[str, Any], scores: pd.DataFrame, coverage: pd.DataFrame | None
-) -> Section:
-    """Return the main run's worst organs, and what the coarse maps did not find."""
-    run, figures = next(iter(summary["runs"].items()))
-    own = scores[scores["run"] == run]
-    poor = own[own["dice"] < _POOR].sort_values(["dice", "case_id"])
-    found = (
-        f"Of {figures['pairs'] - figures['undefined'] - figures['invented']} organs to find,"
-        f" the run {run} missed {figures['missed']};"
-        f" it shows {figures['invented']} that are not there."
-        f" {len(poor)} have a Dice below {_POOR:g}, misses included."
-    )
-    body = paragraph(found)
-    if len(poor):
-        title = "The worst of them" if len(poor) > _WORST_SHOWN else ""
-        rows = [_failure(row) for row in poor.head(_WORST_SHOWN).itertuples()]
-        head: list[str | Cell] = [
-            *("Scan", Cell("organ", "text"), "Dice", "reference, ml", "predicted, ml"),
-            Cell("what happened", "text"),
-        ]
-        body += html_table(head, rows, title)
-    if coverage is not None and len(coverage):
-        body += "<h3>Found by the coarse map</h3>" + _coverage_table(coverage)
-    return Section("Where it failed", body, _COVERAGE_NOTE if coverage is not None else "")
+def run_facts(cohort: Cohort, records: Records, label_names: Sequence[str]) -> dict[str, str]:
+    """Return what was run, on what, how long it took, and with which versions."""
+    facts = {
+        "Cohort": f"{cohort.name}, {cohort.modality.upper()}, {plural(len(cohort.cases), 'scan')}",
+        "Subjects": split_words(cohort),
+        "Organs": ", ".join(map(spaced, cohort.scheme.names)),
+    }
+    for name in label_names:
+        counts = Counter(case.scan_label(name) for case in cohort.cases)
+        values = (f"{spaced(value)} ({n})" for value, n in sorted(counts.items()))
+        facts[spaced(name).capitalize()] = ", ".join(values)
+    if not records:
+        return facts
+    seconds = {stage: record["duration_s"] for stage, record in records.items()}
+    parts = ", ".join(f"{stage} {duration(s)}" for stage, s in seconds.items())
+    last = list(records.values())[-1]
+    versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items())
+    peak = max(record["peak_memory_mb"] or 0 for record in records.values())
+    revision = last.get("git_revision")
+    return facts | {
+        "Duration": f"{duration(sum(seconds.values()))} in all: {parts}",
+        "Peak memory": f"{peak / 1024:.1f} GB",
+        "Device, seed": f"{last['device']}, {last['settings']['seed']}",
+        "Versions": versions + (f", source {revision}" if revision else ""),
+    }
 
 
-_COVERAGE_NOTE = (
-    "Found: scans in which the coarse map shows the organ; an organ may be truly absent from the"
-    " others. Coarse Dice: on labeled scans, by a network that never saw the subject."
-)
+def settings_lines(records: Records) -> dict[str, str]:
+    """Return the settings of every stage in one line each, as its record has them."""
+    return {
+        stage: ", ".join(_flat(record["settings"].get(stage) or {}))
+        for stage, record in records.items()
+    }
 
 
-def _failure(row: Any) -> list[str | Cell]:
-    what = "poor overlap"
-    if row.predicted_ml == 0:
-        what = "missed"
-    elif row.reference_ml == 0:
-        what = "invented"
-    return [
-        row.case_id,
-        Cell(row.organ.replace("_", " "), "text"),
-        number(row.dice),
-        number(row.reference_ml, 1),
-        number(row.predicted_ml, 1),
-        Cell(what, "text"),
-    ]
+def split_words(cohort: Cohort) -> str:
+    """Return the numbers of subjects by split in words."""
+    labeled = len({case.subject_id for case in cohort.labeled})
+    parts = []
+    for split in SPLITS:
+        subjects = len({case.subject_id for case in cohort.of_split(split)})
+        if subjects:
+            parts.append(f"{subjects} {split}" + f" ({labeled} labeled)" * (split == "train"))
+    return ", ".join(parts) + " subjects"
 
 
-def _coverage_table(coverage: pd.DataFrame) -> str:
-    body: list[list[str | Cell]] = []
-    for organ, part in coverage.groupby("organ", sort=False):
-        dice, found = part["dice"].dropna(), int(part["found"].sum())
-        stress = "best" if found < len(part) else ""
-        body.append(
-            [
-                str(organ).replace("_", " "),
-                Cell(f"{found} of {len(part)}", stress),
-                number(part.loc[part["found"], "volume_ml"].median() if found else None, 1),
-                number(float(dice.mean()) if len(dice) else None),
-            ]
-        )
-    return html_table(["Organ", "found in scans", "median volume, ml", "coarse Dice"], body)
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    texts = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            texts += _flat(value, f"{prefix}{name}.")
+        else:
+            texts.append(f"{prefix}{name} {value}")
+    return texts

@@ -49,11 +49,15 @@ def bootstrap_mean(values: ArrayLike, resamples: int, seed: int) -> Estimate:
     mean = float(value.mean()) if value.size else math.nan
     if value.size < 2:
         return Estimate(mean, math.nan, math.nan, int(value.size))
-    generator = np.random.default_rng(seed)
-    drawn = generator.integers(value.size, size=(resamples, value.size))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(value[drawn].mean(axis=1), [tail, 1 - tail])
-    return Estimate(mean, float(low), float(high), int(value.size))
+    interval = stats.bootstrap(
+        (value,),
+        np.mean,
+        n_resamples=resamples,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Estimate(mean, float(interval.low), float(interval.high), int(value.size))
 
 
 def wilcoxon_p(differences: ArrayLike) -> float:

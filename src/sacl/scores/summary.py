@@ -1,31 +1,143 @@
-"""Scores of several runs in figures: means over subjects, intervals, comparisons, counts."""
+"""Scores of several runs in figures: means over subjects, intervals, comparisons, counts.
+
+`Summary` is `summary.json`: an undefined number is NaN here and null there.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 
-from sacl.scores.scoring import EMPTY_RULE
+from sacl.errors import DataError
+from sacl.files.atomic import write_text
+from sacl.scores.organs_of_case import EMPTY_RULE
 from sacl.scores.statistics import CONFIDENCE, Estimate, bootstrap_mean, compare, holm
-from sacl.scores.table import ScoreRow
+from sacl.scores.table import ScoreRow, score_table
 
 METRICS = ("dice", "nsd", "hd95_mm")
 TESTED = ("dice", "nsd")
 """Metrics that are compared between runs; each is its own family of tests."""
+RESAMPLES = 5000
+"""Resamples of the bootstrap over subjects."""
 
 
-def score_table(rows: Iterable[ScoreRow]) -> pd.DataFrame:
-    """Return one line per run, scan and organ with the columns of `scores.csv`."""
-    columns = [
-        {"run": r.run, "subject_id": r.subject_id, "split": r.split, **asdict(r.score)}
-        for r in rows
-    ]
-    return pd.DataFrame(columns)
+@dataclass(frozen=True, kw_only=True)
+class PairCounts:
+    """Pairs of scan and organ: all, undefined (in neither map), missed, invented, HD95 infinite."""
+
+    pairs: int
+    undefined: int
+    missed: int
+    invented: int
+    infinite_hd95: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrganFigures(PairCounts):
+    """An organ's means over subjects, and the counts of its scans."""
+
+    dice: float
+    nsd: float
+    hd95_mm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFigures(PairCounts):
+    """A run's means over subjects with their intervals, its counts, and every organ's figures."""
+
+    dice: Estimate
+    nsd: Estimate
+    hd95_mm: Estimate
+    organs: Mapping[str, OrganFigures]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunComparison:
+    """A metric of the first run less that of another one, paired over subjects.
+
+    `p` and `p_holm` are NaN where the pair is not tested; `smallest_p` is the smallest value that
+    so few pairs can give.
+    """
+
+    metric: str
+    run: str
+    against: str
+    mean_difference: float
+    low: float
+    high: float
+    subjects: int
+    median_difference: float
+    relative_gain: float
+    p: float
+    smallest_p: float
+    p_holm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bootstrap:
+    """How the intervals were drawn."""
+
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """All figures of an evaluation; the first run is the one that the others are compared with.
+
+    `subjects` and `cases` count those that were scored, by split.
+    """
+
+    nsd_tolerance_mm: float
+    rule_for_empty_organs: str
+    confidence: float
+    bootstrap: Bootstrap
+    subjects: Mapping[str, int]
+    cases: Mapping[str, int]
+    organs: tuple[str, ...]
+    runs: Mapping[str, RunFigures]
+    comparisons: tuple[RunComparison, ...]
+
+    def comparisons_of(self, metric: str) -> dict[str, RunComparison]:
+        """Return the comparisons of one metric by the other run."""
+        return {c.against: c for c in self.comparisons if c.metric == metric}
+
+
+def summarize(
+    rows: Sequence[ScoreRow],
+    nsd_tolerance_mm: float,
+    untested: Collection[str] = (),
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Summary:
+    """Return all figures of some scores; runs in `untested` (a bound, not a rival) get no test."""
+    scores = score_table(rows)
+    runs = list(dict.fromkeys(row.run for row in rows))
+    means = {metric: subject_means(scores, metric) for metric in METRICS}
+    return Summary(
+        nsd_tolerance_mm=nsd_tolerance_mm,
+        rule_for_empty_organs=EMPTY_RULE,
+        confidence=CONFIDENCE,
+        bootstrap=Bootstrap(resamples=resamples, seed=seed),
+        subjects=_per_split(scores, "subject_id"),
+        cases=_per_split(scores, "case_id"),
+        organs=tuple(dict.fromkeys(row.score.organ for row in rows)),
+        runs={run: _run(scores[scores["run"] == run], means, resamples, seed) for run in runs},
+        comparisons=tuple(
+            comparison
+            for metric in TESTED
+            for comparison in _comparisons(metric, means[metric], untested, resamples, seed)
+        ),
+    )
 
 
 def subject_means(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -34,86 +146,117 @@ def subject_means(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     A scan's value is the mean over its organs with a finite score, a subject's the mean over its
     scans, so that a subject scanned often or annotated fully weighs no more than another.
     """
-    finite = scores.assign(value=scores[metric].replace([np.inf, -np.inf], np.nan))
+    finite = scores.assign(value=scores[metric].replace([np.inf, -np.inf], np.nan).astype(float))
     scans = finite.groupby(["run", "subject_id", "case_id"])["value"].mean()
     means = scans.groupby(["run", "subject_id"]).mean().unstack("run")
     return means.reindex(columns=list(dict.fromkeys(scores["run"])))
 
 
-def summarize(
-    rows: Sequence[ScoreRow], untested: Sequence[str] = (), *, resamples: int, seed: int
-) -> dict[str, Any]:
-    """Return all figures of `summary.json`; the first run is compared with every other one.
-
-    Runs in `untested` (a bound, not a rival) are compared without a test. NaN becomes None.
-    """
-    scores = score_table(rows)
-    runs = list(dict.fromkeys(row.run for row in rows))
-    means = {metric: subject_means(scores, metric) for metric in METRICS} if runs else {}
-    return none_for_nan(
-        {
-            "rule_for_empty_organs": EMPTY_RULE,
-            "confidence": CONFIDENCE,
-            "bootstrap": {"resamples": resamples, "seed": seed},
-            "subjects": _per_split(scores, "subject_id") if runs else {},
-            "cases": _per_split(scores, "case_id") if runs else {},
-            "organs": list(dict.fromkeys(row.score.organ for row in rows)),
-            "runs": {
-                run: {
-                    **{m: asdict(bootstrap_mean(means[m][run], resamples, seed)) for m in METRICS},
-                    **counts(scores[scores["run"] == run]),
-                    "organs": _organs(scores[scores["run"] == run]),
-                }
-                for run in runs
-            },
-            "comparisons": [
-                entry
-                for metric in TESTED
-                for entry in _comparisons(metric, means.get(metric), untested, resamples, seed)
-            ],
-        }
+def count_pairs(scores: pd.DataFrame) -> PairCounts:
+    """Count the pairs of scan and organ that are scored, undefined, missed or invented."""
+    there, predicted = scores["reference_ml"] > 0, scores["predicted_ml"] > 0
+    return PairCounts(
+        pairs=len(scores),
+        undefined=int((~there & ~predicted).sum()),
+        missed=int((there & ~predicted).sum()),
+        invented=int((~there & predicted).sum()),
+        infinite_hd95=int(np.isinf(scores["hd95_mm"]).sum()),
     )
 
 
+def in_common(
+    rows_of: Mapping[str, Sequence[ScoreRow]], left_out: Collection[str] = ()
+) -> list[ScoreRow]:
+    """Return the rows of the scans and organs that all runs scored, runs named `work: run`.
+
+    The main runs (the first of each work directory) stand first, their twins after them. Runs
+    named in `left_out` are not taken.
+
+    Raises:
+        DataError: no scan and organ was scored by all runs, or their references differ.
+    """
+    named = [
+        (row.run != rows[0].run, replace(row, run=f"{work}: {row.run}"))
+        for work, rows in rows_of.items()
+        for row in rows
+        if row.run not in left_out
+    ]
+    named.sort(key=lambda pair: pair[0])
+    scored: dict[str, set[tuple[str, str]]] = {}
+    for _, row in named:
+        scored.setdefault(row.run, set()).add((row.score.case_id, row.score.organ))
+    empty = [work for work, rows in rows_of.items() if not rows]
+    common = set.intersection(*scored.values()) if scored and not empty else set()
+    if not common:
+        raise DataError("report: no scan that all runs scored; compare runs on one cohort")
+    kept = [row for _, row in named if (row.score.case_id, row.score.organ) in common]
+    _require_same_references(kept)
+    return kept
+
+
+def write_summary(path: Path, summary: Summary) -> None:
+    """Write a summary as JSON, NaN as null.
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    write_text(path, json.dumps(none_for_nan(asdict(summary)), indent=1, allow_nan=False) + "\n")
+
+
+def read_summary(path: Path) -> Summary:
+    """Read what `write_summary` wrote.
+
+    Raises:
+        DataError: the file is of another kind.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return msgspec.convert(_nan_for_none(document), Summary)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise DataError(f"{path.name}: not a summary of scores ({error}); evaluate again") from None
+
+
+def none_for_nan(value: Any) -> Any:
+    """Return nested lists and dicts with None for every number that is not finite."""
+    if isinstance(value, dict):
+        return {str(key): none_for_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [none_for_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _nan_for_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _nan_for_none(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_nan_for_none(item) for item in value]
+    return math.nan if value is None else value
+
+
 def _comparisons(
-    metric: str,
-    means: pd.DataFrame | None,
-    untested: Sequence[str],
-    resamples: int,
-    seed: int,
-) -> list[dict[str, Any]]:
+    metric: str, means: pd.DataFrame, untested: Collection[str], resamples: int, seed: int
+) -> list[RunComparison]:
     """Compare the first run with every other one; Holm's correction over this metric's tests."""
-    if means is None:
-        return []
-    ours, *others = means.columns
-    entries = []
-    for other in others:
-        comparison = compare(means[ours], means[other], resamples, seed)
-        tested = other not in untested
-        entries.append(
-            {
-                "metric": metric,
-                "run": ours,
-                "against": other,
-                **_flat(comparison.difference),
-                "median_difference": comparison.median_difference,
-                "relative_gain": comparison.relative_gain,
-                "p": comparison.p if tested else math.nan,
-                "smallest_p": comparison.smallest_p if tested else math.nan,
-            }
+    ours, *others = [*means.columns] or [""]
+    compared = {other: compare(means[ours], means[other], resamples, seed) for other in others}
+    p = [math.nan if other in untested else c.p for other, c in compared.items()]
+    return [
+        RunComparison(
+            metric=metric,
+            run=ours,
+            against=other,
+            mean_difference=c.difference.mean,
+            low=c.difference.low,
+            high=c.difference.high,
+            subjects=c.difference.subjects,
+            median_difference=c.median_difference,
+            relative_gain=c.relative_gain,
+            p=own_p,
+            smallest_p=math.nan if other in untested else c.smallest_p,
+            p_holm=adjusted,
         )
-    for entry, adjusted in zip(entries, holm([e["p"] for e in entries]), strict=True):
-        entry["p_holm"] = adjusted
-    return entries
-
-
-def _flat(difference: Estimate) -> dict[str, Any]:
-    return {
-        "mean_difference": difference.mean,
-        "low": difference.low,
-        "high": difference.high,
-        "subjects": difference.subjects,
-    }
+        for (other, c), own_p, adjusted in zip(compared.items(), p, holm(p), strict=True)
+    ]
 
 
 def _per_split(scores: pd.DataFrame, column: str) -> dict[str, int]:
@@ -121,36 +264,29 @@ def _per_split(scores: pd.DataFrame, column: str) -> dict[str, int]:
     return {str(split): int(count) for split, count in counts.items()}
 
 
-def counts(scores: pd.DataFrame) -> dict[str, int]:
-    """Count the pairs of scan and organ that are scored, undefined, missed or invented."""
-    there, found = scores["reference_ml"] > 0, scores["predicted_ml"] > 0
-    return {
-        "pairs": len(scores),
-        "undefined": int((~there & ~found).sum()),
-        "missed": int((there & ~found).sum()),
-        "invented": int((~there & found).sum()),
-        "infinite_hd95": int(np.isinf(scores["hd95_mm"]).sum()),
-    }
+def _run(
+    part: pd.DataFrame, means: Mapping[str, pd.DataFrame], resamples: int, seed: int
+) -> RunFigures:
+    """Return a run's figures from its rows of the table and all runs' means over subjects."""
+    run = part["run"].iloc[0]
+    dice, nsd, hd95_mm = (bootstrap_mean(means[m][run], resamples, seed) for m in METRICS)
+    organs = {str(organ): _organ(rows) for organ, rows in part.groupby("organ", sort=False)}
+    counts = asdict(count_pairs(part))
+    return RunFigures(dice=dice, nsd=nsd, hd95_mm=hd95_mm, organs=organs, **counts)
 
 
-def _organs(scores: pd.DataFrame) -> dict[str, Any]:
-    return {
-        str(organ): {
-            **{m: _mean_over_subjects(part, m) for m in METRICS},
-            **counts(part),
-        }
-        for organ, part in scores.groupby("organ", sort=False)
-    }
+def _organ(part: pd.DataFrame) -> OrganFigures:
+    dice, nsd, hd95_mm = (float(subject_means(part, m).iloc[:, 0].mean()) for m in METRICS)
+    return OrganFigures(dice=dice, nsd=nsd, hd95_mm=hd95_mm, **asdict(count_pairs(part)))
 
 
-def _mean_over_subjects(part: pd.DataFrame, metric: str) -> float:
-    return float(subject_means(part, metric).iloc[:, 0].mean())
-
-
-def none_for_nan(value: Any) -> Any:
-    """Return nested lists and dicts with None for every number that is not finite."""
-    if isinstance(value, dict):
-        return {str(key): none_for_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [none_for_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _require_same_references(rows: Sequence[ScoreRow]) -> None:
+    volume: dict[tuple[str, str], float] = {}
+    for row in rows:
+        expected = volume.setdefault((row.score.case_id, row.score.organ), row.score.reference_ml)
+        if not math.isclose(row.score.reference_ml, expected, rel_tol=1e-6):
+            raise DataError(
+                f"report: case {row.score.case_id} has {row.score.reference_ml:.3f} ml of"
+                f" {row.score.organ} in the reference of {row.run}, and {expected:.3f} ml in"
+                " another run; compare runs on the same data"
+            )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float
 from scipy import ndimage
 from scipy.spatial import KDTree
 
@@ -27,8 +28,8 @@ class SurfaceDistances:
     An array is empty where its own mask is empty, and infinite where only the other one is.
     """
 
-    from_reference: np.ndarray
-    from_predicted: np.ndarray
+    from_reference: Float[np.ndarray, " voxels"]
+    from_predicted: Float[np.ndarray, " others"]
 
     def hd95_mm(self) -> float:
         """Return the larger of the two directed 95th percentiles.
@@ -61,7 +62,7 @@ class SurfaceDistances:
 
 
 def surface_distances(
-    reference: np.ndarray, predicted: np.ndarray, spacing_mm: Spacing
+    reference: Bool[np.ndarray, "i j k"], predicted: Bool[np.ndarray, "i j k"], spacing_mm: Spacing
 ) -> SurfaceDistances:
     """Measure both surfaces of two binary masks `[i, j, k]` of one shape.
 
@@ -75,7 +76,9 @@ def surface_distances(
     )
 
 
-def hd95_mm(reference: np.ndarray, predicted: np.ndarray, spacing_mm: Spacing) -> float:
+def hd95_mm(
+    reference: Bool[np.ndarray, "i j k"], predicted: Bool[np.ndarray, "i j k"], spacing_mm: Spacing
+) -> float:
     """Return the 95th percentile of the symmetric surface distance (`SurfaceDistances.hd95_mm`).
 
     Infinite when exactly one mask is empty, NaN when both are.
@@ -84,7 +87,10 @@ def hd95_mm(reference: np.ndarray, predicted: np.ndarray, spacing_mm: Spacing) -
 
 
 def nsd(
-    reference: np.ndarray, predicted: np.ndarray, spacing_mm: Spacing, tolerance_mm: float
+    reference: Bool[np.ndarray, "i j k"],
+    predicted: Bool[np.ndarray, "i j k"],
+    spacing_mm: Spacing,
+    tolerance_mm: float,
 ) -> float:
     """Return the normalized surface Dice (`SurfaceDistances.nsd`).
 
@@ -93,7 +99,9 @@ def nsd(
     return surface_distances(reference, predicted, spacing_mm).nsd(tolerance_mm)
 
 
-def assd_mm(reference: np.ndarray, predicted: np.ndarray, spacing_mm: Spacing) -> float:
+def assd_mm(
+    reference: Bool[np.ndarray, "i j k"], predicted: Bool[np.ndarray, "i j k"], spacing_mm: Spacing
+) -> float:
     """Return the average symmetric surface distance (`SurfaceDistances.assd_mm`).
 
     Infinite when exactly one mask is empty, NaN when both are.
@@ -101,7 +109,7 @@ def assd_mm(reference: np.ndarray, predicted: np.ndarray, spacing_mm: Spacing) -
     return surface_distances(reference, predicted, spacing_mm).assd_mm()
 
 
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
+def _bounding_box(mask: Bool[np.ndarray, "i j k"]) -> tuple[slice, ...]:
     """Return the smallest box that holds the mask; an empty one where the mask is empty."""
     box = []
     for axis in range(mask.ndim):
@@ -111,12 +119,14 @@ def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def _surface(mask: np.ndarray) -> np.ndarray:
+def _surface(mask: Bool[np.ndarray, "i j k"]) -> Bool[np.ndarray, "i j k"]:
     inside = ndimage.binary_erosion(mask) if mask.any() else mask
     return np.asarray(mask & ~inside, dtype=np.bool_)
 
 
-def _distances(surface: np.ndarray, other: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
+def _distances(
+    surface: Bool[np.ndarray, "i j k"], other: Bool[np.ndarray, "i j k"], spacing_mm: Spacing
+) -> Float[np.ndarray, " voxels"]:
     """Return each surface voxel's distance to the other surface in mm."""
     points = np.argwhere(surface) * np.asarray(spacing_mm)
     if not other.any() or not len(points):

@@ -2,108 +2,127 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
-from sacl.check.case_facts import all_organs, measure_case
 from sacl.check.cohort_checks import CohortFacts, check_cohort, likely_modality
+from sacl.check.facts import ScanFacts, all_organs, measure_case
 from sacl.check.findings import Finding
 from sacl.check.page import check_page
-from sacl.check.record import cohort_record, scan_table
+from sacl.check.record import MARK, TABLE_MARK, CheckRecord, check_record, scan_table
+from sacl.cohort.annotation import choose_scheme, keep_annotated, require_all_learned
 from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.cohort.layouts.dicom import DicomExport
-from sacl.cohort.layouts.recognize import find
+from sacl.cohort.layouts.listing import Sources, joined, read_source
 from sacl.cohort.manifest import MANIFEST, read_cohort
-from sacl.cohort.merging import merge
-from sacl.cohort.splits import with_fold
-from sacl.cohort.tables import with_table
+from sacl.cohort.splits import SplitRules, choose_splits
 from sacl.dicom.pseudonyms import KEY
 from sacl.dicom.verdict import SeriesRule
-from sacl.errors import ConfigError
-from sacl.files.atomic import write_text
+from sacl.errors import ConfigError, SaclError
+from sacl.files.atomic import require_ours, write_text
 from sacl.files.nifti import read_volume
 from sacl.progress import track
+from sacl.report.page import GENERATOR
 from sacl.run.workspace import FOLDERS
-from sacl.settings import RunConfig
+from sacl.settings import IngestSettings, RunConfig
 from sacl.types import Case, Cohort, NativeFrame, Volume
 
-_SCAN_LABELS = "scan_labels.csv"
 
-
-@dataclass(frozen=True, eq=False)
-class Checked:
-    """A finished check: the cohort's facts, all findings, and the record that was written."""
-
-    cohort: CohortFacts
-    findings: tuple[Finding, ...]
-    record: Mapping[str, Any]
-
-
-def check(config: RunConfig, out: Path) -> Checked:
+def check(config: RunConfig, out: Path, force: bool = False) -> CheckRecord:
     """Look at every scan of a cohort once, and write `out` with a `.csv` and a `.json` beside it.
 
     Nothing is trained and nothing converted. Scans are read one at a time; one that cannot be read
-    is a finding, and the check goes on.
+    is a finding, and the check goes on. Splits are those that a run with these settings would have.
 
     Args:
         config: `ingest` says where the data lie (a folder or table of any layout, a work directory
             or its `1-cohort`).
         out: The HTML file.
+        force: Overwrite files of these names that are not of a check.
 
     Raises:
         ConfigError: there is no data to look at.
         DataError: the data cannot even be listed, or nothing can be written.
     """
-    found, origin = _found(config)
-    scans = tuple(measure_case(case, found) for case in track(found.cases, "check"))
+    table, document = out.with_suffix(".csv"), out.with_suffix(".json")
+    for path, mark in ((out, GENERATOR), (table, TABLE_MARK), (document, MARK)):
+        require_ours(path, mark, force)
+    dataset, origin = _dataset(config)
+    scans = tuple(measure_case(case, dataset) for case in track(dataset.cases, "check"))
+    scans, findings = _as_ingested(scans, dataset, config.ingest, config.seed)
     asked = config.ingest.modality
-    known = found.modality if asked == "auto" else asked
-    cohort = CohortFacts(found.name, all_organs(found), scans, known or likely_modality(scans))
-    findings = _repaired(check_cohort(cohort), config)
-    record = {
-        **cohort_record(cohort, findings),
-        "origin": origin,
-        "notes": list(found.notes),
-    }
-    write_text(out.with_suffix(".csv"), scan_table(cohort, findings))
-    write_text(out.with_suffix(".json"), json.dumps(record, indent=1, allow_nan=False) + "\n")
-    write_text(out, check_page(cohort, findings, record))
-    return Checked(cohort, tuple(findings), record)
+    known = dataset.modality if asked == "auto" else asked
+    cohort = CohortFacts(dataset.name, all_organs(dataset), scans, known or likely_modality(scans))
+    findings += check_cohort(cohort)
+    if config.ingest.repair_grid != "none":
+        repaired = {"label-grid": "resampled-reference"}
+        findings = [replace(f, code=repaired.get(f.code, f.code)) for f in findings]
+    record = check_record(cohort, findings, origin, dataset.notes)
+    write_text(table, scan_table(cohort, findings))
+    write_text(document, json.dumps(record.as_json(), indent=1, allow_nan=False) + "\n")
+    write_text(out, check_page(cohort, record))
+    return record
 
 
-def _found(config: RunConfig) -> tuple[Dataset, str]:
-    """List the cases of all sources, and tell in a few words what they are read as."""
-    sources = config.ingest.data
-    if not sources:
+def _dataset(config: RunConfig) -> tuple[Dataset, str]:
+    """List the cases of all sources, and say in a few words what they are read as."""
+    ingest, key = config.ingest, config.work / KEY
+    paths = ingest.data
+    if not paths:
         made = sorted((config.work / FOLDERS["phantom"]).glob("*/dataset.json"))
         if not made:
             raise ConfigError("check: no data to look at; give a folder, or run `sacl phantom`")
-        sources = (made[0].parent,)
-    founds = [_listed(source, config) for source in sources]
-    found = merge([found for found, _ in founds])
-    if config.ingest.scan_labels is not None:
-        found = with_table(found, config.ingest.scan_labels)
-    return found, "; ".join(dict.fromkeys(origin for _, origin in founds))
+        paths = (made[0].parent,)
+    # Nothing is written but the page: only a key that a run has made gives its pseudonyms.
+    rule = SeriesRule(ingest.modality, ingest.series)
+    export = DicomExport(rule, key if key.is_file() else None)
+    table = ingest.scan_labels
+    sources = Sources(paths, ingest.layout, ingest.modality, table, ingest.fold, export)
+    listed = [_listed(path, sources) for path in paths]
+    origins = dict.fromkeys(origin for _, origin in listed)
+    return joined([dataset for dataset, _ in listed], sources), "; ".join(origins)
 
 
-def _listed(source: Path, config: RunConfig) -> tuple[Dataset, str]:
-    for folder in (source, source / FOLDERS["ingest"]):
+def _listed(path: Path, sources: Sources) -> tuple[Dataset, str]:
+    for folder in (path, path / FOLDERS["ingest"]):
         if (folder / MANIFEST).is_file():
             return _from_manifest(folder, read_cohort(folder)), "canonical volumes of a run"
-    ingest, key = config.ingest, config.work / KEY
-    rule = SeriesRule(ingest.modality, ingest.series)
-    # Nothing is written but the page: only a key that a run has made gives its pseudonyms.
-    export = DicomExport(rule, key if key.is_file() else None)
-    found, reason = find(source, ingest.layout, export)
-    found = with_fold(found, source, ingest.fold)
-    beside = source / _SCAN_LABELS
-    if (ingest.scan_labels is None or len(ingest.data) > 1) and beside.is_file():
-        found = with_table(found, beside)
-    return found, f"read as {found.layout}, by {reason}"
+    dataset, reason = read_source(path, sources)
+    return dataset, f"read as {dataset.layout}, by {reason}"
+
+
+def _as_ingested(
+    scans: Sequence[ScanFacts], dataset: Dataset, ingest: IngestSettings, seed: int
+) -> tuple[tuple[ScanFacts, ...], list[Finding]]:
+    """Return the scans with the splits and labels that ingest gives them, and what stops it.
+
+    Settings that somebody wrote and the cohort does not allow are an error; defaults a warning.
+    """
+    if dataset.layout == MANIFEST:
+        return tuple(scans), []
+    rules = SplitRules(**{f.name: getattr(ingest, f.name) for f in fields(SplitRules)})
+    try:
+        scheme, _ = choose_scheme(dataset, ingest.organs)
+        split, labeled = choose_splits(keep_annotated(dataset, scheme), rules, seed)
+        used = {
+            case.case_id: case
+            for case in split.cases
+            if case.has_reference and (case.split != "train" or case.subject in labeled)
+        }
+        learned = [case for case in used.values() if case.split == "train"]
+        require_all_learned(split, learned, scheme)
+    except SaclError as error:
+        code = "cannot-ingest" if ingest.organs or rules != SplitRules() else "needs-settings"
+        return tuple(scans), [Finding(code, "", " ".join(str(error).split()))]
+    split_of = {case.case_id: case.split for case in split.cases}
+    scans = tuple(
+        replace(scan, split=split_of[scan.case_id], labeled=scan.case_id in used) for scan in scans
+    )
+    scored = any(case.split != "train" for case in used.values())
+    nothing = Finding("nothing-to-score", "", "no validation or test scan has a reference")
+    return scans, [] if scored else [nothing]
 
 
 def _from_manifest(folder: Path, cohort: Cohort) -> Dataset:
@@ -129,14 +148,4 @@ def _from_manifest(folder: Path, cohort: Cohort) -> Dataset:
 
     organs = dict(enumerate(cohort.scheme.names, start=1))
     cases = tuple(case_of(entry) for entry in cohort.cases)
-    return Dataset("cohort.json", cohort.name, organs, cases, modality=cohort.modality)
-
-
-def _repaired(findings: Sequence[Finding], config: RunConfig) -> list[Finding]:
-    """Return the findings, with another grid as a note where the settings have it repaired."""
-    if config.ingest.repair_grid == "none":
-        return list(findings)
-    return [
-        dataclasses.replace(f, code="resampled-reference") if f.code == "label-grid" else f
-        for f in findings
-    ]
+    return Dataset(MANIFEST, cohort.name, organs, cases, modality=cohort.modality)

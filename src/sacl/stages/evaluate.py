@@ -1,33 +1,36 @@
-"""Score predicted against reference label maps, with intervals and paired tests over subjects."""
+"""evaluate: predicted and reference label maps -> scores, with intervals and paired tests."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from sacl.cohort.label_names import scheme_of_folders
+from sacl.cohort.dataset import nifti_files, require_labels_read, unread
+from sacl.cohort.label_names import pair_maps, scheme_of_folders
 from sacl.cohort.manifest import read_cohort, read_reference
-from sacl.errors import DataError
-from sacl.files.atomic import write_text
-from sacl.files.nifti import is_nifti, read_label_map, stem
+from sacl.errors import ConfigError, DataError
+from sacl.files.atomic import require_ours
+from sacl.files.nifti import read_label_map
 from sacl.geometry import require_same_grid
 from sacl.progress import say, track
-from sacl.report.tables import plain_table, score_cell
+from sacl.report.page import p_text, plain_table, score_text
 from sacl.run.record import fingerprint, read_record, recorded
 from sacl.run.workspace import Workspace
-from sacl.scores.scoring import score_case
-from sacl.scores.summary import summarize
-from sacl.scores.table import ScoreRow, write_scores
+from sacl.scores.organs_of_case import score_case
+from sacl.scores.summary import Summary, summarize, write_summary
+from sacl.scores.table import COLUMNS, ScoreRow, write_scores
 from sacl.settings import EvaluateSettings
-from sacl.types import Case, LabelMap, LabelScheme, Split
+from sacl.types import Case, LabelMap, LabelScheme
 
-SCORED: tuple[Split, ...] = ("validation", "test")
-RESAMPLES = 5000
-"""Of the bootstrap over subjects."""
 COARSE = "coarse"
 """Name under which the coarse maps are scored: the bound of what the query head starts from."""
+_SCORED = ("validation", "test")
+_SCORES, _SUMMARY = "scores.csv", "summary.json"
+_OTHER_GRID = (
+    "score a label map on its reference's own grid: predict the image that the reference was drawn"
+    " on, or resample the map onto that grid by nearest neighbor"
+)
 
 
 def inputs(settings: EvaluateSettings, workspace: Workspace) -> dict[str, str]:
@@ -40,59 +43,77 @@ def evaluate(settings: EvaluateSettings, workspace: Workspace) -> Path:
     """Score all runs on the held-out scans, write `scores.csv` and `summary.json`.
 
     The runs are the predictions of every arm, the pretrained one first, and the coarse maps. All
-    of them are scored on the same scans: those held out that have a reference.
+    of them are scored on the same scans: those of validation and test that have a reference.
 
     Raises:
         DataError: a scan was not predicted, or its map lies on another grid.
         WorkspaceError: an earlier stage has not finished.
     """
+    _require_tolerance(settings.nsd_tolerance_mm)
     with recorded(workspace, "evaluate", settings, inputs(settings, workspace)) as (folder, done):
-        cases = _scored_cases(workspace)
-        maps = {
-            **{arm: workspace.folder("predict") / arm for arm in _arms(workspace)},
-            COARSE: workspace.folder("locate") / "maps",
-        }
+        cohort = read_cohort(workspace.folder("ingest"))
+        cases = [c for c in cohort.cases if c.split in _SCORED and c.reference is not None]
+        if not cases:
+            say(
+                f"evaluate: no scan of the splits {' and '.join(_SCORED)} has a reference, nothing"
+                " is scored; hold annotated subjects out at ingest to get scores"
+            )
+        maps = {arm: workspace.folder("predict") / arm for arm in _arms(workspace)}
+        maps[COARSE] = workspace.folder("locate") / "maps"
         rows = list(_score_runs(workspace, cases, maps, settings.nsd_tolerance_mm))
         rows.sort(key=lambda row: list(maps).index(row.run))
-        summary = _write(folder, rows, settings, workspace.seed)
-        done.update(runs=list(maps), cases=len(cases), subjects=summary["subjects"])
+        summary = _write(folder, rows, settings.nsd_tolerance_mm, workspace.seed)
+        done.update(runs=list(maps), cases=len(cases), subjects=dict(summary.subjects))
     return folder
 
 
 def evaluate_folders(
-    reference: Path, predicted: Path, out: Path, settings: EvaluateSettings
+    reference: Path,
+    predicted: Path,
+    out: Path,
+    settings: EvaluateSettings,
+    *,
+    allow_missing: bool = False,
+    force: bool = False,
 ) -> Path:
     """Score any folder of label maps against another one, matched by file name; return `out`.
 
-    Organs are named by the label table in the files, by `dataset.json` in the reference folder or
-    beside it, or else `label_1`, `label_2` and so on. Each scan counts as a subject of its own.
+    `c7_0000.nii.gz` and `c7.nii` are the same case. Organs are named by the label table in the
+    files, by `dataset.json` in the reference folder or beside it, or else `label_1`, `label_2` and
+    so on. Each scan counts as a subject of its own.
+
+    Args:
+        reference: Folder of reference label maps.
+        predicted: Folder of predicted label maps.
+        out: Folder for `scores.csv` and `summary.json`.
+        settings: The tolerance of the surface Dice.
+        allow_missing: Score the pairs there are; what has no counterpart is named on stderr.
+        force: Overwrite files of these names that are not scores.
 
     Raises:
-        DataError: a folder has no map, a reference has no counterpart, the grids of a pair differ,
-            or two files name a label differently.
+        DataError: a map has no counterpart, a file is not read as a label map, the grids of a pair
+            differ, two files name a label differently, or files of the user's would be overwritten.
     """
-    pairs = _pairs(reference, predicted)
+    _require_tolerance(settings.nsd_tolerance_mm)
+    for name, mark in ((_SCORES, ",".join(COLUMNS)), (_SUMMARY, '"nsd_tolerance_mm"')):
+        require_ours(out / name, mark, force)
+    pairs = _pairs(reference, predicted, allow_missing)
     scheme = scheme_of_folders(reference, predicted)
     rows = []
-    for case_id, (path_r, path_p) in track(pairs.items(), "scoring scans", len(pairs)):
-        map_r, map_p = (read_label_map(path, scheme)[0] for path in (path_r, path_p))
-        require_same_grid(map_r.grid, map_p.grid, f"case {case_id}")
+    for case_id, paths in track(pairs.items(), "scoring scans", len(pairs)):
+        map_r, map_p = (_read_map(path, scheme) for path in paths)
+        require_same_grid(map_r.grid, map_p.grid, f"case {case_id}", _OTHER_GRID)
         scores = score_case(case_id, map_r, map_p, scheme.names, settings.nsd_tolerance_mm)
         rows += [ScoreRow("predicted", case_id, "test", score) for score in scores]
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out, rows, settings, seed=0)
+    _write(out, rows, settings.nsd_tolerance_mm, seed=0)
     return out
 
 
-def _scored_cases(workspace: Workspace) -> list[Case]:
-    cohort = read_cohort(workspace.folder("ingest"))
-    cases = [case for case in cohort.cases if case.split in SCORED and case.reference is not None]
-    if not cases:
-        say(
-            f"evaluate: no scan of the splits {', '.join(SCORED)} has a reference,"
-            " nothing is scored; hold annotated subjects out at ingest to get scores"
+def _require_tolerance(nsd_tolerance_mm: float) -> None:
+    if not (math.isfinite(nsd_tolerance_mm) and nsd_tolerance_mm >= 0):
+        raise ConfigError(
+            f"evaluate.nsd_tolerance_mm: got {nsd_tolerance_mm}, expected a number of mm from 0 on"
         )
-    return cases
 
 
 def _arms(workspace: Workspace) -> list[str]:
@@ -111,75 +132,72 @@ def _score_runs(
     workspace: Workspace, cases: Sequence[Case], maps: Mapping[str, Path], tolerance_mm: float
 ) -> Iterator[ScoreRow]:
     """Yield the scores scan by scan, so that each reference is read once."""
-    cohort = read_cohort(workspace.folder("ingest"))
+    scheme = read_cohort(workspace.folder("ingest")).scheme
     for case in track(cases, "scoring scans"):
-        reference = read_reference(workspace.folder("ingest"), case, cohort.scheme)
-        assert reference is not None
-        organs = [organ for organ in cohort.scheme.names if organ in case.annotated]
+        reference = read_reference(workspace.folder("ingest"), case, scheme)
+        assert reference is not None, "only cases with a reference are scored"
+        organs = [organ for organ in scheme.names if organ in case.annotated]
         for run, folder in maps.items():
-            predicted = _read_map(folder, case, cohort.scheme)
-            require_same_grid(reference.grid, predicted.grid, f"case {case.case_id}, run {run}")
+            path = folder / f"{case.case_id}.nii.gz"
+            if not path.is_file():
+                raise DataError(
+                    f"{folder.name}: no label map of case {case.case_id}; run `sacl predict"
+                    " --force`"
+                )
+            predicted = _read_map(path, scheme)
+            where = f"case {case.case_id}, run {run}"
+            require_same_grid(reference.grid, predicted.grid, where, _OTHER_GRID)
             for score in score_case(case.case_id, reference, predicted, organs, tolerance_mm):
                 yield ScoreRow(run, case.subject_id, case.split, score)
 
 
-def _read_map(folder: Path, case: Case, scheme: LabelScheme) -> LabelMap:
-    path = folder / f"{case.case_id}.nii.gz"
-    if not path.is_file():
-        raise DataError(
-            f"{folder.name}: no label map of case {case.case_id}; run `sacl predict --force`"
-        )
-    return read_label_map(path, scheme)[0]
+def _read_map(path: Path, scheme: LabelScheme) -> LabelMap:
+    label_map, frame = read_label_map(path, scheme)
+    if frame.contradiction:
+        say(f"evaluate: {path.parent.name}/{path.name}: {frame.contradiction}")
+    return label_map
 
 
-def _pairs(reference: Path, predicted: Path) -> dict[str, tuple[Path, Path]]:
-    found_r, found_p = _label_maps(reference), _label_maps(predicted)
-    missing = [name for name in found_r if name not in found_p]
-    if missing:
-        raise DataError(
-            f"{predicted.name}: no label map for {len(missing)} of {len(found_r)} references, the"
-            f" first is {missing[0]}; name both files alike"
-        )
-    extra = len(found_p) - len(found_r)
-    if extra:
-        say(f"evaluate: {extra} predicted maps have no reference and are not scored")
-    return {name: (path, found_p[name]) for name, path in found_r.items()}
+def _pairs(reference: Path, predicted: Path, allow_missing: bool) -> dict[str, tuple[Path, Path]]:
+    """Return reference and predicted map by case; what has no counterpart is refused or named.
+
+    Raises:
+        DataError: a map has no counterpart or a reference is not read, and `allow_missing` is off.
+    """
+    if not allow_missing:
+        require_labels_read(reference, nifti_files(reference))
+    pairs = pair_maps(reference, predicted, allow_missing)
+    scored = {path for pair in pairs.values() for path in pair}
+    for folder in (reference, predicted):
+        lone = [path.name for path in nifti_files(folder) if path not in scored]
+        if lone:
+            say(f"evaluate: {folder.name}: not scored {', '.join(lone)}")
+        for note in unread(folder, nifti_files(folder), "NIfTI label maps") * allow_missing:
+            say(f"evaluate: {note}")
+    return pairs
 
 
-def _label_maps(folder: Path) -> dict[str, Path]:
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    found = {stem(path): path for path in paths if is_nifti(path)}
-    if not found:
-        raise DataError(f"{folder.name}: no NIfTI label map in this folder; name another one")
-    return found
-
-
-def _write(
-    folder: Path, rows: Sequence[ScoreRow], settings: EvaluateSettings, seed: int
-) -> dict[str, Any]:
+def _write(folder: Path, rows: Sequence[ScoreRow], tolerance_mm: float, seed: int) -> Summary:
     """Write both files and print the table."""
-    summary = {
-        "nsd_tolerance_mm": settings.nsd_tolerance_mm,
-        **summarize(rows, untested=[COARSE], resamples=RESAMPLES, seed=seed),
-    }
-    write_scores(folder / "scores.csv", rows)
-    write_text(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    summary = summarize(rows, tolerance_mm, untested=[COARSE], seed=seed)
+    write_scores(folder / _SCORES, rows)
+    write_summary(folder / _SUMMARY, summary)
     if rows:
         say(_table(summary))
     return summary
 
 
-def _table(summary: Mapping[str, Any]) -> str:
+def _table(summary: Summary) -> str:
     """Return the runs' means with intervals and the Holm-corrected p of the Dice, as text."""
-    p_of = {c["against"]: c["p_holm"] for c in summary["comparisons"] if c["metric"] == "dice"}
+    tested = summary.comparisons_of("dice")
     body = [
         [
             run,
-            score_cell(figures["dice"]),
-            score_cell(figures["nsd"]),
-            score_cell(figures["hd95_mm"], digits=1),
-            "" if p_of.get(run) is None else f"{p_of[run]:.3g}",
+            score_text(figures.dice),
+            score_text(figures.nsd),
+            score_text(figures.hd95_mm, digits=1),
+            p_text(tested[run].p_holm) if run in tested else "",
         ]
-        for run, figures in summary["runs"].items()
+        for run, figures in summary.runs.items()
     ]
     return plain_table(["run", "Dice", "NSD", "HD95 mm", "p (Holm)"], body)

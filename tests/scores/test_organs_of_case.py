@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
+from sacl.scores.organs_of_case import score_case
 from sacl.scores.overlap import dice
-from sacl.scores.scoring import score_case
 from sacl.scores.surface import hd95_mm, nsd
 from sacl.types import Grid, LabelMap, LabelScheme
 

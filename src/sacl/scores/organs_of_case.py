@@ -15,11 +15,11 @@ EMPTY_RULE = (
     "Organ absent from the reference and from the prediction: Dice, NSD and HD95 are undefined,"
     " counted, and left out of every mean. Absent from exactly one of them: Dice 0, NSD 0, HD95"
     " infinite; means of HD95 are over the finite values, and the infinite ones are counted."
-    " An organ that nobody annotated in a scan is not scored in it."
+    " An organ that was not annotated in a scan is not scored in it."
 )
 """What an empty mask gives, in one paragraph for people."""
 
-_NOWHERE = (slice(0, 0), slice(0, 0), slice(0, 0))
+_Box = tuple[slice, ...]
 
 
 def score_case(
@@ -33,15 +33,14 @@ def score_case(
 
     Empty masks follow `EMPTY_RULE`. `tolerance_mm` is that of the normalized surface Dice.
     """
-    boxes = [_boxes(m) for m in (reference, predicted)]
-    spacing = reference.grid.spacing_mm
+    boxes = [ndimage.find_objects(m.voxels, len(m.scheme.names)) for m in (reference, predicted)]
     scores = []
     for organ in organs:
         label = reference.scheme.label_of(organ)
-        box = _union(boxes[0].get(label), boxes[1].get(label))
+        box = _union(boxes[0][label - 1], boxes[1][label - 1])
         mask_r = np.asarray(reference.voxels[box] == label, dtype=np.bool_)
         mask_p = np.asarray(predicted.voxels[box] == label, dtype=np.bool_)
-        distances = surface_distances(mask_r, mask_p, spacing)
+        distances = surface_distances(mask_r, mask_p, reference.grid.spacing_mm)
         scores.append(
             OrganScore(
                 case_id=case_id,
@@ -56,16 +55,10 @@ def score_case(
     return scores
 
 
-def _boxes(label_map: LabelMap) -> dict[int, tuple[slice, ...]]:
-    """Return the bounding box of every label that occurs, in one pass over the map."""
-    found = ndimage.find_objects(label_map.voxels, max_label=len(label_map.scheme.names))
-    return {label: box for label, box in enumerate(found, start=1) if box is not None}
-
-
-def _union(a: tuple[slice, ...] | None, b: tuple[slice, ...] | None) -> tuple[slice, ...]:
+def _union(a: _Box | None, b: _Box | None) -> _Box:
     """Return the smallest box that holds both; an empty one where neither is."""
     if a is None or b is None:
-        return a or b or _NOWHERE
+        return a or b or (slice(0, 0), slice(0, 0), slice(0, 0))
     return tuple(
         slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a, b, strict=True)
     )

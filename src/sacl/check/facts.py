@@ -1,0 +1,385 @@
+"""Measure a scan and its reference once, so that a cohort can be checked without its voxels.
+
+Whatever cannot be read becomes a finding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Integer, Num
+from scipy import ndimage
+
+from sacl.check.findings import Finding
+from sacl.cohort.dataset import Dataset, SourceCase
+from sacl.errors import SaclError
+from sacl.files.nifti import read_frame, read_labels, read_volume
+from sacl.geometry import describe, orientation_of, same_grid
+from sacl.organs import canonical_name
+from sacl.types import Grid, NativeFrame, Split
+
+_UNREADABLE = (SaclError, OSError, ValueError, MemoryError)
+_HIGHEST_LABEL = 65535
+
+_SAMPLE_VOXELS = 1_000_000
+_SOFT_TISSUE_HU = (-150.0, 250.0)
+_UNSHIFTED_TISSUE = (874.0, 1274.0)
+"""Where soft tissue lies when an intercept of -1024 was not applied."""
+_ANY_NEIGHBOR = ndimage.generate_binary_structure(3, 3)
+_UNITS_MM = {1: 1000.0, 3: 0.001}
+"""NIfTI's codes of meters and micrometers, in mm; all other codes are taken as mm."""
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """How a scan lies in space.
+
+    `shape` and `spacing_mm` are canonical (x, y, z), `orientation` is the file's own (`LPS`: i
+    runs to the left, j to the back, k to the head). `tilt_deg` is the largest angle between a
+    voxel axis and its world axis, `shear` the largest cosine between two voxel axes, `unit_mm` the
+    unit that the header names. `contradiction` says how the header contradicts itself, if it does.
+    """
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    orientation: str
+    origin_mm: tuple[float, float, float]
+    tilt_deg: float
+    shear: float
+    unit_mm: float = 1.0
+    contradiction: str = ""
+
+    @property
+    def field_of_view_mm(self) -> tuple[float, float, float]:
+        """Extent along x, y and z."""
+        x, y, z = (n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
+        return x, y, z
+
+
+@dataclass(frozen=True)
+class Intensities:
+    """An image in a few numbers, and what tells its voxels from any other's.
+
+    `p005`, `median` and `p995` are percentiles 0.5, 50 and 99.5. `soft_share` is the share of the
+    voxels between -150 and 250, `soft_median` their median (NaN where there are none);
+    `unshifted_share` the share that would be soft tissue in a CT without its intercept.
+    """
+
+    low: float
+    high: float
+    p005: float
+    median: float
+    p995: float
+    soft_share: float
+    soft_median: float
+    unshifted_share: float
+    digest: str
+    bytes_per_voxel: int
+
+
+@dataclass(frozen=True)
+class OrganFacts:
+    """An organ's mask in a few numbers; `center_mm` is its center of mass in the world, RAS+."""
+
+    voxels: int
+    volume_ml: float
+    center_mm: tuple[float, float, float]
+    pieces: int
+    main_share: float
+    second_share: float
+    at_border: bool
+    slices: int
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceFacts:
+    """What was annotated in a scan: the organs looked for, and those that are there."""
+
+    annotated: tuple[str, ...]
+    present: Mapping[str, OrganFacts]
+    digest: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class ScanFacts:
+    """All that is known of one case; None where it could not be read, or is not there.
+
+    `split` and `labeled` (whether its reference is used) are those that a run would have.
+    """
+
+    case_id: str
+    subject_id: str
+    split: Split
+    geometry: Geometry | None = None
+    image: Intensities | None = None
+    reference: ReferenceFacts | None = None
+    scan_labels: Mapping[str, str] = field(default_factory=dict)
+    modality: Literal["ct", "mr"] | None = None
+    labeled: bool = False
+    problems: tuple[Finding, ...] = ()
+
+    def state_of(self, organ: str) -> Literal["annotated", "absent", "not annotated"]:
+        """Return whether an organ is there, was looked for in vain, or was not looked for."""
+        if self.reference is None or organ not in self.reference.annotated:
+            return "not annotated"
+        return "annotated" if organ in self.reference.present else "absent"
+
+
+def measure_geometry(frame: NativeFrame) -> Geometry:
+    """Return how a scan lies, from its file's own grid."""
+    grid = frame.grid
+    orientation = orientation_of(grid)
+    axes = [axis for axis, _ in orientation]
+    cosine = grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0)
+    letters = [""] * 3
+    for world, (axis, flip) in enumerate(orientation):
+        letters[axis] = ("RAS", "LPI")[flip][world]
+    along = [abs(float(cosine[world, axis])) for world, axis in enumerate(axes)]
+    between = cosine.T @ cosine - np.eye(3)
+    i, j, k = (grid.shape[axis] for axis in axes)
+    x, y, z = (grid.spacing_mm[axis] for axis in axes)
+    return Geometry(
+        shape=(i, j, k),
+        spacing_mm=(x, y, z),
+        orientation="".join(letters),
+        origin_mm=(float(grid.affine[0, 3]), float(grid.affine[1, 3]), float(grid.affine[2, 3])),
+        tilt_deg=math.degrees(math.acos(min(1.0, *along))),
+        shear=float(np.abs(between).max()),
+        unit_mm=_UNITS_MM.get(frame.xyzt_units & 7, 1.0),
+        contradiction=frame.contradiction,
+    )
+
+
+def measure_image(voxels: Num[np.ndarray, "i j k"]) -> Intensities:
+    """Return an image's numbers; percentiles and shares are of a regular sample of 1e6 voxels.
+
+    The digest is of the voxels alone, as float32 in canonical order: it does not change with the
+    header, the orientation in the file or the stored type.
+    """
+    step = max(1, math.ceil((voxels.size / _SAMPLE_VOXELS) ** (1 / 3)))
+    sample = voxels[::step, ::step, ::step].astype(np.float32).ravel()
+    p005, median, p995 = (float(value) for value in np.percentile(sample, (0.5, 50, 99.5)))
+    soft = sample[(sample >= _SOFT_TISSUE_HU[0]) & (sample <= _SOFT_TISSUE_HU[1])]
+    unshifted = (sample >= _UNSHIFTED_TISSUE[0]) & (sample <= _UNSHIFTED_TISSUE[1])
+    return Intensities(
+        low=float(voxels.min()),
+        high=float(voxels.max()),
+        p005=p005,
+        median=median,
+        p995=p995,
+        soft_share=soft.size / sample.size,
+        soft_median=float(np.median(soft)) if soft.size else math.nan,
+        unshifted_share=float(unshifted.mean()),
+        digest=digest_of(voxels),
+        bytes_per_voxel=voxels.dtype.itemsize,
+    )
+
+
+def digest_of(voxels: Num[np.ndarray, "i j k"]) -> str:
+    """Return a hash of an array's shape and values; the stored type does not matter."""
+    digest = hashlib.blake2b(repr(voxels.shape).encode(), digest_size=16)
+    for k in range(voxels.shape[2]):  # by slice: a copy of the whole costs as much as the scan
+        digest.update(np.ascontiguousarray(voxels[:, :, k], dtype=np.float32).data)
+    return digest.hexdigest()
+
+
+def measure_organ(
+    mask: Bool[np.ndarray, "i j k"], start: tuple[int, int, int], grid: Grid
+) -> OrganFacts:
+    """Return an organ's numbers.
+
+    Args:
+        mask: The organ inside its bounding box, not empty.
+        start: Where the box starts in the scan.
+        grid: The scan's canonical grid.
+    """
+    pieces, count = ndimage.label(mask, _ANY_NEIGHBOR)
+    sizes = np.sort(np.bincount(pieces.ravel())[1:])[::-1]
+    held = [mask.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
+    voxels = int(sizes.sum())
+    center = [
+        float((profile * (np.arange(len(profile)) + first)).sum()) / voxels
+        for profile, first in zip(held, start, strict=True)
+    ]
+    x, y, z = grid.affine[:3, :3] @ center + grid.affine[:3, 3]
+    ends = [first + n for first, n in zip(start, mask.shape, strict=True)]
+    return OrganFacts(
+        voxels=voxels,
+        volume_ml=voxels * grid.voxel_ml,
+        center_mm=(float(x), float(y), float(z)),
+        pieces=int(count),
+        main_share=float(sizes[0]) / voxels,
+        second_share=float(sizes[1]) / voxels if count > 1 else 0.0,
+        at_border=min(start) == 0 or any(e == n for e, n in zip(ends, grid.shape, strict=True)),
+        slices=mask.shape[2],
+    )
+
+
+def measure_labels(
+    voxels: Integer[np.ndarray, "i j k"], grid: Grid, names: Mapping[int, str]
+) -> tuple[dict[str, OrganFacts], list[int]]:
+    """Return the numbers of every organ that a label map holds, and the values without a name.
+
+    Args:
+        voxels: Label values, 0 to 65535, canonical.
+        grid: The canonical grid.
+        names: Organ by label value.
+    """
+    present: dict[str, OrganFacts] = {}
+    strange = []
+    for value, box in enumerate(ndimage.find_objects(voxels), start=1):
+        if box is None:
+            continue
+        if value not in names:
+            strange.append(value)
+            continue
+        start = (box[0].start, box[1].start, box[2].start)
+        mask = np.asarray(voxels[box] == value, dtype=np.bool_)
+        present[names[value]] = measure_organ(mask, start, grid)
+    return present, strange
+
+
+class _Fault(Exception):
+    """A reference that cannot be measured, as the finding that says why."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.message)
+        self.finding = finding
+
+
+def measure_case(case: SourceCase, dataset: Dataset) -> ScanFacts:
+    """Return the facts of a case; one image or one label map is in memory at a time."""
+    problems: list[Finding] = []
+    geometry, image, grid = _measure_image(case, problems)
+    reference = None
+    if case.has_reference:
+        try:
+            reference = _measure_reference(case, dataset, grid)
+        except _Fault as fault:
+            problems.append(fault.finding)
+    return ScanFacts(
+        case_id=case.case_id,
+        subject_id=case.subject,
+        split=case.split,
+        geometry=geometry,
+        image=image,
+        reference=reference,
+        scan_labels=case.scan_labels,
+        modality=case.modality,
+        labeled=case.has_reference,
+        problems=tuple(problems),
+    )
+
+
+def organ_names(case: SourceCase, dataset: Dataset) -> dict[int, str]:
+    """Return the organs by label value of a case's label map, in this project's spelling."""
+    table = dataset.organs if case.organs is None else case.organs
+    return {value: canonical_name(name) for value, name in table.items()}
+
+
+def all_organs(dataset: Dataset) -> tuple[str, ...]:
+    """Return every organ that a dataset or one of its cases names, in this project's spelling."""
+    names: dict[str, None] = {}
+    for case in dataset.cases:
+        names |= dict.fromkeys(organ_names(case, dataset).values())
+        names |= dict.fromkeys(map(canonical_name, case.masks))
+    return tuple(names)
+
+
+def _measure_image(
+    case: SourceCase, problems: list[Finding]
+) -> tuple[Geometry | None, Intensities | None, Grid | None]:
+    """Measure the image; where its voxels cannot be read, its header alone."""
+    try:
+        volume, frame = case.load() if case.load else read_volume(case.image)
+    except _UNREADABLE as error:
+        problems.append(Finding("unreadable", case.case_id, _reason(error)))
+    else:
+        return measure_geometry(frame), measure_image(volume.voxels), volume.grid
+    if case.load is None:
+        try:
+            return measure_geometry(read_frame(case.image)), None, None
+        except _UNREADABLE:
+            return None, None, None
+    return None, None, None
+
+
+def _measure_reference(case: SourceCase, dataset: Dataset, grid: Grid | None) -> ReferenceFacts:
+    names = organ_names(case, dataset)
+    if case.reference is not None:
+        ignore = dataset.ignore if case.ignore is None else case.ignore
+        present, digest = _of_label_map(case, case.reference, names, grid, ignore)
+        known = tuple(names.values())
+    else:
+        present, digest = _of_masks(case, grid)
+        known = tuple(map(canonical_name, case.masks))
+    annotated = known if case.annotated is None else tuple(map(canonical_name, case.annotated))
+    return ReferenceFacts(annotated, present, digest)
+
+
+def _of_label_map(
+    case: SourceCase,
+    path: Path,
+    names: Mapping[int, str],
+    grid: Grid | None,
+    ignore: int | None,
+) -> tuple[dict[str, OrganFacts], str]:
+    voxels, own = next(_on_grid(case, {"": path}, grid))[1:]
+    low, high = int(voxels.min()), int(voxels.max())
+    if low < 0 or high > _HIGHEST_LABEL:
+        message = f"values {low} to {high}, expected {sorted(names)}"
+        raise _Fault(Finding("label-values", case.case_id, message))
+    present, strange = measure_labels(voxels, own, names)
+    if ignore in strange:
+        message = f"voxels of the value {ignore}, 'ignore'"
+        raise _Fault(Finding("ignored-voxels", case.case_id, message))
+    if strange:
+        message = f"values {strange[:10]} in {path.name}, expected {sorted(names)}"
+        raise _Fault(Finding("label-values", case.case_id, message))
+    return present, digest_of(voxels)
+
+
+def _of_masks(case: SourceCase, grid: Grid | None) -> tuple[dict[str, OrganFacts], str]:
+    present: dict[str, OrganFacts] = {}
+    digest = hashlib.blake2b(digest_size=16)
+    for name, voxels, own in _on_grid(case, case.masks, grid):
+        mask = (voxels != 0).astype(np.uint8)
+        value = voxels.max() or voxels.min()
+        if bool(((voxels != 0) & (voxels != value)).any()):
+            message = f"{case.masks[name].name} has several values besides 0, expected a mask"
+            raise _Fault(Finding("label-values", case.case_id, message))
+        present |= measure_labels(mask, own, {1: canonical_name(name)})[0]
+        digest.update(f"{name} {digest_of(mask)}".encode())
+    return present, digest.hexdigest()
+
+
+def _on_grid(
+    case: SourceCase, files: Mapping[str, Path], grid: Grid | None
+) -> Iterator[tuple[str, Integer[np.ndarray, "i j k"], Grid]]:
+    """Yield the voxels of each label file, one at a time, refusing another grid than the image's.
+
+    Raises:
+        _Fault: a file cannot be read, or lies elsewhere.
+    """
+    for name, path in files.items():
+        try:
+            voxels, own, _ = read_labels(path)
+        except _UNREADABLE as error:
+            raise _Fault(Finding("label-unreadable", case.case_id, _reason(error))) from error
+        if grid is not None and not same_grid(grid, own):
+            message = f"{path.name}: {describe(own)}, expected the image's {describe(grid)}"
+            raise _Fault(Finding("label-grid", case.case_id, message))
+        yield name, voxels, own
+
+
+def _reason(error: BaseException) -> str:
+    """Return an error as one line; of what is not ours only the kind, which names no path."""
+    if isinstance(error, SaclError):
+        return " ".join(str(error).split())
+    return f"reading failed with {type(error).__name__}"

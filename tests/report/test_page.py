@@ -1,0 +1,76 @@
+import math
+
+import pytest
+
+from sacl.report.page import (
+    DASH,
+    GENERATOR,
+    duration,
+    number,
+    p_text,
+    plain_table,
+    points,
+    render,
+    score_text,
+    significant,
+)
+from sacl.scores.statistics import Estimate
+
+
+def test_undefined_is_a_dash_and_minus_is_a_minus():
+    assert number(None) == number(math.nan) == DASH
+    assert number(math.inf) == "∞"
+    assert number(-0.25, 2) == "\N{MINUS SIGN}0.25"
+    assert number(0.25, 2, sign=True) == "+0.25"
+
+
+@pytest.mark.parametrize("value", [-0.0001, 0.0001, 0.0])
+def test_rounded_zero_has_no_sign(value):
+    assert number(value, 1, sign=True) == "0.0"
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0004, "<\N{NO-BREAK SPACE}0.001"), (0.0123, "0.012"), (0.25, "0.25"), (1, "1.00")],
+)
+def test_p_values_have_few_digits(p, text):
+    assert p_text(p) == text
+
+
+def test_score_without_interval_is_the_mean_alone():
+    assert score_text(Estimate(0.5, math.nan, math.nan, 1)) == "0.500"
+    assert score_text(Estimate(math.nan, math.nan, math.nan, 0)) == DASH
+    assert score_text(Estimate(0.5, 0.4, 0.6, 9), 1) == f"0.5 (0.4{DASH}0.6)"
+
+
+def test_points_are_hundredths_with_a_sign():
+    assert points(0.0123) == "+1.2"
+    assert points(-0.0123) == "\N{MINUS SIGN}1.2"
+    assert points(0.0) == "0.0"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (1234567.0, "1234567"), (0.001234, "0.00123"), (-12.5, "\N{MINUS SIGN}12.5")],
+)
+def test_three_digits_are_significant(value, text):
+    assert significant(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min"), (3600, "1 h 0 min")]
+)
+def test_durations_are_in_seconds_minutes_or_hours(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_everything_on_a_page_is_escaped():
+    evil = "<script>alert('x')</script>"
+    page = render("base.html", title=evil, subtitle=evil, headline=evil, details=[evil])
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") == 5
+    assert GENERATOR in page[:1000]
+
+
+def test_plain_table_aligns_its_columns():
+    assert plain_table(["run", "Dice"], [["main", "0.8"]]) == "run   Dice\nmain  0.8"
