@@ -1,4 +1,4 @@
-"""What can go wrong, told in one line: where, what, got and expected, the remedy."""
+"""What can go wrong, in one line each: where, what, got and expected, the remedy."""
 
 
 class SaclError(Exception):

@@ -89,7 +89,7 @@ def test_the_time_since_the_injection_tells_the_phase(delay_s, phase):
 
 def test_an_agent_alone_tells_that_contrast_was_given_not_when():
     hint = phase_hint("Abdomen", "", None, True)
-    assert (hint.phase, hint.reason) == ("unknown", "contrast given, phase not told")
+    assert (hint.phase, hint.reason) == ("unknown", "contrast given, phase unstated")
     assert phase_hint("Abdomen", "", None, False).phase == "native"
     assert phase_hint("Abdomen", "", None, None).phase == "unknown"
 

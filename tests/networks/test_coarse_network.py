@@ -48,7 +48,7 @@ def test_rounds_the_crop_up_to_what_the_pooling_divides():
 
 
 def test_refuses_a_crop_without_voxels():
-    with pytest.raises(ConfigError, match=r"locate\.crop must be positive"):
+    with pytest.raises(ConfigError, match=r"locate\.volume\.crop: expected voxels"):
         plan_levels((64, 0, 32), (1.0, 1.0, 1.0))
 
 

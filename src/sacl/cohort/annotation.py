@@ -146,15 +146,15 @@ def describe(dataset: Dataset, scheme: LabelScheme) -> list[str]:
         )
     for name in sorted({name for case in dataset.cases for name in case.scan_labels}):
         values = Counter(case.scan_labels.get(name, UNKNOWN) for case in dataset.cases)
-        told = ", ".join(f"{value} {count}" for value, count in sorted(values.items()))
-        lines.append(f"{name}: {told if len(values) <= _MANY else f'{len(values)} values'}")
+        counts_of = ", ".join(f"{value} {count}" for value, count in sorted(values.items()))
+        lines.append(f"{name}: {counts_of if len(values) <= _MANY else f'{len(values)} values'}")
     return lines
 
 
 def require_all_learned(
     dataset: Dataset, labeled: Sequence[SourceCase], scheme: LabelScheme
 ) -> None:
-    """Refuse labeled scans that leave an organ without any annotation: nobody could learn it.
+    """Refuse labeled scans that leave an organ without any annotation to learn it from.
 
     Raises:
         ConfigError: names the organ and what to change.

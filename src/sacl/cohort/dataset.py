@@ -71,8 +71,8 @@ class Dataset:
     """A dataset as listed; nothing is read yet but small text files.
 
     `organs` maps a label value of the source to the organ's name in the source; empty where the
-    source annotates nothing. `ignore` is the value of voxels that nobody annotated. `notes` tell
-    the user what was chosen.
+    source annotates nothing. `ignore` is the value of voxels that are not annotated. `notes`
+    are lines for the user on what was chosen.
     """
 
     layout: str
@@ -112,8 +112,8 @@ class Dataset:
             own = dataclasses.replace(case, image=Path(), reference=None, masks={}, load=None)
             known.append(f"{own} {list(case.masks)}")
             files += [case.image, *filter(None, [case.reference]), *case.masks.values()]
-        told = "\n".join(known).encode(errors="surrogateescape")
-        return hashlib.sha256(told + fingerprint_of(files, root).encode()).hexdigest()[:16]
+        text = "\n".join(known).encode(errors="surrogateescape")
+        return hashlib.sha256(text + fingerprint_of(files, root).encode()).hexdigest()[:16]
 
 
 def _require_name(case_id: str, where: str) -> None:

@@ -1,6 +1,6 @@
 """Several datasets as one cohort: unique ids, subjects apart, all scans CT or all MR.
 
-Where nobody says which scans are of one person, that is guessed from their names: two scans of a
+Where no table says which scans are of one person, that is guessed from their names: two scans of a
 person in different splits would let a network be tested on whom it was trained on.
 """
 
@@ -77,7 +77,7 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
 def person_in(case_id: str) -> str:
     """Return whom a scan's name speaks of: the name without frame, visit, date and side.
 
-    Only a name with a number before such a mark is shortened: `liver_left` says of nobody.
+    Only a name with a number before such a mark is shortened: `liver_left` names no person.
 
     Example:
         >>> person_in("patient003_frame01"), person_in("p12_t0_left"), person_in("liver_12")
@@ -146,8 +146,8 @@ def with_modality(dataset: Dataset, wanted: Literal["auto", "ct", "mr"]) -> Data
             f"taken as {guess.upper()}, the lowest intensity of {unknown[0].case_id} is {low:g};"
             " set --ingest.modality if this is wrong"
         )
-    told = tuple(dataclasses.replace(case, modality=case.modality or guess) for case in cases)
-    return dataclasses.replace(dataset, cases=told).with_notes(note)
+    cases = tuple(dataclasses.replace(case, modality=case.modality or guess) for case in cases)
+    return dataclasses.replace(dataset, cases=cases).with_notes(note)
 
 
 def of_one_modality(

@@ -199,12 +199,12 @@ def on_grid(
         return voxels, ""
     if not rules.repairs_grid:
         require_same_grid(grid, own, where, rules.remedy)
-    moved, told = repaired(voxels, own, grid, where)
+    moved, words = repaired(voxels, own, grid, where)
     everywhere = np.broadcast_to(np.uint8(1), own.shape)
     outside = 1 - np.count_nonzero(resample_nearest(everywhere, own, grid)) / moved.size
     if outside >= _WORTH_SAYING:
-        told += f"; {outside:.1%} of the image lie outside of it and count as background"
-    return moved, told
+        words += f"; {outside:.1%} of the image lie outside of it and count as background"
+    return moved, words
 
 
 @dataclass(frozen=True, eq=False)

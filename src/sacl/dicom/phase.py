@@ -1,6 +1,6 @@
 """Scan-wise labels from a header: contrast phase, scanner, kernel; nothing that names somebody.
 
-The phase is told by words of the hospital and by the time since the injection.
+The phase comes from words of the hospital and from the time since the injection.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def phase_hint(description: str, protocol: str, delay_s: float | None, agent: bo
     if by_time is not None:
         return Hint(by_time, f"{delay_s:.0f} s after the injection")
     if agent is None:
-        return Hint(UNKNOWN, "nothing tells the phase")
-    return Hint(UNKNOWN, "contrast given, phase not told") if agent else Hint("native", "no agent")
+        return Hint(UNKNOWN, "nothing names the phase")
+    return Hint(UNKNOWN, "contrast given, phase unstated") if agent else Hint("native", "no agent")
 
 
 def phase_of_delay(delay_s: float | None) -> str | None:

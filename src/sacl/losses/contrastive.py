@@ -4,8 +4,8 @@
         -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p / t) / sum_{a in A(i)} exp(z_i.z_a / t) )
 
 This is L_out of Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, Eq. 2. P(i) are the
-other views of i's semantic class. A(i) are all other views, less those of which nobody knows
-whether they are of i's class.
+other views of i's semantic class. A(i) are all other views but those that may or may not be of i's
+class, since their scan-wise label is unknown.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def plan_levels(
         ConfigError: the crop has an axis without voxels.
     """
     if min(crop) < 1:
-        raise ConfigError(f"locate.crop must be positive, got {crop}")
+        raise ConfigError(f"locate.volume.crop: expected voxels along each axis, got {crop}")
     size, spacing = [float(n) for n in crop], list(spacing_mm)
     stride: Triple = (1, 1, 1)
     convolved = [False, False, False]

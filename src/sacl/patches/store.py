@@ -228,7 +228,8 @@ def writing_patches(
     if need > free:
         raise DataError(
             f"{folder.name}: the patch store needs {math.ceil(need / 1e6)} MB, the disk has"
-            f" {free // 10**6} MB left; free some, or lower extract.patch_size or extract.margin"
+            f" {free // 10**6} MB left; free some, or lower extract.patch_size or"
+            " extract.dense_size"
         )
     with contextlib.ExitStack() as files:
         arrays = {}

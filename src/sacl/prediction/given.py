@@ -124,6 +124,6 @@ def announce(survey: Survey, scheme: LabelScheme) -> None:
     if survey.missing:
         first = ", ".join(survey.missing[:3])
         say(
-            f"coarse: no map of {len(survey.missing)} scans, the first {first}; nothing is found in"
-            " them, so they give no patches"
+            f"coarse: no map of {len(survey.missing)} scans, the first {first}; they have"
+            " no organ, and so give no patches"
         )

@@ -1,4 +1,4 @@
-"""Settings from YAML and dotted flags; an unknown name or a wrong value is told in one line."""
+"""Settings from YAML and dotted flags; an unknown name or a wrong value is an error of one line."""
 
 from __future__ import annotations
 

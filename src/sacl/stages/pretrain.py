@@ -95,7 +95,7 @@ def _scan_labels(settings: PretrainSettings, method: Method, store: PatchStore) 
     if names and (store.joined_label(names)[training] == UNKNOWN).all():
         say(
             f"pretrain: no training scan has the scan-wise label '{' x '.join(names)}', so the"
-            " classes are organs alone; give it with --ingest.scan-labels CSV"
+            " classes are organs alone; give it with --ingest.scan_labels CSV"
         )
         return ()
     return names
@@ -104,8 +104,8 @@ def _scan_labels(settings: PretrainSettings, method: Method, store: PatchStore) 
 def _warn_of_empty_corners(recipe: Recipe, pretraining: Pretraining) -> None:
     if pretraining.loss is not None and recipe.ranges.reach > pretraining.margin:
         say(
-            f"pretrain: the strongest views reach {recipe.ranges.reach:.2f} sides and the store"
-            f" keeps {pretraining.margin:g}: their corners are empty"
+            "pretrain: the most turned and shrunk views have empty corners, since the store keeps"
+            f" {pretraining.margin:.2f} sides of the {recipe.ranges.reach:.2f} that they reach"
         )
 
 

@@ -129,7 +129,7 @@ def write_collection(
         cases: Those of its cases to write.
         home: The cohort's folder.
         maps: Folder of coarse label maps, `CASE.nii.gz`; a case may have none.
-        force: Write files anew that are there.
+        force: Overwrite files.
     """
     subjects: dict[str, Any] = {}
     for case in track(cases, "export", len(cases)):
