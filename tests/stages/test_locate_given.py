@@ -115,7 +115,7 @@ def test_scans_without_a_map_are_accepted_on_request_and_counted(tmp_path, capsy
     with pytest.raises(DataError, match=r"by --locate\.maps\.allow_missing true"):
         stage.locate(from_folder(tmp_path / "theirs"), workspace)
     stage.locate(from_folder(tmp_path / "theirs", allow_missing=True), workspace)
-    assert "no map of 1 scans, the first case1; nothing is found" in capsys.readouterr().err
+    assert "no map of 1 scans, the first case1; they have no organ" in capsys.readouterr().err
     assert not located(workspace, 1).any()
     assert np.array_equal(located(workspace, 2), blobs(2)[1])
     given = read_record(workspace.folder("locate"))["results"]["given"]
