@@ -13,7 +13,7 @@ Portal venous and delayed scans differ in the amount of enhancement and hardly i
 beforehand the portal venous phase counts as commoner (`_BEFOREHAND`): in the archives it is, and
 delayed scans are the rarest.
 
-Sources of the enhancement, at about 120 kVp; native values are those of `sacl_phantom.contrast` too:
+Sources of the enhancement at about 120 kVp (native values also in `sacl_phantom.contrast`):
 
 - native: liver 58 +- 9 HU, with severe steatosis 32 +- 14 HU (Int J Legal Med 133:1861-1867, 2019,
   doi 10.1007/s00414-019-02016-1); renal parenchyma 30 HU (Euler et al., "Realistic Kidney Tissue
