@@ -146,8 +146,8 @@ def with_modality(dataset: Dataset, wanted: Literal["auto", "ct", "mr"]) -> Data
             f"taken as {guess.upper()}, the lowest intensity of {unknown[0].case_id} is {low:g};"
             " set --ingest.modality if this is wrong"
         )
-    cases = tuple(dataclasses.replace(case, modality=case.modality or guess) for case in cases)
-    return dataclasses.replace(dataset, cases=cases).with_notes(note)
+    known = tuple(dataclasses.replace(case, modality=case.modality or guess) for case in cases)
+    return dataclasses.replace(dataset, cases=known).with_notes(note)
 
 
 def of_one_modality(
