@@ -13,6 +13,8 @@ from jaxtyping import install_import_hook
 install_import_hook(
     [
         "research.methods",
+        "sacl.dicom",
+        "sacl.export",
         "sacl.losses",
         "sacl.methods",
         "sacl.networks",

@@ -74,7 +74,7 @@ def test_an_archive_whose_members_climb_out_is_refused(tmp_path, folder, name):
     intake = take_in(path)
     assert intake.verdicts == ()
     assert [a.fault.code for a in intake.refused] == ["unsafe_archive"]
-    assert intake.notes[-1].startswith("1 zips refused, unsafe_archive: a member has an absolute")
+    assert intake.notes[-1].startswith("1 zip refused, unsafe_archive: a member has an absolute")
 
 
 def test_a_name_with_two_dots_in_it_does_not_climb(tmp_path, folder):
@@ -123,7 +123,7 @@ def test_one_bad_archive_does_not_stop_the_others(tmp_path, folder):
     (several / "bad.zip").write_bytes(b"PK\x03\x04 nothing")
     found = dicom.read(several)
     assert len(found.cases) == 1
-    assert "1 zips refused, damaged_archive: the zip cannot be read" in " ".join(found.notes)
+    assert "1 zip refused, damaged_archive: the zip cannot be read" in " ".join(found.notes)
 
 
 def test_a_zip_leaves_nothing_on_disk(tmp_path, folder, monkeypatch):

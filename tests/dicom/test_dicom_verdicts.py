@@ -15,8 +15,7 @@ from make_faults import every
 from make_series import make_scan, other, slices_of, turned, write, write_scan
 
 from sacl.dicom import volume as volumes
-from sacl.dicom.faults import CODES
-from sacl.dicom.files import Source
+from sacl.dicom.files import CODES, Source
 from sacl.dicom.intake import take_in
 from sacl.dicom.slices import Encoding, Identity, Slice, Traits
 from sacl.dicom.stack import SliceStack, stack

@@ -1,4 +1,4 @@
-"""Where DICOM files lie: a folder tree, a zip or a folder of zips; nothing is unpacked to disk.
+"""Where DICOM files lie: a folder, a zip or zips in it, never unpacked; and why one is rejected.
 
 An archive is refused as a whole where a member has an absolute name or one that climbs out of it,
 is a link or encrypted, or where sizes look like a bomb: `MEMBER_BYTES` and `ARCHIVE_BYTES` bound
@@ -14,13 +14,60 @@ import contextlib
 import io
 import os
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from typing import cast
 
-from sacl.dicom.faults import DAMAGE, Fault
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+CODES = {
+    "unsafe_archive": "a zip with a name, link or size that could do harm",
+    "damaged_archive": "a zip that cannot be read, or is encrypted",
+    "no_permission": "a file, folder or zip that may not be read",
+    "wrong_modality": "neither CT nor MR, or not the modality that was asked for",
+    "localizer": "a scout, by its ImageType",
+    "secondary_capture": "a screenshot or a scanned document",
+    "derived": "a projection, a reformat or a map computed from another series",
+    "color": "pixels in color",
+    "inverted_gray": "MONOCHROME1: dark and bright are exchanged",
+    "unsupported_multiframe": "several frames without a position for each",
+    "unsupported_pixels": "pixels that are no plain integers with a slope and an intercept",
+    "missing_tags": "a tag is missing, without which the scan has no grid or no pixels",
+    "missing_decoder": "a compression that no installed package decodes",
+    "truncated_pixels": "a file ends before its pixels do",
+    "bad_geometry": "spacing or orientation that cannot be",
+    "mixed_orientation": "slices in many directions that form no stack",
+    "too_few_slices": "fewer slices than a scan has",
+    "repeated_positions": "a position taken twice with different content",
+    "missing_slices": "gaps between the slices",
+    "uneven_slices": "slices that lie on no even grid",
+    "no_rescale": "a CT whose values cannot be HU and that does not say how to get them",
+    "not_largest": "another series of the study has more slices (ingest.series: largest)",
+}
+"""Every reason for which a series is rejected."""
+
+DAMAGE = (
+    *(InvalidDicomError, BytesLengthException, zipfile.BadZipFile, zlib.error, struct.error),
+    *(EOFError, OSError, ArithmeticError, AttributeError, LookupError, NotImplementedError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What reading a damaged file or archive raises."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The one reason why a series is rejected; the sentence names the remedy, but no person."""
+
+    code: str
+    sentence: str
+
+    def __post_init__(self) -> None:
+        assert self.code in CODES, self.code
+
 
 MEMBER_BYTES = 2 * 1024**3
 ARCHIVE_BYTES = 64 * 1024**3
@@ -127,13 +174,13 @@ class Opener(contextlib.AbstractContextManager["Opener"]):
             self._archive.close()
         self._archive = self._path = None
 
-    def stream(self, source: Source) -> IO[bytes]:
+    def stream(self, source: Source) -> io.BufferedIOBase:
         """Return a source's bytes as a stream, to be closed; of a zip only what is read unpacks."""
         if not source.member:
             return source.path.open("rb")
-        return self._zip(source.path).open(source.member)
+        return cast(io.BufferedIOBase, self._zip(source.path).open(source.member))
 
-    def whole(self, source: Source) -> BinaryIO:
+    def whole(self, source: Source) -> io.BufferedIOBase:
         """Return a source as a stream in which seeking is cheap; a zip's member lies in memory.
 
         The checksum of a zip's member is verified.

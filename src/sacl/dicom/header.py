@@ -13,7 +13,7 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
-from sacl.dicom.faults import DAMAGE
+from sacl.dicom.files import DAMAGE
 
 Numbers = tuple[float, ...]
 

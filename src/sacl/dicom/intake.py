@@ -17,8 +17,7 @@ from typing import Any
 
 from pydicom import Dataset
 
-from sacl.dicom.faults import DAMAGE
-from sacl.dicom.files import NO_PERMISSION, Opener, Refused, sources
+from sacl.dicom.files import DAMAGE, NO_PERMISSION, Opener, Refused, sources
 from sacl.dicom.header import names_the_patient
 from sacl.dicom.pseudonyms import read_key
 from sacl.dicom.series import Series, group
@@ -63,7 +62,9 @@ class Intake:
         locked = faults.pop(NO_PERMISSION, 0)
         if locked:
             notes.append(f"{locked} files or folders skipped: no permission to read them")
-        notes += [f"{n} zips refused, {f.code}: {f.sentence}" for f, n in faults.items()]
+        notes += [
+            f"{n} zip{'s' * (n > 1)} refused, {f.code}: {f.sentence}" for f, n in faults.items()
+        ]
         return tuple(notes)
 
 

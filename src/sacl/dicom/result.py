@@ -22,8 +22,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.valuerep import DSfloat
 
-from sacl.dicom.faults import Fault
-from sacl.dicom.files import Source
+from sacl.dicom.files import Fault, Source
 from sacl.dicom.header import near
 from sacl.dicom.slices import Slice, meta_text, slices_in
 from sacl.dicom.stack import UNIT, SliceStack, plane_fault, positions, stack

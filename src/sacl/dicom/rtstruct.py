@@ -302,7 +302,7 @@ def _from_left(ring: list[Corner]) -> list[Corner]:
     return ring[start:] + ring[:start]
 
 
-def _without_straight(ring: Int[np.ndarray, "n 2"]) -> Int[np.ndarray, "n 2"]:
+def _without_straight(ring: Int[np.ndarray, "n 2"]) -> Int[np.ndarray, "corner 2"]:
     """Return a polygon without the corners at which it goes straight on."""
     arriving = np.sign(ring - np.roll(ring, 1, axis=0))
     leaving = np.roll(arriving, -1, axis=0)

@@ -24,8 +24,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from sacl import __version__
-from sacl.dicom.faults import DAMAGE
-from sacl.dicom.files import Source
+from sacl.dicom.files import DAMAGE, Source
 from sacl.dicom.header import near, numbers, quiet
 from sacl.dicom.result import (
     CATEGORY,

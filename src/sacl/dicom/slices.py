@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import pydicom
 from pydicom import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
-from sacl.dicom.faults import DAMAGE
-from sacl.dicom.files import Opener, Source, looks_like_dicom
+from sacl.dicom.files import DAMAGE, Opener, Source, looks_like_dicom
 from sacl.dicom.header import Numbers, integer, numbers, one_number, quiet, text
 
 _TAGS = [
@@ -157,7 +157,7 @@ def read_dataset(source: Source, opener: Opener) -> Dataset:
     """Return a file's whole header, without pixels.
 
     Raises:
-        OSError, ValueError and others of `faults.DAMAGE`: the file changed since it was listed.
+        OSError, ValueError and others of `files.DAMAGE`: the file changed since it was listed.
     """
     with quiet(), opener.stream(source) as stream:
         return pydicom.dcmread(stream, stop_before_pixels=True, force=True)
@@ -209,7 +209,7 @@ def meta_text(header: Dataset, keyword: str) -> str:
     return text(header, keyword) or text(meta, f"MediaStorage{keyword}")
 
 
-def pixel_state(stream: IO[bytes], size: int, header: Dataset) -> PixelState:
+def pixel_state(stream: io.BufferedIOBase, size: int, header: Dataset) -> PixelState:
     """Tell by lengths alone whether the pixels at which reading the header stopped are whole.
 
     Native pixels are whole where rows x columns x samples x frames x bytes are left in the file,
@@ -248,7 +248,7 @@ def _expected_bytes(header: Dataset) -> int:
     return pixels * frames * (integer(header, "BitsAllocated") or 0) // 8
 
 
-def _fragments(stream: IO[bytes]) -> PixelState:
+def _fragments(stream: io.BufferedIOBase) -> PixelState:
     """Step over the fragments of compressed pixels to the end mark (PS3.5, A.4).
 
     A step beyond the end of the file meets no mark there.

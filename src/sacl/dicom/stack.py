@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from sacl.dicom.faults import Fault
+from sacl.dicom.files import Fault
 from sacl.dicom.slices import Slice
 from sacl.errors import DataError
 from sacl.types import Grid

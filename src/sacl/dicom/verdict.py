@@ -13,8 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Shaped
 
-from sacl.dicom.faults import DAMAGE, Fault
-from sacl.dicom.files import Opener
+from sacl.dicom.files import DAMAGE, Fault, Opener
 from sacl.dicom.header import near, text
 from sacl.dicom.phase import scan_labels
 from sacl.dicom.series import Series, is_localizer

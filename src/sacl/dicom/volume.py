@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import pydicom
@@ -19,8 +20,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from sacl.dicom.faults import DAMAGE, Fault
-from sacl.dicom.files import Opener
+from sacl.dicom.files import DAMAGE, Fault, Opener
 from sacl.dicom.header import quiet
 from sacl.dicom.slices import Slice
 from sacl.dicom.stack import SliceStack
@@ -72,15 +72,17 @@ def stored_pixels(
     """Yield each slice's pixels as stored, `[row, column]`; one slice is in memory at a time.
 
     Raises:
-        OSError, ValueError and others of `faults.DAMAGE`: a slice cannot be decoded.
+        OSError, ValueError and others of `files.DAMAGE`: a slice cannot be decoded.
     """
     for source, members in itertools.groupby(slices, key=lambda piece: piece.source):
         frames = [piece.frame or 0 for piece in members]
         with quiet(), opener.whole(source) as stream:
-            yield from iter_pixels(_decodable_source(stream), indices=frames, raw=True)
+            yield from iter_pixels(
+                cast(BinaryIO, _decodable_source(stream)), indices=frames, raw=True
+            )
 
 
-def _decodable_source(stream: BinaryIO) -> BinaryIO | Dataset:
+def _decodable_source(stream: io.BufferedIOBase) -> io.BufferedIOBase | Dataset:
     """Return a stream, or the whole data set where pydicom cannot decode from the stream.
 
     That is so where the data set is deflated, or no meta information tells its encoding.

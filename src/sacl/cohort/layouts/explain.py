@@ -9,8 +9,7 @@ from pathlib import Path
 from sacl.cohort.dataset import Dataset
 from sacl.cohort.layouts import dicom
 from sacl.cohort.layouts.recognize import find, recognize
-from sacl.dicom.faults import DAMAGE
-from sacl.dicom.files import Opener
+from sacl.dicom.files import DAMAGE, Opener
 from sacl.dicom.header import scrubbed, text
 from sacl.dicom.intake import Intake, take_in
 from sacl.dicom.pseudonyms import KeyRow, read_key, with_pseudonyms
