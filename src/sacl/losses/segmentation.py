@@ -19,7 +19,7 @@ def merge_not_annotated(
 ) -> Float[Tensor, "batch class i j"]:
     """Return log-probabilities in which organs without annotation are part of the background.
 
-    Where nobody drew an organ, its voxels are labeled 0; so the class "background" means
+    Where an organ was not drawn, its voxels are labeled 0; so the class "background" means
     "background or any organ that is not annotated", and its probability is their sum (marginal
     loss, Shi et al., Medical Image Analysis 70, 2021, doi 10.1016/j.media.2021.101979). The
     organs themselves get the logarithm of 0.

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sacl.errors import DataError
 from sacl.methods import Recipe
-from sacl.patches.store import IMAGE_SCALE, PatchStore
-from sacl.patches.views import change_intensity, random_affine, resample, two_views
+from sacl.patches.store import PatchStore
+from sacl.patches.views import change_intensity, two_views
 from sacl.training.sampler import Sampler, StepRules, step_generator
 from sacl.types import UNKNOWN
 
@@ -172,11 +172,8 @@ class SliceViews:
         rules = self.rules
         rng, generator = rules.randomness(step)
         drawn = self.rows[rules.rows(self.weights, min(rules.batch, len(self.rows)), rng)]
-        image = rules.gather(self.store.dense_images, drawn) / IMAGE_SCALE
-        coarse = rules.gather(self.store.dense_coarse, drawn)
-        stored = torch.stack([image, coarse], dim=1).repeat(2, 1, 1, 1)
-        theta = random_affine(len(stored), rules.ranges, generator, rules.device)
-        pixels = resample(stored, theta, self.size, self.margin, nearest_channels=(1,))
+        channels = [(self.store.dense_images, drawn), (self.store.dense_coarse, drawn)]
+        pixels = rules.mapped(self.store.meta, channels, generator, views=2)
         return SlicePairs(
             change_intensity(pixels[:, :1].clone(), rules.ranges, generator),
             pixels[:, 1].long(),

@@ -27,7 +27,7 @@ PASTED_SHARE = 2 / 3
 
 
 class Slices(NamedTuple):
-    """Labeled slices, and which organs somebody looked for in each of them."""
+    """Labeled slices, and which organs were looked for in each of them."""
 
     image: Float[Tensor, "n 1 i j"]
     labels: Int[Tensor, "n i j"]
@@ -87,15 +87,13 @@ class DenseTask:
 
     def slices(self, count: int, rng: np.random.Generator, generator: torch.Generator) -> Slices:
         """Draw labeled slices, each through an affine map and a change of its intensity."""
-        rules, meta = self.rules, self.store.meta
+        rules, store = self.rules, self.store
         rows = rules.rows(self.weights, count, rng)
-        image = rules.gather(self.store.dense_images, self.rows[rows]) / IMAGE_SCALE
-        labels = rules.gather(self.store.dense_references, self.reference_rows[rows])
-        theta = random_affine(count, rules.ranges, generator, rules.device)
-        scale = meta.dense_stored_size / meta.dense_size
-        pixels = resample(
-            torch.stack([image, labels], 1), theta, meta.dense_size, scale, nearest_channels=(1,)
-        )
+        channels = [
+            (store.dense_images, self.rows[rows]),
+            (store.dense_references, self.reference_rows[rows]),
+        ]
+        pixels = rules.mapped(store.meta, channels, generator)
         return Slices(
             change_intensity(pixels[:, :1].clone(), rules.ranges, generator),
             pixels[:, 1].long(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from jaxtyping import Float, Int, Integer, Shaped
 from torch import Tensor, nn
 
-from sacl.patches.views import ViewRanges
+from sacl.patches.store import IMAGE_SCALE, StoreMeta
+from sacl.patches.views import ViewRanges, random_affine, resample
 
 Positions = Int[np.ndarray, " drawn"]
 
@@ -51,6 +53,29 @@ class StepRules:
         """Put the frozen part, if there is one, into eval mode."""
         if self.frozen is not None:
             self.frozen.eval()
+
+    def mapped(
+        self,
+        meta: StoreMeta,
+        channels: Sequence[tuple[Shaped[np.ndarray, "_ i j"], Positions]],
+        generator: torch.Generator,
+        views: int = 1,
+    ) -> Float[Tensor, "n channel side side"]:
+        """Return dense slices through one random affine map each, as many views one after another.
+
+        Args:
+            meta: Of the store.
+            channels: A stored array and the rows that are drawn of it: first the images, then label
+                maps of the same slices.
+            generator: On the rules' device.
+            views: How many of each slice.
+        """
+        stored = torch.stack([self.gather(*channel) for channel in channels], dim=1)
+        stored[:, 0] /= IMAGE_SCALE
+        stored = stored.repeat(views, 1, 1, 1)
+        theta = random_affine(len(stored), self.ranges, generator, self.device)
+        scale = meta.dense_stored_size / meta.dense_size
+        return resample(stored, theta, meta.dense_size, scale, range(1, len(channels)))
 
     def gather(
         self, array: Shaped[np.ndarray, "n i j"], rows: Positions

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from sacl.losses.segmentation import dense_loss
 from sacl.networks.device import autocast, channels_last
-from sacl.patches.store import IMAGE_SCALE
-from sacl.patches.views import change_intensity, random_affine, resample
+from sacl.patches.views import change_intensity
 from sacl.training.finetune import DenseTask, Slices, paste, random_squares
 from sacl.training.loop import Average
 from sacl.training.sampler import slice_weights
@@ -100,14 +99,10 @@ class TeacherTask:
         """
         store, rules, trust = self.labeled.store, self.labeled.rules, self.trust
         rows = self.rows[rules.rows(self.weights, len(annotated), rng)]
-        channels = [rules.gather(store.dense_images, rows) / IMAGE_SCALE]
+        channels = [(store.dense_images, rows)]
         if trust.spare_coarse:
-            channels.append(rules.gather(store.dense_coarse, rows))
-        theta = random_affine(len(rows), rules.ranges, generator, rules.device)
-        size, stored = store.meta.dense_size, store.meta.dense_stored_size
-        pixels = resample(
-            torch.stack(channels, 1), theta, size, stored / size, range(1, len(channels))
-        )
+            channels.append((store.dense_coarse, rows))
+        pixels = rules.mapped(store.meta, channels, generator)
         image = pixels[:, :1].clone()
         self.teacher.eval()
         with torch.no_grad(), autocast(rules.device):
