@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Float32, Int64, Shaped, UInt
 
 from sacl.errors import DataError
 from sacl.files.arrays import allocate, open_array
@@ -31,7 +32,7 @@ LABEL_PREFIX = "label_"
 """Column prefix of the scan-wise labels in the index."""
 
 
-def quantized(pixels: np.ndarray, scale: int) -> np.ndarray:
+def quantized(pixels: Float[np.ndarray, "*shape"], scale: int) -> Float[np.ndarray, "*shape"]:
     """Return values of [0, 1] as whole numbers of the store."""
     return np.rint(np.clip(pixels, 0.0, 1.0) * np.float32(scale))
 
@@ -57,22 +58,24 @@ class StoreMeta:
     scans: ScanRanges | None = None
 
 
+Patches = UInt[np.ndarray, "_row _i _j"]
+
+
 @dataclass(frozen=True, eq=False)
 class StoreArrays:
     """The arrays of a store: written while it is made, memory-mapped read-only afterwards.
 
-    `images` uint16 and `attention` uint8 `[patch, i, j]`; `references` uint8 `[reference, i, j]`,
-    coverage by the organ; `dense_images` uint16 `[slice, i, j]` and `dense_references` uint8 (label
-    values; uint16 beyond 255 organs) `[dense reference, i, j]`; `dense_coarse` the label values of
-    the coarse map, of every dense slice.
+    `images` and `dense_images` are uint16, `attention` and `references` (coverage by the organ)
+    uint8; `dense_references` and `dense_coarse` are label values, uint8 (uint16 beyond 255 organs).
+    All have their margin.
     """
 
-    images: np.ndarray
-    attention: np.ndarray
-    references: np.ndarray
-    dense_images: np.ndarray
-    dense_references: np.ndarray
-    dense_coarse: np.ndarray
+    images: Patches
+    attention: Patches
+    references: Patches
+    dense_images: Patches
+    dense_references: Patches
+    dense_coarse: Patches
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,32 +94,32 @@ class PatchStore:
     arrays: StoreArrays = field(repr=False)
 
     @property
-    def images(self) -> np.ndarray:
+    def images(self) -> Patches:
         """Image of every patch with margin, uint16."""
         return self.arrays.images
 
     @property
-    def attention(self) -> np.ndarray:
+    def attention(self) -> Patches:
         """Attention of every patch with margin, uint8."""
         return self.arrays.attention
 
     @property
-    def references(self) -> np.ndarray:
+    def references(self) -> Patches:
         """Reference of the labeled patches with margin, uint8, at `index.reference_row`."""
         return self.arrays.references
 
     @property
-    def dense_images(self) -> np.ndarray:
+    def dense_images(self) -> Patches:
         """Dense slices of the training cases with margin, uint16."""
         return self.arrays.dense_images
 
     @property
-    def dense_references(self) -> np.ndarray:
+    def dense_references(self) -> Patches:
         """Label values of the labeled dense slices with margin, uint8, at `dense_index`'s row."""
         return self.arrays.dense_references
 
     @property
-    def dense_coarse(self) -> np.ndarray:
+    def dense_coarse(self) -> Patches:
         """Label values of the coarse map in the dense slices with margin, uint8."""
         return self.arrays.dense_coarse
 
@@ -126,27 +129,27 @@ class PatchStore:
         return self.meta.stored_size / self.meta.patch_size
 
     @cached_property
-    def organ_code(self) -> np.ndarray:
-        """Position of each patch's organ in `meta.organs`, int64."""
+    def organ_code(self) -> Int64[np.ndarray, " patch"]:
+        """Position of each patch's organ in `meta.organs`."""
         return np.asarray(
             pd.Index(self.meta.organs).get_indexer(pd.Index(self.index["organ"])), dtype=np.int64
         )
 
-    def scan_label(self, name: str) -> np.ndarray:
+    def scan_label(self, name: str) -> Shaped[np.ndarray, " patch"]:
         """Return a scan-wise label of every patch; `unknown` where the cohort has no such label."""
         column = LABEL_PREFIX + name
         if column not in self.index:
             return np.full(len(self.index), "unknown", dtype=object)
         return self.index[column].to_numpy(dtype=object)
 
-    def joined_label(self, names: Sequence[str]) -> np.ndarray:
+    def joined_label(self, names: Sequence[str]) -> Shaped[np.ndarray, " patch"]:
         """Return several scan-wise labels of every patch as one, unknown where one of them is."""
         if not names:
             return np.full(len(self), UNKNOWN, dtype=object)
         columns = [self.scan_label(name) for name in names]
         return np.array([join_labels(row) for row in zip(*columns, strict=True)], dtype=object)
 
-    def joined_dense_label(self, names: Sequence[str]) -> np.ndarray:
+    def joined_dense_label(self, names: Sequence[str]) -> Shaped[np.ndarray, " slice"]:
         """Return several scan-wise labels of every dense slice as one, as `joined_label`."""
         by_case = dict(zip(self.index["case_id"], self.joined_label(names), strict=True))
         return np.array(
@@ -176,7 +179,9 @@ class PatchStore:
             else None,
         )
 
-    def _center(self, pixels: np.ndarray, scale: int) -> np.ndarray:
+    def _center(
+        self, pixels: UInt[np.ndarray, "stored stored"], scale: int
+    ) -> Float32[np.ndarray, "side side"]:
         edge = (self.meta.stored_size - self.meta.patch_size) // 2
         inner = slice(edge, edge + self.meta.patch_size)
         return pixels[inner, inner].astype(np.float32) / np.float32(scale)

@@ -133,7 +133,7 @@ def change_intensity(
     """
     count, device = image.shape[0], image.device
 
-    def draw() -> Tensor:
+    def draw() -> Float[Tensor, "n 1 1 1"]:
         return _uniform(count, generator).to(device)[:, None, None, None]
 
     if ranges.blur > 0:
@@ -183,19 +183,19 @@ def two_views(
     return views
 
 
-def _uniform(count: int, generator: torch.Generator) -> Tensor:
+def _uniform(count: int, generator: torch.Generator) -> Float[Tensor, " count"]:
     """Draw from -1 to 1, on the generator's own device."""
     return 2 * torch.rand(count, generator=generator, device=generator.device) - 1
 
 
-def _blur(image: Tensor, sigma: Tensor) -> Tensor:
+def _blur(image: Float[Tensor, "n 1 i j"], sigma: Float[Tensor, " n"]) -> Float[Tensor, "n 1 i j"]:
     """Blur each image by its own Gaussian: two batched products with banded matrices."""
     rows, columns = (_blur_matrix(side, sigma) for side in image.shape[-2:])
     return torch.bmm(torch.bmm(rows, image[:, 0]), columns.transpose(1, 2))[:, None]
 
 
-def _blur_matrix(side: int, sigma: Tensor) -> Tensor:
-    """Return Gaussian weights `[n, side, side]` that sum to 1 at the border too."""
+def _blur_matrix(side: int, sigma: Float[Tensor, " n"]) -> Float[Tensor, "n side side"]:
+    """Return Gaussian weights that sum to 1 at the border too."""
     position = torch.arange(side, device=sigma.device)
     profile = torch.exp(-0.5 * (position[None, :] / sigma.clamp_min(0.1)[:, None]).square())
     profile[profile < 1e-7] = 0  # what underflows is slow to multiply and changes nothing

@@ -51,7 +51,9 @@ class VolumeEnsemble:
     def probability(self, image: Float[Tensor, "i j k"]) -> Float[Tensor, "class i j k"]:
         """Return class probabilities of a windowed image on the coarse grid."""
 
-        def mean_of_networks(crops: Tensor) -> Tensor:
+        def mean_of_networks(
+            crops: Float[Tensor, "n 1 _i _j _k"],
+        ) -> Float[Tensor, "n class _i _j _k"]:
             with autocast(self.device):
                 logits = [network(crops)[0] for network in self.networks]
             return torch.stack([logit.float().softmax(dim=1) for logit in logits]).mean(dim=0)

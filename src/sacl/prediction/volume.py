@@ -107,7 +107,9 @@ class Predictor:
     ) -> Float[Tensor, "n out side side"]:
         """Return the logits of images, which are cut `scale` times wider than the logits are."""
 
-        def network(batch: Tensor) -> Tensor:
+        def network(
+            batch: Float[Tensor, "n channel _i _j"],
+        ) -> Float[Tensor, "n out _i _j"]:
             with autocast(self.device):
                 return self.network(batch.contiguous(memory_format=torch.channels_last))
 
