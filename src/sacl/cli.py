@@ -394,7 +394,7 @@ def _stage(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def _check(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Check a cohort; errors in it end the program like any other bad input, after the page."""
     config, out = _config(known, flags), known.out or Path("check.html")
-    from sacl.check.record import terminal_text
+    from sacl.check.page import terminal_text
     from sacl.stages.check import check
 
     record = check(config, out, force=known.force)

@@ -7,8 +7,7 @@ import pytest
 from sacl.check.cohort_checks import CohortFacts
 from sacl.check.facts import ScanFacts
 from sacl.check.findings import Finding
-from sacl.check.page import check_page
-from sacl.check.record import check_record, scan_table, terminal_text
+from sacl.check.page import check_page, check_record, scan_table, terminal_text
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 
 from sacl.scores.organs_of_case import score_case
 from sacl.scores.overlap import dice
-from sacl.scores.surface import hd95_mm, nsd
+from sacl.scores.surface import surface_distances
 from sacl.types import Grid, LabelMap, LabelScheme
 
 SCHEME = LabelScheme("two", ("liver", "spleen", "gallbladder"))
@@ -26,8 +26,9 @@ def test_scores_in_boxes_are_the_scores_of_whole_masks():
     for score in score_case("a", reference, predicted, ("liver", "spleen"), 2.0):
         masks = reference.mask(score.organ), predicted.mask(score.organ)
         assert score.dice == dice(*masks)
-        assert score.hd95_mm == hd95_mm(*masks, GRID.spacing_mm)
-        assert score.nsd == nsd(*masks, GRID.spacing_mm, 2.0)
+        distances = surface_distances(*masks, GRID.spacing_mm)
+        assert score.hd95_mm == distances.hd95_mm()
+        assert score.nsd == distances.nsd(2.0)
         assert score.reference_ml == pytest.approx(masks[0].sum() * 6 / 1000)
         assert score.predicted_ml == pytest.approx(masks[1].sum() * 6 / 1000)
 

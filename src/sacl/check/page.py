@@ -1,19 +1,30 @@
-"""The page of a check: what is the matter, and what the cohort is."""
+"""A check's results: a record (JSON), a table with a row per scan (CSV), a page, a few lines."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from sacl.check.cohort_checks import CohortFacts, adult_range_ml
-from sacl.check.findings import grouped
-from sacl.check.record import CheckRecord
+from sacl.check.facts import ScanFacts
+from sacl.check.findings import LEVELS, Finding, Level, count_by_level, grouped
 from sacl.report.figures import dot_rows
-from sacl.report.page import DASH, plural, render, significant
-from sacl.types import SPLITS
+from sacl.report.page import DASH, plain_table, plural, render, significant
+from sacl.scores.table import cell_text
+from sacl.types import SPLITS, UNKNOWN, Split
 
+MARK = '"program": "sacl check"'
+"""What the JSON has near its start."""
+_FIRST_COLUMNS = ("case_id", "subject_id", "split", "labeled")
+TABLE_MARK = ",".join(_FIRST_COLUMNS)
+"""What the table starts with."""
+_SHOWN = 3
 _DRAWN_ORGANS = 40
 _TABLED_ORGANS = 30
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -26,6 +37,161 @@ _PERCENTILES = {
     "percentile 99.5": "p995",
     "highest": "high",
 }
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """Subjects and scans of a split; labeled are those whose reference a run would use."""
+
+    subjects: int
+    scans: int
+    labeled: int
+    unlabeled: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckRecord:
+    """What a check says of a cohort: where it comes from, how much there is, what is the matter.
+
+    `scan_labels` counts scans by label, value and split, `annotation` by organ and state; `kinds`
+    are the kinds of findings by level.
+    """
+
+    name: str
+    modality: str
+    origin: str
+    organs: tuple[str, ...]
+    scans: int
+    subjects: int
+    splits: Mapping[Split, SplitCounts]
+    scan_labels: Mapping[str, Mapping[str, Mapping[Split, int]]]
+    annotation: Mapping[str, Mapping[str, int]]
+    notes: tuple[str, ...]
+    kinds: Mapping[Level, int]
+    findings: tuple[Finding, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record as JSON types, each finding with its level, title and remedy."""
+        findings = [
+            {
+                "level": finding.level,
+                "code": finding.code,
+                "title": finding.rule.title,
+                "case_id": finding.case_id or None,
+                "message": finding.message,
+                "remedy": finding.rule.remedy,
+            }
+            for finding in self.findings
+        ]
+        return {"program": "sacl check", **asdict(self), "findings": findings}
+
+
+def check_record(
+    cohort: CohortFacts, findings: Sequence[Finding], origin: str = "", notes: Sequence[str] = ()
+) -> CheckRecord:
+    """Return the record of a check; the graver findings come first."""
+    return CheckRecord(
+        name=cohort.name,
+        modality=cohort.modality,
+        origin=origin,
+        organs=cohort.organs,
+        scans=len(cohort.scans),
+        subjects=len({scan.subject_id for scan in cohort.scans}),
+        splits={split: _split_counts(cohort, split) for split in SPLITS},
+        scan_labels={name: _label_counts(cohort, name) for name in cohort.scan_label_names()},
+        annotation={organ: _states(cohort, organ) for organ in cohort.organs},
+        notes=tuple(notes),
+        kinds=count_by_level(findings),
+        findings=tuple(f for group in grouped(findings).values() for f in group),
+    )
+
+
+def scan_table(cohort: CohortFacts, findings: Sequence[Finding]) -> str:
+    """Return a CSV with a row per scan; an organ's column holds its volume in mL, or its state."""
+    codes: dict[str, list[str]] = defaultdict(list)
+    for finding in findings:
+        codes[finding.case_id].append(finding.code)
+    rows = [
+        {**_row(scan, cohort), "findings": " ".join(dict.fromkeys(codes[scan.case_id]))}
+        for scan in cohort.scans
+    ]
+    text = io.StringIO()
+    columns = list(dict.fromkeys((*_FIRST_COLUMNS, *(column for row in rows for column in row))))
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def terminal_text(record: CheckRecord) -> str:
+    """Return what the command line says: a table of the splits, and the findings by kind."""
+    head = ("split", "subjects", "scans", "labeled", "unlabeled")
+    rows = [
+        (split, *(str(n) for n in (c.subjects, c.scans, c.labeled, c.unlabeled)))
+        for split, c in record.splits.items()
+        if c.scans
+    ]
+    organs = plural(len(record.organs), "organ")
+    lines = [f"{record.name}: {record.modality.upper()}, {organs}", "", plain_table(head, rows), ""]
+    for group in grouped(record.findings).values():
+        rule = group[0].rule
+        lines.append(f"{rule.level}: {rule.title}" + f" ({len(group)})" * (len(group) > 1))
+        lines += [f"    {finding.line}" for finding in group[:_SHOWN]]
+        lines += [f"    and {len(group) - _SHOWN} more"] * (len(group) > _SHOWN)
+        lines += [f"    {rule.remedy}"] * (rule.level != "note")
+    counts = ", ".join(plural(record.kinds[level], level) for level in LEVELS)
+    return "\n".join([*lines, *[""] * bool(record.findings), f"kinds of findings: {counts}"])
+
+
+def _split_counts(cohort: CohortFacts, split: Split) -> SplitCounts:
+    scans = [scan for scan in cohort.scans if scan.split == split]
+    labeled = sum(scan.labeled for scan in scans)
+    subjects = len({scan.subject_id for scan in scans})
+    return SplitCounts(subjects, len(scans), labeled, len(scans) - labeled)
+
+
+def _label_counts(cohort: CohortFacts, name: str) -> dict[str, dict[Split, int]]:
+    """Return how many scans have each value of a scan-wise label, by split; unknown last."""
+    values: dict[str, Counter[str]] = defaultdict(Counter)
+    for scan in cohort.scans:
+        values[scan.scan_labels.get(name, UNKNOWN)][scan.split] += 1
+    ordered = sorted(values, key=lambda value: (value == UNKNOWN, value))
+    return {value: {s: values[value][s] for s in SPLITS} for value in ordered}
+
+
+def _states(cohort: CohortFacts, organ: str) -> dict[str, int]:
+    """Return in how many scans an organ is annotated, absent, or not annotated."""
+    states = Counter(scan.state_of(organ) for scan in cohort.scans)
+    return {state: states[state] for state in ("annotated", "absent", "not annotated")}
+
+
+def _row(scan: ScanFacts, cohort: CohortFacts) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "case_id": cell_text(scan.case_id),
+        "subject_id": cell_text(scan.subject_id),
+        "split": scan.split,
+        "labeled": "yes" if scan.labeled else "no",
+    }
+    for name in cohort.scan_label_names():
+        row[cell_text(name)] = cell_text(scan.scan_labels.get(name, UNKNOWN))
+    if scan.geometry is not None:
+        geometry = scan.geometry
+        row |= dict(zip(("nx", "ny", "nz"), geometry.shape, strict=True))
+        spacing = (round(s, 4) for s in geometry.spacing_mm)
+        row |= dict(zip(("x_mm", "y_mm", "z_mm"), spacing, strict=True))
+        row |= {"orientation": geometry.orientation, "tilt_deg": round(geometry.tilt_deg, 2)}
+    if scan.image is not None:
+        image = scan.image
+        names = ("low", "p005", "median", "p995", "high")
+        row |= {name: f"{getattr(image, name):g}" for name in names}
+        row["voxels"] = image.digest
+    for organ in cohort.organs:
+        facts = scan.reference.present.get(organ) if scan.reference else None
+        row[f"{organ} mL"] = f"{facts.volume_ml:.4g}" if facts else scan.state_of(organ)
+    return row
+
+
+# -- the page --------------------------------------------------------------------------------------
 
 
 def check_page(cohort: CohortFacts, record: CheckRecord) -> str:

@@ -52,14 +52,6 @@ class SurfaceDistances:
         both = np.concatenate([self.from_reference, self.from_predicted])
         return float(np.mean(both <= tolerance_mm + _ROUNDING_MM)) if both.size else float("nan")
 
-    def assd_mm(self) -> float:
-        """Return the mean distance over both surfaces together.
-
-        Infinite when exactly one mask is empty, NaN when both are.
-        """
-        both = np.concatenate([self.from_reference, self.from_predicted])
-        return float(np.mean(both)) if both.size else float("nan")
-
 
 def surface_distances(
     reference: Bool[np.ndarray, "i j k"], predicted: Bool[np.ndarray, "i j k"], spacing_mm: Spacing
@@ -74,39 +66,6 @@ def surface_distances(
         from_reference=_distances(surface_r, surface_p, spacing_mm),
         from_predicted=_distances(surface_p, surface_r, spacing_mm),
     )
-
-
-def hd95_mm(
-    reference: Bool[np.ndarray, "i j k"], predicted: Bool[np.ndarray, "i j k"], spacing_mm: Spacing
-) -> float:
-    """Return the 95th percentile of the symmetric surface distance (`SurfaceDistances.hd95_mm`).
-
-    Infinite when exactly one mask is empty, NaN when both are.
-    """
-    return surface_distances(reference, predicted, spacing_mm).hd95_mm()
-
-
-def nsd(
-    reference: Bool[np.ndarray, "i j k"],
-    predicted: Bool[np.ndarray, "i j k"],
-    spacing_mm: Spacing,
-    tolerance_mm: float,
-) -> float:
-    """Return the normalized surface Dice (`SurfaceDistances.nsd`).
-
-    0 when exactly one mask is empty, NaN when both are.
-    """
-    return surface_distances(reference, predicted, spacing_mm).nsd(tolerance_mm)
-
-
-def assd_mm(
-    reference: Bool[np.ndarray, "i j k"], predicted: Bool[np.ndarray, "i j k"], spacing_mm: Spacing
-) -> float:
-    """Return the average symmetric surface distance (`SurfaceDistances.assd_mm`).
-
-    Infinite when exactly one mask is empty, NaN when both are.
-    """
-    return surface_distances(reference, predicted, spacing_mm).assd_mm()
 
 
 def _bounding_box(mask: Bool[np.ndarray, "i j k"]) -> tuple[slice, ...]:

@@ -10,24 +10,23 @@ from pathlib import Path
 from sacl.check.cohort_checks import CohortFacts, check_cohort, likely_modality
 from sacl.check.facts import ScanFacts, all_organs, measure_case
 from sacl.check.findings import Finding
-from sacl.check.page import check_page
-from sacl.check.record import MARK, TABLE_MARK, CheckRecord, check_record, scan_table
+from sacl.check.page import (
+    MARK,
+    TABLE_MARK,
+    CheckRecord,
+    check_page,
+    check_record,
+    scan_table,
+)
+from sacl.check.source import INGESTED, dataset_of
 from sacl.cohort.annotation import choose_scheme, keep_annotated, require_all_learned
-from sacl.cohort.dataset import Dataset, SourceCase
-from sacl.cohort.layouts.dicom import DicomExport
-from sacl.cohort.layouts.listing import Sources, joined, read_source
-from sacl.cohort.manifest import MANIFEST, read_cohort
+from sacl.cohort.dataset import Dataset
 from sacl.cohort.splits import SplitRules, choose_splits
-from sacl.dicom.pseudonyms import KEY
-from sacl.dicom.verdict import SeriesRule
-from sacl.errors import ConfigError, SaclError
+from sacl.errors import SaclError
 from sacl.files.atomic import require_ours, write_text
-from sacl.files.nifti import read_volume
 from sacl.progress import track
 from sacl.report.page import GENERATOR
-from sacl.run.workspace import FOLDERS
 from sacl.settings import IngestSettings, RunConfig
-from sacl.types import Case, Cohort, NativeFrame, Volume
 
 
 def check(config: RunConfig, out: Path, force: bool = False) -> CheckRecord:
@@ -49,7 +48,7 @@ def check(config: RunConfig, out: Path, force: bool = False) -> CheckRecord:
     table, document = out.with_suffix(".csv"), out.with_suffix(".json")
     for path, mark in ((out, GENERATOR), (table, TABLE_MARK), (document, MARK)):
         require_ours(path, mark, force)
-    dataset, origin = _dataset(config)
+    dataset, origin = dataset_of(config.ingest, config.work)
     scans = tuple(measure_case(case, dataset) for case in track(dataset.cases, "check"))
     scans, findings = _as_ingested(scans, dataset, config.ingest, config.seed)
     asked = config.ingest.modality
@@ -66,33 +65,6 @@ def check(config: RunConfig, out: Path, force: bool = False) -> CheckRecord:
     return record
 
 
-def _dataset(config: RunConfig) -> tuple[Dataset, str]:
-    """List the cases of all sources, and say in a few words what they are read as."""
-    ingest, key = config.ingest, config.work / KEY
-    paths = ingest.data
-    if not paths:
-        made = sorted((config.work / FOLDERS["phantom"]).glob("*/dataset.json"))
-        if not made:
-            raise ConfigError("check: no data to look at; give a folder, or run `sacl phantom`")
-        paths = (made[0].parent,)
-    # Nothing is written but the page: only a key that a run has made gives its pseudonyms.
-    rule = SeriesRule(ingest.modality, ingest.series)
-    export = DicomExport(rule, key if key.is_file() else None)
-    table = ingest.scan_labels
-    sources = Sources(paths, ingest.layout, ingest.modality, table, ingest.fold, export)
-    listed = [_listed(path, sources) for path in paths]
-    origins = dict.fromkeys(origin for _, origin in listed)
-    return joined([dataset for dataset, _ in listed], sources), "; ".join(origins)
-
-
-def _listed(path: Path, sources: Sources) -> tuple[Dataset, str]:
-    for folder in (path, path / FOLDERS["ingest"]):
-        if (folder / MANIFEST).is_file():
-            return _from_manifest(folder, read_cohort(folder)), "canonical volumes of a run"
-    dataset, reason = read_source(path, sources)
-    return dataset, f"read as {dataset.layout}, by {reason}"
-
-
 def _as_ingested(
     scans: Sequence[ScanFacts], dataset: Dataset, ingest: IngestSettings, seed: int
 ) -> tuple[tuple[ScanFacts, ...], list[Finding]]:
@@ -100,7 +72,7 @@ def _as_ingested(
 
     Settings that somebody wrote and the cohort does not allow are an error; defaults a warning.
     """
-    if dataset.layout == MANIFEST:
+    if dataset.layout == INGESTED:
         return tuple(scans), []
     rules = SplitRules(**{f.name: getattr(ingest, f.name) for f in fields(SplitRules)})
     try:
@@ -123,29 +95,3 @@ def _as_ingested(
     scored = any(case.split != "train" for case in used.values())
     nothing = Finding("nothing-to-score", "", "no validation or test scan has a reference")
     return scans, [] if scored else [nothing]
-
-
-def _from_manifest(folder: Path, cohort: Cohort) -> Dataset:
-    """Return an ingested cohort as any other dataset, each scan with the frame of its own file."""
-
-    def case_of(entry: Case) -> SourceCase:
-        path = folder / entry.image
-
-        def load() -> tuple[Volume, NativeFrame]:
-            return read_volume(path)[0], entry.native
-
-        return SourceCase(
-            case_id=entry.case_id,
-            image=path,
-            reference=folder / entry.reference if entry.reference else None,
-            split=entry.split,
-            subject_id=entry.subject_id,
-            scan_labels=entry.scan_labels,
-            origin=MANIFEST,
-            annotated=entry.annotated,
-            load=load,
-        )
-
-    organs = dict(enumerate(cohort.scheme.names, start=1))
-    cases = tuple(case_of(entry) for entry in cohort.cases)
-    return Dataset(MANIFEST, cohort.name, organs, cases, modality=cohort.modality)
