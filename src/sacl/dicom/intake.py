@@ -27,6 +27,8 @@ from sacl.dicom.verdict import SeriesRule, Verdict, beside_others, judge_series,
 from sacl.errors import DataError
 from sacl.progress import track
 
+Headers = Sequence[Dataset]
+"""Of a scan's own images, without pixels."""
 _SHARED = ("identity", "traits", "encoding", "spacing_mm", "orientation", "modality")
 """What many slices have in common: kept once, it takes about half the memory."""
 _LEAST = (SeriesRule().min_slices, 2)
@@ -140,7 +142,7 @@ def names_a_patient(words: str, intake: Intake) -> bool:
     return False
 
 
-def ingested_series(roots: Sequence[Path], key: Path) -> Callable[[str], list[Dataset]]:
+def ingested_series(roots: Sequence[Path], key: Path) -> Callable[[str], Headers]:
     """Return what reads the headers of a case's source images; the files are listed once for all.
 
     Where an anonymizer emptied SOPClassUID or SOPInstanceUID, the values of the file's meta
@@ -157,7 +159,7 @@ def ingested_series(roots: Sequence[Path], key: Path) -> Callable[[str], list[Da
     def slices() -> list[Slice]:
         return [piece for root in roots for piece in list_slices(root)[0]]
 
-    def read(case_id: str) -> list[Dataset]:
+    def read(case_id: str) -> Headers:
         row = next((row for row in read_key(key) if row.case_id == case_id), None)
         if row is None:
             raise DataError(
@@ -177,7 +179,7 @@ def ingested_series(roots: Sequence[Path], key: Path) -> Callable[[str], list[Da
     return read
 
 
-def series_named(root: Path, case_id: str) -> list[Dataset]:
+def series_named(root: Path, case_id: str) -> Headers:
     """Return the headers of the one series in a folder or zip of a case's name, as above.
 
     Raises:
@@ -207,7 +209,7 @@ def _accepted(slices: Sequence[Slice], least: int) -> list[tuple[str, SliceStack
     return [(v.series.part, v.stack) for v in verdicts if v.stack is not None]
 
 
-def _headers(stack: SliceStack, case_id: str) -> list[Dataset]:
+def _headers(stack: SliceStack, case_id: str) -> Headers:
     headers = []
     try:
         with Opener() as opener:

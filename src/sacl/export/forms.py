@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydicom import Dataset
 
 from sacl.cohort.layouts.nnssl import write_collection
 from sacl.cohort.layouts.nnunet import (
@@ -21,6 +20,7 @@ from sacl.cohort.layouts.nnunet import (
     write_folds,
     write_summary,
 )
+from sacl.dicom.intake import Headers
 from sacl.dicom.rtstruct import write_rtstruct
 from sacl.dicom.segmentation import Kind, write_segmentation
 from sacl.errors import ConfigError, DataError
@@ -35,7 +35,7 @@ from sacl.types import Case, Cohort, LabelMap, LabelScheme, NativeFrame, Split
 
 ReadReference = Callable[[], tuple[LabelMap, tuple[str, ...]]]
 """Reads a scan's reference, and the organs annotated there."""
-DicomWriter = Callable[[Path, LabelMap, Sequence[Dataset], str], tuple[str, ...]]
+DicomWriter = Callable[[Path, LabelMap, Headers, str], tuple[str, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Result:
     label_map: LabelMap
     native: NativeFrame
     run: str
-    source: Callable[[], Sequence[Dataset]] | None = None
+    source: Callable[[], Headers] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,11 +6,9 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pydicom import Dataset
-
 from sacl.cohort.label_names import map_files, scheme_of_folders
 from sacl.cohort.manifest import read_cohort, read_reference
-from sacl.dicom.intake import ingested_series, series_named
+from sacl.dicom.intake import Headers, ingested_series, series_named
 from sacl.dicom.pseudonyms import KEY
 from sacl.errors import ConfigError, DataError, WorkspaceError
 from sacl.export.folder import Exported, Origin, write_export
@@ -152,7 +150,7 @@ def _read(
     workspace: Workspace,
     arm: str,
     cohort: Cohort,
-    find: Callable[[str], Sequence[Dataset]] | None,
+    find: Callable[[str], Headers] | None,
     case_id: str,
 ) -> Result:
     path = workspace.folder("predict") / arm / f"{case_id}.nii.gz"
