@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any
 
 from sacl.errors import ConfigError, DataError
-from sacl.prediction.guard import read_findings
 from sacl.progress import say
 from sacl.run.record import clear, record_of, state_of
 from sacl.run.workspace import FOLDERS, Workspace
@@ -90,13 +89,13 @@ def summary(config: RunConfig) -> Finished:
     """Return where a run's results are, how long each stage took, and the scores."""
     workspace = workspace_of(config)
     records = {stage: record_of(workspace.folder(stage)) for stage in STAGES}
-    scores = workspace.folder("evaluate") / "summary.json"
+    scores, predicted = workspace.folder("evaluate") / "summary.json", records["predict"]
     return Finished(
         str(workspace.root),
         str(workspace.folder("report") / "report.html"),
         {stage: record.duration_s for stage, record in records.items() if record},
         json.loads(scores.read_text(encoding="utf-8")) if scores.is_file() else None,
-        tuple(doubt.text for doubt in read_findings(workspace.folder("predict")).doubts),
+        tuple(predicted.results.get("doubts", ())) if predicted else (),
     )
 
 

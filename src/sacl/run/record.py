@@ -95,6 +95,22 @@ def workspace_at(root: Path) -> Workspace:
     return Workspace(root, str(record.run), int(record.settings.get("seed", 0)))
 
 
+def arms_of(workspace: Workspace) -> tuple[str, ...]:
+    """Return the names of a run's segmenters, the pretrained one first.
+
+    Raises:
+        WorkspaceError: fine-tuning has not finished, or has recorded none.
+    """
+    record = record_of(workspace.require("finetune"))
+    arms = tuple(record.results.get("arms", ())) if record else ()
+    if not arms:
+        raise WorkspaceError(
+            f"work directory {workspace.root}: {FOLDERS['finetune']} names no segmenter; redo it"
+            " with `sacl finetune --force`"
+        )
+    return arms
+
+
 def changed_setting(record: Record, stage: str, settings: Checked, seed: int) -> str | None:
     """Return in words the first setting in which a stage's record differs, None where none does.
 

@@ -10,13 +10,13 @@ from sacl.cohort.label_names import map_files, scheme_of_folders
 from sacl.cohort.manifest import read_cohort, read_reference
 from sacl.dicom.intake import Headers, ingested_series, series_named
 from sacl.dicom.pseudonyms import KEY
-from sacl.errors import ConfigError, DataError, WorkspaceError
+from sacl.errors import ConfigError, DataError
 from sacl.export.folder import Exported, Origin, write_export
 from sacl.export.forms import Export, ReadReference, Result, form_named
 from sacl.files.atomic import folder_fingerprint
 from sacl.files.nifti import read_label_map
 from sacl.progress import say
-from sacl.run.record import fingerprint, read_record
+from sacl.run.record import arms_of, fingerprint, record_of
 from sacl.run.workspace import Workspace
 from sacl.types import SPLITS, Case, Cohort, LabelMap
 
@@ -71,7 +71,7 @@ def export(  # noqa: PLR0913
     scored = [case for case in cases if case.split != "train" or case.split in splits]
     references = _references(workspace.folder("ingest"), cohort, scored)
     common = Export(out, cohort.scheme, references, workspace, cohort, tuple(cases), folds, force)
-    stages = [s for s in ("ingest", "locate", "predict") if read_record(workspace.folder(s))]
+    stages = [s for s in ("ingest", "locate", "predict") if record_of(workspace.folder(s))]
     inputs = {stage: fingerprint(workspace.folder(stage)) for stage in stages}
     origin = Origin(form=form, run=workspace.name, arm=arm, splits=wanted, inputs=inputs)
     return write_export(chosen, common, load, origin)
@@ -123,12 +123,7 @@ def export_folder(
 
 def _arm(workspace: Workspace, wanted: str | None) -> str:
     """Return the arm that is meant: the run's first where none is named."""
-    record = read_record(workspace.require("finetune")) or {}
-    arms: list[str] = record.get("results", {}).get("arms", [])
-    if not arms:
-        raise WorkspaceError(
-            f"work directory {workspace.root.name}: 5-segmenter names no arm; redo `sacl finetune`"
-        )
+    arms = arms_of(workspace)
     if wanted is not None and wanted not in arms:
         raise ConfigError(f"--arm {wanted}: {workspace.root.name} has {', '.join(arms)}")
     return wanted or arms[0]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sacl.cohort.manifest import read_cohort, read_image, read_reference
-from sacl.errors import DataError, WorkspaceError
+from sacl.errors import DataError
 from sacl.files.nifti import read_label_map, write_label_map
 from sacl.geometry import require_same_grid
 from sacl.networks.device import resolve_device
@@ -32,7 +32,7 @@ from sacl.prediction.volume import (
     write_recipe,
 )
 from sacl.progress import say, track
-from sacl.run.record import fingerprint, read_record, recorded
+from sacl.run.record import arms_of, fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import PredictSettings
 from sacl.types import Case, Cohort, LabelMap
@@ -74,17 +74,6 @@ def predict(settings: PredictSettings, workspace: Workspace) -> Path:
         results["doubts"] = [doubt.text for doubt in findings.doubts]
         results["from_coarse"] = list(findings.from_coarse)
     return folder
-
-
-def arms_of(workspace: Workspace) -> list[str]:
-    """Return the names of a run's segmenters, the pretrained one first."""
-    record = read_record(workspace.require("finetune"))
-    arms: list[str] = (record or {}).get("results", {}).get("arms", [])
-    if not arms:
-        raise WorkspaceError(
-            f"work directory {workspace.root}: 5-segmenter names no arm; redo `sacl finetune`"
-        )
-    return arms
 
 
 def _predict_cases(

@@ -17,10 +17,10 @@ from sacl.patches.window import window_of
 from sacl.prediction.coarse import load_coarse
 from sacl.prediction.volume import MapRecipe, Predictor, load_segmenter, predict_volume, read_recipe
 from sacl.progress import say, track
-from sacl.run.record import note_own, require_own
+from sacl.run.record import arms_of, note_own, require_own
 from sacl.run.workspace import Workspace
 from sacl.settings import PredictSettings
-from sacl.stages.predict import BATCH, arms_of
+from sacl.stages.predict import BATCH
 from sacl.types import LabelMap, Volume
 
 _BYTES_PER_VOXEL = 17
