@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
-from sacl.cli import take_dotted_flags  # noqa: E402
+from sacl.commands import take_dotted_flags  # noqa: E402
 from sacl.errors import ConfigError, SaclError  # noqa: E402
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"

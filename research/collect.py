@@ -198,7 +198,8 @@ def _entry(grid: Grid, cell: Cell, entries: Mapping[str, Path]) -> CellEntry:
 
 
 def _record(cell: Cell, stage: str, entries: Mapping[str, Path]) -> Mapping[str, Any]:
-    return read_record(workspace_of(cell, stage, entries).folder(stage)) or {}
+    record = read_record(workspace_of(cell, stage, entries).folder(stage))
+    return vars(record) if record else {}
 
 
 def _shared_seconds(finished: Iterable[Mapping[str, Path]]) -> dict[str, dict[str, float]]:

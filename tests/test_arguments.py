@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sacl.cli import config_and_data, take_dotted_flags
+from sacl.commands import config_and_data, take_dotted_flags
 from sacl.errors import ConfigError
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sacl.cli import config_and_data, main
+from sacl.cli import main
+from sacl.commands import config_and_data
 
 
 @pytest.mark.parametrize(
@@ -23,8 +24,8 @@ from sacl.cli import config_and_data, main
         (["--pretrain.steps", "3"], "unknown argument '--pretrain.steps'"),
         (["extract", "a.yaml", "b.yaml"], "one CONFIG.yaml is expected, got b.yaml"),
         (["ingest", "data", "--work", ""], "work: expected path, got ''"),
-        (["predict", "--out", ""], "argument --out: expected a path, got ''"),
-        (["predict", "--out", "~no-such-user/x"], "argument --out: expected a path"),
+        (["predict", "--out", ""], "--out: expected path, got ''"),
+        (["predict", "--out", "~no-such-user/x"], "--out: expected path"),
         (["ingest", "data", "--seed", "-1"], "seed: expected integer >= 0, got -1"),
         (["run", "nowhere/here.yaml"], "nowhere/here.yaml: cannot be read"),
         (["predict"], "give CONFIG.yaml, or all of --segmenter"),

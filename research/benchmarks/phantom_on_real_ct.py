@@ -49,12 +49,12 @@ def main() -> None:
     for value, organ in values.items():
         if organ in table:
             scores[organ] = round(dice(reference == int(value), predicted == table[organ]), 3)
-    record = read_record(Workspace(known.work).require("finetune")) or {}
+    record = read_record(Workspace(known.work).require("finetune"))
     result = {
         "script": "python -m research benchmark phantom_on_real_ct",
         "trained_on": "phantom",
         "scored_on": "one real CT against another model's segmentation",
-        "steps": record["results"]["steps"],
+        "steps": record.results["steps"],
         "affine_kept_to_the_bit": bool(same),
         "seconds": round(seconds, 1),
         "dice": {o: None if np.isnan(d) else d for o, d in scores.items()},

@@ -248,8 +248,8 @@ def of_a_run(workspace: Workspace) -> dict[str, Any]:
         hu = organ_hu(read_image(workspace.folder("ingest"), case), coarse)
         said = estimate_phase(hu, PHASE_THRESHOLD).phase
         answers.append(Answer(case.scan_label(PHASE), said, phase_probabilities(hu)))
-    record = read_record(workspace.folder("locate")) or {}
-    found = record["results"]["cross_fitted"]
+    record = read_record(workspace.require("locate"))
+    found = record.results["cross_fitted"]
     dice_of = {o: d for o, d in found["dice"].items() if o in TISSUE_OF}
     return {"dice_of_cross_fitted_maps": dice_of, **figures(answers)}
 

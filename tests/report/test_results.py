@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -127,9 +128,10 @@ def test_the_slice_with_most_wrong_pixels_is_shown_else_the_fullest():
 
 
 def test_settings_of_a_record_are_one_line_however_deep():
-    records = {"finetune": {"settings": {"seed": 1, "finetune": {"dense": {"steps": 5}, "b": 2}}}}
+    settings = {"seed": 1, "finetune": {"dense": {"steps": 5}, "b": 2}}
+    records = {"finetune": SimpleNamespace(settings=settings)}
     assert settings_lines(records) == {"finetune": "dense.steps 5, b 2"}
-    assert settings_lines({"pretrain": {"settings": {"seed": 1}}}) == {"pretrain": ""}
+    assert settings_lines({"pretrain": SimpleNamespace(settings={"seed": 1})}) == {"pretrain": ""}
 
 
 def test_an_organ_that_was_not_annotated_is_not_shown_as_a_mistake():

@@ -123,7 +123,7 @@ class FakeStages:
         out["method"] = settings.method
 
     def _finetune(self, _settings: Any, workspace: Workspace, _folder: Path, out: Any) -> None:
-        out["arm"] = read_record(workspace.require("pretrain"))["results"]["method"]
+        out["arm"] = read_record(workspace.require("pretrain")).results["method"]
 
     def _predict(self, _settings: Any, workspace: Workspace, folder: Path, _results: Any) -> None:
         self._write_maps(folder / "maps", workspace.name)
@@ -136,7 +136,7 @@ class FakeStages:
             (folder / f"{name}-a.nii.gz").write_text(text)
 
     def _evaluate(self, _settings: Any, workspace: Workspace, folder: Path, _results: Any) -> None:
-        arm = read_record(workspace.require("finetune"))["results"]["arm"]
+        arm = read_record(workspace.require("finetune")).results["arm"]
         generator = np.random.default_rng([workspace.seed, len(arm)])
         rows = [
             ScoreRow(

@@ -76,7 +76,7 @@ def test_names_that_are_no_organ_and_organs_without_a_map_are_told_and_recorded(
     told = capsys.readouterr().err
     assert told.count("no organs of two, left out: skull") == 1
     assert told.count("no given map has kidney_right; no patch can be cut around it") == 1
-    given = read_record(workspace.folder("locate"))["results"]["given"]
+    given = read_record(workspace.folder("locate")).results["given"]
     assert given["maps"] == 4
     assert given["unmatched_names"] == {"skull": 4}
     assert given["absent_organs"] == ["kidney_right"]
@@ -88,7 +88,7 @@ def test_label_values_without_a_name_are_told_and_become_background(tmp_path, ca
     write_text(tmp_path / "theirs" / "labels.json", json.dumps({"1": "spleen"}))
     stage.locate(from_folder(tmp_path / "theirs"), workspace)
     assert "label values without a name became background: 9" in capsys.readouterr().err
-    given = read_record(workspace.folder("locate"))["results"]["given"]
+    given = read_record(workspace.folder("locate")).results["given"]
     assert given["unnamed_values"] == {"9": 4}
     assert np.array_equal(located(workspace, 1), (blobs(1)[1] == 1).astype(np.uint8))
 
@@ -99,7 +99,7 @@ def test_the_coverage_of_every_organ_is_recorded_and_told(tmp_path, capsys):
     labels = np.where(blobs(0)[1] == 1, 1, 0).astype(np.uint8)
     write_label_map(tmp_path / "theirs" / "case0.nii.gz", LabelMap(labels, GRID, SCHEME))
     stage.locate(from_folder(tmp_path / "theirs"), workspace)
-    coverage = read_record(workspace.folder("locate"))["results"]["coverage"]
+    coverage = read_record(workspace.folder("locate")).results["coverage"]
     volumes = [np.count_nonzero(blobs(number)[1] == 2) * 0.027 for number in (1, 2, 3)]
     assert coverage["spleen"]["found"] == 4
     assert coverage["kidney_right"]["found"] == 3
@@ -118,7 +118,7 @@ def test_scans_without_a_map_are_accepted_on_request_and_counted(tmp_path, capsy
     assert "no map of 1 scans, the first case1; they have no organ" in capsys.readouterr().err
     assert not located(workspace, 1).any()
     assert np.array_equal(located(workspace, 2), blobs(2)[1])
-    given = read_record(workspace.folder("locate"))["results"]["given"]
+    given = read_record(workspace.folder("locate")).results["given"]
     assert given["missing"] == {"scans": 1, "first": ["case1"]}
 
 
@@ -161,7 +161,7 @@ def test_maps_on_another_grid_are_resampled_on_request_and_that_is_told(tmp_path
     assert (back == blobs(2)[1]).mean() > 0.97
     assert np.array_equal(located(workspace, 2), back)
     assert np.array_equal(located(workspace, 1), blobs(1)[1])
-    given = read_record(workspace.folder("locate"))["results"]["given"]
+    given = read_record(workspace.folder("locate")).results["given"]
     assert list(given["repaired_grids"]) == ["case2"]
 
 
@@ -186,7 +186,7 @@ def test_the_overlap_of_masks_is_counted_and_who_wins_is_said(tmp_path, capsys):
         contested += np.count_nonzero(labels == 2)
     stage.locate(from_folder(tmp_path / "theirs"), workspace)
     assert np.array_equal(located(workspace, 1), blobs(1)[1])
-    overlap = read_record(workspace.folder("locate"))["results"]["given"]["overlap"]
+    overlap = read_record(workspace.folder("locate")).results["given"]["overlap"]
     assert overlap == {
         "wins": "the organ that is smaller in the scan",
         "scans": 4,
@@ -236,5 +236,5 @@ def test_given_maps_are_read_anew_so_that_the_record_is_of_all_of_them(tmp_path,
     with pytest.raises(KeyboardInterrupt):
         stage.locate(from_folder(tmp_path / "theirs"), workspace)
     stage.locate(from_folder(tmp_path / "theirs"), workspace)
-    overlap = read_record(workspace.folder("locate"))["results"]["given"]["overlap"]
+    overlap = read_record(workspace.folder("locate")).results["given"]["overlap"]
     assert overlap["scans"] == 4

@@ -36,8 +36,8 @@ def test_scores_every_run_on_the_held_out_scans_main_run_first(work, capsys):
     assert {row.split for row in rows} == {"test"}
     assert len(rows) == 4 * 4 * 3
     record = read_record(folder)
-    assert record["results"] == {"runs": runs, "cases": 4, "subjects": {"test": 4}}
-    assert record["inputs"] == inputs(SETTINGS, work)
+    assert record.results == {"runs": runs, "cases": 4, "subjects": {"test": 4}}
+    assert record.inputs == inputs(SETTINGS, work)
     assert "semantic" in capsys.readouterr().err
 
 

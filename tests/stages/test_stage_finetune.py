@@ -23,7 +23,7 @@ from sacl.training.loop import Plan
 
 def test_trains_the_pretrained_arm_and_its_twin(finished):
     folder = finished.folder("finetune")
-    results = read_record(folder)["results"]
+    results = read_record(folder).results
     assert results["arms"] == ["semantic", "scratch"]
     assert results["steps"]["semantic"] == results["steps"]["scratch"] == 2
     for arm in results["arms"]:
@@ -51,7 +51,7 @@ def test_an_interrupted_stage_does_not_train_a_finished_arm_again(
         finetune(settings, workspace)
     finetune(settings, workspace)
     assert trained == ["semantic", "scratch", "scratch"]
-    assert set(read_record(workspace.folder("finetune"))["results"]["seconds"]) == {
+    assert set(read_record(workspace.folder("finetune")).results["seconds"]) == {
         "semantic",
         "scratch",
     }
@@ -72,7 +72,7 @@ def test_an_encoder_that_was_not_pretrained_learns_as_the_decoder_or_is_frozen(a
 def test_a_teacher_labels_the_unlabeled_slices_of_the_last_steps(pretrained, tmp_path):
     workspace = copy_of(pretrained, tmp_path / "work")
     finetune(settings_of("dense", teacher_steps=2), workspace)
-    results = read_record(workspace.folder("finetune"))["results"]
+    results = read_record(workspace.folder("finetune")).results
     assert results["steps"] == {"semantic": 4, "scratch": 4}
     predict(PredictSettings(copies=0), workspace)
 

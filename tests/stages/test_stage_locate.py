@@ -57,7 +57,7 @@ def test_dice_is_told_for_cross_fitted_labeled_scans_only(located):
 
 
 def test_the_record_holds_the_dice_and_what_was_not_found(located):
-    results = read_record(located.folder("locate"))["results"]
+    results = read_record(located.folder("locate")).results
     assert results["cross_fitted"]["scans"] == 2
     assert set(results["cross_fitted"]["dice"]) == set(SCHEME.names)
     assert results["organs"]["located"] == 8
@@ -215,7 +215,7 @@ def test_phases_are_estimated_beside_the_maps_and_recorded(tmp_path, capsys):
     assert phases["hu_spleen"].tolist() == pytest.approx([80] * 4, abs=5)
     assert phases["hu_kidneys"].tolist() == pytest.approx([160] * 4, abs=5)
     assert phases["hu_aorta"].isna().all()
-    results = read_record(workspace.folder("locate"))["results"]
+    results = read_record(workspace.folder("locate")).results
     assert sum(results["phases"]["sources"].values()) == 4
     assert "phases: " in capsys.readouterr().err
 

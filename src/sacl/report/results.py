@@ -16,11 +16,12 @@ from markupsafe import Markup
 from sacl.report.embedding import Embedding, Separability, flat_map, separabilities
 from sacl.report.figures import as_seen, box_plots, overlay, palette, scatter_maps
 from sacl.report.page import duration, number, p_equals, plural, points, spaced
+from sacl.run.record import Record
 from sacl.scores.statistics import Estimate
 from sacl.scores.summary import RunComparison, Summary
 from sacl.types import SPLITS, UNKNOWN, Cohort, LabelMap, Volume
 
-Records = Mapping[str, Mapping[str, Any]]
+Records = Mapping[str, Record]
 """The finished stages' run records, in the order in which the stages ran."""
 
 POOR = 0.5
@@ -280,16 +281,16 @@ def run_facts(cohort: Cohort, records: Records, label_names: Sequence[str]) -> d
         facts[spaced(name).capitalize()] = ", ".join(values)
     if not records:
         return facts
-    seconds = {stage: record["duration_s"] for stage, record in records.items()}
+    seconds = {stage: record.duration_s for stage, record in records.items()}
     parts = ", ".join(f"{stage} {duration(s)}" for stage, s in seconds.items())
     last = list(records.values())[-1]
-    versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items())
-    peak = max(record["peak_memory_mb"] or 0 for record in records.values())
-    revision = last.get("git_revision")
+    versions = ", ".join(f"{name} {version}" for name, version in last.versions.items())
+    peak = max(record.peak_memory_mb or 0 for record in records.values())
+    revision = last.git_revision
     return facts | {
         "Duration": f"{duration(sum(seconds.values()))} in all: {parts}",
         "Peak memory": f"{peak / 1024:.1f} GB",
-        "Device, seed": f"{last['device']}, {last['settings']['seed']}",
+        "Device, seed": f"{last.device}, {last.settings['seed']}",
         "Versions": versions + (f", source {revision}" if revision else ""),
     }
 
@@ -297,7 +298,7 @@ def run_facts(cohort: Cohort, records: Records, label_names: Sequence[str]) -> d
 def settings_lines(records: Records) -> dict[str, str]:
     """Return the settings of every stage in one line each, as its record has them."""
     return {
-        stage: ", ".join(_flat(record["settings"].get(stage) or {}))
+        stage: ", ".join(_flat(record.settings.get(stage) or {}))
         for stage, record in records.items()
     }
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from sacl.errors import ConfigError, DataError
 from sacl.progress import say
-from sacl.run.record import clear, record_of, state_of
+from sacl.run.record import clear, read_record, state_of
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.settings import RunConfig
 
@@ -88,7 +88,7 @@ def run_stage(
 def summary(config: RunConfig) -> Finished:
     """Return where a run's results are, how long each stage took, and the scores."""
     workspace = workspace_of(config)
-    records = {stage: record_of(workspace.folder(stage)) for stage in STAGES}
+    records = {stage: read_record(workspace.folder(stage)) for stage in STAGES}
     scores, predicted = workspace.folder("evaluate") / "summary.json", records["predict"]
     return Finished(
         str(workspace.root),

@@ -59,13 +59,7 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256((folder / RECORD).read_bytes()).hexdigest()[:16]
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return a stage's record as JSON types, or None where the stage has not finished."""
-    record = record_of(folder)
-    return None if record is None else dataclasses.asdict(record)
-
-
-def record_of(folder: Path) -> Record | None:
+def read_record(folder: Path) -> Record | None:
     """Return a stage's record, or None where the stage has not finished.
 
     Raises:
@@ -90,7 +84,7 @@ def workspace_at(root: Path) -> Workspace:
     Raises:
         WorkspaceError: nothing was ingested there.
     """
-    record = record_of(Workspace(root).require("ingest"))
+    record = read_record(Workspace(root).require("ingest"))
     assert record is not None, "just required"
     return Workspace(root, str(record.run), int(record.settings.get("seed", 0)))
 
@@ -101,7 +95,7 @@ def arms_of(workspace: Workspace) -> tuple[str, ...]:
     Raises:
         WorkspaceError: fine-tuning has not finished, or has recorded none.
     """
-    record = record_of(workspace.require("finetune"))
+    record = read_record(workspace.require("finetune"))
     arms = tuple(record.results.get("arms", ())) if record else ()
     if not arms:
         raise WorkspaceError(
@@ -150,7 +144,7 @@ def state_of(
     Raises:
         WorkspaceError: the stage was done with other settings, whose results would be lost.
     """
-    record = record_of(workspace.folder(stage))
+    record = read_record(workspace.folder(stage))
     if record is None:
         return "absent"
     changed = changed_setting(record, stage, settings, workspace.seed)

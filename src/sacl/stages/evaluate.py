@@ -120,8 +120,8 @@ def _arms(workspace: Workspace) -> list[str]:
     """Return the predicted arms, the main one first as fine-tuning recorded it."""
     folder = workspace.folder("predict")
     there = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    record = read_record(workspace.folder("finetune")) or {}
-    known = [arm for arm in record.get("results", {}).get("arms", []) if arm in there]
+    record = read_record(workspace.folder("finetune"))
+    known = [arm for arm in record.results.get("arms", []) if arm in there] if record else []
     arms = known or sorted(there, key=lambda arm: (arm.startswith("scratch"), arm))
     if not arms:
         raise DataError(f"{folder.name}: no predictions; run `sacl predict --force`")

@@ -16,7 +16,7 @@ from sacl.export.forms import Export, ReadReference, Result, form_named
 from sacl.files.atomic import folder_fingerprint
 from sacl.files.nifti import read_label_map
 from sacl.progress import say
-from sacl.run.record import arms_of, fingerprint, record_of
+from sacl.run.record import arms_of, fingerprint, read_record
 from sacl.run.workspace import Workspace
 from sacl.types import SPLITS, Case, Cohort, LabelMap
 
@@ -71,7 +71,7 @@ def export(  # noqa: PLR0913
     scored = [case for case in cases if case.split != "train" or case.split in splits]
     references = _references(workspace.folder("ingest"), cohort, scored)
     common = Export(out, cohort.scheme, references, workspace, cohort, tuple(cases), folds, force)
-    stages = [s for s in ("ingest", "locate", "predict") if record_of(workspace.folder(s))]
+    stages = [s for s in ("ingest", "locate", "predict") if read_record(workspace.folder(s))]
     inputs = {stage: fingerprint(workspace.folder(stage)) for stage in stages}
     origin = Origin(form=form, run=workspace.name, arm=arm, splits=wanted, inputs=inputs)
     return write_export(chosen, common, load, origin)

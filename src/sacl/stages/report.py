@@ -159,7 +159,7 @@ def _records(workspace: Workspace) -> Records:
 
 def _scan_label_names(records: Records) -> tuple[str, ...]:
     """Return the names of the scan-wise labels that made the semantic classes."""
-    settings = records["pretrain"]["settings"]["pretrain"] if "pretrain" in records else {}
+    settings = records["pretrain"].settings["pretrain"] if "pretrain" in records else {}
     name = settings.get("scan_label") or PHASE
     return (name,) if isinstance(name, str) else tuple(name)
 
