@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +12,6 @@ from sacl.cohort.manifest import read_cohort, read_image
 from sacl.errors import DataError
 from sacl.files.atomic import replacing
 from sacl.files.nifti import read_label_map, write_label_map
-from sacl.prediction.coarse import together
 from sacl.prediction.given import GivenMaps, announce, require_grids
 from sacl.prediction.phases import estimate_phases
 from sacl.progress import say, track
@@ -22,16 +19,11 @@ from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.scores.overlap import dice, volume_ml
 from sacl.settings import LocateSettings, MapsSettings
-from sacl.stages.locate_networks import fold_name, reference_of, train_networks
-from sacl.training.folds import deal_folds
+from sacl.stages.locate_networks import Locator, network_locator, reference_of
 from sacl.types import Case, Cohort, LabelMap
 
-FOLDS = 3
-"""Cross-fitting folds over the labeled subjects; as many as subjects where there are fewer."""
 PHASE_THRESHOLD = 0.8
 """Least probability of an estimated contrast phase; below it the phase stays `unknown`."""
-
-Locator = Callable[[Case], LabelMap]
 
 
 def inputs(settings: LocateSettings, workspace: Workspace) -> dict[str, str]:
@@ -65,7 +57,7 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
     with recorded(workspace, "locate", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
         given = None if settings.maps is None else _given(settings.maps, workspace, cohort)
-        locator = given.locate if given else _by_networks(settings, workspace, cohort)
+        locator = given.locate if given else network_locator(settings, workspace, cohort)
         scored = {} if given else {case.case_id: case for case in cohort.labeled}
         rows = []
         for case in track(cohort.cases, "locate"):
@@ -115,33 +107,34 @@ def _located_once(
     return label_map
 
 
-def _summary(coverage: pd.DataFrame, scans: int) -> dict[str, Any]:
+def _summary(coverage: pd.DataFrame, scans: int) -> dict[str, object]:
     """Return, and say, what the maps hold and how well they agree with the references."""
     missed = int((~coverage["found"]).sum())
     words = f"{missed} of {len(coverage)} organs not found"
-    summary: dict[str, Any] = {
+    by_organ = {
+        str(organ): {
+            "found": int(rows["found"].sum()),
+            "scans": len(rows),
+            "median_ml": round(float(rows.loc[rows["found"], "volume_ml"].median()), 2)
+            if rows["found"].any()
+            else 0.0,
+        }
+        for organ, rows in coverage.groupby("organ", sort=False)
+    }
+    summary: dict[str, object] = {
         "organs": {"located": len(coverage), "not_found": missed},
-        "coverage": {
-            str(organ): {
-                "found": int(rows["found"].sum()),
-                "scans": len(rows),
-                "median_ml": round(float(rows.loc[rows["found"], "volume_ml"].median()), 2)
-                if rows["found"].any()
-                else 0.0,
-            }
-            for organ, rows in coverage.groupby("organ", sort=False)
-        },
+        "coverage": by_organ,
     }
     scored = coverage.dropna(subset=["dice"])
     if len(scored):
-        by_organ = scored.groupby("organ", sort=False)["dice"].mean()
-        mean = float(by_organ.mean())
-        of_organs = {str(organ): round(float(value), 4) for organ, value in by_organ.items()}
+        scores = scored.groupby("organ", sort=False)["dice"].mean()
+        mean = float(scores.mean())
+        of_organs = {str(organ): round(float(value), 4) for organ, value in scores.items()}
         summary["cross_fitted"] = {"scans": scans, "mean_dice": round(mean, 4), "dice": of_organs}
         words = f"Dice {mean:.2f} on {scans} cross-fitted labeled scans; {words}"
     parts = (
         f"{organ} {n['found']}/{n['scans']} ({n['median_ml']:g} ml)"
-        for organ, n in summary["coverage"].items()
+        for organ, n in by_organ.items()
     )
     say(f"coarse: found in scans, with the median volume: {', '.join(parts)}")
     say(f"coarse: {words}")
@@ -158,17 +151,3 @@ def _given(settings: MapsSettings, workspace: Workspace, cohort: Cohort) -> Give
     announce(survey, cohort.scheme)
     require_grids(survey, grids, repairs)
     return GivenMaps(survey, cohort.scheme, grids, repairs)
-
-
-def _by_networks(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> Locator:
-    fold_of = deal_folds(cohort, FOLDS)
-    networks = train_networks(settings, workspace, cohort, fold_of)
-    every = together(list(networks.values()))
-
-    def locator(case: Case) -> LabelMap:
-        fold = fold_of.get(case.subject_id)
-        ensemble = every if fold is None else networks[fold_name(fold)]
-        located = ensemble.locate(read_image(workspace.folder("ingest"), case), case.window)
-        return LabelMap(located.voxels, located.grid, cohort.scheme)
-
-    return locator

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from sacl.cohort.manifest import read_image, read_reference
+from sacl.errors import DataError
 from sacl.files.atomic import replacing
 from sacl.geometry import require_same_grid
 from sacl.networks.device import resolve_device
@@ -21,6 +22,7 @@ from sacl.prediction.coarse import (
     VolumeEnsemble,
     load_network,
     save_network,
+    together,
 )
 from sacl.progress import track
 from sacl.run.workspace import Workspace
@@ -35,6 +37,8 @@ from sacl.training.coarse_slices import (
 )
 from sacl.types import Case, Cohort, LabelMap, Volume
 
+_FOLDS = 3
+"""Cross-fitting folds over the labeled subjects; as many as subjects where there are fewer."""
 SLICES_PER_STEP = 16
 SLICES_LEARNING_RATE = 3e-3
 VOLUME_LEARNING_RATE = 5e-3
@@ -42,8 +46,63 @@ VOLUME_LEARNING_RATE = 5e-3
 _MOST_UNLABELED = 20_000
 """Unlabeled slices that are held in memory at most; of a larger cohort every n-th one is."""
 
+Locator = Callable[[Case], LabelMap]
 TrainOne = Callable[[Sequence[Case], str, int, str], tuple[Ensemble, list[float]]]
 """From labeled cases, a name, a seed and what to say, to a network and the loss of every step."""
+
+
+def deal_folds(cohort: Cohort, folds: int) -> dict[str, int]:
+    """Return the fold of every labeled subject; a fold's network is trained on the other folds.
+
+    Subjects in which the same organs are annotated are dealt in turn, so that every network learns
+    every organ as far as possible: of an organ that none of its scans annotates, a network would
+    put out anything.
+
+    Args:
+        cohort: Its labeled cases are dealt, subject by subject.
+        folds: As many as possible, up to this number.
+
+    Raises:
+        DataError: fewer than two subjects are labeled, or an organ is annotated in one fold alone.
+    """
+    annotated: dict[str, set[str]] = {}
+    for case in cohort.labeled:
+        annotated.setdefault(case.subject_id, set()).update(case.annotated)
+    if len(annotated) < 2:
+        raise DataError(
+            f"cohort {cohort.name}: {len(annotated)} labeled subject, but the coarse network needs"
+            " at least 2, so that none is located by a network that saw it; label another, or give"
+            " label maps with --from DIR"
+        )
+    organs = cohort.scheme.names
+    in_turn = sorted(annotated, key=lambda subject: [o not in annotated[subject] for o in organs])
+    count = min(folds, len(annotated))
+    fold_of = {subject: number % count for number, subject in enumerate(in_turn)}
+    for organ in organs:
+        knowing = {fold_of[subject] for subject in in_turn if organ in annotated[subject]}
+        if len(knowing) < 2:
+            raise DataError(
+                f"cohort {cohort.name}: {organ} is annotated in too few labeled subjects, in one of"
+                f" {count} folds alone, so that no other subject could teach where it is; label"
+                " another subject with it, leave it out of ingest.organs, or give label maps with"
+                " --from DIR"
+            )
+    return fold_of
+
+
+def network_locator(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> Locator:
+    """Return what locates a scan by networks that saw no reference of its subject."""
+    fold_of = deal_folds(cohort, _FOLDS)
+    networks = train_networks(settings, workspace, cohort, fold_of)
+    every = together(list(networks.values()))
+
+    def locator(case: Case) -> LabelMap:
+        fold = fold_of.get(case.subject_id)
+        ensemble = every if fold is None else networks[fold_name(fold)]
+        located = ensemble.locate(read_image(workspace.folder("ingest"), case), case.window)
+        return LabelMap(located.voxels, located.grid, cohort.scheme)
+
+    return locator
 
 
 def fold_name(fold: int) -> str:

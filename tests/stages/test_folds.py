@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sacl.errors import DataError
-from sacl.training.folds import deal_folds
+from sacl.stages.locate_networks import deal_folds
 from sacl.types import Case, Cohort, Grid, LabelScheme, NativeFrame
 
 SCHEME = LabelScheme("s", ("liver", "spleen"))
