@@ -1,3 +1,4 @@
+import ast
 import re
 from pathlib import Path
 
@@ -97,6 +98,22 @@ def test_settings_in_text_are_those_of_the_program(page):
     first = "|".join(sorted({block.split(".")[0] for block in blocks}))
     for named in re.findall(rf"`(?:--)?((?:{first})\.[a-z_.]+)[`: =]", text):
         assert named in known | blocks, f"{page.name}: {named}"
+
+
+MODULES = sorted((ROOT / "src" / "sacl").rglob("*.py"))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_settings_in_messages_are_those_of_the_program(module):
+    from sacl.run.configure import dotted_settings
+
+    known = set(dotted_settings())
+    blocks = {"finetune.query", *(name.rsplit(".", 1)[0] for name in known if "." in name)}
+    first = "|".join(sorted({block.split(".")[0] for block in blocks}))
+    texts = ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+    for text in (node.value for node in texts if isinstance(node, ast.Constant)):
+        for named in re.findall(rf"(?<![\w./])(?:{first})\.[a-z_]+(?:\.[a-z_]+)?", str(text)):
+            assert named in known | blocks or named.endswith((".json", ".csv", ".html", ".py"))
 
 
 def test_the_readme_opens_with_the_two_commands():

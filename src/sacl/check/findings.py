@@ -27,7 +27,7 @@ error label-unreadable: Reference that cannot be read
     Export it again, or remove it so that the scan counts as unlabeled.
 error label-grid: Reference on another grid than its image
     Find the image that the reference was drawn on, or let it be resampled with
-    --ingest.repair-grid nearest.
+    --repair-grid nearest.
 error label-values: Label values that the dataset does not name
     Name the values in the dataset's table of labels, or correct the label map.
 error ignored-voxels: Voxels marked to be ignored
@@ -48,7 +48,7 @@ error cannot-ingest: Settings that this cohort does not allow
 warning needs-settings: Default settings that this cohort does not allow
     Give the settings named here to `sacl run`, or add the data.
 warning nothing-to-score: Nothing to score a run by
-    Hold subjects out with --ingest.test-subjects N, or give the cohort a split.
+    Hold subjects out with --ingest.test_subjects N, or give the cohort a split.
 warning duplicate: The same image under several names
     Keep one, or correct the export that wrote one scan twice.
 warning duplicate-reference: The same reference for different images
