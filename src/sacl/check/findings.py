@@ -95,8 +95,8 @@ note resampled-reference: Reference that will be resampled onto its image's grid
 note intensity-scale: Intensity scales that differ between scans
     Nothing has to be done: MR is normalized scan by scan.
 note nominal-spacing: One spacing for fields of view of many sizes
-    Take volumes and distances as nominal; set locate.in_plane_size where the field of view says
-    more than the spacing.
+    Take volumes and distances as nominal; locate by slices, the default, which reads no spacing, or
+    set locate.volume.in_plane_size.
 note unit-spacing: Every scan has voxels of 1 mm
     Right if the data were resampled; otherwise the spacing was lost.
 note zero-origin: Scans at the origin of the world
