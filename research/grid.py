@@ -136,7 +136,7 @@ class Grid:
         if stage == "ingest" and not has_data(config):
             return self.store.without_inputs(stage, telling(settings), seed)
         module, before = stage_module(stage), workspace_of(cell, stage, entries)
-        asked = (stage, telling(settings), seed, sorted(entries.items()))
+        asked = (stage, settings, seed, sorted(entries.items()))  # with the paths in them
         inputs = self.store.once(asked, lambda: module.inputs(settings, before))
         key = Key(stage, telling(settings), seed, inputs)
         if not run:

@@ -103,6 +103,14 @@ def test_what_comes_after_another_cell_runs_that_one_first(stages, tmp_path):
     assert len(texts) == 11
 
 
+def test_maps_of_another_seed_are_other_maps(stages, tmp_path):
+    path = write_protocol(tmp_path, after={"pooled": "scratch"}, labeled_subjects=[2])
+    assert run(path, "--only", "pooled") == 0
+    own = entries(path)
+    assert own["n2-pooled-s0"]["locate"] != own["n2-pooled-s1"]["locate"]
+    assert stages.of("locate") == 3
+
+
 def test_cells_after_the_same_one_share_its_maps(stages, tmp_path):
     path = write_protocol(
         tmp_path,
