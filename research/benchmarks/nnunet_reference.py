@@ -10,7 +10,7 @@ own, never in this project's; timm, which only its transformers import, is left 
         batchgeneratorsv2==0.3.6 blosc2 einops graphviz imagecodecs matplotlib nibabel pandas \
         requests scikit-image scikit-learn scipy seaborn SimpleITK tifffile tqdm yacs
     NNUNET/bin/pip install --no-deps nnunetv2==2.8.1 dynamic_network_architectures==0.4.4
-    python -m research benchmark nnunet_reference runs/acdc.yaml --data DIR --labeled-subjects 3 \
+    python -m research benchmark nnunet_reference acdc --data DIR --labeled-subjects 3 \
         --in-plane-size 96 --work work/nnunet-acdc --python NNUNET/bin/python
 
 writes `results/nnunet_acdc_3.json`. The defaults are a size for a CPU; `changed` in the JSON says
