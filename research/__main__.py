@@ -88,7 +88,6 @@ def _program() -> argparse.ArgumentParser:
 
 
 def _grid(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    import research.methods  # noqa: F401 - enters the laboratory's methods into the table
     from research.grid import read_grid
 
     if known.data:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, field
 
+import research.methods  # noqa: F401 - enters the laboratory's methods into the program's table
 from sacl.checked import Checked, converted_value
 from sacl.errors import ConfigError
 from sacl.run.configure import flat_settings, load_config, overridden, read_yaml
