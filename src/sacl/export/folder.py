@@ -36,7 +36,7 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class ExportRecord:
     """What `export.json` says; `files` are the names of all that the export writes.
 
     `state` is `started`, `failed` (refused in one line, with a remedy) or `finished`.
@@ -73,7 +73,7 @@ def write_export(
     names = {case_id: f"{case_id}{form.suffix}" for case_id in load}
     before = _claim(export.out, origin, set(names.values()), export.force)
     files = tuple(dict.fromkeys((*(before or ()), *names.values())))
-    record = Record(origin=origin, files=files, state="started")
+    record = ExportRecord(origin=origin, files=files, state="started")
     _keep(export.out, record)
     written, doubts = 0, []
     try:
@@ -150,7 +150,7 @@ def _claim(out: Path, origin: Origin, names: set[str], force: bool) -> tuple[str
     return before.files
 
 
-def _give_up(out: Path, record: Record, is_new: bool, is_refused: bool) -> None:
+def _give_up(out: Path, record: ExportRecord, is_new: bool, is_refused: bool) -> None:
     """Leave nothing of an export that wrote nothing, else a record that lets it go on."""
     with contextlib.suppress(OSError, SaclError):
         _remove(out, [path.name for path in out.glob(".partial-*")])
@@ -170,19 +170,19 @@ def _remove(out: Path, names: Iterable[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _keep(out: Path, record: Record) -> None:
+def _keep(out: Path, record: ExportRecord) -> None:
     document = msgspec.json.format(msgspec.json.encode(record), indent=1)
     write_text(out / RECORD, document.decode() + "\n")
 
 
-def _read(out: Path) -> Record | None:
+def _read(out: Path) -> ExportRecord | None:
     """Return the record of an export, None where there is none.
 
     Raises:
         ConfigError: it is damaged, or of an older version.
     """
     try:
-        record = msgspec.json.decode((out / RECORD).read_bytes(), type=Record)
+        record = msgspec.json.decode((out / RECORD).read_bytes(), type=ExportRecord)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
