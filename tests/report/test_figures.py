@@ -103,3 +103,8 @@ def test_right_is_on_the_left_and_front_is_at_the_top():
     seen = as_seen(plane)
     assert seen.shape == (4, 5)
     assert seen[0, 0] == 1
+
+
+def test_an_axis_within_one_power_of_ten_has_numbers():
+    assert ">2<" in dot_rows({"liver": [1.1, 2.9]}, "mL")
+    assert ">2<" not in dot_rows({"liver": [1.1, 290.0]}, "mL")

@@ -126,7 +126,8 @@ def dot_rows(values: Mapping[str, Sequence[float]], label: str) -> Markup:
             axes.plot([float(np.median(group))] * 2, [row - 0.3, row + 0.3], color=INK, lw=1.4)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter("")
+        low, high = (end([v for group in values.values() for v in group]) for end in (min, max))
+        axes.xaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
 
     return drawn((8.6, 0.6 + 0.26 * len(values)), f"Dots of {label}, one row per organ", draw)
 

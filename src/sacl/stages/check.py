@@ -70,7 +70,7 @@ def _as_ingested(
 ) -> tuple[tuple[ScanFacts, ...], list[Finding]]:
     """Return the scans with the splits and labels that ingest gives them, and what stops it.
 
-    Settings that somebody wrote and the cohort does not allow are an error; defaults a warning.
+    Settings that were given and the cohort does not allow are an error; defaults are a warning.
     """
     if dataset.layout == INGESTED:
         return tuple(scans), []
