@@ -135,6 +135,7 @@ def test_an_organ_of_the_coarse_map_fills_background_only():
     both = with_organs_of(final, coarse, ("spleen",))
     assert np.array_equal(both.mask("liver"), final.mask("liver"))
     assert both.mask("spleen").sum() == 2 * 5 * 4
+    assert np.array_equal(with_organs_of(both, coarse, ("spleen",)).voxels, both.voxels)
 
 
 def test_findings_are_read_as_they_were_written(tmp_path):

@@ -161,7 +161,10 @@ def test_label_maps_of_others_are_not_overwritten(finished, tmp_path):
     assert (out / "case-4.nii.gz").read_bytes() == b"by hand"
     assert not (out / "case-3.nii.gz").exists()
     assert len(predict_to(finished, scans, out, force=True).written) == 2
+    (out / ".partial-99-case-4.nii.gz").write_bytes(b"of a killed process")
+    (out / ".partial-99-other.nii.gz").write_bytes(b"of nobody")
     assert len(predict_to(finished, scans, out).written) == 2, "our own maps are replaced"
+    assert [path.name for path in out.glob(".partial-*")] == [".partial-99-other.nii.gz"]
 
 
 def test_a_scan_unlike_those_of_the_training_is_in_doubt(finished, tmp_path, capsys):

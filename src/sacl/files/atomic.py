@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,20 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_partials(folder: Path) -> None:
-    """Remove the temporary files that killed processes left, at any depth.
+def remove_partials(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Remove the temporary files that killed processes left.
 
-    Nobody may be writing there: the work directory is locked by then.
+    Nobody may be writing them: a work directory is locked by then.
+
+    Args:
+        folder: Where they lie, at any depth.
+        names: Only those of files of these names, directly in the folder.
     """
-    for path in folder.rglob(".partial-*"):
+    if names is None:
+        partials = list(folder.rglob(".partial-*"))
+    else:
+        partials = [path for name in names for path in folder.glob(f".partial-*-{escape(name)}")]
+    for path in partials:
         if path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
 

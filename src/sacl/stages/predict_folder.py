@@ -10,6 +10,7 @@ import numpy as np
 
 from sacl.cohort.layouts.label_maps import read_given_map, survey_maps
 from sacl.errors import ConfigError, DataError, SaclError
+from sacl.files.atomic import remove_partials
 from sacl.files.nifti import is_nifti, read_frame, read_volume, stem, write_label_map
 from sacl.networks.device import resolve_device
 from sacl.patches.scan_ranges import doubts_about, measures_of
@@ -83,7 +84,9 @@ def predict_folder(  # noqa: PLR0913
     if arm is not None and arm not in arms:
         raise ConfigError(f"predict: no arm '{arm}' in {work}; it has {', '.join(arms)}")
     targets = _targets(images, out)
-    require_own(out, [path.name for path in targets.values()], force)
+    names = [path.name for path in targets.values()]
+    require_own(out, names, force)
+    remove_partials(out, names)
     _announce(list(targets))
     where = resolve_device(device)
     segmenter = load_segmenter(workspace.require("finetune") / (arm or arms[0]), where)
