@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+from jaxtyping import Shaped
 
 from sacl.errors import DataError
 from sacl.types import Grid
@@ -36,7 +37,7 @@ def orientation_of(grid: Grid) -> Orientation:
     return tuple((axis, bool(cosine[world, axis] < -_TIE)) for world, axis in enumerate(best))
 
 
-def to_canonical(voxels: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
+def to_canonical(voxels: Shaped[np.ndarray, "i j k"], grid: Grid) -> tuple[np.ndarray, Grid]:
     """Permute and flip axes so that i, j, k run closest to x, y, z; no voxel is resampled.
 
     Returns a view of `voxels` and the grid on which it lies.
@@ -61,7 +62,7 @@ def canonical_grid(grid: Grid) -> Grid:
     return to_canonical(np.broadcast_to(np.False_, grid.shape), grid)[1]
 
 
-def to_native(voxels: np.ndarray, native: Grid) -> np.ndarray:
+def to_native(voxels: Shaped[np.ndarray, "i j k"], native: Grid) -> np.ndarray:
     """Undo `to_canonical`: return canonical voxels in the native grid's own order, as a view."""
     orientation = orientation_of(native)
     flips = [axis for axis, (_, flip) in enumerate(orientation) if flip]
@@ -114,7 +115,7 @@ def require_same_grid(image: Grid, label: Grid, where: str, remedy: str = _REMED
         )
 
 
-def resample_nearest(voxels: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+def resample_nearest(voxels: Shaped[np.ndarray, "i j k"], source: Grid, target: Grid) -> np.ndarray:
     """Return label values at the centers of the target's voxels, by nearest neighbor, 0 outside.
 
     A source voxel owns the half-open cell around its center: a point halfway between two voxels
@@ -140,7 +141,9 @@ def resample_nearest(voxels: np.ndarray, source: Grid, target: Grid) -> np.ndarr
     return moved
 
 
-def repaired(voxels: np.ndarray, own: Grid, image: Grid, where: str) -> tuple[np.ndarray, str]:
+def repaired(
+    voxels: Shaped[np.ndarray, "i j k"], own: Grid, image: Grid, where: str
+) -> tuple[np.ndarray, str]:
     """Resample a label map onto its image's grid, and say how the grids differed and what it did.
 
     Raises:

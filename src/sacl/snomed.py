@@ -1,7 +1,7 @@
 """SNOMED CT codes of organs, for results that other programs should understand.
 
-The codes are those that DICOM PS3.16 uses (its context groups, as pydicom lists them). A side is
-told apart: DICOM codes `kidney_left` as kidney with the laterality left.
+The codes are those that DICOM PS3.16 uses (its context groups, as pydicom lists them). A side is a
+code of its own: DICOM codes `kidney_left` as kidney with the laterality left.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 UNKNOWN = "unknown"
-"""The value of a scan-wise label that nobody knows; allowed everywhere."""
+"""The value of a scan-wise label that is not known; allowed everywhere."""
 
 
 def join_labels(values: Sequence[str]) -> str:
@@ -129,7 +129,7 @@ class NativeFrame:
 
     `grid` is the file's own grid, not the canonical one; the codes are those of its NIfTI header.
     `qform` holds the header's pixdim[0:4], quaternion b, c, d and offset x, y, z as stored, since
-    a quaternion computed anew from the affine differs in the last bits; empty where there is none.
+    a quaternion recomputed from the affine differs in the last bits; empty where there is none.
     `contradiction` says in words how the header's own sform, qform and pixdim differ, if they do.
     """
 

@@ -100,3 +100,17 @@ def test_a_label_table_with_impossible_values_is_refused(tmp_path, labels, messa
     nibabel.save(image, tmp_path / "a.nii.gz")
     with pytest.raises(DataError, match=message):
         scheme_of_folders(tmp_path)
+
+
+@pytest.mark.parametrize("sessions", [3, [3], "x", {"q": {"images": 7}}])
+def test_a_collection_of_another_kind_is_refused_in_one_line(tmp_path, sessions):
+    document = {"datasets": {"d": {"subjects": {"s": {"sessions": sessions}}}}}
+    write_json(tmp_path, document, "pretrain_data.json")
+    with pytest.raises(DataError, match="no scan in this nnssl dataset"):
+        find(tmp_path)
+
+
+def test_half_of_a_surrogate_pair_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"name": "\\ud800"}')
+    with pytest.raises(DataError, match=r"a\.json: not readable as JSON"):
+        read_json(tmp_path / "a.json")

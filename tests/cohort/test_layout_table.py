@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from listed_layout import summary, touch, write_json
 
-from sacl.cohort.layouts.plain import list_images
 from sacl.cohort.layouts.recognize import find
 from sacl.errors import DataError
 from sacl.files.nifti import write_label_map
@@ -83,14 +82,11 @@ def test_a_plain_folder_is_unlabeled_scans_by_name(tmp_path):
     found, _ = find(tmp_path)
     assert (found.layout, found.organs, found.modality) == ("folder", {}, None)
     assert summary(found) == {"a": ("a.nii.gz", None, "train"), "b": ("b.nii", None, "train")}
-    assert [path.name for path in list_images(tmp_path)] == ["a.nii.gz", "b.nii"]
 
 
-def test_listing_images_names_what_is_missing(tmp_path):
-    with pytest.raises(DataError, match="gone: no such folder"):
-        list_images(tmp_path / "gone")
-    with pytest.raises(DataError, match=r"no \.nii or \.nii\.gz file"):
-        list_images(tmp_path)
+def test_a_folder_without_scans_or_with_two_of_one_name_is_refused(tmp_path):
+    with pytest.raises(DataError, match="not of the layout folder"):
+        find(tmp_path, "folder")
     touch(tmp_path, "a.nii", "a.nii.gz")
     with pytest.raises(DataError, match="case a stands in it twice"):
-        list_images(tmp_path)
+        find(tmp_path)

@@ -143,7 +143,7 @@ def test_a_series_without_its_matrix_is_rejected_and_the_rest_goes_on(
     (fault,) = [verdict.fault for verdict in verdicts if verdict.fault is not None]
     assert fault.code == "missing_tags"
     assert name in fault.sentence
-    assert len(dicom.read(tmp_path / "export").cases) == 1
+    assert len(dicom.read_export(tmp_path / "export").cases) == 1
 
 
 def test_one_slice_without_rows_leaves_no_scan_with_a_hole(tmp_path, rng):

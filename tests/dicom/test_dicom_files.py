@@ -121,7 +121,7 @@ def test_one_bad_archive_does_not_stop_the_others(tmp_path, folder):
     several.mkdir()
     zipped(folder, several / "good.zip")
     (several / "bad.zip").write_bytes(b"PK\x03\x04 nothing")
-    found = dicom.read(several)
+    found = dicom.read_export(several)
     assert len(found.cases) == 1
     assert "1 zip refused, damaged_archive: the zip cannot be read" in " ".join(found.notes)
 
@@ -132,14 +132,14 @@ def test_a_zip_leaves_nothing_on_disk(tmp_path, folder, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(scratch))
     path = zipped(folder, tmp_path / "a.zip", zipfile.ZIP_DEFLATED)
     before = sorted(tmp_path.rglob("*"))
-    dicom.read(path).cases[0].load()
+    dicom.read_export(path).cases[0].load()
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_an_export_without_a_scan_says_what_it_has(tmp_path, rng):
     write_scan(make_scan(rng, 2), tmp_path / "export", rng)
     with pytest.raises(DataError, match=r"0 of 1 series accepted; 1 too_few_slices; `sacl ingest"):
-        dicom.read(tmp_path / "export")
+        dicom.read_export(tmp_path / "export")
 
 
 def test_dicom_is_recognized_by_content_not_by_name(tmp_path, folder):
@@ -148,7 +148,7 @@ def test_dicom_is_recognized_by_content_not_by_name(tmp_path, folder):
     plain.mkdir()
     (plain / "scan.dcm").write_text("this is no DICOM file at all, whatever its name says" * 5)
     assert not what_is_dicom(plain)
-    assert dicom.recognize(zipped(folder, tmp_path / "a.zip")) == "DICOM images in a zip"
+    assert dicom._recognize(zipped(folder, tmp_path / "a.zip")) == "DICOM images in a zip"
 
 
 @pytest.mark.parametrize(

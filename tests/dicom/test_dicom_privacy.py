@@ -150,12 +150,12 @@ def test_pseudonyms_stay_and_new_ones_are_added(tmp_path, export, rng):
     key = tmp_path / KEY
     before = {row.scan: row for row in read_key(key)}
     assert before == {}
-    dicom.read(export, DicomExport(key=key))
+    dicom.read_export(export, DicomExport(key=key))
     before = {row.scan: row for row in read_key(key)}
     third = other_patient()
     write_scan(make_scan(rng, patient=third), export / "new", rng)
     write_scan(make_scan(rng, patient=FIRST), export / "again", rng)
-    found = dicom.read(export, DicomExport(key=key))
+    found = dicom.read_export(export, DicomExport(key=key))
     after = {row.scan: row for row in read_key(key)}
     assert {scan: after[scan] for scan in before} == before
     assert len(after) == len(before) + 2
@@ -165,7 +165,7 @@ def test_pseudonyms_stay_and_new_ones_are_added(tmp_path, export, rng):
     assert added["PIDX4711"].case_id == f"{of_first.subject_id}-s02"
     assert added["PIDX0001"].subject_id == "p0003"
     assert len({case.case_id for case in found.cases}) == 5
-    assert [case.case_id for case in dicom.read(export, DicomExport(key=key)).cases] == [
+    assert [case.case_id for case in dicom.read_export(export, DicomExport(key=key)).cases] == [
         case.case_id for case in found.cases
     ]
 
@@ -178,11 +178,11 @@ def other_patient():
 
 def test_scans_of_a_subject_stay_when_some_are_gone(tmp_path, export):
     key = tmp_path / KEY
-    dicom.read(export, DicomExport(key=key))
+    dicom.read_export(export, DicomExport(key=key))
     rows = read_key(key)
     for path in (export / "Grünspecht_Käthe").rglob("*.dcm"):
         path.unlink()
-    found = dicom.read(export, DicomExport(key=key))
+    found = dicom.read_export(export, DicomExport(key=key))
     assert len(found.cases) == 1
     assert read_key(key) == rows
 
@@ -191,7 +191,7 @@ def test_pseudonyms_are_drawn_not_computed(tmp_path, export):
     """Two people are numbered in an order of chance: in 40 draws both orders come up."""
     firsts = set()
     for n in range(40):
-        dicom.read(export, DicomExport(key=tmp_path / f"{n}.csv"))
+        dicom.read_export(export, DicomExport(key=tmp_path / f"{n}.csv"))
         rows = read_key(tmp_path / f"{n}.csv")
         firsts.add(next(row.patient_id for row in rows if row.subject_id == "p0001"))
         if len(firsts) == 2:
@@ -200,7 +200,7 @@ def test_pseudonyms_are_drawn_not_computed(tmp_path, export):
 
 
 def test_sites_are_pseudonyms_too(tmp_path, export):
-    found = dicom.read(export, DicomExport(key=tmp_path / KEY))
+    found = dicom.read_export(export, DicomExport(key=tmp_path / KEY))
     by_subject = {case.subject_id: case.scan_labels["site"] for case in found.cases}
     assert set(by_subject.values()) == {"site-01", "site-02"}
 
@@ -209,7 +209,7 @@ def test_a_damaged_key_is_not_overwritten(tmp_path, export):
     key = tmp_path / KEY
     key.write_text("this,is\nno,key\n")
     with pytest.raises(DataError, match=f"{KEY}: not readable as a key; restore it"):
-        dicom.read(export, DicomExport(key=key))
+        dicom.read_export(export, DicomExport(key=key))
     assert key.read_text() == "this,is\nno,key\n"
 
 
@@ -217,25 +217,25 @@ def test_a_damaged_key_is_not_overwritten(tmp_path, export):
 def test_a_folder_that_is_called_after_a_patient_is_refused(tmp_path, rng, name):
     write_scan(make_scan(rng), tmp_path / name, rng)
     with pytest.raises(DataError, match="names a patient, and records") as caught:
-        dicom.read(tmp_path / name)
+        dicom.read_export(tmp_path / name)
     assert name not in str(caught.value)
     (tmp_path / name).rename(tmp_path / "export")
-    assert len(dicom.read(tmp_path / "export").cases) == 1
+    assert len(dicom.read_export(tmp_path / "export").cases) == 1
 
 
 def test_a_folder_called_after_the_hospital_or_a_made_up_name_is_read(tmp_path, rng):
     write_scan(make_scan(rng), tmp_path / "klinikum_export", rng)
-    assert len(dicom.read(tmp_path / "klinikum_export").cases) == 1
+    assert len(dicom.read_export(tmp_path / "klinikum_export").cases) == 1
     images = slices_of(make_scan(rng), rng)
     every(PatientIdentityRemoved="YES")(images, rng)
     write(images, tmp_path / "PIDX4711", rng)
-    assert len(dicom.read(tmp_path / "PIDX4711").cases) == 1
+    assert len(dicom.read_export(tmp_path / "PIDX4711").cases) == 1
 
 
 def test_remarks_are_told_once_with_the_number_of_scans(tmp_path, rng):
     for degrees in (5, 9, 13):
         write_scan(tilted(rng, degrees), tmp_path, rng)
-    notes = dicom.read(tmp_path).notes
+    notes = dicom.read_export(tmp_path).notes
     (tilt,) = [note for note in notes if "gantry tilt" in note]
     assert re.fullmatch(r"p0001-s01: gantry tilt .* grid; 2 more scans likewise", tilt)
 
@@ -245,7 +245,7 @@ def test_patients_without_an_id_are_told(tmp_path, rng):
     write_scan(make_scan(rng, patient=nameless), tmp_path / "export" / "a", rng)
     again = Patient(patient_id="", study_uid="1.2.3.5")
     write_scan(make_scan(rng, patient=again), tmp_path / "export" / "b", rng)
-    found = dicom.read(tmp_path / "export")
+    found = dicom.read_export(tmp_path / "export")
     assert {case.subject_id for case in found.cases} == {"p0001", "p0002"}
     assert any("2 scans have no PatientID" in note for note in found.notes)
 
@@ -286,6 +286,6 @@ def test_scans_of_one_series_have_each_their_pseudonym(tmp_path, rng):
         every(AcquisitionNumber=number)(images, rng)
         write(images, tmp_path / "export", rng)
     key = tmp_path / KEY
-    found = dicom.read(tmp_path / "export", DicomExport(key=key))
+    found = dicom.read_export(tmp_path / "export", DicomExport(key=key))
     assert [case.case_id for case in found.cases] == ["p0001-s01", "p0001-s02"]
     assert [row.part for row in read_key(key)] == ["acquisition 1", "acquisition 2"]

@@ -31,7 +31,7 @@ def test_source_images_come_in_the_order_of_the_native_grid(tmp_path, rng, key):
     scan = other(scan, step_mm=tuple(-x for x in scan.step_mm))
     write_scan(scan, root, rng)
     write_scan(make_scan(rng, patient=Patient(patient_id="PIDX2")), root, rng)
-    found = dicom.read(root, DicomExport(key=key))
+    found = dicom.read_export(root, DicomExport(key=key))
     for case in found.cases:
         _, native = case.load()
         images = ingested_series([root], key)(case.case_id)
@@ -51,7 +51,7 @@ def test_only_the_scans_own_slices_are_returned_without_copies(tmp_path, rng, ke
         images.append(images[3])
         every(AcquisitionNumber=number)(images, rng)
         write(images, root, rng)
-    dicom.read(root, DicomExport(key=key))
+    dicom.read_export(root, DicomExport(key=key))
     for number in (1, 2):
         images = ingested_series([root], key)(f"p0001-s0{number}")
         assert len(images) == 8
@@ -61,7 +61,7 @@ def test_only_the_scans_own_slices_are_returned_without_copies(tmp_path, rng, ke
 def test_a_multi_frame_scan_has_one_source(tmp_path, rng, key):
     root = tmp_path / "export"
     write([enhanced(make_scan(rng), rng)], root, rng)
-    dicom.read(root, DicomExport(key=key))
+    dicom.read_export(root, DicomExport(key=key))
     (image,) = ingested_series([root], key)("p0001-s01")
     assert image.NumberOfFrames == 8
 
@@ -74,7 +74,7 @@ def test_emptied_uids_are_filled_from_the_files_meta_information(tmp_path, rng, 
     root.mkdir()
     for n, image in enumerate(images):
         pydicom.dcmwrite(root / str(n), image, enforce_file_format=False)
-    dicom.read(root, DicomExport(key=key))
+    dicom.read_export(root, DicomExport(key=key))
     sources = ingested_series([root], key)("p0001-s01")
     assert {str(image.SOPInstanceUID) for image in sources} == true
     assert sources[0].SOPClassUID == "1.2.840.10008.5.1.4.1.1.2"
@@ -82,7 +82,7 @@ def test_emptied_uids_are_filled_from_the_files_meta_information(tmp_path, rng, 
 
 def test_a_case_that_the_key_or_the_folder_does_not_have_is_refused(tmp_path, rng, key):
     root = write_scan(make_scan(rng), tmp_path / "export", rng)
-    dicom.read(root, DicomExport(key=key))
+    dicom.read_export(root, DicomExport(key=key))
     with pytest.raises(DataError, match=r"case p0009-s01: dicom-key.csv does not know it"):
         ingested_series([root], key)("p0009-s01")
     elsewhere = write_scan(make_scan(rng), tmp_path / "elsewhere", rng)
@@ -93,7 +93,7 @@ def test_a_case_that_the_key_or_the_folder_does_not_have_is_refused(tmp_path, rn
 @pytest.mark.parametrize("least", [3, 5, 9])
 def test_a_source_is_found_whatever_the_least_number_of_slices_was(tmp_path, rng, key, least):
     root = write_scan(make_scan(rng, least), tmp_path / "export", rng)
-    dicom.read(root, DicomExport(SeriesRule(min_slices=least), key))
+    dicom.read_export(root, DicomExport(SeriesRule(min_slices=least), key))
     assert len(ingested_series([root], key)("p0001-s01")) == least
 
 

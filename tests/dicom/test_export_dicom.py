@@ -52,7 +52,7 @@ def _patient(n):
 def work(hospital, tmp_path_factory):
     """Return a work directory in which the scans were ingested and predicted."""
     workspace = Workspace(tmp_path_factory.mktemp("work"), "clinic run")
-    found = dicom.read(hospital, dicom.DicomExport(key=workspace.root / KEY))
+    found = dicom.read_export(hospital, dicom.DicomExport(key=workspace.root / KEY))
     rng = np.random.default_rng(6)
     with (
         recorded(workspace, "ingest", IngestSettings(), {}) as (ingested, _),
@@ -113,7 +113,7 @@ def test_label_maps_of_any_program_go_onto_the_series_of_their_name(tmp_path):
     rng = np.random.default_rng(8)
     scan = oblique(rng)
     write_scan(scan, tmp_path / "scans" / "case-1", rng)
-    (case,) = dicom.read(tmp_path / "scans" / "case-1").cases
+    (case,) = dicom.read_export(tmp_path / "scans" / "case-1").cases
     volume, native = case.load()
     label_map = LabelMap((volume.voxels > 0).astype(np.uint8), volume.grid, SCHEME)
     write_label_map(tmp_path / "maps" / "case-1.nii.gz", label_map, native)

@@ -1,7 +1,7 @@
 """Which organs a cohort has, and which of them somebody looked for in which scan.
 
 An organ is "annotated" in a scan where somebody looked for it, whether it is there or not; where
-nobody did, it is unknown: neither trained nor scored as absent.
+nobody looked, it is unknown: neither trained nor scored as absent.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def count_annotated(dataset: Dataset, scheme: LabelScheme) -> tuple[Counter[str]
     return counts, len(references)
 
 
-def describe(dataset: Dataset, scheme: LabelScheme) -> list[str]:
+def dataset_in_lines(dataset: Dataset, scheme: LabelScheme) -> list[str]:
     """Return in lines: scans, subjects, organs and how often each is annotated, scan labels."""
     subjects = {case.subject for case in dataset.cases}
     lines = [

@@ -25,7 +25,10 @@ def read_json(path: Path) -> Any:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return json.loads(text, object_pairs_hook=_without_repetition)
+        document = json.loads(text, object_pairs_hook=_without_repetition)
+        if "\\ud" in text.lower():  # half of a pair, which nothing can print or write
+            json.dumps(document, ensure_ascii=False).encode()
+        return document
     except RecursionError as error:
         raise DataError(f"{path.name}: nested too deeply to be read as JSON") from error
     except OSError as error:

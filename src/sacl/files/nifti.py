@@ -184,7 +184,8 @@ def read_label_table(path: Path) -> dict[str, int] | None:
 def _one_line(path: Path) -> Iterator[None]:
     """Turn the many exceptions of a damaged file into one line without a folder's name."""
     try:
-        yield
+        with np.errstate(over="ignore"):  # an affine of huge numbers is judged, not warned of
+            yield
     except FileNotFoundError as error:
         raise DataError(f"{path.name}: no such file") from error
     except _DAMAGE as error:
@@ -227,9 +228,9 @@ def _open(path: Path) -> tuple[Any, NativeFrame]:
         )
     image = nibabel.load(path)
     shape = tuple(int(n) for n in image.shape)
-    if len(shape) > 3 and np.prod(shape[3:]) > 1:
+    if len(shape) > 3 and math.prod(shape[3:]) > 1:
         raise DataError(
-            f"{path.name}: a {len(shape)}-D image of {int(np.prod(shape[3:]))} volumes, expected"
+            f"{path.name}: a {len(shape)}-D image of {math.prod(shape[3:])} volumes, expected"
             " one; split it (for instance `fslsplit`) and choose one volume per case"
         )
     if len(shape) < 3:

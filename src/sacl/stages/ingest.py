@@ -11,7 +11,7 @@ from typing import Literal
 from sacl.cohort.annotation import (
     annotated_organs,
     choose_scheme,
-    describe,
+    dataset_in_lines,
     keep_annotated,
     require_all_learned,
 )
@@ -90,7 +90,7 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
         dataset, modality = list_sources(_sources(settings, workspace))
         scheme, notes = choose_scheme(dataset, settings.organs)
         dataset = keep_annotated(dataset, scheme)
-        for line in (*dataset.notes, *notes, *describe(dataset, scheme)):
+        for line in (*dataset.notes, *notes, *dataset_in_lines(dataset, scheme)):
             say(f"ingest: {line}")
         dataset, labeled = choose_splits(dataset, _split_rules(settings), workspace.seed)
         rules = MapRules(scheme, settings.overlap, settings.repair_grid == "nearest")
@@ -178,8 +178,8 @@ def _ingest_cases(plan: _Plan) -> tuple[tuple[Case, ...], dict[str, object]]:
         more = f"; {len(doubts) - 1} more scans likewise" if len(doubts) > 1 else ""
         say(f"ingest: WARNING, the header contradicts itself in case {first}: {doubt}{more}")
     if contested:
-        told = overlap_in_words(contested.values())
-        say(f"ingest: {told}; the {plan.settings.overlap} organ wins; run.json has all pairs")
+        words = overlap_in_words(contested.values())
+        say(f"ingest: {words}; the {plan.settings.overlap} organ wins; run.json has all pairs")
     decided = {"overlaps": contested, "repaired_grids": repaired, "contradictions": doubts}
     return tuple(d.case for d in done), decided
 

@@ -120,7 +120,7 @@ def _datalists(root: Path) -> list[Path]:
             if _is_datalist(read_object(path)):
                 paths.append(path)
         except DataError:
-            continue  # another JSON of the folder, which nobody asked to read
+            continue  # another JSON of the folder, which is not to be read
     return paths
 
 
@@ -136,9 +136,9 @@ def _rows(listed: Any, key: str, where: str) -> list[_Row]:
     if not isinstance(listed or [], list):
         raise DataError(f"{where}: '{key}' is a {type(listed).__name__}, expected a list")
     rows = [{"image": row} if isinstance(row, str) else row for row in listed or []]
-    strange = next((row for row in rows if not isinstance(row, Mapping)), None)
-    if strange is not None:
-        shown = repr(strange)[:80]
+    strange = [row for row in rows if not isinstance(row, Mapping)]
+    if strange:
+        shown = repr(strange[0])[:80]
         raise DataError(f"{where}: an entry of '{key}' is {shown}, expected image and label")
     return [row for row in rows if not _is_companion(row.get("image"))]
 

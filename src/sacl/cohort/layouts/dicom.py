@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sacl.cohort.dataset import Dataset, Modality, SourceCase
+from sacl.cohort.dataset import Dataset, Layout, Modality, SourceCase
 from sacl.dicom.intake import Intake, names_a_patient, take_in, what_is_dicom
 from sacl.dicom.pseudonyms import KeyRow, read_key, with_pseudonyms, write_key
 from sacl.dicom.verdict import SeriesRule, Verdict
@@ -34,12 +34,12 @@ class DicomExport:
     key: Path | None = None
 
 
-def recognize(root: Path) -> str | None:
+def _recognize(root: Path) -> str | None:
     """Return why a path is a DICOM export, None where it is not."""
     return what_is_dicom(root)
 
 
-def read(root: Path, export: DicomExport | None = None) -> Dataset:
+def read_export(root: Path, export: DicomExport | None = None) -> Dataset:
     """List the accepted series as cases, all for training and without a reference.
 
     The key is extended by what it does not know yet, and written before anything is read.
@@ -110,3 +110,10 @@ def _summed_up(remarks: Iterable[tuple[str, str]]) -> Iterator[str]:
     for members in by_kind.values():
         (first, note), rest = members[0], len(members) - 1
         yield f"{first}: {note}" + (f"; {rest} more scans likewise" if rest else "")
+
+
+DICOM = Layout(
+    "DICOM: a hospital's export, in a folder tree, a zip or a folder of zips",
+    _recognize,
+    read_export,
+)

@@ -115,20 +115,6 @@ def survey_maps(
     return Survey(maps, missing, dict(unmatched.most_common()), absent)
 
 
-def merged(surveys: Sequence[Survey]) -> Survey:
-    """Return the surveys of several sources, each of other cases, as one."""
-    unmatched = Counter[str]()
-    for survey in surveys:
-        unmatched.update(survey.unmatched)
-    first, *others = surveys
-    return Survey(
-        {case_id: given for survey in surveys for case_id, given in survey.maps.items()},
-        tuple(case_id for survey in surveys for case_id in survey.missing),
-        dict(unmatched.most_common()),
-        tuple(o for o in first.absent if all(o in other.absent for other in others)),
-    )
-
-
 def given_fingerprint(source: Path) -> str:
     """Return a hash of the places, sizes and times of all files that a source may be read from."""
     listed = [folder_fingerprint(source)]

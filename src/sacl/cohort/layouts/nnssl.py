@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sacl.cohort.dataset import Dataset, SourceCase, the_file
+from sacl.cohort.dataset import Dataset, Layout, SourceCase, the_file
 from sacl.cohort.layouts.nnunet import modality_of
 from sacl.errors import DataError
 from sacl.files.atomic import replacing, write_text
@@ -52,7 +52,7 @@ class _Image:
         return stem(Path(str(self.entry.get("name") or self.entry.get("image_path") or "")))
 
 
-def recognize(root: Path) -> str | None:
+def _recognize(root: Path) -> str | None:
     """Return why a path is a collection of nnssl, or a folder with one, None where it is not."""
     path = _file(root)
     if not path.is_file() or not isinstance(read_object(path).get("datasets"), (dict, list)):
@@ -60,7 +60,7 @@ def recognize(root: Path) -> str | None:
     return f"{path.name} is a collection of nnssl"
 
 
-def read(root: Path) -> Dataset:
+def _read(root: Path) -> Dataset:
     """List the images of a collection, all for training and without a reference.
 
     Raises:
@@ -99,7 +99,7 @@ def anatomy_masks(path: Path) -> dict[str, Path]:
     """Return the file of the anatomy mask by case, of all images that have one.
 
     Args:
-        path: A `pretrain_data.json`, or the folder with it; cases are named as by `read`.
+        path: A `pretrain_data.json`, or the folder with it; cases are named as by the layout.
 
     Raises:
         DataError: the JSON is damaged, or a mask's file is missing.
@@ -174,7 +174,8 @@ def _level(entries: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if isinstance(entries, Mapping):
         pairs: Iterable[tuple[Any, Any]] = entries.items()
     else:
-        pairs = ((e.get(key, n), e) for n, e in enumerate(entries or ()) if isinstance(e, Mapping))
+        listed = entries if isinstance(entries, list) else []
+        pairs = ((e.get(key, n), e) for n, e in enumerate(listed) if isinstance(e, Mapping))
     for name, entry in pairs:
         if isinstance(entry, Mapping):
             yield str(name), entry
@@ -261,3 +262,10 @@ def _put(source: Path, target: Path, force: bool) -> None:
             os.link(source, temporary)
         if not temporary.exists():
             shutil.copyfile(source, temporary)
+
+
+NNSSL = Layout(
+    "nnssl: pretrain_data.json, a collection of datasets, subjects, sessions and images",
+    _recognize,
+    _read,
+)

@@ -19,6 +19,7 @@ import numpy as np
 
 from sacl.cohort.dataset import (
     Dataset,
+    Layout,
     Modality,
     Part,
     SourceCase,
@@ -40,7 +41,7 @@ _CHANNELS = {"ct": "CT", "mr": "MRI", None: "image"}
 _MR_WORDS = ("mr", "t1", "t2", "flair", "adc", "dwi")
 
 
-def recognize(root: Path) -> str | None:
+def _recognize(root: Path) -> str | None:
     """Return why a folder is an nnU-Net raw dataset, None where it is not."""
     if not (root / DATASET).is_file():
         return None
@@ -51,7 +52,7 @@ def recognize(root: Path) -> str | None:
     return f"{DATASET}, and imagesTr with channel files like {first.name}" if first else None
 
 
-def read(root: Path) -> Dataset:
+def _read(root: Path) -> Dataset:
     """List the cases; of several channels the first (0000) is taken.
 
     Raises:
@@ -203,3 +204,10 @@ def _listed_case(root: Path, case_id: str, files: Any) -> SourceCase:
     return SourceCase(
         case_id, existing(images[0]), existing(label) if label else None, origin="dataset"
     )
+
+
+NNUNET = Layout(
+    "nnU-Net raw: imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz and dataset.json",
+    _recognize,
+    _read,
+)

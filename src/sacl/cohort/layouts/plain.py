@@ -83,20 +83,6 @@ def _existing(table: Path, name: str, case_id: str) -> Path:
     return the_file([table.parent / name], f"{table.name}: case {case_id}")
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Return the NIfTI files of a folder by name.
-
-    Raises:
-        DataError: there is no such folder, no NIfTI file in it, or two files of one name.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    images = files_by_case(folder)
-    if not images:
-        raise DataError(f"{folder}: no .nii or .nii.gz file in this folder")
-    return list(images.values())
-
-
 def _recognize_folder(root: Path) -> str | None:
     images = nifti_files(root)
     return f"{len(images)} NIfTI files" if images else None
@@ -109,9 +95,11 @@ def _read_folder(root: Path) -> Dataset:
     reference where its values have names.
 
     Raises:
-        DataError: as `list_images`.
+        DataError: there is no NIfTI file, or two are of one name.
     """
-    files = list_images(root)
+    files = list(files_by_case(root).values())
+    if not files:
+        raise DataError(f"{root}: no .nii or .nii.gz file in this folder")
     scans = [path for path in files if not _words(path) & _LABEL_WORDS] or files
     maps = [path for path in files if path not in scans]
     names, reason = _names_of(maps, root)

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 from sacl.cohort.dataset import Dataset, Layout
-from sacl.cohort.layouts import dicom, nnssl, nnunet, totalsegmentator
+from sacl.cohort.layouts import dicom
 from sacl.cohort.layouts.challenges import AMOS, BTCV, FLARE2021
 from sacl.cohort.layouts.datalists import DECATHLON, MONAI_DATALIST
+from sacl.cohort.layouts.nnssl import NNSSL
+from sacl.cohort.layouts.nnunet import NNUNET
 from sacl.cohort.layouts.plain import FOLDER, TABLE, refuse_a_part
+from sacl.cohort.layouts.totalsegmentator import TOTALSEGMENTATOR
 from sacl.errors import DataError
 
-
-def _layout(module: ModuleType) -> Layout:
-    return Layout((module.__doc__ or "").splitlines()[0], module.recognize, module.read)
-
-
 LAYOUTS: dict[str, Layout] = {
-    "nnssl": _layout(nnssl),
-    "nnunet": _layout(nnunet),
+    "nnssl": NNSSL,
+    "nnunet": NNUNET,
     "amos": AMOS,
     "decathlon": DECATHLON,
     "btcv": BTCV,
     "flare2021": FLARE2021,
-    "totalsegmentator": _layout(totalsegmentator),
+    "totalsegmentator": TOTALSEGMENTATOR,
     "table": TABLE,
     "monai_datalist": MONAI_DATALIST,
     "folder": FOLDER,
-    "dicom": _layout(dicom),
+    "dicom": dicom.DICOM,
 }
 """All layouts, the more specific one first."""
 
@@ -48,7 +45,7 @@ def find(
             or the listing itself fails.
     """
     name, reason = recognize(root, layout)
-    dataset = dicom.read(root, export) if name == dicom.NAME else LAYOUTS[name].read(root)
+    dataset = dicom.read_export(root, export) if name == dicom.NAME else LAYOUTS[name].read(root)
     return dataset, reason
 
 

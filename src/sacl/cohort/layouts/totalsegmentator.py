@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sacl.cohort.dataset import (
     Dataset,
+    Layout,
     Modality,
     SourceCase,
     files_by_case,
@@ -30,7 +31,7 @@ _MASKS = "segmentations"
 _META = "meta.csv"
 
 
-def recognize(root: Path) -> str | None:
+def _recognize(root: Path) -> str | None:
     """Return why a folder has TotalSegmentator's layout, None where it has not."""
     for folder in _folders(root):
         for image in _images(folder):
@@ -39,7 +40,7 @@ def recognize(root: Path) -> str | None:
     return None
 
 
-def read(root: Path) -> Dataset:
+def _read(root: Path) -> Dataset:
     """List the scans with their masks; one without masks is an unlabeled scan.
 
     Raises:
@@ -97,3 +98,10 @@ def _phase(folder: Path) -> dict[str, str]:
     for path in sorted(folder.glob("*phase*.json")):
         return {PHASE: phase_word(phase_in(path, f"{folder.name}/{path.name}"))}
     return {}
+
+
+TOTALSEGMENTATOR = Layout(
+    "TotalSegmentator, AbdomenAtlas: s0000/ct.nii.gz and s0000/segmentations/ORGAN.nii.gz",
+    _recognize,
+    _read,
+)
