@@ -79,9 +79,9 @@ def label_numbers(
     require_finite(stored, where)
     whole = np.empty(stored.shape, np.int32, order="F")
     for k in range(stored.shape[2]):
-        values = stored[:, :, k] * slope + inter
-        with np.errstate(invalid="ignore"):  # a value beyond int32 differs from what it becomes
-            whole[:, :, k] = np.rint(values)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = stored[:, :, k] * slope + inter
+            whole[:, :, k] = np.rint(values)  # a value beyond int32 differs from what it becomes
         fractions = values[np.abs(whole[:, :, k] - values) > _NOISE]
         if fractions.size:
             digits = np.format_float_positional(np.float32(fractions[0]), trim="-")
