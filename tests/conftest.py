@@ -13,8 +13,11 @@ from jaxtyping import install_import_hook
 install_import_hook(
     [
         "research.methods",
+        "sacl.cohort",
         "sacl.dicom",
         "sacl.export",
+        "sacl.files",
+        "sacl.geometry",
         "sacl.losses",
         "sacl.methods",
         "sacl.networks",

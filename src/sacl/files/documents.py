@@ -49,14 +49,14 @@ def read_object(path: Path) -> dict[str, Any]:
     return document
 
 
-def as_record(document: Any, kind: type[Record], where: str, remedy: str = "correct it") -> Record:
-    """Return JSON types as a record (or any other type) with all fields checked.
+def as_records(document: Any, kind: type[Record], where: str, remedy: str) -> list[Record]:
+    """Return a JSON list as records with all fields checked.
 
     Raises:
         DataError: a field is missing or of another type.
     """
     try:
-        return msgspec.convert(document, kind)
+        return msgspec.convert(document, list[kind])  # type: ignore[valid-type]
     except msgspec.ValidationError as error:
         message = str(error)[:1].lower() + str(error)[1:]
         raise DataError(f"{where}: {message}; {remedy}") from error
