@@ -235,3 +235,18 @@ def test_a_file_of_the_users_is_not_overwritten(tmp_path, work):
     assert out.read_text() == "<html>my own page</html>"
     report_runs([work.root, other.root], out, force=True)
     report_runs([work.root, other.root], out)
+
+
+def test_another_name_of_the_run_makes_the_page_stale_and_needs_no_force(tmp_path):
+    work = fake_work(tmp_path / "work")
+    evaluate(SCORING, work)
+    report(SETTINGS, work)
+    renamed = dataclasses.replace(work, name="renamed")
+    assert state_of(renamed, "report", SETTINGS, inputs(SETTINGS, renamed)) == "stale"
+
+
+def test_a_stage_that_was_deleted_is_missing_from_the_page_and_nothing_else(tmp_path):
+    work = fake_work(tmp_path / "work")
+    evaluate(SCORING, work)
+    shutil.rmtree(work.folder("pretrain"))
+    assert "What was run" in report(SETTINGS, work).read_text()

@@ -47,12 +47,13 @@ _FILES = {"encoder": "4-encoder/embedding.npz", "curves": "losses.csv"}
 
 
 def inputs(settings: ReportSettings, workspace: Workspace) -> dict[str, str]:
-    """Return the fingerprints of all finished stages that the page describes."""
+    """Return the fingerprints of all finished stages that the page describes, and its title."""
     needed = {stage: workspace.require(stage) for stage in ("ingest", "evaluate")}
     others = ("phantom", "locate", "extract", "pretrain", "finetune", "predict")
     there = {stage: workspace.folder(stage) for stage in others}
     finished = {s: f for s, f in there.items() if (f / "run.json").is_file()}
-    return {stage: fingerprint(folder) for stage, folder in {**needed, **finished}.items()}
+    prints = {stage: fingerprint(folder) for stage, folder in {**needed, **finished}.items()}
+    return {**prints, "title": workspace.name}
 
 
 def report(settings: ReportSettings, workspace: Workspace) -> Path:
