@@ -6,7 +6,13 @@ import pytest
 from scipy import stats
 
 from sacl.errors import DataError
-from sacl.scores.summary import in_common, read_summary, subject_means, summarize, write_summary
+from sacl.scores.summary import (
+    in_common,
+    read_summary,
+    subject_means,
+    summarize,
+    write_score_summary,
+)
 from sacl.scores.table import ScoreRow, score_table
 from sacl.types import OrganScore
 
@@ -82,7 +88,7 @@ def test_summary_is_json_without_nan_and_is_read_back(tmp_path):
     rows = [_row("main", "s1", "liver", math.nan, hd95=math.nan, volumes=(0, 0))]
     rows += [_row(run, "s1", "spleen", 0.5) for run in ("main", "scratch")]
     path = tmp_path / "summary.json"
-    write_summary(path, _summary(rows))
+    write_score_summary(path, _summary(rows))
     document = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert document["runs"]["main"]["organs"]["liver"]["dice"] is None
     assert document["runs"]["main"]["dice"]["low"] is None
@@ -91,7 +97,7 @@ def test_summary_is_json_without_nan_and_is_read_back(tmp_path):
         document["comparisons"][0]
     )
     back = read_summary(path)
-    write_summary(tmp_path / "again.json", back)
+    write_score_summary(tmp_path / "again.json", back)
     assert (tmp_path / "again.json").read_text() == path.read_text()
     assert math.isnan(back.runs["main"].organs["liver"].dice)
 

@@ -194,7 +194,7 @@ def in_common(
     return kept
 
 
-def write_summary(path: Path, summary: Summary) -> None:
+def write_score_summary(path: Path, summary: Summary) -> None:
     """Write a summary as JSON, NaN as null.
 
     Raises:
@@ -204,7 +204,7 @@ def write_summary(path: Path, summary: Summary) -> None:
 
 
 def read_summary(path: Path) -> Summary:
-    """Read what `write_summary` wrote.
+    """Read what `write_score_summary` wrote.
 
     Raises:
         DataError: the file is of another kind.

@@ -18,7 +18,7 @@ from sacl.report.page import p_text, plain_table, score_text
 from sacl.run.record import fingerprint, read_record, recorded
 from sacl.run.workspace import Workspace
 from sacl.scores.organs_of_case import score_case
-from sacl.scores.summary import Summary, summarize, write_summary
+from sacl.scores.summary import Summary, summarize, write_score_summary
 from sacl.scores.table import COLUMNS, ScoreRow, write_scores
 from sacl.settings import EvaluateSettings
 from sacl.types import Case, LabelMap, LabelScheme
@@ -181,7 +181,7 @@ def _write(folder: Path, rows: Sequence[ScoreRow], tolerance_mm: float, seed: in
     """Write both files and print the table."""
     summary = summarize(rows, tolerance_mm, untested=[COARSE], seed=seed)
     write_scores(folder / _SCORES, rows)
-    write_summary(folder / _SUMMARY, summary)
+    write_score_summary(folder / _SUMMARY, summary)
     if rows:
         say(_table(summary))
     return summary
