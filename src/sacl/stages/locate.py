@@ -110,7 +110,7 @@ def _located_once(
 def _summary(coverage: pd.DataFrame, scans: int) -> dict[str, object]:
     """Return, and say, what the maps hold and how well they agree with the references."""
     missed = int((~coverage["found"]).sum())
-    words = f"{missed} of {len(coverage)} organs not found"
+    words = f"{missed} of {len(coverage)} organs missing"
     by_organ = {
         str(organ): {
             "found": int(rows["found"].sum()),
@@ -136,7 +136,7 @@ def _summary(coverage: pd.DataFrame, scans: int) -> dict[str, object]:
         f"{organ} {n['found']}/{n['scans']} ({n['median_ml']:g} ml)"
         for organ, n in by_organ.items()
     )
-    say(f"coarse: found in scans, with the median volume: {', '.join(parts)}")
+    say(f"coarse: scans that have the organ, and its median volume: {', '.join(parts)}")
     say(f"coarse: {words}")
     return summary
 
