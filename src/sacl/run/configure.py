@@ -27,11 +27,8 @@ from sacl.settings import RunConfig
 Record = TypeVar("Record", bound=Checked)
 
 _EXCLUSIVE_BLOCKS = (
-    "locate.slices",
-    "locate.volume",
-    "locate.maps",
-    "finetune.dense",
-    "finetune.query",
+    *("locate.slices", "locate.volume", "locate.maps"),
+    *("finetune.dense", "finetune.query"),
 )
 """Blocks of which a stage has one; a flag that gives a whole one takes the others' place."""
 _PAGE_HEAD = (
@@ -41,6 +38,7 @@ _PAGE_HEAD = (
 )
 _MOST_BYTES = 1_000_000
 """A file of settings is smaller."""
+_FLOAT = r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?$"
 
 
 @dataclass(frozen=True)
@@ -59,10 +57,8 @@ class Declared:
     @property
     def usual(self) -> str:
         """The default as text, empty where there is none."""
-        unset = self.default is None or self.default is msgspec.NODEFAULT
-        if isinstance(self.default, tuple):
-            return ", ".join(map(str, self.default))
-        return "" if unset else str(self.default)
+        values = self.default if isinstance(self.default, tuple) else (self.default,)
+        return ", ".join(str(v) for v in values if v is not None and v is not msgspec.NODEFAULT)
 
 
 def load_config(
@@ -87,9 +83,7 @@ def load_config(
         else:
             raise ConfigError(f"unknown setting '--{name}'{nearest(name)}")
     if maps is not None:
-        given = tree.get("locate")
-        inner = given.get("maps") if isinstance(given, Mapping) else None
-        tree["locate"] = {"maps": {**(inner or {}), "source": str(maps)}}
+        tree["locate"] = {"maps": {**_block(tree, "locate.maps"), "source": str(maps)}}
     return _beside_the_data(from_mapping(RunConfig, tree))
 
 
@@ -195,7 +189,9 @@ def nearest(name: str) -> str:
     leaf = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
     close = difflib.get_close_matches(name[:100], known, n=1, cutoff=0.75)
     if not close:
-        short = difflib.get_close_matches(name[-100:].rsplit(".", 1)[-1], list(leaf), n=1)
+        short = difflib.get_close_matches(
+            name[-100:].rsplit(".", 1)[-1], list(leaf), n=1, cutoff=0.7
+        )
         close = [leaf[s] for s in short]
     return f"; did you mean '{close[0]}'?" if close else "; see --help for all settings"
 
@@ -227,10 +223,10 @@ class _Loader(yaml.SafeLoader):
         """Return a mapping whose keys are all different."""
         seen = set()
         for key, _ in node.value:
-            if key.value in seen if isinstance(key, yaml.ScalarNode) else False:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 line = key.start_mark.line + 1
                 raise ConfigError(f"line {line}: '{key.value}' stands twice; give it once")
-            seen.add(str(key.value) if isinstance(key, yaml.ScalarNode) else None)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return super().construct_mapping(node, deep)
 
 
@@ -238,11 +234,7 @@ for _tag, _pattern, _first in (
     ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
     ("int", r"^[-+]?[0-9]{1,18}$", list("-+0123456789")),
-    (
-        "float",
-        r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?$",
-        list("-+.0123456789"),
-    ),
+    ("float", _FLOAT, list("-+.0123456789")),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
@@ -324,13 +316,9 @@ def _block(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _plant(tree: dict[str, Any], name: str, value: Any, alone: bool = False) -> None:
-    """Put a value into nested mappings by its dotted name.
+    """Put a value into nested mappings by its dotted name, in place.
 
-    Args:
-        tree: The mappings, changed in place.
-        name: Dotted name of the setting.
-        value: Its value.
-        alone: Whether blocks that exclude the setting's own block give way to it.
+    With `alone`, blocks that exclude the setting's own block give way to it.
     """
     *blocks, leaf = name.split(".")
     where = ""
@@ -403,11 +391,9 @@ def _beside_the_data(config: RunConfig) -> RunConfig:
     changed: dict[str, Any] = {}
     for name in ("scan_labels", "labeled_order"):
         path: Path | None = getattr(config.ingest, name)
-        if path is None or path.exists():
-            continue
-        beside = [data / path for data in config.ingest.data if (data / path).exists()]
-        if beside:
-            changed[name] = beside[0]
+        if path is not None and not path.exists():
+            beside = [data / path for data in config.ingest.data if (data / path).exists()]
+            changed[name] = beside[0] if beside else path
     ingest = msgspec.structs.replace(config.ingest, **changed)
     return msgspec.structs.replace(config, ingest=ingest)
 
