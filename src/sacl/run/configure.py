@@ -13,7 +13,6 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -36,6 +35,7 @@ _PAGE_HEAD = (
     "blocks `locate.slices`, `locate.volume` and `locate.maps` one may be given, likewise of",
     "`finetune.dense` and `finetune.query` (which has no settings).",
 )
+_SHIPPED = Path(__file__).parents[1] / "runs"
 _MOST_BYTES = 1_000_000
 """A file of settings is smaller."""
 _FLOAT = r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?$"
@@ -107,8 +107,7 @@ def is_config(word: str) -> bool:
 
 
 def _shipped() -> dict[str, Path]:
-    folder = Path(str(files("sacl"))) / "runs"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
 
 
 def from_mapping(kind: type[Record], tree: Mapping[str, Any]) -> Record:
@@ -320,8 +319,7 @@ def _plant(tree: dict[str, Any], name: str, value: Any, alone: bool = False) -> 
 
     With `alone`, blocks that exclude the setting's own block give way to it.
     """
-    *blocks, leaf = name.split(".")
-    where = ""
+    (*blocks, leaf), where = name.split("."), ""
     for block in blocks:
         inner = tree.get(block)
         if inner is None:
