@@ -23,6 +23,7 @@ install_import_hook(
         "sacl.networks",
         "sacl.patches",
         "sacl.prediction",
+        "sacl.scores",
         "sacl.training",
     ],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
