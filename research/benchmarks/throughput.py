@@ -31,7 +31,7 @@ from sacl.losses.contrastive import semantic_contrastive_loss
 from sacl.methods import Recipe, method_named
 from sacl.methods.batches import PatchViews, training_patches
 from sacl.patches.query import coverage, cut, plan_boxes
-from sacl.patches.store import PatchStore, StoreArrays, StoreMeta, read_patches, writing_patches
+from sacl.patches.store import PatchStore, StoreMeta, read_patches, writing_patches
 from sacl.patches.views import VIEWS
 from sacl.patches.window import normalize
 from sacl.training.loop import Plan, RatedParameters, train
@@ -128,14 +128,13 @@ def _random_patches(batch: int, size: int, network: str) -> tuple[PatchStore, Re
         }
     )
     nothing = np.zeros((0, stored, stored), np.uint8)
-    arrays = StoreArrays(
+    arrays = (
         rng.integers(0, 65536, (count, stored, stored), dtype=np.uint16),
         rng.integers(0, 256, (count, stored, stored), dtype=np.uint8),
         *[nothing] * 4,
     )
-    store = PatchStore(
-        StoreMeta(size, stored, size, stored, ORGANS, ("phase",)), index, pd.DataFrame(), arrays
-    )
+    meta = StoreMeta(size, stored, size, stored, ORGANS, ("phase",))
+    store = PatchStore(meta, index, pd.DataFrame(), *arrays)
     recipe = Recipe(
         network=network, width=64, batch=batch, scan_labels=("phase",), ranges=VIEWS["mild"]
     )
@@ -247,9 +246,9 @@ def _cut(image: np.ndarray, coarse: LabelMap, boxes: Boxes) -> Iterator[tuple[np
 
 def _cut_into_store(folder: Path, image: np.ndarray, coarse: LabelMap, boxes: Boxes) -> None:
     index = pd.DataFrame({"reference_row": -1, "organ": [organ for organ, _ in boxes]})
-    with writing_patches(folder, META, index, index.iloc[:0]) as arrays:
+    with writing_patches(folder, META, index, index.iloc[:0]) as store:
         for row, (pixels, attention) in enumerate(_cut(image, coarse, boxes)):
-            arrays.images[row], arrays.attention[row] = pixels, attention
+            store.images[row], store.attention[row] = pixels, attention
 
 
 def _cut_into_files(folder: Path, image: np.ndarray, coarse: LabelMap, boxes: Boxes) -> None:

@@ -230,22 +230,6 @@ class Cohort:
         return tuple(c for c in self.of_split("train") if c.reference is not None)
 
 
-@dataclass(frozen=True, eq=False)
-class QueryPatch:
-    """One organ in one axial slice: windowed image, attention mask, and the reference if any.
-
-    `image` and `attention` are float32 in [0, 1], `[i, j]`; `box` covers the patch without margin.
-    """
-
-    case_id: str
-    organ: str
-    scan_labels: Mapping[str, str]
-    box: Box
-    image: np.ndarray
-    attention: np.ndarray
-    reference: np.ndarray | None = None
-
-
 @dataclass(frozen=True)
 class OrganScore:
     """Agreement of one organ in one scan; NaN means undefined, never 0."""

@@ -12,7 +12,7 @@ from sacl.errors import ConfigError
 from sacl.losses.contrastive import semantic_contrastive_loss
 from sacl.methods import Recipe, batches, method_named
 from sacl.methods.batches import PatchSource, PatchViews, codes_of, training_patches
-from sacl.patches.store import PatchStore, StoreArrays, StoreMeta
+from sacl.patches.store import PatchStore, StoreMeta
 from sacl.patches.views import ViewRanges
 from sacl.training.sampler import BalancedSampler
 
@@ -65,7 +65,7 @@ def patch_store(arrays):
     )
     nothing = np.zeros((0, 24, 24), np.uint8)
     meta = StoreMeta(16, 24, 16, 24, ("liver", "spleen"), ("phase",))
-    return PatchStore(meta, index, pd.DataFrame(), StoreArrays(*arrays, *[nothing] * 4))
+    return PatchStore(meta, index, pd.DataFrame(), *arrays, *[nothing] * 4)
 
 
 RECIPE = Recipe(

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from sacl.errors import DataError
-from sacl.patches.store import StoreCounts, StoreMeta, bytes_needed, read_patches, writing_patches
-from sacl.types import Box
+from sacl.patches.store import StoreMeta, read_patches, writing_patches
 
 META = StoreMeta(
     patch_size=4,
@@ -67,24 +66,6 @@ def test_reads_what_was_written(store):
     assert store.images[3].max() == 65535
 
 
-def test_gives_a_query_patch_without_its_margin(store):
-    patch = store[2]
-
-    assert (patch.case_id, patch.organ) == ("002", "aorta")
-    assert patch.scan_labels == {"phase": "portal_venous"}
-    assert patch.box == Box((-2, 3, 7), (8, 13, 8))
-    assert patch.image.shape == (4, 4)
-    np.testing.assert_allclose(patch.image, 2 / 3, rtol=1e-6)
-    np.testing.assert_allclose(patch.reference, 0.2, rtol=1e-6)
-    assert store[1].reference is None
-    assert store[1].attention.min() == 1
-
-
-def test_can_be_walked_through_patch_by_patch(store):
-    assert [patch.organ for patch in store] == ["liver", "aorta", "aorta", "liver"]
-    assert len(store) == 4
-
-
 def test_keeps_names_that_look_like_numbers_or_like_nothing(store):
     assert store.index["case_id"].tolist() == ["001", "001", "002", "NA"]
     assert store.scan_label("phase").tolist() == ["native", "unknown", "portal_venous", "null"]
@@ -113,16 +94,13 @@ def test_stores_a_cohort_without_annotation(tmp_path):
 
     assert store.references.shape == (0, 6, 6)
     assert len(store.dense_index) == 0
-    assert store[0].reference is None
 
 
-def test_counts_its_bytes_before_it_takes_them(store, tmp_path):
+def test_counts_its_bytes_on_disk(store, tmp_path):
     files = sum(path.stat().st_size for path in tmp_path.glob("*.npy"))
 
-    need = bytes_needed(META, StoreCounts(patches=4, references=2, slices=2, dense_references=2))
-
-    assert need == 4 * 36 * 3 + 2 * 36 + 2 * 100 * 4
-    assert files == need + 6 * 128
+    assert store.nbytes == 4 * 36 * 3 + 2 * 36 + 2 * 100 * 4
+    assert files == store.nbytes + 6 * 128
 
 
 def test_refuses_a_disk_that_is_too_small_before_it_writes(tmp_path, monkeypatch):

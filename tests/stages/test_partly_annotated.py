@@ -33,7 +33,7 @@ from sacl.stages.evaluate import COARSE, evaluate
 from sacl.stages.extract import extract
 from sacl.stages.ingest import ingest
 from sacl.stages.locate import locate
-from sacl.stages.locate_networks import labeled_scan
+from sacl.stages.scan import Scan
 from sacl.training.coarse import coarse_case, draw_crops, loss_of_levels
 from sacl.training.finetune import DenseTask, QueryTask, StepRules
 from sacl.types import LabelMap
@@ -157,10 +157,9 @@ def test_the_dense_task_does_not_mind_a_spleen_where_nobody_looked_for_it(store)
 def test_the_coarse_network_does_not_mind_it_either(workspace):
     cohort = cohort_of(workspace)
     cases = [
-        coarse_case(
-            *labeled_scan(workspace, case, cohort), case.window, case.annotated, (3.0, 3.0, 6.0)
-        )
+        coarse_case(scan.image, scan.reference, case.window, case.annotated, (3.0, 3.0, 6.0))
         for case in cohort.labeled
+        for scan in [Scan(case, cohort, workspace)]
     ]
     assert [case.annotated.tolist() for case in cases] == [[True, True], [True, False]] * 2
     low, high = (np.array([20.0, 160.0]) + 175) / 450

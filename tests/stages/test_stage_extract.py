@@ -50,11 +50,13 @@ def test_stores_what_a_cut_of_the_scan_gives(store):
 
     for (row, line), box in zip(rows.iterrows(), boxes, strict=True):
         k = int(line["slice"])
-        patch = store[int(row)]
-        assert patch.box == box
-        np.testing.assert_allclose(patch.image, cut(window[:, :, k], box, 16), atol=1e-5)
-        attention = coverage(labels[:, :, k], 1, box, 16)
-        np.testing.assert_allclose(patch.attention, attention, atol=0.5 / 255 + 1e-6)
+        place = line[["i0", "j0", "slice", "i1", "j1"]].tolist()
+        assert place == [*box.start, *box.stop[:2]]
+        image, attention = (array[row, 4:20, 4:20] for array in (store.images, store.attention))
+        expected = cut(window[:, :, k], box, 16)
+        np.testing.assert_allclose(image / np.float32(65535), expected, atol=1e-5)
+        expected = coverage(labels[:, :, k], 1, box, 16)
+        np.testing.assert_allclose(attention / 255, expected, atol=0.5 / 255 + 1e-6)
 
 
 def test_keeps_a_margin_around_every_patch(store):
@@ -70,8 +72,8 @@ def test_stores_references_of_annotated_organs_of_labeled_training_scans_only(st
     assert set(with_reference.query("case_id == 'case-1'")["organ"]) == {"liver"}
     assert with_reference["reference_row"].tolist() == list(range(len(store.references)))
     middle = with_reference.query("slice == 5 and case_id == 'case-0' and organ == 'aorta'")
-    patch = store[int(middle.index[0])]
-    np.testing.assert_allclose(patch.reference, patch.attention)
+    row, reference_row = int(middle.index[0]), int(middle["reference_row"].iloc[0])
+    np.testing.assert_array_equal(store.references[reference_row], store.attention[row])
 
 
 def test_stores_dense_slices_of_training_scans_with_what_is_labeled(store, workspace):

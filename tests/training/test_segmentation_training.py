@@ -11,7 +11,7 @@ from sacl.networks.encoder import EncoderSpec
 from sacl.networks.segmenter import SegmenterSpec, build_segmenter
 from sacl.patches.corruption import mask_dice
 from sacl.patches.region import Placement
-from sacl.patches.store import PatchStore, StoreArrays, StoreMeta
+from sacl.patches.store import PatchStore, StoreMeta
 from sacl.patches.views import ViewRanges
 from sacl.patches.window import WindowRule
 from sacl.training.finetune import DenseTask, QueryTask
@@ -52,7 +52,10 @@ def make_store(slices=12):
     dense_index = pd.DataFrame(
         {"annotated": annotated, "reference_row": range(slices), "holds_organ": True}
     )
-    arrays = StoreArrays(
+    return PatchStore(
+        StoreMeta(SIZE, STORED, SIZE, STORED, ORGANS),
+        index,
+        dense_index,
         images=np.stack([65535 * p[2] for p in patches]).astype(np.uint16),
         attention=np.stack([255 * p[3] for p in patches]).astype(np.uint8),
         references=np.stack([255 * p[4] for p in patches]).astype(np.uint8),
@@ -60,7 +63,6 @@ def make_store(slices=12):
         dense_references=np.stack(labels).astype(np.uint8),
         dense_coarse=np.stack(labels).astype(np.uint8),
     )
-    return PatchStore(StoreMeta(SIZE, STORED, SIZE, STORED, ORGANS), index, dense_index, arrays)
 
 
 def rules(**changes):

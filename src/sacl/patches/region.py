@@ -7,7 +7,7 @@ They are judged organ by organ: of all organs together, a spleen is an island be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Shaped
 from scipy import ndimage
 
 from sacl.errors import DataError
-from sacl.patches.query import box_around, organ_regions, whole_slice_box
+from sacl.patches.query import box_around, organ_regions, plan_boxes, whole_slice_box
 from sacl.types import Box, Grid, LabelMap
 
 PLACEMENT_RULE = 2
@@ -63,6 +63,14 @@ def dense_boxes(placement: Placement, grid: Grid, coarse: LabelMap | None) -> li
     if placement.region == "slice" or coarse is None:
         return slice_boxes(grid)
     return region_boxes(coarse, placement.region_context, placement.min_side_mm)
+
+
+def patch_boxes(placement: Placement, coarse: LabelMap) -> Iterator[tuple[str, Box]]:
+    """Yield organ and box of all query patches of a scan, organ by organ by rising slice."""
+    rules = (placement.context, placement.min_side_mm, placement.slice_margin)
+    for organ, region in organ_regions(coarse).items():
+        for box in plan_boxes(coarse, organ, *rules, region):
+            yield organ, box
 
 
 def region_boxes(coarse: LabelMap, context: float, min_side_mm: float) -> list[Box]:

@@ -6,15 +6,15 @@ import contextlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Float32, Int64, Shaped, UInt
+from jaxtyping import Float, Int64, Shaped, UInt
 
 from sacl.errors import DataError
 from sacl.files.arrays import allocate, open_array
@@ -22,7 +22,7 @@ from sacl.files.atomic import replacing, write_text
 from sacl.patches.region import Placement
 from sacl.patches.scan_ranges import ScanRanges
 from sacl.patches.window import WindowRule
-from sacl.types import UNKNOWN, Box, QueryPatch, join_labels
+from sacl.types import UNKNOWN, join_labels
 
 IMAGE_SCALE = 65535
 """Stored image values per unit of the window: far finer than any scanner's HU."""
@@ -62,14 +62,20 @@ Patches = UInt[np.ndarray, "_row _i _j"]
 
 
 @dataclass(frozen=True, eq=False)
-class StoreArrays:
-    """The arrays of a store: written while it is made, memory-mapped read-only afterwards.
+class PatchStore:
+    """A store: its arrays are writable while it is made, and mapped read-only afterwards.
 
-    `images` and `dense_images` are uint16, `attention` and `references` (coverage by the organ)
-    uint8; `dense_references` and `dense_coarse` are label values, uint8 (uint16 beyond 255 organs).
-    All have their margin.
+    `index` has a row per patch: case_id, subject_id, split, organ, slice, box (i0, j0, i1, j1),
+    pixel_mm, reference_row (-1 where there is none) and `label_<name>` per scan-wise label.
+    `dense_index` has a row per dense slice of the training cases, with its own reference_row, and
+    `holds_organ` by the coarse map. The arrays have their margin. Images are uint16, attention and
+    references (coverage by the organ) uint8, dense references and coarse maps label values, uint8
+    (uint16 beyond 255 organs).
     """
 
+    meta: StoreMeta
+    index: pd.DataFrame
+    dense_index: pd.DataFrame
     images: Patches
     attention: Patches
     references: Patches
@@ -77,70 +83,28 @@ class StoreArrays:
     dense_references: Patches
     dense_coarse: Patches
 
-
-@dataclass(frozen=True, eq=False)
-class PatchStore:
-    """A finished store. Indexing it gives query patches without their margin, as floats.
-
-    `index` has a row per patch: case_id, subject_id, split, organ, slice, box (i0, j0, i1, j1),
-    pixel_mm, reference_row (-1 where there is none) and `label_<name>` per scan-wise label.
-    `dense_index` has a row per dense slice of the training cases, with its own reference_row, and
-    `holds_organ` by the coarse map.
-    """
-
-    meta: StoreMeta
-    index: pd.DataFrame
-    dense_index: pd.DataFrame
-    arrays: StoreArrays = field(repr=False)
-
-    @property
-    def images(self) -> Patches:
-        """Image of every patch with margin, uint16."""
-        return self.arrays.images
-
-    @property
-    def attention(self) -> Patches:
-        """Attention of every patch with margin, uint8."""
-        return self.arrays.attention
-
-    @property
-    def references(self) -> Patches:
-        """Reference of the labeled patches with margin, uint8, at `index.reference_row`."""
-        return self.arrays.references
-
-    @property
-    def dense_images(self) -> Patches:
-        """Dense slices of the training cases with margin, uint16."""
-        return self.arrays.dense_images
-
-    @property
-    def dense_references(self) -> Patches:
-        """Label values of the labeled dense slices with margin, uint8, at `dense_index`'s row."""
-        return self.arrays.dense_references
-
-    @property
-    def dense_coarse(self) -> Patches:
-        """Label values of the coarse map in the dense slices with margin, uint8."""
-        return self.arrays.dense_coarse
-
     @property
     def margin(self) -> float:
         """Stored side of a patch in units of its own side."""
         return self.meta.stored_size / self.meta.patch_size
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays, on disk as in memory."""
+        arrays = (self.images, self.attention, self.references)
+        dense = (self.dense_images, self.dense_references, self.dense_coarse)
+        return sum(array.nbytes for array in (*arrays, *dense))
+
     @cached_property
     def organ_code(self) -> Int64[np.ndarray, " patch"]:
         """Position of each patch's organ in `meta.organs`."""
-        return np.asarray(
-            pd.Index(self.meta.organs).get_indexer(pd.Index(self.index["organ"])), dtype=np.int64
-        )
+        codes = pd.Index(self.meta.organs).get_indexer(pd.Index(self.index["organ"]))
+        return codes.astype(np.int64)
 
     def scan_label(self, name: str) -> Shaped[np.ndarray, " patch"]:
         """Return a scan-wise label of every patch; `unknown` where the cohort has no such label."""
-        column = LABEL_PREFIX + name
-        if column not in self.index:
-            return np.full(len(self.index), "unknown", dtype=object)
-        return self.index[column].to_numpy(dtype=object)
+        column = self.index.get(LABEL_PREFIX + name, pd.Series(UNKNOWN, self.index.index))
+        return column.to_numpy(dtype=object)
 
     def joined_label(self, names: Sequence[str]) -> Shaped[np.ndarray, " patch"]:
         """Return several scan-wise labels of every patch as one, unknown where one of them is."""
@@ -152,82 +116,26 @@ class PatchStore:
     def joined_dense_label(self, names: Sequence[str]) -> Shaped[np.ndarray, " slice"]:
         """Return several scan-wise labels of every dense slice as one, as `joined_label`."""
         by_case = dict(zip(self.index["case_id"], self.joined_label(names), strict=True))
-        return np.array(
-            [by_case.get(case, UNKNOWN) for case in self.dense_index["case_id"]], dtype=object
-        )
+        labels = [by_case.get(case, UNKNOWN) for case in self.dense_index["case_id"]]
+        return np.array(labels, dtype=object)
 
     def __len__(self) -> int:
         return len(self.index)
-
-    def __getitem__(self, row: int) -> QueryPatch:
-        if not 0 <= row < len(self):
-            raise IndexError(row)
-        line = self.index.iloc[row]
-        reference = int(line["reference_row"])
-        return QueryPatch(
-            case_id=str(line["case_id"]),
-            organ=str(line["organ"]),
-            scan_labels={n: str(line[LABEL_PREFIX + n]) for n in self.meta.scan_labels},
-            box=Box(
-                (int(line["i0"]), int(line["j0"]), int(line["slice"])),
-                (int(line["i1"]), int(line["j1"]), int(line["slice"]) + 1),
-            ),
-            image=self._center(self.images[row], IMAGE_SCALE),
-            attention=self._center(self.attention[row], COVERAGE_SCALE),
-            reference=self._center(self.references[reference], COVERAGE_SCALE)
-            if reference >= 0
-            else None,
-        )
-
-    def _center(
-        self, pixels: UInt[np.ndarray, "stored stored"], scale: int
-    ) -> Float32[np.ndarray, "side side"]:
-        edge = (self.meta.stored_size - self.meta.patch_size) // 2
-        inner = slice(edge, edge + self.meta.patch_size)
-        return pixels[inner, inner].astype(np.float32) / np.float32(scale)
-
-
-@dataclass(frozen=True)
-class StoreCounts:
-    """How many rows the arrays of a store have."""
-
-    patches: int = 0
-    references: int = 0
-    slices: int = 0
-    dense_references: int = 0
-
-
-def counts_of(index: pd.DataFrame, dense_index: pd.DataFrame) -> StoreCounts:
-    """Return how many rows of each array two index tables ask for."""
-    return StoreCounts(
-        patches=len(index),
-        references=int((index["reference_row"] >= 0).sum()),
-        slices=len(dense_index),
-        dense_references=int((dense_index["reference_row"] >= 0).sum()),
-    )
-
-
-def bytes_needed(meta: StoreMeta, counts: StoreCounts) -> int:
-    """Return how many bytes a store's arrays take on disk."""
-    return sum(
-        int(np.prod(shape)) * np.dtype(dtype).itemsize
-        for shape, dtype in _layout(meta, counts).values()
-    )
 
 
 @contextlib.contextmanager
 def writing_patches(
     folder: Path, meta: StoreMeta, index: pd.DataFrame, dense_index: pd.DataFrame
-) -> Iterator[StoreArrays]:
-    """Allocate a store for the rows of two index tables and yield its arrays, all 0, to fill.
+) -> Iterator[PatchStore]:
+    """Allocate a store for the rows of two index tables and yield it, its arrays all 0, to fill.
 
     The files get their names when the body succeeds, `store.json` last; nothing is left otherwise.
 
     Raises:
         DataError: the disk has too little room; nothing has been computed by then.
     """
-    counts = counts_of(index, dense_index)
-    need = bytes_needed(meta, counts)
+    layout = _layout(meta, index, dense_index)
+    need = sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in layout.values())
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if need > free:
@@ -238,10 +146,10 @@ def writing_patches(
         )
     with contextlib.ExitStack() as files:
         arrays = {}
-        for name, (shape, dtype) in _layout(meta, counts).items():
+        for name, (shape, kind) in layout.items():
             path = files.enter_context(replacing(folder / f"{name}.npy"))
-            arrays[name] = allocate(path, shape, dtype)
-        yield StoreArrays(**arrays)
+            arrays[name] = allocate(path, shape, kind)
+        yield PatchStore(meta, index, dense_index, **arrays)
     for name, table in (("index", index), ("dense_index", dense_index)):
         with replacing(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
@@ -264,32 +172,40 @@ def read_patches(folder: Path) -> PatchStore:
         meta = msgspec.convert(text, StoreMeta)
         index = _read_table(folder / "index.csv")
         dense_index = _read_table(folder / "dense_index.csv")
-        arrays = StoreArrays(
-            **{name: open_array(folder / f"{name}.npy") for name in _layout(meta, StoreCounts())}
+        layout = _layout(meta, index, dense_index)
+        store = PatchStore(
+            meta,
+            index,
+            dense_index,
+            **{name: open_array(folder / f"{name}.npy") for name in layout},
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"{folder.name}: the patch store is incomplete or broken ({type(error).__name__});"
             " run `sacl extract --force`"
         ) from error
-    if len(arrays.images) != len(index) or len(arrays.dense_images) != len(dense_index):
+    if len(store.images) != len(index) or len(store.dense_images) != len(dense_index):
         raise DataError(
-            f"{folder.name}: {len(arrays.images)} patches for {len(index)} rows of index.csv;"
+            f"{folder.name}: {len(store.images)} patches for {len(index)} rows of index.csv;"
             " run `sacl extract --force`"
         )
-    return PatchStore(meta, index, dense_index, arrays)
+    return store
 
 
-def _layout(meta: StoreMeta, counts: StoreCounts) -> Mapping[str, tuple[tuple[int, ...], type]]:
+def _layout(
+    meta: StoreMeta, index: pd.DataFrame, dense_index: pd.DataFrame
+) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Return shape and type of every array."""
     patch, whole = (meta.stored_size,) * 2, (meta.dense_stored_size,) * 2
+    labeled, dense_labeled = (int((t["reference_row"] >= 0).sum()) for t in (index, dense_index))
     label = np.uint8 if len(meta.organs) < 256 else np.uint16
     return {
-        "images": ((counts.patches, *patch), np.uint16),
-        "attention": ((counts.patches, *patch), np.uint8),
-        "references": ((counts.references, *patch), np.uint8),
-        "dense_images": ((counts.slices, *whole), np.uint16),
-        "dense_references": ((counts.dense_references, *whole), label),
-        "dense_coarse": ((counts.slices, *whole), label),
+        "images": ((len(index), *patch), np.uint16),
+        "attention": ((len(index), *patch), np.uint8),
+        "references": ((labeled, *patch), np.uint8),
+        "dense_images": ((len(dense_index), *whole), np.uint16),
+        "dense_references": ((dense_labeled, *whole), label),
+        "dense_coarse": ((len(dense_index), *whole), label),
     }
 
 

@@ -24,7 +24,7 @@ from sacl.networks.device import autocast
 from sacl.networks.segmenter import Segmenter, SegmenterSpec
 from sacl.patches.coarse_grid import arg_max_on_scan, coarse_grid, image_to_coarse
 from sacl.prediction.components import clean_components
-from sacl.prediction.volume import Network, Predictor, predict_volume
+from sacl.prediction.volume import Network, Predictor, load_segmenter, predict_volume
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
 MIN_VOLUME_ML = 0.05
@@ -97,6 +97,11 @@ class SliceEnsemble:
     networks: Sequence[Segmenter]
     device: torch.device
 
+    @property
+    def spec(self) -> SegmenterSpec:
+        """The spec that all networks share."""
+        return self.networks[0].spec
+
     def locate(self, volume: Volume, window: tuple[float, float]) -> LabelMap:
         """Return the cleaned coarse label map of a canonical scan, of any size and spacing."""
         predictor = Predictor(MeanOfNetworks(self.networks), self.device)
@@ -117,21 +122,15 @@ def cleaned(voxels: Integer[np.ndarray, "i j k"], grid: Grid, scheme: LabelSchem
 def save_network(folder: Path, name: str, trained: Ensemble) -> None:
     """Write the only network of an ensemble, weights and description, under the stage's folder."""
     [network] = trained.networks
-    if isinstance(trained, SliceEnsemble):
-        save_weights(folder / _NETWORKS / name, _SLICES, network, asdict(trained.networks[0].spec))
-    else:
-        save_weights(folder / _NETWORKS / name, _VOLUMES, network, asdict(trained.spec))
+    kind = _SLICES if isinstance(trained, SliceEnsemble) else _VOLUMES
+    save_weights(folder / _NETWORKS / name, kind, network, asdict(trained.spec))
 
 
 def load_network(folder: Path, name: str, device: torch.device) -> Ensemble | None:
     """Return a network as an ensemble of one; None where it was not saved."""
     place = folder / _NETWORKS / name
     if (place / f"{_SLICES}.json").is_file():
-        weights, text = read_weights(place, _SLICES)
-        segmenter = Segmenter(SegmenterSpec.from_json(text))
-        segmenter.load_state_dict(weights)
-        segmenter = segmenter.to(device, memory_format=torch.channels_last)
-        return SliceEnsemble((segmenter.eval(),), device)
+        return SliceEnsemble((load_segmenter(place, device, _SLICES),), device)
     if (place / f"{_VOLUMES}.json").is_file():
         weights, text = read_weights(place, _VOLUMES)
         spec = CoarseSpec.from_json(text)

@@ -19,8 +19,8 @@ from sacl.files.atomic import write_text
 from sacl.files.weights import read_weights
 from sacl.networks.device import autocast
 from sacl.networks.segmenter import SEGMENTER, Segmenter, SegmenterSpec, restored_segmenter
-from sacl.patches.query import coverage, cut, organ_regions, plan_boxes
-from sacl.patches.region import dense_boxes
+from sacl.patches.query import coverage, cut
+from sacl.patches.region import dense_boxes, patch_boxes
 from sacl.patches.window import normalize
 from sacl.prediction.assemble import fuse, labels_of_slice
 from sacl.prediction.components import clean_components
@@ -67,13 +67,13 @@ def read_recipe(folder: Path) -> MapRecipe | None:
     return msgspec.json.decode(path.read_bytes(), type=MapRecipe) if path.is_file() else None
 
 
-def load_segmenter(folder: Path, device: torch.device) -> Segmenter:
+def load_segmenter(folder: Path, device: torch.device, name: str = SEGMENTER) -> Segmenter:
     """Return a saved segmenter on a device, in eval mode.
 
     Raises:
         DataError: there is none, it is damaged, or its weights do not fit its description.
     """
-    segmenter = restored_segmenter(*read_weights(folder, SEGMENTER), folder.name)
+    segmenter = restored_segmenter(*read_weights(folder, name), folder.name)
     return segmenter.to(device, memory_format=torch.channels_last)
 
 
@@ -211,11 +211,6 @@ def _patch_logits(
 
 def plan_patches(coarse: LabelMap, spec: SegmenterSpec) -> list[tuple[Box, int]]:
     """Return box and label value of all query patches of a scan, by rising slice and label."""
-    placement = spec.placement
-    rules = (placement.context, placement.min_side_mm, placement.slice_margin)
-    planned = [
-        (box, coarse.scheme.label_of(organ))
-        for organ, region in organ_regions(coarse).items()
-        for box in plan_boxes(coarse, organ, *rules, region)
-    ]
+    boxes = patch_boxes(spec.placement, coarse)
+    planned = [(box, coarse.scheme.label_of(organ)) for organ, box in boxes]
     return sorted(planned, key=lambda patch: (patch[0].start[2], patch[1]))

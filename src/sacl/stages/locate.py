@@ -11,7 +11,7 @@ from sacl.cohort.layouts.label_maps import given_fingerprint, survey_maps
 from sacl.cohort.manifest import read_cohort, read_image
 from sacl.errors import DataError
 from sacl.files.atomic import replacing
-from sacl.files.nifti import read_label_map, write_label_map
+from sacl.files.nifti import write_label_map
 from sacl.prediction.given import GivenMaps, announce, require_grids
 from sacl.prediction.phases import estimate_phases
 from sacl.progress import say, track
@@ -19,7 +19,8 @@ from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.scores.overlap import dice, volume_ml
 from sacl.settings import LocateSettings, MapsSettings
-from sacl.stages.locate_networks import Locator, network_locator, reference_of
+from sacl.stages.locate_networks import Locator, network_locator
+from sacl.stages.scan import Scan
 from sacl.types import Case, Cohort, LabelMap
 
 PHASE_THRESHOLD = 0.8
@@ -58,12 +59,12 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
         cohort = read_cohort(workspace.require("ingest"))
         given = None if settings.maps is None else _given(settings.maps, workspace, cohort)
         locator = given.locate if given else network_locator(settings, workspace, cohort)
-        scored = {} if given else {case.case_id: case for case in cohort.labeled}
+        scored = () if given else [case.case_id for case in cohort.labeled]
         rows = []
         for case in track(cohort.cases, "locate"):
-            label_map = _located_once(folder, case, locator, cohort, resumes=given is None)
-            reference = reference_of(workspace, case, cohort) if case.case_id in scored else None
-            rows += coverage_of(case, label_map, reference)
+            scan = Scan(case, cohort, workspace)
+            label_map = _located_once(scan, locator, resumes=given is None)
+            rows += coverage_of(case, label_map, scan.reference if case.case_id in scored else None)
         coverage = pd.DataFrame(rows)
         with replacing(folder / "coverage.csv") as temporary:
             coverage.to_csv(temporary, index=False)
@@ -95,15 +96,12 @@ def coverage_of(
     return rows
 
 
-def _located_once(
-    folder: Path, case: Case, locator: Locator, cohort: Cohort, resumes: bool
-) -> LabelMap:
+def _located_once(scan: Scan, locator: Locator, resumes: bool) -> LabelMap:
     """Return a case's map; to resume, read what an interrupted run has written."""
-    path = folder / "maps" / f"{case.case_id}.nii.gz"
-    if resumes and path.is_file():
-        return read_label_map(path, cohort.scheme)[0]
-    label_map = locator(case)
-    write_label_map(path, label_map)
+    if resumes and scan.coarse_path.is_file():
+        return scan.coarse
+    label_map = locator(scan.case)
+    write_label_map(scan.coarse_path, label_map)
     return label_map
 
 

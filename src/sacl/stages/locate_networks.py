@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 
-from sacl.cohort.manifest import read_image, read_reference
 from sacl.errors import DataError
 from sacl.files.atomic import replacing
-from sacl.geometry import require_same_grid
 from sacl.networks.device import resolve_device
 from sacl.patches.views import VIEWS
 from sacl.prediction.coarse import (
@@ -27,6 +26,7 @@ from sacl.prediction.coarse import (
 from sacl.progress import track
 from sacl.run.workspace import Workspace
 from sacl.settings import LocateSettings, SlicesSettings, VolumeSettings
+from sacl.stages.scan import Scan
 from sacl.training.coarse import CoarsePlan, coarse_case, train_coarse, volume_spec
 from sacl.training.coarse_slices import (
     ScanSlices,
@@ -35,7 +35,7 @@ from sacl.training.coarse_slices import (
     slices_of,
     train_on_slices,
 )
-from sacl.types import Case, Cohort, LabelMap, Volume
+from sacl.types import Case, Cohort, LabelMap
 
 _FOLDS = 3
 """Cross-fitting folds over the labeled subjects; as many as subjects where there are fewer."""
@@ -47,8 +47,9 @@ _MOST_UNLABELED = 20_000
 """Unlabeled slices that are held in memory at most; of a larger cohort every n-th one is."""
 
 Locator = Callable[[Case], LabelMap]
-TrainOne = Callable[[Sequence[Case], str, int, str], tuple[Ensemble, list[float]]]
-"""From labeled cases, a name, a seed and what to say, to a network and the loss of every step."""
+
+TrainOne = Callable[..., tuple[Ensemble, list[float]]]
+"""From labeled cases, a seed, `what` to say and a `checkpoint`, to a network and its losses."""
 
 
 def deal_folds(cohort: Cohort, folds: int) -> dict[str, int]:
@@ -98,14 +99,14 @@ def network_locator(settings: LocateSettings, workspace: Workspace, cohort: Coho
 
     def locator(case: Case) -> LabelMap:
         fold = fold_of.get(case.subject_id)
-        ensemble = every if fold is None else networks[fold_name(fold)]
-        located = ensemble.locate(read_image(workspace.folder("ingest"), case), case.window)
+        ensemble = every if fold is None else networks[_fold_name(fold)]
+        located = ensemble.locate(Scan(case, cohort, workspace).image, case.window)
         return LabelMap(located.voxels, located.grid, cohort.scheme)
 
     return locator
 
 
-def fold_name(fold: int) -> str:
+def _fold_name(fold: int) -> str:
     """Return the name of the network that has not seen a fold."""
     return f"fold-{fold}"
 
@@ -119,7 +120,7 @@ def train_networks(
     labeled scans; together they locate the others.
     """
     folder, device = workspace.folder("locate"), resolve_device(workspace.device)
-    held_out: dict[str, int | None] = {fold_name(n): n for n in sorted(set(fold_of.values()))}
+    held_out: dict[str, int | None] = {_fold_name(n): n for n in sorted(set(fold_of.values()))}
     held_out[ALL_LABELED] = None
     networks: dict[str, Ensemble] = {}
     train_one: TrainOne | None = None
@@ -127,84 +128,69 @@ def train_networks(
         trained = load_network(folder, name, device)
         if trained is None:
             train_one = train_one or _trainer(settings, workspace, cohort, device)
-            others = [case for case in cohort.labeled if fold_of[case.subject_id] != fold]
-            what = f"coarse network {number + 1}/{len(held_out)}"
-            trained, losses = train_one(others, name, workspace.seed * 101 + number, what)
-            _write_losses(folder, name, losses)
+            trained, losses = train_one(
+                [case for case in cohort.labeled if fold_of[case.subject_id] != fold],
+                workspace.seed * 101 + number,
+                what=f"coarse network {number + 1}/{len(held_out)}",
+                checkpoint=folder / f"{name}.checkpoint",
+            )
+            _write_losses(folder / "losses.csv", name, losses)
             save_network(folder, name, trained)
         networks[name] = trained
     return networks
 
 
-def reference_of(workspace: Workspace, case: Case, cohort: Cohort) -> LabelMap:
-    """Return the reference of a labeled case."""
-    reference = read_reference(workspace.folder("ingest"), case, cohort.scheme)
-    assert reference is not None, "a labeled case has a reference"
-    return reference
-
-
 def _trainer(
     settings: LocateSettings, workspace: Workspace, cohort: Cohort, device: torch.device
 ) -> TrainOne:
+    """Return what trains a network on some of the labeled scans, all of which are read here."""
     if settings.volume is not None:
-        return _trainer_on_volumes(settings.volume, settings.channels, workspace, cohort, device)
+        return _on_volumes(settings.volume, settings.channels, workspace, cohort, device)
     assert settings.slices is not None, "maps need no network"
-    return _trainer_on_slices(settings.slices, settings.channels, workspace, cohort, device)
+    return _on_slices(settings.slices, settings.channels, workspace, cohort, device)
 
 
-def _trainer_on_volumes(
+def _on_volumes(
     settings: VolumeSettings,
     channels: int,
     workspace: Workspace,
     cohort: Cohort,
     device: torch.device,
 ) -> TrainOne:
-    on_grid = {}
+    crop, in_plane_size = settings.crop, settings.in_plane_size
+    labeled = {}
     for case in cohort.labeled:
-        scan, how = labeled_scan(workspace, case, cohort), (case.window, case.annotated)
-        on_grid[case.case_id] = coarse_case(
-            *scan, *how, settings.spacing_mm, settings.in_plane_size
+        scan, how = Scan(case, cohort, workspace), (case.window, case.annotated)
+        labeled[case.case_id] = coarse_case(
+            scan.image, scan.reference, *how, settings.spacing_mm, in_plane_size
         )
-    spacings_mm = [case.spacing_mm for case in on_grid.values()]
-    grid = (settings.crop, settings.in_plane_size)
-    spec = volume_spec(cohort.scheme, spacings_mm, *grid, channels)
+    spacings_mm = [case.spacing_mm for case in labeled.values()]
+    spec = volume_spec(cohort.scheme, spacings_mm, crop, in_plane_size, channels)
 
-    def train_one(
-        cases: Sequence[Case], name: str, seed: int, what: str
-    ) -> tuple[Ensemble, list[float]]:
-        network, losses = train_coarse(
-            spec,
-            [on_grid[case.case_id] for case in cases],
-            CoarsePlan(steps=settings.steps, seed=seed, learning_rate=VOLUME_LEARNING_RATE),
-            device,
-            what=what,
-            checkpoint=workspace.folder("locate") / f"{name}.checkpoint",
-        )
+    def train_one(cases: Sequence[Case], seed: int, **how: Any) -> tuple[Ensemble, list[float]]:
+        plan = CoarsePlan(steps=settings.steps, seed=seed, learning_rate=VOLUME_LEARNING_RATE)
+        scans = [labeled[case.case_id] for case in cases]
+        network, losses = train_coarse(spec, scans, plan, device, **how)
         return VolumeEnsemble(spec, (network,), device), losses
 
     return train_one
 
 
-def _trainer_on_slices(
+def _on_slices(
     settings: SlicesSettings,
     channels: int,
     workspace: Workspace,
     cohort: Cohort,
     device: torch.device,
 ) -> TrainOne:
-    spec = slice_spec(
-        cohort.scheme, cohort.modality, cohort.window_hu, size=settings.size, width=channels
-    )
+    spec = slice_spec(cohort, settings.size, channels)
     labeled = {}
     for case in cohort.labeled:
-        volume, reference = labeled_scan(workspace, case, cohort)
-        of_scan = slices_of(volume, case.window, settings.size, reference, case.annotated)
-        labeled[case.case_id] = of_scan
+        scan, how = Scan(case, cohort, workspace), (case.window, settings.size)
+        labeled[case.case_id] = slices_of(scan.image, *how, scan.reference, case.annotated)
     unlabeled = _unlabeled(settings, workspace, cohort)
 
-    def train_one(
-        cases: Sequence[Case], name: str, seed: int, what: str
-    ) -> tuple[Ensemble, list[float]]:
+    def train_one(cases: Sequence[Case], seed: int, **how: Any) -> tuple[Ensemble, list[float]]:
         plan = SlicePlan(
             steps=settings.steps,
             teacher_steps=settings.teacher_steps,
@@ -214,25 +200,11 @@ def _trainer_on_slices(
             batch=SLICES_PER_STEP,
             learning_rate=SLICES_LEARNING_RATE,
         )
-        network, losses = train_on_slices(
-            spec,
-            [*(labeled[case.case_id] for case in cases), *unlabeled],
-            plan,
-            device,
-            what=what,
-            checkpoint=workspace.folder("locate") / f"{name}.checkpoint",
-        )
+        scans = [*(labeled[case.case_id] for case in cases), *unlabeled]
+        network, losses = train_on_slices(spec, scans, plan, device, **how)
         return SliceEnsemble((network,), device), losses
 
     return train_one
-
-
-def labeled_scan(workspace: Workspace, case: Case, cohort: Cohort) -> tuple[Volume, LabelMap]:
-    """Return image and reference of a labeled case, on one grid."""
-    volume = read_image(workspace.folder("ingest"), case)
-    reference = reference_of(workspace, case, cohort)
-    require_same_grid(volume.grid, reference.grid, f"case {case.case_id}")
-    return volume, reference
 
 
 def _unlabeled(settings: SlicesSettings, workspace: Workspace, cohort: Cohort) -> list[ScanSlices]:
@@ -243,16 +215,12 @@ def _unlabeled(settings: SlicesSettings, workspace: Workspace, cohort: Cohort) -
     cases = [case for case in cohort.of_split("train") if case.subject_id not in seen]
     slices = sum(case.native.grid.shape[2] for case in cases)
     every = max(1, math.ceil(slices / _MOST_UNLABELED))
-    folder = workspace.folder("ingest")
-    return [
-        slices_of(read_image(folder, case), case.window, settings.size, every=every)
-        for case in track(cases, "read unlabeled scans")
-    ]
+    scans = (Scan(case, cohort, workspace) for case in track(cases, "read unlabeled scans"))
+    return [slices_of(s.image, s.case.window, settings.size, every=every) for s in scans]
 
 
-def _write_losses(folder: Path, name: str, losses: Sequence[float]) -> None:
-    """Put one network's losses into `losses.csv`, beside those of the networks before it."""
-    path = folder / "losses.csv"
+def _write_losses(path: Path, name: str, losses: Sequence[float]) -> None:
+    """Put one network's losses into a table, beside those of the networks before it."""
     rows = pd.DataFrame({"network": name, "step": range(len(losses)), "loss": losses})
     if path.is_file():
         before = pd.read_csv(path)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sacl.cohort.manifest import read_cohort, read_image, read_reference
+from sacl.cohort.manifest import read_cohort
 from sacl.errors import DataError
 from sacl.files.nifti import read_label_map, write_label_map
-from sacl.geometry import require_same_grid
 from sacl.networks.device import resolve_device
 from sacl.networks.segmenter import SegmenterSpec
 from sacl.patches.region import dense_boxes
@@ -35,7 +34,8 @@ from sacl.progress import say, track
 from sacl.run.record import arms_of, fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import PredictSettings
-from sacl.types import Case, Cohort, LabelMap
+from sacl.stages.scan import Scan
+from sacl.types import Case, Cohort
 
 BATCH = 32
 """Slices or patches per forward pass."""
@@ -91,11 +91,9 @@ def _predict_cases(
         path = _map_of(arm, case, workspace)
         try:
             if not path.is_file():
-                volume = read_image(workspace.folder("ingest"), case)
-                coarse = _coarse_of(case, workspace, cohort) if predictor.needs_coarse else None
-                if coarse is not None:
-                    require_same_grid(volume.grid, coarse.grid, f"case {case.case_id}")
-                predicted = predict_volume(predictor, volume, case.window, coarse)
+                scan = Scan(case, cohort, workspace)
+                coarse = scan.coarse if predictor.needs_coarse else None
+                predicted = predict_volume(predictor, scan.image, case.window, coarse)
                 write_label_map(path, predicted, case.native)
         except DataError as error:
             bad.append(case.case_id)
@@ -118,13 +116,12 @@ def _judged(arm: str, spec: SegmenterSpec, workspace: Workspace, cohort: Cohort)
         return read_findings(folder)
     changes: list[Change] = []
     for case in track(cohort.cases, "compare with the coarse maps"):
-        coarse = _coarse_of(case, workspace, cohort)
+        scan = Scan(case, cohort, workspace)
         final = read_label_map(_map_of(arm, case, workspace), cohort.scheme)[0]
-        boxes = dense_boxes(spec.placement, final.grid, coarse) if spec.head == "dense" else ()
-        reference = None
-        if case.split == "validation":
-            reference = read_reference(workspace.folder("ingest"), case, cohort.scheme)
-        changes += changes_of(case, coarse, final, boxes, reference)
+        boxes = dense_boxes(spec.placement, final.grid, scan.coarse) if spec.head == "dense" else ()
+        unseen = case.split == "validation" and case.reference is not None
+        reference = scan.reference if unseen else None
+        changes += changes_of(case, scan.coarse, final, boxes, reference)
     test = {case.case_id for case in cohort.of_split("test")}
     lost = organs_to_take_from_coarse(row for row in changes if row.case_id not in test)
     findings = find_doubts(changes, lost)
@@ -141,15 +138,10 @@ def _take_from_coarse(
 ) -> None:
     """Put some organs of the coarse maps into an arm's maps; twice is as good as once."""
     for case in track(cohort.cases, f"take {', '.join(organs)} from the coarse maps"):
-        path = _map_of(arm, case, workspace)
-        final, coarse = read_label_map(path, cohort.scheme)[0], _coarse_of(case, workspace, cohort)
+        path, coarse = _map_of(arm, case, workspace), Scan(case, cohort, workspace).coarse
+        final = read_label_map(path, cohort.scheme)[0]
         write_label_map(path, with_organs_of(final, coarse, organs), case.native)
 
 
 def _map_of(arm: str, case: Case, workspace: Workspace) -> Path:
     return workspace.folder("predict") / arm / f"{case.case_id}.nii.gz"
-
-
-def _coarse_of(case: Case, workspace: Workspace, cohort: Cohort) -> LabelMap:
-    path = workspace.folder("locate") / "maps" / f"{case.case_id}.nii.gz"
-    return read_label_map(path, cohort.scheme)[0]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -21,14 +20,14 @@ from sacl.networks.encoder import EncoderSpec
 from sacl.networks.segmenter import Segmenter, SegmenterSpec, build_segmenter
 from sacl.patches.query import cut, round_to_even
 from sacl.patches.region import Placement, slice_boxes
-from sacl.patches.store import IMAGE_SCALE, PatchStore, StoreArrays, StoreMeta, quantized
+from sacl.patches.store import IMAGE_SCALE, PatchStore, StoreMeta, quantized
 from sacl.patches.views import ViewRanges
 from sacl.patches.window import WindowRule, normalize
 from sacl.training.finetune import DenseTask
 from sacl.training.loop import Plan, RatedParameters, train
 from sacl.training.sampler import StepRules
 from sacl.training.teacher import TeacherTask, with_teacher
-from sacl.types import LabelMap, LabelScheme, Volume
+from sacl.types import Cohort, LabelMap, Volume
 
 MARGIN = 1.6
 """Slices are held this many times wider than they are seen, for turned and shrunken views."""
@@ -65,23 +64,16 @@ class SlicePlan:
     learning_rate: float
 
 
-def slice_spec(
-    scheme: LabelScheme,
-    modality: Literal["ct", "mr"],
-    window_hu: tuple[float, float],
-    *,
-    size: int,
-    width: int,
-) -> SegmenterSpec:
-    """Return the network on whole slices of `size` pixels."""
+def slice_spec(cohort: Cohort, size: int, width: int) -> SegmenterSpec:
+    """Return the network on a cohort's whole slices of `size` pixels."""
     return SegmenterSpec(
         encoder=EncoderSpec(width=width, in_channels=1),
         decoder="unet",
         head="dense",
-        scheme=scheme.name,
-        organs=scheme.names,
+        scheme=cohort.scheme.name,
+        organs=cohort.scheme.names,
         image_size=size,
-        window=WindowRule(modality, window_hu),
+        window=WindowRule(cohort.modality, cohort.window_hu),
         placement=Placement(region="slice"),
     )
 
@@ -134,10 +126,11 @@ def train_on_slices(
     average = None
     if plan.teacher_steps:
         task, average = with_teacher(labeled, network, plan.steps)
+    groups = [RatedParameters(list(network.parameters()), plan.learning_rate)]
     losses = train(
         network,
         task.loss,
-        [RatedParameters(list(network.parameters()), plan.learning_rate)],
+        groups,
         Plan(steps=plan.steps + plan.teacher_steps),
         device,
         what=what,
@@ -155,23 +148,16 @@ def store_of(scans: Sequence[ScanSlices], spec: SegmenterSpec) -> PatchStore:
     labeled = np.concatenate([np.full(len(s.images), s.labels is not None) for s in scans])
     annotated = [";".join(scan.annotated) for scan in scans for _ in scan.images]
     references = [scan.labels for scan in scans if scan.labels is not None]
-    images = np.concatenate([scan.images for scan in scans])
     nothing = np.zeros((0, stored, stored), np.uint8)
+    reference_row = np.where(labeled, np.cumsum(labeled) - 1, -1)
     return PatchStore(
         StoreMeta(0, 0, spec.image_size, stored, spec.organs, scheme=spec.scheme),
-        pd.DataFrame(),
-        pd.DataFrame(
-            {
-                "reference_row": np.where(labeled, np.cumsum(labeled) - 1, -1),
-                "annotated": annotated,
-            }
-        ),
-        StoreArrays(
-            images=nothing,
-            attention=nothing,
-            references=nothing,
-            dense_images=images,
-            dense_references=np.concatenate(references) if references else nothing,
-            dense_coarse=nothing,
-        ),
+        index=pd.DataFrame(),
+        dense_index=pd.DataFrame({"reference_row": reference_row, "annotated": annotated}),
+        images=nothing,
+        attention=nothing,
+        references=nothing,
+        dense_images=np.concatenate([scan.images for scan in scans]),
+        dense_references=np.concatenate(references) if references else nothing,
+        dense_coarse=nothing,
     )
