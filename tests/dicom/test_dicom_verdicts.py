@@ -210,7 +210,7 @@ def test_any_order_of_slices_gives_their_grid(seed, count, degrees):
     step = distance * (normal + np.tan(np.radians(degrees)) * np.array(cosines[1]))
     origin = rng.uniform(-900, 900, 3)
     places = [tuple(origin + k * step) for k in range(count)]
-    encoding = Encoding(7, 5, 1, "MONOCHROME2", 16, 16, False, "", False, None)
+    encoding = Encoding(7, 5, 1, "MONOCHROME2", 16, 16, "", False, None)
     order = rng.permutation(count)
     found = stack([slice_at(places[k], cosines, spacing, encoding) for k in order])
     assert isinstance(found, SliceStack)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import copy
 import math
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from highdicom.color import CIELabColor
 from highdicom.sr import CodedConcept
 from jaxtyping import Shaped
 from pydicom import Dataset
@@ -23,10 +22,11 @@ from pydicom.sr.codedict import codes
 from pydicom.valuerep import DSfloat
 
 from sacl.dicom.files import Fault, Source
-from sacl.dicom.header import near
+from sacl.dicom.header import quiet
 from sacl.dicom.slices import Slice, meta_text, slices_in
-from sacl.dicom.stack import UNIT, SliceStack, plane_fault, positions, stack
+from sacl.dicom.stack import SliceStack, positions, require_parallel, stack
 from sacl.errors import DataError
+from sacl.files.atomic import replacing
 from sacl.files.label_table import label_color
 from sacl.geometry import canonical_grid, require_same_grid, to_canonical, to_native
 from sacl.snomed import LATERALITY_CODES, SCHEME, code_of
@@ -52,6 +52,7 @@ _ALWAYS = (
 _SHARED_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _LONGEST = 64
 """Of segment labels, structure names and code meanings: DICOM's value representation LO."""
+_WHERE = "source series"
 _TILT_MM = 5e-3
 """How far rounding may shift the slices of a stack against each other, in all."""
 
@@ -82,6 +83,52 @@ class SourceSeries:
         return distance if is_even else None
 
 
+Build = Callable[[np.ndarray, Sequence[str], SourceSeries, str], Dataset]
+"""Makes an object of labels `[k, row, column]`, organ names, their source and a title."""
+
+
+def write_result(
+    path: Path, label_map: LabelMap, source: Sequence[Dataset], run: str, build: Build
+) -> tuple[str, ...]:
+    """Write a label map as a DICOM object on its source series, whole or not at all.
+
+    Args:
+        path: The file.
+        label_map: On the canonical grid of the source.
+        source: Datasets of the source series, in any order; pixels are not needed.
+        run: Name of the run; the series is called "sacl RUN".
+        build: Makes the object.
+
+    Returns:
+        The names of the UIDs that the source lacks and that were made up.
+
+    Raises:
+        DataError: the map does not lie on the source's voxels, the source is no regular stack, or
+            an organ's name does not fit.
+    """
+    names, title = label_map.scheme.names, f"sacl {run}".replace("\\", "/")[:_LONGEST].strip()
+    for name in names:
+        if len(name) > _LONGEST or "\\" in name or not name.isprintable():
+            raise DataError(
+                f"organ '{name}': DICOM names have at most {_LONGEST} characters and no backslash;"
+                " rename the organ"
+            )
+    with quiet():
+        images = source_series(source)
+        result = build(native_slices(label_map, images), names, images, title)
+        result.CodingSchemeIdentificationSequence = [
+            item(
+                CodingSchemeDesignator=PRIVATE_SCHEME,
+                CodingSchemeName="Organ names of the sacl program",
+                CodingSchemeResponsibleOrganization="sacl",
+            )
+        ]
+        file_under(result, images.patient, (title, *names))
+        with replacing(path) as temporary:
+            result.save_as(temporary, enforce_file_format=True)
+    return images.made_up
+
+
 def item(**values: Any) -> Dataset:
     """Return a dataset with these attributes."""
     data = Dataset()
@@ -109,7 +156,7 @@ def source_series(source: Sequence[Dataset]) -> SourceSeries:
         DataError: the images are no regular stack of parallel, equal slices of one series.
     """
     if not source:
-        raise DataError("source series: it has no image")
+        raise DataError(f"{_WHERE}: it has no image")
     uids, made_up = _shared_uids(source)
     references = {meta_text(image, "SOPInstanceUID"): _reference(image, uids) for image in source}
     slices = [piece for image in source for piece in slices_in(image, Source(Path()))]
@@ -126,7 +173,7 @@ def native_slices(label_map: LabelMap, source: SourceSeries) -> Shaped[np.ndarra
     """
     canonical, grid = to_canonical(label_map.voxels, label_map.grid)
     remedy = "give the map that was predicted from this series"
-    require_same_grid(canonical_grid(source.stack.grid), grid, "source series", remedy)
+    require_same_grid(canonical_grid(source.stack.grid), grid, _WHERE, remedy)
     return to_native(canonical, source.stack.grid).transpose(2, 1, 0)
 
 
@@ -181,25 +228,6 @@ def file_under(result: Dataset, patient: Dataset, texts: Sequence[str]) -> None:
         result.SpecificCharacterSet = "ISO_IR 192"
 
 
-def require_names(names: Sequence[str]) -> None:
-    """Refuse organ names that DICOM cannot hold.
-
-    Raises:
-        DataError: a name is too long, or has a character that separates values.
-    """
-    for name in names:
-        if len(name) > _LONGEST or "\\" in name or not name.isprintable():
-            raise DataError(
-                f"organ '{name}': DICOM names have at most {_LONGEST} characters and no backslash;"
-                " rename the organ"
-            )
-
-
-def title_of(run: str) -> str:
-    """Return the description of the series that holds a run's result."""
-    return f"sacl {run}".replace("\\", "/")[:_LONGEST].strip()
-
-
 def readable(organ: str) -> str:
     """Return an organ's name as viewers show it: `kidney_right` becomes `Kidney right`."""
     words = organ.replace("_", " ")
@@ -220,49 +248,20 @@ def organ_code(organ: str) -> CodedConcept:
     return concept
 
 
-def private_scheme() -> Dataset:
-    """Return the item that tells a reader what the private codes are (PS3.3, C.12.1.1.5)."""
-    return item(
-        CodingSchemeDesignator=PRIVATE_SCHEME,
-        CodingSchemeName="Organ names of the sacl program",
-        CodingSchemeResponsibleOrganization="sacl",
-    )
-
-
 def rgb(label: int) -> tuple[int, int, int]:
     """Return the color of a label value, 0 to 255 each: the same as in the NIfTI label table."""
     red, green, blue = (round(255 * part) for part in label_color(label))
     return red, green, blue
 
 
-def cielab(label: int) -> CIELabColor:
-    """Return the color of a label value as DICOM recommends it for display."""
-    return CIELabColor.from_rgb(*rgb(label))
-
-
 def _stack(slices: Sequence[Slice]) -> SliceStack:
-    where, first = "source series", slices[0]
-    if any(None in (s.position_mm, s.orientation, s.spacing_mm) for s in slices):
-        raise DataError(
-            f"{where}: an image lacks its position, orientation or pixel spacing, so that its place"
-            " in the patient is unknown; export the series again"
-        )
-    fault = next(filter(None, map(plane_fault, slices)), None)
-    if fault is not None:
-        raise DataError(f"{where}: {fault.sentence}; export the series again")
-    for piece in slices[1:]:
-        size, other = ((s.encoding.rows, s.encoding.columns) for s in (first, piece))
-        rounding = 1e-4 * min(first.spacing_mm or (0.0,))
-        if size != other or not near(piece.spacing_mm, first.spacing_mm, rounding):
-            raise DataError(f"{where}: its images differ in size or pixel spacing; split it")
-        if not near(piece.orientation, first.orientation, UNIT):
-            raise DataError(f"{where}: its images are not parallel; split it")
+    require_parallel(slices, _WHERE)
     is_repeated = any(len(place) > 1 for place in positions(slices))
-    stacked = None if is_repeated else stack(slices, _thickness(first))
+    stacked = None if is_repeated else stack(slices, _thickness(slices[0]))
     if stacked is None or isinstance(stacked, Fault):
         raise DataError(
-            f"{where}: its images lie on each other or at irregular distances, there are several of"
-            " a place or one is missing; export the series again"
+            f"{_WHERE}: its images lie on each other or at irregular distances, there are several"
+            " of a place or one is missing; export the series again"
         )
     return stacked
 
@@ -294,7 +293,7 @@ def _shared_uids(source: Sequence[Dataset]) -> tuple[dict[str, str], tuple[str, 
         values = {str(image.get(name) or "") for image in source}
         if len(values) > 1:
             raise DataError(
-                f"source series: its images have {len(values)} different values of {name}; give"
+                f"{_WHERE}: its images have {len(values)} different values of {name}; give"
                 " the images of one series"
             )
         (value,) = values
@@ -321,7 +320,7 @@ def _uid(image: Dataset, name: str) -> str:
     value = meta_text(image, name)
     if not value:
         raise DataError(
-            f"source series: an image has no {name}, so that no result can refer to it; export the"
+            f"{_WHERE}: an image has no {name}, so that no result can refer to it; export the"
             " series again"
         )
     return value

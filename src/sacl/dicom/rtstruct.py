@@ -24,24 +24,17 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from scipy.ndimage import find_objects
 
 from sacl import __version__
-from sacl.dicom.header import quiet
 from sacl.dicom.result import (
     CATEGORY,
     SourceSeries,
-    file_under,
     item,
-    native_slices,
     new_uid,
     organ_code,
-    private_scheme,
     readable,
-    require_names,
     rgb,
-    source_series,
-    title_of,
+    write_result,
 )
 from sacl.dicom.slices import Slice
-from sacl.files.atomic import replacing
 from sacl.types import LabelMap
 
 SERIES_NUMBER = 9101
@@ -57,50 +50,46 @@ _DECIMALS = 5
 def write_rtstruct(
     path: Path, label_map: LabelMap, source: Sequence[Dataset], run: str
 ) -> tuple[str, ...]:
-    """Write a label map as RTSTRUCT on the images of its source series, whole or not at all.
+    """Write a label map as RTSTRUCT, with the arguments and errors of `result.write_result`.
 
     A contour runs along the pixels' edges in the plane of its image. Every organ that the map has
     is listed under its label value; of a map without any voxel all of the scheme, without contours.
     The file is implicit little endian, which alone has room for contours of more than 64 kB.
-
-    Args:
-        path: The file.
-        label_map: On the canonical grid of the source.
-        source: Datasets of the source series, in any order; pixels are not needed.
-        run: Name of the run; the series is called "sacl RUN".
-
-    Returns:
-        The names of the UIDs that the source lacks and that were made up.
-
-    Raises:
-        DataError: the map does not lie on the source's voxels, the source is no regular stack, or
-            an organ's name does not fit.
     """
-    names, title = label_map.scheme.names, title_of(run)
-    require_names(names)
-    with quiet():
-        images = source_series(source)
-        contours = _all_contours(native_slices(label_map, images), len(names), images)
-        organs = {n: names[n - 1] for n, drawn in contours.items() if drawn}
-        organs = organs or dict(enumerate(names, start=1))
-        structures = _structure_set(images, title)
-        structures.StructureSetROISequence = [
-            item(
-                ROINumber=number,
-                ROIName=readable(organ),
-                ROIDescription=organ,
-                ReferencedFrameOfReferenceUID=images.first.FrameOfReferenceUID,
-                ROIGenerationAlgorithm="AUTOMATIC",
-                ROIGenerationDescription=f"sacl {__version__}",
-            )
-            for number, organ in organs.items()
-        ]
-        structures.ROIContourSequence = [_roi(number, contours[number]) for number in organs]
-        structures.RTROIObservationsSequence = [_observation(n, o) for n, o in organs.items()]
-        file_under(structures, images.patient, (title, *names))
-        with replacing(path) as temporary:
-            structures.save_as(temporary, enforce_file_format=True)
-    return images.made_up
+    return write_result(path, label_map, source, run, _structures)
+
+
+def _structures(
+    slices: Shaped[np.ndarray, "k row column"],
+    names: Sequence[str],
+    source: SourceSeries,
+    title: str,
+) -> Dataset:
+    contours = _all_contours(slices, len(names), source)
+    organs = {n: names[n - 1] for n, drawn in contours.items() if drawn}
+    organs = organs or dict(enumerate(names, start=1))
+    structures = _structure_set(source, title)
+    structures.StructureSetROISequence = [
+        item(
+            ROINumber=number,
+            ROIName=readable(organ),
+            ROIDescription=organ,
+            ReferencedFrameOfReferenceUID=source.first.FrameOfReferenceUID,
+            ROIGenerationAlgorithm="AUTOMATIC",
+            ROIGenerationDescription=f"sacl {__version__}",
+        )
+        for number, organ in organs.items()
+    ]
+    structures.ROIContourSequence = [
+        item(
+            ReferencedROINumber=number,
+            ROIDisplayColor=list(rgb(number)),
+            **({"ContourSequence": contours[number]} if contours[number] else {}),
+        )
+        for number in organs
+    ]
+    structures.RTROIObservationsSequence = [_observation(n, o) for n, o in organs.items()]
+    return structures
 
 
 def _structure_set(source: SourceSeries, title: str) -> Dataset:
@@ -129,7 +118,6 @@ def _structure_set(source: SourceSeries, title: str) -> Dataset:
         StructureSetTime=time,
         ApprovalStatus="UNAPPROVED",
         ReferencedFrameOfReferenceSequence=[_frame_of_reference(source)],
-        CodingSchemeIdentificationSequence=[private_scheme()],
     )
     structures.file_meta = FileMetaDataset()
     structures.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
@@ -177,11 +165,6 @@ def _all_contours(
             for outline in outlines(voxels[box] == label):
                 drawn.append(_contour(outline + start, piece, source, len(drawn) + 1))
     return contours
-
-
-def _roi(number: int, contours: list[Dataset]) -> Dataset:
-    drawn = {"ContourSequence": contours} if contours else {}
-    return item(ReferencedROINumber=number, ROIDisplayColor=list(rgb(number)), **drawn)
 
 
 def _contour(

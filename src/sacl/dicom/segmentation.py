@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from highdicom import AlgorithmIdentificationSequence, PlanePositionSequence
+from highdicom.color import CIELabColor
 from highdicom.seg import (
     SegmentAlgorithmTypeValues,
     Segmentation,
     SegmentationTypeValues,
     SegmentDescription,
 )
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 from pydicom import Dataset
 from pydicom.pixels.utils import iter_pixels
 from pydicom.sr.codedict import codes
@@ -25,27 +27,21 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from sacl import __version__
 from sacl.dicom.files import DAMAGE, Source
-from sacl.dicom.header import near, numbers, quiet
+from sacl.dicom.header import quiet
 from sacl.dicom.result import (
     CATEGORY,
     SourceSeries,
-    cielab,
     decimal_strings,
-    file_under,
-    native_slices,
     new_uid,
     organ_code,
-    private_scheme,
     readable,
-    require_names,
+    rgb,
     source_images,
-    source_series,
-    title_of,
+    write_result,
 )
 from sacl.dicom.slices import Slice, slices_in
-from sacl.dicom.stack import LPS_TO_RAS, UNIT, grid_of, step_between
+from sacl.dicom.stack import LPS_TO_RAS, grid_of, require_parallel, step_between
 from sacl.errors import DataError
-from sacl.files.atomic import replacing
 from sacl.geometry import canonical_grid, require_same_grid
 from sacl.types import Grid, LabelMap, LabelScheme
 
@@ -78,42 +74,13 @@ def write_segmentation(
     run: str,
     kind: Kind = Kind.BINARY,
 ) -> tuple[str, ...]:
-    """Write a label map as DICOM SEG on the frames of its source series, whole or not at all.
+    """Write a label map as DICOM SEG, with the arguments and errors of `result.write_result`.
 
     Every organ of the scheme is described, in its order, so that an organ without voxels is told
     from one that was not looked for; it has no frame. A map without any voxel is written too: as
     LABELMAP with frames of background, as BINARY with an empty frame per organ at the first slice.
-
-    Args:
-        path: The file.
-        label_map: On the canonical grid of the source.
-        source: Datasets of the source series, in any order; pixels are not needed.
-        run: Name of the run; the series is called "sacl RUN".
-        kind: How it is stored.
-
-    Returns:
-        The names of the UIDs that the source lacks and that were made up.
-
-    Raises:
-        DataError: the map does not lie on the source's voxels, the source is no regular stack, or
-            an organ's name does not fit.
     """
-    names, title = label_map.scheme.names, title_of(run)
-    require_names(names)
-    with quiet():
-        images = source_series(source)
-        voxels = native_slices(label_map, images)
-        try:
-            segmentation = _segmentation(voxels, names, images, title, kind)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"source series: no segmentation can refer to its images ({type(error).__name__}:"
-                f" {error}); export the series again"
-            ) from error
-        file_under(segmentation, images.patient, (title, *names))
-        with replacing(path) as temporary:
-            segmentation.save_as(temporary, enforce_file_format=True)
-    return images.made_up
+    return write_result(path, label_map, source, run, functools.partial(_segmentation, kind))
 
 
 def read_segmentation(path: Path, grid: Grid | None = None) -> LabelMap:
@@ -148,11 +115,7 @@ def segment_names(path: Path) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _one_line(path: Path) -> Iterator[None]:
-    """Turn what reading a damaged file raises into one line.
-
-    Raises:
-        DataError: the file is missing, locked or damaged.
-    """
+    """Turn what reading a missing, locked or damaged file raises into one line."""
     try:
         with quiet():
             yield
@@ -168,11 +131,11 @@ def _one_line(path: Path) -> Iterator[None]:
 
 
 def _segmentation(
+    kind: Kind,
     slices: Shaped[np.ndarray, "k row column"],
     names: Sequence[str],
     source: SourceSeries,
     title: str,
-    kind: Kind,
 ) -> Segmentation:
     images, order = source_images(source)
     pixels = slices[order].astype(np.uint8 if len(names) < 256 else np.uint16)
@@ -182,27 +145,32 @@ def _segmentation(
         pixels = pixels[:1]
         place = decimal_strings(source.stack.slices[order[0]].position_mm or ())
         places = [PlanePositionSequence("PATIENT", place)]
-    segmentation = Segmentation(
-        source_images=images,
-        pixel_array=pixels,
-        plane_positions=places,
-        segmentation_type=SegmentationTypeValues[kind.name],
-        segment_descriptions=_descriptions(names),
-        series_instance_uid=new_uid(),
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=new_uid(),
-        instance_number=1,
-        manufacturer=PROGRAM,
-        manufacturer_model_name=PROGRAM,
-        software_versions=__version__,
-        device_serial_number="none",
-        transfer_syntax_uid=RLELossless if is_labelmap else ExplicitVRLittleEndian,
-        omit_empty_frames=not is_labelmap,
-        content_label="SACL",
-        content_description=title,
-        series_description=title,
-    )
-    segmentation.CodingSchemeIdentificationSequence = [private_scheme()]
+    try:
+        segmentation = Segmentation(
+            source_images=images,
+            pixel_array=pixels,
+            plane_positions=places,
+            segmentation_type=SegmentationTypeValues[kind.name],
+            segment_descriptions=_descriptions(names),
+            series_instance_uid=new_uid(),
+            series_number=SERIES_NUMBER,
+            sop_instance_uid=new_uid(),
+            instance_number=1,
+            manufacturer=PROGRAM,
+            manufacturer_model_name=PROGRAM,
+            software_versions=__version__,
+            device_serial_number="none",
+            transfer_syntax_uid=RLELossless if is_labelmap else ExplicitVRLittleEndian,
+            omit_empty_frames=not is_labelmap,
+            content_label="SACL",
+            content_description=title,
+            series_description=title,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"source series: no segmentation can refer to its images ({type(error).__name__}:"
+            f" {error}); export the series again"
+        ) from error
     # highdicom takes the distance from the planes it gets, and 1 mm where that is one.
     measures = segmentation.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     measures.pop("SpacingBetweenSlices", None)
@@ -224,7 +192,7 @@ def _descriptions(names: Sequence[str]) -> list[SegmentDescription]:
             segmented_property_type=organ_code(organ),
             algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
-            display_color=cielab(number),
+            display_color=CIELabColor.from_rgb(*rgb(number)),
         )
         description.SegmentDescription = organ
         descriptions.append(description)
@@ -237,24 +205,20 @@ def _read(dataset: Dataset, grid: Grid | None, where: str) -> LabelMap:
         scheme = LabelScheme(Path(where).stem, tuple(segments.values()))
     except DataError as error:
         raise DataError(f"{where}: its segments do not name organs ({error})") from error
-    first = next(slices_in(dataset, Source(Path())))
-    points = _points_mm(dataset, first, where)
+    frames = list(slices_in(dataset, Source(Path())))
+    require_parallel(frames, where)
     grid = grid or _own_grid(dataset, where)
-    index, to_voxel = _onto(grid, first, points, where)
+    index, to_voxel = _onto(grid, frames, where)
     kind = np.uint8 if len(segments) < 256 else np.uint16
     label_map = LabelMap(np.zeros(grid.shape, kind), grid, scheme)
-    frames = zip(_pixels(dataset), _labels(dataset, tuple(segments)), index, strict=True)
-    for pixels, labels, k in frames:
+    labels_of = _labels(dataset, tuple(segments))
+    for pixels, labels, k in zip(_pixels(dataset), labels_of, index, strict=True):
         _add(label_map, labels[pixels], to_voxel[:, :2], to_voxel[:, 2:] @ (k, 1), where)
     return label_map
 
 
 def _segments(dataset: Dataset, where: str) -> dict[int, str]:
-    """Return the organs by the number of their segment, without the background of a label map.
-
-    Raises:
-        DataError: this is no segmentation, or one whose voxels are no plain membership.
-    """
+    """Return the organs by the number of their segment, without the background of a label map."""
     kind = str(dataset.get("SegmentationType"))
     if "SegmentSequence" not in dataset or kind not in _KINDS:
         what = "no DICOM segmentation" if "SegmentSequence" not in dataset else f"a {kind} one"
@@ -267,40 +231,8 @@ def _segments(dataset: Dataset, where: str) -> dict[int, str]:
     return segments
 
 
-def _per_frame(dataset: Dataset, group: str, name: str, count: int) -> list[tuple[float, ...]]:
-    """Return so many numbers of each frame, from its own functional group or the shared one."""
-    (shared,) = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    holders = (
-        (frame if group in frame else shared).get(group)
-        for frame in dataset.PerFrameFunctionalGroupsSequence
-    )
-    return [(holder and numbers(holder[0], name, count)) or () for holder in holders]
-
-
-def _points_mm(dataset: Dataset, first: Slice, where: str) -> Float[np.ndarray, "frame 3"]:
-    """Return the place of each frame's first pixel, LPS+.
-
-    Raises:
-        DataError: a place is missing, or the frames are not parallel or differ in pixel spacing.
-    """
-    points = _per_frame(dataset, "PlanePositionSequence", "ImagePositionPatient", 3)
-    if first.orientation is None or first.spacing_mm is None or () in points:
-        raise DataError(f"{where}: a frame lacks its position, orientation or pixel spacing")
-    cosines = set(_per_frame(dataset, "PlaneOrientationSequence", "ImageOrientationPatient", 6))
-    if not all(near(each, first.orientation, UNIT) for each in cosines):
-        raise DataError(f"{where}: its frames are not parallel; split it")
-    spacings = set(_per_frame(dataset, "PixelMeasuresSequence", "PixelSpacing", 2))
-    if not all(near(each, first.spacing_mm, 1e-4 * min(first.spacing_mm)) for each in spacings):
-        raise DataError(f"{where}: its frames differ in pixel spacing; split it")
-    return np.array(points)
-
-
 def _own_grid(dataset: Dataset, where: str) -> Grid:
-    """Return the canonical grid that reaches from a segmentation's first frame to its last.
-
-    Raises:
-        DataError: the frames lie at irregular distances, or form no box.
-    """
+    """Return the canonical grid that reaches from a segmentation's first frame to its last."""
     geometry = Segmentation.from_dataset(dataset, copy=False).get_volume_geometry()
     if geometry is None:
         raise DataError(
@@ -313,15 +245,14 @@ def _own_grid(dataset: Dataset, where: str) -> Grid:
 
 
 def _onto(
-    grid: Grid, first: Slice, points: Float[np.ndarray, "frame 3"], where: str
+    grid: Grid, frames: Sequence[Slice], where: str
 ) -> tuple[Int[np.ndarray, " frame"], Int[np.ndarray, "3 4"]]:
     """Return which slice of a stack each frame is, and the way to the grid's voxels.
 
-    That is a matrix from (column, row, slice, 1) to (i, j, k).
-
-    Raises:
-        DataError: the frames do not lie on the voxels of the grid.
+    That is a matrix from (column, row, slice, 1) to (i, j, k). A grid on whose voxels the frames do
+    not lie is refused.
     """
+    first, points = frames[0], np.array([frame.position_mm for frame in frames])
     to_index = np.linalg.inv(grid.affine)
     alone = grid_of(first, points[0], np.cross(*np.reshape(first.orientation or (), (2, 3))), 1)
     i, j = np.abs(to_index @ alone.affine)[:3, :2].argmax(axis=0)
@@ -361,9 +292,11 @@ def _labels(dataset: Dataset, segments: Sequence[int]) -> Iterator[Shaped[np.nda
     if dataset.SegmentationType == "LABELMAP":
         yield from itertools.repeat(labels, len(dataset.PerFrameFunctionalGroupsSequence))
         return
-    name = ("SegmentIdentificationSequence", "ReferencedSegmentNumber", 1)
-    for (number,) in _per_frame(dataset, *name):
-        yield np.array([0, labels[int(number)]])
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        group = frame if "SegmentIdentificationSequence" in frame else shared
+        (segment,) = group.SegmentIdentificationSequence
+        yield np.array([0, labels[int(segment.ReferencedSegmentNumber)]])
 
 
 def _add(
@@ -373,11 +306,7 @@ def _add(
     start: Int[np.ndarray, " 3"],
     where: str,
 ) -> None:
-    """Put the labels of a frame into a label map; pixel (column, row) is voxel axes x it + start.
-
-    Raises:
-        DataError: a voxel is none of the grid, or would belong to two organs or an unknown one.
-    """
+    """Put a frame's labels into a label map; pixel (column, row) is voxel axes x it + start."""
     rows, columns = np.nonzero(labels)
     values = labels[rows, columns]
     names = label_map.scheme.names

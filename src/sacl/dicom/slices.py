@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import io
 import math
 from collections.abc import Iterator
@@ -42,6 +42,7 @@ _BY_CLASS = {
     "1.2.840.10008.5.1.4.1.1.4": "MR",
     "1.2.840.10008.5.1.4.1.1.4.1": "MR",
 }
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _INTEGERS = b"\xe0\x7f\x10\x00"
 _FLOATS = (b"\xe0\x7f\x08\x00", b"\xe0\x7f\x09\x00")
@@ -82,7 +83,6 @@ class Encoding:
     photometric: str
     bits_allocated: int
     bits_stored: int
-    signed: bool
     transfer_syntax: str
     has_lut: bool
     padding: tuple[int, int] | None
@@ -174,17 +174,37 @@ def slices_in(
         folder: where it lies, which groups slices whose SeriesInstanceUID was emptied.
         state: of its pixels.
     """
-    groups = header.get("PerFrameFunctionalGroupsSequence")
-    if not groups:
-        yield _slice(header, header, source, folder, state)
-        return
-    shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    for index, group in enumerate(groups):
-        frame = _slice(flattened(header, shared[0], group), header, source, folder, state)
-        yield dataclasses.replace(frame, frame=index, frames=1)
+    groups = header.get("PerFrameFunctionalGroupsSequence") or ()
+    shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    sop_class = meta_text(header, "SOPClassUID")
+    of_file = functools.partial(
+        Slice,
+        source=source,
+        identity=_identity(header, folder),
+        sop_uid=meta_text(header, "SOPInstanceUID"),
+        modality=text(header, "Modality").upper() or _BY_CLASS.get(sop_class, ""),
+        series_number=integer(header, "SeriesNumber"),
+        encoding=_encoding(header),
+        pixels=state,
+        frames=1 if groups else integer(header, "NumberOfFrames") or 1,
+        converted=sop_class.startswith(_SECONDARY_CAPTURE) or "ConversionType" in header,
+    )
+    for number, group in enumerate(groups or [None]):
+        frame = header if group is None else _flattened(header, shared, group)
+        yield of_file(
+            frame=None if group is None else number,
+            traits=_traits(frame),
+            spacing_mm=numbers(frame, "PixelSpacing", 2),
+            orientation=numbers(frame, "ImageOrientationPatient", 6),
+            position_mm=numbers(frame, "ImagePositionPatient", 3),
+            slope=_rescale(frame, "RescaleSlope"),
+            intercept=_rescale(frame, "RescaleIntercept"),
+            thickness_mm=one_number(frame, "SliceThickness"),
+            distance_mm=one_number(frame, "SpacingBetweenSlices"),
+        )
 
 
-def flattened(header: Dataset, shared: Dataset, frame: Dataset) -> Dataset:
+def _flattened(header: Dataset, shared: Dataset, frame: Dataset) -> Dataset:
     """Return a frame's attributes as if it were a slice: its own, else the shared, else the file's.
 
     An enhanced object keeps them in one sequence of one item per purpose (functional groups).
@@ -269,30 +289,6 @@ def _is_complete_object(header: Dataset) -> bool:
     return named and sop_class not in _BY_CLASS
 
 
-def _slice(header: Dataset, file: Dataset, source: Source, folder: str, state: PixelState) -> Slice:
-    sop_class = meta_text(file, "SOPClassUID")
-    return Slice(
-        source=source,
-        frame=None,
-        identity=_identity(file, folder),
-        sop_uid=meta_text(file, "SOPInstanceUID"),
-        modality=text(file, "Modality").upper() or _BY_CLASS.get(sop_class, ""),
-        series_number=integer(file, "SeriesNumber"),
-        traits=_traits(header),
-        encoding=_encoding(file),
-        spacing_mm=numbers(header, "PixelSpacing", 2),
-        orientation=numbers(header, "ImageOrientationPatient", 6),
-        position_mm=numbers(header, "ImagePositionPatient", 3),
-        slope=_rescale(header, "RescaleSlope"),
-        intercept=_rescale(header, "RescaleIntercept"),
-        pixels=state,
-        frames=integer(file, "NumberOfFrames") or 1,
-        converted=sop_class.startswith("1.2.840.10008.5.1.4.1.1.7") or "ConversionType" in file,
-        thickness_mm=one_number(header, "SliceThickness"),
-        distance_mm=one_number(header, "SpacingBetweenSlices"),
-    )
-
-
 def _identity(header: Dataset, folder: str) -> Identity:
     series_uid = text(header, "SeriesInstanceUID")
     return Identity(
@@ -328,7 +324,6 @@ def _encoding(header: Dataset) -> Encoding:
         photometric=text(header, "PhotometricInterpretation").upper(),
         bits_allocated=integer(header, "BitsAllocated") or 0,
         bits_stored=integer(header, "BitsStored") or 0,
-        signed=integer(header, "PixelRepresentation") == 1,
         transfer_syntax=text(meta, "TransferSyntaxUID"),
         has_lut=bool(header.get("ModalityLUTSequence")),
         padding=_padding(header),

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sacl.dicom.files import Fault
+from sacl.dicom.header import near
 from sacl.dicom.slices import Slice
 from sacl.errors import DataError
 from sacl.types import Grid
@@ -69,6 +70,30 @@ def plane_fault(piece: Slice) -> Fault | None:
             f" {skew:.4g}, expected unit vectors at a right angle",
         )
     return None
+
+
+def require_parallel(slices: Sequence[Slice], where: str) -> None:
+    """Refuse slices without a place, or that differ in size, pixel spacing or direction.
+
+    Raises:
+        DataError: it says what is wrong.
+    """
+    first = slices[0]
+    if any(None in (s.position_mm, s.orientation, s.spacing_mm) for s in slices):
+        raise DataError(
+            f"{where}: an image lacks its position, orientation or pixel spacing, so that its"
+            " place in the patient is unknown; export the series again"
+        )
+    fault = next(filter(None, map(plane_fault, slices)), None)
+    if fault is not None:
+        raise DataError(f"{where}: {fault.sentence}; export the series again")
+    rounding = 1e-4 * min(first.spacing_mm or (0.0,))
+    for piece in slices[1:]:
+        size, other = ((s.encoding.rows, s.encoding.columns) for s in (first, piece))
+        if size != other or not near(piece.spacing_mm, first.spacing_mm, rounding):
+            raise DataError(f"{where}: its images differ in size or pixel spacing; split it")
+        if not near(piece.orientation, first.orientation, UNIT):
+            raise DataError(f"{where}: its images are not parallel; split it")
 
 
 def distances_mm(slices: Sequence[Slice]) -> Float[np.ndarray, " slice"]:
