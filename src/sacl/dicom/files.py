@@ -110,15 +110,14 @@ def sources(root: Path) -> Iterator[Source | Refused]:
     """
     locked: list[Refused] = []
     for path in _files(root, locked):
-        if path.suffix.lower() != ".zip":
+        members = _members(path) if path.suffix.lower() == ".zip" else None
+        if members is None:
             yield Source(path)
-            continue
-        members = _members(path)
-        if isinstance(members, Fault):
+        elif isinstance(members, Fault):
             yield Refused(path, members)
-            continue
-        sizes = {member.filename: member.file_size for member in members if not member.is_dir()}
-        yield from (Source(path, name, sizes[name] == 0) for name in sorted(sizes))
+        else:
+            sizes = {member.filename: member.file_size for member in members if not member.is_dir()}
+            yield from (Source(path, name, sizes[name] == 0) for name in sorted(sizes))
     yield from locked
 
 
@@ -138,14 +137,16 @@ def archive_fault(members: list[zipfile.ZipInfo]) -> Fault | None:
     """Return why an archive must not be read, None where it may."""
     if any(member.flag_bits & _ENCRYPTED for member in members):
         return Fault("damaged_archive", "the zip is encrypted; decrypt it first")
+    why: str | None = None
     if any(_climbs(member.orig_filename) for member in members):
         why = "a member has an absolute name or one with '..'; pack it again"
-        return Fault("unsafe_archive", why)
-    if any(stat.S_ISLNK(member.external_attr >> 16) for member in members):
-        return Fault("unsafe_archive", "a member is a link; pack the files themselves")
-    if len(members) > MEMBERS:
-        return Fault("unsafe_archive", f"{len(members)} members, expected at most {MEMBERS}")
-    return _size_fault(members)
+    elif any(stat.S_ISLNK(member.external_attr >> 16) for member in members):
+        why = "a member is a link; pack the files themselves"
+    elif len(members) > MEMBERS:
+        why = f"{len(members)} members, expected at most {MEMBERS}"
+    else:
+        why = _why_too_large(members)
+    return Fault("unsafe_archive", why) if why else None
 
 
 def looks_like_dicom(start: bytes) -> bool:
@@ -162,17 +163,11 @@ def looks_like_dicom(start: bytes) -> bool:
     return (vr.isalpha() and vr.isupper()) or length < 256
 
 
-class Opener(contextlib.AbstractContextManager["Opener"]):
+class Opener(contextlib.ExitStack):
     """Opens one source after the other; the last zip stays open, its directory is read once."""
 
-    def __init__(self) -> None:
-        self._archive: zipfile.ZipFile | None = None
-        self._path: Path | None = None
-
-    def __exit__(self, *_: object) -> None:
-        if self._archive is not None:
-            self._archive.close()
-        self._archive = self._path = None
+    _path: Path | None = None
+    _archive: zipfile.ZipFile
 
     def stream(self, source: Source) -> io.BufferedIOBase:
         """Return a source's bytes as a stream, to be closed; of a zip only what is read unpacks."""
@@ -196,9 +191,11 @@ class Opener(contextlib.AbstractContextManager["Opener"]):
         return self._zip(source.path).getinfo(source.member).file_size
 
     def _zip(self, path: Path) -> zipfile.ZipFile:
-        if self._archive is None or self._path != path:
-            self.__exit__()
-            self._archive, self._path = zipfile.ZipFile(path), path
+        if self._path != path:
+            self.close()
+            self._path = None
+            self._archive = self.enter_context(zipfile.ZipFile(path))
+            self._path = path
         return self._archive
 
 
@@ -223,24 +220,19 @@ def _climbs(name: str) -> bool:
     return parts[0] == "" or ".." in parts or parts[0][1:2] == ":" or "\0" in name
 
 
-def _size_fault(members: list[zipfile.ZipInfo]) -> Fault | None:
+def _why_too_large(members: list[zipfile.ZipInfo]) -> str | None:
     total = sum(member.file_size for member in members)
     stored = sum(member.compress_size for member in members)
     largest = max((member.file_size for member in members), default=0)
+    trust = "unpack it yourself if you trust it"
     if largest > MEMBER_BYTES or total > ARCHIVE_BYTES:
-        return Fault(
-            "unsafe_archive",
+        return (
             f"{total / 1024**3:.1f} GiB uncompressed, the largest member"
             f" {largest / 1024**3:.1f} GiB; expected at most {ARCHIVE_BYTES // 1024**3} and"
-            f" {MEMBER_BYTES // 1024**3} GiB; unpack it yourself if you trust it",
+            f" {MEMBER_BYTES // 1024**3} GiB; {trust}"
         )
-    bombs = [
-        m for m in members if m.file_size > max(RATIO_FROM_MEMBER_BYTES, RATIO * m.compress_size)
-    ]
-    if bombs or total > max(RATIO_FROM_ARCHIVE_BYTES, RATIO * stored):
-        return Fault(
-            "unsafe_archive",
-            f"shrunk more than {RATIO}-fold, which scans do not; unpack it yourself if you trust"
-            " it",
-        )
+    if total > max(RATIO_FROM_ARCHIVE_BYTES, RATIO * stored) or any(
+        m.file_size > max(RATIO_FROM_MEMBER_BYTES, RATIO * m.compress_size) for m in members
+    ):
+        return f"shrunk more than {RATIO}-fold, which scans do not; {trust}"
     return None

@@ -117,22 +117,18 @@ def only_largest(verdicts: Sequence[Verdict]) -> list[Verdict]:
 
     More pixels per slice, then the lower series number decide between equals.
     """
-    best: dict[tuple[str, str], Verdict] = {}
-    for verdict in verdicts:
-        study = verdict.series.study
-        if verdict.accepted and (study not in best or _size(verdict) > _size(best[study])):
-            best[study] = verdict
+    accepted = [verdict for verdict in verdicts if verdict.accepted]
+    best = {verdict.series.study: verdict for verdict in sorted(accepted[::-1], key=_size)}
     kept = []
     for verdict in verdicts:
-        chosen = best.get(verdict.series.study)
-        if verdict.accepted and chosen is not None and verdict is not chosen:
-            why = (
-                f"{len(verdict.series.slices)} slices; another series of the study has"
-                f" {len(chosen.series.slices)} and ingest.series is 'largest'"
-            )
-            kept.append(Verdict(verdict.series, Fault("not_largest", why)))
-        else:
-            kept.append(verdict)
+        chosen = best.get(verdict.series.study, verdict)
+        why = (
+            f"{len(verdict.series.slices)} slices; another series of the study has"
+            f" {len(chosen.series.slices)} and ingest.series is 'largest'"
+        )
+        is_smaller = verdict.accepted and verdict is not chosen
+        fault = Fault("not_largest", why)
+        kept.append(Verdict(verdict.series, fault) if is_smaller else verdict)
     return kept
 
 
@@ -183,31 +179,25 @@ def _without_copies(
     slices: Sequence[Slice], opener: Opener
 ) -> tuple[tuple[Slice, ...] | Fault, int]:
     """Return one slice per position and how many identical copies were left out."""
-    kept, twice = [], 0
-    for place in positions(slices):
-        first, *others = place
-        kept.append(first)
-        if not others:
-            continue
-        try:
-            planes = [_values([piece], opener)[0] for piece in place]
-        except DAMAGE:
-            return _UNREADABLE, 0
-        same_point = all(near(s.position_mm, first.position_mm, SAME_PLACE_MM) for s in others)
-        if same_point and all(np.array_equal(plane, planes[0]) for plane in planes[1:]):
-            twice += len(others)
-        else:
-            return _repeated(slices), 0
-    return tuple(kept), twice
-
-
-def _repeated(slices: Sequence[Slice]) -> Fault:
     places = positions(slices)
-    times = sum(len(place) > 1 for place in places)
-    return Fault(
-        "repeated_positions",
-        f"{times} of {len(places)} positions are taken several times with different content, and no"
-        " tag tells the scans apart; export them as series of their own",
+    taken = [place for place in places if len(place) > 1]
+    try:
+        if all(_are_copies(place, opener) for place in taken):
+            return tuple(place[0] for place in places), len(slices) - len(places)
+    except DAMAGE:
+        return _UNREADABLE, 0
+    why = (
+        f"{len(taken)} of {len(places)} positions are taken several times with different content,"
+        " and no tag tells the scans apart; export them as series of their own"
+    )
+    return Fault("repeated_positions", why), 0
+
+
+def _are_copies(place: Sequence[Slice], opener: Opener) -> bool:
+    first = place[0].position_mm
+    planes = [_values([piece], opener)[0] for piece in place]
+    return all(near(piece.position_mm, first, SAME_PLACE_MM) for piece in place) and all(
+        np.array_equal(plane, planes[0]) for plane in planes
     )
 
 

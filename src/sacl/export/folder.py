@@ -48,7 +48,7 @@ class ExportRecord:
     scans: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Exported:
     """What an export did: `written` of its `scans` now, the others before; `files` for all."""
 
@@ -80,8 +80,7 @@ def write_export(
         for case_id, read in track(load.items(), "export", len(load)):
             path = export.out / names[case_id]
             if form.write is not None and (export.force or not path.exists()):
-                result = read()
-                form.write(result, path)
+                form.write(result := read(), path)
                 written += 1
                 if result.native.contradiction:
                     doubts.append(f"case {case_id}: {result.native.contradiction}")
@@ -97,57 +96,40 @@ def write_export(
     _keep(export.out, dataclasses.replace(record, state="finished", files=files, scans=scans))
     earlier = f", {len(load) - written} of them before" if written < len(load) else ""
     say(f"export: {scans} scans done{earlier}; {form.summary}")
-    return Exported(
-        form=origin.form, folder=str(export.out), scans=scans, written=written, files=more
-    )
+    return Exported(origin.form, str(export.out), scans, written, more)
 
 
 def _claim(out: Path, origin: Origin, names: set[str], force: bool) -> tuple[str, ...] | None:
-    """Make sure that a folder is of this export; return the files there, None of a new folder.
+    """Return the files that an export has in its folder, None of a new folder; refuse any other.
 
     What another export wrote is removed, where that is allowed.
-
-    Args:
-        out: the folder.
-        origin: what the export is of.
-        names: files that it will write.
-        force: whether to replace another export.
-
-    Raises:
-        ConfigError: it holds something else.
     """
+    where = f"--out {out.name}"
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out.name}: a file; give a folder")
+        raise ConfigError(f"{where}: a file; give a folder")
     before = _read(out)
     if before is None:
         stranger = next((path for path in out.glob("*") if not path.name.startswith(".")), None)
         if stranger is not None:
             raise ConfigError(
-                f"--out {out.name}: holds {stranger.name}, not of an export; give a new folder"
+                f"{where}: holds {stranger.name}, not of an export; give a new folder"
             )
         return None
-    changed = next(
-        (
-            field.name
-            for field in dataclasses.fields(Origin)
-            if getattr(before.origin, field.name) != getattr(origin, field.name)
-        ),
-        None,
-    )
+    known = vars(before.origin)
+    changed = next((name for name, value in vars(origin).items() if value != known[name]), None)
     if changed and before.state != "failed" and not force:
         raise ConfigError(
-            f"--out {out.name}: holds another export, of other {changed}; give another folder, or"
-            " --force to write over it"
+            f"{where}: holds another export, of other {changed}; give another folder, or --force to"
+            " write over it"
         )
     foreign = {name for name in names if (out / name).exists()} - set(before.files)
     if foreign:
         raise ConfigError(
-            f"--out {out.name}: holds {min(foreign)}, which no export wrote; give another folder"
+            f"{where}: holds {min(foreign)}, which no export wrote; give another folder"
         )
     if changed:
         _remove(out, before.files)
-        return ()
-    return before.files
+    return () if changed else before.files
 
 
 def _give_up(out: Path, record: ExportRecord, is_new: bool, is_refused: bool) -> None:
@@ -162,8 +144,7 @@ def _give_up(out: Path, record: ExportRecord, is_new: bool, is_refused: bool) ->
 
 
 def _remove(out: Path, names: Iterable[str]) -> None:
-    for name in names:
-        path = out / name
+    for path in (out / name for name in names):
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -176,11 +157,7 @@ def _keep(out: Path, record: ExportRecord) -> None:
 
 
 def _read(out: Path) -> ExportRecord | None:
-    """Return the record of an export, None where there is none.
-
-    Raises:
-        ConfigError: it is damaged, or of an older version.
-    """
+    """Return the record of an export, None where there is none; refuse one that is damaged."""
     try:
         record = msgspec.json.decode((out / RECORD).read_bytes(), type=ExportRecord)
     except FileNotFoundError:

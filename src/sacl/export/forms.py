@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import functools
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from sacl.cohort.layouts import nnunet
 from sacl.cohort.layouts.nnssl import write_collection
-from sacl.cohort.layouts.nnunet import (
-    DATASET,
-    SPLITS,
-    SUMMARY,
-    folds_of,
-    write_dataset,
-    write_folds,
-    write_summary,
-)
 from sacl.dicom.intake import Headers
 from sacl.dicom.rtstruct import write_rtstruct
 from sacl.dicom.segmentation import Kind, write_segmentation
@@ -30,8 +23,7 @@ from sacl.organs import snake_case
 from sacl.progress import say, track
 from sacl.run.workspace import Workspace
 from sacl.scores.overlap import foreground_mean, label_figures, means
-from sacl.types import SPLITS as ALL_SPLITS
-from sacl.types import Case, Cohort, LabelMap, LabelScheme, NativeFrame, Split
+from sacl.types import SPLITS, Case, Cohort, LabelMap, LabelScheme, NativeFrame, Split
 
 ReadReference = Callable[[], tuple[LabelMap, tuple[str, ...]]]
 """Reads a scan's reference, and the organs annotated there."""
@@ -42,15 +34,15 @@ DicomWriter = Callable[[Path, LabelMap, Headers, str], tuple[str, ...]]
 class Result:
     """A predicted label map on its canonical grid, and the frame of the scan's own file.
 
-    `run` is the name of the run, or of the folder of label maps. `source` reads the headers of the
-    scan's own DICOM images; None where it is not known where these are.
+    `run` is the name of the run, or of the folder of label maps. `source` reads the headers of a
+    case's own DICOM images; None where it is not known where these are.
     """
 
     case_id: str
     label_map: LabelMap
     native: NativeFrame
     run: str
-    source: Callable[[], Headers] | None = None
+    source: Callable[[str], Headers] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +78,7 @@ class Form:
     suffix: str = ""
     write: Callable[[Result, Path], None] | None = None
     finish: Callable[[Export], list[Path]] | None = None
-    splits: tuple[Split, ...] = ALL_SPLITS
+    splits: tuple[Split, ...] = SPLITS
     needs_source: bool = False
 
 
@@ -105,8 +97,8 @@ def write_masks(result: Result, folder: Path) -> None:
     """
     scheme = result.label_map.scheme
     names = {organ: snake_case(organ) for organ in scheme.names}
-    if len(set(names.values())) < len(names):
-        twice = next(n for n in names.values() if list(names.values()).count(n) > 1)
+    twice = next((name for name, count in Counter(names.values()).items() if count > 1), None)
+    if twice is not None:
         raise DataError(
             f"scheme {scheme.name}: two organs would be written to {twice}.nii.gz; rename one"
         )
@@ -127,7 +119,7 @@ def write_dicom(write: DicomWriter, result: Result, path: Path) -> None:
         DataError: the scan's images are not there, or the result does not lie on them.
     """
     assert result.source is not None
-    source = result.source()
+    source = result.source(result.case_id)
     try:
         made_up = write(path, result.label_map, source, result.run)
     except DataError as error:
@@ -147,19 +139,23 @@ def finish_nnunet(export: Export) -> list[Path]:
     """
     cohort = export.cohort
     labeled = cohort.labeled if cohort else ()
-    written = [export.out / DATASET]
-    write_dataset(written[0], export.scheme, cohort.modality if cohort else None, len(labeled))
+    written = [export.out / nnunet.DATASET]
+    nnunet.write_dataset(
+        written[0], export.scheme, cohort.modality if cohort else None, len(labeled)
+    )
     if export.references:
-        written.append(export.out / SUMMARY)
+        written.append(export.out / nnunet.SUMMARY)
         _summarize(written[-1], export)
     else:
-        say(f"export: no held-out scan has a reference, so there is no {SUMMARY}")
-    folds = folds_of(labeled, export.folds, export.workspace.seed if export.workspace else 0)
+        say(f"export: no held-out scan has a reference, so there is no {nnunet.SUMMARY}")
+    seed = export.workspace.seed if export.workspace else 0
+    folds = nnunet.folds_of(labeled, export.folds, seed)
     if folds:
         if len(folds) < export.folds:
-            say(f"export: only {len(folds)} subjects are labeled, so {SPLITS} has as many folds")
-        written.append(export.out / SPLITS)
-        write_folds(written[-1], folds)
+            few = f"only {len(folds)} subjects are labeled"
+            say(f"export: {few}, so {nnunet.SPLITS} has as many folds")
+        written.append(export.out / nnunet.SPLITS)
+        nnunet.write_folds(written[-1], folds)
     return written
 
 
@@ -183,7 +179,7 @@ def _summarize(path: Path, export: Export) -> None:
         count = len(export.scheme.names)
         cases[case_id] = label_figures(reference.voxels, predicted.voxels, count, known)
     by_label = means(list(cases.values()))
-    write_summary(path, cases, by_label, foreground_mean(by_label))
+    nnunet.write_summary(path, cases, by_label, foreground_mean(by_label))
 
 
 def _dicom(summary: str, suffix: str, write: DicomWriter) -> Form:

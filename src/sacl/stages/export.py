@@ -18,7 +18,7 @@ from sacl.files.nifti import read_label_map
 from sacl.progress import say
 from sacl.run.record import arms_of, fingerprint, read_record
 from sacl.run.workspace import Workspace
-from sacl.types import SPLITS, Case, Cohort, LabelMap
+from sacl.types import SPLITS, Case, Cohort, LabelMap, LabelScheme
 
 
 def export(  # noqa: PLR0913
@@ -62,9 +62,10 @@ def export(  # noqa: PLR0913
     load: dict[str, Callable[[], Result]] = {}
     if chosen.write is not None:
         arm = _arm(workspace, arm)
-        cases = _predicted(cases, workspace.require("predict") / arm)
+        maps = workspace.require("predict") / arm
+        cases = _predicted(cases, maps)
         find = ingested_series(sources, workspace.root / KEY) if sources else None
-        read = functools.partial(_read, workspace, arm, cohort, find)
+        read = functools.partial(_read, maps, cohort.scheme, workspace.name, find)
         load = {case.case_id: functools.partial(read, case.case_id) for case in cases}
     elif not cases:
         raise DataError(f"{cohort.name}: no scan in the splits {', '.join(wanted)}")
@@ -104,8 +105,9 @@ def export_folder(
     references = map_files(reference) if reference else {}
     scheme = scheme_of_folders(*(folder for folder in (reference, predicted) if folder))
 
+    find = functools.partial(series_named, source) if source else None
+
     def read(case_id: str) -> Result:
-        find = functools.partial(series_named, source, case_id) if source else None
         return Result(case_id, *read_label_map(paths[case_id], scheme), predicted.name, find)
 
     def read_other(case_id: str) -> tuple[LabelMap, tuple[str, ...]]:
@@ -142,15 +144,10 @@ def _predicted(cases: Sequence[Case], folder: Path) -> list[Case]:
 
 
 def _read(
-    workspace: Workspace,
-    arm: str,
-    cohort: Cohort,
-    find: Callable[[str], Headers] | None,
-    case_id: str,
+    folder: Path, scheme: LabelScheme, run: str, find: Callable[[str], Headers] | None, case_id: str
 ) -> Result:
-    path = workspace.folder("predict") / arm / f"{case_id}.nii.gz"
-    source = functools.partial(find, case_id) if find else None
-    return Result(case_id, *read_label_map(path, cohort.scheme), workspace.name, source)
+    label_map, native = read_label_map(folder / f"{case_id}.nii.gz", scheme)
+    return Result(case_id, label_map, native, run, find)
 
 
 def _references(home: Path, cohort: Cohort, cases: Sequence[Case]) -> dict[str, ReadReference]:
