@@ -1,7 +1,8 @@
 """SNOMED CT codes of organs, for results that other programs should understand.
 
-The codes are those that DICOM PS3.16 uses (its context groups, as pydicom lists them). A side is a
-code of its own: DICOM codes `kidney_left` as kidney with the laterality left.
+The codes are those that DICOM PS3.16 uses (its context groups, as pydicom lists them), and SNOMED
+CT's own where DICOM has none. A side is a code of its own: DICOM codes `kidney_left` as kidney with
+the laterality left.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ _CODES = {
     "femur": ("71341001", "Femur"),
     "gallbladder": ("28231008", "Gallbladder"),
     "heart": ("80891009", "Heart"),
+    # The hip bone is what TotalSegmentator's class shows; the code names the region.
+    "hip": ("29836001", "Hip"),
     "hippocampus": ("5366008", "Hippocampus"),
     "humerus": ("85050009", "Humerus"),
     # The common iliac vessels, which is what TotalSegmentator's classes show.
@@ -44,6 +47,7 @@ _CODES = {
     "iliac_vena": ("46027005", "Common iliac vein"),
     "inferior_vena_cava": ("64131007", "Inferior vena cava"),
     "kidney": ("64033007", "Kidney"),
+    "kidney_cyst": ("367643001", "Cyst"),
     "left_atrium": ("82471001", "Left atrium"),
     "left_ventricle": ("87878005", "Left ventricle"),
     "liver": ("10200004", "Liver"),
@@ -104,6 +108,17 @@ _CODES = {
     "vertebrae_l4": ("11994002", "L4 vertebra"),
     "vertebrae_l5": ("49668003", "L5 vertebra"),
 }
+_NOT_IN_DICOM = {
+    # The intrinsic muscles of the back, not the erector spinae alone.
+    "autochthon": ("244849004", "Deep muscle of back"),
+    "gluteus_maximus": ("206007", "Gluteus maximus muscle"),
+    "gluteus_medius": ("78333006", "Gluteus medius muscle"),
+    "gluteus_minimus": ("75297007", "Gluteus minimus muscle"),
+    "iliopsoas": ("68455001", "Iliopsoas muscle"),
+    "vertebrae_s1": ("65985001", "First sacral vertebra"),
+}
+_CODES |= _NOT_IN_DICOM
+_ABNORMAL = frozenset({_CODES["kidney_cyst"][0]})
 _PARTS = {
     "anterior_hippocampus": "hippocampus",
     "hippocampus_anterior": "hippocampus",
@@ -123,6 +138,11 @@ class SnomedCode:
     value: str
     meaning: str
     laterality: Laterality | None = None
+
+    @property
+    def is_abnormal(self) -> bool:
+        """Tell whether this is a change of an organ, such as a cyst, and no organ."""
+        return self.value in _ABNORMAL
 
 
 def code_of(organ: str) -> SnomedCode | None:

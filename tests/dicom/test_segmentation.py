@@ -168,6 +168,15 @@ def test_uids_are_new_in_every_file(tmp_path):
         seen |= {result.SOPInstanceUID, result.SeriesInstanceUID}
 
 
+def test_a_cyst_is_filed_as_an_abnormal_structure(tmp_path):
+    layout = Layout()
+    label_map = layout.label_map(voxels_of(layout, 0), ("liver", "kidney_cyst_left", "spleen"))
+    write_segmentation(tmp_path / "a.dcm", label_map, make_series(layout), "r")
+    segments = pydicom.dcmread(tmp_path / "a.dcm").SegmentSequence
+    categories = [s.SegmentedPropertyCategoryCodeSequence[0].CodeValue for s in segments]
+    assert categories == ["123037004", "49755003", "123037004"]
+
+
 @both_kinds
 def test_organs_are_coded_colored_and_sided(tmp_path, kind):
     layout = Layout()

@@ -24,31 +24,14 @@ from typing import cast
 
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
-CODES = {
-    "unsafe_archive": "a zip with a name, link or size that could do harm",
-    "damaged_archive": "a zip that cannot be read, or is encrypted",
-    "no_permission": "a file, folder or zip that may not be read",
-    "wrong_modality": "neither CT nor MR, or not the modality that was asked for",
-    "localizer": "a scout, by its ImageType",
-    "secondary_capture": "a screenshot or a scanned document",
-    "derived": "a projection, a reformat or a map computed from another series",
-    "color": "pixels in color",
-    "inverted_gray": "MONOCHROME1: dark and bright are exchanged",
-    "unsupported_multiframe": "several frames without a position for each",
-    "unsupported_pixels": "pixels that are no plain integers with a slope and an intercept",
-    "missing_tags": "a tag is missing, without which the scan has no grid or no pixels",
-    "missing_decoder": "a compression that no installed package decodes",
-    "truncated_pixels": "a file ends before its pixels do",
-    "bad_geometry": "spacing or orientation that cannot be",
-    "mixed_orientation": "slices in many directions that form no stack",
-    "too_few_slices": "fewer slices than a scan has",
-    "repeated_positions": "a position taken twice with different content",
-    "missing_slices": "gaps between the slices",
-    "uneven_slices": "slices that lie on no even grid",
-    "no_rescale": "a CT whose values cannot be HU and that does not say how to get them",
-    "not_largest": "another series of the study has more slices (ingest.series: largest)",
-}
-"""Every reason for which a series is rejected."""
+CODES = (
+    *("unsafe_archive", "damaged_archive", "no_permission", "wrong_modality", "localizer"),
+    *("secondary_capture", "derived", "color", "inverted_gray", "unsupported_multiframe"),
+    *("unsupported_pixels", "missing_tags", "missing_decoder", "truncated_pixels", "bad_geometry"),
+    *("mixed_orientation", "too_few_slices", "repeated_positions", "missing_slices"),
+    *("uneven_slices", "no_rescale", "not_largest"),
+)
+"""Every reason for which a series is rejected; `docs/how-to/dicom.md` says more of each."""
 
 DAMAGE = (
     *(InvalidDicomError, BytesLengthException, zipfile.BadZipFile, zlib.error, struct.error),

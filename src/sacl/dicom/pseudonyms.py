@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import os
 import random
 import re
@@ -102,34 +103,23 @@ def with_pseudonyms(
     subject are numbered in the order given.
     """
     drawn = random.SystemRandom()
-    bare = [_bare(series) for series in every]
+    identities = ({**dataclasses.asdict(s.identity), "part": s.part} for s in every)
+    bare = [KeyRow(**{name: who.get(name, "") for name in _COLUMNS}) for who in identities]
     subject_of = {row.subject: row.subject_id for row in known}
     site_of = {row.institution: row.site for row in known}
     _draw(subject_of, [row.subject for row in bare], "p{:04d}", drawn)
     _draw(site_of, [row.institution for row in bare if row.institution], "site-{:02d}", drawn)
     by_scan = {row.scan: row for row in known}
-    last: dict[str, int] = {}
-    for row in known:
-        number = int(row.case_id.rpartition("-s")[2])
-        last[row.subject_id] = max(number, last.get(row.subject_id, 0))
+    numbers = [(row.subject_id, int(row.case_id.rpartition("-s")[2])) for row in known]
+    last = dict(sorted(numbers))
     for row in bare:
-        if row.scan in by_scan:
-            continue
-        subject = subject_of[row.subject]
-        last[subject] = last.get(subject, 0) + 1
-        by_scan[row.scan] = dataclasses.replace(
-            row,
-            case_id=f"{subject}-s{last[subject]:02d}",
-            subject_id=subject,
-            site=site_of.get(row.institution, UNKNOWN),
-        )
+        if row.scan not in by_scan:
+            subject, site = subject_of[row.subject], site_of.get(row.institution, UNKNOWN)
+            last[subject] = last.get(subject, 0) + 1
+            case_id = f"{subject}-s{last[subject]:02d}"
+            pseudonyms = {"case_id": case_id, "subject_id": subject, "site": site}
+            by_scan[row.scan] = dataclasses.replace(row, **pseudonyms)
     return [by_scan[row.scan] for row in bare], list(by_scan.values())
-
-
-def _bare(series: Series) -> KeyRow:
-    identifiers = dataclasses.asdict(series.identity)
-    del identifiers["study_time"]
-    return KeyRow(case_id="", subject_id="", site="", part=series.part, **identifiers)
 
 
 def _draw(
@@ -139,9 +129,5 @@ def _draw(
     new = [item for item in dict.fromkeys(wanted) if item not in known]
     drawn.shuffle(new)
     taken = set(known.values())
-    number = 0
-    for item in new:
-        number += 1
-        while name.format(number) in taken:
-            number += 1
-        known[item] = name.format(number)
+    free = (name.format(n) for n in itertools.count(1) if name.format(n) not in taken)
+    known.update(zip(new, free, strict=False))

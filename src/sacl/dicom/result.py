@@ -32,8 +32,6 @@ from sacl.geometry import canonical_grid, require_same_grid, to_canonical, to_na
 from sacl.snomed import LATERALITY_CODES, SCHEME, code_of
 from sacl.types import LabelMap
 
-CATEGORY = codes.SCT.AnatomicalStructure
-"""What all organs are, of CID 7150."""
 PRIVATE_SCHEME = "99SACL"
 """Designator of the codes of organs without a SNOMED CT code: their code is their name."""
 PATIENT_AND_STUDY = (
@@ -232,6 +230,13 @@ def readable(organ: str) -> str:
     """Return an organ's name as viewers show it: `kidney_right` becomes `Kidney right`."""
     words = organ.replace("_", " ")
     return words[:1].upper() + words[1:]
+
+
+def category_of(organ: str) -> CodedConcept:
+    """Return what an organ is, of CID 7150: a structure of the body, or an abnormal one."""
+    known = code_of(organ)
+    structure = codes.SCT.MorphologicallyAbnormalStructure if known and known.is_abnormal else None
+    return CodedConcept.from_code(structure or codes.SCT.AnatomicalStructure)
 
 
 def organ_code(organ: str) -> CodedConcept:

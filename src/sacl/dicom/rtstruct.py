@@ -25,8 +25,8 @@ from scipy.ndimage import find_objects
 
 from sacl import __version__
 from sacl.dicom.result import (
-    CATEGORY,
     SourceSeries,
+    category_of,
     item,
     new_uid,
     organ_code,
@@ -137,15 +137,10 @@ def _frame_of_reference(source: SourceSeries) -> Dataset:
 
 
 def _observation(number: int, organ: str) -> Dataset:
-    category = item(
-        CodeValue=CATEGORY.value,
-        CodingSchemeDesignator=CATEGORY.scheme_designator,
-        CodeMeaning=CATEGORY.meaning,
-    )
     return item(
         ObservationNumber=number,
         ReferencedROINumber=number,
-        SegmentedPropertyCategoryCodeSequence=[category],
+        SegmentedPropertyCategoryCodeSequence=[category_of(organ)],
         RTROIIdentificationCodeSequence=[organ_code(organ)],
         RTROIInterpretedType="ORGAN",
         ROIInterpreter=None,

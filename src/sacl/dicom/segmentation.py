@@ -29,8 +29,8 @@ from sacl import __version__
 from sacl.dicom.files import DAMAGE, Source
 from sacl.dicom.header import quiet
 from sacl.dicom.result import (
-    CATEGORY,
     SourceSeries,
+    category_of,
     decimal_strings,
     new_uid,
     organ_code,
@@ -188,7 +188,7 @@ def _descriptions(names: Sequence[str]) -> list[SegmentDescription]:
         description = SegmentDescription(
             segment_number=number,
             segment_label=readable(organ),
-            segmented_property_category=CATEGORY,
+            segmented_property_category=category_of(organ),
             segmented_property_type=organ_code(organ),
             algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,

@@ -50,9 +50,7 @@ def group(slices: Iterable[Slice], min_slices: int) -> list[Series]:
     apart, and so on. No split is made that leaves no part of `min_slices`: the whole is judged
     then, with one reason.
     """
-    by_series: dict[tuple[str, ...], list[Slice]] = {}
-    for piece in slices:
-        by_series.setdefault(piece.identity.scan, []).append(piece)
+    by_series = _by(lambda piece: piece.identity.scan, slices)
     return [
         Series(members[0].identity, part, tuple(kept))
         for members in by_series.values()
@@ -65,18 +63,17 @@ def _parts(members: list[Slice], min_slices: int) -> list[tuple[str, list[Slice]
         return [("", members)]
     planes: list[list[Slice]] = []
     for piece in members:
-        home = next((plane for plane in planes if _same_plane(plane[0], piece)), None)
-        if home is None:
-            planes.append([piece])
-        else:
-            home.append(piece)
+        home = next((plane for plane in planes if _same_plane(plane[0], piece)), [])
+        if not home:
+            planes.append(home)
+        home.append(piece)
     if max(map(len, planes)) < min_slices <= len(members):
         return [("", members)]
-    parts = []
-    for plane in planes:
-        name = _plane_name(plane[0], planes) if len(planes) > 1 else ""
-        parts += [(_join(name, trait), kept) for trait, kept in _separate(plane, min_slices)]
-    return parts
+    return [
+        (_join(_plane_name(plane[0], planes), trait), kept)
+        for plane in planes
+        for trait, kept in _separate(plane, min_slices)
+    ]
 
 
 def _has_no_plane(piece: Slice) -> bool:
@@ -120,11 +117,16 @@ def _separate(members: list[Slice], min_slices: int) -> list[tuple[str, list[Sli
 def _splits(members: list[Slice]) -> Iterator[tuple[str, Mapping[Hashable, list[Slice]]]]:
     """Yield the ways to tell slices apart, and the slices by what they say."""
     for name, trait in _TRAITS.items():
-        by_value: dict[Hashable, list[Slice]] = {}
-        for piece in members:
-            by_value.setdefault(trait(piece), []).append(piece)
-        yield name, by_value
+        yield name, _by(trait, members)
     yield "trigger time", _by_trigger(members)
+
+
+def _by(key: Callable[[Slice], Hashable], slices: Iterable[Slice]) -> dict[Hashable, list[Slice]]:
+    """Return slices by what the key says of them, in their order."""
+    groups: dict[Hashable, list[Slice]] = {}
+    for piece in slices:
+        groups.setdefault(key(piece), []).append(piece)
+    return groups
 
 
 def _by_trigger(members: list[Slice]) -> dict[Hashable, list[Slice]]:
@@ -160,20 +162,16 @@ def _is_one_scan(members: Sequence[Slice]) -> bool:
         return False
     # Two CT phases may lie between each other; MR interleaves the slices of one scan.
     acquisitions = [piece.traits.acquisition for piece in ordered]
-    return ordered[0].modality == "MR" or _lie_in_blocks(acquisitions)
-
-
-def _lie_in_blocks(values: Sequence[Hashable]) -> bool:
-    """Tell whether equal values follow each other: two interleaved scans do not."""
-    changes = sum(a != b for a, b in itertools.pairwise(values))
-    return changes == len(set(values)) - 1
+    changes = sum(a != b for a, b in itertools.pairwise(acquisitions))
+    return ordered[0].modality == "MR" or changes == len(set(acquisitions)) - 1
 
 
 def _plane_name(piece: Slice, planes: list[list[Slice]]) -> str:
     """Return what sets a plane apart, named only where it differs between the planes."""
-    names = [_plane_words(plane[0]) for plane in planes]
-    own = _plane_words(piece)
-    return _join(*(w for n, w in enumerate(own) if len({words[n] for words in names}) > 1))
+    kinds = zip(*(_plane_words(plane[0]) for plane in planes), strict=True)
+    return _join(
+        *(w for w, kind in zip(_plane_words(piece), kinds, strict=True) if len(set(kind)) > 1)
+    )
 
 
 def _plane_words(piece: Slice) -> tuple[str, ...]:

@@ -96,14 +96,14 @@ def require_parallel(slices: Sequence[Slice], where: str) -> None:
             raise DataError(f"{where}: its images are not parallel; split it")
 
 
-def distances_mm(slices: Sequence[Slice]) -> Float[np.ndarray, " slice"]:
-    """Return where slices lie along the normal of the first one, float64 `[slice]`."""
+def _distances_mm(slices: Sequence[Slice]) -> Float[np.ndarray, " slice"]:
+    """Return where slices lie along the normal of the first one."""
     return np.array([piece.position_mm for piece in slices]) @ np.cross(*_cosines(slices[0]))
 
 
 def positions(slices: Sequence[Slice]) -> list[list[Slice]]:
     """Return slices by position along the normal, ascending; several where a place is taken."""
-    distance = distances_mm(slices)
+    distance = _distances_mm(slices)
     places: list[list[Slice]] = []
     last = -math.inf
     for n in np.argsort(distance, kind="stable"):
@@ -122,7 +122,7 @@ def stack(slices: Sequence[Slice], thickness_mm: float = 1.0) -> SliceStack | Fa
     the slice distance of its place, along the normal and across it. The step of a slice alone is
     `thickness_mm`.
     """
-    order = np.argsort(distances_mm(slices), kind="stable")
+    order = np.argsort(_distances_mm(slices), kind="stable")
     ordered = tuple(slices[n] for n in order)
     normal = np.cross(*_cosines(ordered[0]))
     points = np.array([piece.position_mm for piece in ordered])

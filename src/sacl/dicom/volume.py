@@ -48,7 +48,8 @@ def read_stack(stack: SliceStack, case_id: str) -> tuple[Volume, NativeFrame]:
     Raises:
         DataError: a slice cannot be decoded, or its file has changed.
     """
-    voxels = np.empty(stack.grid.shape, _voxel_type(stack.slices), order="F")
+    kind = np.int16 if all(map(_is_whole, stack.slices)) else np.float32
+    voxels = np.empty(stack.grid.shape, kind, order="F")
     with Opener() as opener:
         planes = stored_pixels(stack.slices, opener)
         for k, piece in enumerate(stack.slices):
@@ -59,7 +60,8 @@ def read_stack(stack: SliceStack, case_id: str) -> tuple[Volume, NativeFrame]:
                     f"case {case_id}: slice {k + 1} of {len(stack.slices)} cannot be decoded"
                     f" ({type(error).__name__}); export the series again, or remove it"
                 ) from error
-            if voxels.dtype == np.int16 and not _fits(values):
+            fits = values.min() >= _INT16.min and values.max() <= _INT16.max
+            if voxels.dtype == np.int16 and not fits:
                 voxels = voxels.astype(np.float32)
             voxels[:, :, k] = values.T
     canonical, grid = to_canonical(voxels, stack.grid)
@@ -154,13 +156,5 @@ def _line(piece: Slice) -> tuple[float, float]:
     return slope, 0.0 if piece.intercept is None else piece.intercept
 
 
-def _voxel_type(slices: Sequence[Slice]) -> type[np.generic]:
-    return np.int16 if all(map(_is_whole, slices)) else np.float32
-
-
 def _is_whole(piece: Slice) -> bool:
     return all(value.is_integer() for value in _line(piece))
-
-
-def _fits(values: Num[np.ndarray, "row column"]) -> bool:
-    return bool(values.min() >= _INT16.min and values.max() <= _INT16.max)
