@@ -94,9 +94,9 @@ def zip_of(path: Path, members: dict[str, bytes]) -> Path:
 
 def test_a_zip_of_empty_members_is_refused_soon_and_in_one_line(tmp_path, capsys):
     path = zip_of(tmp_path / "a.zip", {f"f{n}": b"" for n in range(20_000)})
-    start = time.monotonic()
+    start = time.process_time()
     assert main(["ingest", str(path), "--work", str(tmp_path / "w")]) == 2
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     told = capsys.readouterr().err.strip().splitlines()
     assert "20000 files that are no DICOM skipped" in told[-1]
     assert len([line for line in told if line.startswith("sacl:")]) == 1

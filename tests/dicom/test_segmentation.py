@@ -174,7 +174,7 @@ def test_a_cyst_is_filed_as_an_abnormal_structure(tmp_path):
     write_segmentation(tmp_path / "a.dcm", label_map, make_series(layout), "r")
     segments = pydicom.dcmread(tmp_path / "a.dcm").SegmentSequence
     categories = [s.SegmentedPropertyCategoryCodeSequence[0].CodeValue for s in segments]
-    assert categories == ["123037004", "49755003", "123037004"]
+    assert categories == ["91723000", "49755003", "91723000"]
 
 
 @both_kinds

@@ -17,38 +17,32 @@ from sacl.organs import snake_case
 from sacl.phase_words import PHASES
 from sacl.types import UNKNOWN
 
-
-def _words(*lines: str) -> frozenset[str]:
-    return frozenset(" ".join(lines).split())
-
-
-_NATIVE = _words(
-    "nativ native nativa nativphase natif plain unenhanced noncontrast nonenhanced precontrast",
-    "ncct nect",
-)
-_ARTERIAL = _words(
-    "art arterial arteriell arterielle arteriel arteriale arterialphase artphase hap"
-)
-_VENOUS = _words(
-    "pv pvp pven portal portale portovenous portovenoes portovenos portalvenous portalvenos",
-    "portalvenoes portalvenose portalvenoese ven venous venos venoes venose venoese veneux veineux",
-)
-_DELAYED = _words(
-    "delayed delay nephrographic nephrogram nephrographisch excretory urographic urographisch",
-    "ausscheidung ausscheidungsphase equilibrium spatphase spaetphase spatvenos spaetvenoes",
-)
-_EARLY_ARTERIAL = _words("fruharteriell frueharteriell")
-_LATE_ARTERIAL = _words("spatarteriell spaetarteriell")
-_EARLY = _words("early fruh frueh fruhe fruehe precoce")
-_LATE = _words("late spat spaet spate spaete tardif tardive")
-_WITH = _words("with w mit avec")
-_WITHOUT = _words("w_o wo without ohne sans non no pre vor")
-_CONTRAST = _words(
-    "contrast contr contraste kontrast kontrastmittel km cm iv c ce gd gad injection enhanced"
-)
-_NOT_CONTRAST = _words(
-    "mar imar omar metal fs fat fatsat fbp asir ir filter breath breathhold bh gating movement"
-)
+_WORDS = {
+    name: frozenset(words.split())
+    for name, words in {
+        "native": "nativ native nativa nativphase natif plain unenhanced noncontrast nonenhanced"
+        " precontrast ncct nect",
+        "arterial": "art arterial arteriell arterielle arteriel arteriale arterialphase artphase"
+        " hap",
+        "venous": "pv pvp pven portal portale portovenous portovenoes portovenos portalvenous"
+        " portalvenos portalvenoes portalvenose portalvenoese ven venous venos venoes venose"
+        " venoese veneux veineux",
+        "delayed": "delayed delay nephrographic nephrogram nephrographisch excretory urographic"
+        " urographisch ausscheidung ausscheidungsphase equilibrium spatphase spaetphase spatvenos"
+        " spaetvenoes",
+        "arterial_early": "fruharteriell frueharteriell",
+        "arterial_late": "spatarteriell spaetarteriell",
+        "early": "early fruh frueh fruhe fruehe precoce",
+        "late": "late spat spaet spate spaete tardif tardive",
+        "with": "with w mit avec",
+        "without": "w_o wo without ohne sans non no pre vor",
+        "contrast": "contrast contr contraste kontrast kontrastmittel km cm iv c ce gd gad"
+        " injection enhanced",
+        "not contrast": "mar imar omar metal fs fat fatsat fbp asir ir filter breath breathhold bh"
+        " gating movement",
+    }.items()
+}
+"""What hospitals write, in lower case without accents, by what it says."""
 _ENDS_S = (10.0, 30.0, 50.0, 110.0)
 """Seconds after the start of the injection at which native, arterial early, arterial late and
 portal venous end: usual abdominal timing; delayed follows."""
@@ -73,7 +67,9 @@ def scan_labels(header: Dataset, modality: str) -> tuple[dict[str, str], str]:
     agent = _agent(header)
     words = [text(header, "SeriesDescription"), text(header, "ProtocolName")]
     hint = phase_hint(words[0], words[1], seconds_after_injection(header), agent)
-    labels = {"phase": hint.phase, "contrast": _contrast(hint, agent), "scanner": _scanner(header)}
+    maker, model = text(header, "Manufacturer"), text(header, "ManufacturerModelName")
+    scanner = snake_case(f"{maker} {model}".strip())
+    labels = {"phase": hint.phase, "contrast": _contrast(hint, agent), "scanner": scanner}
     if modality == "CT":
         kernel = text(header, "ConvolutionKernel").split("\\")[0]
         labels |= {"kernel": snake_case(kernel), "kvp": _rounded(one_number(header, "KVP"), 0)}
@@ -143,39 +139,31 @@ def phases_in(words: str) -> dict[str, str]:
     """
     tokens = _tokens(words)
     named: dict[str, str] = {}
+    is_plain = not _WORDS["with"] & set(tokens)
     for before, token in pairwise(["", *tokens]):
-        for phase in _phases_of(token, tokens):
+        for phase in _phases_of(token, set(tokens)):
             named.setdefault(phase, token)
-        if before in _WITHOUT and token in _CONTRAST and not _WITH & set(tokens):
+        if before in _WORDS["without"] and token in _WORDS["contrast"] and is_plain:
             named.setdefault("native", f"{before} {token}".replace("w_o", "w/o"))
-    if "w_o" in tokens and not _WITH & set(tokens) and not _is_about_something_else(tokens):
+    # A `w/o` may be about other things, such as `w/o MAR`.
+    others = any(a == "w_o" and b in _WORDS["not contrast"] for a, b in pairwise(tokens))
+    if "w_o" in tokens and is_plain and not others:
         named.setdefault("native", "w/o")
-    if not named and (late := _LATE & set(tokens)):
-        named["delayed"] = sorted(late)[0]
+    if not named and (late := _WORDS["late"] & set(tokens)):
+        named["delayed"] = min(late)
     return named
 
 
-def _phases_of(token: str, tokens: list[str]) -> tuple[str, ...]:
+def _phases_of(token: str, tokens: set[str]) -> tuple[str, ...]:
     """Return the phases that a word stands for; early and late in the text change some."""
-    everything = set(tokens)
-    early, late = bool(_EARLY & everything), bool(_LATE & everything)
-    if token in _ARTERIAL:
+    early, late = bool(_WORDS["early"] & tokens), bool(_WORDS["late"] & tokens)
+    if token in _WORDS["arterial"]:
         both = ("arterial_early",) * early + ("arterial_late",) * late
         return both or ("arterial_late",)
-    if token in _VENOUS:
-        return ("delayed",) if late and not _ARTERIAL & everything else ("portal_venous",)
-    words = {
-        "native": _NATIVE,
-        "arterial_early": _EARLY_ARTERIAL,
-        "arterial_late": _LATE_ARTERIAL,
-        "delayed": _DELAYED,
-    }
-    return tuple(phase for phase, known in words.items() if token in known)
-
-
-def _is_about_something_else(tokens: list[str]) -> bool:
-    """Tell whether a `w/o` is about other things, such as `w/o MAR`."""
-    return any(a == "w_o" and b in _NOT_CONTRAST for a, b in pairwise(tokens))
+    if token in _WORDS["venous"]:
+        is_late = late and not _WORDS["arterial"] & tokens
+        return ("delayed",) if is_late else ("portal_venous",)
+    return tuple(phase for phase in PHASES if token in _WORDS.get(phase, ()))
 
 
 def _tokens(words: str) -> list[str]:
@@ -214,11 +202,6 @@ def _contrast(hint: Hint, agent: bool | None) -> str:
     if len(known) != 1:
         return UNKNOWN
     return "yes" if known.pop() else "no"
-
-
-def _scanner(header: Dataset) -> str:
-    maker, model = text(header, "Manufacturer"), text(header, "ManufacturerModelName")
-    return snake_case(f"{maker} {model}".strip())
 
 
 def _rounded(value: float | None, digits: int) -> str:

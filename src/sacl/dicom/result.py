@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from highdicom.sr import CodedConcept
-from jaxtyping import Shaped
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.valuerep import DSfloat
@@ -112,8 +111,12 @@ def write_result(
                 " rename the organ"
             )
     with quiet():
-        images = source_series(source)
-        result = build(native_slices(label_map, images), names, images, title)
+        images = _source_series(source)
+        canonical, grid = to_canonical(label_map.voxels, label_map.grid)
+        remedy = "give the map that was predicted from this series"
+        require_same_grid(canonical_grid(images.stack.grid), grid, _WHERE, remedy)
+        voxels = to_native(canonical, images.stack.grid).transpose(2, 1, 0)
+        result = build(voxels, names, images, title)
         result.CodingSchemeIdentificationSequence = [
             item(
                 CodingSchemeDesignator=PRIVATE_SCHEME,
@@ -121,7 +124,7 @@ def write_result(
                 CodingSchemeResponsibleOrganization="sacl",
             )
         ]
-        file_under(result, images.patient, (title, *names))
+        _file_under(result, images.patient, (title, *names))
         with replacing(path) as temporary:
             result.save_as(temporary, enforce_file_format=True)
     return images.made_up
@@ -138,41 +141,6 @@ def item(**values: Any) -> Dataset:
 def decimal_strings(numbers: Iterable[float]) -> list[DSfloat]:
     """Return numbers as DICOM's decimal strings, which have at most 16 characters."""
     return [DSfloat(float(number), auto_format=True) for number in numbers]
-
-
-def new_uid() -> str:
-    """Return a new UID: a random UUID under 2.25, no seed (PS3.5, B.2)."""
-    return f"2.25.{uuid.uuid4().int}"
-
-
-def source_series(source: Sequence[Dataset]) -> SourceSeries:
-    """Return the images of a source series as a stack, in whatever order they come.
-
-    The source is one dataset per slice or a single multi-frame dataset; pixels are not looked at.
-
-    Raises:
-        DataError: the images are no regular stack of parallel, equal slices of one series.
-    """
-    if not source:
-        raise DataError(f"{_WHERE}: it has no image")
-    uids, made_up = _shared_uids(source)
-    references = {meta_text(image, "SOPInstanceUID"): _reference(image, uids) for image in source}
-    slices = [piece for image in source for piece in slices_in(image, Source(Path()))]
-    patient = Dataset()
-    file_under(patient, source[0], ())
-    return SourceSeries(_stack(slices), references, patient, made_up)
-
-
-def native_slices(label_map: LabelMap, source: SourceSeries) -> Shaped[np.ndarray, "k row column"]:
-    """Return a label map's voxels slice by slice of its source; nothing is resampled.
-
-    Raises:
-        DataError: the map does not lie on the stack's voxels; both grids are printed.
-    """
-    canonical, grid = to_canonical(label_map.voxels, label_map.grid)
-    remedy = "give the map that was predicted from this series"
-    require_same_grid(canonical_grid(source.stack.grid), grid, _WHERE, remedy)
-    return to_native(canonical, source.stack.grid).transpose(2, 1, 0)
 
 
 def source_images(source: SourceSeries) -> tuple[list[Dataset], list[int]]:
@@ -210,7 +178,52 @@ def source_images(source: SourceSeries) -> tuple[list[Dataset], list[int]]:
     return [_with(source.first, size | groups)], order
 
 
-def file_under(result: Dataset, patient: Dataset, texts: Sequence[str]) -> None:
+def readable(organ: str) -> str:
+    """Return an organ's name as viewers show it: `kidney_right` becomes `Kidney right`."""
+    words = organ.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def category_of(organ: str) -> CodedConcept:
+    """Return what an organ is, of CID 7150: a structure of the body, or an abnormal one."""
+    known = code_of(organ)
+    if known and known.is_abnormal:
+        return CodedConcept.from_code(codes.SCT.MorphologicallyAbnormalStructure)
+    return CodedConcept.from_code(codes.SCT.AnatomicalStructure)
+
+
+def organ_code(organ: str) -> CodedConcept:
+    """Return an organ's code with its side as a modifier; a private one where there is no other."""
+    known = code_of(organ)
+    if known is None:
+        return CodedConcept(organ, PRIVATE_SCHEME, readable(organ))
+    concept = CodedConcept(known.value, SCHEME, known.meaning)
+    if known.laterality is not None:
+        code = LATERALITY_CODES[known.laterality]
+        side = CodedConcept(code, SCHEME, known.laterality.capitalize())
+        concept.SegmentedPropertyTypeModifierCodeSequence = [side]
+    return concept
+
+
+def rgb(label: int) -> tuple[int, int, int]:
+    """Return the color of a label value, 0 to 255 each: the same as in the NIfTI label table."""
+    red, green, blue = label_color(label)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _source_series(source: Sequence[Dataset]) -> SourceSeries:
+    """Return the images of a source series as a stack, in whatever order they come."""
+    if not source:
+        raise DataError(f"{_WHERE}: it has no image")
+    uids, made_up = _shared_uids(source)
+    references = {meta_text(image, "SOPInstanceUID"): _reference(image, uids) for image in source}
+    slices = [piece for image in source for piece in slices_in(image, Source(Path()))]
+    patient = Dataset()
+    _file_under(patient, source[0], ())
+    return SourceSeries(_stack(slices), references, patient, made_up)
+
+
+def _file_under(result: Dataset, patient: Dataset, texts: Sequence[str]) -> None:
     """Set the patient and study of a result to those of its source, as they are there.
 
     The character set stays the source's, unless one of the result's own texts needs Unicode.
@@ -224,39 +237,6 @@ def file_under(result: Dataset, patient: Dataset, texts: Sequence[str]) -> None:
             setattr(result, name, None)
     if not all(text.isascii() for text in texts):
         result.SpecificCharacterSet = "ISO_IR 192"
-
-
-def readable(organ: str) -> str:
-    """Return an organ's name as viewers show it: `kidney_right` becomes `Kidney right`."""
-    words = organ.replace("_", " ")
-    return words[:1].upper() + words[1:]
-
-
-def category_of(organ: str) -> CodedConcept:
-    """Return what an organ is, of CID 7150: a structure of the body, or an abnormal one."""
-    known = code_of(organ)
-    structure = codes.SCT.MorphologicallyAbnormalStructure if known and known.is_abnormal else None
-    return CodedConcept.from_code(structure or codes.SCT.AnatomicalStructure)
-
-
-def organ_code(organ: str) -> CodedConcept:
-    """Return an organ's code with its side as a modifier; a private one where there is no other."""
-    known = code_of(organ)
-    if known is None:
-        return CodedConcept(organ, PRIVATE_SCHEME, readable(organ))
-    concept = CodedConcept(known.value, SCHEME, known.meaning)
-    if known.laterality is not None:
-        side = CodedConcept(
-            LATERALITY_CODES[known.laterality], SCHEME, known.laterality.capitalize()
-        )
-        concept.SegmentedPropertyTypeModifierCodeSequence = [side]
-    return concept
-
-
-def rgb(label: int) -> tuple[int, int, int]:
-    """Return the color of a label value, 0 to 255 each: the same as in the NIfTI label table."""
-    red, green, blue = (round(255 * part) for part in label_color(label))
-    return red, green, blue
 
 
 def _stack(slices: Sequence[Slice]) -> SliceStack:
@@ -288,9 +268,6 @@ def _shared_uids(source: Sequence[Dataset]) -> tuple[dict[str, str], tuple[str, 
 
     De-identification may have emptied them. Then one is derived from the images' own UIDs, so
     that all results of the scan agree; the source has to be given the same for a viewer to match.
-
-    Raises:
-        DataError: the images are of several series.
     """
     instances = "|".join(sorted(_uid(image, "SOPInstanceUID") for image in source))
     uids, made_up = {}, []

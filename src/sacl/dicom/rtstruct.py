@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from highdicom import UID
 from jaxtyping import Bool, Int, Shaped
 from pydicom import Dataset
 from pydicom.charset import default_encoding
@@ -28,7 +29,6 @@ from sacl.dicom.result import (
     SourceSeries,
     category_of,
     item,
-    new_uid,
     organ_code,
     readable,
     rgb,
@@ -37,7 +37,7 @@ from sacl.dicom.result import (
 from sacl.dicom.slices import Slice
 from sacl.types import LabelMap
 
-SERIES_NUMBER = 9101
+_SERIES_NUMBER = 9101
 """Of the new series; high, so that viewers list it after the scanner's own."""
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 """Detached Study Management, retired, which is what structure sets still call a study."""
@@ -97,12 +97,12 @@ def _structure_set(source: SourceSeries, title: str) -> Dataset:
     date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     structures = item(
         SOPClassUID=RTStructureSetStorage,
-        SOPInstanceUID=new_uid(),
+        SOPInstanceUID=UID(),
         InstanceCreationDate=date,
         InstanceCreationTime=time,
         Modality="RTSTRUCT",
-        SeriesInstanceUID=new_uid(),
-        SeriesNumber=SERIES_NUMBER,
+        SeriesInstanceUID=UID(),
+        SeriesNumber=_SERIES_NUMBER,
         InstanceNumber=1,
         SeriesDescription=title,
         OperatorsName=None,
@@ -228,16 +228,15 @@ def _edges(mask: Bool[np.ndarray, "row column"]) -> dict[Corner, list[Corner]]:
     padded = np.pad(np.asarray(mask, np.bool_), 1)
     inside, above, left = padded[1:, 1:], padded[:-1, 1:], padded[1:, :-1]
     edges: dict[Corner, list[Corner]] = {}
-
-    def add(where: Bool[np.ndarray, "row column"], leave: Corner, arrive: Corner) -> None:
-        for row, column in np.argwhere(where).tolist():
-            start = (row + leave[0], column + leave[1])
-            edges.setdefault(start, []).append((row + arrive[0], column + arrive[1]))
-
-    add(inside & ~above, (0, 0), (0, 1))
-    add(~inside & above, (0, 1), (0, 0))
-    add(inside & ~left, (1, 0), (0, 0))
-    add(~inside & left, (0, 0), (1, 0))
+    for where, leave, arrive in (
+        (inside & ~above, (0, 0), (0, 1)),
+        (~inside & above, (0, 1), (0, 0)),
+        (inside & ~left, (1, 0), (0, 0)),
+        (~inside & left, (0, 0), (1, 0)),
+    ):
+        for corner in np.argwhere(where):
+            start, end = (tuple((corner + step).tolist()) for step in (leave, arrive))
+            edges.setdefault(start, []).append(end)
     return edges
 
 

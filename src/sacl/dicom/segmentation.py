@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from highdicom import AlgorithmIdentificationSequence, PlanePositionSequence
+from highdicom import UID, AlgorithmIdentificationSequence, PlanePositionSequence
 from highdicom.color import CIELabColor
 from highdicom.seg import (
     SegmentAlgorithmTypeValues,
@@ -32,7 +32,6 @@ from sacl.dicom.result import (
     SourceSeries,
     category_of,
     decimal_strings,
-    new_uid,
     organ_code,
     readable,
     rgb,
@@ -45,10 +44,8 @@ from sacl.errors import DataError
 from sacl.geometry import canonical_grid, require_same_grid
 from sacl.types import Grid, LabelMap, LabelScheme
 
-SERIES_NUMBER = 9100
+_SERIES_NUMBER = 9100
 """Of the new series; high, so that viewers list it after the scanner's own."""
-PROGRAM = "sacl"
-"""Manufacturer and algorithm of what is written here."""
 _KINDS = ("BINARY", "LABELMAP")
 """SegmentationType of those whose pixels are in a segment or not; FRACTIONAL ones are in part."""
 _UNKNOWN = np.iinfo(np.uint16).max
@@ -152,12 +149,12 @@ def _segmentation(
             plane_positions=places,
             segmentation_type=SegmentationTypeValues[kind.name],
             segment_descriptions=_descriptions(names),
-            series_instance_uid=new_uid(),
-            series_number=SERIES_NUMBER,
-            sop_instance_uid=new_uid(),
+            series_instance_uid=UID(),
+            series_number=_SERIES_NUMBER,
+            sop_instance_uid=UID(),
             instance_number=1,
-            manufacturer=PROGRAM,
-            manufacturer_model_name=PROGRAM,
+            manufacturer="sacl",
+            manufacturer_model_name="sacl",
             software_versions=__version__,
             device_serial_number="none",
             transfer_syntax_uid=RLELossless if is_labelmap else ExplicitVRLittleEndian,
@@ -181,7 +178,7 @@ def _segmentation(
 
 def _descriptions(names: Sequence[str]) -> list[SegmentDescription]:
     algorithm = AlgorithmIdentificationSequence(
-        name=PROGRAM, family=codes.DCM.ArtificialIntelligence, version=__version__
+        name="sacl", family=codes.DCM.ArtificialIntelligence, version=__version__
     )
     descriptions = []
     for number, organ in enumerate(names, start=1):

@@ -191,9 +191,8 @@ def _cosines(piece: Slice) -> tuple[np.ndarray, np.ndarray]:
 def _uneven(distance: Float[np.ndarray, " n"], across: Float[np.ndarray, "n 3"]) -> Fault:
     """Return why slices are off the even grid: some are missing, or they lie unevenly.
 
-    Args:
-        distance: places along the normal, mm, ascending.
-        across: `[slice, 3]`, how far each is off in its plane.
+    `distance` is their places along the normal, ascending, `across` how far each is off in its
+    plane, mm.
     """
     steps = np.diff(distance)
     usual = float(np.median(steps))
