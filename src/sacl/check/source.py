@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sacl.cohort.dataset import Dataset, SourceCase
-from sacl.cohort.layouts.dicom import DicomExport
 from sacl.cohort.layouts.listing import Sources, joined, read_source
 from sacl.cohort.manifest import MANIFEST, read_cohort
 from sacl.dicom.pseudonyms import KEY
-from sacl.dicom.verdict import SeriesRule
 from sacl.errors import ConfigError
 from sacl.files.nifti import read_volume
 from sacl.run.workspace import FOLDERS
@@ -37,10 +35,9 @@ def dataset_of(ingest: IngestSettings, work: Path) -> tuple[Dataset, str]:
             raise ConfigError("check: no data to look at; give a folder, or run `sacl phantom`")
         paths = (made[0].parent,)
     # Nothing is written but the page: only a key that a run has made gives its pseudonyms.
-    rule = SeriesRule(ingest.modality, ingest.series)
-    export = DicomExport(rule, key if key.is_file() else None)
-    table = ingest.scan_labels
-    sources = Sources(paths, ingest.layout, ingest.modality, table, ingest.fold, export)
+    known, labels = key if key.is_file() else None, ingest.scan_labels
+    how = ingest.layout, ingest.modality, labels, ingest.fold, ingest.series
+    sources = Sources(paths, *how, known)
     listed = [_listed(path, sources) for path in paths]
     origins = dict.fromkeys(origin for _, origin in listed)
     return joined([dataset for dataset, _ in listed], sources), "; ".join(origins)

@@ -117,11 +117,7 @@ class Dataset:
 
 
 def _require_name(case_id: str, where: str) -> None:
-    """Refuse a case's name that cannot be a file's on every system, or not be printed.
-
-    Raises:
-        DataError: names the case.
-    """
+    """Refuse a case's name that cannot be a file's on every system, or not be printed."""
     if case_id.startswith(".") or set(case_id) & set("/\\\0\n\r\t"):
         raise DataError(f"{where}: case_id '{case_id}' cannot be a file name; rename it")
     if len(case_id) > _LONGEST_NAME:

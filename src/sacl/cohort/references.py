@@ -5,6 +5,7 @@ Masks may overlap: a rule says which organ a contested voxel is given to, and al
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Integer, UInt
+from jaxtyping import Bool, Integer
 
 from sacl.cohort.annotation import label_of_value
 from sacl.cohort.dataset import Dataset, SourceCase, naming_case
@@ -47,15 +48,17 @@ class MapRules:
 class SchemeMap:
     """A label map in the cohort's scheme on its scan's grid, and what was decided on the way.
 
-    `contested` are the voxels that masks of two organs claim; `unnamed` the label values without a
-    name, which became background; `repair` says how the map's own grid differed and what resampling
-    did to its volume, empty where it lies on the image's grid.
+    `contested` are the voxels that masks of two organs claim, by `a and b`; `unnamed` the label
+    values without a name, which became background; `repair` says how the map's own grid differed
+    and what resampling did to its volume, empty where it lies on the image's grid; `contradiction`
+    how a header of it contradicts itself.
     """
 
     label_map: LabelMap
-    contested: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    contested: Mapping[str, int] = field(default_factory=dict)
     unnamed: tuple[int, ...] = ()
     repair: str = ""
+    contradiction: str = ""
 
 
 def read_source_map(
@@ -79,12 +82,13 @@ def _from_label_map(
     dataset: Dataset, case: SourceCase, annotated: tuple[str, ...], grid: Grid, rules: MapRules
 ) -> SchemeMap:
     assert case.reference is not None, "the case has a reference"
-    voxels, own, _ = read_labels(case.reference)
+    voxels, own, frame = read_labels(case.reference)
     label_of = label_of_value(dataset, case, rules.scheme, annotated)
     values = distinct_values(voxels)
     _require_known(case, values, label_of, dataset.ignore if case.ignore is None else case.ignore)
     voxels, repair = on_grid(voxels, own, grid, rules, f"case {case.case_id}")
-    return SchemeMap(in_scheme(voxels, max(values), label_of, grid, rules.scheme), repair=repair)
+    label_map = in_scheme(voxels, max(values), label_of, grid, rules.scheme)
+    return SchemeMap(label_map, repair=repair, contradiction=frame.contradiction)
 
 
 def in_scheme(
@@ -143,35 +147,34 @@ def lay_masks(
     Raises:
         DataError: a mask lies on another grid, is not binary, or overlaps where that is an error.
     """
-    masks, repairs = [], []
+    masks, repairs, doubts = [], [], []
     for organ in organs:
         inside = np.zeros(grid.shape, np.bool_, order="F")
         for name in (name for name in files if organ_of.get(name) == organ):
-            voxels, own = _read_mask(files[name], f"mask {name}")
+            voxels, own, frame = read_labels(files[name])
+            voxels = _binary(voxels, f"mask {name}")
             voxels, repair = on_grid(voxels, own, grid, rules, f"mask {name}")
             inside |= voxels
             repairs += [f"{name}: {repair}"] if repair else []
+            doubts += [frame.contradiction] if frame.contradiction else []
         masks.append(organ_mask(organ, inside))
     labels = [rules.scheme.label_of(organ) for organ in organs]
-    voxels, contested = merge_masks(masks, labels, grid.shape, rules.overlap)
+    voxels, pairs = merge_masks(masks, labels, grid.shape, rules.overlap)
+    contested = {f"{a} and {b}": count for (a, b), count in pairs.items()}
     if contested and rules.overlap == "error":
-        (a, b), count = next(iter(contested.items()))
+        pair, count = next(iter(contested.items()))
         raise DataError(
-            f"the masks of {a} and {b} overlap in {count} voxels"
+            f"the masks of {pair} overlap in {count} voxels"
             f" ({len(contested)} such pairs); correct them, or let the smaller or the first organ"
             " win with --ingest.overlap smaller or first"
         )
     label_map = LabelMap(voxels.astype(rules.scheme.label_type, copy=False), grid, rules.scheme)
-    return SchemeMap(label_map, contested, repair="; ".join(repairs))
+    doubt = next(iter(doubts), "")
+    return SchemeMap(label_map, contested, repair="; ".join(repairs), contradiction=doubt)
 
 
-def _read_mask(path: Path, where: str) -> tuple[Bool[np.ndarray, "i j k"], Grid]:
-    """Return a binary mask and its grid.
-
-    Raises:
-        DataError: it has more than one value besides 0.
-    """
-    voxels, grid, _ = read_labels(path)
+def _binary(voxels: Integer[np.ndarray, "i j k"], where: str) -> Bool[np.ndarray, "i j k"]:
+    """Return where a mask is not 0, and refuse one with two other values."""
     inside = np.asarray(voxels != 0, dtype=np.bool_, order="F")
     value = voxels.max() or voxels.min()
     if not np.array_equal(voxels == value, inside) and inside.any():
@@ -179,7 +182,7 @@ def _read_mask(path: Path, where: str) -> tuple[Bool[np.ndarray, "i j k"], Grid]
             f"{where}: values {sorted(distinct_values(voxels))[:5]}, expected 0 and one other;"
             " this is no binary mask"
         )
-    return inside, grid
+    return inside
 
 
 def on_grid(
@@ -252,16 +255,14 @@ def merge_masks(
         rule: Who wins.
     """
     voxels = np.zeros(shape, np.min_scalar_type(max(labels, default=0)), order="F")
-    claims = np.zeros(shape, np.uint16 if len(masks) > 255 else np.uint8, order="F")
+    sizes = [np.count_nonzero(mask.inside) for mask in masks]
     order = list(range(len(masks)))
     if rule == "smaller":
-        sizes = [int(mask.inside.sum()) for mask in masks]
-        order.sort(key=lambda n: sizes[n])
+        order.sort(key=sizes.__getitem__)
     for n in reversed(order):  # the winner is written last
-        mask = masks[n]
-        voxels[mask.region][mask.inside] = labels[n]
-        claims[mask.region] += mask.inside
-    return voxels, _contested(masks, claims)
+        voxels[masks[n].region][masks[n].inside] = labels[n]
+    contested = np.count_nonzero(voxels) < sum(sizes)
+    return voxels, _contested(masks) if contested else {}
 
 
 def overlap_in_words(contested: Collection[Mapping[str, int]]) -> str:
@@ -276,27 +277,28 @@ def overlap_in_words(contested: Collection[Mapping[str, int]]) -> str:
     )
 
 
-def _contested(
-    masks: Sequence[OrganMask], claims: UInt[np.ndarray, "i j k"]
-) -> dict[tuple[str, str], int]:
-    """Count the voxels that two masks claim, slice by slice to need little memory."""
-    pairs_of: Counter[tuple[str, str]] = Counter()
-    for k in np.flatnonzero((claims > 1).any(axis=(0, 1))):
-        i, j = np.nonzero(claims[:, :, k] > 1)
-        here = [mask for mask in masks if 0 <= k - mask.start[2] < mask.inside.shape[2]]
-        claimed = np.stack([_at(mask, i, j, int(k)) for mask in here]).astype(np.int64)
-        pairs = claimed @ claimed.T
-        for a, b in np.argwhere(np.triu(pairs, 1)):
-            pairs_of[here[a].organ, here[b].organ] += int(pairs[a, b])
-    return dict(pairs_of.most_common())
+def first_doubt(doubts: Mapping[str, str], what: str = "scans") -> str:
+    """Return how the first case's header contradicts itself, and how many others do."""
+    case_id, doubt = next(iter(doubts.items()))
+    more = f"; {len(doubts) - 1} more {what} likewise" if len(doubts) > 1 else ""
+    return f"the header contradicts itself in case {case_id}: {doubt}{more}"
 
 
-def _at(
-    mask: OrganMask, i: Integer[np.ndarray, " n"], j: Integer[np.ndarray, " n"], k: int
+def _contested(masks: Sequence[OrganMask]) -> dict[tuple[str, str], int]:
+    """Count the voxels that two masks claim, in the common part of their boxes."""
+    pairs = Counter[tuple[str, str]]()
+    for a, b in itertools.combinations(masks, 2):
+        low = np.maximum(a.start, b.start)
+        high = np.minimum(np.add(a.start, a.inside.shape), np.add(b.start, b.inside.shape))
+        if (low < high).all():
+            both = _cut(a, low, high) & _cut(b, low, high)
+            pairs[a.organ, b.organ] = int(np.count_nonzero(both))
+    return {pair: count for pair, count in pairs.most_common() if count}
+
+
+def _cut(
+    mask: OrganMask, low: Integer[np.ndarray, " axis"], high: Integer[np.ndarray, " axis"]
 ) -> np.ndarray:
-    """Tell of pixels (i, j) of a slice whether they are inside of a mask."""
-    i, j = i - mask.start[0], j - mask.start[1]
-    held = (i >= 0) & (i < mask.inside.shape[0]) & (j >= 0) & (j < mask.inside.shape[1])
-    inside = np.zeros(len(i), np.bool_)
-    inside[held] = mask.inside[i[held], j[held], k - mask.start[2]]
-    return inside
+    """Return the part of a mask that lies in the box from `low` to `high` of the scan."""
+    i, j, k = (slice(*span) for span in np.transpose([low - mask.start, high - mask.start]))
+    return mask.inside[i, j, k]

@@ -57,6 +57,11 @@ class SplitRules:
     stratify: str = "phase"
     labeled_values: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, settings: object) -> SplitRules:
+        """Return the rules that settings give, by fields of the same names."""
+        return cls(**{f.name: getattr(settings, f.name) for f in dataclasses.fields(cls)})
+
 
 def choose_splits(dataset: Dataset, rules: SplitRules, seed: int) -> tuple[Dataset, list[str]]:
     """Return the dataset with subjects held out, and the subjects that keep their reference.

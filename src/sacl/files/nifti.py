@@ -245,10 +245,7 @@ def _open(path: Path) -> tuple[Any, NativeFrame]:
 
 
 def _contradiction(header: Any, grid: Grid) -> str:
-    """Say how sform, qform and pixdim contradict each other, nothing where they agree.
-
-    The sform is used where it has a code, else the qform; other programs choose otherwise.
-    """
+    """Say how sform, qform and pixdim contradict each other, nothing where they agree."""
     pixdim = np.asarray(header["pixdim"][1:4], dtype=np.float64)
     sizes = " x ".join(f"{mm:.4g}" for mm in pixdim)
     if not (pixdim > 0).all():
@@ -312,10 +309,7 @@ def _stored(image: Any, path: Path) -> tuple[Num[np.ndarray, "i j k"], float, fl
 
 
 def _inflated(path: Path, start: int, size: int) -> UInt8[np.ndarray, " byte"]:
-    """Return `size` decompressed bytes from `start` on, refusing more than the file can hold.
-
-    The file is read to its end, so that its checksum is verified too.
-    """
+    """Return `size` decompressed bytes from `start` on, refusing more than the file can hold."""
     if size > _LARGEST_RATIO * path.stat().st_size:
         raise EOFError("the file is too short for what its header promises")
     content = np.empty(size, np.uint8)
@@ -363,11 +357,7 @@ def _save(
 
 
 def _write_gzip(path: Path, pieces: Iterable[bytes], runs: bool) -> None:
-    """Compress and write pieces one after the other; the same pieces give the same bytes.
-
-    `runs` suits label maps, which are made of long runs of one value: it looks for nothing else,
-    which makes them both smaller and sooner written.
-    """
+    """Compress and write pieces one after the other; the same pieces give the same bytes."""
     strategy = zlib.Z_RLE if runs else zlib.Z_DEFAULT_STRATEGY
     stream = zlib.compressobj(1, zlib.DEFLATED, _GZIP, zlib.DEF_MEM_LEVEL, strategy)
     with path.open("wb") as file:

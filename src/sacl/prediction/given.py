@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sacl.cohort.layouts.label_maps import Survey, read_given_map
-from sacl.cohort.references import overlap_in_words
+from sacl.cohort.references import first_doubt, overlap_in_words
 from sacl.files.nifti import is_nifti, read_frame
 from sacl.geometry import canonical_grid, require_same_grid, same_grid
 from sacl.prediction.coarse import cleaned
@@ -25,7 +25,8 @@ class GivenMaps:
     """The given maps of a cohort's scans, which are cleaned like those of our own networks.
 
     While they are read, it is counted what reading them decided: which grids were repaired, which
-    voxels masks of two organs claim, and how many scans have a label value without a name.
+    voxels masks of two organs claim, which headers contradict themselves, and how many scans have a
+    label value without a name.
     """
 
     survey: Survey
@@ -33,7 +34,8 @@ class GivenMaps:
     grids: Mapping[str, Grid]
     repairs_grid: bool
     repaired: dict[str, str] = field(default_factory=dict)
-    contested: dict[str, dict[str, int]] = field(default_factory=dict)
+    contested: dict[str, Mapping[str, int]] = field(default_factory=dict)
+    contradictions: dict[str, str] = field(default_factory=dict)
     unnamed: Counter[int] = field(default_factory=Counter)
 
     def locate(self, case: Case) -> LabelMap:
@@ -45,8 +47,9 @@ class GivenMaps:
         if given.repair:
             self.repaired[case.case_id] = given.repair
         if given.contested:
-            pairs = {f"{a} and {b}": count for (a, b), count in given.contested.items()}
-            self.contested[case.case_id] = pairs
+            self.contested[case.case_id] = given.contested
+        if given.contradiction:
+            self.contradictions[case.case_id] = given.contradiction
         self.unnamed.update(given.unnamed)
         return cleaned(given.label_map.voxels, grid, self.scheme)
 
@@ -60,6 +63,8 @@ class GivenMaps:
         if self.unnamed:
             values = ", ".join(map(str, sorted(self.unnamed)[:_SAID]))
             say(f"coarse: label values without a name became background: {values}")
+        if self.contradictions:
+            say(f"coarse: WARNING, {first_doubt(self.contradictions, 'maps')}")
         survey = self.survey
         return {
             "maps": len(survey.maps),
@@ -68,6 +73,7 @@ class GivenMaps:
             "absent_organs": list(survey.absent),
             "unnamed_values": {str(value): n for value, n in sorted(self.unnamed.items())},
             "repaired_grids": self.repaired,
+            "contradictions": self.contradictions,
             "overlap": {
                 "wins": _WINS,
                 "scans": len(self.contested),

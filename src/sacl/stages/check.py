@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from sacl.check.cohort_checks import CohortFacts, check_cohort, likely_modality
@@ -19,9 +19,9 @@ from sacl.check.page import (
     scan_table,
 )
 from sacl.check.source import INGESTED, dataset_of
-from sacl.cohort.annotation import choose_scheme, keep_annotated, require_all_learned
+from sacl.cohort.convert import plan_cohort
 from sacl.cohort.dataset import Dataset
-from sacl.cohort.splits import SplitRules, choose_splits
+from sacl.cohort.splits import SplitRules
 from sacl.errors import SaclError
 from sacl.files.atomic import require_ours, write_text
 from sacl.progress import track
@@ -74,21 +74,14 @@ def _as_ingested(
     """
     if dataset.layout == INGESTED:
         return tuple(scans), []
-    rules = SplitRules(**{f.name: getattr(ingest, f.name) for f in fields(SplitRules)})
+    rules = SplitRules.of(ingest)
     try:
-        scheme, _ = choose_scheme(dataset, ingest.organs)
-        split, labeled = choose_splits(keep_annotated(dataset, scheme), rules, seed)
-        used = {
-            case.case_id: case
-            for case in split.cases
-            if case.has_reference and (case.split != "train" or case.subject in labeled)
-        }
-        learned = [case for case in used.values() if case.split == "train"]
-        require_all_learned(split, learned, scheme)
+        plan = plan_cohort(dataset, ingest.organs, rules, seed)
     except SaclError as error:
         code = "cannot-ingest" if ingest.organs or rules != SplitRules() else "needs-settings"
         return tuple(scans), [Finding(code, "", " ".join(str(error).split()))]
-    split_of = {case.case_id: case.split for case in split.cases}
+    used = {case.case_id: case for case in plan.dataset.cases if plan.shows(case)}
+    split_of = {case.case_id: case.split for case in plan.dataset.cases}
     scans = tuple(
         replace(scan, split=split_of[scan.case_id], labeled=scan.case_id in used) for scan in scans
     )

@@ -72,12 +72,7 @@ def _read_monai(root: Path) -> Dataset:
 
 
 def _read(path: Path, layout: str) -> Dataset:
-    """List the cases of a datalist.
-
-    Raises:
-        DataError: the JSON is damaged, a file that it lists is missing or no NIfTI, or the label
-            maps' values have no names.
-    """
+    """List the cases of a datalist."""
     document = read_object(path)
     rows = [(key, row) for key in _PARTS for row in _rows(document.get(key), key, path.name)]
     images = [_listed_file(path, row.get("image"), key) for key, row in rows]
@@ -149,11 +144,7 @@ def _is_companion(image: Any) -> bool:
 
 
 def _listed_file(datalist: Path, listed: Any, key: str) -> Path:
-    """Return the file that an entry names, the first one where it names several.
-
-    Raises:
-        DataError: there is no path, no such file, or it is no NIfTI file.
-    """
+    """Return the file that an entry names, the first one where it names several."""
     name = listed[0] if isinstance(listed, list) and listed else listed
     if not isinstance(name, str) or not name:
         shown = repr(listed)[:80]

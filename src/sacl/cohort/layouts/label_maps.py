@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from sacl.cohort.dataset import nifti_files
 from sacl.cohort.label_names import TABLES, LabelNames, names_in_folder, require_labels
 from sacl.cohort.layouts.nnssl import anatomy_masks
@@ -143,7 +141,12 @@ def read_given_map(
             return lay_masks(given.masks, given.organ_of, organs, grid, rules)
         except DataError as error:
             raise DataError(f"{where}, {error}") from error
-    voxels, own = _labels_in(given.file, grid)
+    doubt = ""
+    if given.file.suffix == DICOM:  # its frames are laid on the scan's slices, or refused
+        voxels, own = read_segmentation(given.file, grid).voxels, grid
+    else:
+        voxels, own, frame = read_labels(given.file)
+        doubt = frame.contradiction
     require_labels(int(voxels.min()), int(voxels.max()), given.file.name)
     voxels, repair = on_grid(voxels, own, grid, rules, where)
     organ_of = given.organ_of
@@ -151,20 +154,13 @@ def read_given_map(
     values = distinct_values(voxels)
     unnamed = tuple(sorted(values - set(given.names) - {0}))
     label_map = in_scheme(voxels, max(values), labels, grid, scheme)
-    return SchemeMap(label_map, unnamed=unnamed, repair=repair)
+    return SchemeMap(label_map, unnamed=unnamed, repair=repair, contradiction=doubt)
 
 
 def _expected(source: Path, case_id: str) -> str:
     if source.suffix == ".json":
         return "an 'anatomy_mask' of it"
     return f"{case_id}.nii.gz, or a folder {case_id} with one mask per organ"
-
-
-def _labels_in(file: Path, grid: Grid) -> tuple[np.ndarray, Grid]:
-    if file.suffix == DICOM:  # its frames are laid on the scan's slices, or refused
-        return read_segmentation(file, grid).voxels, grid
-    voxels, own, _ = read_labels(file)
-    return voxels, own
 
 
 def _names_of(file: Path, source: Path, tables: dict[Path, LabelNames | None]) -> Mapping[int, str]:

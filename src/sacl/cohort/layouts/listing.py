@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,19 +14,29 @@ from sacl.cohort.layouts.recognize import find, recognize
 from sacl.cohort.merging import merge, of_one_modality, with_guessed_subjects, with_modality
 from sacl.cohort.splits import require_one_split, with_fold
 from sacl.cohort.tables import BESIDE, with_table
+from sacl.dicom.verdict import SeriesRule
 from sacl.files.atomic import folder_fingerprint
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a cohort's data lie and how they are read; the fields are settings of `ingest`."""
+    """Where a cohort's data lie and how they are read; the fields are settings of `ingest`.
+
+    `key` is where the pseudonyms of DICOM are kept; without it they are drawn for this once.
+    """
 
     paths: tuple[Path, ...]
     layout: str = "auto"
     modality: Literal["auto", "ct", "mr"] = "auto"
     scan_labels: Path | None = None
     fold: int | None = None
-    export: dicom.DicomExport = field(default_factory=dicom.DicomExport)
+    series: Literal["all", "largest"] = "all"
+    key: Path | None = None
+
+    @property
+    def export(self) -> dicom.DicomExport:
+        """How DICOM is read."""
+        return dicom.DicomExport(SeriesRule(self.modality, self.series), self.key)
 
 
 def list_sources(sources: Sources) -> tuple[Dataset, Modality]:
@@ -105,15 +114,10 @@ def source_fingerprints(sources: Sources) -> dict[str, str]:
     return hashes
 
 
-def explanation(dataset: Dataset, reason: str) -> str:
-    """Return in one line what a source was read as."""
-    return f"{dataset.name} read as {dataset.layout}, by {reason}"
-
-
 def _listed(source: Path, sources: Sources) -> Dataset:
     dataset, reason = read_source(source, sources)
-    notes: Mapping[str, None] = dict.fromkeys((explanation(dataset, reason), *dataset.notes))
-    return dataclasses.replace(dataset, notes=tuple(notes))
+    read_as = f"{dataset.name} read as {dataset.layout}, by {reason}"
+    return dataclasses.replace(dataset, notes=tuple(dict.fromkeys((read_as, *dataset.notes))))
 
 
 def _unlabeled(dataset: Dataset) -> str:

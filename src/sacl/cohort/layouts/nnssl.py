@@ -61,11 +61,7 @@ def _recognize(root: Path) -> str | None:
 
 
 def _read(root: Path) -> Dataset:
-    """List the images of a collection, all for training and without a reference.
-
-    Raises:
-        DataError: the JSON is damaged, an image has no path, or its file is missing or no NIfTI.
-    """
+    """List the images of a collection, all for training and without a reference."""
     path = _file(root)
     document = read_object(path)
     images = _images(document)
@@ -221,11 +217,7 @@ def _subject_ids(images: list[_Image]) -> dict[tuple[str, str], str]:
 
 
 def _existing(path: Path, text: Any, case_id: str, key: str) -> Path:
-    """Return the file that a path of the JSON means.
-
-    Raises:
-        DataError: there is no path, or no such file.
-    """
+    """Return the file that a path of the JSON means."""
     if not isinstance(text, str) or not text:
         raise DataError(f"{path.name}: image {case_id} has no '{key}'")
     first, _, rest = text.partition("/")

@@ -53,12 +53,7 @@ def _recognize(root: Path) -> str | None:
 
 
 def _read(root: Path) -> Dataset:
-    """List the cases; of several channels the first (0000) is taken.
-
-    Raises:
-        DataError: dataset.json is damaged or names files other than NIfTI, a label map has no
-            image, or an annotation is not read.
-    """
+    """List the cases; of several channels the first (0000) is taken."""
     document = read_object(root / DATASET)
     ending = document.get("file_ending", ".nii.gz")
     if ending not in SUFFIXES:
@@ -187,11 +182,7 @@ def _part(root: Path, part: str, split: Split) -> Part:
 
 
 def _listed_case(root: Path, case_id: str, files: Any) -> SourceCase:
-    """Return a case of the block `dataset`; of several images the first is taken.
-
-    Raises:
-        DataError: it names no image, or a file that is not there.
-    """
+    """Return a case of the block `dataset`; of several images the first is taken."""
     images = files.get("images") if isinstance(files, Mapping) else None
     if not isinstance(images, list) or not images:
         raise DataError(f"{DATASET}: case {case_id} of 'dataset' has no list 'images'")

@@ -46,12 +46,7 @@ def _recognize_table(root: Path) -> str | None:
 
 
 def _read_table(root: Path) -> Dataset:
-    """List the cases of the table.
-
-    Raises:
-        DataError: the table lacks a column, a file that it names is missing, or the label maps'
-            values have no names.
-    """
+    """List the cases of the table."""
     path = _table(root)
     cases = []
     for case_id, row in read_rows(path).items():
@@ -89,14 +84,7 @@ def _recognize_folder(root: Path) -> str | None:
 
 
 def _read_folder(root: Path) -> Dataset:
-    """List the scans, all for training; files that are called label maps are none, unless all are.
-
-    A label map that shares the rest of its name with one scan, as `seg_7` and `ct_7` do, is its
-    reference where its values have names.
-
-    Raises:
-        DataError: there is no NIfTI file, or two are of one name.
-    """
+    """List the scans, all for training; a label map by its name is none, unless all are so."""
     files = list(files_by_case(root).values())
     if not files:
         raise DataError(f"{root}: no .nii or .nii.gz file in this folder")

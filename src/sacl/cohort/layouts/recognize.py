@@ -72,11 +72,7 @@ def recognize(root: Path, layout: str = "auto") -> tuple[str, str]:
 
 
 def _require_there(root: Path) -> None:
-    """Refuse a path that leads nowhere, in a circle, or to a pipe.
-
-    Raises:
-        DataError: says which.
-    """
+    """Refuse a path that leads nowhere, in a circle, or to a pipe."""
     try:
         is_there = root.stat() and (root.is_dir() or root.is_file())
     except (OSError, ValueError) as error:

@@ -41,11 +41,7 @@ def _recognize(root: Path) -> str | None:
 
 
 def _read(root: Path) -> Dataset:
-    """List the scans with their masks; one without masks is an unlabeled scan.
-
-    Raises:
-        DataError: meta.csv or a phase file is damaged, or a folder holds two scans.
-    """
+    """List the scans with their masks; one without masks is an unlabeled scan."""
     meta = read_rows(root / _META, key="image_id") if (root / _META).is_file() else {}
     cases = tuple(_case(folder, meta) for folder in _folders(root) if _images(folder))
     organs = sorted({organ for case in cases for organ in case.masks})

@@ -1,0 +1,122 @@
+"""A listed dataset -> the cohort: who is shown, and every scan with what was annotated of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sacl.cohort.annotation import (
+    annotated_organs,
+    choose_scheme,
+    dataset_in_lines,
+    keep_annotated,
+    require_all_learned,
+)
+from sacl.cohort.dataset import Dataset, SourceCase
+from sacl.cohort.merging import read_scan
+from sacl.cohort.references import MapRules, read_source_map
+from sacl.cohort.splits import SplitRules, choose_splits
+from sacl.errors import SaclError
+from sacl.files.nifti import write_label_map, write_volume
+from sacl.types import Case, LabelScheme
+
+Window = Callable[[np.ndarray, str], tuple[float, float]]
+"""Tells a scan's two intensities that become 0 and 1, by its voxels and its name in errors."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What holds for all cases: the organs, the splits, who is labeled, and lines on all this."""
+
+    dataset: Dataset
+    scheme: LabelScheme
+    labeled: tuple[str, ...]
+    lines: tuple[str, ...]
+
+    def shows(self, case: SourceCase) -> bool:
+        """Tell whether a reference may be seen: by scoring, or by training where labeled."""
+        return case.has_reference and (case.split != "train" or case.subject in self.labeled)
+
+
+def plan_cohort(dataset: Dataset, organs: Sequence[str], rules: SplitRules, seed: int) -> Plan:
+    """Return what a cohort of a dataset has, who is in which split and who is labeled.
+
+    Raises:
+        ConfigError: organs or subjects are asked for that the data does not have.
+        DataError: the order of subjects is not readable, or names others.
+    """
+    scheme, notes = choose_scheme(dataset, organs)
+    dataset = keep_annotated(dataset, scheme)
+    lines = (*dataset.notes, *notes, *dataset_in_lines(dataset, scheme))
+    dataset, labeled = choose_splits(dataset, rules, seed)
+    plan = Plan(dataset, scheme, tuple(labeled), lines)
+    shown = [case for case in dataset.cases if case.split == "train" and plan.shows(case)]
+    require_all_learned(dataset, shown, scheme)
+    return plan
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A case as written, and what was decided: contested voxels, resampling, headers' doubts."""
+
+    case: Case
+    contested: Mapping[str, int]
+    repair: str
+    contradiction: str
+
+
+def convert_case(
+    folder: Path,
+    source: SourceCase,
+    plan: Plan,
+    rules: MapRules,
+    window_of: Window,
+) -> Converted:
+    """Write a case's canonical image and, where it may be seen, its reference.
+
+    Args:
+        folder: The cohort's folder.
+        source: The case where it lies.
+        plan: The cohort's.
+        rules: How label maps are read.
+        window_of: Tells the intensities that become 0 and 1.
+
+    Raises:
+        DataError: a file is damaged or contradicts the others; nothing is left of the case.
+    """
+    image, reference_name = f"images/{source.case_id}.nii", None
+    volume, native = read_scan(source)
+    window = window_of(volume.voxels, f"case {source.case_id}")
+    write_volume(folder / image, volume)
+    grid = volume.grid
+    del volume  # the voxels are not kept while the reference is read
+    annotated: tuple[str, ...] = ()
+    contested: Mapping[str, int] = {}
+    repair, doubts = "", [native.contradiction]
+    if plan.shows(source):
+        annotated = annotated_organs(plan.dataset, source, plan.scheme)
+        reference_name = f"references/{source.case_id}.nii.gz"
+        try:
+            reference = read_source_map(plan.dataset, source, annotated, grid, rules)
+            write_label_map(folder / reference_name, reference.label_map)
+        except SaclError:
+            (folder / image).unlink()
+            raise
+        contested, repair = reference.contested, reference.repair
+        if reference.contradiction not in ("", native.contradiction):
+            doubts.append(f"label map: {reference.contradiction}")
+    case = Case(
+        case_id=source.case_id,
+        subject_id=source.subject,
+        image=image,
+        reference=reference_name,
+        split=source.split,
+        native=native,
+        window=window,
+        scan_labels=source.scan_labels,
+        annotated=annotated,
+    )
+    return Converted(case, contested, repair, "; ".join(filter(None, doubts)))
