@@ -129,13 +129,18 @@ def _in_meters(files):
     files.afterwards = rewrite
 
 
-def _other_pixdim(files):
-    def rewrite(root):
-        raw = bytearray(_image_path(root).read_bytes())
-        raw[88:92] = np.float32(1.0).tobytes()  # pixdim[3], beside an sform of 14 mm
-        _image_path(root).write_bytes(raw)
+def _contradict(path):
+    raw = bytearray(path.read_bytes())
+    raw[88:92] = np.float32(1.0).tobytes()  # pixdim[3], beside an sform of 14 mm
+    path.write_bytes(raw)
 
-    files.afterwards = rewrite
+
+def _other_pixdim(files):
+    files.afterwards = lambda root: _contradict(_image_path(root))
+
+
+def _other_pixdim_of_labels(files):
+    files.afterwards = lambda root: _contradict(root / "labelsTr" / "c2.nii")
 
 
 def _sheared(files):
@@ -227,6 +232,7 @@ def _unknown_phase(files):
         ),
         (_in_meters, {("implausible-size", "c2")}),
         (_other_pixdim, {("contradictory-header", "c2")}),
+        (_other_pixdim_of_labels, {("contradictory-header", "c2")}),
         (
             lambda files: _unlabeled(files, (14, 14, 3)),
             {("spacing-outlier", "c2")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,13 @@ def give_maps(
         else:
             scheme = LabelScheme("theirs", names)
             write_label_map(path, LabelMap(labels.astype(np.uint8), GRID, scheme))
+
+
+def contradict(path: Path) -> None:
+    """Give a gzipped file a pixdim of 7 mm beside an sform of 3 mm."""
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    raw[88:92] = np.float32(7.0).tobytes()
+    path.write_bytes(gzip.compress(raw))
 
 
 def located(workspace, number: int) -> np.ndarray:

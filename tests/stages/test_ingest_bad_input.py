@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -229,3 +230,19 @@ def test_a_full_disk(data, tmp_path, monkeypatch, at):
     left = {path.name for path in folder.rglob("*") if path.is_file()}
     assert not left & {at, "run.json", "cohort.json"}
     assert not any(name.startswith(".partial-") for name in left)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_label_map_whose_header_contradicts_itself_is_said_once(tmp_path, data, capsys, both):
+    for path in [data / "labelsTr/bad.nii.gz", data / "imagesTr/bad_0000.nii.gz"][: 1 + both]:
+        raw = bytearray(gzip.decompress(path.read_bytes()))
+        raw[88:92] = np.float32(7.0).tobytes()  # pixdim[3], beside an sform of 2 mm
+        path.write_bytes(gzip.compress(raw))
+    settings = IngestSettings(data=(data,), organs=("liver",))
+    folder = ingest(settings, Workspace(tmp_path / "work"))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "pixdim" in line]
+    words = "the spacing is 1 x 1 x 2 mm by the sform"
+    place = "" if both else "label map: "
+    assert f"contradicts itself in case bad: {place}{words}" in line
+    results = json.loads((folder / "run.json").read_text())["results"]
+    assert results["contradictions"]["bad"].startswith(place + words)

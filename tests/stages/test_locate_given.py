@@ -11,6 +11,7 @@ from blob_cohort import (
     GRID,
     SCHEME,
     blobs,
+    contradict,
     from_folder,
     give_maps,
     give_masks,
@@ -238,3 +239,16 @@ def test_given_maps_are_read_anew_so_that_the_record_is_of_all_of_them(tmp_path,
     stage.locate(from_folder(tmp_path / "theirs"), workspace)
     overlap = read_record(workspace.folder("locate")).results["given"]["overlap"]
     assert overlap["scans"] == 4
+
+
+def test_maps_whose_headers_contradict_themselves_are_said_once_and_recorded(tmp_path, capsys):
+    workspace = make_cohort(tmp_path / "work")
+    give_maps(tmp_path / "theirs", SCHEME.names)
+    for number in (1, 2):
+        contradict(tmp_path / "theirs" / f"case{number}.nii.gz")
+    stage.locate(from_folder(tmp_path / "theirs"), workspace)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "pixdim" in line]
+    assert "itself in the map of case1: the spacing is 3 x 3 x 3 mm by the sform" in line
+    assert line.endswith("; 1 more maps likewise")
+    record = read_record(workspace.folder("locate"))
+    assert set(record.results["given"]["contradictions"]) == {"case1", "case2"}

@@ -216,11 +216,12 @@ def test_maps_named_after_a_channel_match(tmp_path, folder):
     assert _scored(tmp_path / "out") == {"a", "b"}
 
 
-def test_a_header_that_contradicts_itself_is_said(tmp_path, capsys):
+def test_headers_that_contradict_themselves_are_said_once(tmp_path, capsys):
     reference, predicted = _folders(tmp_path)
-    raw = bytearray((predicted / "a.nii").read_bytes())
-    raw[88:92] = np.float32(4.0).tobytes()  # pixdim[3], beside an sform of 2 mm
-    (predicted / "a.nii").write_bytes(raw)
+    for name in ("a.nii", "b.nii"):
+        raw = bytearray((predicted / name).read_bytes())
+        raw[88:92] = np.float32(4.0).tobytes()  # pixdim[3], beside an sform of 2 mm
+        (predicted / name).write_bytes(raw)
     evaluate_folders(reference, predicted, tmp_path / "out", SETTINGS)
     lines = [line for line in capsys.readouterr().err.splitlines() if "pixdim" in line]
     assert len(lines) == 1
@@ -228,6 +229,7 @@ def test_a_header_that_contradicts_itself_is_said(tmp_path, capsys):
         "evaluate: predicted/a.nii: the spacing is 1 x 1 x 2 mm by the sform"
     )
     assert "1 x 1 x 4 mm by pixdim" in lines[0]
+    assert lines[0].endswith("; 1 more maps likewise")
 
 
 def test_two_maps_of_one_case_are_refused(tmp_path):

@@ -99,11 +99,15 @@ class OrganFacts:
 
 @dataclass(frozen=True, eq=False)
 class ReferenceFacts:
-    """What was annotated in a scan: the organs looked for, and those that are there."""
+    """What was annotated in a scan: the organs looked for, and those that are there.
+
+    `contradiction` says how the header of a label file contradicts itself, if it does.
+    """
 
     annotated: tuple[str, ...]
     present: Mapping[str, OrganFacts]
     digest: str = ""
+    contradiction: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,7 +324,9 @@ def _measure_reference(case: SourceCase, dataset: Dataset, grid: Grid | None) ->
         present, digest = _of_masks(case, grid)
         known = tuple(map(canonical_name, case.masks))
     annotated = known if case.annotated is None else tuple(map(canonical_name, case.annotated))
-    return ReferenceFacts(annotated, present, digest)
+    files = [case.reference] if case.reference else case.masks.values()
+    doubts = filter(None, (read_frame(path).contradiction for path in files))
+    return ReferenceFacts(annotated, present, digest, next(doubts, ""))
 
 
 def _of_label_map(

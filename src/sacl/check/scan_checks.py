@@ -73,6 +73,10 @@ def geometry_findings(scans: Sequence[ScanFacts]) -> Iterator[Finding]:
     for case, geometry in placed.items():
         yield from _of_scan(case, geometry)
         yield from _origin(case, geometry, resampled)
+    for scan in scans:
+        doubt = scan.reference.contradiction if scan.reference else ""
+        if doubt and not (scan.geometry and scan.geometry.contradiction == doubt):
+            yield Finding("contradictory-header", scan.case_id, f"label map: {doubt}")
     yield from _other_spacings(placed)
     yield from _of_all(placed)
 

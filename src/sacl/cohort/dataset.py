@@ -249,6 +249,17 @@ def in_short(names: Sequence[str], most: int = _NAMED) -> str:
     return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
 
 
+def first_of(remarks: Sequence[tuple[str, str]], what: str = "scans") -> str:
+    """Return the first of some remarks, each of a case, and how many more there are.
+
+    Example:
+        >>> first_of([("c0", "the header is empty"), ("c7", "the header is old")])
+        'c0: the header is empty; 1 more scans likewise'
+    """
+    (case_id, remark), rest = remarks[0], len(remarks) - 1
+    return f"{case_id}: {remark}" + (f"; {rest} more {what} likewise" if rest else "")
+
+
 def pair(
     images: Mapping[str, Path], references: Mapping[str, Path], where: str, split: Split
 ) -> list[SourceCase]:

@@ -277,13 +277,6 @@ def overlap_in_words(contested: Collection[Mapping[str, int]]) -> str:
     )
 
 
-def first_doubt(doubts: Mapping[str, str], what: str = "scans") -> str:
-    """Return how the first case's header contradicts itself, and how many others do."""
-    case_id, doubt = next(iter(doubts.items()))
-    more = f"; {len(doubts) - 1} more {what} likewise" if len(doubts) > 1 else ""
-    return f"the header contradicts itself in case {case_id}: {doubt}{more}"
-
-
 def _contested(masks: Sequence[OrganMask]) -> dict[tuple[str, str], int]:
     """Count the voxels that two masks claim, in the common part of their boxes."""
     pairs = Counter[tuple[str, str]]()

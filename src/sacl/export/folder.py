@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from sacl.cohort.dataset import first_of
 from sacl.errors import ConfigError, SaclError
 from sacl.export.forms import Export, Form, Result
 from sacl.files.atomic import write_text
@@ -75,7 +76,8 @@ def write_export(
     files = tuple(dict.fromkeys((*(before or ()), *names.values())))
     record = ExportRecord(origin=origin, files=files, state="started")
     _keep(export.out, record)
-    written, doubts = 0, []
+    written = 0
+    doubts: list[tuple[str, str]] = []
     try:
         for case_id, read in track(load.items(), "export", len(load)):
             path = export.out / names[case_id]
@@ -83,14 +85,13 @@ def write_export(
                 form.write(result := read(), path)
                 written += 1
                 if result.native.contradiction:
-                    doubts.append(f"case {case_id}: {result.native.contradiction}")
+                    doubts.append((f"case {case_id}", result.native.contradiction))
         more = tuple(path.name for path in form.finish(export)) if form.finish else ()
     except BaseException as error:
         _give_up(export.out, record, before is None, isinstance(error, SaclError))
         raise
     if doubts:
-        more_doubts = f"; {len(doubts) - 1} more scans likewise" if doubts[1:] else ""
-        say(f"export: {doubts[0]}{more_doubts}")
+        say(f"export: {first_of(doubts)}")
     scans = len(export.cases) or len(load)
     files = tuple(dict.fromkeys((*files, *more)))
     _keep(export.out, dataclasses.replace(record, state="finished", files=files, scans=scans))

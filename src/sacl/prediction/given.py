@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from sacl.cohort.dataset import first_of
 from sacl.cohort.layouts.label_maps import Survey, read_given_map
-from sacl.cohort.references import first_doubt, overlap_in_words
+from sacl.cohort.references import overlap_in_words
 from sacl.files.nifti import is_nifti, read_frame
 from sacl.geometry import canonical_grid, require_same_grid, same_grid
 from sacl.prediction.coarse import cleaned
@@ -64,7 +65,8 @@ class GivenMaps:
             values = ", ".join(map(str, sorted(self.unnamed)[:_SAID]))
             say(f"coarse: label values without a name became background: {values}")
         if self.contradictions:
-            say(f"coarse: WARNING, {first_doubt(self.contradictions, 'maps')}")
+            first = first_of(list(self.contradictions.items()), "maps")
+            say(f"coarse: WARNING, the header contradicts itself in the map of {first}")
         survey = self.survey
         return {
             "maps": len(survey.maps),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sacl.cohort.dataset import nifti_files, require_labels_read, unread
+from sacl.cohort.dataset import first_of, nifti_files, require_labels_read, unread
 from sacl.cohort.label_names import pair_maps, scheme_of_folders
 from sacl.cohort.manifest import read_cohort, read_reference
 from sacl.errors import ConfigError, DataError
@@ -99,12 +99,14 @@ def evaluate_folders(
         require_ours(out / name, mark, force)
     pairs = _pairs(reference, predicted, allow_missing)
     scheme = scheme_of_folders(reference, predicted)
-    rows = []
+    rows: list[ScoreRow] = []
+    doubts: dict[str, str] = {}
     for case_id, paths in track(pairs.items(), "scoring scans", len(pairs)):
-        map_r, map_p = (_read_map(path, scheme) for path in paths)
+        map_r, map_p = (_read_map(path, scheme, doubts) for path in paths)
         require_same_grid(map_r.grid, map_p.grid, f"case {case_id}", _OTHER_GRID)
         scores = score_case(case_id, map_r, map_p, scheme.names, settings.nsd_tolerance_mm)
         rows += [ScoreRow("predicted", case_id, "test", score) for score in scores]
+    _say_doubts(doubts)
     _write(out, rows, settings.nsd_tolerance_mm, seed=0)
     return out
 
@@ -133,6 +135,7 @@ def _score_runs(
 ) -> Iterator[ScoreRow]:
     """Yield the scores scan by scan, so that each reference is read once."""
     scheme = read_cohort(workspace.folder("ingest")).scheme
+    doubts: dict[str, str] = {}
     for case in track(cases, "scoring scans"):
         reference = read_reference(workspace.folder("ingest"), case, scheme)
         assert reference is not None, "only cases with a reference are scored"
@@ -144,18 +147,25 @@ def _score_runs(
                     f"{folder.name}: no label map of case {case.case_id}; run `sacl predict"
                     " --force`"
                 )
-            predicted = _read_map(path, scheme)
+            predicted = _read_map(path, scheme, doubts)
             where = f"case {case.case_id}, run {run}"
             require_same_grid(reference.grid, predicted.grid, where, _OTHER_GRID)
             for score in score_case(case.case_id, reference, predicted, organs, tolerance_mm):
                 yield ScoreRow(run, case.subject_id, case.split, score)
+    _say_doubts(doubts)
 
 
-def _read_map(path: Path, scheme: LabelScheme) -> LabelMap:
+def _read_map(path: Path, scheme: LabelScheme, doubts: dict[str, str]) -> LabelMap:
+    """Return a label map, and keep among the doubts how its header contradicts itself."""
     label_map, frame = read_label_map(path, scheme)
     if frame.contradiction:
-        say(f"evaluate: {path.parent.name}/{path.name}: {frame.contradiction}")
+        doubts[f"{path.parent.name}/{path.name}"] = frame.contradiction
     return label_map
+
+
+def _say_doubts(doubts: Mapping[str, str]) -> None:
+    if doubts:
+        say(f"evaluate: {first_of(list(doubts.items()), 'maps')}")
 
 
 def _pairs(reference: Path, predicted: Path, allow_missing: bool) -> dict[str, tuple[Path, Path]]:

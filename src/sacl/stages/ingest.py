@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from sacl.cohort.convert import Converted, Plan, Window, convert_case, plan_cohort
+from sacl.cohort.dataset import first_of
 from sacl.cohort.layouts.explain import Explanation, explain_dataset
 from sacl.cohort.layouts.listing import Sources, list_sources, source_fingerprints
 from sacl.cohort.manifest import write_cohort
-from sacl.cohort.references import MapRules, first_doubt, overlap_in_words
+from sacl.cohort.references import MapRules, overlap_in_words
 from sacl.cohort.splits import SplitRules
 from sacl.dicom.pseudonyms import KEY
 from sacl.errors import ConfigError
@@ -115,7 +116,8 @@ def _decided(converted: Sequence[Converted], overlap: str) -> dict[str, Mapping[
             f" grid ({repair})"
         )
     if doubts:
-        say(f"ingest: WARNING, {first_doubt(doubts)}")
+        first = first_of(list(doubts.items()))
+        say(f"ingest: WARNING, the header contradicts itself in case {first}")
     if contested:
         words = overlap_in_words(contested.values())
         say(f"ingest: {words}; the {overlap} organ wins; run.json has all pairs")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sacl.cohort.dataset import Dataset, Layout, Modality, SourceCase
+from sacl.cohort.dataset import Dataset, Layout, Modality, SourceCase, first_of
 from sacl.dicom.intake import Intake, names_a_patient, take_in, what_is_dicom
 from sacl.dicom.pseudonyms import KeyRow, read_key, with_pseudonyms, write_key
 from sacl.dicom.verdict import SeriesRule, Verdict
@@ -108,8 +108,7 @@ def _summed_up(remarks: Iterable[tuple[str, str]]) -> Iterator[str]:
     for case_id, note in remarks:
         by_kind.setdefault(re.sub(r"[\d.]+", "", note), []).append((case_id, note))
     for members in by_kind.values():
-        (first, note), rest = members[0], len(members) - 1
-        yield f"{first}: {note}" + (f"; {rest} more scans likewise" if rest else "")
+        yield first_of(members)
 
 
 DICOM = Layout(
