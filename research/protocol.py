@@ -14,7 +14,15 @@ from msgspec import Meta, field
 import research.methods  # noqa: F401 - enters the laboratory's methods into the program's table
 from sacl.checked import Checked, converted_value
 from sacl.errors import ConfigError
-from sacl.run.configure import flat_settings, load_config, overridden, read_yaml
+from sacl.run.configure import (
+    EXCLUSIVE_BLOCKS,
+    dotted_settings,
+    from_mapping,
+    load_config,
+    nearest,
+    plant,
+    read_yaml,
+)
 from sacl.settings import RunConfig
 
 PROTOCOLS = Path(__file__).parent / "protocols"
@@ -202,6 +210,31 @@ def _varied(base: RunConfig, overrides: Mapping[str, Any], what: str) -> RunConf
     except ConfigError as error:
         raise ConfigError(f"{what}: {error}") from error
     return config if decoder is None else _with_decoder(config, decoder)
+
+
+def overridden(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
+    """Return settings with some changed, by dotted name (`{"pretrain.steps": 200}`) or by block.
+
+    Raises:
+        ConfigError: a name is unknown or a value is not allowed.
+    """
+    tree = msgspec.to_builtins(config, enc_hook=str)
+    for name, value in flat_settings(overrides).items():
+        if name not in (*dotted_settings(), *EXCLUSIVE_BLOCKS):
+            raise ConfigError(f"unknown setting '{name}'{nearest(name)}")
+        plant(tree, name, value, alone=True)
+    return from_mapping(RunConfig, tree)
+
+
+def flat_settings(overrides: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Return settings in nested blocks by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flat_settings(value, f"{where}{key}.")
+        else:
+            flat[f"{where}{key}"] = value
+    return flat
 
 
 def _with_decoder(config: RunConfig, decoder: str) -> RunConfig:

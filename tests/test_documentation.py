@@ -1,5 +1,6 @@
 import ast
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -53,11 +54,9 @@ def test_a_decision_has_context_choice_and_consequence(page):
 
 
 def test_the_settings_page_is_up_to_date():
-    from sacl.run.configure import settings_page
-
-    page = ROOT / "docs" / "reference" / "settings.md"
-    assert page.read_text(encoding="utf-8") == settings_page(), (
-        "run `python -m sacl.run.configure > docs/reference/settings.md`"
+    generator = runpy.run_path(str(ROOT / "docs" / "reference" / "settings_page.py"))
+    assert generator["PAGE"].read_text(encoding="utf-8") == generator["settings_page"](), (
+        "run `python docs/reference/settings_page.py`"
     )
 
 

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sacl_phantom.cohort
 from sacl.errors import ConfigError
 from sacl.files.nifti import read_label_map, read_label_table, read_volume
 from sacl.geometry import orientation_of
 from sacl.run.record import state_of
 from sacl.run.workspace import Workspace
 from sacl.settings import PhantomSettings
-from sacl.stages import phantom as stage
-from sacl.stages.phantom import inputs, phantom, plan_cohort
+from sacl.stages.phantom import inputs, phantom
 from sacl_phantom import ORGANS, PHASES, SCHEME, make_scan
+from sacl_phantom.cohort import plan_cohort
 
 SETTINGS = PhantomSettings(scans=7, shape=(40, 32, 12), spacing_mm=(9.0, 9.0, 20.0))
 
@@ -118,13 +119,13 @@ def test_a_plan_is_the_seed_s():
 def test_an_interrupt_waits_for_the_scans_under_way_only(tmp_path, monkeypatch):
     begun = []
 
-    def dies_at_the_second(scan, *_):
+    def dies_at_the_second(_root, scan, *_):
         begun.append(scan.number)
         if scan.number == 1:
             raise KeyboardInterrupt
         time.sleep(0.1)
 
-    monkeypatch.setattr(stage, "_generate", dies_at_the_second)
+    monkeypatch.setattr(sacl_phantom.cohort, "_generate", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        stage.phantom(PhantomSettings(scans=40), Workspace(tmp_path))
+        phantom(PhantomSettings(scans=40), Workspace(tmp_path))
     assert len(begun) <= 10

@@ -23,12 +23,12 @@ from pydicom.valuerep import DSfloat
 from sacl.dicom.files import Fault, Source
 from sacl.dicom.header import quiet
 from sacl.dicom.slices import Slice, meta_text, slices_in
+from sacl.dicom.snomed import LATERALITY_CODES, SCHEME, code_of
 from sacl.dicom.stack import SliceStack, positions, require_parallel, stack
 from sacl.errors import DataError
 from sacl.files.atomic import replacing
 from sacl.files.label_table import label_color
 from sacl.geometry import canonical_grid, require_same_grid, to_canonical, to_native
-from sacl.snomed import LATERALITY_CODES, SCHEME, code_of
 from sacl.types import LabelMap
 
 PRIVATE_SCHEME = "99SACL"

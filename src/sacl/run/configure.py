@@ -25,16 +25,11 @@ from sacl.settings import RunConfig
 
 Record = TypeVar("Record", bound=Checked)
 
-_EXCLUSIVE_BLOCKS = (
+EXCLUSIVE_BLOCKS = (
     *("locate.slices", "locate.volume", "locate.maps"),
     *("finetune.dense", "finetune.query"),
 )
 """Blocks of which a stage has one; a flag that gives a whole one takes the others' place."""
-_PAGE_HEAD = (
-    "Every setting, as a key in YAML and as a dotted flag: its type, default and meaning. Of the",
-    "blocks `locate.slices`, `locate.volume` and `locate.maps` one may be given, likewise of",
-    "`finetune.dense` and `finetune.query` (which has no settings).",
-)
 _SHIPPED = Path(__file__).parents[1] / "runs"
 _MOST_BYTES = 1_000_000
 """A file of settings is smaller."""
@@ -76,10 +71,10 @@ def load_config(
     """
     tree = read_yaml(config_file(path)) if path else {}
     for name, text in (flags or {}).items():
-        if name in _EXCLUSIVE_BLOCKS:
-            _plant(tree, name, _parsed(text, f"--{name}: "), alone=True)
+        if name in EXCLUSIVE_BLOCKS:
+            plant(tree, name, _parsed(text, f"--{name}: "), alone=True)
         elif name in dotted_settings():
-            _plant(tree, name, _from_text(dotted_settings()[name].hint, text))
+            plant(tree, name, _from_text(dotted_settings()[name].hint, text))
         else:
             raise ConfigError(f"unknown setting '--{name}'{nearest(name)}")
     if maps is not None:
@@ -121,31 +116,6 @@ def from_mapping(kind: type[Record], tree: Mapping[str, Any]) -> Record:
     if isinstance(ingest, Mapping) and "data" in ingest:
         tree = {**tree, "ingest": {**ingest, "data": as_list(ingest["data"])}}
     return converted_value(tree, kind, "")
-
-
-def overridden(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
-    """Return settings with some changed, by dotted name (`{"pretrain.steps": 200}`) or by block.
-
-    Raises:
-        ConfigError: a name is unknown or a value is not allowed.
-    """
-    tree = msgspec.to_builtins(config, enc_hook=str)
-    for name, value in flat_settings(overrides).items():
-        if name not in (*dotted_settings(), *_EXCLUSIVE_BLOCKS):
-            raise ConfigError(f"unknown setting '{name}'{nearest(name)}")
-        _plant(tree, name, value, alone=True)
-    return from_mapping(RunConfig, tree)
-
-
-def flat_settings(overrides: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Return settings in nested blocks by their dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in overrides.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flat_settings(value, f"{where}{key}.")
-        else:
-            flat[f"{where}{key}"] = value
-    return flat
 
 
 @functools.cache
@@ -195,21 +165,6 @@ def nearest(name: str) -> str:
     return f"; did you mean '{close[0]}'?" if close else "; see --help for all settings"
 
 
-def settings_page() -> str:
-    """Return the reference page of all settings, in Markdown."""
-    lines = ["# Settings", "", *_PAGE_HEAD]
-    block = None
-    for name, declared in dotted_settings().items():
-        head = name.split(".")[0] if "." in name else "run"
-        if head != block:
-            block = head
-            columns = ("| setting | type | default | meaning |", "|---|---|---|---|")
-            lines += ["", f"## {head}", "", *columns]
-        cells = (name, declared.kind.replace(" | ", ", "), declared.usual, declared.text)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's plain values: `1e-3` is a number; dates, `yes` and `010` mean nothing special.
 
@@ -256,7 +211,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         block, _, leaf = key.rpartition(".")
         if leaf in _block(nested, block):
             raise ConfigError(f"{path}: {key} stands twice, by block and by dotted name")
-        _plant(nested, key, value)
+        plant(nested, key, value)
     return nested
 
 
@@ -314,7 +269,7 @@ def _block(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return tree
 
 
-def _plant(tree: dict[str, Any], name: str, value: Any, alone: bool = False) -> None:
+def plant(tree: dict[str, Any], name: str, value: Any, alone: bool = False) -> None:
     """Put a value into nested mappings by its dotted name, in place.
 
     With `alone`, blocks that exclude the setting's own block give way to it.
@@ -334,7 +289,7 @@ def _plant(tree: dict[str, Any], name: str, value: Any, alone: bool = False) -> 
 
 
 def _drop_others(tree: dict[str, Any], name: str, alone: bool) -> None:
-    for other in _EXCLUSIVE_BLOCKS if alone and name in _EXCLUSIVE_BLOCKS else ():
+    for other in EXCLUSIVE_BLOCKS if alone and name in EXCLUSIVE_BLOCKS else ():
         if other != name and other.split(".")[0] == name.split(".", maxsplit=1)[0]:
             tree[other.split(".")[1]] = None
 
@@ -394,7 +349,3 @@ def _beside_the_data(config: RunConfig) -> RunConfig:
             changed[name] = beside[0] if beside else path
     ingest = msgspec.structs.replace(config.ingest, **changed)
     return msgspec.structs.replace(config, ingest=ingest)
-
-
-if __name__ == "__main__":
-    print(settings_page(), end="")  # noqa: T201

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from pydicom.sr.codedict import codes
 
-from sacl import snomed
+from sacl.dicom import snomed
+from sacl.dicom.snomed import LATERALITY_CODES, SnomedCode, code_of
 from sacl.organs import BTCV_ORGANS
-from sacl.snomed import LATERALITY_CODES, SnomedCode, code_of
 
 
 @pytest.fixture(scope="module")
@@ -17,17 +17,17 @@ def listed() -> dict[str, set[str]]:
     return meanings
 
 
-@pytest.mark.parametrize("organ", sorted(set(snomed._CODES) - set(snomed._NOT_IN_DICOM)))
+@pytest.mark.parametrize("organ", sorted(snomed._KEYWORDS))
 def test_every_code_stands_in_the_dicom_standard_with_this_meaning(organ, listed):
     code = code_of(organ)
     assert code is not None
     assert code.meaning in listed[code.value]
 
 
-@pytest.mark.parametrize("organ", sorted(snomed._CODES))
+@pytest.mark.parametrize("organ", sorted(snomed._KEYWORDS))
 def test_every_organ_of_the_table_stands_under_its_canonical_name(organ):
-    value, meaning = snomed._CODES[organ]
-    assert code_of(organ) == SnomedCode(value, meaning, None)
+    expected = getattr(codes.SCT, snomed._KEYWORDS[organ])
+    assert code_of(organ) == SnomedCode(expected.value, expected.meaning, None)
 
 
 def test_sides_have_the_codes_of_the_standard():
@@ -57,6 +57,7 @@ def test_sides_have_the_codes_of_the_standard():
         ("heart_myocardium", "LeftVentricleMyocardium", None),
         ("hippocampus_anterior", "Hippocampus", None),
         ("hippocampus_left", "Hippocampus", "left"),
+        ("hippocampus_anterior_left", "Hippocampus", "left"),
         ("rib_left_11", "Rib", "left"),
         ("rib_right_1", "Rib", "right"),
         ("lung_upper_lobe_left", "UpperLobeOfLung", "left"),
