@@ -15,16 +15,14 @@ from torch import Tensor, nn
 
 from sacl.networks.decoder import DECODERS, resize
 
-_NORMS: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-
 
 class LinearDecoder(nn.Module):
     """All maps side by side, normalized over the batch, without a weight of its own."""
 
-    def __init__(self, channels: Sequence[int], dims: int = 2) -> None:
+    def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         self.out_channels = sum(channels)
-        self.normalize = nn.ModuleList(_NORMS[dims](n, affine=False) for n in channels)
+        self.normalize = nn.ModuleList(nn.BatchNorm2d(n, affine=False) for n in channels)
 
     def forward(self, features: Sequence[Float[Tensor, ...]]) -> Float[Tensor, "n out *space"]:
         """Return a map of the first feature map's size."""
@@ -33,4 +31,4 @@ class LinearDecoder(nn.Module):
         return torch.cat([resize(norm(each), finest) for norm, each in normalized], dim=1)
 
 
-DECODERS["linear"] = lambda channels, strides, map_size, dims: LinearDecoder(channels, dims)
+DECODERS["linear"] = lambda channels, strides, map_size: LinearDecoder(channels)

@@ -36,15 +36,6 @@ def test_has_the_size_of_a_resnet18():
     assert 11.1e6 < sum(p.numel() for p in encoder.parameters()) < 11.3e6
 
 
-def test_is_three_dimensional_by_an_argument():
-    encoder = Encoder(EncoderSpec(width=8, in_channels=1, spatial_dims=3)).eval()
-
-    features = encoder(torch.zeros(1, 1, 32, 32, 16))
-
-    assert tuple(features[0].shape) == (1, 8, 16, 16, 8)
-    assert tuple(pooled(features).shape) == (1, encoder.channels[-1])
-
-
 def test_sees_every_pixel_of_a_patch():
     torch.manual_seed(0)
     encoder = Encoder(EncoderSpec(width=8)).eval()
@@ -116,7 +107,6 @@ def test_a_description_comes_back_as_it_was_saved():
         {"width": 6},
         {"width": 0},
         {"in_channels": 0},
-        {"spatial_dims": 4},
     ],
 )
 def test_refuses_a_spec_that_no_encoder_has(wrong):

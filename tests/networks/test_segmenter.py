@@ -41,12 +41,6 @@ def test_gives_logits_at_full_resolution(decoder, head, channels, logits):
     assert segmenter(torch.rand(2, channels, 32, 32)).shape == (2, logits, 32, 32)
 
 
-def test_works_in_three_dimensions():
-    spec = spec_of(encoder=EncoderSpec(width=8, spatial_dims=3))
-    segmenter = build_segmenter(spec, seed=0)
-    assert segmenter(torch.rand(2, 1, 32, 32, 32)).shape == (2, 3, 32, 32, 32)
-
-
 def test_arms_of_one_seed_share_decoder_and_head():
     pretrained = Encoder(EncoderSpec(width=8)).state_dict()
     scratch = build_segmenter(spec_of(), seed=4).state_dict()

@@ -1,6 +1,5 @@
 """The decoder of the linear probe: all maps side by side, and nothing that learns."""
 
-import pytest
 import torch
 from tests.networks.test_decoder import CHANNELS, STRIDES, feature_maps
 from tests.networks.test_segmenter import spec_of
@@ -10,10 +9,9 @@ from sacl.networks.decoder import build_decoder, resize
 from sacl.networks.segmenter import build_segmenter
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-def test_decodes_to_the_finest_map(dims):
-    decoder = build_decoder("linear", CHANNELS, STRIDES, image_size=16, dims=dims)
-    assert decoder(feature_maps(16, dims)).shape == (2, decoder.out_channels, *[16] * dims)
+def test_decodes_to_the_finest_map():
+    decoder = build_decoder("linear", CHANNELS, STRIDES, image_size=16)
+    assert decoder(feature_maps(16)).shape == (2, decoder.out_channels, 16, 16)
 
 
 def test_a_linear_probe_learns_a_linear_classifier_of_pixels_alone():
@@ -23,11 +21,10 @@ def test_a_linear_probe_learns_a_linear_classifier_of_pixels_alone():
     assert segmenter(torch.rand(2, 1, 32, 32)).shape == (2, 3, 32, 32)
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-def test_linear_is_every_map_normalized_and_raised_side_by_side(dims):
+def test_linear_is_every_map_normalized_and_raised_side_by_side():
     torch.manual_seed(0)
-    maps = [5 * each + 3 for each in feature_maps(16, dims)]
-    decoder = build_decoder("linear", CHANNELS, STRIDES, image_size=16, dims=dims)
+    maps = [5 * each + 3 for each in feature_maps(16)]
+    decoder = build_decoder("linear", CHANNELS, STRIDES, image_size=16)
     assert not list(decoder.parameters())
     decoded = decoder(maps)
     start = 0

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sacl.errors import DataError
 from sacl.files.atomic import plain, replacing, write_text
+
+Kind = TypeVar("Kind")
 
 
 def save_weights(folder: Path, name: str, module: nn.Module, meta: Mapping[str, Any]) -> None:
@@ -50,3 +53,17 @@ def read_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, 
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{folder.name}/{name}: weights are broken ({error})") from error
     return state, meta
+
+
+def described(kind: type[Kind], document: Mapping[str, Any], where: str, remedy: str) -> Kind:
+    """Return the dataclass that was saved beside weights as JSON.
+
+    Raises:
+        DataError: a field is missing or of no use; the message ends in the remedy.
+    """
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise DataError(
+            f"{where}: {error}; it is damaged or was made by an older version, {remedy}"
+        ) from error

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from jaxtyping import Float
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetUpBlock
 from monai.networks.nets import DynUNet
 from torch import Tensor, nn
 
-from sacl.errors import ConfigError, DataError
+from sacl.errors import ConfigError
+from sacl.files.weights import described
 
 Triple = tuple[int, int, int]
 
@@ -42,17 +42,8 @@ class CoarseSpec:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> CoarseSpec:
-        """Return the spec that `dataclasses.asdict` and JSON have turned into lists.
-
-        Raises:
-            DataError: a field is missing.
-        """
-        try:
-            return msgspec.convert(document, cls)
-        except msgspec.ValidationError as error:
-            raise DataError(
-                f"coarse network: its description is damaged, {error}; run `sacl locate --force`"
-            ) from error
+        """Return the spec that was saved as JSON; a DataError where it is damaged."""
+        return described(cls, document, "coarse network", "run `sacl locate --force`")
 
 
 def plan_levels(

@@ -16,17 +16,14 @@ from torch import Tensor, nn
 
 from sacl.errors import ConfigError
 
-CONVOLUTIONS: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
-_POOLINGS: dict[int, type[nn.Module]] = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 _GROUPS = 8
 
 
-def resize(maps: Float[Tensor, "n c *space"], size: Sequence[int]) -> Float[Tensor, "n c *size"]:
-    """Resample maps linearly to a size, voxel centers kept in proportion."""
+def resize(maps: Float[Tensor, "n c i j"], size: Sequence[int]) -> Float[Tensor, "n c a b"]:
+    """Resample maps linearly to a size, pixel centers kept in proportion."""
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
-    mode = "bilinear" if maps.ndim == 4 else "trilinear"
-    return nn.functional.interpolate(maps, tuple(size), mode=mode, align_corners=False)
+    return nn.functional.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
 
 
 def aspp_dilations(map_size: int) -> tuple[int, ...]:
@@ -39,8 +36,8 @@ def aspp_dilations(map_size: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(map_size * dilation / 48)) for dilation in (6, 12, 18)}))
 
 
-def _block(inputs: int, outputs: int, dims: int, kernel: int = 3, dilation: int = 1) -> nn.Module:
-    convolution = CONVOLUTIONS[dims](
+def _block(inputs: int, outputs: int, kernel: int = 3, dilation: int = 1) -> nn.Module:
+    convolution = nn.Conv2d(
         inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=False
     )
     return nn.Sequential(convolution, nn.GroupNorm(_GROUPS, outputs), nn.ReLU(inplace=True))
@@ -49,83 +46,77 @@ def _block(inputs: int, outputs: int, dims: int, kernel: int = 3, dilation: int 
 class Pyramid(nn.Module):
     """Atrous spatial pyramid pooling: parallel dilations and the map's mean, then a projection."""
 
-    def __init__(self, inputs: int, outputs: int, map_size: int, dims: int = 2) -> None:
+    def __init__(self, inputs: int, outputs: int, map_size: int) -> None:
         super().__init__()
         dilations = aspp_dilations(map_size)
         self.branches = nn.ModuleList(
-            [_block(inputs, outputs, dims, kernel=1)]
-            + [_block(inputs, outputs, dims, dilation=dilation) for dilation in dilations]
+            [_block(inputs, outputs, kernel=1)]
+            + [_block(inputs, outputs, dilation=dilation) for dilation in dilations]
         )
         # One pixel has no statistics to normalize by, so this branch is linear.
-        self.mean = nn.Sequential(_POOLINGS[dims](1), CONVOLUTIONS[dims](inputs, outputs, 1))
-        self.project = _block(outputs * (len(self.branches) + 1), outputs, dims, kernel=1)
+        self.mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(inputs, outputs, 1))
+        self.project = _block(outputs * (len(self.branches) + 1), outputs, kernel=1)
 
-    def forward(self, last: Float[Tensor, "n c *space"]) -> Float[Tensor, "n out *space"]:
+    def forward(self, last: Float[Tensor, "n c i j"]) -> Float[Tensor, "n out i j"]:
         """Return a map of the same size."""
         mean = self.mean(last).expand(-1, -1, *last.shape[2:])
-        joined = torch.cat([branch(last) for branch in self.branches] + [mean], dim=1)
-        projected: Tensor = self.project(joined)
-        return projected
+        return self.project(torch.cat([*(branch(last) for branch in self.branches), mean], dim=1))
 
 
 class AsppDecoder(nn.Module):
     """The paper's decoder: a pyramid on the last map, no skips."""
 
-    def __init__(self, channels: Sequence[int], map_size: int, dims: int = 2) -> None:
+    def __init__(self, channels: Sequence[int], map_size: int) -> None:
         super().__init__()
         self.out_channels = _width(channels[-1] // 4)
-        self.pyramid = Pyramid(channels[-1], self.out_channels, map_size, dims)
-        self.refine = _block(self.out_channels, self.out_channels, dims)
+        self.pyramid = Pyramid(channels[-1], self.out_channels, map_size)
+        self.refine = _block(self.out_channels, self.out_channels)
 
-    def forward(self, features: Sequence[Float[Tensor, ...]]) -> Float[Tensor, "n out *space"]:
+    def forward(self, features: Sequence[Float[Tensor, ...]]) -> Float[Tensor, "n out i j"]:
         """Return a map of the last feature map's size."""
-        decoded: Tensor = self.refine(self.pyramid(features[-1]))
-        return decoded
+        return self.refine(self.pyramid(features[-1]))
 
 
 class DeepLabDecoder(nn.Module):
     """A pyramid on the last map, joined with one map that is four times finer."""
 
-    def __init__(
-        self, channels: Sequence[int], strides: Sequence[int], map_size: int, dims: int = 2
-    ) -> None:
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], map_size: int) -> None:
         super().__init__()
         self.out_channels = _width(channels[-1] // 4)
         finer = [n for n, stride in enumerate(strides) if stride * 4 <= strides[-1]]
         self.skip_level = finer[-1] if finer else 0
         skip_width = _width(channels[self.skip_level] // 4)
-        self.pyramid = Pyramid(channels[-1], self.out_channels, map_size, dims)
-        self.skip = _block(channels[self.skip_level], skip_width, dims, kernel=1)
+        self.pyramid = Pyramid(channels[-1], self.out_channels, map_size)
+        self.skip = _block(channels[self.skip_level], skip_width, kernel=1)
         self.refine = nn.Sequential(
-            _block(self.out_channels + skip_width, self.out_channels, dims),
-            _block(self.out_channels, self.out_channels, dims),
+            _block(self.out_channels + skip_width, self.out_channels),
+            _block(self.out_channels, self.out_channels),
         )
 
-    def forward(self, features: Sequence[Float[Tensor, ...]]) -> Float[Tensor, "n out *space"]:
+    def forward(self, features: Sequence[Float[Tensor, ...]]) -> Float[Tensor, "n out i j"]:
         """Return a map of the skip's size."""
         fine = features[self.skip_level]
         coarse = resize(self.pyramid(features[-1]), fine.shape[2:])
-        decoded: Tensor = self.refine(torch.cat([coarse, self.skip(fine)], dim=1))
-        return decoded
+        return self.refine(torch.cat([coarse, self.skip(fine)], dim=1))
 
 
 class UnetDecoder(nn.Module):
     """From the last map upward, joining the encoder's map at every level."""
 
-    def __init__(self, channels: Sequence[int], dims: int = 2) -> None:
+    def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         widths = [_width(n) for n in channels[:-1]]
         self.out_channels = widths[0]
         below = [*widths[1:], channels[-1]]
         self.reduce = nn.ModuleList(
-            _block(b, w, dims, kernel=1) for b, w in zip(below, widths, strict=True)
+            _block(b, w, kernel=1) for b, w in zip(below, widths, strict=True)
         )
         self.join = nn.ModuleList(
-            nn.Sequential(_block(w + n, w, dims), _block(w, w, dims))
+            nn.Sequential(_block(w + n, w), _block(w, w))
             for w, n in zip(widths, channels[:-1], strict=True)
         )
 
-    def forward(self, features: Sequence[Float[Tensor, ...]]) -> Float[Tensor, "n out *space"]:
+    def forward(self, features: Sequence[Float[Tensor, ...]]) -> Float[Tensor, "n out i j"]:
         """Return a map of the first feature map's size."""
         decoded = features[-1]
         for level in range(len(features) - 2, -1, -1):
@@ -139,30 +130,25 @@ def _width(channels: int) -> int:
     return max(2 * _GROUPS, -(-channels // _GROUPS) * _GROUPS)
 
 
-DECODERS: dict[str, Callable[[Sequence[int], Sequence[int], int, int], nn.Module]] = {
-    "unet": lambda channels, strides, map_size, dims: UnetDecoder(channels, dims),
+DECODERS: dict[str, Callable[[Sequence[int], Sequence[int], int], nn.Module]] = {
+    "unet": lambda channels, strides, map_size: UnetDecoder(channels),
     "deeplab": DeepLabDecoder,
-    "aspp": lambda channels, strides, map_size, dims: AsppDecoder(channels, map_size, dims),
+    "aspp": lambda channels, strides, map_size: AsppDecoder(channels, map_size),
 }
-"""How each decoder is made of the feature maps' channels and strides, fine to coarse, the side of
-the coarsest map and the spatial dimensions. It has `out_channels`."""
+"""How each decoder is made of the feature maps' channels and strides, fine to coarse, and the side
+of the coarsest map. It has `out_channels`."""
 
 
 def build_decoder(
-    name: str, channels: Sequence[int], strides: Sequence[int], image_size: int, dims: int = 2
+    name: str, channels: Sequence[int], strides: Sequence[int], image_size: int
 ) -> nn.Module:
-    """Return a decoder for an encoder's feature maps.
+    """Return a decoder for an encoder's feature maps, by their channels and strides.
 
-    Args:
-        name: which decoder.
-        channels: channels of the feature maps, fine to coarse.
-        strides: their strides.
-        image_size: side of the network's input, to which the pyramid's dilations are adapted.
-        dims: 2 or 3 spatial dimensions.
+    The pyramid's dilations are adapted to `image_size`, the side of the network's input.
 
     Raises:
         ConfigError: there is no decoder of that name.
     """
     if name not in DECODERS:
         raise ConfigError(f"decoder: expected one of {', '.join(DECODERS)}, got '{name}'")
-    return DECODERS[name](channels, strides, max(1, image_size // strides[-1]), dims)
+    return DECODERS[name](channels, strides, max(1, image_size // strides[-1]))

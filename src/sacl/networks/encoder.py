@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import msgspec
 import torch
 from jaxtyping import Float, Shaped
 from monai.networks.blocks import Convolution
-from monai.networks.layers.factories import Conv, Norm, Pool
 from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
 
-from sacl.errors import ConfigError, DataError
+from sacl.errors import ConfigError
+from sacl.files.weights import described
 
 _DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 _STRIDES = (1, 2, 2, 1)
@@ -48,7 +47,6 @@ class EncoderSpec:
     network: str = "resnet18"
     width: int = 64
     in_channels: int = 2
-    spatial_dims: int = 2
 
     def __post_init__(self) -> None:
         if self.network not in _DEPTHS:
@@ -58,8 +56,6 @@ class EncoderSpec:
                 f"encoder: width {self.width} must be even and >= {LEAST_WIDTH},"
                 f" {self.in_channels} input channels >= 1"
             )
-        if self.spatial_dims not in (2, 3):
-            raise ConfigError(f"encoder: {self.spatial_dims} spatial dimensions, expected 2 or 3")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,18 +75,8 @@ class PretrainedEncoder:
 
     @classmethod
     def from_json(cls, text: Mapping[str, Any]) -> PretrainedEncoder:
-        """Return the record that was saved as JSON.
-
-        Raises:
-            DataError: it is damaged, or an older version wrote it.
-        """
-        try:
-            return msgspec.convert(text, cls)
-        except msgspec.ValidationError as error:
-            raise DataError(
-                f"encoder.json: {error}; it is damaged or was made by an older version, redo it"
-                " with `sacl pretrain --force`"
-            ) from error
+        """Return the record that was saved as JSON; a DataError where it is damaged."""
+        return described(cls, text, "encoder.json", "redo it with `sacl pretrain --force`")
 
 
 class Encoder(nn.Module):
@@ -105,25 +91,25 @@ class Encoder(nn.Module):
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
         self.spec = spec
-        dims, width = spec.spatial_dims, spec.width
-        convolution = partial(Convolution, dims, act="relu", norm="batch", bias=False)
+        width = spec.width
+        convolution = partial(Convolution, 2, act="relu", norm="batch", bias=False)
         self.stem = nn.Sequential(
             convolution(spec.in_channels, width // 2, strides=2), convolution(width // 2, width)
         )
-        self.pool = Pool[Pool.MAX, dims](kernel_size=3, stride=2, padding=1)
+        self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         block = ResNetBottleneck if spec.network == "resnet50" else ResNetBlock
         planes = [width * 2**level for level in range(4)]
         incoming = [width, *(block.expansion * n for n in planes)]
         self.levels = nn.ModuleList(
-            _level(block, depth, incoming[n], planes[n], _STRIDES[n], dims)
+            _level(block, depth, incoming[n], planes[n], _STRIDES[n])
             for n, depth in enumerate(_DEPTHS[spec.network])
         )
         self.channels: tuple[int, ...] = (width, incoming[1], incoming[2], incoming[4])
         for module in self.modules():
-            if isinstance(module, Conv[Conv.CONV, dims]):
+            if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, pixels: Float[Tensor, "n channel *space"]) -> list[Float[Tensor, "n _ ..."]]:
+    def forward(self, pixels: Float[Tensor, "n channel i j"]) -> list[Float[Tensor, "n _ ..."]]:
         """Return feature maps `[n, channels[m], side / strides[m], ...]`, fine to coarse."""
         stem = self.stem(pixels)
         first = self.levels[0](self.pool(stem))
@@ -150,16 +136,16 @@ def with_inputs(state: State, channels: Literal[1, 2]) -> State:
 
 
 def _level(
-    block: type[nn.Module], depth: int, incoming: int, planes: int, stride: int, dims: int
+    block: type[nn.Module], depth: int, incoming: int, planes: int, stride: int
 ) -> nn.Sequential:
     """Return one resolution level of residual blocks; the first one changes stride and width."""
     outgoing = planes * block.expansion
     shortcut = None
     if stride != 1 or incoming != outgoing:
         shortcut = nn.Sequential(
-            Conv[Conv.CONV, dims](incoming, outgoing, kernel_size=1, stride=stride, bias=False),
-            Norm[Norm.BATCH, dims](outgoing),
+            nn.Conv2d(incoming, outgoing, kernel_size=1, stride=stride, bias=False),
+            nn.BatchNorm2d(outgoing),
         )
-    blocks = [block(incoming, planes, dims, stride, shortcut)]
-    blocks += [block(outgoing, planes, dims) for _ in range(depth - 1)]
+    blocks = [block(incoming, planes, 2, stride, shortcut)]
+    blocks += [block(outgoing, planes, 2) for _ in range(depth - 1)]
     return nn.Sequential(*blocks)

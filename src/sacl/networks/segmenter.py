@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import msgspec
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sacl.errors import DataError
-from sacl.networks.decoder import CONVOLUTIONS, build_decoder, resize
+from sacl.files.weights import described
+from sacl.networks.decoder import build_decoder, resize
 from sacl.networks.encoder import Encoder, EncoderSpec, State, with_inputs
 from sacl.patches.region import Placement
 from sacl.patches.scan_ranges import ScanRanges
@@ -60,19 +60,9 @@ class SegmenterSpec:
 
     @classmethod
     def from_json(cls, text: Mapping[str, Any]) -> SegmenterSpec:
-        """Return the spec that was saved as JSON.
-
-        Raises:
-            DataError: a field is missing or of no use, or an older version placed its patches
-                otherwise.
-        """
-        try:
-            return msgspec.convert(text, cls)
-        except msgspec.ValidationError as error:
-            raise DataError(
-                f"{SEGMENTER}.json: {error}; it is damaged or was made by an older version, train"
-                " the segmenter again (`sacl extract --force`, then `sacl run`)"
-            ) from error
+        """Return the spec that was saved as JSON; a DataError where it is damaged."""
+        remedy = "train the segmenter again (`sacl extract --force`, then `sacl run`)"
+        return described(cls, text, f"{SEGMENTER}.json", remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +85,7 @@ class TrainedModel:
 
     @classmethod
     def from_json(cls, text: Mapping[str, Any]) -> TrainedModel:
-        """Return the record that was saved as JSON.
-
-        Raises:
-            DataError: a field is missing or of no use.
-        """
+        """Return the record that was saved as JSON; a DataError where it is damaged."""
         spec = SegmenterSpec.from_json(text)
         try:
             return cls(spec=spec, **text["training"])
@@ -111,19 +97,18 @@ class TrainedModel:
 
 
 class Segmenter(nn.Module):
-    """A network from pixels `[n, channel, *space]` to logits of the same size."""
+    """A network from pixels `[n, channel, i, j]` to logits of the same size."""
 
     def __init__(self, spec: SegmenterSpec) -> None:
         super().__init__()
         self.spec = spec
-        dims = spec.encoder.spatial_dims
         self.encoder = Encoder(spec.encoder)
         self.decoder = build_decoder(
-            spec.decoder, self.encoder.channels, self.encoder.strides, spec.image_size, dims
+            spec.decoder, self.encoder.channels, self.encoder.strides, spec.image_size
         )
-        self.head = CONVOLUTIONS[dims](self.decoder.out_channels, spec.out_channels, 1)
+        self.head = nn.Conv2d(self.decoder.out_channels, spec.out_channels, 1)
 
-    def forward(self, pixels: Float[Tensor, "n channel *space"]) -> Float[Tensor, "n out *space"]:
+    def forward(self, pixels: Float[Tensor, "n channel i j"]) -> Float[Tensor, "n out i j"]:
         """Return float32 logits."""
         logit = self.head(self.decoder(self.encoder(pixels)))
         return resize(logit.float(), pixels.shape[2:])
