@@ -17,11 +17,9 @@ from torch import Tensor, nn
 
 from sacl.losses.contrastive import own_views, patch_contrastive_loss, semantic_relations
 from sacl.methods import Method, Pretraining, Recipe, register
-from sacl.methods.batches import PatchViews, TrainingPatches, training_patches
+from sacl.methods.batches import PatchViews, TrainingPatches, embedder_of, training_patches
 from sacl.methods.semantic import SCANS_PER_CLASS
 from sacl.networks.device import channels_last
-from sacl.networks.encoder import Encoder
-from sacl.networks.projector import Embedder
 from sacl.patches.store import PatchStore
 from sacl.training.sampler import BalancedSampler, Sampler, UniformSampler
 
@@ -140,12 +138,8 @@ def intensity_weights(
 
 
 def _pretraining(contrast: Contrast, name: str) -> Pretraining:
-    recipe = contrast.recipe
-    with recipe.seeded():
-        encoder = Encoder(recipe.encoder_spec(attention=contrast.attention))
-        network = Embedder(encoder, *recipe.projector)
     return Pretraining(
-        network=network,
+        network=embedder_of(contrast.recipe, attention=contrast.attention),
         loss=getattr(contrast, name),
         pixels_per_step=contrast.views.pixels_per_step,
         margin=contrast.views.margin,

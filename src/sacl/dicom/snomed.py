@@ -72,7 +72,7 @@ _NOT_IN_DICOM = {
     "iliopsoas": ("68455001", "Iliopsoas muscle"),
     "vertebrae_s1": ("65985001", "First sacral vertebra"),
 }
-_CODES = _NOT_IN_DICOM | {
+_CODES: dict[str, tuple[str, str]] = _NOT_IN_DICOM | {
     name: (code.value, code.meaning)
     for name, keyword in _KEYWORDS.items()
     for code in [getattr(codes.SCT, keyword)]

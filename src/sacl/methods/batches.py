@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from sacl.errors import DataError
-from sacl.methods import Recipe
+from sacl.losses.contrastive import patch_contrastive_loss
+from sacl.methods import Pretraining, Recipe
+from sacl.networks.device import channels_last
+from sacl.networks.encoder import Encoder
+from sacl.networks.projector import Embedder
 from sacl.patches.store import PatchStore
 from sacl.patches.views import change_intensity, two_views
 from sacl.training.sampler import Sampler, StepRules, step_generator
 from sacl.types import UNKNOWN
 
 _IN_MEMORY_BYTES = 4e9
+Relations = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From the patches of a batch to which pairs are positive, and which are candidates."""
 
 
 class PatchSource:
@@ -40,8 +46,8 @@ class PatchSource:
         self._rows = np.asarray(rows)
         pixels = len(rows) * images.shape[1] * images.shape[2]
         if pixels * sum(c.itemsize for c in self._channels) < _IN_MEMORY_BYTES:
-            self._channels = [np.asarray(c[np.sort(self._rows)]) for c in self._channels]
-            self._rows = np.argsort(np.argsort(self._rows, kind="stable"), kind="stable")
+            held, self._rows = np.unique(self._rows, return_inverse=True)
+            self._channels = [np.asarray(c[held]) for c in self._channels]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -49,14 +55,12 @@ class PatchSource:
     def pixels(self, positions: Int[np.ndarray, " n"]) -> Float[Tensor, "n channel i j"]:
         """Return the patches at these positions of `rows`, float32 from 0 to 1."""
         rows = self._rows[positions]
-        side = self._channels[0].shape[1]
-        shape = (len(rows), len(self._channels), side, side)
-        pixels = torch.empty(shape, device=self.device)
-        for channel, stored in enumerate(self._channels):
-            whole = torch.from_numpy(stored[rows]).to(self.device)
-            pixels[:, channel] = whole
-            pixels[:, channel] *= 1.0 / float(np.iinfo(stored.dtype).max)
-        return pixels
+        channels = [
+            torch.from_numpy(stored[rows]).to(self.device).float()
+            * (1 / np.iinfo(stored.dtype).max)
+            for stored in self._channels
+        ]
+        return torch.stack(channels, dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,10 +104,9 @@ class PatchViews:
         attention: bool,
     ) -> None:
         self.sampler, self.recipe, self.size = sampler, recipe, store.meta.patch_size
-        self.margin = store.margin
-        self.source = PatchSource(
-            store.images, store.attention if attention else None, rows, recipe.device
-        )
+        self.margin, self.attention = store.margin, attention
+        channel = store.attention if attention else None
+        self.source = PatchSource(store.images, channel, rows, recipe.device)
 
     @property
     def pixels_per_step(self) -> int:
@@ -122,6 +125,31 @@ class PatchViews:
         pixels = self.source.pixels(positions)
         views = two_views(pixels, self.recipe.ranges, self.size, self.margin, generator)
         return views, positions, generator
+
+
+def embedder_of(recipe: Recipe, *, attention: bool) -> Embedder:
+    """Return an encoder of images, or of images with attention, and its projector."""
+    with recipe.seeded():
+        return Embedder(Encoder(recipe.encoder_spec(attention=attention)), *recipe.projector)
+
+
+def contrast_of(views: PatchViews, relations: Relations, facts: Mapping[str, int]) -> Pretraining:
+    """Return the contrast between stored patches, by relations between those that a step draws."""
+    recipe = views.recipe
+
+    def loss(network: nn.Module, step: int) -> Tensor:
+        pixels, positions, _ = views.draw(step)
+        embedding = network(channels_last(pixels.flatten(0, 1))).unflatten(0, (-1, 2))
+        drawn = torch.from_numpy(positions).to(recipe.device)
+        return patch_contrastive_loss(embedding, *relations(drawn), recipe.temperature)
+
+    return Pretraining(
+        network=embedder_of(recipe, attention=views.attention),
+        loss=loss,
+        pixels_per_step=views.pixels_per_step,
+        margin=views.margin,
+        facts=facts,
+    )
 
 
 class SlicePairs(NamedTuple):

@@ -7,14 +7,10 @@ where organ and scan-wise label are the same; a batch holds the classes evenly.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
 
-from sacl.losses.contrastive import patch_contrastive_loss, semantic_relations
+from sacl.losses.contrastive import semantic_relations
 from sacl.methods import Method, Pretraining, Recipe, register
-from sacl.methods.batches import PatchViews, training_patches
-from sacl.networks.device import channels_last
-from sacl.networks.encoder import Encoder
-from sacl.networks.projector import Embedder
+from sacl.methods.batches import PatchViews, contrast_of, training_patches
 from sacl.patches.store import PatchStore
 from sacl.training.sampler import BalancedSampler
 
@@ -35,29 +31,14 @@ def semantic_pretraining(store: PatchStore, recipe: Recipe) -> Pretraining:
     views = PatchViews(store, patches.rows, sampler, recipe, attention=True)
     organ = torch.from_numpy(patches.organ).to(recipe.device)
     scan_label = torch.from_numpy(patches.scan_label).to(recipe.device)
-
-    def loss(network: nn.Module, step: int) -> Tensor:
-        pixels, positions, _ = views.draw(step)
-        embedding = network(channels_last(pixels.flatten(0, 1)))
-        drawn = torch.from_numpy(positions).to(recipe.device)
-        positive, candidate = semantic_relations(organ[drawn], scan_label[drawn])
-        return patch_contrastive_loss(
-            embedding.unflatten(0, (-1, 2)), positive, candidate, recipe.temperature
-        )
-
-    with recipe.seeded():
-        network = Embedder(Encoder(recipe.encoder_spec(attention=True)), *recipe.projector)
-    return Pretraining(
-        network=network,
-        loss=loss,
-        pixels_per_step=views.pixels_per_step,
-        margin=views.margin,
-        facts={
-            "patches": len(patches.rows),
-            "scans": int(patches.scan.max()) + 1,
-            "classes": sampler.classes,
-            "patches_with_unknown_label": int((patches.scan_label < 0).sum()),
-        },
+    facts = {
+        "patches": len(patches.rows),
+        "scans": int(patches.scan.max()) + 1,
+        "classes": sampler.classes,
+        "patches_with_unknown_label": int((patches.scan_label < 0).sum()),
+    }
+    return contrast_of(
+        views, lambda drawn: semantic_relations(organ[drawn], scan_label[drawn]), facts
     )
 
 

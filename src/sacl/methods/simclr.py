@@ -6,14 +6,9 @@ learning of visual representations", ICML 2020). It reads images alone. `none` k
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
-from sacl.losses.contrastive import own_views, patch_contrastive_loss
+from sacl.losses.contrastive import own_views
 from sacl.methods import Method, Pretraining, Recipe, register
-from sacl.methods.batches import PatchViews, training_patches
-from sacl.networks.device import channels_last
-from sacl.networks.encoder import Encoder
-from sacl.networks.projector import Embedder
+from sacl.methods.batches import PatchViews, contrast_of, embedder_of, training_patches
 from sacl.patches.store import PatchStore
 from sacl.training.sampler import UniformSampler
 
@@ -27,32 +22,13 @@ def simclr_pretraining(store: PatchStore, recipe: Recipe) -> Pretraining:
     patches = training_patches(store, ())
     sampler = UniformSampler(len(patches.rows), recipe.batch)
     views = PatchViews(store, patches.rows, sampler, recipe, attention=False)
-
-    def loss(network: nn.Module, step: int) -> Tensor:
-        pixels, positions, _ = views.draw(step)
-        embedding = network(channels_last(pixels.flatten(0, 1)))
-        positive, candidate = own_views(len(positions), recipe.device)
-        return patch_contrastive_loss(
-            embedding.unflatten(0, (-1, 2)), positive, candidate, recipe.temperature
-        )
-
-    return Pretraining(
-        network=_embedder(recipe, attention=False),
-        loss=loss,
-        pixels_per_step=views.pixels_per_step,
-        margin=views.margin,
-        facts={"patches": len(patches.rows), "scans": int(patches.scan.max()) + 1},
-    )
+    facts = {"patches": len(patches.rows), "scans": int(patches.scan.max()) + 1}
+    return contrast_of(views, lambda drawn: own_views(len(drawn), recipe.device), facts)
 
 
 def keep_random_weights(store: PatchStore, recipe: Recipe) -> Pretraining:
     """Return an encoder that is not trained."""
-    return Pretraining(network=_embedder(recipe, attention=True))
-
-
-def _embedder(recipe: Recipe, *, attention: bool) -> Embedder:
-    with recipe.seeded():
-        return Embedder(Encoder(recipe.encoder_spec(attention=attention)), *recipe.projector)
+    return Pretraining(network=embedder_of(recipe, attention=True))
 
 
 register(Method(name="simclr", build=simclr_pretraining))
