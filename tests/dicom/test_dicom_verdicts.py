@@ -17,7 +17,7 @@ from make_series import make_scan, other, slices_of, turned, write, write_scan
 from sacl.dicom import volume as volumes
 from sacl.dicom.files import CODES, Source
 from sacl.dicom.intake import take_in
-from sacl.dicom.slices import Encoding, Identity, Slice, Traits
+from sacl.dicom.slices import Encoding, Identity, Slice
 from sacl.dicom.stack import SliceStack, stack
 from sacl.dicom.verdict import SeriesRule
 from sacl.dicom.volume import read_stack
@@ -234,7 +234,6 @@ def slice_at(place, cosines, spacing, encoding):
         sop_uid="",
         modality="CT",
         series_number=None,
-        traits=Traits(None, None, None, None, "", ()),
         encoding=encoding,
         spacing_mm=spacing,
         orientation=(*cosines[0], *cosines[1]),

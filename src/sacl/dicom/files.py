@@ -152,20 +152,17 @@ class Opener(contextlib.ExitStack):
     _path: Path | None = None
     _archive: zipfile.ZipFile
 
-    def stream(self, source: Source) -> io.BufferedIOBase:
-        """Return a source's bytes as a stream, to be closed; of a zip only what is read unpacks."""
-        if not source.member:
-            return source.path.open("rb")
-        return cast(io.BufferedIOBase, self._zip(source.path).open(source.member))
+    def stream(self, source: Source, whole: bool = False) -> io.BufferedIOBase:
+        """Return a source's bytes as a stream, to be closed; of a zip only what is read unpacks.
 
-    def whole(self, source: Source) -> io.BufferedIOBase:
-        """Return a source as a stream in which seeking is cheap; a zip's member lies in memory.
-
-        The checksum of a zip's member is verified.
+        A `whole` member of a zip lies in memory, its checksum verified, so that seeking is cheap.
         """
         if not source.member:
             return source.path.open("rb")
-        return io.BytesIO(self._zip(source.path).read(source.member))
+        archive = self._zip(source.path)
+        if whole:
+            return io.BytesIO(archive.read(source.member))
+        return cast(io.BufferedIOBase, archive.open(source.member))
 
     def size(self, source: Source) -> int:
         """Return the bytes of a source, uncompressed."""

@@ -29,7 +29,7 @@ from sacl.progress import track
 
 Headers = Sequence[Dataset]
 """Of a scan's own images, without pixels."""
-_SHARED = ("identity", "traits", "encoding", "spacing_mm", "orientation", "modality")
+_SHARED = ("identity", "image_type", "encoding", "spacing_mm", "orientation", "modality")
 """What many slices have in common: kept once, it takes about half the memory."""
 _LEAST = (SeriesRule().min_slices, 2)
 """Least numbers of slices to try: they decide how a series is split, and the key lacks them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,15 +13,15 @@ from sacl.dicom.header import near
 from sacl.dicom.slices import Identity, Slice
 from sacl.dicom.stack import UNIT, SliceStack, plane_fault, positions, stack
 
-_TRAITS: dict[str, Callable[[Slice], Hashable]] = {
-    "stack": lambda piece: piece.traits.stack,
-    "acquisition": lambda piece: piece.traits.acquisition,
-    "temporal position": lambda piece: piece.traits.temporal,
-    "echo time": lambda piece: piece.traits.echo_ms,
-    "b-value": lambda piece: piece.traits.b_value,
-    "image type": lambda piece: piece.traits.image_type,
+_TRAITS = {
+    "stack": "stack_id",
+    "acquisition": "acquisition",
+    "temporal position": "temporal",
+    "echo time": "echo_ms",
+    "b-value": "b_value",
+    "image type": "image_type",
 }
-"""What may tell apart the scans of one series, the more usual first."""
+"""What may tell apart the scans of one series, by its name, the more usual first."""
 _IN_PLANE = 1e-3
 """Relative difference of pixel spacings that makes two scans of one series."""
 
@@ -97,7 +98,7 @@ def _same_plane(a: Slice, b: Slice) -> bool:
 
 def is_localizer(piece: Slice) -> bool:
     """Tell whether a slice says that it is a scout."""
-    return any(word in ("LOCALIZER", "SCOUT", "TOPOGRAM") for word in piece.traits.image_type)
+    return any(word in ("LOCALIZER", "SCOUT", "TOPOGRAM") for word in piece.image_type)
 
 
 def _separate(members: list[Slice], min_slices: int) -> list[tuple[str, list[Slice]]]:
@@ -117,7 +118,7 @@ def _separate(members: list[Slice], min_slices: int) -> list[tuple[str, list[Sli
 def _splits(members: list[Slice]) -> Iterator[tuple[str, Mapping[Hashable, list[Slice]]]]:
     """Yield the ways to tell slices apart, and the slices by what they say."""
     for name, trait in _TRAITS.items():
-        yield name, _by(trait, members)
+        yield name, _by(operator.attrgetter(trait), members)
     yield "trigger time", _by_trigger(members)
 
 
@@ -138,11 +139,11 @@ def _by_trigger(members: list[Slice]) -> dict[Hashable, list[Slice]]:
     """
     places = positions(members)
     count = max(map(len, places))
-    whole = [sorted(s.traits.trigger_ms or 0.0 for s in p) for p in places if len(p) == count]
+    whole = [sorted(s.trigger_ms or 0.0 for s in p) for p in places if len(p) == count]
     usual = np.median(whole, axis=0)
     by_time: dict[Hashable, list[Slice]] = {}
     for place in places:
-        times = [piece.traits.trigger_ms for piece in place]
+        times = [piece.trigger_ms for piece in place]
         if any(time is None for time in times):
             return {}
         nearest = np.abs(np.subtract.outer(np.array(times, float), usual)).argmin(axis=1)
@@ -161,7 +162,7 @@ def _is_one_scan(members: Sequence[Slice]) -> bool:
     if not isinstance(stack(ordered), SliceStack):
         return False
     # Two CT phases may lie between each other; MR interleaves the slices of one scan.
-    acquisitions = [piece.traits.acquisition for piece in ordered]
+    acquisitions = [piece.acquisition for piece in ordered]
     changes = sum(a != b for a, b in itertools.pairwise(acquisitions))
     return ordered[0].modality == "MR" or changes == len(set(acquisitions)) - 1
 

@@ -89,25 +89,13 @@ class Encoding:
 
 
 @dataclass(frozen=True, slots=True)
-class Traits:
-    """What tells apart several scans that were put into one series."""
-
-    acquisition: int | None
-    echo_ms: float | None
-    temporal: int | None
-    b_value: float | None
-    stack: str
-    image_type: tuple[str, ...]
-    trigger_ms: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Slice:
     """One image plane: a file, or a frame of one. None is what a header lacks or garbles.
 
     `frame` counts from 0. `spacing_mm` is (between rows, between columns) as DICOM has it;
     orientation and position are in the patient's LPS system. `distance_mm` is that to the next
     slice by the header's own word. A slope or intercept that is there and no number is NaN.
+    `image_type` to `trigger_ms` tell apart several scans that were put into one series.
     """
 
     source: Source
@@ -116,7 +104,6 @@ class Slice:
     sop_uid: str
     modality: str
     series_number: int | None
-    traits: Traits
     encoding: Encoding
     spacing_mm: Numbers | None
     orientation: Numbers | None
@@ -126,6 +113,13 @@ class Slice:
     pixels: PixelState
     frames: int
     converted: bool
+    image_type: tuple[str, ...] = ()
+    stack_id: str = ""
+    acquisition: int | None = None
+    temporal: int | None = None
+    echo_ms: float | None = None
+    b_value: float | None = None
+    trigger_ms: float | None = None
     thickness_mm: float | None = None
     distance_mm: float | None = None
 
@@ -143,7 +137,7 @@ def read_slices(source: Source, root: Path, opener: Opener) -> tuple[FileKind, l
                 header = pydicom.dcmread(
                     stream, stop_before_pixels=True, force=True, specific_tags=list(_TAGS)
                 )
-                state = pixel_state(stream, opener.size(source), header)
+                state = _pixel_state(stream, opener.size(source), header)
             if state == "none" and "Rows" not in header:
                 return ("object" if _is_complete_object(header) else "damaged"), []
             return "image", list(slices_in(header, source, source.folder(root), state))
@@ -191,9 +185,16 @@ def slices_in(
     )
     for number, group in enumerate(groups or [None]):
         frame = header if group is None else _flattened(header, shared, group)
+        kinds = text(frame, "ImageType").upper()
         yield of_file(
             frame=None if group is None else number,
-            traits=_traits(frame),
+            image_type=tuple(kind.strip() for kind in kinds.split("\\") if kind),
+            stack_id=text(frame, "StackID"),
+            acquisition=integer(frame, "AcquisitionNumber"),
+            temporal=integer(frame, "TemporalPositionIdentifier"),
+            echo_ms=one_number(frame, "EchoTime"),
+            b_value=one_number(frame, "DiffusionBValue"),
+            trigger_ms=one_number(frame, "TriggerTime"),
             spacing_mm=numbers(frame, "PixelSpacing", 2),
             orientation=numbers(frame, "ImageOrientationPatient", 6),
             position_mm=numbers(frame, "ImagePositionPatient", 3),
@@ -229,17 +230,13 @@ def meta_text(header: Dataset, keyword: str) -> str:
     return text(header, keyword) or text(meta, f"MediaStorage{keyword}")
 
 
-def pixel_state(stream: io.BufferedIOBase, size: int, header: Dataset) -> PixelState:
+def _pixel_state(stream: io.BufferedIOBase, size: int, header: Dataset) -> PixelState:
     """Tell by lengths alone whether the pixels at which reading the header stopped are whole.
 
     Native pixels are whole where rows x columns x samples x frames x bytes are left in the file,
     compressed ones where every fragment is, up to the end mark. Of a deflated or big-endian file
-    the header alone is judged; decoding tells the rest.
-
-    Args:
-        stream: the file, right behind the header.
-        size: bytes of the whole file.
-        header: what was read of it.
+    the header alone is judged; decoding tells the rest. The stream is right behind the header, and
+    `size` the bytes of the whole file.
     """
     syntax = UID(header.file_meta.get("TransferSyntaxUID") or "1.2.840.10008.1.2")
     if syntax in (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian):
@@ -299,19 +296,6 @@ def _identity(header: Dataset, folder: str) -> Identity:
         folder="" if series_uid else folder,
         institution=text(header, "InstitutionName"),
         study_time=text(header, "StudyDate") + text(header, "StudyTime"),
-    )
-
-
-def _traits(header: Dataset) -> Traits:
-    kinds = tuple(word.strip().upper() for word in text(header, "ImageType").split("\\") if word)
-    return Traits(
-        acquisition=integer(header, "AcquisitionNumber"),
-        echo_ms=one_number(header, "EchoTime"),
-        temporal=integer(header, "TemporalPositionIdentifier"),
-        b_value=one_number(header, "DiffusionBValue"),
-        stack=text(header, "StackID"),
-        image_type=kinds,
-        trigger_ms=one_number(header, "TriggerTime"),
     )
 
 

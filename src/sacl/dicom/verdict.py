@@ -233,7 +233,7 @@ def _notes(stacked: SliceStack, copies: int, lossy: bool) -> tuple[str, ...]:
     """Return what was odd of an accepted series, and what was done about it."""
     slices = stacked.slices
     scales = {(piece.slope, piece.intercept) for piece in slices}
-    acquisitions = {piece.traits.acquisition for piece in slices}
+    acquisitions = {piece.acquisition for piece in slices}
     remarks = {
         f"{copies} identical copies of slices left out": copies > 0,
         f"gantry tilt {stacked.tilt_deg:.1f} degrees, kept as a sheared grid": stacked.is_tilted,
@@ -241,7 +241,7 @@ def _notes(stacked: SliceStack, copies: int, lossy: bool) -> tuple[str, ...]:
         "no rescale values, but the values look like HU": any(map(_lacks_rescale, slices)),
         f"{len(acquisitions)} acquisitions in one even stack": len(acquisitions) > 1,
         "lossily compressed": lossy,
-        "its ImageType says DERIVED": slices[0].traits.image_type[:1] == ("DERIVED",),
+        "its ImageType says DERIVED": slices[0].image_type[:1] == ("DERIVED",),
         "its padding value could be tissue, so it is not taken for padding": any(
             piece.encoding.padding and not padding_applies(piece) for piece in slices
         ),
@@ -280,7 +280,7 @@ def _kind_faults(slices: Sequence[Slice], modalities: Sequence[str]) -> Iterator
         if kind == "MONOCHROME1":
             why = "MONOCHROME1, dark and bright exchanged; expected MONOCHROME2"
             yield Fault("inverted_gray", why)
-    values = {value for piece in slices for value in piece.traits.image_type}
+    values = {value for piece in slices for value in piece.image_type}
     for word in sorted(_COMPUTED & (values | {word for value in values for word in value.split()})):
         why = f"its ImageType says {word}: computed from another series; take that one"
         yield Fault("derived", why)

@@ -78,7 +78,7 @@ def stored_pixels(
     """
     for source, members in itertools.groupby(slices, key=lambda piece: piece.source):
         frames = [piece.frame or 0 for piece in members]
-        with quiet(), opener.whole(source) as stream:
+        with quiet(), opener.stream(source, whole=True) as stream:
             yield from iter_pixels(
                 cast(BinaryIO, _decodable_source(stream)), indices=frames, raw=True
             )
