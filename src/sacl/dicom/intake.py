@@ -7,6 +7,7 @@ the native grid's k axis, or a single one of an enhanced multi-frame series, wit
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections import Counter
@@ -55,11 +56,12 @@ class Intake:
         why = ", ".join(f"{count} {code}" for code, count in reasons.most_common())
         notes = [f"{accepted} of {len(self.verdicts)} series accepted" + (why and f"; {why}")]
         names = {
-            "other": "files that are no DICOM skipped",
-            "object": "DICOM files without an image skipped",
-            "damaged": "DICOM files with a damaged header skipped",
+            "other": "files that are no DICOM",
+            "object": "DICOM files without an image",
+            "damaged": "DICOM files with a damaged header",
         }
-        notes += [f"{self.files[kind]} {name}" for kind, name in names.items() if self.files[kind]]
+        counts = {name: self.files[kind] for kind, name in names.items()}
+        notes += [f"{count} {name} skipped" for name, count in counts.items() if count]
         faults = Counter(each.fault for each in self.refused)
         locked = faults.pop(NO_PERMISSION, 0)
         if locked:
@@ -117,10 +119,7 @@ def what_is_dicom(root: Path) -> str | None:
     refused = False
     with Opener() as opener:
         for source in sources(root):
-            if isinstance(source, Refused):
-                refused = True
-                continue
-            kind = read_slices(source, root, opener)[0]
+            kind = "locked" if isinstance(source, Refused) else read_slices(source, root, opener)[0]
             refused = refused or kind == "locked"
             if kind == "image":
                 return "DICOM images in a zip" if root.is_file() else "DICOM images in it"
@@ -134,11 +133,9 @@ def names_a_patient(words: str, intake: Intake) -> bool:
     first = {verdict.series.study: verdict.series.slices[0] for verdict in intake.verdicts}
     with Opener() as opener:
         for piece in first.values():
-            try:
+            with contextlib.suppress(*DAMAGE):
                 if names_the_patient(words, read_dataset(piece.source, opener)):
                     return True
-            except DAMAGE:
-                continue
     return False
 
 

@@ -158,24 +158,23 @@ def source_images(source: SourceSeries) -> tuple[list[Dataset], list[int]]:
     places = [{"ImagePositionPatient": decimal_strings(s.position_mm or ())} for s in slices]
     if first.frame is None:
         images = [
-            _with(source.references[piece.sop_uid], size | measures | direction | place)
+            _with(source.references[piece.sop_uid], **size, **measures, **direction, **place)
             for piece, place in zip(slices, places, strict=True)
         ]
         return images, list(range(len(slices)))
     order = sorted(range(len(slices)), key=lambda n: slices[n].frame or 0)
-    groups = {
-        "NumberOfFrames": len(order),
-        "SharedFunctionalGroupsSequence": [
-            item(
-                PixelMeasuresSequence=[item(**measures)],
-                PlaneOrientationSequence=[item(**direction)],
-            )
-        ],
-        "PerFrameFunctionalGroupsSequence": [
-            item(PlanePositionSequence=[item(**places[n])]) for n in order
-        ],
-    }
-    return [_with(source.first, size | groups)], order
+    planes = [item(PlanePositionSequence=[item(**places[n])]) for n in order]
+    shared = item(
+        PixelMeasuresSequence=[item(**measures)], PlaneOrientationSequence=[item(**direction)]
+    )
+    image = _with(
+        source.first,
+        **size,
+        NumberOfFrames=len(order),
+        SharedFunctionalGroupsSequence=[shared],
+        PerFrameFunctionalGroupsSequence=planes,
+    )
+    return [image], order
 
 
 def readable(organ: str) -> str:
@@ -256,7 +255,7 @@ def _thickness(piece: Slice) -> float:
     return abs(piece.thickness_mm or piece.distance_mm or 1.0)
 
 
-def _with(reference: Dataset, values: Mapping[str, Any]) -> Dataset:
+def _with(reference: Dataset, **values: Any) -> Dataset:
     image = Dataset()
     image.update(reference)
     image.update(item(**values))
@@ -290,11 +289,11 @@ def _reference(image: Dataset, uids: Mapping[str, str]) -> Dataset:
     """Return what a result needs to refer to an image, and nothing of its patient."""
     uids = {name: _uid(image, name) for name in ("SOPClassUID", "SOPInstanceUID")} | dict(uids)
     reference = item(**uids, **dict.fromkeys(_ALWAYS))
-    for name in ("Modality", "LossyImageCompression", "LossyImageCompressionRatio"):
-        if name in image:
-            reference[name] = image[name]
-    if "LossyImageCompressionRatio" in image and "LossyImageCompressionMethod" in image:
-        reference["LossyImageCompressionMethod"] = image["LossyImageCompressionMethod"]
+    copied = ["Modality", "LossyImageCompression", "LossyImageCompressionRatio"]
+    if "LossyImageCompressionRatio" in image:
+        copied.append("LossyImageCompressionMethod")
+    for name in filter(image.__contains__, copied):
+        reference[name] = image[name]
     return reference
 
 

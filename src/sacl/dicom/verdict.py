@@ -122,13 +122,14 @@ def only_largest(verdicts: Sequence[Verdict]) -> list[Verdict]:
     kept = []
     for verdict in verdicts:
         chosen = best.get(verdict.series.study, verdict)
+        if not verdict.accepted or verdict is chosen:
+            kept.append(verdict)
+            continue
         why = (
             f"{len(verdict.series.slices)} slices; another series of the study has"
             f" {len(chosen.series.slices)} and ingest.series is 'largest'"
         )
-        is_smaller = verdict.accepted and verdict is not chosen
-        fault = Fault("not_largest", why)
-        kept.append(Verdict(verdict.series, fault) if is_smaller else verdict)
+        kept.append(Verdict(verdict.series, Fault("not_largest", why)))
     return kept
 
 
@@ -159,19 +160,14 @@ def _size(verdict: Verdict) -> tuple[int, int, int]:
 
 def _mixed(slices: Sequence[Slice]) -> Fault | None:
     """Return a fault where slices differ in direction, matrix or spacing: no part was a scan."""
-    first = slices[0]
+    first, count = slices[0], len(slices)
     if not all(near(piece.orientation, first.orientation, UNIT) for piece in slices):
         directions = len({tuple(np.round(piece.orientation or (), 2)) for piece in slices})
-        return Fault(
-            "mixed_orientation",
-            f"{len(slices)} slices in {directions} directions, too few in each for a stack",
-        )
+        why = f"{count} slices in {directions} directions, too few in each for a stack"
+        return Fault("mixed_orientation", why)
     if len({(s.encoding.rows, s.encoding.columns, s.spacing_mm) for s in slices}) > 1:
-        return Fault(
-            "uneven_slices",
-            f"{len(slices)} slices of several matrices or pixel spacings, too few of each for a"
-            " stack",
-        )
+        why = f"{count} slices of several matrices or pixel spacings, too few of each for a stack"
+        return Fault("uneven_slices", why)
     return None
 
 
@@ -220,13 +216,11 @@ def _rescale_fault(stacked: SliceStack, opener: Opener) -> Fault | None:
         low = min(float(plane.min()) for plane in _values(some, opener))
     except DAMAGE:
         return _UNREADABLE
-    if low <= _AIR_HU:
-        return None
-    return Fault(
-        "no_rescale",
+    why = (
         f"no RescaleSlope or RescaleIntercept, and the lowest value, {low:g}, is not that of air in"
-        " HU; export the original series",
+        " HU; export the original series"
     )
+    return Fault("no_rescale", why) if low > _AIR_HU else None
 
 
 def _notes(stacked: SliceStack, copies: int, lossy: bool) -> tuple[str, ...]:
