@@ -29,8 +29,6 @@ SAME_PLACE_MM = 0.01
 UNIT = 1e-3
 """How far orientation vectors may be from unit length and from a right angle."""
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_TILT_DEG = 0.05
-"""A tilt below this is rounding."""
 _CHANGED = 3
 """So many equally wide steps in a row are another distance of slices, not as many gaps."""
 
@@ -45,11 +43,6 @@ class SliceStack:
     slices: tuple[Slice, ...]
     grid: Grid
     tilt_deg: float
-
-    @property
-    def is_tilted(self) -> bool:
-        """Tell whether the grid is sheared by more than rounding."""
-        return self.tilt_deg > _TILT_DEG
 
 
 def plane_fault(piece: Slice) -> Fault | None:
@@ -104,15 +97,9 @@ def _distances_mm(slices: Sequence[Slice]) -> Float[np.ndarray, " slice"]:
 def positions(slices: Sequence[Slice]) -> list[list[Slice]]:
     """Return slices by position along the normal, ascending; several where a place is taken."""
     distance = _distances_mm(slices)
-    places: list[list[Slice]] = []
-    last = -math.inf
-    for n in np.argsort(distance, kind="stable"):
-        if distance[n] - last < SAME_PLACE_MM:
-            places[-1].append(slices[n])
-        else:
-            places.append([slices[n]])
-        last = distance[n]
-    return places
+    order = np.argsort(distance, kind="stable")
+    starts = np.flatnonzero(np.diff(distance[order]) >= SAME_PLACE_MM) + 1
+    return [[slices[n] for n in place] for place in np.split(order, starts)]
 
 
 def stack(slices: Sequence[Slice], thickness_mm: float = 1.0) -> SliceStack | Fault:

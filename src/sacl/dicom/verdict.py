@@ -30,6 +30,8 @@ _COMPUTED = frozenset(
 )
 """ImageType values of pictures computed from another series of the study."""
 _INTEGER_BITS = (8, 16, 32)
+_TILT_DEG = 0.05
+"""A tilt below this is rounding."""
 _NEEDED: dict[str, Callable[[Slice], object]] = {
     "ImagePositionPatient": lambda piece: piece.position_mm,
     "ImageOrientationPatient": lambda piece: piece.orientation,
@@ -228,9 +230,10 @@ def _notes(stacked: SliceStack, copies: int, lossy: bool) -> tuple[str, ...]:
     slices = stacked.slices
     scales = {(piece.slope, piece.intercept) for piece in slices}
     acquisitions = {piece.acquisition for piece in slices}
+    is_tilted = stacked.tilt_deg > _TILT_DEG
     remarks = {
         f"{copies} identical copies of slices left out": copies > 0,
-        f"gantry tilt {stacked.tilt_deg:.1f} degrees, kept as a sheared grid": stacked.is_tilted,
+        f"gantry tilt {stacked.tilt_deg:.1f} degrees, kept as a sheared grid": is_tilted,
         f"{len(scales)} rescale slopes or intercepts, each slice's own applied": len(scales) > 1,
         "no rescale values, but the values look like HU": any(map(_lacks_rescale, slices)),
         f"{len(acquisitions)} acquisitions in one even stack": len(acquisitions) > 1,
