@@ -234,8 +234,9 @@ def _edges(mask: Bool[np.ndarray, "row column"]) -> dict[Corner, list[Corner]]:
         (inside & ~left, (1, 0), (0, 0)),
         (~inside & left, (0, 0), (1, 0)),
     ):
-        for corner in np.argwhere(where):
-            start, end = (tuple((corner + step).tolist()) for step in (leave, arrive))
+        pixels = np.argwhere(where)
+        starts, ends = (map(tuple, (pixels + step).tolist()) for step in (leave, arrive))
+        for start, end in zip(starts, ends, strict=True):
             edges.setdefault(start, []).append(end)
     return edges
 
