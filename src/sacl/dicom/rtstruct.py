@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from highdicom import UID
 from jaxtyping import Bool, Int, Shaped
 from pydicom import Dataset
 from pydicom.charset import default_encoding
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.tag import Tag
-from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
+from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 from scipy.ndimage import find_objects
 
 from sacl import __version__
@@ -97,11 +96,11 @@ def _structure_set(source: SourceSeries, title: str) -> Dataset:
     date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     structures = item(
         SOPClassUID=RTStructureSetStorage,
-        SOPInstanceUID=UID(),
+        SOPInstanceUID=generate_uid(None),
         InstanceCreationDate=date,
         InstanceCreationTime=time,
         Modality="RTSTRUCT",
-        SeriesInstanceUID=UID(),
+        SeriesInstanceUID=generate_uid(None),
         SeriesNumber=_SERIES_NUMBER,
         InstanceNumber=1,
         SeriesDescription=title,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from highdicom import UID, AlgorithmIdentificationSequence, PlanePositionSequence
+from highdicom import AlgorithmIdentificationSequence, PlanePositionSequence
 from highdicom.color import CIELabColor
 from highdicom.seg import (
     SegmentAlgorithmTypeValues,
@@ -23,7 +23,7 @@ from jaxtyping import Int, Shaped
 from pydicom import Dataset
 from pydicom.pixels.utils import iter_pixels
 from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
 
 from sacl import __version__
 from sacl.dicom.files import DAMAGE, Source
@@ -149,9 +149,9 @@ def _segmentation(
             plane_positions=places,
             segmentation_type=SegmentationTypeValues[kind.name],
             segment_descriptions=_descriptions(names),
-            series_instance_uid=UID(),
+            series_instance_uid=generate_uid(None),
             series_number=_SERIES_NUMBER,
-            sop_instance_uid=UID(),
+            sop_instance_uid=generate_uid(None),
             instance_number=1,
             manufacturer="sacl",
             manufacturer_model_name="sacl",

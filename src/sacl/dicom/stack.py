@@ -66,11 +66,7 @@ def plane_fault(piece: Slice) -> Fault | None:
 
 
 def require_parallel(slices: Sequence[Slice], where: str) -> None:
-    """Refuse slices without a place, or that differ in size, pixel spacing or direction.
-
-    Raises:
-        DataError: it says what is wrong.
-    """
+    """Raise DataError for slices without a place, or of several sizes, spacings or directions."""
     first = slices[0]
     if any(None in (s.position_mm, s.orientation, s.spacing_mm) for s in slices):
         raise DataError(
