@@ -31,7 +31,7 @@ from sacl.files.atomic import replacing, write_text
 from sacl.run.record import git_revision, read_record, versions
 from sacl.scores.organs_of_case import EMPTY_RULE
 from sacl.scores.statistics import CONFIDENCE
-from sacl.scores.table import read_scores
+from sacl.scores.summary import read_scores
 from sacl.types import Cohort
 
 RESULTS, TABLE = "results.json", "results.csv"

@@ -55,8 +55,14 @@ from sacl.run.pipeline import run_stage
 from sacl.run.record import fingerprint
 from sacl.scores.organs_of_case import score_case
 from sacl.scores.statistics import bootstrap_mean
-from sacl.scores.summary import RESAMPLES, none_for_nan, subject_means, summarize
-from sacl.scores.table import ScoreRow, score_table
+from sacl.scores.summary import (
+    RESAMPLES,
+    ScoreRow,
+    none_for_nan,
+    score_table,
+    subject_means,
+    summarize,
+)
 from sacl.settings import RunConfig
 from sacl.types import Case, Cohort, Grid, LabelMap, OrganScore, Volume
 

@@ -9,7 +9,7 @@ import pytest
 from sacl.cli import main
 from sacl.files.nifti import read_label_table, read_labels, read_volume
 from sacl.run.workspace import FOLDERS
-from sacl.scores.table import read_scores
+from sacl.scores.summary import read_scores
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 

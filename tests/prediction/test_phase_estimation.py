@@ -4,7 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sacl.cohort.manifest import with_phases
+from sacl.cohort.manifest import ScanPhase, with_phases, write_phases
 from sacl.errors import DataError
 from sacl.files.nifti import write_label_map, write_volume
 from sacl.prediction.phases import estimate_phases
@@ -140,3 +140,14 @@ def test_a_damaged_table_of_phases_names_the_remedy(workspace):
     path.write_text("case,phase\nc0,native\n")
     with pytest.raises(DataError, match=r"phases\.csv: damaged .*locate --force"):
         with_phases(cohort_of(UNKNOWN), workspace.folder("locate"))
+
+
+def test_a_name_that_a_spreadsheet_would_run_is_text_in_the_table_and_reads_back(tmp_path):
+    cohort = cohort_of(UNKNOWN)
+    cases = (dataclasses.replace(cohort.cases[0], case_id="=1+1"),)
+    scan = ScanPhase("=1+1", "native", "estimated", "native", 0.9, False, "", {"aorta": -3.0})
+    write_phases(tmp_path / "phases.csv", [scan], ["aorta"])
+    row = "'=1+1,native,estimated,native,0.9,False,,-3.0"
+    assert (tmp_path / "phases.csv").read_text().splitlines()[1] == row
+    named = with_phases(dataclasses.replace(cohort, cases=cases), tmp_path)
+    assert named.cases[0].scan_label("phase") == "native"

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,7 +67,9 @@ def test_durations_are_in_seconds_minutes_or_hours(seconds, text):
 
 def test_everything_on_a_page_is_escaped():
     evil = "<script>alert('x')</script>"
-    page = render("base.html", title=evil, subtitle=evil, headline=evil, details=[evil])
+    page = render(
+        "base.html", SimpleNamespace(title=evil, subtitle=evil, headline=evil, details=[evil])
+    )
     assert "<script" not in page
     assert page.count("&lt;script&gt;") == 5
     assert GENERATOR in page[:1000]

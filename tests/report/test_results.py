@@ -4,17 +4,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from sacl.report.figures import only_annotated, telling_slice
 from sacl.report.results import (
     headline,
-    limits,
-    only_annotated,
     scan_lines,
     settings_lines,
     shown_roles,
-    telling_slice,
 )
-from sacl.scores.summary import summarize
-from sacl.scores.table import ScoreRow, score_table
+from sacl.scores.summary import ScoreRow, score_table, summarize
 from sacl.types import Grid, LabelMap, LabelScheme, OrganScore
 
 
@@ -86,7 +83,6 @@ def test_a_run_that_is_not_tested_is_not_compared_in_words():
 
 def test_no_run_says_so():
     assert _headline([])[0].startswith("Nothing was scored")
-    assert limits(summarize([], 2.0), phantom=True)[0].startswith("The scans are generated")
 
 
 def test_scans_are_listed_the_worst_first_with_what_went_wrong():

@@ -20,7 +20,7 @@ from sacl.errors import ConfigError, SaclError
 from sacl.run import record as run_record
 from sacl.run.record import fingerprint, read_record, recorded
 from sacl.run.workspace import Workspace
-from sacl.scores.table import ScoreRow, write_scores
+from sacl.scores.summary import ScoreRow, write_scores
 from sacl.types import Case, Cohort, LabelScheme, NativeFrame, OrganScore
 from sacl.types import Grid as Voxels
 

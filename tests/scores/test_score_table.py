@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sacl.errors import DataError
-from sacl.scores.table import COLUMNS, ScoreRow, read_scores, write_scores
+from sacl.scores.summary import COLUMNS, ScoreRow, read_scores, write_scores
 from sacl.types import OrganScore
 
 _NUMBER = st.floats(allow_nan=True, allow_infinity=True)

@@ -7,13 +7,14 @@ from scipy import stats
 
 from sacl.errors import DataError
 from sacl.scores.summary import (
+    ScoreRow,
     in_common,
     read_summary,
+    score_table,
     subject_means,
     summarize,
     write_score_summary,
 )
-from sacl.scores.table import ScoreRow, score_table
 from sacl.types import OrganScore
 
 

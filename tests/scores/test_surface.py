@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from scipy import ndimage
 
-from sacl.scores.surface import surface_distances
+from sacl.scores.organs_of_case import surface_distances
 
 ANISOTROPIC = (0.7, 1.1, 3.0)
 

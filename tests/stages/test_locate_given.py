@@ -252,3 +252,9 @@ def test_maps_whose_headers_contradict_themselves_are_said_once_and_recorded(tmp
     assert line.endswith("; 1 more maps likewise")
     record = read_record(workspace.folder("locate"))
     assert set(record.results["given"]["contradictions"]) == {"case1", "case2"}
+
+
+def test_names_that_a_spreadsheet_would_run_are_text_in_the_coverage(tmp_path):
+    row = {"case_id": "=1+1", "organ": "@liver", "found": True, "volume_ml": -1.5, "dice": np.nan}
+    stage.write_coverage(tmp_path / "coverage.csv", pd.DataFrame([row]))
+    assert (tmp_path / "coverage.csv").read_text().splitlines()[1] == "'=1+1,'@liver,True,-1.5,"

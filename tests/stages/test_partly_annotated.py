@@ -19,7 +19,7 @@ from sacl.patches.store import read_patches
 from sacl.patches.views import ViewRanges
 from sacl.run.record import recorded
 from sacl.run.workspace import Workspace
-from sacl.scores.table import read_scores
+from sacl.scores.summary import read_scores
 from sacl.settings import (
     EvaluateSettings,
     ExtractSettings,

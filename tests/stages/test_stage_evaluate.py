@@ -11,7 +11,7 @@ from sacl.files.nifti import read_label_map, write_label_map
 from sacl.run.record import read_record
 from sacl.run.workspace import Workspace
 from sacl.scores.overlap import dice
-from sacl.scores.table import read_scores
+from sacl.scores.summary import read_scores
 from sacl.settings import EvaluateSettings
 from sacl.stages.evaluate import evaluate, evaluate_folders, inputs
 from sacl.types import Cohort, Grid, LabelMap, LabelScheme

@@ -169,6 +169,26 @@ def test_parts_without_files_are_left_out_and_said(tmp_path):
     _read(text)
 
 
+@pytest.mark.parametrize(
+    ("file", "remedy"),
+    [
+        ("6-predictions/findings.json", "sacl predict --force"),
+        ("4-encoder/embedding.npz", "sacl pretrain --force"),
+        ("4-encoder/losses.csv", "sacl pretrain --force"),
+        ("2-coarse/coverage.csv", "sacl locate --force"),
+        ("7-scores/scores.csv", "evaluate again"),
+        ("7-scores/summary.json", "evaluate again"),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line_with_the_remedy(tmp_path, file, remedy):
+    work = fake_work(tmp_path / "work")
+    evaluate(SCORING, work)
+    (work.root / file).write_bytes(b'{"doubts": [3], "x": "\xff')
+    with pytest.raises(DataError, match=rf"{file.split('/')[1]}: .*{remedy}") as raised:
+        report(SETTINGS, work)
+    assert "\n" not in str(raised.value)
+
+
 def test_run_without_scores_still_has_a_page(tmp_path):
     work = fake_work(tmp_path / "work", test_subjects=0)
     evaluate(SCORING, work)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
+import pandas as pd
+from markupsafe import Markup
 
 from sacl.check.cohort_checks import CohortFacts, adult_range_ml
 from sacl.check.facts import ScanFacts
 from sacl.check.findings import LEVELS, Finding, Level, count_by_level, grouped
+from sacl.files.documents import cell_text
 from sacl.report.figures import dot_rows
-from sacl.report.page import DASH, plain_table, plural, render, significant
-from sacl.scores.table import cell_text
+from sacl.report.page import DASH, plain_table, plural, render
 from sacl.types import SPLITS, UNKNOWN, Split
 
 MARK = '"program": "sacl check"'
@@ -27,16 +26,7 @@ TABLE_MARK = ",".join(_FIRST_COLUMNS)
 _SHOWN = 3
 _DRAWN_ORGANS = 40
 _TABLED_ORGANS = 30
-_TIMES = "\N{MULTIPLICATION SIGN}"
-_MARKS = {"annotated": "●", "absent": "○", "not annotated": "·"}
-_COLORS = {"error": "#d55e00", "warning": "#e69f00", "note": "#9aa5b3"}
-_PERCENTILES = {
-    "lowest": "low",
-    "percentile 0.5": "p005",
-    "median": "median",
-    "percentile 99.5": "p995",
-    "highest": "high",
-}
+_COLORS: Mapping[Level, str] = {"error": "#d55e00", "warning": "#e69f00", "note": "#9aa5b3"}
 
 
 @dataclass(frozen=True)
@@ -108,19 +98,11 @@ def check_record(
 
 def scan_table(cohort: CohortFacts, findings: Sequence[Finding]) -> str:
     """Return a CSV with a row per scan; an organ's column holds its volume in mL, or its state."""
-    codes: dict[str, list[str]] = defaultdict(list)
-    for finding in findings:
-        codes[finding.case_id].append(finding.code)
+    codes = _codes(findings)
     rows = [
-        {**_row(scan, cohort), "findings": " ".join(dict.fromkeys(codes[scan.case_id]))}
-        for scan in cohort.scans
+        {**_row(scan, cohort), "findings": " ".join(codes[scan.case_id])} for scan in cohort.scans
     ]
-    text = io.StringIO()
-    columns = list(dict.fromkeys((*_FIRST_COLUMNS, *(column for row in rows for column in row))))
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def terminal_text(record: CheckRecord) -> str:
@@ -191,40 +173,73 @@ def _row(scan: ScanFacts, cohort: CohortFacts) -> dict[str, Any]:
     return row
 
 
+def _codes(findings: Iterable[Finding]) -> dict[str, list[str]]:
+    """Return the codes of the findings on each case, each code once."""
+    codes: dict[str, list[str]] = defaultdict(list)
+    for finding in findings:
+        if finding.code not in codes[finding.case_id]:
+            codes[finding.case_id].append(finding.code)
+    return codes
+
+
 # -- the page --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CheckPage:
+    """All that the page of a check shows.
+
+    `groups` are the findings by kind, `codes` those of a case but notes; `volumes` in mL, and
+    `adults` the range of volumes believed, are by organ. `tabled` are the organs of the last table.
+    """
+
+    title: str
+    subtitle: str
+    headline: str
+    details: Sequence[str]
+    record: CheckRecord
+    cohort: CohortFacts
+    groups: Sequence[Sequence[Finding]]
+    colors: Mapping[Level, str]
+    codes: Mapping[str, Sequence[str]]
+    splits: Sequence[Split]
+    volumes: Mapping[str, Sequence[float]]
+    adults: Mapping[str, str]
+    drawing: Markup | None
+    orientations: Sequence[tuple[str, int]]
+    tabled: Sequence[str]
 
 
 def check_page(cohort: CohortFacts, record: CheckRecord) -> str:
     """Return the page; its findings and counts are those of the record."""
-    volumes = _volumes(cohort)
+    present = [scan.reference.present for scan in cohort.scans if scan.reference]
+    volumes = {o: [held[o].volume_ml for held in present if o in held] for o in cohort.organs}
+    grids = [scan.geometry for scan in cohort.scans]
     seen = {organ: values for organ, values in volumes.items() if values}
-    tabled = cohort.organs if len(cohort.organs) <= _TABLED_ORGANS else ()
-    grids = [scan.geometry for scan in cohort.scans if scan.geometry]
-    return render(
-        "check.html",
+    drawn = 0 < len(seen) <= _DRAWN_ORGANS
+    labeled = sum(counts.labeled for counts in record.splits.values())
+    organs = plural(len(record.organs), "organ")
+    page = CheckPage(
         title=f"Check of {record.name}",
-        subtitle=f"{record.modality.upper()}, {plural(len(record.organs), 'organ')} ·"
-        f" {record.origin}",
+        subtitle=f"{record.modality.upper()}, {organs} · {record.origin}",
         headline=_headline(record),
         details=[
             f"{plural(record.scans, 'scan')} of {plural(record.subjects, 'subject')},"
-            f" {sum(counts.labeled for counts in record.splits.values())} with a reference"
+            f" {labeled} with a reference"
         ],
         record=record,
+        cohort=cohort,
         groups=list(grouped(record.findings).values()),
         colors=_COLORS,
+        codes=_codes(finding for finding in record.findings if finding.level != "note"),
         splits=SPLITS,
-        organs=_organ_rows(cohort, record, volumes),
-        volumes=dot_rows(seen, "volume of every annotated scan, mL")
-        if 0 < len(seen) <= _DRAWN_ORGANS
-        else None,
-        geometry=_geometry_rows(cohort),
-        grids=len(grids),
-        orientations=Counter(grid.orientation for grid in grids).most_common(),
-        intensities=_intensity_rows(cohort),
-        tabled=tabled,
-        scans=_scan_rows(cohort, record, tabled),
+        volumes=volumes if present else {},
+        adults={organ: _adults(organ) for organ in cohort.organs},
+        drawing=dot_rows(seen, "volume of every annotated scan, mL") if drawn else None,
+        orientations=Counter(grid.orientation for grid in grids if grid).most_common(),
+        tabled=cohort.organs if len(cohort.organs) <= _TABLED_ORGANS else (),
     )
+    return render("check.html", page)
 
 
 def _headline(record: CheckRecord) -> str:
@@ -237,80 +252,7 @@ def _headline(record: CheckRecord) -> str:
     return f"{' and '.join(words)} in this cohort. {remedy}"
 
 
-def _volumes(cohort: CohortFacts) -> dict[str, list[float]]:
-    """Return every organ's volumes in mL over the scans that have it."""
-    return {
-        organ: [
-            scan.reference.present[organ].volume_ml
-            for scan in cohort.scans
-            if scan.reference and organ in scan.reference.present
-        ]
-        for organ in cohort.organs
-    }
-
-
-def _organ_rows(
-    cohort: CohortFacts, record: CheckRecord, volumes: dict[str, list[float]]
-) -> list[tuple[str, ...]]:
-    """Return how often each organ is annotated, how large it is, and what adults have."""
-    if not any(scan.reference for scan in cohort.scans):
-        return []
-    rows = []
-    for organ in cohort.organs:
-        expected = adult_range_ml(organ)
-        adults = f"{expected[0]:.0f}{DASH}{expected[1]:.0f}" if expected else DASH
-        counts = map(str, record.annotation[organ].values())
-        rows.append((organ, *counts, _spread(volumes[organ]), adults))
-    return rows
-
-
-def _geometry_rows(cohort: CohortFacts) -> list[tuple[str, ...]]:
-    """Return median and range of size, spacing and field of view along x, y and z."""
-    grids = [scan.geometry for scan in cohort.scans if scan.geometry]
-    values: dict[str, list[tuple[float, float, float]]] = {
-        "voxels": [grid.shape for grid in grids],
-        "spacing, mm": [grid.spacing_mm for grid in grids],
-        "field of view, mm": [grid.field_of_view_mm for grid in grids],
-    }
-    rows = values.items() if grids else ()
-    return [(name, *(_spread(size[axis] for size in of) for axis in range(3))) for name, of in rows]
-
-
-def _intensity_rows(cohort: CohortFacts) -> list[tuple[str, ...]]:
-    """Return the spread of the scans' own statistics: smallest, median, largest."""
-    images = [scan.image for scan in cohort.scans if scan.image]
-    rows: list[tuple[str, ...]] = []
-    for title, field in _PERCENTILES.items() if images else ():
-        values = [float(getattr(image, field)) for image in images]
-        ends = (min(values), float(np.median(values)), max(values))
-        rows.append((title, *map(significant, ends)))
-    return rows
-
-
-def _scan_rows(
-    cohort: CohortFacts, record: CheckRecord, organs: Sequence[str]
-) -> list[tuple[str, ...]]:
-    """Return every scan: what it is, what is annotated in it, and the findings on it."""
-    codes: dict[str, list[str]] = defaultdict(list)
-    for finding in record.findings:
-        if finding.level != "note":
-            codes[finding.case_id].append(finding.code)
-    rows = []
-    for scan in cohort.scans:
-        grid = scan.geometry
-        size = f" {_TIMES} ".join(str(n) for n in grid.shape) if grid else DASH
-        spacing = f" {_TIMES} ".join(f"{s:.3g}" for s in grid.spacing_mm) if grid else DASH
-        marks = (_MARKS[scan.state_of(organ)] for organ in organs)
-        faults = ", ".join(dict.fromkeys(codes[scan.case_id]))
-        rows.append((scan.case_id, scan.split, size, spacing, *marks, faults))
-    return rows
-
-
-def _spread(values: Iterable[float]) -> str:
-    """Return the median with the smallest and the largest value."""
-    sorted_values = sorted(values)
-    if not sorted_values:
-        return DASH
-    low, high = sorted_values[0], sorted_values[-1]
-    middle = significant(float(np.median(sorted_values)))
-    return middle if low == high else f"{middle} ({significant(low)}{DASH}{significant(high)})"
+def _adults(organ: str) -> str:
+    """Return the range of volumes that is believed of adults, in words."""
+    expected = adult_range_ml(organ)
+    return f"{expected[0]:.0f}{DASH}{expected[1]:.0f}" if expected else DASH

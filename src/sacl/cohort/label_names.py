@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sacl.cohort.dataset import in_short, nifti_files
+from sacl.cohort.dataset import in_short, nifti_files, require_labels_read, unread
 from sacl.errors import DataError
 from sacl.files.arrays import HIGHEST_LABEL
 from sacl.files.documents import read_object
@@ -112,8 +112,10 @@ def pair_maps(
 
     Raises:
         DataError: a folder has no map, or (unless missing ones are allowed) a map has no
-            counterpart.
+            counterpart or a reference is not read.
     """
+    if not allow_missing:
+        require_labels_read(reference, nifti_files(reference))
     maps_r, maps_p = map_files(reference), map_files(predicted)
     common = [name for name in maps_r if name in maps_p]
     for folder, lone, other in (
@@ -126,6 +128,18 @@ def pair_maps(
                 " files alike, or score the others alone with --allow-missing"
             )
     return {name: (maps_r[name], maps_p[name]) for name in common}
+
+
+def left_unpaired(
+    reference: Path, predicted: Path, pairs: Mapping[str, tuple[Path, Path]]
+) -> Iterator[str]:
+    """Yield in words what two folders hold beside their pairs of label maps."""
+    paired = {path for pair in pairs.values() for path in pair}
+    for folder in (reference, predicted):
+        lone = [path.name for path in nifti_files(folder) if path not in paired]
+        if lone:
+            yield f"{folder.name}: not scored {', '.join(lone)}"
+        yield from unread(folder, nifti_files(folder), "NIfTI label maps")
 
 
 def map_files(folder: Path) -> dict[str, Path]:

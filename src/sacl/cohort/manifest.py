@@ -18,6 +18,7 @@ import numpy as np
 
 from sacl.errors import DataError
 from sacl.files.atomic import replacing, write_text
+from sacl.files.documents import cell_text, text_of_cell
 from sacl.files.nifti import map_volume, read_label_map, read_volume
 from sacl.phase_words import PHASE
 from sacl.types import UNKNOWN, Case, Cohort, LabelMap, LabelScheme, Volume
@@ -96,7 +97,9 @@ def write_phases(path: Path, phases: Sequence[ScanPhase], tissues: Sequence[str]
         writer = csv.writer(file)
         writer.writerow([*given, *(f"hu_{tissue}" for tissue in tissues)])
         for scan in phases:
-            row = dataclasses.replace(scan, probability=round(scan.probability, 4))
+            row = dataclasses.replace(
+                scan, case_id=cell_text(scan.case_id), probability=round(scan.probability, 4)
+            )
             hu = [f"{scan.hu[t]:.1f}" if t in scan.hu else "" for t in tissues]
             writer.writerow([*(getattr(row, name) for name in given), *hu])
 
@@ -115,7 +118,9 @@ def with_phases(cohort: Cohort, folder: Path) -> Cohort:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        estimated = {r["case_id"]: r["phase"] for r in rows if r["source"] == "estimated"}
+        estimated = {
+            text_of_cell(r["case_id"]): r["phase"] for r in rows if r["source"] == "estimated"
+        }
     except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
         raise DataError(
             f"{folder.name}/{PHASES_FILE}: damaged ({type(error).__name__});"

@@ -17,6 +17,21 @@ from sacl.organs import snake_case
 Record = TypeVar("Record")
 
 
+def cell_text(text: str) -> str:
+    """Return a name as a spreadsheet shows it and never runs it: a leading `=` gets a quote.
+
+    Example:
+        >>> cell_text("=cmd|'/c calc'!A1"), cell_text("case-7")
+        ("'=cmd|'/c calc'!A1", 'case-7')
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "'")) else text
+
+
+def text_of_cell(cell: str) -> str:
+    """Return the name that `cell_text` wrote."""
+    return cell.removeprefix("'")
+
+
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds.
 

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Bool
 
+from sacl.errors import DataError
 from sacl.files.atomic import write_text
 from sacl.scores.overlap import dice, volume_ml
 from sacl.types import Box, Case, LabelMap
@@ -227,6 +228,17 @@ def write_findings(folder: Path, findings: Findings) -> None:
 
 
 def read_findings(folder: Path) -> Findings:
-    """Return the findings of a run's predictions; none where nothing was recorded."""
+    """Return the findings of a run's predictions; none where nothing was recorded.
+
+    Raises:
+        DataError: the file is damaged.
+    """
     path = folder / FINDINGS_FILE
-    return msgspec.json.decode(path.read_bytes(), type=Findings) if path.is_file() else Findings()
+    if not path.is_file():
+        return Findings()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Findings)
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise DataError(
+            f"{folder.name}/{FINDINGS_FILE}: damaged ({error}); run `sacl predict --force`"
+        ) from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
@@ -19,6 +19,8 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+
+from sacl.types import LabelMap, Volume
 
 INK = "#010203"
 """Drawn for black and replaced by the page's text color, so that charts survive dark mode."""
@@ -55,6 +57,26 @@ class Curve:
     name: str
     steps: Num[np.ndarray, " n"]
     values: Float[np.ndarray, " n"]
+
+
+@dataclass(frozen=True, eq=False)
+class ShownScan:
+    """A scan to show, such as the worst: its heading, its caption, and all that is drawn."""
+
+    heading: str
+    caption: str
+    image: Volume
+    window: tuple[float, float]
+    reference: LabelMap
+    predicted: LabelMap
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Slices side by side (heading, caption, data URI), and the colors of their outlines."""
+
+    items: tuple[tuple[str, str, str], ...]
+    colors: Mapping[str, str]
 
 
 def palette(names: Sequence[str]) -> dict[str, str]:
@@ -179,6 +201,48 @@ def scatter_maps(
             axes.set_axis_off()
 
     return drawn((8.6, 4.3), "Map of the query patches' embeddings", draw)
+
+
+def pictures(scans: Sequence[ShownScan]) -> Pictures:
+    """Return one slice of each scan with the outlines of reference and prediction."""
+    organs = scans[0].reference.scheme.names
+    colors = palette(organs)
+    by_label = {n + 1: colors[name] for n, name in enumerate(organs)}
+    shown: set[int] = set()
+    items = []
+    for scan in scans:
+        reference, predicted = scan.reference.voxels, scan.predicted.voxels
+        k = telling_slice(reference, predicted)
+        low, high = scan.window
+        gray = (np.asarray(scan.image.voxels[:, :, k], np.float32) - low) / (high - low)
+        seen_r, seen_p = as_seen(reference[:, :, k]), as_seen(predicted[:, :, k])
+        spacing = scan.image.grid.spacing_mm
+        gray = np.clip(as_seen(gray), 0, 1).astype(np.float32)
+        uri = overlay(gray, seen_r, seen_p, by_label, spacing[1] / spacing[0])
+        items.append((scan.heading, scan.caption, uri))
+        shown |= {int(n) for n in np.union1d(seen_r, seen_p) if n}
+    key = {organs[n - 1].replace("_", " "): colors[organs[n - 1]] for n in sorted(shown)}
+    return Pictures(tuple(items), {"reference (white)": "#ffffff", **key})
+
+
+def telling_slice(
+    reference: Integer[np.ndarray, "i j k"], predicted: Integer[np.ndarray, "i j k"]
+) -> int:
+    """Return the axial slice k in which most pixels are wrong, or of a perfect map the fullest."""
+    area = np.count_nonzero(reference != predicted, axis=(0, 1))
+    if not area.any():
+        area = np.count_nonzero(reference, axis=(0, 1))
+    return int(np.argmax(area))
+
+
+def only_annotated(predicted: LabelMap, annotated: Collection[str]) -> LabelMap:
+    """Return a prediction without the organs that were not annotated in that scan.
+
+    Beside a reference that cannot have them they would look like mistakes.
+    """
+    scheme = predicted.scheme
+    kept = np.array([0, *((organ in annotated) * scheme.label_of(organ) for organ in scheme.names)])
+    return LabelMap(kept.astype(predicted.voxels.dtype)[predicted.voxels], predicted.grid, scheme)
 
 
 def overlay(

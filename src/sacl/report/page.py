@@ -6,8 +6,8 @@ The layout is in `templates/`: `base.html` with the styles, a page each for resu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from statistics import median
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -21,8 +21,11 @@ GENERATOR = '<meta name="generator" content="sacl">'
 """What every page has near its start: by it a page of ours is told from a file of the user's."""
 
 
-def render(template: str, **values: Any) -> str:
-    """Return a page of `templates/`; every value is escaped but drawings (`markupsafe.Markup`)."""
+def render(template: str, page: object) -> str:
+    """Return a page of `templates/` that shows the fields of a record.
+
+    Every value is escaped but drawings (`markupsafe.Markup`).
+    """
     environment = Environment(
         loader=PackageLoader("sacl.report"),
         autoescape=True,
@@ -30,9 +33,9 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for writer in (number, points, p_text, score_text, duration, plural, significant, spaced):
+    for writer in (number, points, p_text, score_text, plural, significant, spread, spaced, median):
         environment.filters[writer.__name__] = writer
-    return environment.get_template(template).render(generator=GENERATOR, **values)
+    return environment.get_template(template).render(generator=GENERATOR, **vars(page))
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
@@ -52,6 +55,15 @@ def significant(value: float) -> str:
         return number(value, 0)
     text = number(value, max(0, 2 - math.floor(math.log10(abs(value)))))
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def spread(values: Iterable[float]) -> str:
+    """Return the median with the smallest and the largest value."""
+    known = sorted(values)
+    if not known:
+        return DASH
+    low, high, middle = known[0], known[-1], significant(median(known))
+    return middle if low == high else f"{middle} ({significant(low)}{DASH}{significant(high)})"
 
 
 def points(difference: float | None) -> str:

@@ -1,25 +1,29 @@
-"""What the page of results says: the segmenter's scores, scan by scan, and what was run."""
+"""What the page of results says: scores, scan by scan, what the encoder learned, what was run."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Integer
+from jaxtyping import Float, Integer, Shaped
 from markupsafe import Markup
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from sklearn.metrics import recall_score, silhouette_score
+from sklearn.neighbors import KNeighborsClassifier
+from threadpoolctl import threadpool_limits
 
-from sacl.report.embedding import Embedding, Separability, flat_map, separabilities
-from sacl.report.figures import as_seen, box_plots, overlay, palette, scatter_maps
+from sacl.phase_words import PHASE
+from sacl.report.figures import Pictures, box_plots, palette, scatter_maps
 from sacl.report.page import duration, number, p_equals, plural, points, spaced
-from sacl.run.record import Record
-from sacl.scores.statistics import Estimate
-from sacl.scores.summary import RunComparison, Summary
-from sacl.types import SPLITS, UNKNOWN, Cohort, LabelMap, Volume
+from sacl.run.record import Record, Tree
+from sacl.scores.summary import RunComparison, ScoreRow, Summary, score_table
+from sacl.types import SPLITS, UNKNOWN, Cohort
 
 Records = Mapping[str, Record]
 """The finished stages' run records, in the order in which the stages ran."""
@@ -28,8 +32,10 @@ POOR = 0.5
 """Dice below which an organ counts as poorly segmented."""
 _ALPHA = 0.05
 _UNKNOWN_COLOR = "#9aa0a6"
-_WORST_SHOWN = 3
 _MAPPED_PATCHES = 1500
+_MOST_POINTS = 4000
+_NEIGHBORS = 15
+_ITERATIONS = 500
 
 
 @dataclass(frozen=True)
@@ -48,23 +54,38 @@ class ScanLine:
 
 
 @dataclass(frozen=True, eq=False)
-class ShownScan:
-    """A scan to show: its role (worst, median, best), its scores, and all that is drawn."""
+class Embedding:
+    """Query patches as the encoder sees them: unit features and what the patches show."""
 
-    role: str
-    line: ScanLine
-    image: Volume
-    window: tuple[float, float]
-    reference: LabelMap
-    predicted: LabelMap
+    feature: Float[np.ndarray, "n d"]
+    organ: Shaped[np.ndarray, " n"]
+    scan_label: Shaped[np.ndarray, " n"]
+    subject_id: Shaped[np.ndarray, " n"]
+    split: Shaped[np.ndarray, " n"]
+
+    def take(self, rows: Shaped[np.ndarray, " m"]) -> Embedding:
+        """Return some of the patches, by index or by mask."""
+        return Embedding(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def sample(self, count: int, seed: int) -> Embedding:
+        """Return at most `count` patches, drawn without replacement, in their own order."""
+        return self.take(np.sort(_some(np.arange(len(self.feature)), count, seed)))
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Slices side by side (heading, caption, data URI), and the colors of their outlines."""
+class Separability:
+    """How far apart some classes lie; NaN where it cannot be said.
 
-    items: tuple[tuple[str, str, str], ...]
-    colors: Mapping[str, str]
+    `silhouette` (cosine, −1 to 1) is over held-out subjects. `accuracy` is the mean over classes
+    of the share of held-out subjects' patches that the nearest training patches name rightly;
+    `chance` is what guessing gives.
+    """
+
+    what: str
+    classes: int
+    silhouette: float
+    accuracy: float
+    chance: float
 
 
 @dataclass(frozen=True)
@@ -74,6 +95,52 @@ class EncoderPart:
     rows: tuple[Separability, ...]
     map: Markup
     patches: int
+
+
+@dataclass(frozen=True)
+class CoverageLine:
+    """In how many scans the coarse maps show an organ, how large it is (median), its mean Dice."""
+
+    organ: str
+    scans: int
+    shown: int
+    volume_ml: float
+    dice: float
+
+
+@dataclass(frozen=True)
+class ScoresPart:
+    """The main run's name, scans and number of poor organs, and all runs' boxes and colors."""
+
+    main: str
+    scans: Sequence[ScanLine]
+    poor: int
+    boxes: Markup
+    run_colors: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ResultsPage:
+    """All that a page of results shows; what is None or empty is left out.
+
+    `doubts` about predictions are those of `sacl.prediction.guard`.
+    """
+
+    title: str
+    subtitle: str
+    headline: str
+    details: Sequence[str]
+    summary: Summary
+    scores: ScoresPart | None
+    phantom: bool = False
+    pictures: Pictures | None = None
+    encoder: EncoderPart | None = None
+    curves: Markup | None = None
+    coverage: Sequence[CoverageLine] = ()
+    doubts: Sequence[object] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
 
 
 # -- in words ----------------------------------------------------------------------------------
@@ -89,8 +156,9 @@ def headline(summary: Summary) -> tuple[str, list[str]]:
         return "Nothing was scored: no held-out scan has a reference.", []
     main, figures = next(iter(summary.runs.items()))
     subjects = sum(summary.subjects.values())
-    interval = "" if math.isnan(figures.dice.low) else f" ({_interval(figures.dice)})"
-    sentence = f"Mean Dice {number(figures.dice.mean)}{interval} over"
+    dice = figures.dice
+    interval = f" (95 % interval {number(dice.low)} to {number(dice.high)})"
+    sentence = f"Mean Dice {number(dice.mean)}{interval * (dice.low == dice.low)} over"
     sentence += f" {plural(subjects, 'held-out subject')}."
     looked_for = figures.pairs - figures.undefined - figures.invented
     details = [
@@ -108,10 +176,6 @@ def headline(summary: Summary) -> tuple[str, list[str]]:
     return sentence, details
 
 
-def _interval(estimate: Estimate) -> str:
-    return f"95 % interval {number(estimate.low)} to {number(estimate.high)}"
-
-
 def _verdict(comparison: RunComparison) -> str:
     if comparison.mean_difference == comparison.low == comparison.high == 0:
         return "the same"
@@ -125,32 +189,6 @@ def _difference(comparison: RunComparison) -> str:
     if not math.isnan(comparison.low):
         text += f" (95 % interval {points(comparison.low)} to {points(comparison.high)})"
     return f"{text}, {p_equals(comparison.p_holm)}, {plural(comparison.subjects, 'subject')}."
-
-
-def limits(summary: Summary, phantom: bool) -> list[str]:
-    """Return what the page does not say."""
-    subjects = sum(summary.subjects.values())
-    texts = []
-    if phantom:
-        texts.append(
-            "The scans are generated phantoms. The figures show that the program works, not how"
-            " well it does on patients."
-        )
-    if subjects:
-        texts.append(
-            f"{plural(subjects, 'held-out subject')} of one cohort: other scanners, hospitals and"
-            " diseases are not measured."
-        )
-    texts.append(
-        "Every network was trained once. Intervals and p-values cover which subjects were held"
-        " out, not the luck of a training run or of which subjects were labeled."
-    )
-    if subjects and subjects < 10:
-        texts.append("With fewer than about ten subjects the bootstrap intervals are too narrow.")
-    if len(summary.subjects) > 1:
-        texts.append(f"Scores are over the splits {' and '.join(summary.subjects)} together.")
-    texts.append("Research software: its label maps are not for diagnosis or treatment.")
-    return texts
 
 
 # -- scans -------------------------------------------------------------------------------------
@@ -184,70 +222,41 @@ def shown_roles(lines: Sequence[ScanLine]) -> dict[str, ScanLine]:
     Of an even number the lower of the two middle scans is the median.
     """
     ranked = [line for line in lines if not math.isnan(line.dice)]
-    names = ("worst", "second worst", "third worst")[:_WORST_SHOWN]
-    roles = dict(zip(names, ranked, strict=False))
-    if ranked:
-        roles |= {"median": ranked[(len(ranked) - 1) // 2], "best": ranked[-1]}
-    once: dict[str, ScanLine] = {}
-    for role, line in roles.items():
-        if line not in once.values():
-            once[role] = line
-    return once
+    if not ranked:
+        return {}
+    middle, best = ranked[(len(ranked) - 1) // 2], ranked[-1]
+    role_of: dict[ScanLine, str] = {}
+    names = ("worst", "second worst", "third worst")
+    for role, line in [*zip(names, ranked, strict=False), ("median", middle), ("best", best)]:
+        role_of.setdefault(line, role)
+    return {role: line for line, role in role_of.items()}
 
 
-def pictures(scans: Sequence[ShownScan]) -> Pictures:
-    """Return one slice of each scan with the outlines of reference and prediction."""
-    organs = scans[0].reference.scheme.names
-    colors = palette(organs)
-    by_label = {n + 1: colors[name] for n, name in enumerate(organs)}
-    shown: set[int] = set()
-    items = []
-    for scan in scans:
-        reference, predicted = scan.reference.voxels, scan.predicted.voxels
-        k = telling_slice(reference, predicted)
-        low, high = scan.window
-        gray = (np.asarray(scan.image.voxels[:, :, k], np.float32) - low) / (high - low)
-        seen_r, seen_p = as_seen(reference[:, :, k]), as_seen(predicted[:, :, k])
-        spacing = scan.image.grid.spacing_mm
-        gray = np.clip(as_seen(gray), 0, 1).astype(np.float32)
-        uri = overlay(gray, seen_r, seen_p, by_label, spacing[1] / spacing[0])
-        caption = f"{scan.line.case_id}, mean Dice {number(scan.line.dice)}"
-        items.append((scan.role.capitalize(), caption, uri))
-        shown |= {int(n) for n in np.union1d(seen_r, seen_p) if n}
-    key = {spaced(organs[n - 1]): colors[organs[n - 1]] for n in sorted(shown)}
-    return Pictures(tuple(items), {"reference (white)": "#ffffff", **key})
+def scores_part(rows: Sequence[ScoreRow]) -> ScoresPart | None:
+    """Return what every page shows of the scores, None without any; the first run is the main one.
 
-
-def telling_slice(
-    reference: Integer[np.ndarray, "i j k"], predicted: Integer[np.ndarray, "i j k"]
-) -> int:
-    """Return the axial slice k in which most pixels are wrong, or of a perfect map the fullest."""
-    area = np.count_nonzero(reference != predicted, axis=(0, 1))
-    if not area.any():
-        area = np.count_nonzero(reference, axis=(0, 1))
-    return int(np.argmax(area))
-
-
-def only_annotated(predicted: LabelMap, annotated: Collection[str]) -> LabelMap:
-    """Return a prediction without the organs that were not annotated in that scan.
-
-    Beside a reference that cannot have them they would look like mistakes.
+    The boxes are the spread of Dice over scans by organ.
     """
-    scheme = predicted.scheme
-    kept = np.array([0, *((organ in annotated) * scheme.label_of(organ) for organ in scheme.names)])
-    return LabelMap(kept.astype(predicted.voxels.dtype)[predicted.voxels], predicted.grid, scheme)
-
-
-# -- charts and tables -------------------------------------------------------------------------
-
-
-def organ_boxes(scores: pd.DataFrame) -> Markup:
-    """Return the spread of Dice over scans by organ, a color per run."""
+    if not rows:
+        return None
+    scores, name = score_table(rows), rows[0].run
     values = {
         str(organ): {str(run): part["dice"].tolist() for run, part in group.groupby("run")}
         for organ, group in scores.groupby("organ", sort=False)
     }
-    return box_plots(values, palette(list(dict.fromkeys(scores["run"]))), "Dice")
+    colors = palette(list(dict.fromkeys(scores["run"])))
+    main = scores[scores["run"] == name]
+    boxes = box_plots(values, colors, "Dice")
+    return ScoresPart(name, scan_lines(main), int((main["dice"] < POOR).sum()), boxes, colors)
+
+
+# -- the encoder -------------------------------------------------------------------------------
+
+
+def read_embedding(path: Path) -> Embedding:
+    """Return the embedding that pretraining wrote, `embedding.npz`."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return Embedding(**{field.name: arrays[field.name] for field in fields(Embedding)})
 
 
 def encoder_part(
@@ -265,20 +274,88 @@ def encoder_part(
     return EncoderPart(rows, drawing, len(shown.feature))
 
 
+def separabilities(embedding: Embedding, label_name: str, seed: int) -> list[Separability]:
+    """Return the separability of organs, of scan-wise labels, and of their combinations.
+
+    Training subjects are those of the split `train`, held-out ones all others. Patches whose
+    scan-wise label is unknown do not enter where the label matters. Labels that are unknown for
+    all, or the same for all, give no line.
+    """
+    rows = [_separability("organ", embedding, embedding.organ, seed)]
+    known = embedding.take(embedding.scan_label != UNKNOWN)
+    if len(np.unique(known.scan_label)) > 1:
+        both = np.array([f"{a} / {b}" for a, b in zip(known.organ, known.scan_label, strict=True)])
+        rows.append(_separability(label_name, known, known.scan_label, seed))
+        rows.append(_separability(f"organ and {label_name}", known, both, seed))
+    return rows
+
+
+def flat_map(feature: Float[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, "n 2"]:
+    """Return points whose neighborhoods resemble those of the features.
+
+    t-SNE (van der Maaten and Hinton, JMLR 9:2579, 2008) of the first 50 principal components.
+    Distances between far groups and sizes of groups mean nothing. Fewer than five patches give
+    their first two coordinates.
+    """
+    count, width = feature.shape
+    if count < 5:
+        return np.pad(feature, ((0, 0), (0, 2)))[:, :2]
+    reduced = PCA(min(50, count, width), random_state=seed).fit_transform(feature)
+    perplexity = min(30.0, (count - 1) / 3)
+    # Its OpenMP threads wait for each other actively: on a busy machine one is faster than two.
+    with threadpool_limits(1):
+        method = TSNE(perplexity=perplexity, max_iter=_ITERATIONS, random_state=seed)
+        return np.asarray(method.fit_transform(reduced))
+
+
+def _separability(
+    what: str, embedding: Embedding, classes: Shaped[np.ndarray, " n"], seed: int
+) -> Separability:
+    train = _some(np.flatnonzero(embedding.split == "train"), _MOST_POINTS, seed)
+    held_out = _some(np.flatnonzero(embedding.split != "train"), _MOST_POINTS, seed)
+    known = np.unique(classes[train])
+    accuracy = math.nan
+    if len(train) and len(held_out):
+        neighbors = KNeighborsClassifier(min(_NEIGHBORS, len(train)))
+        neighbors.fit(embedding.feature[train], classes[train])
+        named, true = neighbors.predict(embedding.feature[held_out]), classes[held_out]
+        accuracy = float(recall_score(true, named, labels=np.unique(true), average="macro"))
+    return Separability(
+        what=what,
+        classes=len(known),
+        silhouette=_silhouette(embedding.feature[held_out], classes[held_out]),
+        accuracy=accuracy,
+        chance=1 / len(known) if len(known) else math.nan,
+    )
+
+
+def _some(rows: Integer[np.ndarray, " n"], count: int, seed: int) -> Integer[np.ndarray, " m"]:
+    """Return at most `count` rows, drawn without replacement."""
+    if len(rows) <= count:
+        return rows
+    return np.random.default_rng(seed).choice(rows, count, replace=False)
+
+
+def _silhouette(feature: Float[np.ndarray, "n d"], classes: Shaped[np.ndarray, " n"]) -> float:
+    """Return the mean silhouette with cosine distances; NaN for one class, or one patch each."""
+    if not 1 < len(np.unique(classes)) < len(classes):
+        return math.nan
+    return float(silhouette_score(feature, classes, metric="cosine"))
+
+
 # -- what was run ------------------------------------------------------------------------------
 
 
-def run_facts(cohort: Cohort, records: Records, label_names: Sequence[str]) -> dict[str, str]:
+def run_facts(cohort: Cohort, records: Records, label_name: str) -> dict[str, str]:
     """Return what was run, on what, how long it took, and with which versions."""
+    counts = Counter(case.scan_label(label_name) for case in cohort.cases)
+    values = (f"{spaced(value)} ({n})" for value, n in sorted(counts.items()))
     facts = {
         "Cohort": f"{cohort.name}, {cohort.modality.upper()}, {plural(len(cohort.cases), 'scan')}",
         "Subjects": split_words(cohort),
         "Organs": ", ".join(map(spaced, cohort.scheme.names)),
+        spaced(label_name).capitalize(): ", ".join(values),
     }
-    for name in label_names:
-        counts = Counter(case.scan_label(name) for case in cohort.cases)
-        values = (f"{spaced(value)} ({n})" for value, n in sorted(counts.items()))
-        facts[spaced(name).capitalize()] = ", ".join(values)
     if not records:
         return facts
     seconds = {stage: record.duration_s for stage, record in records.items()}
@@ -293,6 +370,12 @@ def run_facts(cohort: Cohort, records: Records, label_names: Sequence[str]) -> d
         "Device, seed": f"{last.device}, {last.settings['seed']}",
         "Versions": versions + (f", source {revision}" if revision else ""),
     }
+
+
+def scan_label_of(records: Records) -> str:
+    """Return the name of the scan-wise label that made the semantic classes."""
+    settings = records["pretrain"].settings["pretrain"] if "pretrain" in records else {}
+    return str(settings.get("scan_label") or PHASE)
 
 
 def settings_lines(records: Records) -> dict[str, str]:
@@ -314,11 +397,9 @@ def split_words(cohort: Cohort) -> str:
     return ", ".join(parts) + " subjects"
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
-    texts = []
+def _flat(settings: Tree, prefix: str = "") -> Iterator[str]:
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            texts += _flat(value, f"{prefix}{name}.")
+            yield from _flat(value, f"{prefix}{name}.")
         else:
-            texts.append(f"{prefix}{name} {value}")
-    return texts
+            yield f"{prefix}{name} {value}"

@@ -1,14 +1,23 @@
-"""Scores of all organs of one scan, each measured inside its own bounding box."""
+"""Scores of all organs of one scan, and the distances between two masks' surfaces behind them.
+
+A mask's surface are its voxels that have a face neighbor outside the mask; beyond the array's edge
+counts as outside, so a mask cut off by the edge has a surface there. Distances run between voxel
+centers. This is the definition of MONAI and of Nikolov et al. (JMIR 23(7):e26151, 2021) without
+subvoxel areas.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from sacl.scores.overlap import dice, volume_ml
-from sacl.scores.surface import surface_distances
 from sacl.types import LabelMap, OrganScore
 
 EMPTY_RULE = (
@@ -20,6 +29,38 @@ EMPTY_RULE = (
 """What an empty mask gives, in one paragraph for people."""
 
 _Box = tuple[slice, ...]
+_Spacing = tuple[float, float, float]
+_ROUNDING_MM = 1e-6
+"""A voxel that lies at exactly the tolerance is within it, however its distance was rounded."""
+
+
+@dataclass(frozen=True, eq=False)
+class SurfaceDistances:
+    """Distance in mm of every surface voxel of one mask to the other mask's surface.
+
+    An array is empty where its own mask is empty, and infinite where only the other one is.
+    """
+
+    from_reference: Float[np.ndarray, " voxels"]
+    from_predicted: Float[np.ndarray, " others"]
+
+    def hd95_mm(self) -> float:
+        """Return the larger of the two directed 95th percentiles.
+
+        Infinite when exactly one mask is empty, NaN when both are.
+        """
+        directed = [d for d in (self.from_reference, self.from_predicted) if d.size]
+        # linear interpolation between two infinities would be NaN
+        ends = [math.inf if np.isinf(d[0]) else float(np.quantile(d, 0.95)) for d in directed]
+        return max(ends, default=math.nan)
+
+    def nsd(self, tolerance_mm: float) -> float:
+        """Return the share of both surfaces that lies within the tolerance of the other one.
+
+        0 when exactly one mask is empty, NaN when both are.
+        """
+        both = np.concatenate([self.from_reference, self.from_predicted])
+        return float(np.mean(both <= tolerance_mm + _ROUNDING_MM)) if both.size else math.nan
 
 
 def score_case(
@@ -29,7 +70,7 @@ def score_case(
     organs: Sequence[str],
     tolerance_mm: float,
 ) -> list[OrganScore]:
-    """Score the organs of one scan; both maps lie on one grid and share one scheme.
+    """Score organs of one scan, each in the box of its masks; the maps share grid and scheme.
 
     Empty masks follow `EMPTY_RULE`. `tolerance_mm` is that of the normalized surface Dice.
     """
@@ -55,6 +96,17 @@ def score_case(
     return scores
 
 
+def surface_distances(
+    reference: Bool[np.ndarray, "i j k"], predicted: Bool[np.ndarray, "i j k"], spacing_mm: _Spacing
+) -> SurfaceDistances:
+    """Measure both surfaces of two masks `[i, j, k]`; fastest where they fill their arrays."""
+    surface_r, surface_p = _surface(reference), _surface(predicted)
+    return SurfaceDistances(
+        from_reference=_distances(surface_r, surface_p, spacing_mm),
+        from_predicted=_distances(surface_p, surface_r, spacing_mm),
+    )
+
+
 def _union(a: _Box | None, b: _Box | None) -> _Box:
     """Return the smallest box that holds both; an empty one where neither is."""
     if a is None or b is None:
@@ -62,3 +114,22 @@ def _union(a: _Box | None, b: _Box | None) -> _Box:
     return tuple(
         slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a, b, strict=True)
     )
+
+
+def _surface(mask: Bool[np.ndarray, "i j k"]) -> Bool[np.ndarray, "i j k"]:
+    inside = ndimage.binary_erosion(mask) if mask.any() else mask
+    return np.asarray(mask & ~inside, dtype=np.bool_)
+
+
+def _distances(
+    surface: Bool[np.ndarray, "i j k"], other: Bool[np.ndarray, "i j k"], spacing_mm: _Spacing
+) -> Float[np.ndarray, " voxels"]:
+    """Return each surface voxel's distance to the other surface in mm."""
+    points = np.argwhere(surface) * np.asarray(spacing_mm)
+    if not other.any() or not len(points):
+        return np.full(len(points), np.inf)
+    shared = other[surface]
+    distance = np.zeros(len(points))
+    tree = KDTree(np.argwhere(other) * np.asarray(spacing_mm), leafsize=32)
+    distance[~shared] = tree.query(points[~shared])[0]
+    return distance

@@ -1,13 +1,15 @@
-"""Scores of several runs in figures: means over subjects, intervals, comparisons, counts.
+"""Scores of several runs: `scores.csv`, a row per run, scan and organ; `summary.json`, the figures.
 
-`Summary` is `summary.json`: an undefined number is NaN here and null there.
+Figures are means over subjects, intervals, comparisons and counts. An undefined number is NaN here,
+an empty field in the table and null in the summary.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +19,32 @@ import numpy as np
 import pandas as pd
 
 from sacl.errors import DataError
-from sacl.files.atomic import write_text
+from sacl.files.atomic import replacing, write_text
+from sacl.files.documents import cell_text, text_of_cell
 from sacl.scores.organs_of_case import EMPTY_RULE
 from sacl.scores.statistics import CONFIDENCE, Estimate, bootstrap_mean, compare, holm
-from sacl.scores.table import ScoreRow, score_table
+from sacl.types import OrganScore
 
+COLUMNS = (
+    *("run", "case_id", "subject_id", "split", "organ"),
+    *("dice", "hd95_mm", "nsd", "reference_ml", "predicted_ml"),
+)
+"""Columns of `scores.csv`: five of text, five of numbers."""
 METRICS = ("dice", "nsd", "hd95_mm")
 TESTED = ("dice", "nsd")
 """Metrics that are compared between runs; each is its own family of tests."""
 RESAMPLES = 5000
 """Resamples of the bootstrap over subjects."""
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """An organ's score in a scan, with the run that predicted it and where the scan belongs."""
+
+    run: str
+    subject_id: str
+    split: str
+    score: OrganScore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,13 +212,60 @@ def in_common(
     return kept
 
 
+def score_table(rows: Iterable[ScoreRow]) -> pd.DataFrame:
+    """Return one line per run, scan and organ with the columns of `scores.csv`."""
+    fields = (vars(row) | vars(row.score) for row in rows)
+    return pd.DataFrame([[row[name] for name in COLUMNS] for row in fields], columns=list(COLUMNS))
+
+
+def write_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
+    """Write the rows; NaN (undefined) becomes an empty field, an infinite distance `inf`.
+
+    A name that a spreadsheet would run as a formula is written behind a quote (`cell_text`).
+
+    Raises:
+        DataError: the disk is full or the folder cannot be written.
+    """
+    table = score_table(rows)
+    names = list(COLUMNS[:5])
+    table[names] = table[names].map(cell_text)
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\r\n")
+
+
+def read_scores(path: Path) -> list[ScoreRow]:
+    """Read what `write_scores` wrote.
+
+    Raises:
+        DataError: the file is no table, lacks a column, or a value is not a number.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise DataError(f"{path.name}: no column {', '.join(missing)}; evaluate again")
+            return [_row(fields, f"{path.name}, line {reader.line_num}") for fields in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path.name}: no table of scores ({error}); evaluate again") from None
+
+
+def _row(fields: Mapping[str, str], where: str) -> ScoreRow:
+    try:
+        numbers = {name: float(fields[name] or "nan") for name in COLUMNS[5:]}
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: a score is not a number; evaluate again") from None
+    run, case_id, subject_id, split, organ = (text_of_cell(fields[name]) for name in COLUMNS[:5])
+    return ScoreRow(run, subject_id, split, OrganScore(case_id, organ, **numbers))
+
+
 def write_score_summary(path: Path, summary: Summary) -> None:
     """Write a summary as JSON, NaN as null.
 
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """
-    write_text(path, json.dumps(none_for_nan(asdict(summary)), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(none_for_nan(summary), indent=1, allow_nan=False) + "\n")
 
 
 def read_summary(path: Path) -> Summary:
@@ -217,12 +282,8 @@ def read_summary(path: Path) -> Summary:
 
 
 def none_for_nan(value: Any) -> Any:
-    """Return nested lists and dicts with None for every number that is not finite."""
-    if isinstance(value, dict):
-        return {str(key): none_for_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [none_for_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """Return a record, or nested JSON types, as JSON types with None for what is not finite."""
+    return json.loads(msgspec.json.encode(value))
 
 
 def _nan_for_none(value: Any) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sacl.cohort.dataset import first_of, nifti_files, require_labels_read, unread
-from sacl.cohort.label_names import pair_maps, scheme_of_folders
+from sacl.cohort.dataset import first_of
+from sacl.cohort.label_names import left_unpaired, pair_maps, scheme_of_folders
 from sacl.cohort.manifest import read_cohort, read_reference
-from sacl.errors import ConfigError, DataError
+from sacl.errors import DataError
 from sacl.files.atomic import require_ours
 from sacl.files.nifti import read_label_map
 from sacl.geometry import require_same_grid
@@ -18,8 +17,14 @@ from sacl.report.page import p_text, plain_table, score_text
 from sacl.run.record import fingerprint, read_record, recorded
 from sacl.run.workspace import Workspace
 from sacl.scores.organs_of_case import score_case
-from sacl.scores.summary import Summary, summarize, write_score_summary
-from sacl.scores.table import COLUMNS, ScoreRow, write_scores
+from sacl.scores.summary import (
+    COLUMNS,
+    ScoreRow,
+    Summary,
+    summarize,
+    write_score_summary,
+    write_scores,
+)
 from sacl.settings import EvaluateSettings
 from sacl.types import Case, LabelMap, LabelScheme
 
@@ -49,7 +54,6 @@ def evaluate(settings: EvaluateSettings, workspace: Workspace) -> Path:
         DataError: a scan was not predicted, or its map lies on another grid.
         WorkspaceError: an earlier stage has not finished.
     """
-    _require_tolerance(settings.nsd_tolerance_mm)
     with recorded(workspace, "evaluate", settings, inputs(settings, workspace)) as (folder, done):
         cohort = read_cohort(workspace.folder("ingest"))
         cases = [c for c in cohort.cases if c.split in _SCORED and c.reference is not None]
@@ -94,10 +98,11 @@ def evaluate_folders(
         DataError: a map has no counterpart, a file is not read as a label map, the grids of a pair
             differ, two files name a label differently, or files of the user's would be overwritten.
     """
-    _require_tolerance(settings.nsd_tolerance_mm)
     for name, mark in ((_SCORES, ",".join(COLUMNS)), (_SUMMARY, '"nsd_tolerance_mm"')):
         require_ours(out / name, mark, force)
-    pairs = _pairs(reference, predicted, allow_missing)
+    pairs = pair_maps(reference, predicted, allow_missing)
+    for note in left_unpaired(reference, predicted, pairs) if allow_missing else ():
+        say(f"evaluate: {note}")
     scheme = scheme_of_folders(reference, predicted)
     rows: list[ScoreRow] = []
     doubts: dict[str, str] = {}
@@ -109,13 +114,6 @@ def evaluate_folders(
     _say_doubts(doubts)
     _write(out, rows, settings.nsd_tolerance_mm, seed=0)
     return out
-
-
-def _require_tolerance(nsd_tolerance_mm: float) -> None:
-    if not (math.isfinite(nsd_tolerance_mm) and nsd_tolerance_mm >= 0):
-        raise ConfigError(
-            f"evaluate.nsd_tolerance_mm: got {nsd_tolerance_mm}, expected a number of mm from 0 on"
-        )
 
 
 def _arms(workspace: Workspace) -> list[str]:
@@ -166,25 +164,6 @@ def _read_map(path: Path, scheme: LabelScheme, doubts: dict[str, str]) -> LabelM
 def _say_doubts(doubts: Mapping[str, str]) -> None:
     if doubts:
         say(f"evaluate: {first_of(list(doubts.items()), 'maps')}")
-
-
-def _pairs(reference: Path, predicted: Path, allow_missing: bool) -> dict[str, tuple[Path, Path]]:
-    """Return reference and predicted map by case; what has no counterpart is refused or named.
-
-    Raises:
-        DataError: a map has no counterpart or a reference is not read, and `allow_missing` is off.
-    """
-    if not allow_missing:
-        require_labels_read(reference, nifti_files(reference))
-    pairs = pair_maps(reference, predicted, allow_missing)
-    scored = {path for pair in pairs.values() for path in pair}
-    for folder in (reference, predicted):
-        lone = [path.name for path in nifti_files(folder) if path not in scored]
-        if lone:
-            say(f"evaluate: {folder.name}: not scored {', '.join(lone)}")
-        for note in unread(folder, nifti_files(folder), "NIfTI label maps") * allow_missing:
-            say(f"evaluate: {note}")
-    return pairs
 
 
 def _write(folder: Path, rows: Sequence[ScoreRow], tolerance_mm: float, seed: int) -> Summary:

@@ -11,6 +11,7 @@ from sacl.cohort.layouts.label_maps import given_fingerprint, survey_maps
 from sacl.cohort.manifest import read_cohort, read_image
 from sacl.errors import DataError
 from sacl.files.atomic import replacing
+from sacl.files.documents import cell_text
 from sacl.files.nifti import write_label_map
 from sacl.prediction.given import GivenMaps, announce, require_grids
 from sacl.prediction.phases import estimate_phases
@@ -66,8 +67,7 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
             label_map = _located_once(scan, locator, resumes=given is None)
             rows += coverage_of(case, label_map, scan.reference if case.case_id in scored else None)
         coverage = pd.DataFrame(rows)
-        with replacing(folder / "coverage.csv") as temporary:
-            coverage.to_csv(temporary, index=False)
+        write_coverage(folder / "coverage.csv", coverage)
         results.update(_summary(coverage, len(scored)))
         if given:
             results["given"] = given.record()
@@ -94,6 +94,13 @@ def coverage_of(
             }
         )
     return rows
+
+
+def write_coverage(path: Path, coverage: pd.DataFrame) -> None:
+    """Write a row per scan and organ; names are written so that no spreadsheet runs them."""
+    names = {name: coverage[name].map(cell_text) for name in ("case_id", "organ")}
+    with replacing(path) as temporary:
+        coverage.assign(**names).to_csv(temporary, index=False)
 
 
 def _located_once(scan: Scan, locator: Locator, resumes: bool) -> LabelMap:

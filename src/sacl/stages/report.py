@@ -2,48 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from sacl.cohort.manifest import read_cohort, read_image, read_reference, with_phases
 from sacl.errors import DataError
 from sacl.files.atomic import require_ours, write_text
+from sacl.files.documents import text_of_cell
 from sacl.files.nifti import read_label_map
-from sacl.phase_words import PHASE
 from sacl.prediction.guard import read_findings
-from sacl.report.embedding import read_embedding
-from sacl.report.figures import Curve, loss_curves, palette
-from sacl.report.page import GENERATOR, render
-from sacl.report.results import (
-    POOR,
-    Records,
-    ScanLine,
+from sacl.report.figures import (
+    Curve,
+    Pictures,
     ShownScan,
+    loss_curves,
+    only_annotated,
+    pictures,
+)
+from sacl.report.page import GENERATOR, number, render
+from sacl.report.results import (
+    CoverageLine,
+    EncoderPart,
+    Records,
+    ResultsPage,
+    ScoresPart,
     encoder_part,
     headline,
-    limits,
-    only_annotated,
-    organ_boxes,
-    pictures,
+    read_embedding,
     run_facts,
-    scan_lines,
+    scan_label_of,
+    scores_part,
     settings_lines,
     shown_roles,
     split_words,
 )
 from sacl.run.record import fingerprint, read_record, recorded
 from sacl.run.workspace import FOLDERS, Workspace
-from sacl.scores.summary import Summary, in_common, read_summary, summarize
-from sacl.scores.table import ScoreRow, read_scores, score_table
+from sacl.scores.summary import in_common, read_scores, read_summary, summarize
 from sacl.settings import ReportSettings
 from sacl.types import Cohort
 
 _PAGE = "report.html"
-_FILES = {"encoder": "4-encoder/embedding.npz", "curves": "losses.csv"}
-"""Parts of the page that are left out, aloud, where their file is not there."""
 
 
 def inputs(settings: ReportSettings, workspace: Workspace) -> dict[str, str]:
@@ -66,29 +70,30 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
     """
     with recorded(workspace, "report", settings, inputs(settings, workspace)) as (folder, _):
         cohort = with_phases(read_cohort(workspace.folder("ingest")), workspace.folder("locate"))
-        records = _records(workspace)
-        scores = workspace.folder("evaluate")
-        summary, rows = read_summary(scores / "summary.json"), read_scores(scores / "scores.csv")
-        labels = _scan_label_names(records)
-        values = _scored(summary, rows)
-        main = [row for row in rows if row.run == rows[0].run]
-        if main:
-            values |= {"pictures": _pictures(workspace, cohort, values["scans"], main[0].run)}
-        parts = {
-            "encoder": _encoder(workspace, cohort, " x ".join(labels)),
-            "curves": _curves(workspace),
-            "coverage": _coverage(workspace),
-            "doubts": read_findings(workspace.folder("predict")).doubts,
-        }
-        values |= parts | {
-            "title": workspace.name,
-            "subtitle": f"{cohort.name}: {cohort.modality.upper()}, {split_words(cohort)}",
-            "facts": run_facts(cohort, records, labels),
-            "settings": settings_lines(records),
-            "limits": limits(summary, phantom="phantom" in records),
-            "left_out": [file for part, file in _FILES.items() if parts[part] is None],
-        }
-        write_text(folder / _PAGE, render("results.html", **values))
+        records, scored = _records(workspace), workspace.folder("evaluate")
+        summary, rows = read_summary(scored / "summary.json"), read_scores(scored / "scores.csv")
+        scores, label = scores_part(rows), scan_label_of(records)
+        encoder, curves = _encoder(workspace, cohort, label), _curves(workspace)
+        sentence, details = headline(summary)
+        page = ResultsPage(
+            title=workspace.name,
+            subtitle=f"{cohort.name}: {cohort.modality.upper()}, {split_words(cohort)}",
+            headline=sentence,
+            details=details,
+            summary=summary,
+            scores=scores,
+            phantom="phantom" in records,
+            pictures=_pictures(workspace, cohort, scores) if scores else None,
+            encoder=encoder,
+            curves=curves,
+            coverage=_coverage(workspace),
+            doubts=read_findings(workspace.folder("predict")).doubts,
+            facts=run_facts(cohort, records, label),
+            settings=settings_lines(records),
+            left_out=["4-encoder/embedding.npz"] * (encoder is None)
+            + ["losses.csv"] * (curves is None),
+        )
+        write_text(folder / _PAGE, render("results.html", page))
     return folder / _PAGE
 
 
@@ -117,31 +122,18 @@ def report_runs(works: Sequence[Path], out: Path, force: bool = False) -> Path:
     )
     summary = summarize(rows, tolerances.pop())
     pairs = len({(row.score.case_id, row.score.organ) for row in rows})
-    values = _scored(summary, rows) | {
-        "title": "Runs compared",
-        "subtitle": f"{len(works)} work directories, {pairs} pairs of scan and organ that all of"
-        " them scored",
-        "limits": limits(summary, phantom=False),
-    }
-    write_text(out, render("results.html", **values))
-    return out
-
-
-def _scored(summary: Summary, rows: Sequence[ScoreRow]) -> dict[str, Any]:
-    """Return what every page of results shows of the scores; the first run is the main one."""
     sentence, details = headline(summary)
-    values: dict[str, Any] = {"headline": sentence, "details": details, "summary": summary}
-    if rows:
-        scores = score_table(rows)
-        main = scores[scores["run"] == rows[0].run]
-        values |= {
-            "main": rows[0].run,
-            "boxes": organ_boxes(scores),
-            "run_colors": palette(list(summary.runs)),
-            "scans": scan_lines(main),
-            "poor": int((main["dice"] < POOR).sum()),
-        }
-    return values
+    page = ResultsPage(
+        title="Runs compared",
+        subtitle=f"{len(works)} work directories, {pairs} pairs of scan and organ that all of"
+        " them scored",
+        headline=sentence,
+        details=details,
+        summary=summary,
+        scores=scores_part(rows),
+    )
+    write_text(out, render("results.html", page))
+    return out
 
 
 def _name(work: Path, works: Sequence[Path]) -> str:
@@ -158,73 +150,85 @@ def _records(workspace: Workspace) -> Records:
     return {stage: record for stage, record in records.items() if record is not None}
 
 
-def _scan_label_names(records: Records) -> tuple[str, ...]:
-    """Return the names of the scan-wise labels that made the semantic classes."""
-    settings = records["pretrain"].settings["pretrain"] if "pretrain" in records else {}
-    name = settings.get("scan_label") or PHASE
-    return (name,) if isinstance(name, str) else tuple(name)
+@contextlib.contextmanager
+def _undamaged(path: Path, stage: str) -> Iterator[None]:
+    """Refuse, in one line, a file of a stage that cannot be read as what it is."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{FOLDERS[stage]}/{path.name}: damaged ({type(error).__name__}); run `sacl {stage}"
+            " --force`"
+        ) from None
 
 
-def _pictures(workspace: Workspace, cohort: Cohort, lines: Sequence[ScanLine], run: str) -> Any:
-    """Read the run's worst, median and best scans, and return their pictures."""
+def _pictures(workspace: Workspace, cohort: Cohort, scores: ScoresPart) -> Pictures | None:
+    """Read the main run's worst, median and best scans, and return their pictures."""
     home, cases = workspace.folder("ingest"), {case.case_id: case for case in cohort.cases}
     shown = []
-    for role, line in shown_roles(lines).items():
+    for role, line in shown_roles(scores.scans).items():
         case = cases[line.case_id]
         reference = read_reference(home, case, cohort.scheme)
-        path = workspace.folder("predict") / run / f"{case.case_id}.nii.gz"
+        path = workspace.folder("predict") / scores.main / f"{case.case_id}.nii.gz"
         if reference is not None and path.is_file():
             predicted = only_annotated(read_label_map(path, cohort.scheme)[0], case.annotated)
+            caption = f"{case.case_id}, mean Dice {number(line.dice)}"
             image = read_image(home, case)
-            shown.append(ShownScan(role, line, image, case.window, reference, predicted))
+            scan = ShownScan(role.capitalize(), caption, image, case.window, reference, predicted)
+            shown.append(scan)
     return pictures(shown) if shown else None
 
 
-def _encoder(workspace: Workspace, cohort: Cohort, label: str) -> Any:
+def _encoder(workspace: Workspace, cohort: Cohort, label: str) -> EncoderPart | None:
     path = workspace.folder("pretrain") / "embedding.npz"
     if not path.is_file():
         return None
-    return encoder_part(read_embedding(path), cohort.scheme.names, label, workspace.seed)
+    with _undamaged(path, "pretrain"):
+        embedding = read_embedding(path)
+    return encoder_part(embedding, cohort.scheme.names, label, workspace.seed)
 
 
-def _curves(workspace: Workspace) -> Any:
+def _curves(workspace: Workspace) -> Markup | None:
     """Draw the losses of all networks that were trained, one panel per stage."""
     arms = sorted(workspace.folder("finetune").glob("*/losses.csv"))
+    coarse, encoder = (workspace.folder(s) / "losses.csv" for s in ("locate", "pretrain"))
     panels = {
-        "coarse networks": _read_losses(workspace.folder("locate") / "losses.csv", "network"),
-        "pretraining": _read_losses(workspace.folder("pretrain") / "losses.csv", "pretraining"),
-        "fine-tuning": [curve for path in arms for curve in _read_losses(path, path.parent.name)],
+        "coarse networks": _read_losses(coarse, "locate", "network"),
+        "pretraining": _read_losses(encoder, "pretrain", "pretraining"),
+        "fine-tuning": [c for arm in arms for c in _read_losses(arm, "finetune", arm.parent.name)],
     }
     panels = {title: curves for title, curves in panels.items() if curves}
     return loss_curves(panels) if panels else None
 
 
-def _read_losses(path: Path, name: str) -> list[Curve]:
+def _read_losses(path: Path, stage: str, name: str) -> list[Curve]:
     """Read curves from a table of steps and losses, one per value of the column `network`."""
     if not path.is_file():
         return []
-    table = pd.read_csv(path)
-    if "network" in table:
-        parts = [(f"{name} {key}", part) for key, part in table.groupby("network", sort=False)]
-    else:
-        parts = [(name, table)]
-    return [Curve(n, part["step"].to_numpy(), part["loss"].to_numpy(float)) for n, part in parts]
+    with _undamaged(path, stage):
+        table = pd.read_csv(path, dtype={"step": int, "loss": float})
+        table["network"] = table.get("network", "")
+        return [
+            Curve(f"{name} {key}".strip(), part["step"].to_numpy(), part["loss"].to_numpy())
+            for key, part in table.groupby("network", sort=False)
+        ]
 
 
-def _coverage(workspace: Workspace) -> list[dict[str, Any]]:
+def _coverage(workspace: Workspace) -> list[CoverageLine]:
     """Read in how many scans the coarse maps show each organ, how large it is, and its Dice."""
     path = workspace.folder("locate") / "coverage.csv"
     if not path.is_file():
         return []
-    table = pd.read_csv(path, dtype={"case_id": str, "found": str})
-    table["shown"] = table["found"].str.lower().isin(["true", "1"])
-    return [
-        {
-            "organ": str(organ),
-            "scans": len(part),
-            "shown": int(part["shown"].sum()),
-            "volume_ml": float(part.loc[part["shown"], "volume_ml"].median()),
-            "dice": float(part["dice"].mean()),
-        }
-        for organ, part in table.groupby("organ", sort=False)
-    ]
+    with _undamaged(path, "locate"):
+        table = pd.read_csv(path, dtype={"organ": str, "found": str})
+        table["shown"] = table["found"].str.lower().isin(["true", "1"])
+        return [
+            CoverageLine(
+                organ=text_of_cell(str(organ)),
+                scans=len(part),
+                shown=int(part["shown"].sum()),
+                volume_ml=float(part.loc[part["shown"], "volume_ml"].median()),
+                dice=float(part["dice"].mean()),
+            )
+            for organ, part in table.groupby("organ", sort=False)
+        ]

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from sacl.report.embedding import Embedding, flat_map, separabilities
+from sacl.report.results import Embedding, flat_map, separabilities
 
 
 def _embedding(spread=0.1, phases=("native", "portal_venous"), splits=("train", "test")):
