@@ -65,7 +65,7 @@ class Embedding:
 
     def take(self, rows: Shaped[np.ndarray, " m"]) -> Embedding:
         """Return some of the patches, by index or by mask."""
-        return Embedding(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return Embedding(*(values[rows] for values in vars(self).values()))
 
     def sample(self, count: int, seed: int) -> Embedding:
         """Return at most `count` patches, drawn without replacement, in their own order."""
@@ -356,8 +356,6 @@ def run_facts(cohort: Cohort, records: Records, label_name: str) -> dict[str, st
         "Organs": ", ".join(map(spaced, cohort.scheme.names)),
         spaced(label_name).capitalize(): ", ".join(values),
     }
-    if not records:
-        return facts
     seconds = {stage: record.duration_s for stage, record in records.items()}
     parts = ", ".join(f"{stage} {duration(s)}" for stage, s in seconds.items())
     last = list(records.values())[-1]
@@ -389,12 +387,9 @@ def settings_lines(records: Records) -> dict[str, str]:
 def split_words(cohort: Cohort) -> str:
     """Return the numbers of subjects by split in words."""
     labeled = len({case.subject_id for case in cohort.labeled})
-    parts = []
-    for split in SPLITS:
-        subjects = len({case.subject_id for case in cohort.of_split(split)})
-        if subjects:
-            parts.append(f"{subjects} {split}" + f" ({labeled} labeled)" * (split == "train"))
-    return ", ".join(parts) + " subjects"
+    counts = {split: len({c.subject_id for c in cohort.of_split(split)}) for split in SPLITS}
+    words = {**dict.fromkeys(SPLITS, ""), "train": f" ({labeled} labeled)"}
+    return ", ".join(f"{n} {split}{words[split]}" for split, n in counts.items() if n) + " subjects"
 
 
 def _flat(settings: Tree, prefix: str = "") -> Iterator[str]:

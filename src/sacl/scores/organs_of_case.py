@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from sacl.geometry import require_same_grid
 from sacl.scores.overlap import dice, volume_ml
 from sacl.types import LabelMap, OrganScore
 
@@ -32,6 +33,10 @@ _Box = tuple[slice, ...]
 _Spacing = tuple[float, float, float]
 _ROUNDING_MM = 1e-6
 """A voxel that lies at exactly the tolerance is within it, however its distance was rounded."""
+_OTHER_GRID = (
+    "score a label map on its reference's own grid: predict the image that the reference was drawn"
+    " on, or resample the map onto that grid by nearest neighbor"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +74,17 @@ def score_case(
     predicted: LabelMap,
     organs: Sequence[str],
     tolerance_mm: float,
+    run: str = "",
 ) -> list[OrganScore]:
-    """Score organs of one scan, each in the box of its masks; the maps share grid and scheme.
+    """Score organs of one scan, each in the box of its masks; the maps share one scheme.
 
     Empty masks follow `EMPTY_RULE`. `tolerance_mm` is that of the normalized surface Dice.
+
+    Raises:
+        DataError: the maps lie on different grids; it names the case, and the run if one is given.
     """
+    where = f"case {case_id}, run {run}" if run else f"case {case_id}"
+    require_same_grid(reference.grid, predicted.grid, where, _OTHER_GRID)
     boxes = [ndimage.find_objects(m.voxels, len(m.scheme.names)) for m in (reference, predicted)]
     scores = []
     for organ in organs:

@@ -11,7 +11,6 @@ from sacl.cohort.manifest import read_cohort, read_reference
 from sacl.errors import DataError
 from sacl.files.atomic import require_ours
 from sacl.files.nifti import read_label_map
-from sacl.geometry import require_same_grid
 from sacl.progress import say, track
 from sacl.report.page import p_text, plain_table, score_text
 from sacl.run.record import fingerprint, read_record, recorded
@@ -32,10 +31,6 @@ COARSE = "coarse"
 """Name under which the coarse maps are scored: the bound of what the query head starts from."""
 _SCORED = ("validation", "test")
 _SCORES, _SUMMARY = "scores.csv", "summary.json"
-_OTHER_GRID = (
-    "score a label map on its reference's own grid: predict the image that the reference was drawn"
-    " on, or resample the map onto that grid by nearest neighbor"
-)
 
 
 def inputs(settings: EvaluateSettings, workspace: Workspace) -> dict[str, str]:
@@ -108,7 +103,6 @@ def evaluate_folders(
     doubts: dict[str, str] = {}
     for case_id, paths in track(pairs.items(), "scoring scans", len(pairs)):
         map_r, map_p = (_read_map(path, scheme, doubts) for path in paths)
-        require_same_grid(map_r.grid, map_p.grid, f"case {case_id}", _OTHER_GRID)
         scores = score_case(case_id, map_r, map_p, scheme.names, settings.nsd_tolerance_mm)
         rows += [ScoreRow("predicted", case_id, "test", score) for score in scores]
     _say_doubts(doubts)
@@ -146,9 +140,7 @@ def _score_runs(
                     " --force`"
                 )
             predicted = _read_map(path, scheme, doubts)
-            where = f"case {case.case_id}, run {run}"
-            require_same_grid(reference.grid, predicted.grid, where, _OTHER_GRID)
-            for score in score_case(case.case_id, reference, predicted, organs, tolerance_mm):
+            for score in score_case(case.case_id, reference, predicted, organs, tolerance_mm, run):
                 yield ScoreRow(run, case.subject_id, case.split, score)
     _say_doubts(doubts)
 

@@ -29,3 +29,10 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// Nothing stays folded on paper.
+let folded = [];
+addEventListener("beforeprint", () => {
+  folded = [...document.querySelectorAll("details:not([open])")];
+  folded.forEach((details) => { details.open = true; });
+});
+addEventListener("afterprint", () => folded.forEach((details) => { details.open = false; }));
