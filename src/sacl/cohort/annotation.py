@@ -6,7 +6,6 @@ nobody looked, it is unknown: neither trained nor scored as absent.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
@@ -110,15 +109,16 @@ def keep_annotated(dataset: Dataset, scheme: LabelScheme) -> Dataset:
 
     A scan whose annotation is all about other organs is an unlabeled scan.
     """
-    cases = tuple(
-        case
-        if not case.has_reference or annotated_organs(dataset, case, scheme)
-        else dataclasses.replace(case, reference=None, masks={}, annotated=None)
+    lost = {
+        case.case_id
         for case in dataset.cases
+        if case.has_reference and not annotated_organs(dataset, case, scheme)
+    }
+    kept = dataset.with_changed(
+        lambda case: case.case_id in lost, reference=None, masks={}, annotated=None
     )
-    lost = sum(c.has_reference for c in dataset.cases) - sum(c.has_reference for c in cases)
-    note = f"{lost} references annotate none of the organs; these scans count as unlabeled"
-    return dataclasses.replace(dataset, cases=cases).with_notes(note if lost else "")
+    note = f"{len(lost)} references annotate none of the organs; these scans count as unlabeled"
+    return kept.with_notes(note if lost else "")
 
 
 def count_annotated(dataset: Dataset, scheme: LabelScheme) -> tuple[Counter[str], int]:

@@ -77,13 +77,6 @@ def convert_case(
 ) -> Converted:
     """Write a case's canonical image and, where it may be seen, its reference.
 
-    Args:
-        folder: The cohort's folder.
-        source: The case where it lies.
-        plan: The cohort's.
-        rules: How label maps are read.
-        window_of: Tells the intensities that become 0 and 1.
-
     Raises:
         DataError: a file is damaged or contradicts the others; nothing is left of the case.
     """

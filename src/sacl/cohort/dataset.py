@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sacl.errors import DataError
 from sacl.files.atomic import fingerprint_of
@@ -96,6 +96,11 @@ class Dataset:
                 )
             image_of[case.case_id] = case.image.name
 
+    def with_changed(self, which: Callable[[SourceCase], bool], **changes: Any) -> Dataset:
+        """Return the dataset with some fields of some cases changed."""
+        cases = (dataclasses.replace(c, **changes) if which(c) else c for c in self.cases)
+        return dataclasses.replace(self, cases=tuple(cases))
+
     def with_notes(self, *notes: str) -> Dataset:
         """Return the dataset with more to tell the user; an empty note is none."""
         new = tuple(filter(None, notes))
@@ -161,25 +166,29 @@ class Part:
     expected: str
     channel: str = ""
 
-    def cases(self) -> tuple[list[SourceCase], tuple[str, ...]]:
-        """Return the part's cases, and notes on files that are not read.
-
-        Raises:
-            DataError: a label map has no image, or is not read.
-        """
-        images = files_by_case(self.images, self.image)
-        labels = files_by_case(self.labels, self.label)
-        notes = require_labels_read(self.labels, labels.values())
-        more = [p for p in nifti_files(self.images) if re.fullmatch(self.channel, stem(p))]
-        notes += unread(self.images, [*images.values(), *more], self.expected)
-        return pair(images, labels, self.images.name, self.split), notes
-
 
 def cases_of(parts: Iterable[Part]) -> tuple[tuple[SourceCase, ...], tuple[str, ...]]:
-    """Return the cases of all parts of a dataset, and the notes on them."""
-    listed = [part.cases() for part in parts]
-    cases = tuple(case for cases, _ in listed for case in cases)
-    return cases, tuple(note for _, notes in listed for note in notes)
+    """Return the cases of all parts of a dataset, and notes on files that are not read.
+
+    Raises:
+        DataError: a label map has no image, or is not read.
+    """
+    cases: list[SourceCase] = []
+    notes: tuple[str, ...] = ()
+    for part in parts:
+        images = files_by_case(part.images, part.image)
+        labels = files_by_case(part.labels, part.label)
+        more = [p for p in nifti_files(part.images) if re.fullmatch(part.channel, stem(p))]
+        notes += require_labels_read(part.labels, labels.values())
+        notes += unread(part.images, [*images.values(), *more], part.expected)
+        cases += _paired(images, labels, part.images.name, part.split)
+    return tuple(cases), notes
+
+
+def common_modality(cases: Iterable[SourceCase]) -> Modality | None:
+    """Return the modality that all cases share, None where they do not."""
+    modalities = {case.modality for case in cases}
+    return modalities.pop() if len(modalities) == 1 else None
 
 
 @contextlib.contextmanager
@@ -205,14 +214,9 @@ def nifti_files(folder: Path) -> list[Path]:
 
 
 def unread(folder: Path, read: Iterable[Path], expected: str) -> tuple[str, ...]:
-    """Return a note that names the entries of a folder that are not read, none if all are.
+    """Return a note that names the files of a folder that are not read, hidden ones apart.
 
-    Hidden files and folders are not spoken of.
-
-    Args:
-        folder: A folder of images.
-        read: The files of it that are read.
-        expected: What a file that is read is called.
+    There is none if all are read; `expected` says what a file that is read is called.
     """
     names = _unread(folder, read)
     note = f"{folder.name}: not read {in_short(names)}; expected {expected}"
@@ -260,14 +264,10 @@ def first_of(remarks: Sequence[tuple[str, str]], what: str = "scans") -> str:
     return f"{case_id}: {remark}" + (f"; {rest} more {what} likewise" if rest else "")
 
 
-def pair(
+def _paired(
     images: Mapping[str, Path], references: Mapping[str, Path], where: str, split: Split
 ) -> list[SourceCase]:
-    """Return a case per image, with the reference of the same key where there is one.
-
-    Raises:
-        DataError: a reference has no image.
-    """
+    """Return a case per image, with the reference of the same key where there is one."""
     alone = sorted(set(references) - set(images))
     if alone:
         raise DataError(
@@ -322,9 +322,5 @@ def the_file(places: Sequence[Path], where: str, remedy: str = "") -> Path:
 def _unread(folder: Path, read: Iterable[Path]) -> list[str]:
     """Return the names of the files and pipes of a folder that are not among those read."""
     known = {path.name for path in read}
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [
-        path.name
-        for path in paths
-        if path.name not in known and not path.name.startswith(".") and not path.is_dir()
-    ]
+    paths = folder.glob("[!.]*")
+    return sorted(p.name for p in paths if p.name not in known and not p.is_dir())

@@ -96,11 +96,11 @@ def names_of_maps(maps: Iterable[Path], table: Any, beside: Path, where: str) ->
 
 def names_in_folder(folder: Path) -> LabelNames | None:
     """Return the names that a folder's `labels.json` or `dataset.json` gives, None without one."""
-    path = next((folder / name for name in TABLES if (folder / name).is_file()), None)
-    if path is None:
-        return None
-    document = read_object(path)
-    return label_names(document.get("labels", document), path.name)
+    for path in (folder / name for name in TABLES):
+        if path.is_file():
+            document = read_object(path)
+            return label_names(document.get("labels", document), path.name)
+    return None
 
 
 def pair_maps(

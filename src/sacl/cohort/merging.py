@@ -48,16 +48,14 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     names = _unique([dataset.name for dataset in datasets])
     case_ids = Counter(case.case_id for dataset in datasets for case in dataset.cases)
     # Exports that share a key share their pseudonyms: there, one name is one person.
-    spaces = [d.layout if d.layout == "dicom" else str(n) for n, d in enumerate(datasets)]
     named = {
-        (space, case.subject)
-        for space, dataset in zip(spaces, datasets, strict=True)
+        ("dicom" if dataset.layout == "dicom" else n, case.subject)
+        for n, dataset in enumerate(datasets)
         for case in dataset.cases
     }
     subjects = Counter(subject for _, subject in named)
-    clashing = {s for s, count in subjects.items() if count > 1}
     cases = tuple(
-        _renamed(case, dataset, name, case_ids[case.case_id] > 1, case.subject in clashing)
+        _renamed(case, dataset, name, case_ids[case.case_id] > 1, subjects[case.subject] > 1)
         for dataset, name in zip(datasets, names, strict=True)
         for case in dataset.cases
     )
@@ -198,10 +196,7 @@ def _renamed(
 def _unique(names: Sequence[str]) -> list[str]:
     """Return names that can stand in a file name, numbered where two datasets have the same."""
     plain = [re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "data" for name in names]
-    counts = Counter(plain)
-    seen: Counter[str] = Counter()
-    unique = []
-    for name in plain:
-        seen[name] += 1
-        unique.append(f"{name}-{seen[name]}" if counts[name] > 1 else name)
-    return unique
+    return [
+        f"{name}-{plain[: n + 1].count(name)}" if plain.count(name) > 1 else name
+        for n, name in enumerate(plain)
+    ]

@@ -137,12 +137,8 @@ def lay_masks(
 ) -> SchemeMap:
     """Lay the masks of each organ together, then those of all organs; others are not even read.
 
-    Args:
-        files: Mask files by name.
-        organ_of: The scheme's organ that a mask is, or is a part of.
-        organs: The scheme's organs to read, in their order.
-        grid: The scan's canonical grid.
-        rules: How to read them.
+    `organ_of` says of which of the scheme's organs a mask, by its name in `files`, is the whole or
+    a part; `organs` are those to read, in the scheme's order; `grid` is the scan's, canonical.
 
     Raises:
         DataError: a mask lies on another grid, is not binary, or overlaps where that is an error.
@@ -247,12 +243,6 @@ def merge_masks(
     With `smaller` (and equal size: the first listed) the smaller organ in this scan wins, so that
     nothing small vanishes within something large; with `first`, and with `error` for the caller to
     refuse, the one listed first. A voxel that three masks claim counts for each of their pairs.
-
-    Args:
-        masks: One per organ.
-        labels: The label value of each.
-        shape: Voxels of the scan.
-        rule: Who wins.
     """
     voxels = np.zeros(shape, np.min_scalar_type(max(labels, default=0)), order="F")
     sizes = [np.count_nonzero(mask.inside) for mask in masks]

@@ -12,7 +12,7 @@ annotates; which organs a reference shows is not looked at.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,12 +89,8 @@ def stratified_order(strata: Mapping[str, str], seed: int) -> list[str]:
     The r-th of a stratum's n subjects, in random order, comes at (r + 1/2) / n.
     """
     generator = np.random.default_rng(seed)
-    by_stratum: dict[str, list[str]] = {}
-    for subject in sorted(strata):
-        by_stratum.setdefault(strata[subject], []).append(subject)
     placed = []
-    for stratum in sorted(by_stratum):
-        members = by_stratum[stratum]
+    for members in members_by_stratum(strata):
         for rank, index in enumerate(generator.permutation(len(members))):
             place = (rank + 0.5) / len(members)
             placed.append((place, float(generator.random()), members[index]))
@@ -106,11 +102,23 @@ def seeded_order(dataset: Dataset, scan_label: str, seed: int) -> list[str]:
 
     A subject's stratum is the set of values that its scans have for `scan_label`.
     """
-    values: dict[str, set[str]] = {subject: set() for subject in annotated_subjects(dataset)}
-    for case in dataset.cases:
-        if case.subject in values:
-            values[case.subject].add(case.scan_labels.get(scan_label, UNKNOWN))
-    return stratified_order({s: "+".join(sorted(v)) for s, v in values.items()}, seed)
+    subjects = set(annotated_subjects(dataset))
+    scans = [(c.subject, c.scan_labels) for c in dataset.cases if c.subject in subjects]
+    return stratified_order(strata_of(scans, scan_label), seed)
+
+
+def strata_of(scans: Iterable[tuple[str, Mapping[str, str]]], scan_label: str) -> dict[str, str]:
+    """Return the stratum by subject: the values that its scans' labels have for `scan_label`."""
+    values: dict[str, set[str]] = {}
+    for subject, labels in scans:
+        values.setdefault(subject, set()).add(labels.get(scan_label, UNKNOWN))
+    return {subject: "+".join(sorted(own)) for subject, own in values.items()}
+
+
+def members_by_stratum(strata: Mapping[str, str]) -> list[list[str]]:
+    """Return the subjects of each stratum, both sorted by name."""
+    names = sorted(set(strata.values()))
+    return [sorted(s for s, stratum in strata.items() if stratum == name) for name in names]
 
 
 def hold_out(dataset: Dataset, order: Sequence[str], validation: int, test: int) -> Dataset:
@@ -132,15 +140,11 @@ def hold_out(dataset: Dataset, order: Sequence[str], validation: int, test: int)
             f" {len(order)} training subjects have a reference; one at least has to stay"
         )
     start = len(order) - validation - test
-    split_of: dict[str, Split] = dict.fromkeys(order[start : start + validation], "validation")
-    split_of.update(dict.fromkeys(order[start + validation :], "test"))
-    cases = (
-        dataclasses.replace(case, split=split_of[case.subject], origin="held out")
-        if case.subject in split_of
-        else case
-        for case in dataset.cases
+    for_validation, for_test = order[start : start + validation], order[start + validation :]
+    dataset = dataset.with_changed(
+        lambda case: case.subject in for_validation, split="validation", origin="held out"
     )
-    return dataclasses.replace(dataset, cases=tuple(cases))
+    return dataset.with_changed(lambda c: c.subject in for_test, split="test", origin="held out")
 
 
 def hide_other_values(dataset: Dataset, scan_label: str, values: Sequence[str]) -> Dataset:
@@ -159,14 +163,10 @@ def hide_other_values(dataset: Dataset, scan_label: str, values: Sequence[str]) 
             f"ingest.labeled_values: no annotated training scan has {scan_label} '{missing[0]}';"
             f" they have {', '.join(sorted(present))}"
         )
-    return dataclasses.replace(
-        dataset,
-        cases=tuple(
-            case
-            if case.split != "train" or case.scan_labels.get(scan_label, UNKNOWN) in values
-            else dataclasses.replace(case, reference=None, masks={})
-            for case in dataset.cases
-        ),
+    return dataset.with_changed(
+        lambda c: c.split == "train" and c.scan_labels.get(scan_label, UNKNOWN) not in values,
+        reference=None,
+        masks={},
     )
 
 
@@ -238,14 +238,12 @@ def with_fold(dataset: Dataset, root: Path, fold: int | None) -> Dataset:
     if path is None and not any(c.has_reference or _FOLD in c.scan_labels for c in dataset.cases):
         return dataset
     held_out = _by_file(path, fold, dataset) if path else _by_label(dataset, fold)
-    cases = tuple(
-        dataclasses.replace(case, split="validation", origin=f"fold {fold}")
-        if case.case_id in held_out
-        else case
-        for case in dataset.cases
+    dataset = dataset.with_changed(
+        lambda case: case.case_id in held_out, split="validation", origin=f"fold {fold}"
     )
-    note = f"fold {fold} holds {len(held_out)} training scans out for validation"
-    return dataclasses.replace(dataset, cases=cases).with_notes(note)
+    return dataset.with_notes(
+        f"fold {fold} holds {len(held_out)} training scans out for validation"
+    )
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from sacl.cohort.dataset import Dataset, SourceCase, in_short
 from sacl.errors import DataError
-from sacl.files.documents import read_json, read_object, read_rows
+from sacl.files.documents import JsonObject, read_json, read_object, read_rows
 from sacl.organs import snake_case
 from sacl.phase_words import PHASE, phase_word
 from sacl.types import UNKNOWN, Split
@@ -24,14 +23,9 @@ from sacl.types import UNKNOWN, Split
 BESIDE = ("scan_labels.csv", "subjects.csv")
 """Tables that are read without being asked for where they lie in the data's folder."""
 _SPLITS: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "tr": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("validation", "valid", "val"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 _NOT_LABELS = ("case_id", "subject_id", "split", "image", "label", "annotated")
 _LEAST_PROBABILITY = 0.5
@@ -153,17 +147,17 @@ def phase_in(path: Path, where: str) -> str:
     return _texts(document)[PHASE]
 
 
-def _of_folder(folder: Path) -> dict[str, Any]:
+def _of_folder(folder: Path) -> JsonObject:
     phases: dict[str, str] = {}
     for path in sorted(folder.glob("[!.]*.json")):
         case_id = path.stem.removesuffix(_SUFFIX)
         if case_id in phases:
             raise DataError(f"{folder.name}: case {case_id} has two files; remove one")
         phases[case_id] = phase_in(path, f"{folder.name}/{path.name}")
-    return dict(phases)
+    return phases
 
 
-def _of_file(path: Path) -> Mapping[str, Any]:
+def _of_file(path: Path) -> JsonObject:
     document = read_object(path)
     if isinstance(document.get(PHASE), str) and "probability" in document:
         raise DataError(
@@ -173,7 +167,7 @@ def _of_file(path: Path) -> Mapping[str, Any]:
     return document
 
 
-def _texts(entry: Mapping[str, Any]) -> dict[str, str]:
+def _texts(entry: JsonObject) -> dict[str, str]:
     texts = {snake_case(k): v.strip() for k, v in entry.items() if isinstance(v, str)}
     probability = entry.get("probability")
     if isinstance(probability, (int, float)) and probability < _LEAST_PROBABILITY:

@@ -26,10 +26,7 @@ def write_text(path: Path, text: str) -> None:
 def require_ours(path: Path, mark: str, force: bool = False) -> None:
     """Refuse to overwrite a file that does not have our mark near its start.
 
-    Args:
-        path: A file about to be written; it need not be there.
-        mark: Text that every file of this kind that we write has within its first 1,000 characters.
-        force: Overwrite whatever is there.
+    `mark` is text that every file of this kind has in its first 1,000 characters.
 
     Raises:
         DataError: something else lies there, and `force` is off.
@@ -68,11 +65,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def remove_partials(folder: Path, names: Iterable[str] | None = None) -> None:
     """Remove the temporary files that killed processes left.
 
-    Nobody may be writing them: a work directory is locked by then.
-
-    Args:
-        folder: Where they lie, at any depth.
-        names: Only those of files of these names, directly in the folder.
+    They lie at any depth of the folder, or directly in it where only those of files of some names
+    are to go. Nobody may be writing them: a work directory is locked by then.
     """
     if names is None:
         partials = list(folder.rglob(".partial-*"))

@@ -15,6 +15,8 @@ from sacl.errors import DataError
 from sacl.organs import snake_case
 
 Record = TypeVar("Record")
+JsonObject = Mapping[str, Any]
+"""An object of JSON as read, its values not yet looked at."""
 
 
 def cell_text(text: str) -> str:
@@ -52,7 +54,7 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path.name}: not readable as JSON ({error})") from error
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> JsonObject:
     """Return a JSON object.
 
     Raises:
@@ -110,7 +112,7 @@ def read_rows(path: Path, key: str = "case_id") -> dict[str, dict[str, str]]:
     return rows
 
 
-def _without_repetition(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+def _without_repetition(pairs: list[tuple[str, Any]]) -> JsonObject:
     """Build an object; json itself would keep the last of two equal keys in silence."""
     document = dict(pairs)
     if len(document) < len(pairs):

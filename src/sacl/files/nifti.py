@@ -35,27 +35,9 @@ from sacl.types import Grid, LabelMap, LabelScheme, NativeFrame, Volume
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # headers are judged here
 SUFFIXES = (".nii.gz", ".nii")
-_QFORM = (
-    "pixdim",
-    "quatern_b",
-    "quatern_c",
-    "quatern_d",
-    "qoffset_x",
-    "qoffset_y",
-    "qoffset_z",
-)
-_DAMAGE = (
-    ImageFileError,
-    HeaderDataError,
-    HeaderTypeError,
-    WrapStructError,
-    EOFError,
-    MemoryError,
-    OSError,
-    OverflowError,
-    ValueError,
-    zlib.error,
-)
+_QFORM = ("pixdim", *(f"quatern_{n}" for n in "bcd"), *(f"qoffset_{n}" for n in "xyz"))
+_OF_NIBABEL = (ImageFileError, HeaderDataError, HeaderTypeError, WrapStructError)
+_DAMAGE = (*_OF_NIBABEL, EOFError, MemoryError, OSError, OverflowError, ValueError, zlib.error)
 _KINDS = (
     (0, b"PK\x03\x04", "a zip archive; unpack it"),
     (0, b"NRRD", "an NRRD file; convert it"),
@@ -247,7 +229,7 @@ def _open(path: Path) -> tuple[Any, NativeFrame]:
 def _contradiction(header: Any, grid: Grid) -> str:
     """Say how sform, qform and pixdim contradict each other, nothing where they agree."""
     pixdim = np.asarray(header["pixdim"][1:4], dtype=np.float64)
-    sizes = " x ".join(f"{mm:.4g}" for mm in pixdim)
+    sizes, spacing = (" x ".join(f"{mm:.4g}" for mm in mms) for mms in (pixdim, grid.spacing_mm))
     if not (pixdim > 0).all():
         return (
             f"pixdim is {sizes} mm, not positive: other programs mirror the scan, or take 1 mm;"
@@ -256,7 +238,6 @@ def _contradiction(header: Any, grid: Grid) -> str:
     if int(header["sform_code"]) == 0:
         return ""
     if not np.allclose(grid.spacing_mm, pixdim, rtol=_OTHER_SPACING):
-        spacing = " x ".join(f"{mm:.4g}" for mm in grid.spacing_mm)
         return (
             f"the spacing is {spacing} mm by the sform, which is used, and {sizes} mm by pixdim,"
             " which other programs use; repair the header"

@@ -21,11 +21,7 @@ Kind = TypeVar("Kind")
 def save_weights(folder: Path, name: str, module: nn.Module, meta: Mapping[str, Any]) -> None:
     """Write `name.safetensors` and `name.json`; the JSON last, so that it vouches for the weights.
 
-    Args:
-        folder: Where to write.
-        name: File name without suffix.
-        module: The network whose state is saved, from any device.
-        meta: What is needed to build the network again; settings dataclasses are fine.
+    `meta` is what is needed to build the network again; settings dataclasses are fine.
 
     Raises:
         DataError: the disk is full or the folder cannot be written.

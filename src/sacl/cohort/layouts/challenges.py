@@ -18,6 +18,7 @@ its own name.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,30 +29,18 @@ from sacl.cohort.dataset import (
     Part,
     SourceCase,
     cases_of,
+    common_modality,
     files_by_case,
     nifti_files,
 )
 from sacl.organs import BTCV_ORGANS
 from sacl.types import Split
 
-AMOS_ORGANS = (
-    "spleen",
-    "right kidney",
-    "left kidney",
-    "gall bladder",
-    "esophagus",
-    "liver",
-    "stomach",
-    "aorta",
-    "postcava",
-    "pancreas",
-    "right adrenal gland",
-    "left adrenal gland",
-    "duodenum",
-    "bladder",
-    "prostate/uterus",
+_AMOS_ORGANS = (
+    *("spleen", "right kidney", "left kidney", "gall bladder", "esophagus", "liver", "stomach"),
+    *("aorta", "postcava", "pancreas", "right adrenal gland", "left adrenal gland", "duodenum"),
+    *("bladder", "prostate/uterus"),
 )
-"""The organs of AMOS's label values 1 to 15."""
 _FLARE_ORGANS = ("liver", "kidneys", "spleen", "pancreas")
 _AMOS_NAME = r"(amos_\d{4})"
 _AMOS_LAST_CT = 500
@@ -66,13 +55,12 @@ def _recognize_amos(root: Path) -> str | None:
 def _read_amos(root: Path) -> Dataset:
     splits: tuple[tuple[str, Split], ...]
     splits = (("Tr", "train"), ("Va", "validation"), ("Ts", "test"))
-    dataset = _dataset("amos", "AMOS22", AMOS_ORGANS, [_amos_part(root, *s) for s in splits])
+    dataset = _dataset("amos", "AMOS22", _AMOS_ORGANS, [_amos_part(root, *s) for s in splits])
     cases = tuple(_with_modality(case) for case in dataset.cases)
-    counts = [sum(case.modality == modality for case in cases) for modality in ("ct", "mr")]
-    note = "{} CT scans (up to amos_0500) and {} MR scans (from amos_0501)".format(*counts)
-    only = None if all(counts) else cases[0].modality
-    changed = dataclasses.replace(dataset, cases=cases, modality=only)
-    return changed.with_notes(note if all(counts) else "")
+    counts = Counter(case.modality for case in cases)
+    note = f"{counts['ct']} CT scans (up to amos_0500) and {counts['mr']} MR scans (from amos_0501)"
+    changed = dataclasses.replace(dataset, cases=cases, modality=common_modality(cases))
+    return changed.with_notes(note if len(counts) > 1 else "")
 
 
 def _amos_part(root: Path, part: str, split: Split) -> Part:

@@ -22,7 +22,7 @@ from sacl.cohort.dataset import Dataset, Layout, SourceCase, the_file, unread
 from sacl.cohort.label_names import names_of_maps
 from sacl.cohort.layouts.nnunet import modality_of
 from sacl.errors import DataError
-from sacl.files.documents import read_object
+from sacl.files.documents import JsonObject, read_object
 from sacl.files.nifti import is_nifti, stem
 from sacl.organs import snake_case
 from sacl.types import UNKNOWN, Split
@@ -36,8 +36,6 @@ _PARTS: dict[str, Split] = {
 }
 _OTHER_LABELS = ("seg", "segmentation", "mask", "pseudo_label")
 _NOT_SCAN_LABELS = ("case_id", "subject_id", "image", "label", *_OTHER_LABELS)
-
-_Row = Mapping[str, Any]
 
 
 def _recognize_decathlon(root: Path) -> str | None:
@@ -119,14 +117,14 @@ def _datalists(root: Path) -> list[Path]:
     return paths
 
 
-def _is_datalist(document: Mapping[str, Any]) -> bool:
+def _is_datalist(document: JsonObject) -> bool:
     training = document.get("training")
     if not isinstance(training, list) or not training:
         return False
     return isinstance(training[0], Mapping) and "image" in training[0]
 
 
-def _rows(listed: Any, key: str, where: str) -> list[_Row]:
+def _rows(listed: Any, key: str, where: str) -> list[JsonObject]:
     """Return the entries of a list; a bare path is an image without a label."""
     if not isinstance(listed or [], list):
         raise DataError(f"{where}: '{key}' is a {type(listed).__name__}, expected a list")
@@ -168,7 +166,7 @@ def _names(images: Sequence[Path]) -> list[str]:
     ]
 
 
-def _scan_labels(row: _Row) -> dict[str, str]:
+def _scan_labels(row: JsonObject) -> dict[str, str]:
     return {
         snake_case(name): snake_case(str(value)) or UNKNOWN
         for name, value in row.items()
@@ -176,7 +174,7 @@ def _scan_labels(row: _Row) -> dict[str, str]:
     }
 
 
-def _notes(rows: Sequence[_Row]) -> tuple[str, ...]:
+def _notes(rows: Sequence[JsonObject]) -> tuple[str, ...]:
     """Return what the user should know of how the entries were read."""
     several = sum(isinstance(row.get("image"), list) and len(row["image"]) > 1 for row in rows)
     notes = [f"{several} entries list several images, the first is used"] if several else []

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sacl.cohort.dataset import Dataset, Layout, Modality, SourceCase, first_of
+from sacl.cohort.dataset import Dataset, Layout, SourceCase, common_modality, first_of
 from sacl.dicom.intake import Intake, names_a_patient, take_in, what_is_dicom
 from sacl.dicom.pseudonyms import KeyRow, read_key, with_pseudonyms, write_key
 from sacl.dicom.verdict import SeriesRule, Verdict
@@ -32,11 +32,6 @@ class DicomExport:
 
     rule: SeriesRule = field(default_factory=SeriesRule)
     key: Path | None = None
-
-
-def _recognize(root: Path) -> str | None:
-    """Return why a path is a DICOM export, None where it is not."""
-    return what_is_dicom(root)
 
 
 def read_export(root: Path, export: DicomExport | None = None) -> Dataset:
@@ -66,7 +61,7 @@ def read_export(root: Path, export: DicomExport | None = None) -> Dataset:
     cases = [_case(verdict, row) for verdict, row in zip(accepted, rows, strict=True)]
     cases.sort(key=lambda case: case.case_id)
     return Dataset(
-        NAME, NAME, {}, tuple(cases), _modality(cases), notes=_notes(intake, rows, cases)
+        NAME, NAME, {}, tuple(cases), common_modality(cases), notes=_notes(intake, rows, cases)
     )
 
 
@@ -81,11 +76,6 @@ def _case(verdict: Verdict, row: KeyRow) -> SourceCase:
         modality="ct" if verdict.stack.slices[0].modality == "CT" else "mr",
         load=functools.partial(read_stack, verdict.stack, row.case_id),
     )
-
-
-def _modality(cases: list[SourceCase]) -> Modality | None:
-    modalities = {case.modality for case in cases}
-    return modalities.pop() if len(modalities) == 1 else None
 
 
 def _notes(intake: Intake, rows: list[KeyRow], cases: list[SourceCase]) -> tuple[str, ...]:
@@ -113,6 +103,6 @@ def _summed_up(remarks: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 DICOM = Layout(
     "DICOM: a hospital's export, in a folder tree, a zip or a folder of zips",
-    _recognize,
+    what_is_dicom,
     read_export,
 )

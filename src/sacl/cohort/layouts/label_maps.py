@@ -184,14 +184,12 @@ def _names_of(file: Path, source: Path, tables: dict[Path, LabelNames | None]) -
 
 def _listed(source: Path, case_ids: Iterable[str]) -> Iterator[tuple[str, GivenMap]]:
     """Yield the files of every case that has some."""
-    masks = anatomy_masks(source) if source.suffix == ".json" else None
-    for case_id in case_ids:
-        if masks is None:
-            given = _in_folder(source, case_id)
-        else:
-            given = GivenMap(case_id, masks[case_id]) if case_id in masks else None
-        if given is not None:
-            yield case_id, given
+    if source.suffix == ".json":
+        masks = anatomy_masks(source)
+        yield from ((name, GivenMap(name, masks[name])) for name in case_ids if name in masks)
+    else:
+        given = ((case_id, _in_folder(source, case_id)) for case_id in case_ids)
+        yield from ((case_id, its_map) for case_id, its_map in given if its_map is not None)
 
 
 def _in_folder(source: Path, case_id: str) -> GivenMap | None:

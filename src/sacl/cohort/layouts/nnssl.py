@@ -16,17 +16,17 @@ import contextlib
 import json
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sacl.cohort.dataset import Dataset, Layout, SourceCase, the_file
+from sacl.cohort.dataset import Dataset, Layout, SourceCase, common_modality, the_file
 from sacl.cohort.layouts.nnunet import modality_of
 from sacl.errors import DataError
 from sacl.files.atomic import replacing, write_text
-from sacl.files.documents import read_object
+from sacl.files.documents import JsonObject, read_object
 from sacl.files.nifti import is_nifti, stem
 from sacl.organs import snake_case
 from sacl.progress import track
@@ -44,7 +44,7 @@ class _Image:
     dataset: str
     subject: str
     session: str
-    entry: Mapping[str, Any]
+    entry: JsonObject
     labels: Mapping[str, str]
 
     @property
@@ -81,13 +81,12 @@ def _read(root: Path) -> Dataset:
                 modality=modality_of({"0": image.entry.get("modality") or ""}),
             )
         )
-    modalities = {case.modality for case in cases}
     return Dataset(
         layout="nnssl",
         name=str(document.get("collection_name") or path.parent.name),
         organs={},
         cases=tuple(cases),
-        modality=modalities.pop() if len(modalities) == 1 else None,
+        modality=common_modality(cases),
     )
 
 
@@ -115,19 +114,11 @@ def write_collection(
 ) -> Path:
     """Write images, coarse label maps and `pretrain_data.json` into a folder, and return the JSON.
 
-    Files are hard links to the cohort's own where the disk allows it, else copies. All paths in
-    the JSON are relative to it. Scan-wise labels become `image_info`, coarse label maps the
-    `anatomy_mask`.
-
-    Args:
-        out: Where to write.
-        cohort: The cohort.
-        cases: Those of its cases to write.
-        home: The cohort's folder.
-        maps: Folder of coarse label maps, `CASE.nii.gz`; a case may have none.
-        force: Overwrite files.
+    Files are hard links to the cohort's own, which lie in `home`, where the disk allows it, else
+    copies. All paths in the JSON are relative to it. Scan-wise labels become `image_info`, coarse
+    label maps (`maps/CASE.nii.gz`; a case may have none) the `anatomy_mask`.
     """
-    subjects: dict[str, Any] = {}
+    images: dict[str, list[JsonObject]] = defaultdict(list)
     for case in track(cases, "export", len(cases)):
         image = f"images/{Path(case.image).name}"
         mask = f"anatomy/{case.case_id}.nii.gz"
@@ -145,8 +136,8 @@ def write_collection(
                 "anatomy_mask": mask if has_mask else None,
             },
         }
-        _images_of(subjects, case.subject_id).append(entry)
-    write_text(out / NAME, json.dumps(_collection(cohort.name, subjects), indent=1) + "\n")
+        images[case.subject_id].append(entry)
+    write_text(out / NAME, json.dumps(_collection(cohort.name, images), indent=1) + "\n")
     return out / NAME
 
 
@@ -154,7 +145,7 @@ def _file(root: Path) -> Path:
     return root if root.suffix == ".json" else root / NAME
 
 
-def _images(document: Mapping[str, Any]) -> list[_Image]:
+def _images(document: JsonObject) -> list[_Image]:
     """Return all entries of the JSON in its order."""
     return [
         _Image(dataset_id, subject_id, session_id, entry, _labels(subject, session, entry))
@@ -165,7 +156,7 @@ def _images(document: Mapping[str, Any]) -> list[_Image]:
     ]
 
 
-def _level(entries: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _level(entries: Any, key: str) -> Iterator[tuple[str, JsonObject]]:
     """Yield the names and the entries of an object, or of a list whose entries name themselves."""
     if isinstance(entries, Mapping):
         pairs: Iterable[tuple[Any, Any]] = entries.items()
@@ -177,9 +168,7 @@ def _level(entries: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield str(name), entry
 
 
-def _labels(
-    subject: Mapping[str, Any], session: Mapping[str, Any], entry: Mapping[str, Any]
-) -> dict[str, str]:
+def _labels(subject: JsonObject, session: JsonObject, entry: JsonObject) -> dict[str, str]:
     """Return the plain values of the three blocks in snake case; an empty one is `unknown`."""
     labels: dict[str, str] = {}
     blocks = (subject.get("subject_info"), session.get("session_info"), entry.get("image_info"))
@@ -231,16 +220,13 @@ def _existing(path: Path, text: Any, case_id: str, key: str) -> Path:
     return the_file(places, f"{path.name}: the '{key}' of {case_id}", remedy)
 
 
-def _images_of(subjects: dict[str, Any], subject_id: str) -> list[dict[str, Any]]:
-    """Return the list of a subject's images, new where there is none yet."""
-    session: dict[str, Any] = {"session_id": _SESSION, "session_info": None, "images": []}
-    subject = {"subject_id": subject_id, "subject_info": None, "sessions": {_SESSION: session}}
-    images: list[dict[str, Any]]
-    images = subjects.setdefault(subject_id, subject)["sessions"][_SESSION]["images"]
-    return images
-
-
-def _collection(name: str, subjects: dict[str, Any]) -> dict[str, Any]:
+def _collection(name: str, images: Mapping[str, Sequence[JsonObject]]) -> JsonObject:
+    """Return the document: one dataset, and of every subject one session with all its images."""
+    subjects = {}
+    for subject, own in images.items():
+        session = {"session_id": _SESSION, "session_info": None, "images": own}
+        sessions = {_SESSION: session}
+        subjects[subject] = {"subject_id": subject, "subject_info": None, "sessions": sessions}
     dataset = {"dataset_index": name, "name": name, "dataset_info": None, "subjects": subjects}
     return {"collection_index": 0, "collection_name": name, "datasets": {name: dataset}}
 

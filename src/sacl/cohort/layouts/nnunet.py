@@ -28,11 +28,12 @@ from sacl.cohort.dataset import (
     the_file,
 )
 from sacl.cohort.label_names import label_names
+from sacl.cohort.splits import members_by_stratum, strata_of
 from sacl.errors import DataError
 from sacl.files.atomic import write_text
 from sacl.files.documents import read_object
 from sacl.files.nifti import SUFFIXES
-from sacl.types import UNKNOWN, Case, LabelScheme, Split
+from sacl.types import Case, LabelScheme, Split
 
 DATASET, SUMMARY, SPLITS = "dataset.json", "summary.json", "splits_final.json"
 _PARTS: tuple[tuple[str, Split], ...] = (("Tr", "train"), ("Va", "validation"), ("Ts", "test"))
@@ -111,13 +112,9 @@ def write_summary(
     means: Mapping[int, Mapping[str, float]],
     foreground: Mapping[str, float],
 ) -> None:
-    """Write `summary.json`; of files only the names are kept, and NaN is written as `NaN`.
+    """Write `summary.json`: figures by case and label, their means by label and over the labels.
 
-    Args:
-        path: Where to write it.
-        cases: The figures by case and label.
-        means: The mean figures by label.
-        foreground: The mean figures over the labels.
+    Of files only the names are kept, and NaN is written as `NaN`.
     """
     document = {
         "foreground_mean": foreground,
@@ -150,20 +147,14 @@ def folds_of(
     the set of values that its scans have for `scan_label`. There are never more folds than
     subjects, and none for fewer than two subjects.
     """
-    values: dict[str, set[str]] = {}
-    for case in cases:
-        label = case.scan_labels.get(scan_label, UNKNOWN)
-        values.setdefault(case.subject_id, set()).add(label)
-    count = min(count, len(values))
+    strata = strata_of([(case.subject_id, case.scan_labels) for case in cases], scan_label)
+    count = min(count, len(strata))
     if count < 2:
         return []
-    strata: dict[str, list[str]] = {}
-    for subject in sorted(values):
-        strata.setdefault("+".join(sorted(values[subject])), []).append(subject)
     generator = np.random.default_rng(seed)
     dealt = [
         members[index]
-        for _, members in sorted(strata.items())
+        for members in members_by_stratum(strata)
         for index in generator.permutation(len(members))
     ]
     fold_of = {subject: place % count for place, subject in enumerate(dealt)}

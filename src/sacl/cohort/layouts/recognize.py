@@ -35,11 +35,6 @@ def find(
 ) -> tuple[Dataset, str]:
     """List a dataset, and tell by what its layout was recognized.
 
-    Args:
-        root: folder, table or zip.
-        layout: name of a layout, `auto` to recognize it.
-        export: how DICOM is read, where it is DICOM.
-
     Raises:
         DataError: there is no such folder, its layout is not the named one or none that is known,
             or the listing itself fails.
