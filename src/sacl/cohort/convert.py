@@ -28,7 +28,7 @@ Window = Callable[[np.ndarray, str], tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class CohortPlan:
     """What holds for all cases: the organs, the splits, who is labeled, and lines on all this."""
 
     dataset: Dataset
@@ -41,7 +41,9 @@ class Plan:
         return case.has_reference and (case.split != "train" or case.subject in self.labeled)
 
 
-def plan_cohort(dataset: Dataset, organs: Sequence[str], rules: SplitRules, seed: int) -> Plan:
+def plan_cohort(
+    dataset: Dataset, organs: Sequence[str], rules: SplitRules, seed: int
+) -> CohortPlan:
     """Return what a cohort of a dataset has, who is in which split and who is labeled.
 
     Raises:
@@ -52,7 +54,7 @@ def plan_cohort(dataset: Dataset, organs: Sequence[str], rules: SplitRules, seed
     dataset = keep_annotated(dataset, scheme)
     lines = (*dataset.notes, *notes, *dataset_in_lines(dataset, scheme))
     dataset, labeled = choose_splits(dataset, rules, seed)
-    plan = Plan(dataset, scheme, tuple(labeled), lines)
+    plan = CohortPlan(dataset, scheme, tuple(labeled), lines)
     shown = [case for case in dataset.cases if case.split == "train" and plan.shows(case)]
     require_all_learned(dataset, shown, scheme)
     return plan
@@ -71,7 +73,7 @@ class Converted:
 def convert_case(
     folder: Path,
     source: SourceCase,
-    plan: Plan,
+    plan: CohortPlan,
     rules: MapRules,
     window_of: Window,
 ) -> Converted:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from sacl.errors import DataError
 from sacl.files.atomic import fingerprint_of
 from sacl.files.nifti import is_nifti, stem
-from sacl.types import NativeFrame, Split, Volume
+from sacl.types import SPLITS, NativeFrame, Split, Volume
 
 Modality = Literal["ct", "mr"]
 
@@ -165,6 +165,15 @@ class Part:
     label: str
     expected: str
     channel: str = ""
+
+
+def three_parts(root: Path, *names: str) -> list[Part]:
+    """Return the parts of a dataset with `imagesTr` and `labelsTr`, and Va and Ts likewise.
+
+    `names` are those of `Part`: of an image, of a label map, as expected, of further channels.
+    """
+    folders = ((root / f"images{part}", root / f"labels{part}") for part in ("Tr", "Va", "Ts"))
+    return [Part(*pair, split, *names) for pair, split in zip(folders, SPLITS, strict=True)]
 
 
 def cases_of(parts: Iterable[Part]) -> tuple[tuple[SourceCase, ...], tuple[str, ...]]:

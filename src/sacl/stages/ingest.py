@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from sacl.cohort.convert import Converted, Plan, Window, convert_case, plan_cohort
+from sacl.cohort.convert import CohortPlan, Converted, Window, convert_case, plan_cohort
 from sacl.cohort.dataset import first_of
 from sacl.cohort.layouts.explain import Explanation, explain_dataset
 from sacl.cohort.layouts.listing import Sources, list_sources, source_fingerprints
@@ -95,7 +95,7 @@ def _sources(settings: IngestSettings, workspace: Workspace) -> Sources:
     return Sources(paths, *how, workspace.root / KEY)
 
 
-def _convert(folder: Path, plan: Plan, rules: MapRules, window: Window) -> list[Converted]:
+def _convert(folder: Path, plan: CohortPlan, rules: MapRules, window: Window) -> list[Converted]:
     """Write all cases, in the dataset's order."""
     cases = plan.dataset.cases
     # Decoding DICOM is Python's own work, which threads cannot share.

@@ -32,9 +32,9 @@ from sacl.cohort.dataset import (
     common_modality,
     files_by_case,
     nifti_files,
+    three_parts,
 )
 from sacl.organs import BTCV_ORGANS
-from sacl.types import Split
 
 _AMOS_ORGANS = (
     *("spleen", "right kidney", "left kidney", "gall bladder", "esophagus", "liver", "stomach"),
@@ -53,19 +53,13 @@ def _recognize_amos(root: Path) -> str | None:
 
 
 def _read_amos(root: Path) -> Dataset:
-    splits: tuple[tuple[str, Split], ...]
-    splits = (("Tr", "train"), ("Va", "validation"), ("Ts", "test"))
-    dataset = _dataset("amos", "AMOS22", _AMOS_ORGANS, [_amos_part(root, *s) for s in splits])
+    parts = three_parts(root, _AMOS_NAME, _AMOS_NAME, "amos_0001.nii.gz")
+    dataset = _dataset("amos", "AMOS22", _AMOS_ORGANS, parts)
     cases = tuple(_with_modality(case) for case in dataset.cases)
     counts = Counter(case.modality for case in cases)
     note = f"{counts['ct']} CT scans (up to amos_0500) and {counts['mr']} MR scans (from amos_0501)"
     changed = dataclasses.replace(dataset, cases=cases, modality=common_modality(cases))
     return changed.with_notes(note if len(counts) > 1 else "")
-
-
-def _amos_part(root: Path, part: str, split: Split) -> Part:
-    folders = root / f"images{part}", root / f"labels{part}"
-    return Part(*folders, split, _AMOS_NAME, _AMOS_NAME, "amos_0001.nii.gz")
 
 
 def _with_modality(case: SourceCase) -> SourceCase:
@@ -84,11 +78,11 @@ def _recognize_btcv(root: Path) -> str | None:
 def _read_btcv(root: Path) -> Dataset:
     """List the training cases, and those of `Testing` where it is there, as test."""
     training = _btcv_training(root) or root
-    folders: tuple[tuple[Path, Split], ...]
-    folders = ((training, "train"), (training.parent / "Testing", "test"))
+    test = training.parent / "Testing"
+    names = "img(.+)", "label(.+)", "img0001.nii.gz"
     parts = [
-        Part(f / "img", f / "label", split, "img(.+)", "label(.+)", "img0001.nii.gz")
-        for f, split in folders
+        Part(training / "img", training / "label", "train", *names),
+        Part(test / "img", test / "label", "test", *names),
     ]
     return _dataset("btcv", "BTCV", BTCV_ORGANS, parts)
 
@@ -110,14 +104,13 @@ def _recognize_flare(root: Path) -> str | None:
 
 
 def _read_flare(root: Path) -> Dataset:
-    splits: tuple[tuple[str, Split], ...]
-    splits = (("Training", "train"), ("Validation", "validation"))
-    return _dataset("flare2021", "FLARE2021", _FLARE_ORGANS, [_flare(root, *s) for s in splits])
-
-
-def _flare(root: Path, part: str, split: Split) -> Part:
-    folders = _unnested(root / f"{part}Img"), _unnested(root / f"{part}Mask")
-    return Part(*folders, split, "(.+?)(?:_0000)?", "(.+)", "CASE_0000.nii.gz")
+    names = "(.+?)(?:_0000)?", "(.+)", "CASE_0000.nii.gz"
+    folders = [
+        (_unnested(root / f"{part}Img"), _unnested(root / f"{part}Mask"))
+        for part in ("Training", "Validation")
+    ]
+    parts = [Part(*folders[0], "train", *names), Part(*folders[1], "validation", *names)]
+    return _dataset("flare2021", "FLARE2021", _FLARE_ORGANS, parts)
 
 
 def _unnested(folder: Path) -> Path:

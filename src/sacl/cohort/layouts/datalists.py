@@ -61,14 +61,6 @@ def _recognize_monai(root: Path) -> str | None:
     return f"{paths[0].name} lists {len(read_object(paths[0])['training'])} images"
 
 
-def _read_decathlon(root: Path) -> Dataset:
-    return _read(root / _DECATHLON, "decathlon")
-
-
-def _read_monai(root: Path) -> Dataset:
-    return _read(_datalists(root)[0], "monai_datalist")
-
-
 def _read(path: Path, layout: str) -> Dataset:
     """List the cases of a datalist."""
     document = read_object(path)
@@ -133,12 +125,8 @@ def _rows(listed: Any, key: str, where: str) -> list[JsonObject]:
     if strange:
         shown = repr(strange[0])[:80]
         raise DataError(f"{where}: an entry of '{key}' is {shown}, expected image and label")
-    return [row for row in rows if not _is_companion(row.get("image"))]
-
-
-def _is_companion(image: Any) -> bool:
-    """Tell whether an entry is a `._*` file of macOS."""
-    return isinstance(image, str) and Path(image).name.startswith("._")
+    # The `._*` files of macOS are no scans.
+    return [row for row in rows if not Path(str(row.get("image"))).name.startswith("._")]
 
 
 def _listed_file(datalist: Path, listed: Any, key: str) -> Path:
@@ -188,10 +176,10 @@ def _notes(rows: Sequence[JsonObject]) -> tuple[str, ...]:
 DECATHLON = Layout(
     "Medical Segmentation Decathlon: dataset.json lists training [{image, label}] and test",
     _recognize_decathlon,
-    _read_decathlon,
+    lambda root: _read(root / _DECATHLON, "decathlon"),
 )
 MONAI_DATALIST = Layout(
     "a datalist of MONAI: a JSON with training [{image, label, fold}], validation and testing",
     _recognize_monai,
-    _read_monai,
+    lambda root: _read(_datalists(root)[0], "monai_datalist"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,7 +149,8 @@ def _row(
 
 
 def _counts(dataset: Dataset, reason: str) -> Explanation:
-    cases = {split: [case for case in dataset.cases if case.split == split] for split in SPLITS}
+    cases = Counter(case.split for case in dataset.cases)
+    labeled = Counter(case.split for case in dataset.cases if case.has_reference)
     return Explanation(
         layout=dataset.layout,
         reason=reason,
@@ -156,10 +158,7 @@ def _counts(dataset: Dataset, reason: str) -> Explanation:
         modality=dataset.modality,
         organs=tuple(dataset.organs.values()),
         notes=dataset.notes,
-        cases={
-            split: {"cases": len(own), "with_reference": sum(c.has_reference for c in own)}
-            for split, own in cases.items()
-        },
+        cases={s: {"cases": cases[s], "with_reference": labeled[s]} for s in SPLITS},
     )
 
 

@@ -53,7 +53,6 @@ class _Image:
 
 
 def _recognize(root: Path) -> str | None:
-    """Return why a path is a collection of nnssl, or a folder with one, None where it is not."""
     path = _file(root)
     if not path.is_file() or not isinstance(read_object(path).get("datasets"), (dict, list)):
         return None

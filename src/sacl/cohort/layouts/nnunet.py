@@ -21,11 +21,11 @@ from sacl.cohort.dataset import (
     Dataset,
     Layout,
     Modality,
-    Part,
     SourceCase,
     cases_of,
     files_by_case,
     the_file,
+    three_parts,
 )
 from sacl.cohort.label_names import label_names
 from sacl.cohort.splits import members_by_stratum, strata_of
@@ -33,17 +33,15 @@ from sacl.errors import DataError
 from sacl.files.atomic import write_text
 from sacl.files.documents import read_object
 from sacl.files.nifti import SUFFIXES
-from sacl.types import Case, LabelScheme, Split
+from sacl.types import Case, LabelScheme
 
 DATASET, SUMMARY, SPLITS = "dataset.json", "summary.json", "splits_final.json"
-_PARTS: tuple[tuple[str, Split], ...] = (("Tr", "train"), ("Va", "validation"), ("Ts", "test"))
 _IMAGE = "(.+)_0000"
 _CHANNELS = {"ct": "CT", "mr": "MRI", None: "image"}
 _MR_WORDS = ("mr", "t1", "t2", "flair", "adc", "dwi")
 
 
 def _recognize(root: Path) -> str | None:
-    """Return why a folder is an nnU-Net raw dataset, None where it is not."""
     if not (root / DATASET).is_file():
         return None
     listed = read_object(root / DATASET).get("dataset")
@@ -68,7 +66,7 @@ def _read(root: Path) -> Dataset:
             ' as {"0": "CT"}'
         )
     listed = document.get("dataset")
-    parts = [_part(root, *part) for part in _PARTS]
+    parts = three_parts(root, _IMAGE, "(.+)", "CASE_0000.nii.gz", r".+_\d{4}")
     if isinstance(listed, Mapping) and listed:
         others, notes = cases_of(parts[1:])
         training = [_listed_case(root, str(case), files) for case, files in listed.items()]
@@ -165,11 +163,6 @@ def folds_of(
         }
         for fold in range(count)
     ]
-
-
-def _part(root: Path, part: str, split: Split) -> Part:
-    folders = root / f"images{part}", root / f"labels{part}"
-    return Part(*folders, split, _IMAGE, "(.+)", "CASE_0000.nii.gz", r".+_\d{4}")
 
 
 def _listed_case(root: Path, case_id: str, files: Any) -> SourceCase:

@@ -52,11 +52,12 @@ def _read_table(root: Path) -> Dataset:
     for case_id, row in read_rows(path).items():
         if not row.get("image"):
             raise DataError(f"{path.name}: case {case_id} has no image; fill the column 'image'")
+        where = f"{path.name}: case {case_id}"
         cases.append(
             SourceCase(
                 case_id,
-                _existing(path, row["image"], case_id),
-                _existing(path, row["label"], case_id) if row.get("label") else None,
+                the_file([path.parent / row["image"]], where),
+                the_file([path.parent / row["label"]], where) if row.get("label") else None,
                 split_of(row, path.name) or "train",
                 row.get("subject_id") or None,
                 scan_labels_of(row),
@@ -72,10 +73,6 @@ def _read_table(root: Path) -> Dataset:
 
 def _table(root: Path) -> Path:
     return root if root.suffix == ".csv" else root / _NAME
-
-
-def _existing(table: Path, name: str, case_id: str) -> Path:
-    return the_file([table.parent / name], f"{table.name}: case {case_id}")
 
 
 def _recognize_folder(root: Path) -> str | None:

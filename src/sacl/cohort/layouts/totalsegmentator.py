@@ -32,7 +32,6 @@ _META = "meta.csv"
 
 
 def _recognize(root: Path) -> str | None:
-    """Return why a folder has TotalSegmentator's layout, None where it has not."""
     for folder in _folders(root):
         for image in _images(folder):
             masks = " and segmentations" if (folder / _MASKS).is_dir() else ""
