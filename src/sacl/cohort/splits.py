@@ -20,7 +20,7 @@ import numpy as np
 
 from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.errors import ConfigError, DataError
-from sacl.files.documents import as_records, read_json
+from sacl.files.documents import as_record, read_json
 from sacl.types import UNKNOWN, Split
 
 FOLDS = "splits_final.json"
@@ -263,7 +263,7 @@ def _folds_file(root: Path) -> Path | None:
 def _by_file(path: Path, fold: int, dataset: Dataset) -> set[str]:
     """Return the cases that a fold of `splits_final.json` holds out."""
     remedy = "expected a list of {train, val} with lists of cases"
-    folds = as_records(read_json(path), _Fold, path.name, remedy)
+    folds: list[_Fold] = as_record(read_json(path), list[_Fold], path.name, remedy)
     if not 0 <= fold < len(folds):
         raise ConfigError(
             f"ingest.fold: {fold} asked for, but {path.name} has {len(folds)}, from 0 on"

@@ -7,14 +7,13 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from sacl.errors import DataError
 from sacl.organs import snake_case
 
-Record = TypeVar("Record")
 JsonObject = Mapping[str, Any]
 """An object of JSON as read, its values not yet looked at."""
 
@@ -66,14 +65,14 @@ def read_object(path: Path) -> JsonObject:
     return document
 
 
-def as_records(document: Any, kind: type[Record], where: str, remedy: str) -> list[Record]:
-    """Return a JSON list as records with all fields checked.
+def as_record(document: Any, kind: Any, where: str, remedy: str) -> Any:
+    """Return JSON as a record, or as a `list[...]` of records, with all fields checked.
 
     Raises:
         DataError: a field is missing or of another type.
     """
     try:
-        return msgspec.convert(document, list[kind])  # type: ignore[valid-type]
+        return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
         message = str(error)[:1].lower() + str(error)[1:]
         raise DataError(f"{where}: {message}; {remedy}") from error

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import msgspec
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sacl.errors import DataError
 from sacl.files.atomic import plain, replacing, write_text
+from sacl.files.documents import JsonObject, as_record
 
-Kind = TypeVar("Kind")
+Record = TypeVar("Record")
 
 
-def save_weights(folder: Path, name: str, module: nn.Module, meta: Mapping[str, Any]) -> None:
+def save_weights(folder: Path, name: str, module: nn.Module, meta: JsonObject) -> None:
     """Write `name.safetensors` and `name.json`; the JSON last, so that it vouches for the weights.
 
     `meta` is what is needed to build the network again; settings dataclasses are fine.
@@ -32,14 +31,14 @@ def save_weights(folder: Path, name: str, module: nn.Module, meta: Mapping[str, 
     write_text(folder / f"{name}.json", json.dumps(plain(meta), indent=1) + "\n")
 
 
-def read_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], JsonObject]:
     """Return the state dict, on the CPU, and what was saved beside it.
 
     Raises:
         DataError: one of the two files is missing or broken.
     """
     try:
-        meta: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        meta: JsonObject = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         state: dict[str, Tensor] = load_file(folder / f"{name}.safetensors")
     except FileNotFoundError as error:
         missing = Path(error.filename or f"{name}.safetensors").name
@@ -51,15 +50,12 @@ def read_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, 
     return state, meta
 
 
-def described(kind: type[Kind], document: Mapping[str, Any], where: str, remedy: str) -> Kind:
+def described(kind: type[Record], document: JsonObject, where: str, remedy: str) -> Record:
     """Return the dataclass that was saved beside weights as JSON.
 
     Raises:
         DataError: a field is missing or of no use; the message ends in the remedy.
     """
-    try:
-        return msgspec.convert(document, kind)
-    except msgspec.ValidationError as error:
-        raise DataError(
-            f"{where}: {error}; it is damaged or was made by an older version, {remedy}"
-        ) from error
+    remedy = f"it is damaged or was made by an older version, {remedy}"
+    record: Record = as_record(document, kind, where, remedy)
+    return record

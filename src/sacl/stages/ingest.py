@@ -126,7 +126,7 @@ def _decided(converted: Sequence[Converted], overlap: str) -> dict[str, Mapping[
 
 def _counts(cohort: Cohort) -> dict[str, object]:
     """Return modality, organs and the numbers of cases and subjects by split, and say these."""
-    counts: dict[str, object] = {}
+    counts: dict[str, object] = {"modality": cohort.modality, "organs": cohort.scheme.names}
     lines = []
     for split in SPLITS:
         cases = cohort.of_split(split)
@@ -135,4 +135,4 @@ def _counts(cohort: Cohort) -> dict[str, object]:
         counts[split] = {"cases": len(cases), "subjects": subjects, "with_reference": references}
         lines.append(f"{split} {len(cases)} scans, {references} with reference")
     say(f"ingest: {'; '.join(lines)}")
-    return {"modality": cohort.modality, "organs": cohort.scheme.names, **counts}
+    return counts
