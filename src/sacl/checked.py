@@ -22,7 +22,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A record of settings, valid once it is made, from a file or in Python."""
 
     block: ClassVar[str] = ""
-    """Where the record stands among all settings: its dotted name, with the dot."""
+    """Where the record stands among all settings: its dotted name, with the dot (`name_blocks`)."""
 
     def __post_init__(self) -> None:
         """Check every field against its declared type and range.
@@ -34,6 +34,20 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             value = getattr(self, declared.name)
             converted = converted_value(value, declared.type, self.block + declared.name)
             msgspec.structs.force_setattr(self, declared.name, converted)
+
+
+def block_of(hint: Any) -> type[Checked] | None:
+    """Return the record that a field of this type holds, None where it holds a value."""
+    kinds = (hint, *typing.get_args(hint))
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, Checked)), None)
+
+
+def name_blocks(kind: type[Checked], where: str = "") -> None:
+    """Give each record within a record its dotted name, by which errors call its fields."""
+    kind.block = where
+    for declared in msgspec.structs.fields(kind):
+        if block := block_of(declared.type):
+            name_blocks(block, f"{where}{declared.name}.")
 
 
 def converted_value(value: Any, hint: type[Kind], name: str) -> Kind:
@@ -112,11 +126,10 @@ def _at(value: Any, hint: Any, place: str) -> tuple[Any, Any]:
 
 def _inner(hint: Any, key: str) -> Any:
     """Return the declared type of a record's field, or of a list's items."""
-    kinds = [hint, *typing.get_args(hint)]
     if not key:
         return next((k for k in typing.get_args(hint) if k is not Ellipsis), hint)
-    records = [k for k in kinds if isinstance(k, type) and issubclass(k, msgspec.Struct)]
-    return typing.get_type_hints(records[0], include_extras=True).get(key) if records else None
+    record = block_of(hint)
+    return typing.get_type_hints(record, include_extras=True).get(key) if record else None
 
 
 def _choices(hint: Any) -> tuple[str, ...]:

@@ -161,18 +161,12 @@ def _predict(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 
     config = load_config(None, flags)
     given = [name for name in ("copies", "keep_component") if f"predict.{name}" in flags]
+    options = {name: getattr(known, name) for name in ("arm", "coarse", "force")}
+    options |= {name: getattr(config.predict, name) for name in given}
     predicted = predict_folder(
-        known.segmenter,
-        known.images,
-        known.out,
-        arm=known.arm,
-        coarse=known.coarse,
-        device=config.device,
-        force=known.force,
-        **{name: getattr(config.predict, name) for name in given},
+        known.segmenter, known.images, known.out, device=config.device, **options
     )
-    written = [str(path) for path in predicted.written]
-    return {"written": written, "doubts": dict(predicted.doubts)}
+    return {"written": [str(p) for p in predicted.written], "doubts": dict(predicted.doubts)}
 
 
 def _evaluate(known: argparse.Namespace, flags: dict[str, str]) -> Any:
@@ -182,15 +176,9 @@ def _evaluate(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     from sacl.stages.evaluate import evaluate_folders
 
     settings = load_config(None, flags).evaluate
-    folder = evaluate_folders(
-        known.reference,
-        known.predicted,
-        known.out,
-        settings,
-        allow_missing=known.allow_missing,
-        force=known.force,
-    )
-    return {"folder": str(folder)}
+    folders = (known.reference, known.predicted, known.out)
+    options = {"allow_missing": known.allow_missing, "force": known.force}
+    return {"folder": str(evaluate_folders(*folders, settings, **options))}
 
 
 def _report(known: argparse.Namespace, flags: dict[str, str]) -> Any:

@@ -32,14 +32,13 @@ class _Flag:
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
         """Declare the flag; what is shown as a folder or file is a path."""
-        target = self.name[2:].replace("-", "_")
         if not self.shown:
             parser.add_argument(self.name, action="store_true", help=self.help)
             return
         kind: Any = {"N": int, "DIR": self._path, "HTML": self._path}.get(self.shown, str)
         parser.add_argument(
             self.name,
-            dest="from_" if target == "from" else target,
+            dest="from_" if self.name == "--from" else None,
             type=kind,
             nargs="+" if self.many else None,
             metavar=self.shown,
@@ -73,37 +72,28 @@ _COMMON = (
     _Flag("--force", "redo what is up to date; overwrite what is in the way", ""),
     _Flag("--json", "print the result as JSON on stdout", ""),
 )
+_REPAIR = "resample a label map that is on another grid than its image"
 _DATA = (
     _Flag("--data", "folder of scans or cohort.csv, or several to be merged", "DATA", many=True),
-    _Flag(
-        "--repair-grid",
-        "resample a label map that is on another grid than its image",
-        "nearest",
-    ),
+    _Flag("--repair-grid", _REPAIR, "nearest"),
 )
-_CONFIG_OR_DATA = "CONFIG.yaml|DATA"
+_ARM = _Flag("--arm", "the segmenter (default), or its twin (scratch), by name", "ARM")
+_EXPLAIN = "only say how the data would be read, series by series for DICOM"
+_FORM = "nifti (default), nifti-per-organ, nnunet, nnssl, dicom-seg, dicom-seg-labelmap or rtstruct"
+_OR_DATA = "CONFIG.yaml|DATA"
 COMMANDS = {
-    "run": _Command(
-        "run all stages on a cohort, skipping what is up to date", _DATA, _CONFIG_OR_DATA
-    ),
+    "run": _Command("run all stages on a cohort, skipping what is up to date", _DATA, _OR_DATA),
     "demo": _Command("run all stages on a generated cohort", takes=""),
     "check": _Command(
         "write a page of what is wrong or odd in a cohort",
         (*_DATA, _Flag("--out", "HTML file to write (check.html)", "HTML")),
-        _CONFIG_OR_DATA,
+        _OR_DATA,
     ),
     "phantom": _Command("generate a CT cohort"),
     "ingest": _Command(
         "read a cohort into canonical volumes and a manifest",
-        (
-            *_DATA,
-            _Flag(
-                "--explain",
-                "only say how the data would be read, series by series for DICOM",
-                "",
-            ),
-        ),
-        _CONFIG_OR_DATA,
+        (*_DATA, _Flag("--explain", _EXPLAIN, "")),
+        _OR_DATA,
     ),
     "locate": _Command(
         "give each scan a coarse label map, or take another tool's (--from)",
@@ -118,11 +108,7 @@ COMMANDS = {
             _Flag("--segmenter", "work directory of a finished run"),
             _Flag("--images", "folder of NIfTI scans, or one scan"),
             _Flag("--out", "folder for the label maps"),
-            _Flag(
-                "--arm",
-                "the segmenter (default), or its twin (scratch), by name",
-                "ARM",
-            ),
+            _ARM,
             _Flag("--coarse", "folder of coarse label maps, for a run without coarse networks"),
         ),
     ),
@@ -146,17 +132,8 @@ COMMANDS = {
         "write the predictions of a run, or any label maps (--predicted), for other programs",
         (
             _Flag("--out", "folder for the files"),
-            _Flag(
-                "--form",
-                "nifti (default), nifti-per-organ, nnunet, nnssl, dicom-seg, dicom-seg-labelmap"
-                " or rtstruct",
-                "FORM",
-            ),
-            _Flag(
-                "--arm",
-                "the segmenter (default), or its twin (scratch), by name",
-                "ARM",
-            ),
+            _Flag("--form", _FORM, "FORM"),
+            _ARM,
             _Flag("--splits", "splits to export (default: all predicted)", "SPLIT", many=True),
             _Flag("--folds", "cross-validation folds, for nnunet (default: 5)", "N"),
             _Flag("--source", "the DICOM that was ingested, for dicom-seg and rtstruct", many=True),

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta, field
 from msgspec.structs import force_setattr
 
-from sacl.checked import Checked, as_list
+from sacl.checked import Checked, as_list, name_blocks
 from sacl.errors import ConfigError
 
 Count = Annotated[int, Meta(ge=0)]
@@ -68,8 +68,6 @@ def _require_one(settings: Checked, names: tuple[str, ...], default: Checked) ->
 class PhantomSettings(Checked, frozen=True, kw_only=True):
     """Generate a seeded abdominal CT cohort to try the whole pipeline on."""
 
-    block: ClassVar[str] = "phantom."
-
     scans: Count = 0
     """Number of scans to generate; 0 means that the run reads its data from elsewhere."""
     shape: tuple[Side, Side, Side] = (128, 104, 40)
@@ -80,8 +78,6 @@ class PhantomSettings(Checked, frozen=True, kw_only=True):
 
 class IngestSettings(Checked, frozen=True, kw_only=True):
     """Read a cohort of any known layout into canonical volumes and one manifest."""
-
-    block: ClassVar[str] = "ingest."
 
     data: tuple[Path, ...] = ()
     """Folder (or `cohort.csv`) that holds the scans, or a list of several, merged into a cohort;
@@ -138,8 +134,6 @@ class IngestSettings(Checked, frozen=True, kw_only=True):
 class SlicesSettings(Checked, frozen=True, kw_only=True):
     """Locate by a 2-D network on whole slices, which learns from unlabeled scans too."""
 
-    block: ClassVar[str] = "locate.slices."
-
     size: Pixels = 64
     """Pixels of the square that a whole slice is resampled to."""
     steps: Positive = 400
@@ -155,8 +149,6 @@ class SlicesSettings(Checked, frozen=True, kw_only=True):
 
 class VolumeSettings(Checked, frozen=True, kw_only=True):
     """Locate by a 3-D U-Net on crops of the volume."""
-
-    block: ClassVar[str] = "locate.volume."
 
     spacing_mm: tuple[Length, Length, Length] = (4.0, 4.0, 6.0)
     """Voxel spacing at which the network works."""
@@ -180,8 +172,6 @@ class VolumeSettings(Checked, frozen=True, kw_only=True):
 class MapsSettings(Checked, frozen=True, kw_only=True):
     """Take the coarse label maps of any other tool; no network is trained."""
 
-    block: ClassVar[str] = "locate.maps."
-
     source: Path
     """Folder of label maps, or nnssl's JSON (`sacl locate --from`)."""
     repair_grid: Literal["none", "nearest"] = "none"
@@ -192,8 +182,6 @@ class MapsSettings(Checked, frozen=True, kw_only=True):
 
 class LocateSettings(Checked, frozen=True, kw_only=True):
     """Give every scan a coarse label map, by a cross-fitted network or from label maps at hand."""
-
-    block: ClassVar[str] = "locate."
 
     slices: SlicesSettings | None = None
     volume: VolumeSettings | None = None
@@ -214,8 +202,6 @@ class LocateSettings(Checked, frozen=True, kw_only=True):
 class ExtractSettings(Checked, frozen=True, kw_only=True):
     """Cut a query patch per organ and axial slice into a memory-mapped store."""
 
-    block: ClassVar[str] = "extract."
-
     patch_size: Pixels = 64
     """Pixels of a query patch's side."""
     dense_size: Pixels = 96
@@ -228,8 +214,6 @@ class ExtractSettings(Checked, frozen=True, kw_only=True):
 
 class PretrainSettings(Checked, frozen=True, kw_only=True):
     """Pretrain the encoder by contrast; no voxel annotation is used."""
-
-    block: ClassVar[str] = "pretrain."
 
     method: Name = "pooled"
     """What is learned from the unlabeled scans: `semantic`, query patches whose classes are organ x
@@ -283,8 +267,6 @@ class PretrainSettings(Checked, frozen=True, kw_only=True):
 class DenseSettings(Checked, frozen=True, kw_only=True):
     """Segment all organs at once, from dense slices."""
 
-    block: ClassVar[str] = "finetune.dense."
-
     teacher_steps: Count = 3000
     """Further steps in which unlabeled slices are mixed with labeled ones, labeled by a slowly
     moving teacher; of labeled slices alone where there are no others."""
@@ -295,13 +277,9 @@ class DenseSettings(Checked, frozen=True, kw_only=True):
 class QuerySettings(Checked, frozen=True, kw_only=True):
     """Segment one organ at a time, from its query patch (the paper's); it has no settings."""
 
-    block: ClassVar[str] = "finetune.query."
-
 
 class FinetuneSettings(Checked, frozen=True, kw_only=True):
     """Train encoder and decoder on the labeled scans."""
-
-    block: ClassVar[str] = "finetune."
 
     dense: DenseSettings | None = None
     query: QuerySettings | None = None
@@ -329,8 +307,6 @@ class FinetuneSettings(Checked, frozen=True, kw_only=True):
 class PredictSettings(Checked, frozen=True, kw_only=True):
     """Predict label maps on the scans' own grids."""
 
-    block: ClassVar[str] = "predict."
-
     copies: Annotated[int, Meta(ge=0, le=64)] = 4
     """Turned and scaled copies that a prediction is the mean of, with the plain one: test-time
     augmentation. With 4 the network reads everything 5 times."""
@@ -341,16 +317,12 @@ class PredictSettings(Checked, frozen=True, kw_only=True):
 class EvaluateSettings(Checked, frozen=True, kw_only=True):
     """Score predicted against reference label maps, with statistics."""
 
-    block: ClassVar[str] = "evaluate."
-
     nsd_tolerance_mm: Annotated[float, Meta(ge=0)] = 2.0
     """Tolerance of the normalized surface Dice."""
 
 
 class ReportSettings(Checked, frozen=True, kw_only=True):
     """Write one self-contained HTML page; it has no settings."""
-
-    block: ClassVar[str] = "report."
 
 
 class RunConfig(Checked, frozen=True, kw_only=True):
@@ -385,3 +357,6 @@ class RunConfig(Checked, frozen=True, kw_only=True):
             not self.finetune.twin or self.pretrain.method != "none",
             "finetune.twin: pretrain.method is none, the twin would be the same; leave it out",
         )
+
+
+name_blocks(RunConfig)

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import yaml
 
-from sacl.checked import Checked, as_list, converted_value, shown
+from sacl.checked import Checked, as_list, block_of, converted_value, shown
 from sacl.errors import ConfigError
 from sacl.settings import RunConfig
 
@@ -124,7 +124,7 @@ def dotted_settings(kind: type[Checked] = RunConfig) -> dict[str, Declared]:
     settings: dict[str, Declared] = {}
     texts = descriptions(kind)
     for declared in msgspec.structs.fields(kind):
-        block = _block_of(declared.type)
+        block = block_of(declared.type)
         if block is not None:
             settings |= dotted_settings(block)
         else:
@@ -250,15 +250,9 @@ def _require_known(kind: type[Checked], tree: Any, where: str) -> None:
         if key not in hints:
             name = f"{where}{str(key)[:100]}"
             raise ConfigError(f"unknown setting '{name}'{nearest(name)}")
-        block = _block_of(hints[key])
+        block = block_of(hints[key])
         if block is not None:
             _require_known(block, value, f"{where}{key}.")
-
-
-def _block_of(hint: Any) -> type[Checked] | None:
-    """Return the settings block that a field holds, None where it holds a value."""
-    kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
-    return next((k for k in kinds if isinstance(k, type) and issubclass(k, Checked)), None)
 
 
 def _block(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
