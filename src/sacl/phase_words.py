@@ -11,25 +11,15 @@ PHASES = ("native", "arterial_early", "arterial_late", "portal_venous", "delayed
 """The contrast phases in the order of time after the injection."""
 
 _ALIASES = {
-    "native": (
-        "non_contrast",
-        "noncontrast",
-        "non_enhanced",
-        "unenhanced",
-        "without_contrast",
-        "pre_contrast",
-        "precontrast",
-        "plain",
-        "nc",
-        "ncct",
-    ),
-    "arterial_early": ("early_arterial", "eap"),
+    "native": "non_contrast noncontrast non_enhanced unenhanced without_contrast"
+    " pre_contrast precontrast plain nc ncct",
+    "arterial_early": "early_arterial eap",
     # Without a further word the abdomen's arterial phase is the late one.
-    "arterial_late": ("late_arterial", "arterial", "hepatic_arterial", "corticomedullary", "lap"),
-    "portal_venous": ("portal", "portalvenous", "portovenous", "venous", "pv", "pvp"),
-    "delayed": ("delay", "equilibrium", "excretory", "urographic"),
+    "arterial_late": "late_arterial arterial hepatic_arterial corticomedullary lap",
+    "portal_venous": "portal portalvenous portovenous venous pv pvp",
+    "delayed": "delay equilibrium excretory urographic",
 }
-_PHASE_OF = {alias: phase for phase, aliases in _ALIASES.items() for alias in aliases}
+_PHASE_OF = {alias: phase for phase, aliases in _ALIASES.items() for alias in aliases.split()}
 
 
 def phase_word(text: str) -> str:

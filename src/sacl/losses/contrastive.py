@@ -22,12 +22,7 @@ def semantic_contrastive_loss(
     semantic_class: Int[Tensor, " batch"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Return the loss where every view's semantic class is known.
-
-    Args:
-        embedding: L2-normalized embeddings of each patch's views.
-        semantic_class: One number per patch; equal numbers attract each other.
-        temperature: Soft-max temperature t.
+    """Return the loss where every view's semantic class is known; embeddings are L2-normalized.
 
     Example:
         >>> embedding = torch.eye(4).view(2, 2, 4)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _TINY = 1e-6
+_RAREST = 1e-5
 
 
 def merge_not_annotated(
@@ -32,17 +33,11 @@ def merge_not_annotated(
     return torch.cat([background, organs.masked_fill(missing, -torch.inf)], dim=1)
 
 
-_RAREST = 1e-5
-
-
 def class_weights(counts: Float[Tensor, " class"], balance: float) -> Float[Tensor, " class"]:
     """Return the weight of each class in the cross-entropy: its share of all voxels ** -balance.
 
-    With equal weights (`balance` 0), a short training finds the large organs only.
-
-    Args:
-        counts: Voxels of each class, background first.
-        balance: 0 weighs every voxel alike, 1 every class alike.
+    Background is first. Balance 0 weighs every voxel alike (a short training learns the large
+    organs only), 1 every class alike.
     """
     return (counts / counts.sum()).clamp(min=_RAREST).pow(-balance)
 

@@ -27,18 +27,9 @@ from sacl.training.loop import Loss
 class Recipe:
     """What a method is given beside the patch store.
 
-    Args:
-        network: Architecture of the encoder.
-        width: Channels of its first level.
-        decoder: The decoder, where the method trains one.
-        projector: Hidden and output width of the projectors.
-        batch: Patches or slices per step, each seen in two views.
-        temperature: Soft-max temperature of the contrastive loss.
-        scan_labels: Scan-wise labels that, with the organ, make a class; of several their
-            combination. Without any, classes are the organs alone.
-        ranges: How far a view differs from what is stored.
-        seed: Of everything random; with the step it decides a batch.
-        device: Where views are made and networks run.
+    `network` and `width` are the encoder's, `decoder` is of methods that train one, `projector` has
+    a hidden and an output width. A step sees `batch` patches or slices, each in two views that
+    `ranges` allows. `scan_labels` make the classes with the organ (of several their combination).
     """
 
     network: str = "resnet18"
@@ -68,12 +59,9 @@ class Recipe:
 class Pretraining:
     """What a method makes of a patch store: a network and the loss of its steps.
 
-    Args:
-        network: With the `encoder` that is kept, and the `decoder` if the method trains one.
-        loss: None where there is nothing to train.
-        pixels_per_step: How many pixels a step puts through the encoder.
-        margin: Stored side in units of a view's side.
-        facts: Counts worth recording.
+    The network has the `encoder` that is kept, and the `decoder` if the method trains one; there is
+    no loss where there is nothing to train. `margin` is the stored side in units of a view's side,
+    `facts` are counts worth recording.
     """
 
     network: nn.Module
@@ -85,15 +73,9 @@ class Pretraining:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A way to pretrain an encoder without voxel annotation.
+    """A way to pretrain an encoder without voxel annotation; `reads` is what a batch is made of.
 
-    Args:
-        name: As settings say it.
-        build: Makes network and loss of a store.
-        reads: What a batch is made of.
-        reads_attention: The encoder gets the attention as its second channel.
-        reads_scan_label: Scan-wise labels are part of the classes.
-        trains_decoder: The decoder is pretrained with the encoder.
+    The attention is the encoder's second channel, scan-wise labels are part of the classes.
     """
 
     name: str

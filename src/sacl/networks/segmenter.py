@@ -141,11 +141,6 @@ def build_segmenter(
 def restored_segmenter(state: State, text: Mapping[str, Any], where: str) -> Segmenter:
     """Return a segmenter from its saved weights and description, in eval mode.
 
-    Args:
-        state: Its weights.
-        text: What was saved beside them as JSON.
-        where: Name of the folder, for the message.
-
     Raises:
         DataError: the description is damaged, or the weights do not fit it.
     """

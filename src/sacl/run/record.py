@@ -245,11 +245,6 @@ def _delete(folder: Path) -> None:
 def require_own(folder: Path, names: Iterable[str], force: bool = False) -> None:
     """Refuse to overwrite files that sacl did not write, or that were changed since.
 
-    Args:
-        folder: Where the files will be written.
-        names: Their names in it.
-        force: Overwrite whatever is there.
-
     Raises:
         ConfigError: naming the first such file.
     """

@@ -55,7 +55,9 @@ def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
         losses = _train(pretraining, settings, recipe.device, folder)
         network.to(memory_format=torch.contiguous_format)
         write_losses(folder / "losses.csv", losses)
-        _write_embedding(folder, pretraining, store, settings, workspace.seed)
+        embedding = embedding_of(network.encoder, store, settings.scan_label_names, workspace.seed)
+        with replacing(folder / "embedding.npz") as temporary:
+            np.savez_compressed(temporary, **embedding)  # type: ignore[arg-type]
         made = PretrainedEncoder(
             method=method.name,
             spec=network.encoder.spec,
@@ -124,15 +126,3 @@ def _train(
         what=f"pretrain ({settings.method})",
         checkpoint=folder / "training.pt",
     )
-
-
-def _write_embedding(
-    folder: Path,
-    pretraining: Pretraining,
-    store: PatchStore,
-    settings: PretrainSettings,
-    seed: int,
-) -> None:
-    embedding = embedding_of(pretraining.network.encoder, store, settings.scan_label_names, seed)
-    with replacing(folder / "embedding.npz") as temporary:
-        np.savez_compressed(temporary, **embedding)  # type: ignore[arg-type]

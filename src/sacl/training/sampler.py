@@ -63,12 +63,8 @@ class StepRules:
     ) -> Float[Tensor, "n channel side side"]:
         """Return dense slices through one random affine map each, as many views one after another.
 
-        Args:
-            meta: Of the store.
-            channels: A stored array and the rows that are drawn of it: first the images, then label
-                maps of the same slices.
-            generator: On the rules' device.
-            views: How many of each slice.
+        The channels are stored arrays and the rows that are drawn of them: first the images, then
+        label maps of the same slices.
         """
         stored = torch.stack([self.gather(*channel) for channel in channels], dim=1)
         stored[:, 0] /= IMAGE_SCALE
@@ -86,17 +82,11 @@ class StepRules:
 
 
 def slice_weights(labels: Integer[np.ndarray, "n i j"], organs: int) -> Float[np.ndarray, " n"]:
-    """Return how likely each slice is drawn: evenly by half, evenly over the organs by half.
-
-    Args:
-        labels: Label values of the slices.
-        organs: Number of organs.
-    """
+    """Return how likely each slice is drawn: evenly by half, evenly over the organs by half."""
     held = np.zeros((len(labels), organs + 1))
     for row, values in enumerate(labels):
         held[row, np.unique(values)] = 1
-    held = held[:, 1:]
-    seen = held[:, held.any(axis=0)]
+    seen = held[:, 1:][:, held[:, 1:].any(axis=0)]
     even = np.full(len(labels), 1 / len(labels))
     if seen.shape[1] == 0:
         return even
@@ -123,14 +113,8 @@ class BalancedSampler:
     as it has them, a scan different slices spread over its length. So a class that only one scan
     holds finds its mates in other slices, and only a class with fewer patches than places brings
     one of them twice.
-
-    Args:
-        organ: Organ of each patch, integers.
-        scan_label: Scan-wise label of each patch, integers; patches of an organ with unknown label
-            (-1) are a class of their own, so that they are seen too.
-        scan: Scan of each patch, integers.
-        batch: Patches per batch.
-        scans_per_class: Scans that a class brings into a batch.
+    Organ, scan-wise label and scan of each patch are integers; patches of an organ with unknown
+    label (-1) are a class of their own, so that they are seen too.
     """
 
     def __init__(

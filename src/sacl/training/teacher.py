@@ -32,14 +32,10 @@ DECAY = 0.99
 class Trust:
     """How far the teacher is believed; a pixel drawn by hand counts 1.
 
-    Args:
-        weight: How much a pixel with the teacher's label counts.
-        confidence: Pixels whose most likely class has a lower probability are left out; 0 keeps
-            all.
-        spare_coarse: Pixels that the coarse map gives to an organ and the teacher to the background
-            are left out, so that an organ that the teacher loses is not unlearned.
-        balanced: Unlabeled slices are drawn like labeled ones: half of them evenly over the organs
-            of the coarse map, so that rare organs are seen; otherwise all evenly.
+    One with its label counts `weight`, or not at all below `confidence` in the most likely class;
+    with `spare_coarse` also where the coarse map has an organ and the teacher background, so that
+    an organ that the teacher loses is not unlearned. `balanced` draws unlabeled slices like labeled
+    ones, half of them evenly over the organs of the coarse map; otherwise all evenly.
     """
 
     weight: float = 0.5
@@ -52,13 +48,8 @@ class TeacherTask:
     """Labeled slices alone for `start` steps, then mixed with unlabeled ones if there are any.
 
     A mixed step makes as many images as a labeled one: half of them labeled slices with a square
-    of an unlabeled one, half the other way round.
-
-    Args:
-        labeled: The task of the first steps, and the source of labeled slices.
-        teacher: The moving average of the network, which `training.loop.train` keeps.
-        start: First step with unlabeled slices.
-        trust: How far the teacher is believed.
+    of an unlabeled one, half the other way round. The teacher is the moving average of the network,
+    which `training.loop.train` keeps.
     """
 
     def __init__(
