@@ -83,7 +83,8 @@ def _dispatch(arguments: list[str]) -> int:
     if known.command is None:
         program().print_help()
         return 0
-    result = _HANDLERS.get(known.command, _stage)(known, flags)
+    handlers = _HANDLERS if known.config else _HANDLERS | _OF_FOLDERS
+    result = handlers.get(known.command, _stage)(known, flags)
     if known.json:
         print(json.dumps(dataclasses.asdict(result) if not isinstance(result, dict) else result))
     return 1 if isinstance(result, dict) and result.get("failed") else 0
@@ -154,8 +155,6 @@ def _ingest(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 
 
 def _predict(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    if known.config is not None:
-        return _stage(known, flags)
     _require_flags(known, "segmenter", "images", "out")
     from sacl.stages.predict_folder import predict_folder
 
@@ -170,8 +169,6 @@ def _predict(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 
 
 def _evaluate(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    if known.config is not None:
-        return _stage(known, flags)
     _require_flags(known, "reference", "predicted", "out")
     from sacl.stages.evaluate import evaluate_folders
 
@@ -182,8 +179,6 @@ def _evaluate(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 
 
 def _report(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    if known.config is not None:
-        return _stage(known, flags)
     _require_flags(known, "runs", "out")
     from sacl.stages.report import report_runs
 
@@ -202,26 +197,14 @@ def _export(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 
     form, sources = known.form or "nifti", known.source or []
     if known.predicted is None:
-        return export(
-            _finished_run(known, flags),
-            known.out,
-            form,
-            arm=known.arm,
-            splits=tuple(known.splits or ()),
-            folds=5 if known.folds is None else known.folds,
-            sources=sources,
-            force=known.force,
-        )
+        folds = 5 if known.folds is None else known.folds
+        options = {"arm": known.arm, "splits": tuple(known.splits or ()), "folds": folds}
+        options |= {"sources": sources, "force": known.force}
+        return export(_finished_run(known, flags), known.out, form, **options)
     if len(sources) > 1:
         raise ConfigError("sacl export: --predicted goes with one --source folder")
-    return export_folder(
-        known.predicted,
-        known.out,
-        form,
-        reference=known.reference,
-        source=next(iter(sources), None),
-        force=known.force,
-    )
+    options = {"reference": known.reference, "source": next(iter(sources), None)}
+    return export_folder(known.predicted, known.out, form, force=known.force, **options)
 
 
 def _finished_run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
@@ -241,14 +224,10 @@ def _require_flags(known: argparse.Namespace, *names: str) -> None:
         raise ConfigError(f"sacl {known.command}: give CONFIG.yaml, or all of {listed}")
 
 
-_HANDLERS: dict[str, Callable[[argparse.Namespace, dict[str, str]], Any]] = {
-    "run": _run,
-    "demo": _run,
-    "check": _check,
-    "ingest": _ingest,
-    "predict": _predict,
-    "evaluate": _evaluate,
-    "report": _report,
-    "export": _export,
-}
+_Handler = Callable[[argparse.Namespace, dict[str, str]], Any]
+_HANDLERS: dict[str, _Handler] = dict(
+    run=_run, demo=_run, check=_check, ingest=_ingest, export=_export
+)
 """What the commands do that are more than a stage."""
+_OF_FOLDERS: dict[str, _Handler] = {"predict": _predict, "evaluate": _evaluate, "report": _report}
+"""What the commands do where no run is given, but folders."""

@@ -19,7 +19,7 @@ from sacl.networks.encoder import Encoder
 from sacl.networks.projector import Embedder
 from sacl.patches.store import PatchStore
 from sacl.patches.views import change_intensity, two_views
-from sacl.training.sampler import Sampler, StepRules, step_generator
+from sacl.training.sampler import Sampler, StepRules, pixel_generator, step_generator
 from sacl.types import UNKNOWN
 
 _IN_MEMORY_BYTES = 4e9
@@ -119,9 +119,7 @@ class PatchViews:
         """  # noqa: D205
         rng = step_generator(self.recipe.seed, step)
         positions = self.sampler.draw(rng)
-        on_cuda = self.source.device.type == "cuda"
-        generator = torch.Generator(self.source.device if on_cuda else "cpu")
-        generator.manual_seed(int(rng.integers(2**62)))
+        generator = pixel_generator(rng, self.source.device)
         pixels = self.source.pixels(positions)
         views = two_views(pixels, self.recipe.ranges, self.size, self.margin, generator)
         return views, positions, generator

@@ -46,7 +46,7 @@ def run(config: RunConfig, force: bool = False) -> Path:
     Raises:
         SaclError: any mistake in the settings, the data or the work directory.
     """
-    check_device(config.device)
+    importlib.import_module("sacl.networks.device").resolve_device(config.device)
     if config.phantom.scans == 0 and not config.ingest.data:
         raise ConfigError("ingest.data: no data to run on; give --data DIR or phantom.scans")
     stages = [s for s in STAGES if s != "phantom" or config.phantom.scans > 0]
@@ -102,15 +102,6 @@ def summary(config: RunConfig) -> Finished:
 def stage_module(stage: str) -> ModuleType:
     """Return a stage's module, which is loaded when it is first needed."""
     return importlib.import_module(f"sacl.stages.{stage}")
-
-
-def check_device(name: str) -> None:
-    """Refuse a device that is not there.
-
-    Raises:
-        DeviceError: naming it.
-    """
-    importlib.import_module("sacl.networks.device").resolve_device(name)
 
 
 def _check_disk(root: Path) -> None:

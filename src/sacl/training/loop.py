@@ -128,7 +128,8 @@ def train(  # noqa: PLR0913
     )
     trained, fabric_optimizer = fabric.setup(network, optimizer)
     followers = {"network": network} | ({"average": average.network} if average else {})
-    losses = _resume(checkpoint, followers, optimizer, schedule, plan.steps, what)
+    parts = followers | {"optimizer": optimizer}
+    losses = _resume(checkpoint, parts, schedule, plan.steps, what)
     trained.train()
     with _stop_signals() as stop:
         saved = time.monotonic()
@@ -146,7 +147,7 @@ def train(  # noqa: PLR0913
                 average.follow(network, step)
             if checkpoint and (stop or time.monotonic() - saved > _SAVE_EVERY_S):
                 saved = time.monotonic()
-                _save(checkpoint, followers, optimizer, schedule, losses)
+                _save(checkpoint, parts, schedule, losses)
             if stop:
                 raise KeyboardInterrupt
     for module in followers.values():
@@ -162,30 +163,15 @@ def _fabric(device: torch.device) -> Fabric:
     return Fabric(accelerator=device.type, devices=devices, precision=precision)
 
 
-def _save(
-    checkpoint: Path,
-    networks: Mapping[str, nn.Module],
-    optimizer: Any,
-    schedule: Any,
-    losses: list[float],
-) -> None:
-    state = {
-        **{name: network.state_dict() for name, network in networks.items()},
-        "optimizer": optimizer.state_dict(),
-        "schedule": {"last_epoch": schedule.last_epoch},
-        "losses": losses,
-    }
+def _save(checkpoint: Path, parts: Mapping[str, Any], schedule: Any, losses: list[float]) -> None:
+    state: dict[str, object] = {name: part.state_dict() for name, part in parts.items()}
+    state |= {"schedule": {"last_epoch": schedule.last_epoch}, "losses": losses}
     with replacing(checkpoint) as temporary:
         torch.save(state, temporary)
 
 
 def _resume(
-    checkpoint: Path | None,
-    networks: Mapping[str, nn.Module],
-    optimizer: Any,
-    schedule: Any,
-    steps: int,
-    what: str,
+    checkpoint: Path | None, parts: Mapping[str, Any], schedule: Any, steps: int, what: str
 ) -> list[float]:
     """Put everything into the state that was saved, and return the losses up to there.
 
@@ -193,19 +179,18 @@ def _resume(
     """
     if checkpoint is None or not checkpoint.is_file():
         return []
-    before = [copy.deepcopy(part.state_dict()) for part in (*networks.values(), optimizer)]
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         losses = [float(loss) for loss in state["losses"]]
         if state["schedule"]["last_epoch"] != len(losses) or len(losses) > steps:
             raise ValueError("the schedule is at another step than the losses")
-        for name, network in networks.items():
-            network.load_state_dict(state[name])
-        optimizer.load_state_dict(state["optimizer"])
-        _require_moments_fit(optimizer)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        _require_moments_fit(parts["optimizer"])
     except Exception as error:  # whatever a damaged file makes of itself
-        for part, was in zip((*networks.values(), optimizer), before, strict=True):
-            part.load_state_dict(was)
+        for name, part in parts.items():
+            part.load_state_dict(before[name])
         aside = checkpoint.with_suffix(".damaged")
         checkpoint.replace(aside)
         say(
