@@ -68,14 +68,8 @@ def region_relations(
 
 
 def region_masks(labels: Int[Tensor, "n i j"], organs: int) -> Float[Tensor, "n region i j"]:
-    """Return the masks of all organs, and before them that of their surroundings."""
-    return organ_masks(labels, organs, max(1, round(SURROUND_SHARE * labels.shape[-1])))
-
-
-def organ_masks(
-    labels: Int[Tensor, "n i j"], organs: int, surround: int
-) -> Float[Tensor, "n region i j"]:
-    """Return the masks of all organs, and before them the background within `surround` pixels."""
+    """Return the masks of all organs, and before them that of the background around them."""
+    surround = max(1, round(SURROUND_SHARE * labels.shape[-1]))
     one_hot = functional.one_hot(labels.long(), organs + 1).movedim(-1, 1).float()
     inside = (labels > 0).float()[:, None]
     # A square's maximum is that of its rows' maxima: one axis after the other costs far less.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from monai.networks.nets import DynUNet
 from torch import Tensor, nn
 
 from sacl.errors import ConfigError
+from sacl.files.documents import JsonObject
 from sacl.files.weights import described
 
 Triple = tuple[int, int, int]
@@ -41,7 +41,7 @@ class CoarseSpec:
     strides: tuple[Triple, ...]
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> CoarseSpec:
+    def from_json(cls, document: JsonObject) -> CoarseSpec:
         """Return the spec that was saved as JSON; a DataError where it is damaged."""
         return described(cls, document, "coarse network", "run `sacl locate --force`")
 

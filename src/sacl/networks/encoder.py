@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Shaped
@@ -21,6 +21,7 @@ from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
 
 from sacl.errors import ConfigError
+from sacl.files.documents import JsonObject
 from sacl.files.weights import described
 
 _DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
@@ -74,7 +75,7 @@ class PretrainedEncoder:
     decoder: str | None = None
 
     @classmethod
-    def from_json(cls, text: Mapping[str, Any]) -> PretrainedEncoder:
+    def from_json(cls, text: JsonObject) -> PretrainedEncoder:
         """Return the record that was saved as JSON; a DataError where it is damaged."""
         return described(cls, text, "encoder.json", "redo it with `sacl pretrain --force`")
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sacl.errors import DataError
+from sacl.files.documents import JsonObject
 from sacl.files.weights import described
 from sacl.networks.decoder import build_decoder, resize
 from sacl.networks.encoder import Encoder, EncoderSpec, State, with_inputs
@@ -59,7 +59,7 @@ class SegmenterSpec:
         return LabelScheme(self.scheme, self.organs)
 
     @classmethod
-    def from_json(cls, text: Mapping[str, Any]) -> SegmenterSpec:
+    def from_json(cls, text: JsonObject) -> SegmenterSpec:
         """Return the spec that was saved as JSON; a DataError where it is damaged."""
         remedy = "train the segmenter again (`sacl extract --force`, then `sacl run`)"
         return described(cls, text, f"{SEGMENTER}.json", remedy)
@@ -78,13 +78,13 @@ class TrainedModel:
     steps: int
     seconds: float
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the spec's fields, and those of the training in a block of their own."""
         training = asdict(self)
         return {**training.pop("spec"), "training": training}
 
     @classmethod
-    def from_json(cls, text: Mapping[str, Any]) -> TrainedModel:
+    def from_json(cls, text: JsonObject) -> TrainedModel:
         """Return the record that was saved as JSON; a DataError where it is damaged."""
         spec = SegmenterSpec.from_json(text)
         try:
@@ -138,7 +138,7 @@ def build_segmenter(
     return segmenter
 
 
-def restored_segmenter(state: State, text: Mapping[str, Any], where: str) -> Segmenter:
+def restored_segmenter(state: State, text: JsonObject, where: str) -> Segmenter:
     """Return a segmenter from its saved weights and description, in eval mode.
 
     Raises:

@@ -24,6 +24,8 @@ from sacl.errors import ConfigError
 from sacl.settings import RunConfig
 
 Record = TypeVar("Record", bound=Checked)
+Tree = dict[str, Any]
+"""Settings by name, nested as in YAML."""
 
 EXCLUSIVE_BLOCKS = (
     *("locate.slices", "locate.volume", "locate.maps"),
@@ -105,7 +107,7 @@ def _shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
 
 
-def from_mapping(kind: type[Record], tree: Mapping[str, Any]) -> Record:
+def from_mapping(kind: type[Record], tree: Tree) -> Record:
     """Return a settings record from nested mappings.
 
     Raises:
@@ -195,7 +197,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.v
 _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> Tree:
     """Return the settings of a YAML file as nested mappings; an empty file has none.
 
     Raises:
@@ -204,7 +206,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     tree = _parsed(_bytes_of(path), f"{path}: ") or {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected settings by name, got {type(tree).__name__}")
-    nested: dict[str, Any] = {}
+    nested: Tree = {}
     for key, value in tree.items():
         if not isinstance(key, str):
             raise ConfigError(f"{path}: expected settings by name, got {shown(key)}")
@@ -255,15 +257,15 @@ def _require_known(kind: type[Checked], tree: Any, where: str) -> None:
             _require_known(block, value, f"{where}{key}.")
 
 
-def _block(tree: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _block(tree: Tree, name: str) -> Tree:
     """Return a block of nested mappings by its dotted name, an empty one where there is none."""
     for key in name.split(".") if name else ():
         inner = tree.get(key)
-        tree = inner if isinstance(inner, Mapping) else {}
+        tree = inner if isinstance(inner, dict) else {}
     return tree
 
 
-def plant(tree: dict[str, Any], name: str, value: Any, alone: bool = False) -> None:
+def plant(tree: Tree, name: str, value: Any, alone: bool = False) -> None:
     """Put a value into nested mappings by its dotted name, in place.
 
     With `alone`, blocks that exclude the setting's own block give way to it.
@@ -282,7 +284,7 @@ def plant(tree: dict[str, Any], name: str, value: Any, alone: bool = False) -> N
     tree[leaf] = value
 
 
-def _drop_others(tree: dict[str, Any], name: str, alone: bool) -> None:
+def _drop_others(tree: Tree, name: str, alone: bool) -> None:
     for other in EXCLUSIVE_BLOCKS if alone and name in EXCLUSIVE_BLOCKS else ():
         if other != name and other.split(".")[0] == name.split(".", maxsplit=1)[0]:
             tree[other.split(".")[1]] = None
@@ -335,7 +337,7 @@ def _type_name(hint: Any) -> str:
 
 def _beside_the_data(config: RunConfig) -> RunConfig:
     """Look for the cohort's tables in the working directory first, then beside the data."""
-    changed: dict[str, Any] = {}
+    changed: Tree = {}
     for name in ("scan_labels", "labeled_order"):
         path: Path | None = getattr(config.ingest, name)
         if path is not None and not path.exists():

@@ -27,6 +27,8 @@ from sacl.progress import say, track
 
 Loss = Callable[[nn.Module, int], Float[Tensor, ""]]
 """From a network and the number of a step to the step's loss."""
+_Parts = Mapping[str, Any]
+"""What a checkpoint keeps: networks and optimizer, by name."""
 _SAVE_EVERY_S = 120.0
 _STOPS = [getattr(signal, n) for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, n)]
 """Signals by which a cluster says that time is up; Windows has the first only."""
@@ -163,15 +165,15 @@ def _fabric(device: torch.device) -> Fabric:
     return Fabric(accelerator=device.type, devices=devices, precision=precision)
 
 
-def _save(checkpoint: Path, parts: Mapping[str, Any], schedule: Any, losses: list[float]) -> None:
-    state: dict[str, object] = {name: part.state_dict() for name, part in parts.items()}
+def _save(checkpoint: Path, parts: _Parts, schedule: Any, losses: list[float]) -> None:
+    state = {name: part.state_dict() for name, part in parts.items()}
     state |= {"schedule": {"last_epoch": schedule.last_epoch}, "losses": losses}
     with replacing(checkpoint) as temporary:
         torch.save(state, temporary)
 
 
 def _resume(
-    checkpoint: Path | None, parts: Mapping[str, Any], schedule: Any, steps: int, what: str
+    checkpoint: Path | None, parts: _Parts, schedule: Any, steps: int, what: str
 ) -> list[float]:
     """Put everything into the state that was saved, and return the losses up to there.
 
