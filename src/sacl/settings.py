@@ -116,7 +116,6 @@ class IngestSettings(Checked, frozen=True, kw_only=True):
     from annotation in one phase and be scored in another."""
 
     def __post_init__(self) -> None:
-        """Check the fields, and that nothing is given that the others leave unread."""
         force_setattr(self, "data", as_list(self.data))
         super().__post_init__()
         low, high = self.window_hu
@@ -161,7 +160,6 @@ class VolumeSettings(Checked, frozen=True, kw_only=True):
     """Training steps of each network."""
 
     def __post_init__(self) -> None:
-        """Check the fields, and that spacing and size do not contradict each other."""
         super().__post_init__()
         _require(
             self.in_plane_size is None or self.spacing_mm == (4.0, 4.0, 6.0),
@@ -190,7 +188,6 @@ class LocateSettings(Checked, frozen=True, kw_only=True):
     """Channels of the network's first level."""
 
     def __post_init__(self) -> None:
-        """Check the fields, and that there is one way to locate; slices where none is given."""
         super().__post_init__()
         _require_one(self, ("slices", "volume", "maps"), SlicesSettings())
         _require(
@@ -239,7 +236,6 @@ class PretrainSettings(Checked, frozen=True, kw_only=True):
     """How strongly views are turned, scaled and changed in intensity."""
 
     def __post_init__(self) -> None:
-        """Check the fields, and that the method reads the scan-wise label that is given."""
         super().__post_init__()
         names = self.scan_label_names
         _require(all(names), f"pretrain.scan_label: a name is empty in {self.scan_label!r}")
@@ -299,7 +295,6 @@ class FinetuneSettings(Checked, frozen=True, kw_only=True):
     """Train a twin from scratch too, of the same budget, to see what pretraining gives."""
 
     def __post_init__(self) -> None:
-        """Check the fields, and that there is one head; the dense one where none is given."""
         super().__post_init__()
         _require_one(self, ("dense", "query"), DenseSettings())
 
@@ -347,7 +342,6 @@ class RunConfig(Checked, frozen=True, kw_only=True):
     report: ReportSettings = field(default_factory=ReportSettings)
 
     def __post_init__(self) -> None:
-        """Check the fields, and that the blocks go together."""
         super().__post_init__()
         _require(
             self.phantom.scans == 0 or not self.ingest.data,

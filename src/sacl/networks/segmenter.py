@@ -115,10 +115,7 @@ class Segmenter(nn.Module):
 
 
 def build_segmenter(
-    spec: SegmenterSpec,
-    seed: int,
-    pretrained: State | None = None,
-    decoder: State | None = None,
+    spec: SegmenterSpec, seed: int, pretrained: State | None = None, decoder: State | None = None
 ) -> Segmenter:
     """Return a segmenter with random weights, and a pretrained encoder or decoder where given.
 

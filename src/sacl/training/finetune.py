@@ -164,23 +164,15 @@ class QueryTask:
         theta = random_affine(len(drawn), rules.ranges, generator, rules.device)
         pixels = resample(torch.stack(channels, 1), theta, meta.patch_size, self.store.margin)
         image = change_intensity(pixels[:, :1].clone(), rules.ranges, generator)
-        reference = pixels[:, 2:]
-        attention = self._attention(pixels[:, 1], reference[:, 0], drawn, generator)
-        return torch.cat([image, attention[:, None]], dim=1), reference
-
-    def _attention(
-        self,
-        stored: Float[Tensor, "n i j"],
-        reference: Float[Tensor, "n i j"],
-        drawn: Int[np.ndarray, " n"],
-        generator: torch.Generator,
-    ) -> Float[Tensor, "n i j"]:
-        organ = self.organ[torch.from_numpy(drawn).to(self.rules.device)]
-        made = corrupt(reference, organ, self.errors, generator)
+        attention, reference = pixels[:, 1:2], pixels[:, 2:]
+        organ = self.organ[torch.from_numpy(drawn).to(rules.device)]
+        made = corrupt(reference[:, 0], organ, self.errors, generator)[:, None]
         chosen = torch.rand(len(drawn), generator=generator, device=generator.device)
         shown = (reference >= 0.5).flatten(1).any(dim=1)
-        chosen_here = (chosen.to(stored.device) < self.corruption) & shown
-        return torch.where(chosen_here[:, None, None], made, stored)
+        corrupted = (chosen.to(rules.device) < self.corruption) & shown
+        return torch.cat(
+            [image, attention.where(~corrupted[:, None, None, None], made)], 1
+        ), reference
 
     def loss(self, network: nn.Module, step: int) -> Tensor:
         """Return the loss of one step."""
