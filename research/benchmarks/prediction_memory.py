@@ -73,7 +73,7 @@ def measure(head: str, slices: int) -> dict[str, float | bool]:
         scan, path = Path(folder) / "scan.nii.gz", Path(folder) / "label.nii.gz"
         # The scan is made by another process: what making it takes is not this one's.
         subprocess.run([sys.executable, "-c", _MAKE_SCAN, str(scan), str(slices)], check=True)
-        predictor = Predictor(segmenter, device, MapRecipe(keep_component=0.1), _batch())
+        predictor = Predictor(segmenter, device, MapRecipe(keep_component=0.1))
         # Networks allocate on their first call what they then keep; that is part of being ready.
         predictor.logits([np.zeros((2 if head == "query" else 1, 64, 64), np.float32)])
         idle = _resident_gb()
@@ -137,12 +137,6 @@ def _cpu():
     import torch
 
     return torch.device("cpu")
-
-
-def _batch() -> int:
-    from sacl.stages.predict import BATCH
-
-    return BATCH
 
 
 def _spec(head: str):

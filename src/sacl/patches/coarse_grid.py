@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -19,36 +18,26 @@ from sacl.types import Grid
 _SLAB_VOXELS = 4_000_000
 
 
-@dataclass(frozen=True)
-class Axis:
-    """One axis of a coarse grid: its voxel m lies at `start + m * step` in voxels of the scan."""
-
-    size: int
-    coarse_size: int
-    start: float
-    step: float
-
-    def to_coarse(self) -> Float[Tensor, "coarse_size size"]:
-        """Return the weights that resample the scan to the coarse grid."""
-        return linear_weights(self.coarse_size, self.size, self.start, self.step)
-
-    def to_scan(self) -> Float[Tensor, "size coarse_size"]:
-        """Return the weights that resample the coarse grid to the scan."""
-        return linear_weights(self.size, self.coarse_size, -self.start / self.step, 1 / self.step)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CoarseGrid:
-    """Where the coarse voxels of a scan lie: per axis, since nothing is rotated."""
+    """Where the coarse voxels of a scan lie: nothing is rotated, so that the axes are separate.
 
-    axes: tuple[Axis, Axis, Axis]
+    `to_coarse` and `to_scan` are each axis's weights of resampling, `[out, in]`.
+    """
+
     spacing_mm: tuple[float, float, float]
+    to_coarse: tuple[Tensor, ...]
+    to_scan: tuple[Tensor, ...]
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         """Number of coarse voxels along i, j and k."""
-        i, j, k = (axis.coarse_size for axis in self.axes)
-        return i, j, k
+        return tuple(len(weights) for weights in self.to_coarse)
+
+    @property
+    def scan_shape(self) -> tuple[int, ...]:
+        """Number of the scan's voxels along i, j and k."""
+        return tuple(len(weights) for weights in self.to_scan)
 
 
 def coarse_grid(
@@ -71,12 +60,13 @@ def coarse_grid(
             for n, s, target in zip(grid.shape, grid.spacing_mm, spacing_mm, strict=True)
         )
         sizes = (i, j, k)
-    steps = [target / s for target, s in zip(spacing_mm, grid.spacing_mm, strict=True)]
-    i_axis, j_axis, k_axis = (
-        Axis(n, m, (n - 1) / 2 - step * (m - 1) / 2, step)
-        for n, m, step in zip(grid.shape, sizes, steps, strict=True)
-    )
-    return CoarseGrid((i_axis, j_axis, k_axis), spacing_mm)
+    to_coarse, to_scan = [], []
+    for n, m, target, s in zip(grid.shape, sizes, spacing_mm, grid.spacing_mm, strict=True):
+        step = target / s
+        start = (n - 1) / 2 - step * (m - 1) / 2
+        to_coarse.append(linear_weights(m, n, start, step))
+        to_scan.append(linear_weights(n, m, -start / step, 1 / step))
+    return CoarseGrid(spacing_mm, tuple(to_coarse), tuple(to_scan))
 
 
 def linear_weights(count: int, size: int, start: float, step: float) -> Float[Tensor, "count size"]:
@@ -111,7 +101,11 @@ def labels_to_coarse(
     largest = torch.zeros(grid.shape)
     background = torch.ones(grid.shape)
     for label in range(1, labels + 1):
-        coverage = _reduce(partial(_mask, voxels, label), grid, device).cpu()
+
+        def mask(slab: slice, label: int = label) -> Float[np.ndarray, "i j _slab"]:
+            return (voxels[:, :, slab] == label).astype(np.float32)
+
+        coverage = _reduce(mask, grid, device).cpu()
         background -= coverage
         winner[coverage > largest] = label
         largest = torch.maximum(coverage, largest)
@@ -119,16 +113,10 @@ def labels_to_coarse(
     return winner
 
 
-def _mask(
-    voxels: Integer[np.ndarray, "i j k"], label: int, slab: slice
-) -> Float[np.ndarray, "i j _slab"]:
-    return (voxels[:, :, slab] == label).astype(np.float32)
-
-
 def _reduce(
     read: Callable[[slice], Float[np.ndarray, "i j _slab"]], grid: CoarseGrid, device: torch.device
 ) -> Float[Tensor, "a b c"]:
-    along_i, along_j, along_k = (axis.to_coarse().to(device) for axis in grid.axes)
+    along_i, along_j, along_k = (weights.to(device) for weights in grid.to_coarse)
     coarse = torch.zeros(grid.shape, device=device)
     for slab in _slabs(grid):
         block = torch.from_numpy(np.ascontiguousarray(read(slab))).to(device)
@@ -147,9 +135,8 @@ def arg_max_on_scan(
     maximum: memory holds one slab of two classes, never all of them.
     """
     classes = probability.shape[0]
-    along_i, along_j, along_k = (axis.to_scan().to(probability.device) for axis in grid.axes)
-    shape = tuple(axis.size for axis in grid.axes)
-    labels = np.zeros(shape, dtype=np.uint8 if classes <= 256 else np.uint16)
+    along_i, along_j, along_k = (weights.to(probability.device) for weights in grid.to_scan)
+    labels = np.zeros(grid.scan_shape, dtype=np.uint8 if classes <= 256 else np.uint16)
     for slab in _slabs(grid):
         thin = probability.float() @ along_k[slab].T
         largest = _enlarge(thin[0], along_i, along_j)
@@ -172,7 +159,7 @@ def _enlarge(
 
 
 def _slabs(grid: CoarseGrid) -> Iterator[slice]:
-    i, j, k = (axis.size for axis in grid.axes)
+    i, j, k = grid.scan_shape
     thickness = max(1, _SLAB_VOXELS // (i * j))
     for start in range(0, k, thickness):
         yield slice(start, min(start + thickness, k))

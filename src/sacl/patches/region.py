@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool
 from scipy import ndimage
 
 from sacl.errors import DataError
@@ -54,10 +54,6 @@ class Placement:
             )
 
 
-Ends = tuple[float, float]
-"""Where something begins and ends along an axis, as borders between voxels."""
-
-
 def dense_boxes(placement: Placement, grid: Grid, coarse: LabelMap | None) -> list[Box]:
     """Return what a dense slice shows, a box per axial slice: the square or the whole slice."""
     if placement.region == "slice" or coarse is None:
@@ -91,10 +87,10 @@ def region_boxes(coarse: LabelMap, context: float, min_side_mm: float) -> list[B
     ]
     if not ends:
         return slice_boxes(coarse.grid)
-    (i0, i1), (j0, j1) = (_union([of_organ[axis] for of_organ in ends]) for axis in (0, 1))
+    first, last = np.min(ends, axis=0)[:, 0], np.max(ends, axis=0)[:, 1]
     spacing_mm = coarse.grid.spacing_mm
-    extent_mm = max((i1 - i0) * spacing_mm[0], (j1 - j0) * spacing_mm[1])
-    middle = (0.5 * (i0 + i1), 0.5 * (j0 + j1))
+    extent_mm = float(np.max((last - first) * spacing_mm[:2]))
+    middle = (0.5 * float(first[0] + last[0]), 0.5 * float(first[1] + last[1]))
     side_mm = max(context * extent_mm, min_side_mm)
     if side_mm >= max(n * s for n, s in zip(coarse.grid.shape[:2], spacing_mm, strict=False)):
         return slice_boxes(coarse.grid)
@@ -106,31 +102,29 @@ def slice_boxes(grid: Grid) -> list[Box]:
     return [whole_slice_box(grid, k) for k in range(grid.shape[2])]
 
 
-def _ends_of(inside: Bool[np.ndarray, "i j k"], region: Sequence[slice]) -> tuple[Ends, Ends]:
-    """Return an organ's ends along i and j, from its mask inside its bounding box."""
-    believable = _without_islands(inside)
-    i, j = (
-        _ends(believable.sum(axis=axes), span.start)
-        for axes, span in zip(((1, 2), (0, 2)), region, strict=False)
-    )
-    return i, j
-
-
-def _without_islands(inside: Bool[np.ndarray, "i j k"]) -> Bool[np.ndarray, "i j k"]:
-    component, count = ndimage.label(inside, _TOUCHING)
+def without_islands(
+    mask: Bool[np.ndarray, "i j k"], keep_share: float, touching: Bool[np.ndarray, "3 3 3"]
+) -> Bool[np.ndarray, "i j k"]:
+    """Return a mask without the components below a share of its largest one."""
+    component, count = ndimage.label(mask, touching)
     if count < 2:
-        return inside
+        return mask
     sizes = np.bincount(component.ravel())
     sizes[0] = 0
-    return np.asarray((sizes >= _ISLAND * sizes.max())[component])
+    return np.asarray((sizes >= keep_share * sizes.max())[component], dtype=np.bool_)
 
 
-def _ends(voxels_at: Shaped[np.ndarray, " n"], offset: int) -> Ends:
-    """Return where the middle share of the voxels begins and ends."""
-    share = np.cumsum(voxels_at) / voxels_at.sum()
-    first, last = (int(np.searchsorted(share, p / 100)) for p in _STRAGGLERS)
-    return float(offset + first), float(offset + last + 1)
+def _ends_of(
+    inside: Bool[np.ndarray, "i j k"], region: Sequence[slice]
+) -> list[tuple[float, float]]:
+    """Return where an organ begins and ends along i and j, as borders between voxels.
 
-
-def _union(ends: Sequence[Ends]) -> Ends:
-    return min(first for first, _ in ends), max(last for _, last in ends)
+    What counts is the middle share of its voxels, from its mask inside its bounding box.
+    """
+    believable = without_islands(inside, _ISLAND, _TOUCHING)
+    ends = []
+    for axes, span in zip(((1, 2), (0, 2)), region, strict=False):
+        share = np.cumsum(believable.sum(axis=axes)) / believable.sum()
+        first, last = np.searchsorted(share, np.divide(_STRAGGLERS, 100))
+        ends.append((float(span.start + first), float(span.start + last + 1)))
+    return ends

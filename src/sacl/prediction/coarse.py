@@ -37,6 +37,7 @@ ALL_LABELED = "all"
 _NETWORKS = "networks"
 _SLICES, _VOLUMES = "slices", "volumes"
 _LEAST_PROBABILITY = 1e-6
+_BATCH = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +52,7 @@ class VolumeEnsemble:
     def probability(self, image: Float[Tensor, "i j k"]) -> Float[Tensor, "class i j k"]:
         """Return class probabilities of a windowed image on the coarse grid."""
 
-        def mean_of_networks(
-            crops: Float[Tensor, "n 1 _i _j _k"],
-        ) -> Float[Tensor, "n class _i _j _k"]:
+        def mean_of_networks(crops: Float[Tensor, "n 1 _i _j _k"]) -> Tensor:
             with autocast(self.device):
                 logits = [network(crops)[0] for network in self.networks]
             return torch.stack([logit.float().softmax(dim=1) for logit in logits]).mean(dim=0)
@@ -104,7 +103,7 @@ class SliceEnsemble:
 
     def locate(self, volume: Volume, window: tuple[float, float]) -> LabelMap:
         """Return the cleaned coarse label map of a canonical scan, of any size and spacing."""
-        predictor = Predictor(MeanOfNetworks(self.networks), self.device)
+        predictor = Predictor(MeanOfNetworks(self.networks), self.device, batch=_BATCH)
         labels = predict_volume(predictor, volume, window)
         return cleaned(labels.voxels, labels.grid, labels.scheme)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Integer
 from scipy import ndimage
+
+from sacl.patches.region import without_islands
 
 _NEIGHBORS = ndimage.generate_binary_structure(3, 1)
 
@@ -31,19 +33,8 @@ def clean_components(
         if box is None:
             continue
         mask = voxels[box] == label
-        kept = _without_islands(mask, keep_share) if keep_share > 0 else mask
+        kept = without_islands(mask, keep_share, _NEIGHBORS) if keep_share > 0 else mask
         if np.count_nonzero(kept) < min_voxels:
             kept = np.zeros_like(mask)
         cleaned[box][mask & ~kept] = 0
     return cleaned
-
-
-def _without_islands(
-    mask: Bool[np.ndarray, "i j k"], keep_share: float
-) -> Bool[np.ndarray, "i j k"]:
-    component, count = ndimage.label(mask, _NEIGHBORS)
-    if count == 1:
-        return mask
-    sizes = np.bincount(component.ravel())
-    sizes[0] = 0
-    return np.asarray((sizes >= keep_share * sizes.max())[component] & mask, dtype=np.bool_)

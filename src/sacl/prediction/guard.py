@@ -7,14 +7,16 @@ but the two maps is needed to see that, so it is looked at in every scan, annota
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import msgspec
 import numpy as np
 from jaxtyping import Bool
+from scipy import ndimage
 
 from sacl.errors import DataError
 from sacl.files.atomic import write_text
@@ -38,7 +40,6 @@ _WORSE = 0.05
 """A final Dice this much below the coarse one is clearly worse."""
 _WORTH_SAYING = 0.1
 """Share of the scans from which on a loss of volume or a cut is said."""
-_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class Change:
     def vanished(self) -> bool:
         """The coarse map has a believable volume of the organ and the final map nothing."""
         return self.final_ml == 0 and self.coarse_ml >= _BELIEVABLE_ML
+
+
+_Said = tuple[Kind, Sequence[Change], str]
 
 
 @dataclass(frozen=True)
@@ -97,39 +101,31 @@ def changes_of(
         boxes: What the segmenter read of every axial slice, none where it read organ by organ.
         reference: A reference that training did not see.
     """
-    border = _border(boxes[0], final) if boxes else None
+    border = _border(boxes[0], final) if boxes else np.zeros(final.grid.shape[:2], np.bool_)
     changes = []
     for organ in final.scheme.names:
         before, after = coarse.mask(organ), final.mask(organ)
         voxels = int(np.count_nonzero(after))
-        cut = int(np.count_nonzero(after[border])) if border is not None and voxels else 0
-        truth = reference.mask(organ) if reference and organ in case.annotated else None
-        changes.append(
-            Change(
-                case.case_id,
-                organ,
-                volume_ml(before, coarse.grid.voxel_ml),
-                voxels * final.grid.voxel_ml,
-                cut / max(voxels, 1),
-                float("nan") if truth is None else dice(truth, before),
-                float("nan") if truth is None else dice(truth, after),
-            )
+        change = Change(
+            case.case_id,
+            organ,
+            coarse_ml=volume_ml(before, coarse.grid.voxel_ml),
+            final_ml=voxels * final.grid.voxel_ml,
+            at_border=int(np.count_nonzero(after[border])) / max(voxels, 1),
         )
+        if reference and organ in case.annotated:
+            truth = reference.mask(organ)
+            change = replace(change, coarse_dice=dice(truth, before), final_dice=dice(truth, after))
+        changes.append(change)
     return changes
 
 
 def _border(box: Box, label_map: LabelMap) -> Bool[np.ndarray, "i j"]:
     """Return the pixels on the edges of a square that lie inside the slice."""
-    border = np.zeros(label_map.grid.shape[:2], np.bool_)
-    span = [slice(max(a, 0), b) for a, b in zip(box.start[:2], box.stop[:2], strict=True)]
-    for axis in (0, 1):
-        for edge, is_inside in (
-            (box.start[axis], box.start[axis] > 0),
-            (box.stop[axis] - 1, box.stop[axis] < border.shape[axis]),
-        ):
-            if is_inside:
-                border[(edge, span[1]) if axis == 0 else (span[0], edge)] = True
-    return border
+    square = np.zeros(label_map.grid.shape[:2], np.bool_)
+    i, j = (slice(max(a, 0), b) for a, b in zip(box.start[:2], box.stop[:2], strict=True))
+    square[i, j] = True
+    return square & ~ndimage.binary_erosion(square, border_value=1)
 
 
 def organs_to_take_from_coarse(changes: Iterable[Change]) -> tuple[str, ...]:
@@ -137,16 +133,20 @@ def organs_to_take_from_coarse(changes: Iterable[Change]) -> tuple[str, ...]:
 
     Give it no scan of the test subjects: it decides what they are scored by.
     """
-    by_organ: dict[str, list[Change]] = {}
-    for change in changes:
-        by_organ.setdefault(change.organ, []).append(change)
     lost = []
-    for organ, rows in by_organ.items():
+    for organ, rows in _by_organ(changes).items():
         located = [row for row in rows if row.coarse_ml >= _BELIEVABLE_ML]
         gone = [row for row in located if row.vanished]
         if 2 * len(located) > len(rows) and 2 * len(gone) > len(located):
             lost.append(organ)
     return tuple(lost)
+
+
+def _by_organ(changes: Iterable[Change]) -> dict[str, list[Change]]:
+    rows: defaultdict[str, list[Change]] = defaultdict(list)
+    for change in changes:
+        rows[change.organ].append(change)
+    return rows
 
 
 def with_organs_of(final: LabelMap, coarse: LabelMap, organs: Sequence[str]) -> LabelMap:
@@ -159,28 +159,26 @@ def with_organs_of(final: LabelMap, coarse: LabelMap, organs: Sequence[str]) -> 
 
 def find_doubts(changes: Sequence[Change], from_coarse: tuple[str, ...] = ()) -> Findings:
     """Return the doubts that the changes of all scans give rise to, the heaviest first."""
-    by_organ: dict[str, list[Change]] = {}
-    for change in changes:
-        by_organ.setdefault(change.organ, []).append(change)
     doubts = [
-        doubt
-        for organ, rows in by_organ.items()
-        for doubt in _doubts(organ, rows, organ in from_coarse)
+        Doubt(organ, kind, tuple(row.case_id for row in rows), f"{organ}: {words}")
+        for organ, changed in _by_organ(changes).items()
+        for kind, rows, words in _doubts(changed, organ in from_coarse)
     ]
-    order = {kind: number for number, kind in enumerate(get_args(Kind))}
-    return Findings(tuple(sorted(doubts, key=lambda doubt: order[doubt.kind])), from_coarse)
+    doubts.sort(key=lambda doubt: get_args(Kind).index(doubt.kind))
+    return Findings(tuple(doubts), from_coarse)
 
 
-def _doubts(organ: str, rows: Sequence[Change], replaced: bool) -> Iterable[Doubt]:
-    """Yield the doubts about one organ."""
+def _doubts(rows: Sequence[Change], replaced: bool) -> Iterator[_Said]:
+    """Yield what is doubted of one organ, in which scans, and the words."""
     located = [row for row in rows if row.coarse_ml >= _BELIEVABLE_ML]
+    taken = "; it is taken from the coarse map" if replaced else ""
     if not located:
-        yield _doubt(organ, "never_located", rows, f"no coarse map of {len(rows)} scans has it")
+        yield "never_located", rows, f"no coarse map of {len(rows)} scans has it"
     elif all(row.final_ml == 0 for row in rows):
         words = f"predicted in none of {len(rows)} scans; the coarse map has it in {len(located)}"
-        yield _doubt(organ, "never_predicted", located, words + _taken(replaced))
+        yield "never_predicted", located, words + taken
     else:
-        yield from _losses(organ, located, replaced)
+        yield from _losses(located, taken)
     scored = [row for row in rows if not np.isnan(row.coarse_dice + row.final_dice)]
     if scored:
         before = float(np.mean([row.coarse_dice for row in scored]))
@@ -190,36 +188,23 @@ def _doubts(organ: str, rows: Sequence[Change], replaced: bool) -> Iterable[Doub
                 f"final Dice {after:.2f}, coarse Dice {before:.2f} on {len(scored)} annotated scans"
                 " that training did not see; the coarse map is the better one"
             )
-            yield _doubt(organ, "worse_than_coarse", scored, words)
+            yield "worse_than_coarse", scored, words
 
 
-def _losses(organ: str, located: Sequence[Change], replaced: bool) -> Iterable[Doubt]:
+def _losses(located: Sequence[Change], taken: str) -> Iterator[_Said]:
+    of = f"of the {len(located)} scans whose coarse map has it"
+    gone = [row for row in located if row.vanished]
+    shrunken = [row for row in located if 0 < row.final_ml < _MOST_OF_IT * row.coarse_ml]
+    cut = [row for row in located if row.at_border >= _AT_BORDER]
     least = max(1.0, _WORTH_SAYING * len(located))
-    of = f"{{}} of the {len(located)} scans whose coarse map has it"
-    tests: Mapping[Kind, tuple[Callable[[Change], bool], str]] = {
-        "vanished": (lambda row: row.vanished, f"vanished in {of}{_taken(replaced)}"),
-        "lost_volume": (
-            lambda row: 0 < row.final_ml < _MOST_OF_IT * row.coarse_ml,
-            f"less than half of the coarse map's volume in {of}",
-        ),
-        "at_border": (
-            lambda row: row.at_border >= _AT_BORDER,
-            f"cut off by the border of the square that the segmenter reads in {of}",
-        ),
-    }
-    for kind, (holds, words) in tests.items():
-        scans = [row for row in located if holds(row)]
-        if len(scans) >= least:
-            yield _doubt(organ, kind, scans, words.format(len(scans)))
-
-
-def _taken(replaced: bool) -> str:
-    return "; it is taken from the coarse map" if replaced else ""
-
-
-def _doubt(organ: str, kind: Kind, rows: Sequence[Change], words: str) -> Doubt:
-    scans = tuple(row.case_id for row in rows)
-    return Doubt(organ, kind, scans, f"{organ}: {words}")
+    if len(gone) >= least:
+        yield "vanished", gone, f"vanished in {len(gone)} {of}{taken}"
+    if len(shrunken) >= least:
+        words = f"less than half of the coarse map's volume in {len(shrunken)} {of}"
+        yield "lost_volume", shrunken, words
+    if len(cut) >= least:
+        words = f"cut off by the border of the square that the segmenter reads in {len(cut)} {of}"
+        yield "at_border", cut, words
 
 
 def write_findings(folder: Path, findings: Findings) -> None:

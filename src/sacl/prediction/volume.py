@@ -84,7 +84,7 @@ class Predictor:
     network: Network
     device: torch.device
     recipe: MapRecipe = MapRecipe()
-    batch: int = 16
+    batch: int = 32
 
     @property
     def spec(self) -> SegmenterSpec:
@@ -107,9 +107,7 @@ class Predictor:
     ) -> Float[Tensor, "n out side side"]:
         """Return the logits of images, which are cut `scale` times wider than the logits are."""
 
-        def network(
-            batch: Float[Tensor, "n channel _i _j"],
-        ) -> Float[Tensor, "n out _i _j"]:
+        def network(batch: Float[Tensor, "n channel _i _j"]) -> Float[Tensor, "n out _i _j"]:
             with autocast(self.device):
                 return self.network(batch.contiguous(memory_format=torch.channels_last))
 
@@ -137,9 +135,7 @@ def predict_volume(
     """
     scheme, recipe = predictor.spec.label_scheme, predictor.recipe
     # Slices are read and written one by one: column order keeps each of them in one piece.
-    labels = np.zeros(
-        volume.grid.shape, np.uint8 if len(scheme.names) <= 255 else np.uint16, order="F"
-    )
+    labels = np.zeros(volume.grid.shape, scheme.label_type, order="F")
     assert coarse is not None or not predictor.needs_coarse, "a coarse label map is needed"
     if predictor.spec.head == "dense":
         boxes = dense_boxes(predictor.spec.placement, volume.grid, coarse)

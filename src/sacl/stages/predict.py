@@ -37,8 +37,6 @@ from sacl.settings import PredictSettings
 from sacl.stages.scan import Scan
 from sacl.types import Case, Cohort
 
-BATCH = 32
-"""Slices or patches per forward pass."""
 _SAID = 8
 
 
@@ -86,7 +84,7 @@ def _predict_cases(
     """
     device, bad = resolve_device(workspace.device), []
     segmenter = load_segmenter(workspace.require("finetune") / arm, device)
-    predictor = Predictor(segmenter, device, recipe, BATCH)
+    predictor = Predictor(segmenter, device, recipe)
     for case in track(cases, f"predict ({arm})"):
         path = _map_of(arm, case, workspace)
         try:

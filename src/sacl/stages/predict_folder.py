@@ -21,7 +21,6 @@ from sacl.progress import say, track
 from sacl.run.record import arms_of, note_own, require_own
 from sacl.run.workspace import Workspace
 from sacl.settings import PredictSettings
-from sacl.stages.predict import BATCH
 from sacl.types import LabelMap, Volume
 
 _BYTES_PER_VOXEL = 17
@@ -96,7 +95,7 @@ def predict_folder(  # noqa: PLR0913
         copies=recipe.copies if copies is None else copies,
         keep_component=recipe.keep_component if keep_component is None else keep_component,
     )
-    predictor = Predictor(segmenter, where, recipe, BATCH)
+    predictor = Predictor(segmenter, where, recipe)
     locator = _locator(predictor, workspace, coarse, [stem(p) for p in targets.values()])
     return _predict_all(targets, predictor, locator)
 
@@ -119,7 +118,6 @@ def _predict_all(targets: Mapping[Path, Path], predictor: Predictor, locator: Lo
             f"{len(bad)} of {len(targets)} scans could not be predicted ({', '.join(bad[:3])});"
             f" the reasons stand above, the other {len(written)} are done"
         )
-    more = f", {len(doubts)} of them in doubt" if doubts else ""
     more = f", {len(doubts)} of them in doubt" if doubts else ""
     maps = "1 label map" if len(written) == 1 else f"{len(written)} label maps"
     say(f"predict: {maps}{more} in {written[0].parent}")
