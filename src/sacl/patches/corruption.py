@@ -90,23 +90,18 @@ def measure_errors(
     squared_shift = (center_a - center_r).square().mean(dim=1)
     squared_log = (area_a.clamp(min=1e-6) / area_r.clamp(min=1e-6)).log().square()
     levels = torch.linspace(0, 1, _QUANTILES, dtype=dice.dtype, device=dice.device)
-    rows = []
+    if not bool(both.any()):  # no organ has both masks: draw perfect attention
+        nothing = dice.new_zeros(organs)
+        return AttentionErrors(dice.new_ones(organs, _QUANTILES), nothing, nothing)
+    quantiles, shift, log_area = [], [], []
     for index in range(organs):
         chosen = both & (organ == index)
         if int(chosen.sum()) < _FEWEST:
             chosen = both
-        if not bool(chosen.any()):  # no organ has both masks: draw perfect attention
-            rows.append((torch.ones_like(levels), dice.new_zeros(()), dice.new_zeros(())))
-            continue
-        rows.append(
-            (
-                torch.quantile(dice[chosen], levels),
-                squared_shift[chosen].mean().sqrt(),
-                squared_log[chosen].mean().sqrt(),
-            )
-        )
-    quantiles, shift, log_area = (torch.stack(column) for column in zip(*rows, strict=True))
-    return AttentionErrors(quantiles, shift, log_area)
+        quantiles.append(torch.quantile(dice[chosen], levels))
+        shift.append(squared_shift[chosen].mean().sqrt())
+        log_area.append(squared_log[chosen].mean().sqrt())
+    return AttentionErrors(torch.stack(quantiles), torch.stack(shift), torch.stack(log_area))
 
 
 def corrupt(

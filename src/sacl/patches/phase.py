@@ -264,7 +264,8 @@ def _doubt(hu: Mapping[str, float]) -> str:
     """Return why the HU cannot be those of a CT's organs; empty where they can."""
     if not hu:
         return f"unknown: none of {', '.join(_words(t) for t in TISSUES)} was located"
-    strange = [t for t, value in hu.items() if not _between(value, *_PLAUSIBLE_HU[t])]
+    ranges = {t: _PLAUSIBLE_HU[t] for t in hu}
+    strange = [t for t, (low, high) in ranges.items() if not low <= hu[t] <= high]
     if "liver" not in strange and 2 * len(strange) <= len(hu):
         return ""
     worst = "liver" if "liver" in strange else strange[0]
@@ -273,10 +274,6 @@ def _doubt(hu: Mapping[str, float]) -> str:
         f"unknown: {_words(worst)} {hu[worst]:.0f} HU, expected {low:g} to {high:g} HU in a CT;"
         " is the rescale intercept missing, or the coarse map off?"
     )
-
-
-def _between(value: float, low: float, high: float) -> bool:
-    return bool(low <= value <= high)
 
 
 def _words(name: str) -> str:

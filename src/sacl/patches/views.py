@@ -111,16 +111,13 @@ def resample(
     """
     shape = [pixels.shape[0], pixels.shape[1], size, size]
     grid = functional.affine_grid(theta.float() / stored_scale, shape, align_corners=False)
-    smooth = [c for c in range(pixels.shape[1]) if c not in nearest_channels]
-    if len(smooth) == pixels.shape[1]:
+    if not nearest_channels:
         return functional.grid_sample(pixels, grid, align_corners=False)
-    views = pixels.new_empty(shape)
-    labels = list(nearest_channels)
-    views[:, labels] = functional.grid_sample(
-        pixels[:, labels], grid, mode="nearest", align_corners=False
-    )
-    if smooth:
-        views[:, smooth] = functional.grid_sample(pixels[:, smooth], grid, align_corners=False)
+    views, labels = pixels.new_empty(shape), list(nearest_channels)
+    smooth = [c for c in range(pixels.shape[1]) if c not in labels]
+    for channels, mode in ((smooth, "bilinear"), (labels, "nearest")):
+        part = functional.grid_sample(pixels[:, channels], grid, mode=mode, align_corners=False)
+        views[:, channels] = part
     return views
 
 
@@ -166,18 +163,8 @@ def two_views(
         stored_scale: Stored side in units of the patch's side.
         generator: Source of all randomness.
     """
-    views = torch.stack(
-        [
-            resample(
-                pixels,
-                random_affine(len(pixels), ranges, generator, pixels.device),
-                size,
-                stored_scale,
-            )
-            for _ in range(2)
-        ],
-        dim=1,
-    )
+    thetas = [random_affine(len(pixels), ranges, generator, pixels.device) for _ in range(2)]
+    views = torch.stack([resample(pixels, theta, size, stored_scale) for theta in thetas], dim=1)
     image = views[:, :, :1].reshape(-1, 1, size, size)
     views[:, :, :1] = change_intensity(image, ranges, generator).view(-1, 2, 1, size, size)
     return views

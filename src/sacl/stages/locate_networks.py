@@ -25,7 +25,7 @@ from sacl.prediction.coarse import (
 )
 from sacl.progress import track
 from sacl.run.workspace import Workspace
-from sacl.settings import LocateSettings, SlicesSettings, VolumeSettings
+from sacl.settings import LocateSettings
 from sacl.stages.scan import Scan
 from sacl.training.coarse import CoarsePlan, coarse_case, train_coarse, volume_spec
 from sacl.training.coarse_slices import (
@@ -123,11 +123,12 @@ def train_networks(
     held_out: dict[str, int | None] = {_fold_name(n): n for n in sorted(set(fold_of.values()))}
     held_out[ALL_LABELED] = None
     networks: dict[str, Ensemble] = {}
+    make_trainer = _on_volumes if settings.volume else _on_slices
     train_one: TrainOne | None = None
     for number, (name, fold) in enumerate(held_out.items()):
         trained = load_network(folder, name, device)
         if trained is None:
-            train_one = train_one or _trainer(settings, workspace, cohort, device)
+            train_one = train_one or make_trainer(settings, workspace, cohort, device)
             trained, losses = train_one(
                 [case for case in cohort.labeled if fold_of[case.subject_id] != fold],
                 workspace.seed * 101 + number,
@@ -140,35 +141,23 @@ def train_networks(
     return networks
 
 
-def _trainer(
+def _on_volumes(
     settings: LocateSettings, workspace: Workspace, cohort: Cohort, device: torch.device
 ) -> TrainOne:
-    """Return what trains a network on some of the labeled scans, all of which are read here."""
-    if settings.volume is not None:
-        return _on_volumes(settings.volume, settings.channels, workspace, cohort, device)
-    assert settings.slices is not None, "maps need no network"
-    return _on_slices(settings.slices, settings.channels, workspace, cohort, device)
-
-
-def _on_volumes(
-    settings: VolumeSettings,
-    channels: int,
-    workspace: Workspace,
-    cohort: Cohort,
-    device: torch.device,
-) -> TrainOne:
-    crop, in_plane_size = settings.crop, settings.in_plane_size
+    """Return what trains a 3-D network on some of the labeled scans, all of which are read here."""
+    volume = settings.volume
+    assert volume is not None
     labeled = {}
     for case in cohort.labeled:
         scan, how = Scan(case, cohort, workspace), (case.window, case.annotated)
         labeled[case.case_id] = coarse_case(
-            scan.image, scan.reference, *how, settings.spacing_mm, in_plane_size
+            scan.image, scan.reference, *how, volume.spacing_mm, volume.in_plane_size
         )
-    spacings_mm = [case.spacing_mm for case in labeled.values()]
-    spec = volume_spec(cohort.scheme, spacings_mm, crop, in_plane_size, channels)
+    grid = ([case.spacing_mm for case in labeled.values()], volume.crop, volume.in_plane_size)
+    spec = volume_spec(cohort.scheme, *grid, settings.channels)
 
     def train_one(cases: Sequence[Case], seed: int, **how: Any) -> tuple[Ensemble, list[float]]:
-        plan = CoarsePlan(steps=settings.steps, seed=seed, learning_rate=VOLUME_LEARNING_RATE)
+        plan = CoarsePlan(steps=volume.steps, seed=seed, learning_rate=VOLUME_LEARNING_RATE)
         scans = [labeled[case.case_id] for case in cases]
         network, losses = train_coarse(spec, scans, plan, device, **how)
         return VolumeEnsemble(spec, (network,), device), losses
@@ -177,25 +166,24 @@ def _on_volumes(
 
 
 def _on_slices(
-    settings: SlicesSettings,
-    channels: int,
-    workspace: Workspace,
-    cohort: Cohort,
-    device: torch.device,
+    settings: LocateSettings, workspace: Workspace, cohort: Cohort, device: torch.device
 ) -> TrainOne:
-    spec = slice_spec(cohort, settings.size, channels)
+    """Return what trains a network on slices; unlabeled training scans take part in each."""
+    slices = settings.slices
+    assert slices is not None
+    spec = slice_spec(cohort, slices.size, settings.channels)
     labeled = {}
     for case in cohort.labeled:
-        scan, how = Scan(case, cohort, workspace), (case.window, settings.size)
+        scan, how = Scan(case, cohort, workspace), (case.window, slices.size)
         labeled[case.case_id] = slices_of(scan.image, *how, scan.reference, case.annotated)
-    unlabeled = _unlabeled(settings, workspace, cohort)
+    unlabeled = _unlabeled(slices.size, workspace, cohort) if slices.teacher_steps else []
 
     def train_one(cases: Sequence[Case], seed: int, **how: Any) -> tuple[Ensemble, list[float]]:
         plan = SlicePlan(
-            steps=settings.steps,
-            teacher_steps=settings.teacher_steps,
-            copy_paste=settings.copy_paste,
-            ranges=VIEWS[settings.augment],
+            steps=slices.steps,
+            teacher_steps=slices.teacher_steps,
+            copy_paste=slices.copy_paste,
+            ranges=VIEWS[slices.augment],
             seed=seed,
             batch=SLICES_PER_STEP,
             learning_rate=SLICES_LEARNING_RATE,
@@ -207,16 +195,14 @@ def _on_slices(
     return train_one
 
 
-def _unlabeled(settings: SlicesSettings, workspace: Workspace, cohort: Cohort) -> list[ScanSlices]:
-    """Return the training scans of subjects without any reference, none without a teacher."""
-    if settings.teacher_steps == 0:
-        return []
+def _unlabeled(size: int, workspace: Workspace, cohort: Cohort) -> list[ScanSlices]:
+    """Return the training scans of subjects without any reference."""
     seen = {case.subject_id for case in cohort.labeled}
     cases = [case for case in cohort.of_split("train") if case.subject_id not in seen]
     slices = sum(case.native.grid.shape[2] for case in cases)
     every = max(1, math.ceil(slices / _MOST_UNLABELED))
     scans = (Scan(case, cohort, workspace) for case in track(cases, "read unlabeled scans"))
-    return [slices_of(s.image, s.case.window, settings.size, every=every) for s in scans]
+    return [slices_of(scan.image, scan.case.window, size, every=every) for scan in scans]
 
 
 def _write_losses(path: Path, name: str, losses: Sequence[float]) -> None:

@@ -132,7 +132,8 @@ def train_coarse(
         torch.manual_seed(plan.seed)
         network = CoarseNetwork(spec)
 
-    weights = class_weights(_counts(cases), _BALANCE).to(device)
+    counts = [c.labels.flatten().long().bincount(minlength=1 + len(spec.organs)) for c in cases]
+    weights = class_weights(torch.stack(counts).sum(dim=0).float(), _BALANCE).to(device)
 
     def loss_of_step(trained: nn.Module, step: int) -> Tensor:
         generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
@@ -171,13 +172,6 @@ def loss_of_levels(
         )
         share /= 2
     return total / (2 - 2 * share)
-
-
-def _counts(cases: Sequence[CoarseCase]) -> Float[Tensor, " class"]:
-    """Return the voxels of each class in all cases, background first."""
-    classes = 1 + len(cases[0].annotated)
-    counts = [case.labels.flatten().long().bincount(minlength=classes) for case in cases]
-    return torch.stack(counts).sum(dim=0).float()
 
 
 def draw_crops(
@@ -275,13 +269,7 @@ def _random_start(center: int, size: int, crop: int, generator: torch.Generator)
 def _cut(
     voxels: Shaped[Tensor, "i j k"], start: Sequence[int], shape: Sequence[int]
 ) -> Shaped[Tensor, "a b c"]:
-    inside = tuple(
-        slice(max(a, 0), min(a + n, size))
-        for a, n, size in zip(start, shape, voxels.shape, strict=True)
-    )
-    pad = [
-        amount
-        for a, n, size in reversed(list(zip(start, shape, voxels.shape, strict=True)))
-        for amount in (max(-a, 0), max(a + n - size, 0))
-    ]
-    return functional.pad(voxels[inside], pad)
+    """Return a part of a volume, 0 outside of it: a negative pad cuts."""
+    spans = zip(start, shape, voxels.shape, strict=True)
+    pad = [amount for a, n, size in spans for amount in (a + n - size, -a)]
+    return functional.pad(voxels, pad[::-1])
