@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sacl.prediction.components import clean_components
+from sacl.prediction.assemble import clean_components
 
 
 def blob(shape=(20, 20, 20)) -> np.ndarray:

@@ -38,9 +38,8 @@ class AttentionErrors:
 
     def to(self, device: torch.device) -> AttentionErrors:
         """Return the same on a device."""
-        return AttentionErrors(
-            self.dice.to(device), self.shift.to(device), self.log_area.to(device)
-        )
+        parts = (self.dice, self.shift, self.log_area)
+        return AttentionErrors(*(part.to(device) for part in parts))
 
 
 def mask_dice(a: Float[Tensor, "n i j"], b: Float[Tensor, "n i j"]) -> Float[Tensor, " n"]:
@@ -53,9 +52,7 @@ def mask_dice(a: Float[Tensor, "n i j"], b: Float[Tensor, "n i j"]) -> Float[Ten
     return 2 * overlap / (inside_a.sum(dim=(1, 2)) + inside_b.sum(dim=(1, 2)))
 
 
-def _centers(
-    mask: Float[Tensor, "n i j"],
-) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 2"]]:
+def _centers(mask: Float[Tensor, "n i j"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 2"]]:
     """Return areas in pixels, and centers of mass (i, j) in sides from the middle."""
     size = mask.shape[-1]
     axis = (torch.arange(size, device=mask.device) + 0.5) / size - 0.5
@@ -75,13 +72,8 @@ def measure_errors(
 
     Patches in which either mask is empty say nothing about size and place and are left out; in
     training they keep the attention that they have. An organ with fewer than 16 patches takes the
-    errors of all organs.
-
-    Args:
-        attention: Area coverage in [0, 1], from networks that never saw the subject.
-        reference: Area coverage of the reference.
-        organ: Index of each patch's organ.
-        organs: Number of organs.
+    errors of all organs. Both masks are area coverage in [0, 1]; the attention is of networks that
+    never saw the subject.
     """
     area_a, center_a = _centers(attention)
     area_r, center_r = _centers(reference)
@@ -114,13 +106,8 @@ def corrupt(
 
     Each patch draws a Dice from its organ's measured distribution and a direction: a shift, a
     change of size and a smooth bending, in the measured proportions. How far to go in that
-    direction is decided by bisection, for all patches at once. An empty mask stays empty.
-
-    Args:
-        reference: Area coverage in [0, 1].
-        organ: Index of each patch's organ.
-        errors: What `measure_errors` returned, on the same device.
-        generator: Source of randomness, of any device.
+    direction is decided by bisection, for all patches at once. An empty mask stays empty. The
+    errors are on the reference's device; the generator may be on any.
     """
     goal = _draw_dice(errors.dice[organ], generator)
     shift, log_radius, bend = _draw_direction(reference, organ, errors, generator)

@@ -49,13 +49,7 @@ def plan_boxes(
     in-plane extent over its slices, at least `min_side_mm`, square in mm. Each is centered on the
     mask's bounding box in its slice; a slice without the organ takes the nearest one's center.
 
-    Args:
-        coarse: The scan's coarse label map, canonical.
-        organ: Name of the organ.
-        context: Side in units of the organ's largest in-plane extent.
-        min_side_mm: Smallest side.
-        slice_margin: How many slices away from the mask a slice still gets a box.
-        region: Where the organ lies, of `organ_regions`; looked for where it is not given.
+    `region` is where the organ lies, of `organ_regions`; looked for where it is not given.
 
     Returns:
         Boxes by rising k, one voxel thick, which may reach beyond the volume; none where the
@@ -148,14 +142,7 @@ def coverage(
 
     The mask goes through the same antialiased filter as the image, so that both lie on each other
     to a fraction of a pixel. It is not thresholded: a soft edge says where the boundary runs, a
-    hard one only which pixels it crosses.
-
-    Args:
-        labels: One slice of a label map.
-        label: The organ's label value.
-        box: The patch without margin.
-        size: Pixels of the box's side.
-        scale: As for `cut`.
+    hard one only which pixels it crosses. Size and scale are those of `cut`.
     """
     return np.clip(cut(labels == label, box, size, scale), 0.0, 1.0)
 

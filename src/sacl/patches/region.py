@@ -75,11 +75,6 @@ def region_boxes(coarse: LabelMap, context: float, min_side_mm: float) -> list[B
     The side is `context` times the larger in-plane extent of the organs, at least `min_side_mm`
     and square in mm. Where the map holds no organ, or the square would be wider than the slice,
     the boxes are those of the whole slices.
-
-    Args:
-        coarse: The scan's coarse label map, canonical.
-        context: Side in units of the organs' largest in-plane extent.
-        min_side_mm: Smallest side.
     """
     ends = [
         _ends_of(coarse.voxels[region] == coarse.scheme.label_of(organ), region)

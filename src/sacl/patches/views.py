@@ -97,7 +97,8 @@ def resample(
 ) -> Float[Tensor, "n channel size size"]:
     """Resample stored patches through affine maps, all channels on one sampling grid.
 
-    The identity at the store's own scale is exactly the crop of the center.
+    The identity at the store's own scale is exactly the crop of the center. Views are 0 where they
+    reach beyond what is stored.
 
     Args:
         pixels: Stored patches, with their margin.
@@ -105,9 +106,6 @@ def resample(
         size: Pixels of a view's side.
         stored_scale: Stored side in units of the patch's side, margin included.
         nearest_channels: Channels with labels, which take the nearest pixel; the rest is bilinear.
-
-    Returns:
-        The views, 0 where they reach beyond what is stored.
     """
     shape = [pixels.shape[0], pixels.shape[1], size, size]
     grid = functional.affine_grid(theta.float() / stored_scale, shape, align_corners=False)
@@ -156,12 +154,8 @@ def two_views(
 ) -> Float[Tensor, "n 2 channel size size"]:
     """Return two independently augmented views of every patch.
 
-    Args:
-        pixels: Stored patches with margin; channel 0 is the image, channel 1 (if any) attention.
-        ranges: How far the views may differ from the patch.
-        size: Pixels of a view's side.
-        stored_scale: Stored side in units of the patch's side.
-        generator: Source of all randomness.
+    Channel 0 of the stored pixels is the image, channel 1 (if any) attention; size and scale are
+    those of `resample`.
     """
     thetas = [random_affine(len(pixels), ranges, generator, pixels.device) for _ in range(2)]
     views = torch.stack([resample(pixels, theta, size, stored_scale) for theta in thetas], dim=1)

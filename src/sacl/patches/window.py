@@ -48,14 +48,9 @@ def window_of(
 def normalize(
     voxels: Shaped[np.ndarray, "*space"], window: tuple[float, float]
 ) -> Float[np.ndarray, "*space"]:
-    """Map the window's two intensities to 0 and 1, and clip what lies outside.
+    """Map the window's two intensities to 0 and 1, clip what lies outside, and return float32.
 
-    Args:
-        voxels: Intensities of any real type and shape; HU for CT.
-        window: The intensities that become 0 and 1.
-
-    Returns:
-        float32 of the same shape. NaN (no measurement) becomes 0, like everything below the window.
+    NaN (no measurement) becomes 0, like everything below the window.
     """
     low, high = window
     scaled = np.subtract(voxels, np.float32(low), dtype=np.float32)

@@ -23,7 +23,7 @@ from sacl.networks.coarse import CoarseNetwork, CoarseSpec
 from sacl.networks.device import autocast
 from sacl.networks.segmenter import Segmenter, SegmenterSpec
 from sacl.patches.coarse_grid import arg_max_on_scan, coarse_grid, image_to_coarse
-from sacl.prediction.components import clean_components
+from sacl.prediction.assemble import clean_components
 from sacl.prediction.volume import Network, Predictor, load_segmenter, predict_volume
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 

@@ -37,13 +37,8 @@ def mean_over_copies(
     """Return logits of the mean probability, over the pixels as they are and over their copies.
 
     One logit is that of an organ against all else, several those of exclusive classes. A copy does
-    not count where it does not show the pixel.
-
-    Args:
-        network: From pixels of side `size` to logits.
-        pixels: Cut `wider(size, copies)` times as wide as `size`.
-        size: Side of what the network reads.
-        copies: How many.
+    not count where it does not show the pixel. The network reads pixels of side `size`; `pixels`
+    are cut `wider(size, copies)` times as wide.
     """
     scale, count = pixels.shape[-1] / size, len(pixels)
     total, weight = pixels.new_zeros(()), pixels.new_zeros(())

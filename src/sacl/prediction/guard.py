@@ -92,14 +92,10 @@ def changes_of(
     boxes: Sequence[Box] = (),
     reference: LabelMap | None = None,
 ) -> list[Change]:
-    """Return what became of every organ of a scan.
+    """Return what became of every organ of a scan, by its coarse and final map on one grid.
 
-    Args:
-        case: The scan; of a reference only the organs that it has annotated are scored.
-        coarse: Its coarse map.
-        final: Its final map, on the same grid.
-        boxes: What the segmenter read of every axial slice, none where it read organ by organ.
-        reference: A reference that training did not see.
+    `boxes` are what the segmenter read of every axial slice, none where it read organ by organ. Of
+    a reference, which training did not see, only the annotated organs are scored.
     """
     border = _border(boxes[0], final) if boxes else np.zeros(final.grid.shape[:2], np.bool_)
     changes = []

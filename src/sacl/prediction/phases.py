@@ -24,13 +24,8 @@ def estimate_phases(
 
     A phase that the cohort knows stays: where the HU contradict it with a probability above 0.95,
     that is said and marked. Nothing is estimated where no organ of the cohort tells the phase, or
-    where its label `phase` means something else, such as a cardiac phase.
-
-    Args:
-        cohort: The scans, and which phases they have already.
-        ingested: Folder of the scans.
-        located: Folder of the coarse maps.
-        threshold: Least probability that is believed; below it the phase is `unknown`.
+    where its label `phase` means something else, such as a cardiac phase. An estimate with a
+    probability below the threshold is `unknown`.
     """
     reason = _why_not(cohort)
     if reason:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -22,8 +23,7 @@ from sacl.networks.segmenter import SEGMENTER, Segmenter, SegmenterSpec, restore
 from sacl.patches.query import coverage, cut
 from sacl.patches.region import dense_boxes, patch_boxes
 from sacl.patches.window import normalize
-from sacl.prediction.assemble import fuse, labels_of_slice
-from sacl.prediction.components import clean_components
+from sacl.prediction.assemble import clean_components, fuse, labels_of_slice
 from sacl.prediction.copies import mean_over_copies, wider
 from sacl.prediction.guard import with_organs_of
 from sacl.types import Box, LabelMap, Volume
@@ -190,16 +190,19 @@ def _patch_logits(
 ) -> Iterator[tuple[Box, int, Tensor]]:
     """Yield box, label value and logits `[side, side]` of every organ's patches by rising slice."""
     planned = plan_patches(coarse, predictor.spec)
-    size, scale, k_read, plane = predictor.spec.image_size, predictor.scale, -1, np.zeros(0)
+    size, scale = predictor.spec.image_size, predictor.scale
+
+    @lru_cache(maxsize=1)
+    def plane(k: int) -> Float[np.ndarray, "i j"]:
+        return normalize(volume.voxels[:, :, k], window)
+
     for first in range(0, len(planned), predictor.batch):
         batch = planned[first : first + predictor.batch]
         pixels = []
         for box, label in batch:
             k = box.start[2]
-            if k != k_read:
-                k_read, plane = k, normalize(volume.voxels[:, :, k], window)
             attention = coverage(coarse.voxels[:, :, k], label, box, size, scale)
-            pixels.append(np.stack([cut(plane, box, size, scale), attention]))
+            pixels.append(np.stack([cut(plane(k), box, size, scale), attention]))
         logits = predictor.logits(pixels).cpu()
         for (box, label), logit in zip(batch, logits, strict=True):
             yield box, label, logit[0]

@@ -57,11 +57,7 @@ def deal_folds(cohort: Cohort, folds: int) -> dict[str, int]:
 
     Subjects in which the same organs are annotated are dealt in turn, so that every network learns
     every organ as far as possible: of an organ that none of its scans annotates, a network would
-    put out anything.
-
-    Args:
-        cohort: Its labeled cases are dealt, subject by subject.
-        folds: As many as possible, up to this number.
+    put out anything. There are as many folds as possible, up to `folds`.
 
     Raises:
         DataError: fewer than two subjects are labeled, or an organ is annotated in one fold alone.

@@ -69,8 +69,8 @@ def predict_folder(  # noqa: PLR0913
         out: Folder for the label maps.
         arm: Which segmenter of the run; the pretrained one where unset.
         coarse: Folder of coarse label maps; the run's own networks where unset.
-        copies: Copies that a prediction is the mean of; as in the run where unset.
-        keep_component: Share below which components are removed; as in the run where unset.
+        copies: As in `MapRecipe`; as in the run where unset.
+        keep_component: Likewise.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         force: Overwrite files that sacl did not write.
 
