@@ -41,9 +41,9 @@ def test_agrees_with_the_printed_model_where_every_mask_is_right(monkeypatch):
     evidence = []
     for n, phase in enumerate(PHASES):
         mean, covariance = np.zeros(3), np.zeros((3, 3))
-        rise = {t: module._ENHANCEMENT_HU[t][n - 1] if n else (0.0, 0.0) for t in hu}
+        rise = {t: module._HU[t].rise[n - 1] if n else (0.0, 0.0) for t in hu}
         for i, a in enumerate(hu):
-            native, deviation = module._NATIVE_HU[a]
+            native, deviation = module._HU[a].native
             mean[i] = native + rise[a][0]
             for j, b in enumerate(hu):
                 covariance[i, j] = 0.25**2 * rise[a][0] * rise[b][0] + 5.0**2

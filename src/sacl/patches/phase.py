@@ -78,35 +78,24 @@ _LEAST_ML = 0.3
 _SOFT_HU = (-30.0, 700.0)
 _LEAST_SOFT_SHARE = 0.2
 
-_NATIVE_HU: dict[str, tuple[float, float]] = {
-    "aorta": (40, 8),
-    "portal_vein": (40, 8),
-    "inferior_vena_cava": (38, 8),
-    "kidneys": (30, 8),
-    "liver": (56, 13),
-    "spleen": (48, 8),
-}
-"""Mean and deviation without contrast."""
 
-_ENHANCEMENT_HU: dict[str, tuple[tuple[float, float], ...]] = {
-    "aorta": ((270, 90), (280, 60), (120, 30), (65, 20)),
-    "portal_vein": ((15, 20), (95, 35), (130, 30), (70, 20)),
-    "inferior_vena_cava": ((10, 25), (45, 40), (95, 35), (65, 20)),
-    "kidneys": ((80, 50), (140, 45), (150, 35), (110, 35)),
-    "liver": ((6, 8), (22, 12), (58, 15), (32, 12)),
-    "spleen": ((45, 35), (90, 25), (76, 18), (38, 15)),
-}
-"""Mean and deviation of the rise in the phases after the native one."""
+@dataclass(frozen=True)
+class _TissueHU:
+    """Mean and deviation without contrast and of the rise in the phases after; what CT can have."""
 
-_PLAUSIBLE_HU: dict[str, tuple[float, float]] = {
-    "aorta": (-20, 1000),
-    "portal_vein": (-50, 600),
-    "inferior_vena_cava": (-50, 800),
-    "kidneys": (-50, 500),
-    "liver": (-50, 250),
-    "spleen": (-50, 350),
+    native: tuple[float, float]
+    rise: tuple[tuple[float, float], ...]
+    plausible: tuple[float, float]
+
+
+_HU = {
+    "aorta": _TissueHU((40, 8), ((270, 90), (280, 60), (120, 30), (65, 20)), (-20, 1000)),
+    "portal_vein": _TissueHU((40, 8), ((15, 20), (95, 35), (130, 30), (70, 20)), (-50, 600)),
+    "inferior_vena_cava": _TissueHU((38, 8), ((10, 25), (45, 40), (95, 35), (65, 20)), (-50, 800)),
+    "kidneys": _TissueHU((30, 8), ((80, 50), (140, 45), (150, 35), (110, 35)), (-50, 500)),
+    "liver": _TissueHU((56, 13), ((6, 8), (22, 12), (58, 15), (32, 12)), (-50, 250)),
+    "spleen": _TissueHU((48, 8), ((45, 35), (90, 25), (76, 18), (38, 15)), (-50, 350)),
 }
-"""What an organ can have in CT at all."""
 
 _BEFOREHAND = {
     "native": 0.2,
@@ -210,25 +199,21 @@ def phase_probabilities(hu: Mapping[str, float]) -> dict[str, float]:
     """Return the probability of every phase; where nothing was measured, that beforehand."""
     tissues = [tissue for tissue in TISSUES if tissue in hu]
     measured = np.array([hu[tissue] for tissue in tissues])
-    evidence = np.array(
-        [
-            np.log(_BEFOREHAND[phase]) + _log_evidence(measured, *_moments(phase, tissues))
-            for phase in PHASES
-        ]
-    )
-    share = np.exp(evidence - logsumexp(evidence))
-    return {phase: float(p) for phase, p in zip(PHASES, share, strict=True)}
+    evidence = [
+        np.log(_BEFOREHAND[phase]) + _log_evidence(measured, *_moments(phase, tissues))
+        for phase in PHASES
+    ]
+    share = np.exp(np.array(evidence) - logsumexp(evidence))
+    return dict(zip(PHASES, share.tolist(), strict=True))
 
 
 def _moments(
     phase: str, tissues: Sequence[str]
 ) -> tuple[Real[np.ndarray, " n"], Real[np.ndarray, "n n"]]:
     """Return mean `[n]` and covariance `[n, n]` of the tissues' HU in a phase."""
-    native = np.array([_NATIVE_HU[tissue] for tissue in tissues]).reshape(-1, 2)
-    rise = np.zeros_like(native)
-    if phase != PHASES[0]:
-        after = PHASES.index(phase) - 1
-        rise = np.array([_ENHANCEMENT_HU[tissue][after] for tissue in tissues]).reshape(-1, 2)
+    number = PHASES.index(phase)
+    native = np.array([_HU[t].native for t in tissues]).reshape(-1, 2)
+    rise = np.array([((0, 0), *_HU[t].rise)[number] for t in tissues]).reshape(-1, 2)
     common = _IODINE_DEVIATION**2 * np.outer(rise[:, 0], rise[:, 0]) + _SHIFT_DEVIATION_HU**2
     return native[:, 0] + rise[:, 0], common + np.diag(native[:, 1] ** 2 + rise[:, 1] ** 2)
 
@@ -264,12 +249,11 @@ def _doubt(hu: Mapping[str, float]) -> str:
     """Return why the HU cannot be those of a CT's organs; empty where they can."""
     if not hu:
         return f"unknown: none of {', '.join(_words(t) for t in TISSUES)} was located"
-    ranges = {t: _PLAUSIBLE_HU[t] for t in hu}
-    strange = [t for t, (low, high) in ranges.items() if not low <= hu[t] <= high]
+    strange = [t for t in hu if not _HU[t].plausible[0] <= hu[t] <= _HU[t].plausible[1]]
     if "liver" not in strange and 2 * len(strange) <= len(hu):
         return ""
     worst = "liver" if "liver" in strange else strange[0]
-    low, high = _PLAUSIBLE_HU[worst]
+    low, high = _HU[worst].plausible
     return (
         f"unknown: {_words(worst)} {hu[worst]:.0f} HU, expected {low:g} to {high:g} HU in a CT;"
         " is the rescale intercept missing, or the coarse map off?"

@@ -7,7 +7,7 @@ far outside of what it was trained on are a doubt that is said.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from sacl.types import Volume
 
 _PERCENTILES = (1.0, 99.0)
 _STRIDE = 4
+_LENGTHS = {"pixels": "pixel_mm", "slices": "slice_mm", "field of view": "field_of_view_mm"}
 _FACTOR = 2.0
 """Lengths outside of the training's by more than this factor are a doubt."""
 _CT_SLACK_HU = 400.0
@@ -56,11 +57,8 @@ def ranges_of(measures: Sequence[ScanMeasures]) -> ScanRanges | None:
     """Return the ranges over several scans, None where there is none."""
     if not measures:
         return None
-    columns = {name: [asdict(one)[name] for one in measures] for name in asdict(measures[0])}
-    return ScanRanges(
-        ScanMeasures(**{name: min(values) for name, values in columns.items()}),
-        ScanMeasures(**{name: max(values) for name, values in columns.items()}),
-    )
+    columns = list(zip(*map(astuple, measures), strict=True))
+    return ScanRanges(ScanMeasures(*map(min, columns)), ScanMeasures(*map(max, columns)))
 
 
 def doubts_about(
@@ -79,12 +77,8 @@ def doubts_about(
         )
     if modality == "mr" and scan.low < _AIR_HU < small.low:
         doubts.append(f"intensities down to {scan.low:.0f}: it looks like a CT, not like an MR")
-    lengths = (
-        ("pixels", scan.pixel_mm, small.pixel_mm, large.pixel_mm),
-        ("slices", scan.slice_mm, small.slice_mm, large.slice_mm),
-        ("field of view", scan.field_of_view_mm, small.field_of_view_mm, large.field_of_view_mm),
-    )
-    for what, value, least, most in lengths:
+    for what, name in _LENGTHS.items():
+        value, least, most = (getattr(measures, name) for measures in (scan, small, large))
         if not least / _FACTOR <= value <= most * _FACTOR:
             doubts.append(f"{what} of {value:.3g} mm, trained on {_span(least, most)} mm")
     return doubts

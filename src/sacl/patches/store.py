@@ -59,6 +59,7 @@ class StoreMeta:
 
 
 Patches = UInt[np.ndarray, "_row _i _j"]
+_ARRAYS = ["images", "attention", "references", "dense_images", "dense_references", "dense_coarse"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +92,7 @@ class PatchStore:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays, on disk as in memory."""
-        arrays = (self.images, self.attention, self.references)
-        dense = (self.dense_images, self.dense_references, self.dense_coarse)
-        return sum(array.nbytes for array in (*arrays, *dense))
+        return sum(getattr(self, name).nbytes for name in _ARRAYS)
 
     @cached_property
     def organ_code(self) -> Int64[np.ndarray, " patch"]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from sacl.cohort.dataset import first_of
-from sacl.cohort.layouts.label_maps import Survey, read_given_map
+from sacl.cohort.layouts.label_maps import Survey, given_fingerprint, read_given_map, survey_maps
 from sacl.cohort.references import overlap_in_words
+from sacl.errors import DataError
 from sacl.files.nifti import is_nifti, read_frame
 from sacl.geometry import canonical_grid, require_same_grid, same_grid
 from sacl.prediction.coarse import cleaned
@@ -85,14 +87,38 @@ class GivenMaps:
         }
 
 
-def require_grids(survey: Survey, grids: Mapping[str, Grid], repairs_grid: bool) -> None:
-    """Compare all maps' grids with their scans' by the headers, and say how many are resampled.
-
-    A DICOM segmentation is compared when it is read.
+def fingerprint_of_maps(source: Path) -> str:
+    """Return the fingerprint of given maps.
 
     Raises:
-        DataError: a map lies on another grid and that is not to be repaired; both are printed.
+        DataError: there is neither a folder nor a JSON file.
     """
+    if not source.is_dir() and not (source.suffix == ".json" and source.is_file()):
+        raise DataError(f"locate.maps.source: no folder {source}; check --from")
+    return given_fingerprint(source)
+
+
+def look_through(
+    source: Path,
+    scheme: LabelScheme,
+    grids: Mapping[str, Grid],
+    repairs_grid: bool,
+    allow_missing: bool,
+) -> GivenMaps:
+    """Return the maps of the scans that have these grids, and say what was understood.
+
+    Raises:
+        DataError: a map is missing, lies on another grid, or has labels without names.
+    """
+    remedy = "add them, or go on without these scans by --locate.maps.allow_missing true"
+    survey = survey_maps(source, list(grids), scheme, allow_missing, remedy)
+    _announce(survey, scheme)
+    _require_grids(survey, grids, repairs_grid)
+    return GivenMaps(survey, scheme, grids, repairs_grid)
+
+
+def _require_grids(survey: Survey, grids: Mapping[str, Grid], repairs_grid: bool) -> None:
+    """Compare all maps' grids with their scans' by the headers; DICOM's when they are read."""
     other = {}
     for case_id, given in survey.maps.items():
         for path in (path for path in given.paths if is_nifti(path)):
@@ -117,7 +143,7 @@ def require_grids(survey: Survey, grids: Mapping[str, Grid], repairs_grid: bool)
         )
 
 
-def announce(survey: Survey, scheme: LabelScheme) -> None:
+def _announce(survey: Survey, scheme: LabelScheme) -> None:
     """Say how the names were understood, and what there is no map of."""
     say(f"coarse: {len(survey.maps)} given maps")
     if survey.unmatched:

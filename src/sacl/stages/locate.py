@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sacl.cohort.layouts.label_maps import given_fingerprint, survey_maps
-from sacl.cohort.manifest import read_cohort, read_image
-from sacl.errors import DataError
+from sacl.cohort.manifest import read_cohort
 from sacl.files.atomic import replacing
 from sacl.files.documents import cell_text
 from sacl.files.nifti import write_label_map
-from sacl.prediction.given import GivenMaps, announce, require_grids
+from sacl.prediction.given import GivenMaps, fingerprint_of_maps, look_through
 from sacl.prediction.phases import estimate_phases
 from sacl.progress import say, track
 from sacl.run.record import fingerprint, recorded
@@ -36,11 +34,7 @@ def inputs(settings: LocateSettings, workspace: Workspace) -> dict[str, str]:
     """
     fingerprints = {"ingest": fingerprint(workspace.require("ingest"))}
     if settings.maps is not None:
-        source = settings.maps.source
-        is_json = source.suffix == ".json" and source.is_file()
-        if not source.is_dir() and not is_json:
-            raise DataError(f"locate.maps.source: no folder {source}; check --from")
-        fingerprints["source"] = given_fingerprint(source)
+        fingerprints["source"] = fingerprint_of_maps(settings.maps.source)
     return fingerprints
 
 
@@ -116,16 +110,11 @@ def _summary(coverage: pd.DataFrame, scans: int) -> dict[str, object]:
     """Return, and say, what the maps hold and how well they agree with the references."""
     missed = int((~coverage["found"]).sum())
     words = f"{missed} of {len(coverage)} organs missing"
-    by_organ = {
-        str(organ): {
-            "found": int(rows["found"].sum()),
-            "scans": len(rows),
-            "median_ml": round(float(rows.loc[rows["found"], "volume_ml"].median()), 2)
-            if rows["found"].any()
-            else 0.0,
-        }
-        for organ, rows in coverage.groupby("organ", sort=False)
-    }
+    by_organ = {}
+    for organ, rows in coverage.groupby("organ", sort=False):
+        held_ml = rows.loc[rows["found"], "volume_ml"]
+        median_ml = round(float(held_ml.median()), 2) if len(held_ml) else 0.0
+        by_organ[str(organ)] = {"found": len(held_ml), "scans": len(rows), "median_ml": median_ml}
     summary: dict[str, object] = {
         "organs": {"located": len(coverage), "not_found": missed},
         "coverage": by_organ,
@@ -148,11 +137,6 @@ def _summary(coverage: pd.DataFrame, scans: int) -> dict[str, object]:
 
 def _given(settings: MapsSettings, workspace: Workspace, cohort: Cohort) -> GivenMaps:
     """Return the maps of another tool, looked through before the first one is read."""
-    ingested = workspace.folder("ingest")
-    grids = {case.case_id: read_image(ingested, case).grid for case in cohort.cases}
-    remedy = "add them, or go on without these scans by --locate.maps.allow_missing true"
-    names, repairs = list(grids), settings.repair_grid == "nearest"
-    survey = survey_maps(settings.source, names, cohort.scheme, settings.allow_missing, remedy)
-    announce(survey, cohort.scheme)
-    require_grids(survey, grids, repairs)
-    return GivenMaps(survey, cohort.scheme, grids, repairs)
+    grids = {case.case_id: Scan(case, cohort, workspace).image.grid for case in cohort.cases}
+    repairs = settings.repair_grid == "nearest"
+    return look_through(settings.source, cohort.scheme, grids, repairs, settings.allow_missing)
