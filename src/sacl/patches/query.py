@@ -61,23 +61,17 @@ def plan_boxes(
     spacing_mm = coarse.grid.spacing_mm
     offset = [span.start for span in region]
     inside = coarse.voxels[region] == coarse.scheme.label_of(organ)
-    first_i, last_i = _bounds(np.asarray(inside.any(axis=1)), offset[0])
-    first_j, last_j = _bounds(np.asarray(inside.any(axis=0)), offset[1])
+    ends = [_bounds(np.asarray(inside.any(axis=1 - axis)), offset[axis]) for axis in (0, 1)]
+    first, last = np.swapaxes(ends, 0, 1)
     held = np.flatnonzero(inside.any(axis=(0, 1)))
-    extent_mm = max(
-        float((last_i - first_i)[held].max()) * spacing_mm[0],
-        float((last_j - first_j)[held].max()) * spacing_mm[1],
-    )
-    sides = _sides(max(context * extent_mm, min_side_mm), spacing_mm)
+    extent_mm = float(((last - first)[:, held].max(axis=1) * spacing_mm[:2]).max())
+    side_mm, middle = max(context * extent_mm, min_side_mm), 0.5 * (first + last)
     boxes = []
     for k in range(offset[2] - slice_margin, offset[2] + inside.shape[2] + slice_margin):
         nearest = held[np.abs(held + offset[2] - k).argmin()]
         if 0 <= k < coarse.grid.shape[2] and abs(nearest + offset[2] - k) <= slice_margin:
-            middle = (
-                0.5 * (first_i[nearest] + last_i[nearest]),
-                0.5 * (first_j[nearest] + last_j[nearest]),
-            )
-            boxes.append(_box(middle, sides, k))
+            i, j = middle[:, nearest].tolist()
+            boxes.append(box_around((i, j), side_mm, spacing_mm, k))
     return boxes
 
 
@@ -91,7 +85,10 @@ def box_around(
     middle: tuple[float, float], side_mm: float, spacing_mm: tuple[float, float, float], k: int
 ) -> Box:
     """Return a box of slice `k`, square in mm, whose middle lies at a voxel border (i, j)."""
-    return _box(middle, _sides(side_mm, spacing_mm), k)
+    # The tolerance keeps a side that is whole up to rounding from growing by a voxel.
+    n, m = (max(1, math.ceil(side_mm / spacing - 1e-6)) for spacing in spacing_mm[:2])
+    i, j = math.floor(middle[0] - n / 2 + 0.5), math.floor(middle[1] - m / 2 + 0.5)
+    return Box((i, j, k), (i + n, j + m, k + 1))
 
 
 def cut(
@@ -173,17 +170,6 @@ def _bounds(
     first = occupied.argmax(axis=0) + offset
     last = occupied.shape[0] - occupied[::-1].argmax(axis=0) + offset
     return first, last
-
-
-def _sides(side_mm: float, spacing_mm: tuple[float, float, float]) -> tuple[int, int]:
-    # The tolerance keeps a side that is whole up to rounding from growing by a voxel.
-    i, j = (max(1, math.ceil(side_mm / spacing - 1e-6)) for spacing in spacing_mm[:2])
-    return i, j
-
-
-def _box(middle: tuple[float, float], sides: tuple[int, int], k: int) -> Box:
-    start = [math.floor(m - n / 2 + 0.5) for m, n in zip(middle, sides, strict=True)]
-    return Box((start[0], start[1], k), (start[0] + sides[0], start[1] + sides[1], k + 1))
 
 
 def _positions(voxels: int, size: int, side: int) -> Float[np.ndarray, " side"]:
