@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,16 +89,13 @@ def check_cohort(cohort: CohortFacts) -> list[Finding]:
 
 
 def _across_splits(scans: Iterable[ScanFacts]) -> Iterator[Finding]:
-    by_subject = _by(scans, lambda scan: scan.subject_id)
-    for subject, members in by_subject.items():
+    for subject, members in _by(scans, lambda scan: scan.subject_id).items():
         splits = [split for split in SPLITS if any(m.split == split for m in members)]
         if len(splits) > 1:
             listed = ", ".join(f"{m.case_id} in {m.split}" for m in members[:6])
-            yield Finding(
-                "subject-in-two-splits",
-                members[0].case_id,
-                f"subject {subject} is in {' and '.join(splits)} ({listed}), expected one split",
-            )
+            where = f"{' and '.join(splits)} ({listed}), expected one split"
+            message = f"subject {subject} is in {where}"
+            yield Finding("subject-in-two-splits", members[0].case_id, message)
 
 
 def _duplicates(scans: Iterable[ScanFacts]) -> Iterator[Finding]:
@@ -117,11 +114,8 @@ def _duplicates(scans: Iterable[ScanFacts]) -> Iterator[Finding]:
     for members in maps.values():
         if len({m.image.digest for m in members if m.image}) > 1:
             listed = ", ".join(m.case_id for m in members)
-            yield Finding(
-                "duplicate-reference",
-                members[0].case_id,
-                f"the same label map for the different images {listed}",
-            )
+            message = f"the same label map for the different images {listed}"
+            yield Finding("duplicate-reference", members[0].case_id, message)
 
 
 def _scan_labels(cohort: CohortFacts) -> Iterator[Finding]:
@@ -132,16 +126,12 @@ def _scan_labels(cohort: CohortFacts) -> Iterator[Finding]:
             by_value[scan.scan_labels.get(name, UNKNOWN)].append(scan)
         unknown = by_value.pop(UNKNOWN, [])
         if unknown and by_value:
-            yield Finding(
-                "unknown-scan-label",
-                "",
-                f"'{name}' is unknown for {len(unknown)} of {len(train)} training scans",
-            )
+            message = f"'{name}' is unknown for {len(unknown)} of {len(train)} training scans"
+            yield Finding("unknown-scan-label", "", message)
         for value, members in by_value.items():
             if len(members) == 1 and len(train) > 1:
-                yield Finding(
-                    "rare-scan-label", members[0].case_id, f"{name} '{value}', expected 2 scans"
-                )
+                message = f"{name} '{value}', expected 2 scans"
+                yield Finding("rare-scan-label", members[0].case_id, message)
 
 
 def _by(scans: Iterable[ScanFacts], key: Callable[[ScanFacts], str]) -> dict[str, list[ScanFacts]]:
@@ -155,23 +145,24 @@ def _by(scans: Iterable[ScanFacts], key: Callable[[ScanFacts], str]) -> dict[str
 
 
 def _reference_findings(scans: Sequence[ScanFacts], organs: Sequence[str]) -> Iterator[Finding]:
-    """Yield what is the matter with the references of a cohort.
-
-    Args:
-        scans: The measured scans.
-        organs: Names of all organs that the dataset names.
-    """
+    """Yield what is the matter with the references of a cohort, of all organs that it names."""
     annotated = {scan.case_id: scan.reference for scan in scans if scan.reference}
-    for scan in scans:
-        if scan.reference is not None and not scan.reference.present:
-            yield Finding("empty-reference", scan.case_id, "every voxel is background")
+    for case, reference in annotated.items():
+        if not reference.present:
+            yield Finding("empty-reference", case, "every voxel is background")
     yield from _never_seen(annotated, organs)
     for case, reference in annotated.items():
         yield from _sides(case, reference)
         yield from _pieces(case, reference)
-    yield from _cut_off(annotated, organs)
-    for organ in organs:
-        yield from _volumes(organ, annotated)
+    of_organ = {
+        organ: {case: r.present[organ] for case, r in annotated.items() if organ in r.present}
+        for organ in organs
+    }
+    for organ, present in of_organ.items():
+        if cut := sum(facts.at_border for facts in present.values()):
+            yield Finding("cut-off", "", f"{organ} in {cut} of {len(present)} references")
+    for organ, present in of_organ.items():
+        yield from _volumes(organ, present)
 
 
 def _never_seen(annotated: dict[str, ReferenceFacts], organs: Sequence[str]) -> Iterator[Finding]:
@@ -221,41 +212,23 @@ def _pieces(case: str, reference: ReferenceFacts) -> Iterator[Finding]:
         yield Finding("small-pieces", case, ", ".join(stray))
 
 
-def _cut_off(annotated: dict[str, ReferenceFacts], organs: Sequence[str]) -> Iterator[Finding]:
-    for organ in organs:
-        present = [r.present[organ] for r in annotated.values() if organ in r.present]
-        cut = sum(facts.at_border for facts in present)
-        if cut:
-            yield Finding("cut-off", "", f"{organ} in {cut} of {len(present)} references")
-
-
-def _volumes(organ: str, annotated: dict[str, ReferenceFacts]) -> Iterator[Finding]:
+def _volumes(organ: str, present: Mapping[str, OrganFacts]) -> Iterator[Finding]:
     """Compare an organ's volumes with what adults have, else with the cohort's own."""
-    present: dict[str, OrganFacts] = {
-        case: reference.present[organ]
-        for case, reference in annotated.items()
-        if organ in reference.present
-    }
     expected = adult_range_ml(organ)
     if expected is not None:
         low, high = expected
         for case, facts in present.items():
             if facts.volume_ml > high or (facts.volume_ml < low and not facts.at_border):
-                yield Finding(
-                    "organ-volume",
-                    case,
-                    f"{organ} {facts.volume_ml:.3g} mL, adults have {low:.0f} to {high:.0f} mL",
+                message = (
+                    f"{organ} {facts.volume_ml:.3g} mL, adults have {low:.0f} to {high:.0f} mL"
                 )
+                yield Finding("organ-volume", case, message)
         return
     logs = {c: math.log10(f.volume_ml) for c, f in present.items() if not f.at_border}
     for case, z in robust_outliers(logs, LOG_FLOOR).items():
         usual = 10 ** float(np.median(list(logs.values())))
-        yield Finding(
-            "organ-volume-outlier",
-            case,
-            f"{organ} {present[case].volume_ml:.3g} mL, the cohort's median is {usual:.3g} mL"
-            f" (robust z {z:+.1f})",
-        )
+        message = f"{organ} {present[case].volume_ml:.3g} mL, the cohort's median is {usual:.3g} mL"
+        yield Finding("organ-volume-outlier", case, f"{message} (robust z {z:+.1f})")
 
 
 def adult_range_ml(organ: str) -> tuple[float, float] | None:
@@ -278,5 +251,5 @@ def adult_range_ml(organ: str) -> tuple[float, float] | None:
 
 
 def _is_whole_pair(organ: str) -> bool:
-    """Return whether a name means both of two paired organs: these have two pieces."""
+    """Return whether a name means both of two paired organs, which have two pieces."""
     return canonical_name(organ) in ("kidneys", "lungs", "adrenal_glands")

@@ -5,6 +5,7 @@ Whatever cannot be read becomes a finding.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
@@ -262,11 +263,10 @@ def measure_case(case: SourceCase, dataset: Dataset) -> ScanFacts:
     problems: list[Finding] = []
     geometry, image, grid = _measure_image(case, problems)
     reference = None
-    if case.has_reference:
-        try:
-            reference = _measure_reference(case, dataset, grid)
-        except _Fault as fault:
-            problems.append(fault.finding)
+    try:
+        reference = _measure_reference(case, dataset, grid) if case.has_reference else None
+    except _Fault as fault:
+        problems.append(fault.finding)
     return ScanFacts(
         case_id=case.case_id,
         subject_id=case.subject,
@@ -304,14 +304,10 @@ def _measure_image(
         volume, frame = case.load() if case.load else read_volume(case.image)
     except _UNREADABLE as error:
         problems.append(Finding("unreadable", case.case_id, _reason(error)))
-    else:
-        return measure_geometry(frame), measure_image(volume.voxels), volume.grid
-    if case.load is None:
-        try:
-            return measure_geometry(read_frame(case.image)), None, None
-        except _UNREADABLE:
-            return None, None, None
-    return None, None, None
+        with contextlib.suppress(*_UNREADABLE):
+            return measure_geometry(read_frame(case.image)) if not case.load else None, None, None
+        return None, None, None
+    return measure_geometry(frame), measure_image(volume.voxels), volume.grid
 
 
 def _measure_reference(case: SourceCase, dataset: Dataset, grid: Grid | None) -> ReferenceFacts:

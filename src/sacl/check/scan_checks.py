@@ -48,9 +48,7 @@ def robust_outliers(values: Mapping[str, float], floor: float) -> dict[str, floa
     cohort is searched for faults, not for tails). NaN values are passed over; fewer than 8 values
     have no outliers.
 
-    Args:
-        values: One number per case.
-        floor: Smallest believable standard deviation, so that nearly equal values are no outliers.
+    `floor` is the smallest believable standard deviation: nearly equal values are no outliers.
     """
     finite = {case: value for case, value in values.items() if np.isfinite(value)}
     if len(finite) < FEWEST:
@@ -133,12 +131,8 @@ def _other_spacings(placed: dict[str, Geometry]) -> Iterator[Finding]:
     for case, geometry in placed.items():
         ratio = np.asarray(geometry.spacing_mm) / usual
         if max(ratio.max(), 1 / ratio.min()) > _UNLIKE:
-            yield Finding(
-                "spacing-outlier",
-                case,
-                f"spacing {_words(geometry.spacing_mm)} mm, the cohort's median is"
-                f" {_words(usual.tolist())} mm",
-            )
+            message = f"spacing {_words(geometry.spacing_mm)} mm, the cohort's median is"
+            yield Finding("spacing-outlier", case, f"{message} {_words(usual.tolist())} mm")
 
 
 def _of_all(placed: dict[str, Geometry]) -> Iterator[Finding]:
@@ -155,13 +149,11 @@ def _of_all(placed: dict[str, Geometry]) -> Iterator[Finding]:
         yield Finding("unit-spacing", "", f"all {len(placed)} scans have 1 x 1 x 1 mm")
     elif ratio[:2].max() > _SIZES_DIFFER:
         low, high = shapes[:, :2].min(), shapes[:, :2].max()
-        yield Finding(
-            "nominal-spacing",
-            "",
+        message = (
             f"all {len(placed)} scans have {_words(geometries[0].spacing_mm)} mm, though their"
-            f" slices measure from {low} to {high} voxels: resampled, or a spacing that"
-            " was not measured",
         )
+        message += f" slices measure from {low} to {high} voxels: resampled, or a spacing that"
+        yield Finding("nominal-spacing", "", f"{message} was not measured")
 
 
 def _is_one_mm(geometry: Geometry) -> bool:
@@ -184,15 +176,12 @@ def intensity_findings(
     scans: Sequence[ScanFacts], modality: Literal["ct", "mr"]
 ) -> Iterator[Finding]:
     """Yield what is the matter with the images of a cohort of one modality."""
-    usable = []
+    usable = {}
     for scan in scans:
-        if scan.image is None:
-            continue
-        fault = _fault_of(scan, scan.image, modality)
-        if fault is None:
-            usable.append(scan)
-        else:
+        if scan.image and (fault := _fault_of(scan, scan.image, modality)):
             yield fault
+        elif scan.image:
+            usable[scan.case_id] = scan.image
     yield from _extremes(usable)
     yield from _other_intensities(usable, modality)
 
@@ -233,30 +222,24 @@ def _not_hu(image: Intensities) -> str | None:
     return None
 
 
-def _extremes(scans: Sequence[ScanFacts]) -> Iterator[Finding]:
-    for scan in scans:
-        image = scan.image
-        if image is None:
-            continue
+def _extremes(images: Mapping[str, Intensities]) -> Iterator[Finding]:
+    for case, image in images.items():
         width = image.p995 - image.p005
         above, below = (image.high - image.p995) / width, (image.p005 - image.low) / width
         if max(above, below) > _FAR:
             end = image.high if above > below else image.low
-            yield Finding(
-                "extreme-values",
-                scan.case_id,
-                f"{end:g}, where 99 % of the voxels lie within {image.p005:g} to {image.p995:g}",
-            )
+            usual = f"{image.p005:g} to {image.p995:g}"
+            message = f"{end:g}, where 99 % of the voxels lie within {usual}"
+            yield Finding("extreme-values", case, message)
 
 
 def _other_intensities(
-    scans: Sequence[ScanFacts], modality: Literal["ct", "mr"]
+    images: Mapping[str, Intensities], modality: Literal["ct", "mr"]
 ) -> Iterator[Finding]:
     """Compare soft tissue (CT) or the upper end (MR) with the other scans'.
 
     MR has no unit: its scans are compared by the logarithm.
     """
-    images = {scan.case_id: scan.image for scan in scans if scan.image}
     ct = modality == "ct"
     values = {
         case: image.soft_median if ct else math.log10(image.p995) if image.p995 > 0 else math.nan
@@ -269,9 +252,8 @@ def _other_intensities(
             got = f"{values[case]:.0f} HU" if ct else f"{images[case].p995:g}"
             usual = f"{center:.0f} HU" if ct else f"{10**center:.4g}"
             what = "median of the soft tissue" if ct else "99.5th percentile"
-            yield Finding(
-                "intensity-outlier", case, f"{what} {got}, the cohort's {usual} (robust z {z:+.1f})"
-            )
+            message = f"{what} {got}, the cohort's {usual} (robust z {z:+.1f})"
+            yield Finding("intensity-outlier", case, message)
     tops = [image.p995 for image in images.values() if image.p995 > 0]
     if not ct and tops and max(tops) > _SCALES * min(tops):
         message = f"99.5th percentiles from {min(tops):.4g} to {max(tops):.4g}"

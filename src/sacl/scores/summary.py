@@ -203,8 +203,7 @@ def in_common(
     scored: dict[str, set[tuple[str, str]]] = {}
     for _, row in named:
         scored.setdefault(row.run, set()).add((row.score.case_id, row.score.organ))
-    empty = [work for work, rows in rows_of.items() if not rows]
-    common = set.intersection(*scored.values()) if scored and not empty else set()
+    common = set.intersection(*scored.values()) if scored and all(rows_of.values()) else set()
     if not common:
         raise DataError("report: no scan that all runs scored; compare runs on one cohort")
     kept = [row for _, row in named if (row.score.case_id, row.score.organ) in common]

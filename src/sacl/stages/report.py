@@ -41,7 +41,7 @@ from sacl.report.results import (
     shown_roles,
     split_words,
 )
-from sacl.run.record import fingerprint, read_record, recorded
+from sacl.run.record import RECORD, fingerprint, read_record, recorded
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.scores.summary import in_common, read_scores, read_summary, summarize
 from sacl.settings import ReportSettings
@@ -53,9 +53,8 @@ _PAGE = "report.html"
 def inputs(settings: ReportSettings, workspace: Workspace) -> dict[str, str]:
     """Return the fingerprints of all finished stages that the page describes, and its title."""
     needed = {stage: workspace.require(stage) for stage in ("ingest", "evaluate")}
-    others = ("phantom", "locate", "extract", "pretrain", "finetune", "predict")
-    there = {stage: workspace.folder(stage) for stage in others}
-    finished = {s: f for s, f in there.items() if (f / "run.json").is_file()}
+    there = {stage: workspace.folder(stage) for stage in FOLDERS if stage != "report"}
+    finished = {stage: f for stage, f in there.items() if (f / RECORD).is_file()}
     prints = {stage: fingerprint(folder) for stage, folder in {**needed, **finished}.items()}
     return {**prints, "title": workspace.name}
 
@@ -144,10 +143,8 @@ def _name(work: Path, works: Sequence[Path]) -> str:
 
 def _records(workspace: Workspace) -> Records:
     """Return the records of the finished stages, in the order in which they ran."""
-    records = {
-        stage: read_record(workspace.folder(stage)) for stage in FOLDERS if stage != "report"
-    }
-    return {stage: record for stage, record in records.items() if record is not None}
+    records = {stage: read_record(workspace.folder(stage)) for stage in FOLDERS}
+    return {s: record for s, record in records.items() if record and s != "report"}
 
 
 @contextlib.contextmanager
