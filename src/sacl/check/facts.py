@@ -81,7 +81,6 @@ class Intensities:
     soft_median: float
     unshifted_share: float
     digest: str
-    bytes_per_voxel: int
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,6 @@ class OrganFacts:
     main_share: float
     second_share: float
     at_border: bool
-    slices: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +180,6 @@ def measure_image(voxels: Num[np.ndarray, "i j k"]) -> Intensities:
         soft_median=float(np.median(soft)) if soft.size else math.nan,
         unshifted_share=float(unshifted.mean()),
         digest=digest_of(voxels),
-        bytes_per_voxel=voxels.dtype.itemsize,
     )
 
 
@@ -222,7 +219,6 @@ def measure_organ(
         main_share=float(sizes[0]) / voxels,
         second_share=float(sizes[1]) / voxels if count > 1 else 0.0,
         at_border=min(start) == 0 or any(e == n for e, n in zip(ends, grid.shape, strict=True)),
-        slices=mask.shape[2],
     )
 
 
