@@ -27,7 +27,6 @@ def dataset_of(ingest: IngestSettings, work: Path) -> tuple[Dataset, str]:
         ConfigError: there is no data to look at.
         DataError: the data cannot be listed.
     """
-    key = work / KEY
     paths = ingest.data
     if not paths:
         made = sorted((work / FOLDERS["phantom"]).glob("*/dataset.json"))
@@ -35,8 +34,8 @@ def dataset_of(ingest: IngestSettings, work: Path) -> tuple[Dataset, str]:
             raise ConfigError("check: no data to look at; give a folder, or run `sacl phantom`")
         paths = (made[0].parent,)
     # Nothing is written but the page: only a key that a run has made gives its pseudonyms.
-    known, labels = key if key.is_file() else None, ingest.scan_labels
-    how = ingest.layout, ingest.modality, labels, ingest.fold, ingest.series
+    known = work if (work / KEY).is_file() else None
+    how = ingest.layout, ingest.modality, ingest.scan_labels, ingest.fold, ingest.series
     sources = Sources(paths, *how, known)
     listed = [_listed(path, sources) for path in paths]
     origins = dict.fromkeys(origin for _, origin in listed)

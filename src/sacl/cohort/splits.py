@@ -127,8 +127,9 @@ def hold_out(dataset: Dataset, order: Sequence[str], validation: int, test: int)
     Raises:
         ConfigError: the data has such a split already, or no training subject would be left.
     """
-    for split, count in (("validation", validation), ("test", test)):
-        own = annotated_subjects(dataset, "validation" if split == "validation" else "test")
+    wanted: dict[Split, int] = {"validation": validation, "test": test}
+    for split, count in wanted.items():
+        own = annotated_subjects(dataset, split)
         if count and own:
             raise ConfigError(
                 f"ingest.{split}_subjects: {count} asked for, but the data has {len(own)} {split}"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-from sacl.cohort.convert import CohortPlan, Converted, Window, convert_case, plan_cohort
-from sacl.cohort.dataset import first_of
+from sacl.cohort.convert import CohortPlan, Converted, Window, convert_case, decisions, plan_cohort
 from sacl.cohort.layouts.explain import Explanation, explain_dataset
 from sacl.cohort.layouts.listing import Sources, list_sources, source_fingerprints
 from sacl.cohort.manifest import write_cohort
-from sacl.cohort.references import MapRules, overlap_in_words
+from sacl.cohort.references import MapRules
 from sacl.cohort.splits import SplitRules
-from sacl.dicom.pseudonyms import KEY
 from sacl.errors import ConfigError
 from sacl.files.atomic import folder_fingerprint
 from sacl.patches.window import WindowRule, window_of
@@ -66,8 +64,11 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
         source: Literal["table", "tags"] = "tags" if from_tags else "table"
         cohort = Cohort(dataset.name, plan.scheme, cases, modality, settings.window_hu, source)
         write_cohort(folder, cohort)
+        decided = decisions(converted)
+        for line in decided.lines(settings.overlap):
+            say(f"ingest: {line}")
         done.update(_counts(cohort), layout=dataset.layout, labeled_subjects=plan.labeled)
-        done.update(_decided(converted, settings.overlap))
+        done.update(dataclasses.asdict(decided))
     return folder
 
 
@@ -91,8 +92,7 @@ def _sources(settings: IngestSettings, workspace: Workspace) -> Sources:
             raise ConfigError("ingest.data: no data to read; give --data FOLDER or phantom.scans")
         paths = (phantom / PHANTOM,)
     how = settings.layout, settings.modality, settings.scan_labels, settings.fold, settings.series
-    # The key lies outside of the stages' folders: pseudonyms last as long as the work directory.
-    return Sources(paths, *how, workspace.root / KEY)
+    return Sources(paths, *how, workspace.root)
 
 
 def _convert(folder: Path, plan: CohortPlan, rules: MapRules, window: Window) -> list[Converted]:
@@ -103,25 +103,6 @@ def _convert(folder: Path, plan: CohortPlan, rules: MapRules, window: Window) ->
     with ThreadPoolExecutor(threads) as pool:
         written = pool.map(lambda case: convert_case(folder, case, plan, rules, window), cases)
         return list(track(written, "ingest", len(cases)))
-
-
-def _decided(converted: Sequence[Converted], overlap: str) -> dict[str, Mapping[str, object]]:
-    """Return by case, and say, what was decided of overlaps, grids and headers."""
-    contested = {each.case.case_id: each.contested for each in converted if each.contested}
-    repaired = {each.case.case_id: each.repair for each in converted if each.repair}
-    doubts = {each.case.case_id: each.contradiction for each in converted if each.contradiction}
-    for case_id, repair in repaired.items():
-        say(
-            f"ingest: case {case_id}: label map resampled by nearest neighbor onto the image's"
-            f" grid ({repair})"
-        )
-    if doubts:
-        first = first_of(list(doubts.items()))
-        say(f"ingest: WARNING, the header contradicts itself in case {first}")
-    if contested:
-        words = overlap_in_words(contested.values())
-        say(f"ingest: {words}; the {overlap} organ wins; run.json has all pairs")
-    return {"overlaps": contested, "repaired_grids": repaired, "contradictions": doubts}
 
 
 def _counts(cohort: Cohort) -> dict[str, object]:

@@ -74,7 +74,7 @@ def explain_dataset(root: Path, layout: str, export: dicom.DicomExport) -> Expla
         return _counts(find(root, name)[0], reason)
     intake = take_in(root, export.rule)
     known = read_key(export.key) if export.key is not None else []
-    rows = series_table(intake, known)
+    rows = _series_table(intake, known)
     return Explanation(layout=name, reason=reason, notes=intake.notes, series=rows)
 
 
@@ -99,7 +99,7 @@ def as_text(explained: Explanation) -> str:
     return "\n".join(lines)
 
 
-def series_table(intake: Intake, known: Sequence[KeyRow] = ()) -> tuple[SeriesRow, ...]:
+def _series_table(intake: Intake, known: Sequence[KeyRow]) -> tuple[SeriesRow, ...]:
     """Return a row per series and per refused file; pseudonyms are those that the key knows."""
     by_scan = {row.scan: row.case_id for row in known}
     by_subject = {row.subject: row.subject_id for row in known}

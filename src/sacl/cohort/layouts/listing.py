@@ -14,6 +14,7 @@ from sacl.cohort.layouts.recognize import find, recognize
 from sacl.cohort.merging import merge, of_one_modality, with_guessed_subjects, with_modality
 from sacl.cohort.splits import require_one_split, with_fold
 from sacl.cohort.tables import BESIDE, with_table
+from sacl.dicom.pseudonyms import KEY
 from sacl.dicom.verdict import SeriesRule
 from sacl.files.atomic import folder_fingerprint
 
@@ -22,7 +23,8 @@ from sacl.files.atomic import folder_fingerprint
 class Sources:
     """Where a cohort's data lie and how they are read; the fields are settings of `ingest`.
 
-    `key` is where the pseudonyms of DICOM are kept; without it they are drawn for this once.
+    The key to the pseudonyms of DICOM lies in `work`, outside of the stages' folders, and so lasts
+    as long as that; without `work` they are drawn for this once.
     """
 
     paths: tuple[Path, ...]
@@ -31,12 +33,13 @@ class Sources:
     scan_labels: Path | None = None
     fold: int | None = None
     series: Literal["all", "largest"] = "all"
-    key: Path | None = None
+    work: Path | None = None
 
     @property
     def export(self) -> dicom.DicomExport:
         """How DICOM is read."""
-        return dicom.DicomExport(SeriesRule(self.modality, self.series), self.key)
+        key = self.work / KEY if self.work else None
+        return dicom.DicomExport(SeriesRule(self.modality, self.series), key)
 
 
 def list_sources(sources: Sources) -> tuple[Dataset, Modality]:
