@@ -67,7 +67,7 @@ def read_cohort(folder: Path) -> Cohort:
         version = document.pop("version", None)
     except FileNotFoundError as error:
         raise DataError(f"{where}: no such file; run `sacl ingest` first") from error
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(f"{where}: not a JSON object ({error}); {_AGAIN}") from error
     if version != _VERSION:
         raise DataError(f"{where}: version {version}, expected {_VERSION}; {_AGAIN}")

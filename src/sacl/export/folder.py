@@ -163,7 +163,7 @@ def _read(out: Path) -> ExportRecord | None:
         record = msgspec.json.decode((out / RECORD).read_bytes(), type=ExportRecord)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(
             f"--out {out.name}: {RECORD} is damaged or of an older version; give another folder"
         ) from error

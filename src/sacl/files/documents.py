@@ -7,13 +7,14 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from sacl.errors import DataError
 from sacl.organs import snake_case
 
+Record = TypeVar("Record")
 JsonObject = Mapping[str, Any]
 """An object of JSON as read, its values not yet looked at."""
 
@@ -63,6 +64,21 @@ def read_object(path: Path) -> JsonObject:
     if not isinstance(document, dict):
         raise DataError(f"{path.name}: expected a JSON object, got a {type(document).__name__}")
     return document
+
+
+def read_as(path: Path, kind: type[Record], remedy: str) -> Record:
+    """Return a JSON file of ours as a record with all fields checked.
+
+    Raises:
+        DataError: it cannot be read, or a field is missing or of another type.
+    """
+    where = f"{path.parent.name}/{path.name}: damaged"
+    try:
+        document = read_json(path)
+    except DataError as error:
+        raise DataError(f"{where}, {error}; {remedy}") from error
+    record: Record = as_record(document, kind, where, remedy)
+    return record
 
 
 def as_record(document: Any, kind: Any, where: str, remedy: str) -> Any:

@@ -45,7 +45,7 @@ def read_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], JsonObject
         raise DataError(
             f"{folder.name}: no {missing}; train the network first, or copy it there"
         ) from error
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise DataError(f"{folder.name}/{name}: weights are broken ({error})") from error
     return state, meta
 

@@ -178,7 +178,7 @@ def read_patches(folder: Path) -> PatchStore:
             dense_index,
             **{name: open_array(folder / f"{name}.npy") for name in layout},
         )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(
             f"{folder.name}: the patch store is incomplete or broken ({type(error).__name__});"
             " run `sacl extract --force`"

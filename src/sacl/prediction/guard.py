@@ -13,13 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-import msgspec
 import numpy as np
 from jaxtyping import Bool
 from scipy import ndimage
 
-from sacl.errors import DataError
 from sacl.files.atomic import write_text
+from sacl.files.documents import read_as
 from sacl.scores.overlap import dice, volume_ml
 from sacl.types import Box, Case, LabelMap
 
@@ -215,11 +214,4 @@ def read_findings(folder: Path) -> Findings:
         DataError: the file is damaged.
     """
     path = folder / FINDINGS_FILE
-    if not path.is_file():
-        return Findings()
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Findings)
-    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise DataError(
-            f"{folder.name}/{FINDINGS_FILE}: damaged ({error}); run `sacl predict --force`"
-        ) from None
+    return read_as(path, Findings, "run `sacl predict --force`") if path.is_file() else Findings()

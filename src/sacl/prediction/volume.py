@@ -10,13 +10,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import msgspec
 import numpy as np
 import torch
 from jaxtyping import Float, UInt
 from torch import Tensor
 
 from sacl.files.atomic import write_text
+from sacl.files.documents import read_as
 from sacl.files.weights import read_weights
 from sacl.networks.device import autocast
 from sacl.networks.segmenter import SEGMENTER, Segmenter, SegmenterSpec, restored_segmenter
@@ -64,7 +64,7 @@ def write_recipe(folder: Path, recipe: MapRecipe) -> None:
 def read_recipe(folder: Path) -> MapRecipe | None:
     """Return how a run's final maps were made, None where it has not predicted."""
     path = folder / _RECIPE_FILE
-    return msgspec.json.decode(path.read_bytes(), type=MapRecipe) if path.is_file() else None
+    return read_as(path, MapRecipe, "run `sacl predict --force`") if path.is_file() else None
 
 
 def load_segmenter(folder: Path, device: torch.device, name: str = SEGMENTER) -> Segmenter:

@@ -271,7 +271,7 @@ def note_own(folder: Path, names: Iterable[str]) -> None:
 def _written(folder: Path) -> dict[str, list[int]]:
     try:
         states: dict[str, list[int]] = json.loads((folder / _WRITTEN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return states if isinstance(states, dict) else {}
 

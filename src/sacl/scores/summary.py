@@ -276,7 +276,7 @@ def read_summary(path: Path) -> Summary:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return msgspec.convert(_nan_for_none(document), Summary)
-    except (ValueError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise DataError(f"{path.name}: not a summary of scores ({error}); evaluate again") from None
 
 
