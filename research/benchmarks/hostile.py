@@ -44,6 +44,7 @@ from research.benchmarks.hostile_inputs import (
     new_patient,
 )
 from research.benchmarks.hostile_kills import killed
+from research.benchmarks.hostile_places import in_odd_places
 from sacl.files.atomic import write_text
 
 RESULT = Path(__file__).parents[1] / "results" / "hostile.json"
@@ -75,6 +76,7 @@ def main() -> None:
         numbers = range(known.first, known.first + known.cases)
         tried = try_inputs(base, Path(scratch), numbers, known.seed, known.only)
         kills = killed(base, Path(scratch), known.kills, known.seed)
+        places = in_odd_places(base, Path(scratch))
     from research.benchmarks.circumstances import circumstances
 
     command = f"python -m research benchmark hostile --cases {known.cases} --seed {known.seed}"
@@ -86,11 +88,12 @@ def main() -> None:
         "settings": TINY,
         "inputs": tried,
         "kills": kills,
+        **places,
         **circumstances(),
     }
     write_text(RESULT, json.dumps(result, indent=1) + "\n")
     print(f"{tried['cases']} inputs, {len(tried['findings'])} findings; {kills['kills']} kills")
-    sys.exit(bool(tried["findings"] or kills["findings"]))
+    sys.exit(bool(tried["findings"] or kills["findings"] or places["findings"]))
 
 
 def make_base(base: Path) -> Path:

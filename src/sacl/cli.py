@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -27,6 +28,10 @@ from sacl.settings import RunConfig
 
 _OF_THE_USER = ("ENOENT", "EACCES", "EPERM", "EEXIST", "ENOTDIR", "EISDIR", "ELOOP", "ENAMETOOLONG")
 _OF_THE_DISK = ("ENOSPC", "EDQUOT", "EROFS")
+_SHORT_OF_MEMORY = re.compile(
+    "out of memory|not enough memory|could not create a primitive|allocate memory", re.IGNORECASE
+)
+"""What torch says where an allocation fails."""
 _ERRNOS = {getattr(errno, name, None) for name in (*_OF_THE_USER, *_OF_THE_DISK)}
 """What a file system refuses that another path or some room mends."""
 
@@ -54,6 +59,8 @@ def _told(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno in _ERRNOS:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; free some disk or give another path", 2
+    if isinstance(error, MemoryError) or _SHORT_OF_MEMORY.search(str(error)):
+        return "not enough memory; close other programs, or give fewer or smaller scans", 2
     return _unexpected(error), 1
 
 

@@ -176,7 +176,7 @@ def recorded(
         kept = {"seed": workspace.seed, stage: plain(settings)}
         text = json.dumps({"settings": kept, "inputs": dict(inputs)}, sort_keys=True)
         partial = folder / _PARTIAL
-        resumable = partial.is_file() and partial.read_text(encoding="utf-8") == text
+        resumable = partial.is_file() and partial.read_bytes() == text.encode()
         if (folder / RECORD).exists() or not resumable:
             clear(workspace, stage, settings)
         write_text(partial, text)
