@@ -263,3 +263,24 @@ def test_warnings_of_libraries_stay_off_the_terminal(capfd):
     warnings.warn("a library's", UserWarning, stacklevel=1)
     logging.getLogger("nibabel.global").warning("pixdim should be positive")
     assert "a library's" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] can't allocate memory: 8 GB"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+def test_too_little_memory_is_one_line(tmp_path, capsys, monkeypatch, error):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def breaks(*_):
+        raise error
+
+    monkeypatch.setattr("sacl.cli.load_config", breaks)
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err.startswith("sacl: not enough memory; close other programs")
+    assert not list(tmp_path.iterdir())

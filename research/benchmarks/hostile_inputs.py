@@ -482,8 +482,9 @@ def yaml_text(room: Room) -> list[str]:
     )
     texts = ["[" * 5000, "{" * 3000, "a: b: c", "\t", "- 1\n- 2", "5", "!!python/object:os.x {}",
              "name: 2024-13-45", "seed: " + "9" * 5000, bomb + "name: *i", "finetune: *x",
-             "---\n---", "name: a\nname: b", "&a [*a]", "name: &a [*a]", "pretrain: {steps: 1e3}",
-             "<<: 5", "? [a]\n: b", "seed: 0x10", 'name: "\\x00"', "%YAML 9.9\n---\na: 1"]  # fmt: skip
+             "---\n---", "name: a\nname: b", "&a [*a]", "name: &a [*a]",
+             "pretrain: {steps: 1e3}", "<<: 5", "? [a]\n: b", "seed: 0x10",
+             'name: "\\x00"', "%YAML 9.9\n---\na: 1"]  # fmt: skip
     path.write_text(room.one_of(texts))
     if room.rng.random() < 0.3:
         path.write_text(yaml.safe_dump(TINY))

@@ -112,6 +112,16 @@ def test_partial_results_of_other_settings_are_dropped(tmp_path):
         assert not (folder / "half").exists()
 
 
+def test_a_damaged_note_of_partial_results_drops_them(tmp_path):
+    workspace = Workspace(tmp_path)
+    with pytest.raises(RuntimeError), recorded(workspace, "evaluate", SETTINGS, {}) as (folder, _):
+        (folder / "half").write_text("x")
+        (folder / "partial.json").write_bytes(b"\x86\xff")
+        raise RuntimeError
+    with recorded(workspace, "evaluate", SETTINGS, {}) as (folder, _):
+        assert not (folder / "half").exists()
+
+
 def test_a_finished_stage_starts_from_an_empty_folder(tmp_path):
     workspace = Workspace(tmp_path)
     finish(workspace)
