@@ -24,10 +24,11 @@ from typing import Any
 
 from sacl.cohort.dataset import Dataset, Layout, SourceCase, common_modality, the_file
 from sacl.cohort.layouts.nnunet import modality_of
+from sacl.cohort.manifest import read_image
 from sacl.errors import DataError
 from sacl.files.atomic import replacing, write_text
 from sacl.files.documents import JsonObject, read_object
-from sacl.files.nifti import is_nifti, stem
+from sacl.files.nifti import is_nifti, read_label_map, stem
 from sacl.organs import snake_case
 from sacl.progress import track
 from sacl.types import UNKNOWN, Case, Cohort
@@ -122,8 +123,10 @@ def write_collection(
         image = f"images/{Path(case.image).name}"
         mask = f"anatomy/{case.case_id}.nii.gz"
         has_mask = (maps / f"{case.case_id}.nii.gz").is_file()
+        read_image(home, case)
         _put(home / case.image, out / image, force)
         if has_mask:
+            read_label_map(maps / f"{case.case_id}.nii.gz", cohort.scheme)
             _put(maps / f"{case.case_id}.nii.gz", out / mask, force)
         entry = {
             "name": Path(case.image).name,
