@@ -67,13 +67,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--only", nargs="+", choices=list(MAKERS_OF), default=list(MAKERS_OF))
+    parser.add_argument("--minutes", type=float, default=60.0, help="try no further inputs then")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     known = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with tempfile.TemporaryDirectory(prefix="hostile-") as scratch:
         base = make_base(Path(scratch) / "base")
         numbers = range(known.first, known.first + known.cases)
-        tried = try_inputs(base, Path(scratch), numbers, known.seed, known.only)
+        tried = try_inputs(base, Path(scratch), numbers, known)
         kills = killed(base, Path(scratch), known.kills, known.seed)
         places = in_odd_places(base, Path(scratch))
     from research.benchmarks.circumstances import circumstances
@@ -81,7 +82,8 @@ def main() -> None:
     command = f"python -m research benchmark hostile --cases {known.cases} --seed {known.seed}"
     result = {
         "what": "exit codes, lines, memory, time and traces of commands on broken inputs",
-        "command": f"{command} --kills {known.kills}",
+        "command": f"{command} --kills {known.kills}"
+        + (f" --first {known.first}" if known.first else ""),
         "seed": known.seed,
         "limits": {"seconds": SECONDS, "peak_kb": GIGABYTE},
         "settings": TINY,
@@ -138,16 +140,19 @@ def _write_scan(root: Path, number: int, rng: np.random.Generator) -> None:
 
 
 def try_inputs(
-    base: Path, scratch: Path, numbers: Sequence[int], seed: int, kinds: Sequence[str]
+    base: Path, scratch: Path, numbers: Sequence[int], known: argparse.Namespace
 ) -> dict[str, Any]:
     """Run the cases of these numbers, kind after kind in turn, and return what came of them."""
     _load_everything()
+    kinds, seed, tried = known.only, known.seed, 0
     codes: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
     findings, longest, largest, begun = [], 0.0, 0, time.monotonic()
     spent = dict.fromkeys(kinds, 0.0)
     before = state(base)
     for number in numbers:
-        kind = kinds[number % len(kinds)]
+        if time.monotonic() - begun > 60 * known.minutes:
+            break
+        kind, tried = kinds[number % len(kinds)], tried + 1
         root = scratch / f"c{number}"
         words, ended, faults = _one(Room(base, root, np.random.default_rng([seed, number])), kind)
         codes[kind][str(ended.code)] += 1
@@ -163,7 +168,7 @@ def try_inputs(
             print(finding, ended.errors[-600:], *logs, sep="\n", flush=True)
         shutil.rmtree(root)
     return {
-        "cases": len(numbers),
+        "cases": tried,
         "first": numbers[0] if numbers else 0,
         "exit_codes": {kind: dict(sorted(count.items())) for kind, count in codes.items()},
         "findings": findings,
@@ -171,7 +176,7 @@ def try_inputs(
         "longest_s": round(longest, 1),
         "largest_mb": round(largest / 1024),
         "minutes": round((time.monotonic() - begun) / 60, 1),
-        "programs_of_their_own": sum(n % PROGRAM_EVERY == 0 for n in numbers),
+        "programs_of_their_own": sum(n % PROGRAM_EVERY == 0 for n in numbers[:tried]),
     }
 
 

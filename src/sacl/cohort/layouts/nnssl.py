@@ -119,14 +119,16 @@ def write_collection(
     label maps (`maps/CASE.nii.gz`; a case may have none) the `anatomy_mask`.
     """
     images: dict[str, list[JsonObject]] = defaultdict(list)
+    for case in cases:  # nothing is written where one of them is damaged
+        read_image(home, case)
+        if (maps / f"{case.case_id}.nii.gz").is_file():
+            read_label_map(maps / f"{case.case_id}.nii.gz", cohort.scheme)
     for case in track(cases, "export", len(cases)):
         image = f"images/{Path(case.image).name}"
         mask = f"anatomy/{case.case_id}.nii.gz"
         has_mask = (maps / f"{case.case_id}.nii.gz").is_file()
-        read_image(home, case)
         _put(home / case.image, out / image, force)
         if has_mask:
-            read_label_map(maps / f"{case.case_id}.nii.gz", cohort.scheme)
             _put(maps / f"{case.case_id}.nii.gz", out / mask, force)
         entry = {
             "name": Path(case.image).name,
