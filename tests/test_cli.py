@@ -14,10 +14,12 @@ from sacl.commands import config_and_data
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run"], "which configuration"),
+        (["run"], "sacl: run: which configuration"),
+        (["extract", "--data", "x"], "did you mean '--ingest.data'?"),
+        (["ingest", "scans", "./scans"], "data: scans is named twice; name it once"),
         (["run", "absent.yaml"], "absent.yaml: cannot be read"),
         (["runn"], "invalid choice: 'runn'"),
-        (["demo", "--pretrain.stpes", "4"], "did you mean 'pretrain.steps'"),
+        (["demo", "--pretrain.stpes", "4"], "did you mean '--pretrain.steps'"),
         (["demo", "--frobnicate"], "unknown argument '--frobnicate'"),
         (["demo", "--pretrain.steps"], "a value is missing"),
         (["--nope"], "unknown argument '--nope'"),

@@ -142,7 +142,6 @@ def _pretraining(contrast: Contrast, name: str) -> Pretraining:
         network=embedder_of(contrast.recipe, attention=contrast.attention),
         loss=getattr(contrast, name),
         pixels_per_step=contrast.views.pixels_per_step,
-        margin=contrast.views.margin,
         facts={"patches": len(contrast.patches.rows)},
     )
 

@@ -63,7 +63,6 @@ def on_slices(
             network=network,
             loss=loss_of(views, recipe),
             pixels_per_step=views.pixels_per_step,
-            margin=views.margin,
             facts={"slices": len(store.dense_index)},
         )
 

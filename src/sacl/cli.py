@@ -102,7 +102,7 @@ def _config(known: argparse.Namespace, flags: dict[str, str]) -> RunConfig:
     starts = data or known.command == "phantom"
     if known.config is None and starts and not flags.keys() & {"ingest.data", "phantom.scans"}:
         scans = " or a folder of scans" if data else ""
-        raise ConfigError(f"sacl {known.command}: which configuration? give CONFIG.yaml{scans}")
+        raise ConfigError(f"{known.command}: which configuration? give CONFIG.yaml{scans}")
     return load_config(known.config, flags, getattr(known, "from_", None))
 
 
@@ -189,17 +189,19 @@ def _report(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     _require_flags(known, "runs", "out")
     from sacl.stages.report import report_runs
 
-    return {"report": str(report_runs(known.runs, known.out, known.force))}
+    page = report_runs(known.runs, known.out, known.force)
+    print(f"report: {page}", file=sys.stderr)
+    return {"report": str(page)}
 
 
 def _export(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     if known.out is None or (known.config is None) == (known.predicted is None):
-        raise ConfigError("sacl export: give --out, and either WORK|CONFIG.yaml or --predicted")
+        raise ConfigError("export: give --out, and either WORK|CONFIG.yaml or --predicted")
     of_run = ("arm", "splits", "folds")
     foreign = of_run if known.predicted is not None else ("reference",)
     if misplaced := [name for name in foreign if getattr(known, name) is not None]:
         other = "a run" if known.predicted is not None else "--predicted"
-        raise ConfigError(f"sacl export: --{misplaced[0]} goes with {other} only; leave it out")
+        raise ConfigError(f"export: --{misplaced[0]} goes with {other} only; leave it out")
     from sacl.stages.export import export, export_folder
 
     form, sources = known.form or "nifti", known.source or []
@@ -209,7 +211,7 @@ def _export(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         options |= {"sources": sources, "force": known.force}
         return export(_finished_run(known, flags), known.out, form, **options)
     if len(sources) > 1:
-        raise ConfigError("sacl export: --predicted goes with one --source folder")
+        raise ConfigError("export: --predicted goes with one --source folder")
     options = {"reference": known.reference, "source": next(iter(sources), None)}
     return export_folder(known.predicted, known.out, form, force=known.force, **options)
 
@@ -228,7 +230,7 @@ def _finished_run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def _require_flags(known: argparse.Namespace, *names: str) -> None:
     if not all(getattr(known, name) for name in names):
         listed = ", ".join(f"--{name}" for name in names)
-        raise ConfigError(f"sacl {known.command}: give CONFIG.yaml, or all of {listed}")
+        raise ConfigError(f"{known.command}: give CONFIG.yaml, or all of {listed}")
 
 
 _Handler = Callable[[argparse.Namespace, dict[str, str]], Any]

@@ -168,7 +168,7 @@ def parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]
     strange = [word for word in unknown if word not in words]
     if strange or known.command is None:
         word = next(iter(strange), "") or f"--{next(iter(flags))}"
-        raise ConfigError(f"unknown argument '{word}'{nearest(word.lstrip('-'))}")
+        raise ConfigError(f"unknown argument '{word}'{nearest(word.lstrip('-'), '--')}")
     _take_words(known, command, [*getattr(known, "words", ()), *words], flags)
     for name, setting in _SHORTHANDS.items():
         if getattr(known, name, None) is not None:
@@ -265,6 +265,6 @@ def _take_words(
         known.config, data = config_and_data([*words, *(known.data or ())])
         flags |= {} if data is None else {"ingest.data": data}
     elif len(words) > 1:
-        raise ConfigError(f"sacl {known.command}: one {command.takes} is expected, got {words[1]}")
+        raise ConfigError(f"{known.command}: one {command.takes} is expected, got {words[1]}")
     elif words:
         known.config = Path(words[0])

@@ -6,7 +6,7 @@ that nothing would read, is refused. The defaults are the best that is known.
 
 from __future__ import annotations
 
-import sys
+import importlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -44,8 +44,7 @@ Layout = Literal[
 """The layouts of `sacl.cohort.layouts.recognize.LAYOUTS`, and `auto`."""
 
 METHODS = ("pooled", "semantic", "simclr", "none")
-"""The pretraining methods of the program; whoever registers more may name them too."""
-_BY_SCAN_LABEL = ("pooled", "semantic")
+"""The program's pretraining methods, known without torch; of others `sacl.methods` is asked."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -240,14 +239,11 @@ class PretrainSettings(Checked, frozen=True, kw_only=True):
         names = self.scan_label_names
         _require(all(names), f"pretrain.scan_label: a name is empty in {self.scan_label!r}")
         _require(len(set(names)) == len(names), f"pretrain.scan_label: one twice in {names}")
-        loaded = sys.modules.get("sacl.methods")
-        known = dict.fromkeys((*METHODS, *(loaded.METHODS if loaded else ())))
+        if self.method in METHODS and names == ("phase",):
+            return
+        method = importlib.import_module("sacl.methods").method_named(self.method)
         _require(
-            self.method in known,
-            f"pretrain.method: expected one of {', '.join(known)}, got '{self.method[:60]}'",
-        )
-        _require(
-            self.method not in METHODS or self.method in _BY_SCAN_LABEL or names == ("phase",),
+            method.reads_scan_label or names == ("phase",),
             f"pretrain.scan_label: method {self.method} reads no scan-wise label; leave it out",
         )
 

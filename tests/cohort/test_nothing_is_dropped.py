@@ -167,6 +167,8 @@ def test_a_change_of_anything_that_is_read_changes_the_fingerprint(tmp_path, cha
     (root / "labels.json").write_text('{"liver": 1}')
     before = fingerprint(root)
     assert fingerprint(root) == before
+    os.utime(root / "cohort.csv", ns=(1, 1))
+    assert fingerprint(root) == before
     (root / "unrelated.txt").write_text("read by nobody")
     assert fingerprint(root) == before
     if change == "image":

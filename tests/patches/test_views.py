@@ -1,4 +1,3 @@
-import math
 from dataclasses import replace
 
 import pytest
@@ -190,12 +189,3 @@ def test_blurs_like_a_gaussian_filter(generator):
         oracle = ndimage.gaussian_filter(image[n, 0].double().numpy(), float(sigma[n]), truncate=8)
         inner = slice(12, -12)
         assert blurred[n, 0, inner, inner].numpy() == pytest.approx(oracle[inner, inner], abs=1e-4)
-
-
-def test_reaches_as_far_as_the_corners_of_its_strongest_view():
-    turn = math.radians(30)
-
-    assert ViewRanges().reach == pytest.approx(1.0)
-    assert ViewRanges(rotation_deg=30, scale=(0.5, 1.0), shift=0.1).reach == pytest.approx(
-        2 * (math.cos(turn) + math.sin(turn)) + 0.2
-    )

@@ -75,7 +75,7 @@ def test_estimates_where_nobody_knows_and_says_so(workspace, capsys):
     assert rows[0]["hu_portal_vein"] == ""
     assert found["estimated"] == {"native": 2, "portal_venous": 1}
     said = capsys.readouterr().err
-    assert "phases: 3 estimated (2 native, 1 portal_venous); 1 unknown" in said
+    assert "locate: contrast phases: 3 estimated (2 native, 1 portal_venous); 1 unknown" in said
 
 
 def test_a_known_phase_stays_and_a_contradiction_is_told(workspace, capsys):

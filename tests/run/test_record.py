@@ -8,11 +8,13 @@ from sacl.errors import ConfigError, DataError, WorkspaceError
 from sacl.files.atomic import plain, replacing, write_text
 from sacl.run.record import (
     clear,
+    fingerprint,
     note_own,
     peak_memory_mb,
     read_record,
     recorded,
     require_own,
+    settle,
     state_of,
 )
 from sacl.run.workspace import Workspace
@@ -129,6 +131,33 @@ def test_a_finished_stage_starts_from_an_empty_folder(tmp_path):
         assert not (folder / "scores.csv").exists()
 
 
+def test_finished_results_outlive_a_redo_that_is_refused_or_killed(tmp_path):
+    workspace = Workspace(tmp_path)
+    folder = finish(workspace)
+    for error in (DataError, KeyboardInterrupt):
+        with (
+            pytest.raises(error),
+            recorded(workspace, "evaluate", SETTINGS, {"predict": "b"}) as (_, _),
+        ):
+            assert not (folder / "scores.csv").exists()
+            raise error
+        assert (folder / "scores.csv").exists() == (error is DataError)
+        assert (read_record(folder) is None) == (error is KeyboardInterrupt)
+    clear(workspace, "evaluate", SETTINGS)
+    settle(folder)
+    assert read_record(folder).inputs == {"predict": "a"}
+    finish(workspace)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.name]
+
+
+def test_when_a_stage_ran_changes_nothing_for_those_after_it(tmp_path):
+    before = fingerprint(finish(Workspace(tmp_path)))
+    record = json.loads((tmp_path / "7-scores" / "run.json").read_text())
+    (tmp_path / "7-scores" / "run.json").write_text(json.dumps(record | {"started": "later"}))
+    assert fingerprint(tmp_path / "7-scores") == before
+    assert fingerprint(finish(Workspace(tmp_path), inputs={"predict": "b"})) != before
+
+
 def test_the_record_tells_settings_versions_and_cost(tmp_path):
     record = json.loads((finish(Workspace(tmp_path)) / "run.json").read_text())
     assert record["results"] == {"scans": 3}
@@ -171,8 +200,8 @@ def test_a_record_of_an_older_version_is_refused_with_the_remedy(tmp_path):
     (folder / "run.json").write_text(json.dumps(record))
     with pytest.raises(WorkspaceError) as error:
         state_of(workspace, "finetune", FinetuneSettings(), {})
-    assert "finetune.head is a setting of an older version; take another --work" in str(error.value)
-    assert "`sacl finetune --force`" in str(error.value)
+    assert "finetune.head is a setting of an older version; repeat the same command" in str(error.value)
+    assert "repeat the same command with --force" in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "not JSON", '{"stage": 3'])

@@ -40,7 +40,7 @@ def test_maps_of_another_tool_are_matched_by_name_and_not_by_value(tmp_path, cap
     assert coverage["found"].all()
     assert coverage["dice"].isna().all()
     assert not (workspace.folder("locate") / "networks").exists()
-    assert "coarse: 0 of 8 organs missing" in capsys.readouterr().err
+    assert "locate: 0 of 8 organs missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,12 @@ def test_a_run_is_exported_as_it_was_predicted(work, tmp_path):
     assert table == {"liver": 1, "spleen": 2, "gallbladder": 3}
 
 
+def test_a_run_of_other_files_than_dicom_is_not_asked_for_its_key(work, tmp_path):
+    for sources in ([], [tmp_path]):
+        with pytest.raises(ConfigError, match="not ingested from DICOM.*use --form nifti"):
+            export(work, tmp_path / "out", "rtstruct", sources=sources)
+
+
 def test_masks_per_organ_add_up_to_the_label_map(work, tmp_path):
     export(work, tmp_path / "out", "nifti-per-organ")
     for path in (work.folder("predict") / "semantic").iterdir():

@@ -217,7 +217,7 @@ def test_phases_are_estimated_beside_the_maps_and_recorded(tmp_path, capsys):
     assert phases["hu_aorta"].isna().all()
     results = read_record(workspace.folder("locate")).results
     assert sum(results["phases"]["sources"].values()) == 4
-    assert "phases: " in capsys.readouterr().err
+    assert "locate: contrast phases: " in capsys.readouterr().err
 
 
 def test_other_phases_make_the_stages_after_it_stale(tmp_path, monkeypatch):

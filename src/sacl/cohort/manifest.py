@@ -28,7 +28,7 @@ PHASES_FILE = "phases.csv"
 PhaseSource = Literal["table", "tags", "estimated", "unknown"]
 
 _VERSION = 2
-_AGAIN = "run `sacl ingest --force`"
+_AGAIN = "run `sacl ingest CONFIG.yaml --force`"
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def with_phases(cohort: Cohort, folder: Path) -> Cohort:
     except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
         raise DataError(
             f"{folder.name}/{PHASES_FILE}: damaged ({type(error).__name__});"
-            " run `sacl locate --force`"
+            " run `sacl locate CONFIG.yaml --force`"
         ) from error
     cases = tuple(
         dataclasses.replace(case, scan_labels={**case.scan_labels, PHASE: estimated[case.case_id]})

@@ -15,6 +15,9 @@ import msgspec
 
 from sacl.errors import DataError
 
+_TEXTS = (".csv", ".tsv", ".json", ".txt")
+_SMALL = 1_000_000
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all: to a temporary file, then renamed."""
@@ -95,14 +98,17 @@ def plain(value: Any) -> Any:
 def fingerprint_of(files: Iterable[Path], root: Path) -> str:
     """Return a hash of files: where they lie seen from a root, their sizes and their times.
 
-    A symlink counts as what it leads to; a file that is not there counts as missing.
+    Of a small table or JSON the content counts instead of the time. A symlink counts as what it
+    leads to; a file that is not there counts as missing.
     """
     digest = hashlib.sha256()
     for path in files:
         place = os.path.relpath(path, root) if path.is_absolute() == root.is_absolute() else path
         try:
             stat = path.stat()
-            line = f"{place}|{stat.st_size}|{stat.st_mtime_ns}\n"
+            is_text = path.suffix in _TEXTS and stat.st_size < _SMALL and path.is_file()
+            state = hashlib.sha256(path.read_bytes()).hexdigest() if is_text else stat.st_mtime_ns
+            line = f"{place}|{stat.st_size}|{state}\n"
         except OSError:
             line = f"{place}|missing\n"
         digest.update(line.encode(errors="surrogateescape"))

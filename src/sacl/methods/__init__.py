@@ -60,14 +60,12 @@ class Pretraining:
     """What a method makes of a patch store: a network and the loss of its steps.
 
     The network has the `encoder` that is kept, and the `decoder` if the method trains one; there is
-    no loss where there is nothing to train. `margin` is the stored side in units of a view's side,
-    `facts` are counts worth recording.
+    no loss where there is nothing to train. `facts` are counts worth recording.
     """
 
     network: nn.Module
     loss: Loss | None = None
     pixels_per_step: int = 0
-    margin: float = 1.0
     facts: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -110,5 +108,7 @@ def method_named(name: str) -> Method:
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     if name not in METHODS:
-        raise ConfigError(f"pretrain.method: expected one of {', '.join(METHODS)}, got '{name}'")
+        raise ConfigError(
+            f"pretrain.method: expected one of {', '.join(METHODS)}, got '{name[:60]}'"
+        )
     return METHODS[name]

@@ -145,7 +145,6 @@ def contrast_of(views: PatchViews, relations: Relations, facts: Mapping[str, int
         network=embedder_of(recipe, attention=views.attention),
         loss=loss,
         pixels_per_step=views.pixels_per_step,
-        margin=views.margin,
         facts=facts,
     )
 

@@ -52,7 +52,6 @@ def pooled_pretraining(store: PatchStore, recipe: Recipe) -> Pretraining:
         network=network,
         loss=loss,
         pixels_per_step=views.pixels_per_step,
-        margin=views.margin,
         facts={"slices": len(store.dense_index)},
     )
 

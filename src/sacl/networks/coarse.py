@@ -43,7 +43,7 @@ class CoarseSpec:
     @classmethod
     def from_json(cls, document: JsonObject) -> CoarseSpec:
         """Return the spec that was saved as JSON; a DataError where it is damaged."""
-        return described(cls, document, "coarse network", "run `sacl locate --force`")
+        return described(cls, document, "coarse network", "run `sacl locate CONFIG.yaml --force`")
 
 
 def plan_levels(

@@ -77,7 +77,9 @@ class PretrainedEncoder:
     @classmethod
     def from_json(cls, text: JsonObject) -> PretrainedEncoder:
         """Return the record that was saved as JSON; a DataError where it is damaged."""
-        return described(cls, text, "encoder.json", "redo it with `sacl pretrain --force`")
+        return described(
+            cls, text, "encoder.json", "redo it with `sacl pretrain CONFIG.yaml --force`"
+        )
 
 
 class Encoder(nn.Module):

@@ -61,7 +61,7 @@ class SegmenterSpec:
     @classmethod
     def from_json(cls, text: JsonObject) -> SegmenterSpec:
         """Return the spec that was saved as JSON; a DataError where it is damaged."""
-        remedy = "train the segmenter again (`sacl extract --force`, then `sacl run`)"
+        remedy = "train the segmenter again (`sacl extract CONFIG.yaml --force`, then `sacl run`)"
         return described(cls, text, f"{SEGMENTER}.json", remedy)
 
 
@@ -92,7 +92,7 @@ class TrainedModel:
         except (KeyError, TypeError) as error:
             raise DataError(
                 f"{SEGMENTER}.json: how it was trained is missing or damaged; redo it with"
-                " `sacl finetune --force`"
+                " `sacl finetune CONFIG.yaml --force`"
             ) from error
 
 

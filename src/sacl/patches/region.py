@@ -50,7 +50,7 @@ class Placement:
             raise DataError(
                 f"placement: patches and slices were placed by rule {self.rule}, this version"
                 f" places them by rule {PLACEMENT_RULE}, which keeps every organ in the square;"
-                " redo the run from `sacl extract --force` on"
+                " redo the run from `sacl extract CONFIG.yaml --force` on"
             )
 
 

@@ -166,7 +166,7 @@ def read_patches(folder: Path) -> PatchStore:
         if "placement" not in text:
             raise DataError(
                 f"{folder.name}: this patch store was made by an older version, which placed its"
-                " patches otherwise; run `sacl extract --force`"
+                " patches otherwise; run `sacl extract CONFIG.yaml --force`"
             )
         meta = msgspec.convert(text, StoreMeta)
         index = _read_table(folder / "index.csv")
@@ -181,12 +181,12 @@ def read_patches(folder: Path) -> PatchStore:
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DataError(
             f"{folder.name}: the patch store is incomplete or broken ({type(error).__name__});"
-            " run `sacl extract --force`"
+            " run `sacl extract CONFIG.yaml --force`"
         ) from error
     if len(store.images) != len(index) or len(store.dense_images) != len(dense_index):
         raise DataError(
             f"{folder.name}: {len(store.images)} patches for {len(index)} rows of index.csv;"
-            " run `sacl extract --force`"
+            " run `sacl extract CONFIG.yaml --force`"
         )
     return store
 

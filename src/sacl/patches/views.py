@@ -35,15 +35,6 @@ class ViewRanges:
     noise: float = 0.0
     blur: float = 0.0
 
-    @property
-    def reach(self) -> float:
-        """Side of the square that holds every possible view, in units of the patch's side.
-
-        A store with a smaller margin pads the corners of the strongest views with 0.
-        """
-        turn = math.radians(min(abs(self.rotation_deg), 45.0))
-        return (math.cos(turn) + math.sin(turn)) / self.scale[0] + 2 * self.shift
-
 
 VIEWS = {
     "mild": ViewRanges(

@@ -62,13 +62,13 @@ class GivenMaps:
         for pairs in self.contested.values():
             total.update(pairs)
         if total:
-            say(f"coarse: {overlap_in_words(self.contested.values())}; {_WINS} wins")
+            say(f"locate: {overlap_in_words(self.contested.values())}; {_WINS} wins")
         if self.unnamed:
             values = ", ".join(map(str, sorted(self.unnamed)[:_SAID]))
-            say(f"coarse: label values without a name became background: {values}")
+            say(f"locate: label values without a name became background: {values}")
         if self.contradictions:
             first = first_of(list(self.contradictions.items()), "maps")
-            say(f"coarse: WARNING, the header contradicts itself in the map of {first}")
+            say(f"locate: WARNING, the header contradicts itself in the map of {first}")
         survey = self.survey
         return {
             "maps": len(survey.maps),
@@ -138,26 +138,26 @@ def _require_grids(survey: Survey, grids: Mapping[str, Grid], repairs_grid: bool
         )
     if other:
         say(
-            f"coarse: {len(other)} of {len(survey.maps)} given maps lie on another grid than their"
+            f"locate: {len(other)} of {len(survey.maps)} given maps lie on another grid than their"
             f" scan, the first is {next(iter(other))}; resampled by nearest neighbor"
         )
 
 
 def _announce(survey: Survey, scheme: LabelScheme) -> None:
     """Say how the names were understood, and what there is no map of."""
-    say(f"coarse: {len(survey.maps)} given maps")
+    say(f"locate: {len(survey.maps)} given maps")
     if survey.unmatched:
         names = list(survey.unmatched)
         more = f" and {len(names) - _SAID} more" if len(names) > _SAID else ""
-        say(f"coarse: no organs of {scheme.name}, left out: {', '.join(names[:_SAID])}{more}")
+        say(f"locate: no organs of {scheme.name}, left out: {', '.join(names[:_SAID])}{more}")
     if survey.absent:
         say(
-            f"coarse: no given map has {', '.join(survey.absent)}; no patch can be cut around"
+            f"locate: no given map has {', '.join(survey.absent)}; no patch can be cut around"
             f" {'it' if len(survey.absent) == 1 else 'them'}"
         )
     if survey.missing:
         first = ", ".join(survey.missing[:3])
         say(
-            f"coarse: no map of {len(survey.missing)} scans, the first {first}; they have"
+            f"locate: no map of {len(survey.missing)} scans, the first {first}; they have"
             " no organ, and so give no patches"
         )

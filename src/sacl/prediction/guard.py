@@ -214,4 +214,5 @@ def read_findings(folder: Path) -> Findings:
         DataError: the file is damaged.
     """
     path = folder / FINDINGS_FILE
-    return read_as(path, Findings, "run `sacl predict --force`") if path.is_file() else Findings()
+    remedy = "run `sacl predict CONFIG.yaml --force`"
+    return read_as(path, Findings, remedy) if path.is_file() else Findings()

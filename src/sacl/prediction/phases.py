@@ -30,7 +30,7 @@ def estimate_phases(
     reason = _why_not(cohort)
     if reason:
         if cohort.modality == "ct":
-            say(f"phases: not estimated, {reason}")
+            say(f"locate: contrast phases not estimated, {reason}")
         return {}
     scans = []
     for case in track(cohort.cases, "estimate phases"):
@@ -79,14 +79,14 @@ def _summarize(scans: list[ScanPhase]) -> dict[str, object]:
         parts.append(f"{sources['estimated']} estimated ({named})")
     if sources["unknown"]:
         parts.append(f"{sources['unknown']} unknown")
-    say(f"phases: {'; '.join(parts)}")
+    say(f"locate: contrast phases: {'; '.join(parts)}")
     for scan in conflicts[:_SAID_CONFLICTS]:
         say(
-            f"phases: {scan.case_id} is {scan.phase} by the {scan.source}, its HU contradict:"
+            f"locate: {scan.case_id} is {scan.phase} by the {scan.source}, its HU contradict:"
             f" {scan.explanation}; the label is kept"
         )
     if len(conflicts) > _SAID_CONFLICTS:
-        say(f"phases: {len(conflicts) - _SAID_CONFLICTS} more contradict; see {PHASES_FILE}")
+        say(f"locate: {len(conflicts) - _SAID_CONFLICTS} more contradict; see {PHASES_FILE}")
     return {
         "sources": dict(sources),
         "estimated": dict(phases),

@@ -78,7 +78,7 @@ def load_config(
         elif name in dotted_settings():
             plant(tree, name, _from_text(dotted_settings()[name].hint, text))
         else:
-            raise ConfigError(f"unknown setting '--{name}'{nearest(name)}")
+            raise ConfigError(f"unknown setting '--{name}'{nearest(name, '--')}")
     if maps is not None:
         tree["locate"] = {"maps": {**_block(tree, "locate.maps"), "source": str(maps)}}
     return _beside_the_data(from_mapping(RunConfig, tree))
@@ -154,7 +154,7 @@ def descriptions(kind: type) -> dict[str, str]:
     return texts
 
 
-def nearest(name: str) -> str:
+def nearest(name: str, dashes: str = "") -> str:
     """Return `; did you mean '...'?` for a setting's misspelled name, or where to look."""
     known = list(dotted_settings()) + list(RunConfig.__struct_fields__)
     leaf = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
@@ -164,7 +164,7 @@ def nearest(name: str) -> str:
             name[-100:].rsplit(".", 1)[-1], list(leaf), n=1, cutoff=0.7
         )
         close = [leaf[s] for s in short]
-    return f"; did you mean '{close[0]}'?" if close else "; see --help for all settings"
+    return f"; did you mean '{dashes}{close[0]}'?" if close else "; see --help for all settings"
 
 
 class _Loader(yaml.SafeLoader):

@@ -13,7 +13,7 @@ from typing import Any
 
 from sacl.errors import ConfigError, DataError
 from sacl.progress import say
-from sacl.run.record import clear, read_record, state_of
+from sacl.run.record import RECORD, clear, read_record, settle, state_of
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.settings import RunConfig
 
@@ -48,7 +48,7 @@ def run(config: RunConfig, force: bool = False) -> Path:
     """
     importlib.import_module("sacl.networks.device").resolve_device(config.device)
     if config.phantom.scans == 0 and not config.ingest.data:
-        raise ConfigError("ingest.data: no data to run on; give --data DIR or phantom.scans")
+        raise ConfigError("ingest.data: no data to run on; give --data DIR or --phantom.scans N")
     stages = [s for s in STAGES if s != "phantom" or config.phantom.scans > 0]
     with workspace_of(config).locked():
         for number, stage in enumerate(stages, start=1):
@@ -73,16 +73,25 @@ def run_stage(
     with workspace.locked():
         _check_disk(workspace.root)
         inputs = module.inputs(settings, workspace)
-        if force:
+        folder = workspace.folder(stage)
+        settle(folder)
+        if force and not (folder / RECORD).exists():
             clear(workspace, stage, settings)
-        elif state_of(workspace, stage, settings, inputs) == "current":
+        elif not force and state_of(workspace, stage, settings, inputs) == "current":
             say(f"{label}{stage}: up to date")
-            return workspace.folder(stage)
-        say(f"{label}{stage} ...")
+            return folder
+        record = None if force else read_record(folder)
+        changed = [name for name, of in inputs.items() if record and record.inputs.get(name) != of]
+        again = f" again, since {' and '.join(changed)} changed" if changed else ""
+        say(f"{label}{stage}{again} ...")
         start = time.monotonic()
-        getattr(module, stage)(settings, workspace)
+        try:
+            getattr(module, stage)(settings, workspace)
+        except Exception:
+            say(f"{label}{stage}: failed")
+            raise
         say(f"{label}{stage}: done in {time.monotonic() - start:.0f} s")
-    return workspace.folder(stage)
+    return folder
 
 
 def summary(config: RunConfig) -> Finished:

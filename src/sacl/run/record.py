@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sacl.checked import Checked, paths_in, shown
-from sacl.errors import ConfigError, WorkspaceError
+from sacl.errors import ConfigError, SaclError, WorkspaceError
 from sacl.files.atomic import plain, remove_partials, write_text
 from sacl.run.workspace import FOLDERS, Workspace
 
@@ -31,6 +31,7 @@ except ImportError:  # Windows
 RECORD = "run.json"
 _PARTIAL = "partial.json"
 _WRITTEN = ".written-by-sacl.json"
+_OF_ONE_TIME = ("started", "duration_s", "seconds", "peak_memory_mb")
 _PACKAGES = ("sacl", "torch", "monai", "lightning", "numpy", "scipy", "nibabel", "pydicom")
 
 Tree = Mapping[str, Any]
@@ -55,8 +56,12 @@ class Record:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a hash that changes whenever the folder's stage is done again."""
-    return hashlib.sha256((folder / RECORD).read_bytes()).hexdigest()[:16]
+    """Return a hash of what a stage did with what, from what; not of when, nor how fast."""
+    record = read_record(folder)
+    assert record is not None, "the stage has finished"
+    known = vars(record) | {"results": {}} | dict(record.results)
+    kept = {name: value for name, value in known.items() if name not in _OF_ONE_TIME}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_record(folder: Path) -> Record | None:
@@ -100,7 +105,7 @@ def arms_of(workspace: Workspace) -> tuple[str, ...]:
     if not arms:
         raise WorkspaceError(
             f"work directory {workspace.root}: {FOLDERS['finetune']} names no segmenter; redo it"
-            " with `sacl finetune --force`"
+            " with `sacl finetune CONFIG.yaml --force`"
         )
     return arms
 
@@ -151,7 +156,8 @@ def state_of(
     if changed:
         raise WorkspaceError(
             f"work directory {workspace.root}: {FOLDERS[stage]} is of another configuration,"
-            f" {changed}; take another --work, or redo it with `sacl {stage} --force`"
+            f" {changed}; repeat the same command with --force (redoes every stage of the command),"
+            " or take another --work"
         )
     return "current" if record.inputs == dict(inputs) else "stale"
 
@@ -162,8 +168,9 @@ def recorded(
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Run a stage's body in its folder and write its `run.json` when it succeeds.
 
-    A finished folder is emptied first; one that the same settings and inputs left unfinished is
-    kept, so that the stage can go on from its partial results. Other processes are kept out.
+    A finished folder is set aside and deleted on success; after a `SaclError` it is put back. One
+    that the same settings and inputs left unfinished is kept, so that the stage can go on from its
+    partial results. Other processes are kept out.
 
     Yields the folder and a dict for results worth recording (`record["counts"] = ...`).
 
@@ -173,16 +180,24 @@ def recorded(
     folder = workspace.folder(stage)
     with workspace.locked():
         remove_partials(workspace.root)
+        settle(folder)
         kept = {"seed": workspace.seed, stage: plain(settings)}
         text = json.dumps({"settings": kept, "inputs": dict(inputs)}, sort_keys=True)
         partial = folder / _PARTIAL
         resumable = partial.is_file() and partial.read_bytes() == text.encode()
-        if (folder / RECORD).exists() or not resumable:
+        if (folder / RECORD).exists():
+            _require_clearable(folder, settings)
+            folder.rename(aside_of(folder))
+        elif not resumable:
             clear(workspace, stage, settings)
         write_text(partial, text)
         results: dict[str, Any] = {}
         start = time.time()
-        yield folder, results
+        try:
+            yield folder, results
+        except SaclError:
+            _put_back(folder)
+            raise
         record = Record(
             stage=stage,
             run=workspace.name,
@@ -199,6 +214,28 @@ def recorded(
         text = json.dumps(dataclasses.asdict(record), indent=1, allow_nan=False) + "\n"
         write_text(folder / RECORD, text)
         partial.unlink(missing_ok=True)
+        settle(folder)
+
+
+def settle(folder: Path) -> None:
+    """Put finished results back that a killed redo set aside, or delete them where it finished."""
+    aside = aside_of(folder)
+    if (folder / RECORD).exists():
+        _delete(aside)
+    elif not folder.exists():
+        _put_back(folder)
+
+
+def aside_of(folder: Path) -> Path:
+    """Return where a stage's finished results lie while it is redone."""
+    return folder.with_name(f".before-{folder.name}")
+
+
+def _put_back(folder: Path) -> None:
+    aside = aside_of(folder)
+    if aside.exists():
+        _delete(folder)
+        aside.rename(folder)
 
 
 def clear(workspace: Workspace, stage: str, settings: Checked) -> None:
@@ -208,20 +245,19 @@ def clear(workspace: Workspace, stage: str, settings: Checked) -> None:
         WorkspaceError: the folder is not of a stage, or the settings read from it.
     """
     folder = workspace.folder(stage)
+    _require_clearable(folder, settings)
+    _delete(folder)
+
+
+def _require_clearable(folder: Path, settings: Checked) -> None:
+    """Refuse to delete what sacl did not write, or what the settings read."""
     for name, path in paths_in(settings):
         if path.resolve().is_relative_to(folder.resolve()):
             raise WorkspaceError(
                 f"{name}: {path} lies in {folder}, which this stage writes; copy it elsewhere first"
             )
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.exists():
-        _require_stage_folder(folder)
-        _delete(folder)
-
-
-def _require_stage_folder(folder: Path) -> None:
-    """Refuse to delete what sacl did not write."""
+    if folder.is_symlink() or not folder.exists():
+        return
     if not folder.is_dir():
         raise WorkspaceError(f"{folder}: is a file; move it away or take another --work")
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".partial-")]
@@ -232,7 +268,10 @@ def _require_stage_folder(folder: Path) -> None:
 
 
 def _delete(folder: Path) -> None:
-    """Delete a folder, its mark last: it is known as ours even when that is interrupted."""
+    """Delete a folder or link, its mark last: it is ours even when that is interrupted."""
+    if folder.is_symlink() or not folder.exists():
+        folder.unlink(missing_ok=True)
+        return
     (folder / _PARTIAL).write_text("being deleted", encoding="utf-8")
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():

@@ -118,7 +118,7 @@ def _arms(workspace: Workspace) -> list[str]:
     known = [arm for arm in record.results.get("arms", []) if arm in there] if record else []
     arms = known or sorted(there, key=lambda arm: (arm.startswith("scratch"), arm))
     if not arms:
-        raise DataError(f"{folder.name}: no predictions; run `sacl predict --force`")
+        raise DataError(f"{folder.name}: no predictions; run `sacl predict CONFIG.yaml --force`")
     return arms
 
 

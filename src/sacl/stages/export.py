@@ -12,7 +12,7 @@ from sacl.dicom.intake import Headers, ingested_series, series_named
 from sacl.dicom.pseudonyms import KEY
 from sacl.errors import ConfigError, DataError
 from sacl.export.folder import Exported, Origin, write_export
-from sacl.export.forms import Export, ReadReference, Result, form_named
+from sacl.export.forms import FORMS, Export, ReadReference, Result, form_named
 from sacl.files.atomic import folder_fingerprint
 from sacl.files.nifti import read_label_map
 from sacl.progress import say
@@ -50,6 +50,11 @@ def export(  # noqa: PLR0913
         DataError: no scan of the splits was predicted.
         WorkspaceError: the run has not got as far as the form needs.
     """
+    if form in FORMS and FORMS[form].needs_source and not (workspace.root / KEY).is_file():
+        raise ConfigError(
+            f"--form {form}: the run was not ingested from DICOM, no {KEY} is in {workspace.root};"
+            " use --form nifti"
+        )
     chosen = form_named(form, sources)
     if folds < 2:
         raise ConfigError(f"--folds {folds}: expected 2 or more")

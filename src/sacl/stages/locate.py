@@ -127,11 +127,12 @@ def _summary(coverage: pd.DataFrame, scans: int) -> dict[str, object]:
         summary["cross_fitted"] = {"scans": scans, "mean_dice": round(mean, 4), "dice": of_organs}
         words = f"Dice {mean:.2f} on {scans} cross-fitted labeled scans; {words}"
     parts = (
-        f"{organ} {n['found']}/{n['scans']} ({n['median_ml']:g} ml)"
+        f"{organ} in {n['scans'] - n['found']} of {n['scans']} scans"
         for organ, n in by_organ.items()
+        if n["found"] < n["scans"]
     )
-    say(f"coarse: scans that have the organ, and its median volume: {', '.join(parts)}")
-    say(f"coarse: {words}")
+    words += f" ({', '.join(parts)}; see coverage.csv)" if missed else ""
+    say(f"locate: {words}")
     return summary
 
 

@@ -118,9 +118,9 @@ def _predict_all(targets: Mapping[Path, Path], predictor: Predictor, locator: Lo
             f"{len(bad)} of {len(targets)} scans could not be predicted ({', '.join(bad[:3])});"
             f" the reasons stand above, the other {len(written)} are done"
         )
-    more = f", {len(doubts)} of them in doubt" if doubts else ""
+    more = f"; {len(doubts)} in doubt" if doubts else ""
     maps = "1 label map" if len(written) == 1 else f"{len(written)} label maps"
-    say(f"predict: {maps}{more} in {written[0].parent}")
+    say(f"predict: {maps} written to {written[0].parent}{more}")
     return Predicted(tuple(written), doubts)
 
 
@@ -137,7 +137,7 @@ def predict_file(scan: Path, path: Path, predictor: Predictor, locator: Locator)
         doubts += doubts_about(measures_of(volume), spec.scans, spec.window.modality)
     share = np.count_nonzero(label_map.voxels) / label_map.voxels.size
     if share > _MOST_ORGAN:
-        doubts.append(f"organs in {share:.0%} of its voxels")
+        doubts.append(f"organs fill {share:.0%} of the scan, expected at most {_MOST_ORGAN:.0%}")
     return doubts
 
 

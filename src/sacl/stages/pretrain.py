@@ -49,7 +49,6 @@ def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
         store = read_patches(workspace.require("extract"))
         recipe = _recipe(settings, method, store, workspace)
         pretraining = method.build(store, recipe)
-        _warn_of_empty_corners(recipe, pretraining)
         network = pretraining.network.to(recipe.device)
         begun = time.monotonic()
         losses = _train(pretraining, settings, recipe.device, folder)
@@ -101,14 +100,6 @@ def _scan_labels(settings: PretrainSettings, method: Method, store: PatchStore) 
         )
         return ()
     return names
-
-
-def _warn_of_empty_corners(recipe: Recipe, pretraining: Pretraining) -> None:
-    if pretraining.loss is not None and recipe.ranges.reach > pretraining.margin:
-        say(
-            "pretrain: the most turned and shrunk views have empty corners, since the store keeps"
-            f" {pretraining.margin:.2f} sides of the {recipe.ranges.reach:.2f} that they reach"
-        )
 
 
 def _train(

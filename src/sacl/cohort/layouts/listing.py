@@ -16,6 +16,7 @@ from sacl.cohort.splits import require_one_split, with_fold
 from sacl.cohort.tables import BESIDE, with_table
 from sacl.dicom.pseudonyms import KEY
 from sacl.dicom.verdict import SeriesRule
+from sacl.errors import ConfigError
 from sacl.files.atomic import folder_fingerprint
 
 
@@ -34,6 +35,13 @@ class Sources:
     fold: int | None = None
     series: Literal["all", "largest"] = "all"
     work: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a source that is named twice: its scans would count as those of others."""
+        places = [path.resolve() for path in self.paths]
+        for path, place in zip(self.paths, places, strict=True):
+            if places.count(place) > 1:
+                raise ConfigError(f"data: {path.name} is named twice; name it once")
 
     @property
     def export(self) -> dicom.DicomExport:
