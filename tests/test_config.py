@@ -216,7 +216,7 @@ def test_maps_of_another_tool_take_the_place_of_networks(tmp_path):
 
 
 def test_an_unknown_flag_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"did you mean 'extract\.patch_size'"):
+    with pytest.raises(ConfigError, match=r"did you mean '--extract\.patch_size'"):
         load_config(None, {"extract.patchsize": "64"})
 
 

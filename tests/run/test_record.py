@@ -200,7 +200,9 @@ def test_a_record_of_an_older_version_is_refused_with_the_remedy(tmp_path):
     (folder / "run.json").write_text(json.dumps(record))
     with pytest.raises(WorkspaceError) as error:
         state_of(workspace, "finetune", FinetuneSettings(), {})
-    assert "finetune.head is a setting of an older version; repeat the same command" in str(error.value)
+    assert "finetune.head is a setting of an older version; repeat the same command" in str(
+        error.value
+    )
     assert "repeat the same command with --force" in str(error.value)
 
 
