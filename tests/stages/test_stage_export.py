@@ -36,7 +36,7 @@ def test_a_run_is_exported_as_it_was_predicted(work, tmp_path):
 
 def test_a_run_of_other_files_than_dicom_is_not_asked_for_its_key(work, tmp_path):
     for sources in ([], [tmp_path]):
-        with pytest.raises(ConfigError, match="not ingested from DICOM.*use --form nifti"):
+        with pytest.raises(ConfigError, match=r"not ingested from DICOM.*use --form nifti"):
             export(work, tmp_path / "out", "rtstruct", sources=sources)
 
 
