@@ -109,6 +109,6 @@ def method_named(name: str) -> Method:
         importlib.import_module(f"{__name__}.{module.name}")
     if name not in METHODS:
         raise ConfigError(
-            f"pretrain.method: expected one of {', '.join(METHODS)}, got '{name[:60]}'"
+            f"pretrain.method: expected one of {', '.join(sorted(METHODS))}, got '{name[:60]}'"
         )
     return METHODS[name]
