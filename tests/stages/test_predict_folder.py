@@ -187,7 +187,8 @@ def test_a_scan_unlike_those_of_the_training_is_in_doubt(finished, tmp_path, cap
     assert "pixels of 10 mm, trained on 2 mm" in words
     err = capsys.readouterr().err
     assert "in doubt: odd.nii: " in err
-    assert "predict: 2 label maps, 2 of them in doubt in" in err
+    assert "predict: 2 label maps written to " in err
+    assert "; 2 in doubt" in err
 
 
 def filled(predictor, volume, window, coarse):
