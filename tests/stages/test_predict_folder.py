@@ -181,7 +181,7 @@ def test_a_scan_unlike_those_of_the_training_is_in_doubt(finished, tmp_path, cap
         patch.setattr(module, "predict_volume", filled)
         predicted = predict_to(finished, scans, tmp_path / "out")
     assert list(predicted.doubts) == ["case-3.nii", "odd.nii"]
-    assert predicted.doubts["case-3.nii"] == ("organs in 100% of its voxels",)
+    assert predicted.doubts["case-3.nii"] == ("organs fill 100% of the scan, expected at most 60%",)
     words = "; ".join(predicted.doubts["odd.nii"])
     assert "is it a CT?" in words
     assert "pixels of 10 mm, trained on 2 mm" in words
