@@ -83,7 +83,9 @@ def test_leaves_an_encoder_with_the_wanted_inputs_as_it_is(channels):
 
 def test_a_description_by_an_older_version_is_refused_with_the_remedy():
     text = {"network": "resnet18", "width": 8, "in_channels": 2, "spatial_dims": 2}
-    with pytest.raises(DataError, match=r"encoder\.json: .*older version.*sacl pretrain --force"):
+    with pytest.raises(
+        DataError, match=r"encoder\.json: .*older version.*sacl pretrain CONFIG.yaml --force"
+    ):
         PretrainedEncoder.from_json(text)
 
 

@@ -96,7 +96,7 @@ def test_comes_back_as_it_was():
 
 def test_a_description_without_its_training_is_one_line():
     _, text = saved(build_segmenter(spec_of(), seed=0))
-    with pytest.raises(DataError, match=r"how it was trained.*sacl finetune --force"):
+    with pytest.raises(DataError, match=r"how it was trained.*sacl finetune CONFIG.yaml --force"):
         TrainedModel.from_json({**text, "training": {"steps": 3}})
 
 
@@ -115,5 +115,5 @@ def test_a_segmenter_whose_patches_were_placed_otherwise_is_refused_with_the_rem
     state, text = saved(build_segmenter(spec_of(), seed=0))
     assert text["placement"]["rule"] == 2
     text["placement"]["rule"] = 1
-    with pytest.raises(DataError, match=r"placed by rule 1.*sacl extract --force"):
+    with pytest.raises(DataError, match=r"placed by rule 1.*sacl extract CONFIG.yaml --force"):
         restored_segmenter(state, text, "here")

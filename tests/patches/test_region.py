@@ -118,7 +118,9 @@ def test_a_placement_says_whether_slices_are_whole():
 
 
 def test_the_placement_of_an_older_version_is_refused_with_the_remedy():
-    with pytest.raises(DataError, match=r"placed by rule 1.*rule 2.*sacl extract --force"):
+    with pytest.raises(
+        DataError, match=r"placed by rule 1.*rule 2.*sacl extract CONFIG.yaml --force"
+    ):
         Placement(rule=1)
 
 

@@ -141,11 +141,11 @@ def test_leaves_nothing_where_filling_it_fails(tmp_path):
 @pytest.mark.parametrize("name", ["store.json", "index.csv", "images.npy", "dense_references.npy"])
 def test_names_the_remedy_where_a_file_is_missing_or_broken(store, tmp_path, name):
     (tmp_path / name).write_bytes(b"\x00broken")
-    with pytest.raises(DataError, match="sacl extract --force"):
+    with pytest.raises(DataError, match=r"sacl extract CONFIG.yaml --force"):
         read_patches(tmp_path)
 
     (tmp_path / name).unlink()
-    with pytest.raises(DataError, match="sacl extract --force"):
+    with pytest.raises(DataError, match=r"sacl extract CONFIG.yaml --force"):
         read_patches(tmp_path)
 
 
@@ -154,7 +154,7 @@ def test_refuses_a_store_of_an_older_version_with_the_remedy(store, tmp_path):
     del document["placement"]
     (tmp_path / "store.json").write_text(json.dumps(document))
 
-    with pytest.raises(DataError, match=r"older version.*sacl extract --force"):
+    with pytest.raises(DataError, match=r"older version.*sacl extract CONFIG.yaml --force"):
         read_patches(tmp_path)
 
 

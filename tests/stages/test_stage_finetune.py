@@ -148,5 +148,5 @@ def test_an_encoder_of_an_older_version_is_one_line(pretrained, tmp_path):
     workspace = copy_of(pretrained, tmp_path / "work")
     text = {"network": "resnet18", "width": 8, "in_channels": 2, "spatial_dims": 2}
     (workspace.folder("pretrain") / "encoder.json").write_text(json.dumps(text))
-    with pytest.raises(DataError, match=r"older version.*sacl pretrain --force"):
+    with pytest.raises(DataError, match=r"older version.*sacl pretrain CONFIG.yaml --force"):
         finetune(settings_of("dense"), workspace)

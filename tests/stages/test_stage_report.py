@@ -172,10 +172,10 @@ def test_parts_without_files_are_left_out_and_said(tmp_path):
 @pytest.mark.parametrize(
     ("file", "remedy"),
     [
-        ("6-predictions/findings.json", "sacl predict --force"),
-        ("4-encoder/embedding.npz", "sacl pretrain --force"),
-        ("4-encoder/losses.csv", "sacl pretrain --force"),
-        ("2-coarse/coverage.csv", "sacl locate --force"),
+        ("6-predictions/findings.json", "sacl predict CONFIG.yaml --force"),
+        ("4-encoder/embedding.npz", "sacl pretrain CONFIG.yaml --force"),
+        ("4-encoder/losses.csv", "sacl pretrain CONFIG.yaml --force"),
+        ("2-coarse/coverage.csv", "sacl locate CONFIG.yaml --force"),
         ("7-scores/scores.csv", "evaluate again"),
         ("7-scores/summary.json", "evaluate again"),
     ],

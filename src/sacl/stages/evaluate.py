@@ -137,7 +137,7 @@ def _score_runs(
             if not path.is_file():
                 raise DataError(
                     f"{folder.name}: no label map of case {case.case_id}; run `sacl predict"
-                    " --force`"
+                    " CONFIG.yaml --force`"
                 )
             predicted = _read_map(path, scheme, doubts)
             for score in score_case(case.case_id, reference, predicted, organs, tolerance_mm, run):

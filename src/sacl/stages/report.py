@@ -155,7 +155,7 @@ def _undamaged(path: Path, stage: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{FOLDERS[stage]}/{path.name}: damaged ({type(error).__name__}); run `sacl {stage}"
-            " --force`"
+            " CONFIG.yaml --force`"
         ) from None
 
 
