@@ -64,7 +64,8 @@ def write_recipe(folder: Path, recipe: MapRecipe) -> None:
 def read_recipe(folder: Path) -> MapRecipe | None:
     """Return how a run's final maps were made, None where it has not predicted."""
     path = folder / _RECIPE_FILE
-    return read_as(path, MapRecipe, "run `sacl predict --force`") if path.is_file() else None
+    remedy = "run `sacl predict CONFIG.yaml --force`"
+    return read_as(path, MapRecipe, remedy) if path.is_file() else None
 
 
 def load_segmenter(folder: Path, device: torch.device, name: str = SEGMENTER) -> Segmenter:
