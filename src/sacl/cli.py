@@ -130,13 +130,12 @@ def _stage(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def _check(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Check a cohort; errors in it end the program like any other bad input, after the page."""
     config, out = _config(known, flags), known.out or Path("check.html")
-    from sacl.check.page import terminal_text
     from sacl.stages.check import check
 
     record = check(config, out, force=known.force)
     errors = record.kinds["error"]
     if not known.json:
-        print(terminal_text(record))
+        print(record.as_text())
     elif errors:
         print(json.dumps(record.as_json()))
     print(f"page: {out}", file=sys.stderr)

@@ -7,7 +7,7 @@ import pytest
 from sacl.check.cohort_checks import CohortFacts
 from sacl.check.facts import ScanFacts
 from sacl.check.findings import Finding
-from sacl.check.page import check_page, check_record, scan_table, terminal_text
+from sacl.check.page import check_page, check_record, scan_table
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_the_table_reads_back_and_lists_what_is_known_of_an_unreadable_scan(coho
 def test_the_terminal_names_three_cases_of_a_kind_and_counts_the_rest(cohort):
     findings = [Finding("zero-origin", scan.case_id, "origin 0, 0, 0") for scan in cohort.scans]
     _, record = _page(cohort, findings)
-    told = terminal_text(record)
+    told = record.as_text()
     assert told.count("origin 0, 0, 0") == 3
     assert "and 6 more" in told
     assert "0 errors, 0 warnings, 1 note" in told

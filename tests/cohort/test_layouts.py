@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import get_args
 
@@ -199,6 +200,14 @@ def test_data_of_no_known_layout_is_refused_with_the_path_as_typed(tmp_path):
         find(tmp_path / "mine")
     with pytest.raises(DataError, match="/gone': no such file or directory"):
         find(tmp_path / "gone")
+
+
+def test_a_zip_without_dicom_is_named_where_no_layout_is_known(tmp_path):
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        for number in range(3):
+            archive.writestr(f"{number}", b"")
+    with pytest.raises(DataError, match=r"no known layout .*; export\.zip: no DICOM file in it;"):
+        find(tmp_path)
 
 
 def test_a_named_layout_that_the_data_does_not_have_is_refused(tmp_path):

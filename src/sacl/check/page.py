@@ -60,6 +60,25 @@ class CheckRecord:
     kinds: Mapping[Level, int]
     findings: tuple[Finding, ...]
 
+    def as_text(self) -> str:
+        """Return what the command line says: a table of the splits, and the findings by kind."""
+        head = ("split", "subjects", "scans", "labeled", "unlabeled")
+        rows = [
+            (split, *(str(n) for n in (c.subjects, c.scans, c.labeled, c.unlabeled)))
+            for split, c in self.splits.items()
+            if c.scans
+        ]
+        organs = plural(len(self.organs), "organ")
+        lines = [f"{self.name}: {self.modality.upper()}, {organs}", "", plain_table(head, rows), ""]
+        for group in grouped(self.findings).values():
+            rule = group[0].rule
+            lines.append(f"{rule.level}: {rule.title}" + f" ({len(group)})" * (len(group) > 1))
+            lines += [f"    {finding.line}" for finding in group[:_SHOWN]]
+            lines += [f"    and {len(group) - _SHOWN} more"] * (len(group) > _SHOWN)
+            lines += [f"    {rule.remedy}"] * (rule.level != "note")
+        counts = ", ".join(plural(self.kinds[level], level) for level in LEVELS)
+        return "\n".join([*lines, *[""] * bool(self.findings), f"kinds of findings: {counts}"])
+
     def as_json(self) -> dict[str, Any]:
         """Return the record as JSON types, each finding with its level, title and remedy."""
         findings = [
@@ -103,26 +122,6 @@ def scan_table(cohort: CohortFacts, findings: Sequence[Finding]) -> str:
         {**_row(scan, cohort), "findings": " ".join(codes[scan.case_id])} for scan in cohort.scans
     ]
     return pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n")
-
-
-def terminal_text(record: CheckRecord) -> str:
-    """Return what the command line says: a table of the splits, and the findings by kind."""
-    head = ("split", "subjects", "scans", "labeled", "unlabeled")
-    rows = [
-        (split, *(str(n) for n in (c.subjects, c.scans, c.labeled, c.unlabeled)))
-        for split, c in record.splits.items()
-        if c.scans
-    ]
-    organs = plural(len(record.organs), "organ")
-    lines = [f"{record.name}: {record.modality.upper()}, {organs}", "", plain_table(head, rows), ""]
-    for group in grouped(record.findings).values():
-        rule = group[0].rule
-        lines.append(f"{rule.level}: {rule.title}" + f" ({len(group)})" * (len(group) > 1))
-        lines += [f"    {finding.line}" for finding in group[:_SHOWN]]
-        lines += [f"    and {len(group) - _SHOWN} more"] * (len(group) > _SHOWN)
-        lines += [f"    {rule.remedy}"] * (rule.level != "note")
-    counts = ", ".join(plural(record.kinds[level], level) for level in LEVELS)
-    return "\n".join([*lines, *[""] * bool(record.findings), f"kinds of findings: {counts}"])
 
 
 def _split_counts(cohort: CohortFacts, split: Split) -> SplitCounts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sacl.cohort.dataset import Dataset, Layout
+from sacl.cohort.dataset import Dataset, Layout, first_of
 from sacl.cohort.layouts import dicom
 from sacl.cohort.layouts.challenges import AMOS, BTCV, FLARE2021
 from sacl.cohort.layouts.datalists import DECATHLON, MONAI_DATALIST
@@ -60,8 +60,10 @@ def recognize(root: Path, layout: str = "auto") -> tuple[str, str]:
     if layout != "auto":
         expected = LAYOUTS[layout].expected
         raise DataError(f"data '{root}': not of the layout {layout}; expected {expected}")
+    zips = [(path.name, "no DICOM file in it") for path in sorted(root.glob("*.zip"))]
+    empty = f"; {first_of(zips, 'zips')}" if zips else ""
     raise DataError(
-        f"data '{root}': of no known layout ({', '.join(LAYOUTS)}); list the scans in a"
+        f"data '{root}': of no known layout ({', '.join(LAYOUTS)}){empty}; list the scans in a"
         " cohort.csv with the columns case_id, image and label"
     )
 
