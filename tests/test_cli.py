@@ -117,9 +117,12 @@ def test_a_folder_alone_is_ingested_into_the_default_work_directory(tmp_path, ca
     scans(tmp_path)
     assert main(["ingest", "scans"]) == 0
     told = capsys.readouterr().err
-    assert "scans read as nnunet, by dataset.json, and imagesTr with channel files like" in told
+    assert (
+        "scans: layout nnunet, recognized by dataset.json, and imagesTr with channel files like"
+        in told
+    )
     assert "2 scans of 2 subjects" in told
-    assert "1 organs, liver" in told
+    assert "1 organ: liver" in told
     assert "train 2 scans, 2 with reference" in told
     assert cases_in(tmp_path / "work") == ["a", "b"]
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sacl.cohort.layouts.listing import Sources
 from sacl.errors import ConfigError
 from sacl.files.atomic import plain
 from sacl.run.configure import descriptions, dotted_settings, from_mapping, load_config
@@ -315,3 +316,31 @@ def test_no_scan_label_means_classes_of_organs_alone(text):
 def test_a_scan_label_without_a_name_or_named_twice_is_refused(text):
     with pytest.raises(ConfigError, match=r"pretrain\.scan_label: (a name is empty|one twice)"):
         load_config(None, {"pretrain.scan_label": text})
+
+
+def test_a_table_that_a_file_names_lies_beside_it_first(tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, tmp_path / "runs"):
+        (folder / "labels.csv").write_text("case_id,phase\n")
+    (tmp_path / "runs" / "a.yaml").write_text("ingest: {scan_labels: labels.csv}")
+    config = load_config("runs/a.yaml")
+    assert config.ingest.scan_labels == Path("runs/labels.csv")
+    given = load_config("runs/a.yaml", {"ingest.scan_labels": "labels.csv"})
+    assert given.ingest.scan_labels == Path("labels.csv")
+    with pytest.raises(ConfigError, match=r"no other\.csv beside the YAML file, in the working"):
+        Sources((tmp_path / "hippo",), scan_labels=Path("other.csv"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("extract.patch_size", "integer >= 16, multiple of 16"),
+        ("predict.keep_component", "number from 0 to 1"),
+        ("phantom.shape", "3 integers from 8 to 2048"),
+        ("ingest.fold", "integer >= 0 or null"),
+        ("locate.volume.spacing_mm", "3 numbers > 0"),
+    ],
+)
+def test_a_type_is_said_with_its_range(name, kind):
+    assert dotted_settings()[name].kind == kind

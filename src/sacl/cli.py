@@ -112,10 +112,6 @@ def _run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     config = load_config("demo", flags) if known.command == "demo" else _config(known, flags)
     page = pipeline.run(config, known.force)
     finished = pipeline.summary(config)
-    if finished.doubts:
-        others = len(finished.doubts) - 1
-        more = f" ({others} more in the report)" if others else ""
-        print(f"in doubt: {finished.doubts[0]}{more}", file=sys.stderr)
     print(f"report: {page}", file=sys.stderr)
     return finished
 

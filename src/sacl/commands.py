@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from sacl import __version__
 from sacl.checked import converted_value
 from sacl.errors import ConfigError
-from sacl.run.configure import dotted_settings, is_config, nearest
+from sacl.run.configure import dotted_settings, is_config, nearest, shipped
 
 _SHORTHANDS = {
     "repair_grid": "ingest.repair_grid",
@@ -65,7 +65,7 @@ class _Command:
 
 
 _COMMON = (
-    _Flag("--work", "work directory", "WORK"),
+    _Flag("--work", "work directory: each stage has a numbered folder in it (work)", "WORK"),
     _Flag("--name", "name of the run", "NAME"),
     _Flag("--seed", "seed of everything random", "SEED"),
     _Flag("--device", "auto, cpu, cuda, cuda:N or mps", "DEVICE"),
@@ -77,7 +77,7 @@ _DATA = (
     _Flag("--data", "folder of scans or cohort.csv, or several to be merged", "DATA", many=True),
     _Flag("--repair-grid", _REPAIR, "nearest"),
 )
-_ARM = _Flag("--arm", "the segmenter (default), or its twin (scratch), by name", "ARM")
+_ARM = _Flag("--arm", "which network: the segmenter (default), or `scratch`, its twin", "ARM")
 _EXPLAIN = "only say how the data would be read, series by series for DICOM"
 _FORM = "nifti (default), nifti-per-organ, nnunet, nnssl, dicom-seg, dicom-seg-labelmap or rtstruct"
 _OR_DATA = "CONFIG.yaml|DATA"
@@ -103,7 +103,7 @@ COMMANDS = {
     "pretrain": _Command("pretrain the encoder on all scans, without annotation"),
     "finetune": _Command("train the segmenter on labeled and unlabeled scans"),
     "predict": _Command(
-        "predict label maps of a run's scans, or of any folder (--segmenter)",
+        "predict label maps for a run's scans, or of any folder (--segmenter)",
         (
             _Flag("--segmenter", "work directory of a finished run"),
             _Flag("--images", "folder of NIfTI scans, or one scan"),
@@ -195,7 +195,8 @@ def program() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         if command.takes:
-            words = "settings in YAML, or the name of some that come with the program"
+            folders = ", or folders of scans" if command.takes_data else ""
+            words = f"YAML file, a shipped configuration ({', '.join(shipped())}){folders}"
             inner.add_argument("words", nargs="*", metavar=command.takes, help=words)
         for flag in (*_COMMON, *command.flags):
             flag.add_to(inner)

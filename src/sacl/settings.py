@@ -80,7 +80,7 @@ class IngestSettings(Checked, frozen=True, kw_only=True):
 
     data: tuple[Path, ...] = ()
     """Folder (or `cohort.csv`) that holds the scans, or a list of several, merged into a cohort;
-    what the phantom stage generated where empty."""
+    if empty, the generated cohort."""
     layout: Layout = "auto"
     """Layout of the data; `auto` recognizes it and says why."""
     modality: Literal["auto", "ct", "mr"] = "auto"
@@ -97,7 +97,8 @@ class IngestSettings(Checked, frozen=True, kw_only=True):
     """A label map on another grid than its image: refuse it, or resample by nearest neighbor."""
     scan_labels: Path | None = None
     """CSV or JSON with `case_id` and a column per scan-wise label (`subject_id`, `split` too), or a
-    folder of the phases that TotalSegmentator wrote."""
+    folder of the phases that TotalSegmentator wrote; looked for beside the YAML file that names it,
+    then in the working directory, then in the data."""
     fold: Count | None = None
     """Hold out the cases of this fold for validation: of `splits_final.json`, or a label `fold`."""
     validation_subjects: Count = 0
@@ -111,8 +112,8 @@ class IngestSettings(Checked, frozen=True, kw_only=True):
     stratify: Name = "phase"
     """Scan-wise label by which held-out and labeled subjects are stratified."""
     labeled_values: tuple[Name, ...] = ()
-    """Values of that label whose training scans keep their reference, all where empty: to learn
-    from annotation in one phase and be scored in another."""
+    """Only training scans with one of these values of that label keep their reference; if empty,
+    all do. This is to learn from annotation in one phase and be scored in another."""
 
     def __post_init__(self) -> None:
         force_setattr(self, "data", as_list(self.data))
@@ -151,8 +152,8 @@ class VolumeSettings(Checked, frozen=True, kw_only=True):
     spacing_mm: tuple[Length, Length, Length] = (4.0, 4.0, 6.0)
     """Voxel spacing at which the network works."""
     in_plane_size: Annotated[int, Meta(ge=8)] | None = None
-    """Resample every slice's square field of view to this size instead (spacing not to be trusted).
-    The spacing along k is then the scan's own."""
+    """Pixels of the square that every slice's field of view is resampled to, whatever its spacing
+    says; the spacing along k is then the scan's own."""
     crop: tuple[Positive, Positive, Positive] = (64, 64, 32)
     """Voxels of a training crop and of the sliding window."""
     steps: Positive = 600
@@ -299,8 +300,8 @@ class PredictSettings(Checked, frozen=True, kw_only=True):
     """Predict label maps on the scans' own grids."""
 
     copies: Annotated[int, Meta(ge=0, le=64)] = 4
-    """Turned and scaled copies that a prediction is the mean of, with the plain one: test-time
-    augmentation. With 4 the network reads everything 5 times."""
+    """Rotated and scaled copies averaged with the plain prediction (test-time augmentation); 4
+    copies take 5 times as long."""
     keep_component: Share = 0.1
     """Components below this share of the organ's largest one are removed; 0 keeps all."""
 

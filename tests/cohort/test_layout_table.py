@@ -57,7 +57,7 @@ def test_a_table_takes_the_names_in_its_label_maps(tmp_path):
         ("case_id,image\na,ct/gone.nii.gz\n", "case a names gone.nii.gz, there is no such file"),
         ("case_id,label\na,maps/a.nii.gz\n", "case a has no image"),
         ("case_id,image\na,ct/a.nii.gz\na,ct/b.nii.gz\n", "case a stands in it twice"),
-        ("name,image\na,ct/a.nii.gz\n", "a row without a case_id"),
+        ("name,image\na,ct/a.nii.gz\n", "line 2 has no case_id"),
         ("case_id,image,split\na,ct/a.nii.gz,fold_1\n", "the split 'fold_1', expected train"),
         ("case_id,image\n../a,ct/a.nii.gz\n", "cannot be a file name"),
         ("case_id,image\n", "no row"),

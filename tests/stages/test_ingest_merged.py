@@ -87,8 +87,8 @@ def test_two_datasets_are_one_cohort(coarse, fine, workspace, capsys):
     assert labels["0002"] == {"dataset": "coarse", "phase": "portal_venous"}
     assert labels["x"] == {"dataset": "fine"}
     told = capsys.readouterr().err
-    assert "Coarse read as nnunet" in told
-    assert "Fine read as nnunet" in told
+    assert "Coarse: layout nnunet" in told
+    assert "Fine: layout nnunet" in told
     assert "dataset: coarse 3, fine 2" in told
     assert "2 cases of the same name have their dataset's name in front now" in told
     assert state_of(workspace, "ingest", settings, inputs(settings, workspace)) == "current"

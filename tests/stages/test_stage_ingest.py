@@ -198,7 +198,7 @@ def test_a_plain_folder_needs_the_organs_named(tmp_path, workspace):
 def test_how_the_data_was_read_is_told(data, workspace, capsys):
     ingest(IngestSettings(data=data), workspace)
     told = capsys.readouterr().err
-    assert "Dataset007_Kidneys read as nnunet, by dataset.json" in told
+    assert "Dataset007_Kidneys: layout nnunet, recognized by dataset.json" in told
     assert "the data's own scan_labels.csv" in told
     assert "train 12 scans, 8 with reference" in told
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from sacl.cohort.dataset import Dataset, SourceCase
+from sacl.cohort.dataset import Dataset, SourceCase, counted, in_short
 from sacl.errors import ConfigError, DataError
 from sacl.organs import canonical_name, is_complete, match, wholes
 from sacl.types import UNKNOWN, LabelScheme
@@ -134,8 +134,8 @@ def dataset_in_lines(dataset: Dataset, scheme: LabelScheme) -> list[str]:
     """Return in lines: scans, subjects, organs and how often each is annotated, scan labels."""
     subjects = {case.subject for case in dataset.cases}
     lines = [
-        f"{len(dataset.cases)} scans of {len(subjects)} subjects",
-        f"{len(scheme.names)} organs, {', '.join(scheme.names)}",
+        f"{counted(len(dataset.cases), 'scan')} of {counted(len(subjects), 'subject')}",
+        f"{counted(len(scheme.names), 'organ')}: {in_short(scheme.names, _MANY)}",
     ]
     counts, references = count_annotated(dataset, scheme)
     partly = [f"{organ} {counts[organ]}" for organ in scheme.names if counts[organ] < references]

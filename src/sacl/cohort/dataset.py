@@ -262,6 +262,11 @@ def in_short(names: Sequence[str], most: int = _NAMED) -> str:
     return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is 1."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def first_of(remarks: Sequence[tuple[str, str]], what: str = "scans") -> str:
     """Return the first of some remarks, each of a case, and how many more there are.
 

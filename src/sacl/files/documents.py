@@ -107,12 +107,14 @@ def read_rows(path: Path, key: str = "case_id") -> dict[str, dict[str, str]]:
         text = path.read_text(encoding="utf-8-sig")
         header = text.partition("\n")[0].strip()
         delimiter = max(",;\t", key=header.count)
-        for cells in csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter):
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        for cells in reader:
             row = {snake_case(k): (v or "").strip() for k, v in cells.items() if k}
             case_id = row["case_id"] = row.pop(key, "")
             if not case_id:
                 raise DataError(
-                    f"{path.name}: a row without a {key}; the column names are {header[:100]}"
+                    f"{path.name}: line {reader.line_num} has no {key}; the column names are"
+                    f" {header[:100]}"
                 )
             if case_id in rows:
                 raise DataError(f"{path.name}: case {case_id} stands in it twice; remove one row")

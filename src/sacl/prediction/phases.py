@@ -82,8 +82,8 @@ def _summarize(scans: list[ScanPhase]) -> dict[str, object]:
     say(f"locate: contrast phases: {'; '.join(parts)}")
     for scan in conflicts[:_SAID_CONFLICTS]:
         say(
-            f"locate: {scan.case_id} is {scan.phase} by the {scan.source}, its HU contradict:"
-            f" {scan.explanation}; the label is kept"
+            f"locate: {scan.case_id} is labeled {scan.phase}, but its HU suggest {scan.estimated}"
+            f" ({scan.probability:.2f}); the label is kept"
         )
     if len(conflicts) > _SAID_CONFLICTS:
         say(f"locate: {len(conflicts) - _SAID_CONFLICTS} more contradict; see {PHASES_FILE}")

@@ -33,6 +33,7 @@ EXCLUSIVE_BLOCKS = (
 )
 """Blocks of which a stage has one; a flag that gives a whole one takes the others' place."""
 _SHIPPED = Path(__file__).parents[1] / "runs"
+_TABLES = ("scan_labels", "labeled_order")
 _MOST_BYTES = 1_000_000
 """A file of settings is smaller."""
 _FLOAT = r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?$"
@@ -55,7 +56,8 @@ class Declared:
     def usual(self) -> str:
         """The default as text, empty where there is none."""
         values = self.default if isinstance(self.default, tuple) else (self.default,)
-        return ", ".join(str(v) for v in values if v is not None and v is not msgspec.NODEFAULT)
+        given = [v for v in values if v is not None and v is not msgspec.NODEFAULT]
+        return ", ".join(str(v).lower() if isinstance(v, bool) else str(v) for v in given)
 
 
 def load_config(
@@ -72,6 +74,8 @@ def load_config(
         ConfigError: the file cannot be read, a name is unknown or a value is not allowed.
     """
     tree = read_yaml(config_file(path)) if path else {}
+    if path:
+        _take_tables_beside(config_file(path), _block(tree, "ingest"))
     for name, text in (flags or {}).items():
         if name in EXCLUSIVE_BLOCKS:
             plant(tree, name, _parsed(text, f"--{name}: "), alone=True)
@@ -90,20 +94,21 @@ def config_file(name: Path | str) -> Path:
     Raises:
         ConfigError: there is neither.
     """
-    path, shipped = Path(name), _shipped()
+    path, names = Path(name), shipped()
     if path.exists() or path.suffix in (".yaml", ".yml"):
         return path
-    if str(name) in shipped:
-        return shipped[str(name)]
-    raise ConfigError(f"{name}: no such file; settings come with {', '.join(sorted(shipped))}")
+    if str(name) in names:
+        return names[str(name)]
+    raise ConfigError(f"{name}: no such file; settings come with {', '.join(names)}")
 
 
 def is_config(word: str) -> bool:
     """Tell whether a word names a settings file: by its ending, or one that is shipped."""
-    return word.endswith((".yaml", ".yml")) or (word in _shipped() and not Path(word).exists())
+    return word.endswith((".yaml", ".yml")) or (word in shipped() and not Path(word).exists())
 
 
-def _shipped() -> dict[str, Path]:
+def shipped() -> dict[str, Path]:
+    """Return the files of settings that come with the program, by name."""
     return {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
 
 
@@ -319,7 +324,22 @@ def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (types.UnionType, typing.Union)
 
 
+def _range_of(hint: Any) -> str:
+    """Return the range of a type in words, with a space before it; empty where there is none."""
+    meta = next(iter(getattr(hint, "__metadata__", ())), None)
+    if meta is None:
+        return ""
+    words = [f">= {meta.ge}"] if meta.ge is not None else []
+    if meta.ge is not None and meta.le is not None:
+        words = [f"from {meta.ge} to {meta.le}"]
+    words += [f"> {meta.gt}"] if meta.gt is not None else []
+    words += [f"multiple of {meta.multiple_of}"] if meta.multiple_of is not None else []
+    return " " + ", ".join(words) if words else ""
+
+
 def _type_name(hint: Any) -> str:
+    if limits := _range_of(hint):
+        return _type_name(_bare(hint)) + limits
     hint = _bare(hint)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
@@ -328,17 +348,25 @@ def _type_name(hint: Any) -> str:
         return " or ".join("null" if a is type(None) else _type_name(a) for a in arguments)
     if origin is tuple:
         count = "list of" if arguments[-1] is Ellipsis else str(len(arguments))
-        name = _type_name(arguments[0])
-        return f"{count} {name}{'' if name == 'text' else 's'}"
+        name, limits = _type_name(_bare(arguments[0])), _range_of(arguments[0])
+        return f"{count} {name}{'' if name == 'text' else 's'}{limits}"
     return {int: "integer", float: "number", bool: "true or false", str: "text"}.get(
         hint, getattr(hint, "__name__", str(hint)).lower()
     )
 
 
+def _take_tables_beside(file: Path, ingest: Tree) -> None:
+    """Read the cohort's tables that a file of settings names from its own folder, if there."""
+    for name in _TABLES:
+        path = ingest.get(name)
+        if isinstance(path, str) and path and (file.parent / path).is_file():
+            ingest[name] = str(file.parent / path)
+
+
 def _beside_the_data(config: RunConfig) -> RunConfig:
     """Look for the cohort's tables in the working directory first, then beside the data."""
     changed: Tree = {}
-    for name in ("scan_labels", "labeled_order"):
+    for name in _TABLES:
         path: Path | None = getattr(config.ingest, name)
         if path is not None and not path.exists():
             beside = [data / path for data in config.ingest.data if (data / path).exists()]

@@ -181,4 +181,5 @@ def _table(summary: Summary) -> str:
         ]
         for run, figures in summary.runs.items()
     ]
-    return plain_table(["run", "Dice", "NSD", "HD95 mm", "p (Holm)"], body)
+    head = [f"run, on {' and '.join(summary.subjects)}", "Dice", "NSD", "HD95 mm"]
+    return plain_table([*head, f"p vs {next(iter(summary.runs))} (Holm)"], body)

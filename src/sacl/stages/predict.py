@@ -123,10 +123,17 @@ def _judged(arm: str, spec: SegmenterSpec, workspace: Workspace, cohort: Cohort)
     test = {case.case_id for case in cohort.of_split("test")}
     lost = organs_to_take_from_coarse(row for row in changes if row.case_id not in test)
     findings = find_doubts(changes, lost)
-    for doubt in findings.doubts[:_SAID]:
+    if lost:
+        of = f"{len(lost)} of {len(cohort.scheme.names)} organs"
+        say(
+            f"predict: {of} are taken from the coarse map, since the final maps lack them:"
+            f" {', '.join(lost)}"
+        )
+    doubts = [doubt for doubt in findings.doubts if doubt.organ not in lost]
+    for doubt in doubts[:_SAID]:
         say(f"predict: in doubt: {doubt.text}")
-    if len(findings.doubts) > _SAID:
-        say(f"predict: {len(findings.doubts) - _SAID} more doubts; see {FINDINGS_FILE}")
+    if len(doubts) > _SAID:
+        say(f"predict: {len(doubts) - _SAID} more doubts; see {FINDINGS_FILE}")
     write_findings(folder, findings)
     return findings
 

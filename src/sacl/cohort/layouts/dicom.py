@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sacl.cohort.dataset import Dataset, Layout, SourceCase, common_modality, first_of
+from sacl.cohort.dataset import Dataset, Layout, SourceCase, common_modality, counted, first_of
 from sacl.dicom.intake import Intake, names_a_patient, take_in, what_is_dicom
 from sacl.dicom.pseudonyms import KeyRow, read_key, with_pseudonyms, write_key
 from sacl.dicom.verdict import SeriesRule, Verdict
@@ -84,8 +84,8 @@ def _notes(intake: Intake, rows: list[KeyRow], cases: list[SourceCase]) -> tuple
     notes = list(intake.notes)
     if nameless:
         notes.append(
-            f"{nameless} scans have no PatientID: each study, or folder where studies are unnamed,"
-            " counts as a subject of its own; give subject_id in a table if persons came twice"
+            f"{counted(nameless, 'scan')} without PatientID: each study, or folder where studies"
+            " are unnamed, counts as a subject of its own; give subject_id in a table if persons came twice"
         )
     accepted = [verdict for verdict in intake.verdicts if verdict.accepted]
     remarks = {row.case_id: v.notes for row, v in zip(rows, accepted, strict=True)}

@@ -37,11 +37,17 @@ class Sources:
     work: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a source that is named twice: its scans would count as those of others."""
+        """Refuse a source that is named twice, whose scans would count twice; or no table."""
         places = [path.resolve() for path in self.paths]
         for path, place in zip(self.paths, places, strict=True):
             if places.count(place) > 1:
                 raise ConfigError(f"data: {path.name} is named twice; name it once")
+        table = self.scan_labels
+        if table is not None and not table.exists():
+            raise ConfigError(
+                f"ingest.scan_labels: no {table} beside the YAML file, in the working directory, or"
+                f" in {in_short(path.name for path in self.paths)}"
+            )
 
     @property
     def export(self) -> dicom.DicomExport:
@@ -127,7 +133,7 @@ def source_fingerprints(sources: Sources) -> dict[str, str]:
 
 def _listed(source: Path, sources: Sources) -> Dataset:
     dataset, reason = read_source(source, sources)
-    read_as = f"{dataset.name} read as {dataset.layout}, by {reason}"
+    read_as = f"{dataset.name}: layout {dataset.layout}, recognized by {reason}"
     return dataclasses.replace(dataset, notes=tuple(dict.fromkeys((read_as, *dataset.notes))))
 
 

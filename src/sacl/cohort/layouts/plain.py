@@ -91,7 +91,7 @@ def _read_folder(root: Path) -> Dataset:
     map_of = _paired(scans, maps) if names.organs else {}
     left_out = [path.name for path in maps if path not in map_of.values()]
     notes = unread(
-        root, [*files, root / TABLES[0]], "NIfTI files; read other data by a --data of its own"
+        root, [*files, root / TABLES[0]], "NIfTI files; give other data as a second --data"
     )
     if left_out:
         notes += (
