@@ -85,7 +85,8 @@ def _notes(intake: Intake, rows: list[KeyRow], cases: list[SourceCase]) -> tuple
     if nameless:
         notes.append(
             f"{counted(nameless, 'scan')} without PatientID: each study, or folder where studies"
-            " are unnamed, counts as a subject of its own; give subject_id in a table if persons came twice"
+            " are unnamed, counts as a subject of its own; give subject_id in a table if persons"
+            " came twice"
         )
     accepted = [verdict for verdict in intake.verdicts if verdict.accepted]
     remarks = {row.case_id: v.notes for row, v in zip(rows, accepted, strict=True)}
