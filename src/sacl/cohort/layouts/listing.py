@@ -46,7 +46,7 @@ class Sources:
         if table is not None and not table.exists():
             raise ConfigError(
                 f"ingest.scan_labels: no {table} beside the YAML file, in the working directory, or"
-                f" in {in_short(path.name for path in self.paths)}"
+                f" in {in_short([path.name for path in self.paths])}"
             )
 
     @property
