@@ -79,7 +79,7 @@ def test_a_stage_lists_its_settings_in_its_help(capsys):
         main(["pretrain", "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert "--pretrain.temperature  number (0.1)" in text
+    assert "--pretrain.temperature  number > 0 (0.1)" in text
     assert "--finetune" not in text
 
 

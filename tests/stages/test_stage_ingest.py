@@ -11,9 +11,9 @@ from sacl.cohort.manifest import read_cohort, read_image, read_reference
 from sacl.errors import ConfigError
 from sacl.files.nifti import read_label_table
 from sacl.geometry import same_grid
-from sacl.run.record import state_of
+from sacl.run.record import recorded, state_of
 from sacl.run.workspace import Workspace
-from sacl.settings import IngestSettings
+from sacl.settings import IngestSettings, PhantomSettings
 from sacl.stages.ingest import PHANTOM, ingest, inputs
 from sacl.types import SPLITS
 
@@ -220,10 +220,10 @@ def test_the_stage_is_current_until_data_or_settings_change(data, workspace):
 
 def test_a_phantom_in_the_work_directory_is_the_data(workspace):
     phantom = workspace.folder("phantom")
-    dataset(phantom / PHANTOM)
     with pytest.raises(ConfigError, match="no data to read"):
         inputs(IngestSettings(), workspace)
-    (phantom / "run.json").write_text("{}")
+    with recorded(workspace, "phantom", PhantomSettings(scans=12), {}):
+        dataset(phantom / PHANTOM)
     assert list(inputs(IngestSettings(), workspace)) == ["phantom"]
     assert len(read_cohort(ingest(IngestSettings(), workspace)).cases) == 12
 

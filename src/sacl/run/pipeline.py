@@ -13,7 +13,7 @@ from typing import Any
 
 from sacl.errors import ConfigError, DataError
 from sacl.progress import say
-from sacl.run.record import RECORD, clear, read_record, settle, state_of
+from sacl.run.record import RECORD, aside_of, clear, read_record, settle, state_of
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.settings import RunConfig
 
@@ -88,7 +88,9 @@ def run_stage(
         try:
             getattr(module, stage)(settings, workspace)
         except Exception:
-            say(f"{label}{stage}: failed")
+            aside = aside_of(folder)
+            kept = f"; until it succeeds, the earlier results are kept in {aside}"
+            say(f"{label}{stage}: failed{kept if aside.exists() else ''}")
             raise
         say(f"{label}{stage}: done in {time.monotonic() - start:.0f} s")
     return folder

@@ -168,9 +168,9 @@ def recorded(
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Run a stage's body in its folder and write its `run.json` when it succeeds.
 
-    A finished folder is set aside and deleted on success; after a `SaclError` it is put back. One
-    that the same settings and inputs left unfinished is kept, so that the stage can go on from its
-    partial results. Other processes are kept out.
+    A finished folder is set aside and deleted on success; it is put back after a `SaclError` before
+    anything was written. One that the same settings and inputs left unfinished is kept, so that the
+    stage can go on from its partial results. Other processes are kept out.
 
     Yields the folder and a dict for results worth recording (`record["counts"] = ...`).
 
@@ -196,7 +196,8 @@ def recorded(
         try:
             yield folder, results
         except SaclError:
-            _put_back(folder)
+            if [path.name for path in folder.iterdir()] == [_PARTIAL]:
+                _put_back(folder)
             raise
         record = Record(
             stage=stage,
