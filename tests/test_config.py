@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from sacl.cohort.layouts.listing import Sources
-from sacl.errors import ConfigError
+from sacl.errors import ConfigError, DataError
 from sacl.files.atomic import plain
 from sacl.run.configure import descriptions, dotted_settings, from_mapping, load_config
 from sacl.settings import (
@@ -328,7 +328,7 @@ def test_a_table_that_a_file_names_lies_beside_it_first(tmp_path, monkeypatch):
     assert config.ingest.scan_labels == Path("runs/labels.csv")
     given = load_config("runs/a.yaml", {"ingest.scan_labels": "labels.csv"})
     assert given.ingest.scan_labels == Path("labels.csv")
-    with pytest.raises(ConfigError, match=r"no other\.csv beside the YAML file, in the working"):
+    with pytest.raises(DataError, match=r"no other\.csv beside the YAML file, in the working"):
         Sources((tmp_path / "hippo",), scan_labels=Path("other.csv"))
 
 

@@ -16,7 +16,7 @@ from sacl.cohort.splits import require_one_split, with_fold
 from sacl.cohort.tables import BESIDE, with_table
 from sacl.dicom.pseudonyms import KEY
 from sacl.dicom.verdict import SeriesRule
-from sacl.errors import ConfigError
+from sacl.errors import ConfigError, DataError
 from sacl.files.atomic import folder_fingerprint
 
 
@@ -44,8 +44,8 @@ class Sources:
                 raise ConfigError(f"data: {path.name} is named twice; name it once")
         table = self.scan_labels
         if table is not None and not table.exists():
-            raise ConfigError(
-                f"ingest.scan_labels: no {table} beside the YAML file, in the working directory, or"
+            raise DataError(
+                f"ingest.scan_labels: no {table.name} beside the YAML file, in the working directory, or"
                 f" in {in_short([path.name for path in self.paths])}"
             )
 
