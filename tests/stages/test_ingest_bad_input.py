@@ -203,7 +203,7 @@ def test_more_held_out_subjects_than_there_are(refused):
 
 def test_a_table_that_is_not_there(refused, tmp_path):
     message = refused(scan_labels=tmp_path / "secret" / "gone.csv")
-    assert message.startswith("gone.csv: not readable, No such file")
+    assert message.startswith("ingest.scan_labels: no gone.csv beside the YAML file")
 
 
 def test_data_that_is_not_there(tmp_path):

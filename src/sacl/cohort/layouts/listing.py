@@ -45,8 +45,8 @@ class Sources:
         table = self.scan_labels
         if table is not None and not table.exists():
             raise DataError(
-                f"ingest.scan_labels: no {table.name} beside the YAML file, in the working directory, or"
-                f" in {in_short([path.name for path in self.paths])}"
+                f"ingest.scan_labels: no {table.name} beside the YAML file, in the working"
+                f" directory, or in {in_short([path.name for path in self.paths])}"
             )
 
     @property
