@@ -167,6 +167,13 @@ def test_label_maps_of_others_are_not_overwritten(finished, tmp_path):
     assert [path.name for path in out.glob(".partial-*")] == [".partial-99-other.nii.gz"]
 
 
+def test_a_link_that_leads_to_itself_is_one_line(finished, tmp_path):
+    scans = write_scans(finished, tmp_path / "scans")
+    (scans / "loop.nii.gz").symlink_to(scans / "loop.nii.gz")
+    with pytest.raises(DataError, match=r"loop\.nii\.gz"):
+        predict_to(finished, scans, tmp_path / "out")
+
+
 def test_a_scan_unlike_those_of_the_training_is_in_doubt(finished, tmp_path, capsys):
     scans = write_scans(finished, tmp_path / "scans")
     image = nibabel.load(scans / "case-4.nii")

@@ -19,6 +19,11 @@ _TEXTS = (".csv", ".tsv", ".json", ".txt")
 _SMALL = 1_000_000
 
 
+def real(path: Path) -> Path:
+    """Return where a path leads; a loop of links, where `Path.resolve` fails, leads to itself."""
+    return Path(os.path.realpath(path))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all: to a temporary file, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)

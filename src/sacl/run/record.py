@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from sacl.checked import Checked, paths_in, shown
 from sacl.errors import ConfigError, SaclError, WorkspaceError
-from sacl.files.atomic import plain, remove_partials, write_text
+from sacl.files.atomic import plain, real, remove_partials, write_text
 from sacl.run.workspace import FOLDERS, Workspace
 
 resource: types.ModuleType | None
@@ -253,7 +253,7 @@ def clear(workspace: Workspace, stage: str, settings: Checked) -> None:
 def _require_clearable(folder: Path, settings: Checked) -> None:
     """Refuse to delete what sacl did not write, or what the settings read."""
     for name, path in paths_in(settings):
-        if path.resolve().is_relative_to(folder.resolve()):
+        if real(path).is_relative_to(real(folder)):
             raise WorkspaceError(
                 f"{name}: {path} lies in {folder}, which this stage writes; copy it elsewhere first"
             )

@@ -13,7 +13,7 @@ from sacl.dicom.pseudonyms import KEY
 from sacl.errors import ConfigError, DataError
 from sacl.export.folder import Exported, Origin, write_export
 from sacl.export.forms import FORMS, Export, ReadReference, Result, form_named
-from sacl.files.atomic import folder_fingerprint
+from sacl.files.atomic import folder_fingerprint, real
 from sacl.files.nifti import read_label_map
 from sacl.progress import say
 from sacl.run.record import arms_of, fingerprint, read_record
@@ -104,7 +104,7 @@ def export_folder(
     chosen = form_named(form, [source] if source else [])
     if chosen.write is None:
         raise ConfigError(f"--form {form}: needs a run's cohort; give WORK instead of --predicted")
-    if out.resolve() == predicted.resolve():
+    if real(out) == real(predicted):
         raise ConfigError(f"--out {out.name}: this is the folder to export; give another one")
     paths = map_files(predicted)
     references = map_files(reference) if reference else {}

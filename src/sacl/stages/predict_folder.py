@@ -10,7 +10,7 @@ import numpy as np
 
 from sacl.cohort.layouts.label_maps import read_given_map, survey_maps
 from sacl.errors import ConfigError, DataError, SaclError
-from sacl.files.atomic import remove_partials
+from sacl.files.atomic import real, remove_partials
 from sacl.files.nifti import is_nifti, read_frame, read_volume, stem, write_label_map
 from sacl.networks.device import resolve_device
 from sacl.patches.scan_ranges import doubts_about, measures_of
@@ -188,9 +188,9 @@ def _targets(images: Path, out: Path) -> dict[Path, Path]:
     targets = {scan: out / f"{stem(scan).removesuffix(suffix)}.nii.gz" for scan in scans}
     if len(set(targets.values())) < len(targets):
         raise DataError(f"{images}: two scans differ only in .nii and .nii.gz; keep one of them")
-    resolved = {scan.resolve() for scan in scans}
+    resolved = {real(scan) for scan in scans}
     for path in targets.values():
-        if path.resolve() in resolved:
+        if real(path) in resolved:
             raise ConfigError(
                 f"--out {out}: the label map {path.name} would overwrite the scan; give another"
                 " folder"

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from sacl.cohort.manifest import read_cohort, read_image, read_reference, with_phases
 from sacl.errors import DataError
-from sacl.files.atomic import require_ours, write_text
+from sacl.files.atomic import real, require_ours, write_text
 from sacl.files.documents import text_of_cell
 from sacl.files.nifti import read_label_map
 from sacl.prediction.guard import read_findings
@@ -108,7 +108,7 @@ def report_runs(works: Sequence[Path], out: Path, force: bool = False) -> Path:
         WorkspaceError: a work directory has not been evaluated.
     """
     require_ours(out, GENERATOR, force)
-    if len({work.resolve() for work in works}) < len(works):
+    if len({real(work) for work in works}) < len(works):
         raise DataError("report: a work directory is named twice; name each once")
     folders = {_name(work, works): Workspace(work).require("evaluate") for work in works}
     tolerances = {read_summary(f / "summary.json").nsd_tolerance_mm for f in folders.values()}

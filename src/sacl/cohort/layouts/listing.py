@@ -17,7 +17,7 @@ from sacl.cohort.tables import BESIDE, with_table
 from sacl.dicom.pseudonyms import KEY
 from sacl.dicom.verdict import SeriesRule
 from sacl.errors import ConfigError, DataError
-from sacl.files.atomic import folder_fingerprint
+from sacl.files.atomic import folder_fingerprint, real
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Sources:
 
     def __post_init__(self) -> None:
         """Refuse a source that is named twice, whose scans would count twice; or no table."""
-        places = [path.resolve() for path in self.paths]
+        places = [real(path) for path in self.paths]
         for path, place in zip(self.paths, places, strict=True):
             if places.count(place) > 1:
                 raise ConfigError(f"data: {path.name} is named twice; name it once")

@@ -30,7 +30,7 @@ from sacl.cohort.dataset import (
 from sacl.cohort.label_names import label_names
 from sacl.cohort.splits import members_by_stratum, strata_of
 from sacl.errors import DataError
-from sacl.files.atomic import write_text
+from sacl.files.atomic import real, write_text
 from sacl.files.documents import read_object
 from sacl.files.nifti import SUFFIXES
 from sacl.types import Case, LabelScheme
@@ -76,7 +76,7 @@ def _read(root: Path) -> Dataset:
     if len(channels) > 1:
         first = next(iter(channels.values()))
         notes += (f"of {len(channels)} channels the first is used, {first}",)
-    name = str(document.get("name") or root.resolve().name)
+    name = str(document.get("name") or real(root).name)
     modality = modality_of(channels)
     return Dataset("nnunet", name, names.organs, cases, modality, names.ignore, notes)
 

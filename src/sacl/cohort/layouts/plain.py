@@ -28,6 +28,7 @@ from sacl.cohort.dataset import (
 from sacl.cohort.label_names import TABLES, LabelNames, names_of_maps
 from sacl.cohort.tables import annotated_of, scan_labels_of, split_of
 from sacl.errors import DataError
+from sacl.files.atomic import real
 from sacl.files.documents import read_rows
 from sacl.files.nifti import stem
 
@@ -67,7 +68,7 @@ def _read_table(root: Path) -> Dataset:
         )
     maps = [case.reference for case in cases if case.reference]
     names = names_of_maps(maps, None, path, path.name)
-    name = path.parent.resolve().name
+    name = real(path.parent).name
     return Dataset("table", name, names.organs, tuple(cases), ignore=names.ignore)
 
 
@@ -99,7 +100,7 @@ def _read_folder(root: Path) -> Dataset:
             " a cohort.csv with case_id, image and label to train with them",
         )
     cases = (SourceCase(stem(path), path, map_of.get(path), origin="folder") for path in scans)
-    name = root.resolve().name
+    name = real(root).name
     return Dataset("folder", name, names.organs, tuple(cases), ignore=names.ignore, notes=notes)
 
 
@@ -131,7 +132,7 @@ def refuse_a_part(root: Path) -> None:
     Raises:
         DataError: names the folder to give instead.
     """
-    place = root.resolve()
+    place = real(root)
     labels = re.sub("image|img", "label", place.name, flags=re.IGNORECASE)
     beside = [place.parent / name for name in (labels, "labelsTr", "labels") if name != place.name]
     if _OF_A_DATASET.fullmatch(place.name) and any(map(nifti_files, beside)):

@@ -22,6 +22,7 @@ from sacl.cohort.dataset import (
 )
 from sacl.cohort.tables import phase_in, scan_labels_of, split_of
 from sacl.errors import DataError
+from sacl.files.atomic import real
 from sacl.files.documents import read_rows
 from sacl.files.nifti import SUFFIXES, stem
 from sacl.phase_words import PHASE, phase_word
@@ -51,7 +52,7 @@ def _read(root: Path) -> Dataset:
         notes += require_labels_read(case.image.parent / _MASKS, case.masks.values())
     return Dataset(
         layout="totalsegmentator",
-        name=root.resolve().name,
+        name=real(root).name,
         organs=dict(enumerate(organs, start=1)),
         cases=cases,
         notes=notes,
