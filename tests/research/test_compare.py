@@ -120,7 +120,7 @@ def test_a_cell_that_another_process_runs_is_left_to_it(stages, tmp_path, capsys
         (["--seeds", "x"], "--seeds: invalid int value: 'x'"),
         (["--jobs", "0"], "--jobs: expected 1 or more"),
         (["--data", "/nowhere/scans"], "/nowhere/scans, which is not there"),
-        (["--finetune.stesp", "3"], "did you mean 'finetune.steps'"),
+        (["--finetune.stesp", "3"], "did you mean '--finetune.steps'"),
         (["--device", "tpu"], "device"),
         (["--nope"], "unrecognized arguments: --nope"),
     ],

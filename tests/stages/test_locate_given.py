@@ -106,7 +106,7 @@ def test_the_coverage_of_every_organ_is_recorded_and_told(tmp_path, capsys):
     assert coverage["kidney_right"]["found"] == 3
     assert coverage["kidney_right"]["scans"] == 4
     assert coverage["kidney_right"]["median_ml"] == pytest.approx(np.median(volumes), abs=0.01)
-    assert "spleen 4/4 (" in capsys.readouterr().err
+    assert "(kidney_right in 1 of 4 scans; see coverage.csv)" in capsys.readouterr().err
 
 
 def test_scans_without_a_map_are_accepted_on_request_and_counted(tmp_path, capsys):

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -113,7 +114,8 @@ def test_a_phantom_cohort_has_neither_errors_nor_warnings(tmp_path):
 
 
 def test_several_folders_are_checked_as_one_cohort(data, tmp_path):
-    config = load_config(None, {"ingest.data": json.dumps([str(data)] * 2)})
+    again = shutil.copytree(data, tmp_path / "again")
+    config = load_config(None, {"ingest.data": json.dumps([str(data), str(again)])})
     checked = check(config, tmp_path / "check.html")
     assert checked.scans == 20
     assert {f.code for f in checked.findings} >= {"duplicate"}

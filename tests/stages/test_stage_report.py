@@ -152,6 +152,8 @@ def test_report_is_up_to_date_until_the_scores_change(tmp_path):
     report(SETTINGS, work)
     assert state_of(work, "report", SETTINGS, inputs(SETTINGS, work)) == "current"
     evaluate(SCORING, work)
+    assert state_of(work, "report", SETTINGS, inputs(SETTINGS, work)) == "current"
+    evaluate(EvaluateSettings(nsd_tolerance_mm=9.0), work)
     assert state_of(work, "report", SETTINGS, inputs(SETTINGS, work)) == "stale"
 
 
