@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import string
 
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,11 @@ FRAME = NativeFrame(Grid((2, 2, 2), np.eye(4)))
 WORD = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=8)
 
 
+def case_in(path):
+    """Return the case whose scan or coarse map `write` has put into a file."""
+    return nibabel.load(path).header["descrip"].item().decode()
+
+
 def write(folder, rows, modality="ct", force=False):
     """Write a cohort of (case, subject, labels, has a coarse map) as nnssl reads it."""
     home, maps = folder / "work" / "1-cohort", folder / "work" / "2-coarse"
@@ -24,7 +30,9 @@ def write(folder, rows, modality="ct", force=False):
     for case_id, subject_id, labels, has_map in rows:
         for path in [home / f"images/{case_id}.nii"] + [maps / f"{case_id}.nii.gz"] * has_map:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(case_id)
+            scan = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+            scan.header["descrip"] = case_id.encode()
+            nibabel.save(scan, path)
         image = f"images/{case_id}.nii"
         cases.append(Case(case_id, subject_id, image, None, "train", FRAME, (0, 1), labels))
     cohort = Cohort("clinic", LabelScheme("clinic", ("liver",)), tuple(cases), modality)
@@ -51,10 +59,10 @@ def test_a_cohort_comes_back_as_it_was_written(tmp_path_factory, rows, modality)
     assert {c.case_id: (c.subject_id, c.scan_labels) for c in found.cases} == {
         case_id: (subject, labels) for case_id, (subject, labels, _) in rows.items()
     }
-    assert all(c.image.read_text() == c.case_id for c in found.cases)
+    assert all(case_in(c.image) == c.case_id for c in found.cases)
     masks = anatomy_masks(path)
     assert set(masks) == {case_id for case_id, (_, _, has_map) in rows.items() if has_map}
-    assert all(mask.read_text() == case_id for case_id, mask in masks.items())
+    assert all(case_in(mask) == case_id for case_id, mask in masks.items())
 
 
 def test_the_json_has_nnssls_fields_and_relative_paths_only(tmp_path):
@@ -103,7 +111,7 @@ def test_images_are_linked_and_copied_where_that_is_not_possible(tmp_path, monke
     monkeypatch.setattr(nnssl.os, "link", refuse)
     write(tmp_path, rows, force=True)
     assert not target.samefile(source)
-    assert target.read_text() == "a"
+    assert case_in(target) == "a"
     before = target.stat().st_mtime_ns
     write(tmp_path, rows)
     assert target.stat().st_mtime_ns == before
