@@ -247,7 +247,7 @@ def test_patients_without_an_id_are_told(tmp_path, rng):
     write_scan(make_scan(rng, patient=again), tmp_path / "export" / "b", rng)
     found = dicom.read_export(tmp_path / "export")
     assert {case.subject_id for case in found.cases} == {"p0001", "p0002"}
-    assert any("2 scans have no PatientID" in note for note in found.notes)
+    assert any("2 scans without PatientID" in note for note in found.notes)
 
 
 def test_ingested_scans_are_canonical_and_know_their_dicom_grid(tmp_path, rng):
