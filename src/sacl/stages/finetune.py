@@ -31,6 +31,10 @@ from sacl.training.loop import Average, Plan, RatedParameters, train, write_loss
 from sacl.training.sampler import StepRules
 from sacl.training.teacher import TeacherTask, with_teacher
 
+BALANCE = 0.5
+"""Exponent of the class weights without a teacher, so that short trainings learn rare organs too;
+with one the classes weigh alike, since weights make it mark too much of a rare organ."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -186,7 +190,8 @@ def _task(
     """Return the task, and the teacher where the settings ask for one."""
     if settings.dense is None:
         return QueryTask(store, rules), None
-    labeled = DenseTask(store, rules, copy_paste=settings.dense.copy_paste)
+    balance = 0.0 if settings.dense.teacher_steps else BALANCE
+    labeled = DenseTask(store, rules, balance, settings.dense.copy_paste)
     if settings.dense.teacher_steps == 0:
         return labeled, None
     if (store.dense_index["reference_row"] >= 0).all():
