@@ -31,4 +31,4 @@ class LinearDecoder(nn.Module):
         return torch.cat([resize(norm(each), finest) for norm, each in normalized], dim=1)
 
 
-DECODERS["linear"] = lambda channels, strides, map_size: LinearDecoder(channels)
+DECODERS["linear"] = lambda channels, map_size: LinearDecoder(channels)

@@ -26,7 +26,7 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(min_length=1)]
 Augment = Literal["mild", "strong"]
 Network = Literal["resnet18", "resnet34", "resnet50"]
-Decoder = Literal["unet", "deeplab", "aspp"]
+Decoder = Literal["unet", "aspp"]
 Layout = Literal[
     "auto",
     "nnssl",
@@ -277,7 +277,7 @@ class FinetuneSettings(Checked, frozen=True, kw_only=True):
     dense: DenseSettings | None = None
     query: QuerySettings | None = None
     decoder: Decoder = "unet"
-    """Decoder with skips at every level, with one skip (DeepLabV3+), or with none (the paper's)."""
+    """Decoder with skips at every level, or with none (the paper's)."""
     steps: Positive = 500
     """Training steps on labeled scans."""
     batch: Annotated[int, Meta(ge=2)] = 16

@@ -25,7 +25,7 @@ from sacl.networks.encoder import LEAST_WIDTH, Encoder, EncoderSpec
 
 torch.set_num_threads(1)
 network, channels = {network!r}, {channels}
-for decoder in ("unet", "deeplab", "aspp"):
+for decoder in ("unet", "aspp"):
     encoder = Encoder(EncoderSpec(network, LEAST_WIDTH, channels))
     head = build_decoder(decoder, encoder.channels, encoder.strides, 32)
     whole = nn.ModuleList([encoder, head]).to(memory_format=torch.channels_last)

@@ -116,7 +116,7 @@ def test_query_patches_have_a_reference_of_annotated_organs_only(store):
 
 
 def test_the_query_task_draws_annotated_organs_only(store):
-    task = QueryTask(store, rules(8), corruption=0.0)
+    task = QueryTask(store, rules(8))
     drawn = store.index.iloc[task.rows]
     assert not ((drawn["organ"] == "spleen") & drawn["case_id"].isin(HALF)).any()
     for step in range(5):

@@ -39,7 +39,7 @@ def test_labeled_steps(head):
     task = (
         DenseTask(make_store(), RULES, balance=0.5, copy_paste=0.5)
         if head == "dense"
-        else QueryTask(make_store(), RULES, corruption=0.5)
+        else QueryTask(make_store(), RULES)
     )
     assert np.isfinite(fit(network, task.loss)).all()
 

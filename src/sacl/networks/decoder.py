@@ -1,9 +1,8 @@
 """Decoders: from the encoder's feature maps, fine to coarse, to one map that a head can read.
 
-`aspp` is the paper's: atrous spatial pyramid pooling of the last map, no skips. `deeplab` adds one
-skip from a finer map (Chen et al., "Encoder-decoder with atrous separable convolution for semantic
-image segmentation", ECCV 2018). `unet` has a skip at every level (Ronneberger et al., "U-Net",
-MICCAI 2015). All normalize per group of channels, so that a batch may be small.
+`aspp` is the paper's: atrous spatial pyramid pooling of the last map, no skips. `unet` has a skip
+at every level (Ronneberger et al., "U-Net", MICCAI 2015). Both normalize per group of channels, so
+that a batch may be small.
 """
 
 from __future__ import annotations
@@ -77,29 +76,6 @@ class AsppDecoder(nn.Module):
         return self.refine(self.pyramid(features[-1]))
 
 
-class DeepLabDecoder(nn.Module):
-    """A pyramid on the last map, joined with one map that is four times finer."""
-
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], map_size: int) -> None:
-        super().__init__()
-        self.out_channels = _width(channels[-1] // 4)
-        finer = [n for n, stride in enumerate(strides) if stride * 4 <= strides[-1]]
-        self.skip_level = finer[-1] if finer else 0
-        skip_width = _width(channels[self.skip_level] // 4)
-        self.pyramid = Pyramid(channels[-1], self.out_channels, map_size)
-        self.skip = _block(channels[self.skip_level], skip_width, kernel=1)
-        self.refine = nn.Sequential(
-            _block(self.out_channels + skip_width, self.out_channels),
-            _block(self.out_channels, self.out_channels),
-        )
-
-    def forward(self, features: Sequence[Float[Tensor, ...]]) -> Float[Tensor, "n out i j"]:
-        """Return a map of the skip's size."""
-        fine = features[self.skip_level]
-        coarse = resize(self.pyramid(features[-1]), fine.shape[2:])
-        return self.refine(torch.cat([coarse, self.skip(fine)], dim=1))
-
-
 class UnetDecoder(nn.Module):
     """From the last map upward, joining the encoder's map at every level."""
 
@@ -130,13 +106,12 @@ def _width(channels: int) -> int:
     return max(2 * _GROUPS, -(-channels // _GROUPS) * _GROUPS)
 
 
-DECODERS: dict[str, Callable[[Sequence[int], Sequence[int], int], nn.Module]] = {
-    "unet": lambda channels, strides, map_size: UnetDecoder(channels),
-    "deeplab": DeepLabDecoder,
-    "aspp": lambda channels, strides, map_size: AsppDecoder(channels, map_size),
+DECODERS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
+    "unet": lambda channels, map_size: UnetDecoder(channels),
+    "aspp": AsppDecoder,
 }
-"""How each decoder is made of the feature maps' channels and strides, fine to coarse, and the side
-of the coarsest map. It has `out_channels`."""
+"""How each decoder is made of the feature maps' channels, fine to coarse, and the side of the
+coarsest map. It has `out_channels`."""
 
 
 def build_decoder(
@@ -151,4 +126,4 @@ def build_decoder(
     """
     if name not in DECODERS:
         raise ConfigError(f"decoder: expected one of {', '.join(DECODERS)}, got '{name}'")
-    return DECODERS[name](channels, strides, max(1, image_size // strides[-1]))
+    return DECODERS[name](channels, max(1, image_size // strides[-1]))

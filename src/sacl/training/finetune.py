@@ -15,13 +15,10 @@ from torch import Tensor, nn
 
 from sacl.losses.segmentation import class_weights, dense_loss, query_loss
 from sacl.networks.device import channels_last
-from sacl.patches.corruption import AttentionErrors, corrupt, measure_errors
 from sacl.patches.store import COVERAGE_SCALE, IMAGE_SCALE, PatchStore
 from sacl.patches.views import change_intensity, random_affine, resample
 from sacl.training.sampler import StepRules, slice_weights
 
-CORRUPTION = 0.5
-"""Share of the query patches whose attention errs as the coarse network does."""
 PASTED_SHARE = 2 / 3
 """Side of a pasted square in units of the image's side, as published."""
 
@@ -125,31 +122,17 @@ class DenseTask:
 class QueryTask:
     """An organ's binary mask from its patch; organs evenly, within an organ any patch.
 
-    A share `corruption` of the patches that show the organ has its attention made from the
-    reference, wrong by as much as the coarse network's; the others keep the cross-fitted one.
+    The attention of a labeled scan is that of coarse networks that never saw its subject, so that
+    it errs in training as it will in prediction.
     """
 
-    def __init__(self, store: PatchStore, rules: StepRules, corruption: float = CORRUPTION) -> None:
-        self.store, self.rules, self.corruption = store, rules, corruption
+    def __init__(self, store: PatchStore, rules: StepRules) -> None:
+        self.store, self.rules = store, rules
         self.rows = np.flatnonzero((store.index["reference_row"] >= 0).to_numpy())
         self.reference_rows = store.index["reference_row"].to_numpy()[self.rows]
-        organ = store.organ_code[self.rows]
-        held = np.bincount(organ, minlength=len(store.meta.organs))
-        self.weights = 1.0 / held[organ] / np.count_nonzero(held)
-        self.organ = torch.from_numpy(organ).to(rules.device)
-        self.errors = self._measure().to(rules.device)
-
-    def _measure(self) -> AttentionErrors:
-        edge = (self.store.meta.stored_size - self.store.meta.patch_size) // 2
-        inner = slice(edge, edge + self.store.meta.patch_size)
-        masks = [
-            torch.from_numpy(array[rows][:, inner, inner].astype(np.float32) / COVERAGE_SCALE)
-            for array, rows in (
-                (self.store.attention, self.rows),
-                (self.store.references, self.reference_rows),
-            )
-        ]
-        return measure_errors(masks[0], masks[1], self.organ.cpu(), len(self.store.meta.organs))
+        self.organ = store.organ_code[self.rows]
+        held = np.bincount(self.organ, minlength=len(store.meta.organs))
+        self.weights = 1.0 / held[self.organ] / np.count_nonzero(held)
 
     def batch(self, step: int) -> tuple[Float[Tensor, "n 2 i j"], Float[Tensor, "n 1 i j"]]:
         """Return images with attention, and the reference's coverage."""
@@ -164,15 +147,7 @@ class QueryTask:
         theta = random_affine(len(drawn), rules.ranges, generator, rules.device)
         pixels = resample(torch.stack(channels, 1), theta, meta.patch_size, self.store.margin)
         image = change_intensity(pixels[:, :1].clone(), rules.ranges, generator)
-        attention, reference = pixels[:, 1:2], pixels[:, 2:]
-        organ = self.organ[torch.from_numpy(drawn).to(rules.device)]
-        made = corrupt(reference[:, 0], organ, self.errors, generator)[:, None]
-        chosen = torch.rand(len(drawn), generator=generator, device=generator.device)
-        shown = (reference >= 0.5).flatten(1).any(dim=1)
-        corrupted = (chosen.to(rules.device) < self.corruption) & shown
-        return torch.cat(
-            [image, attention.where(~corrupted[:, None, None, None], made)], 1
-        ), reference
+        return torch.cat([image, pixels[:, 1:2]], 1), pixels[:, 2:]
 
     def loss(self, network: nn.Module, step: int) -> Tensor:
         """Return the loss of one step."""
