@@ -41,7 +41,7 @@ _FOLDS = 3
 """Cross-fitting folds over the labeled subjects; as many as subjects where there are fewer."""
 SLICES_PER_STEP = 16
 SLICES_LEARNING_RATE = 3e-3
-VOLUME_LEARNING_RATE = 5e-3
+VOLUME_LEARNING_RATE = 1e-2
 """Peak learning rates (AdamW, cosine)."""
 _MOST_UNLABELED = 20_000
 """Unlabeled slices that are held in memory at most; of a larger cohort every n-th one is."""
