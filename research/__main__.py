@@ -83,6 +83,11 @@ def _program() -> argparse.ArgumentParser:
         if name != "tables":
             shown = "PAGE.html" if name == "render" else "DIR"
             command.add_argument("--out", type=Path, required=True, metavar=shown)
+    text = "say how far apart an encoder sees organs and phases, and draw a map as SVG"
+    command = commands.add_parser("embedding", help=text, description=text, allow_abbrev=False)
+    command.set_defaults(run=_embedding)
+    command.add_argument("work", type=Path, metavar="WORK", help="work directory of a run")
+    command.add_argument("--out", type=Path, required=True, metavar="MAP.svg")
     commands.add_parser("benchmark", help="run a measurement by its name; without one, list them")
     return parser
 
@@ -175,6 +180,23 @@ def _figures(known: argparse.Namespace, _flags: dict[str, str]) -> int:
     for kind, drawing in drawings.items():
         write_text(known.out / f"{name}-{kind}.svg", alone(drawing))
         print(f"wrote {name}-{kind}.svg")
+    return 0
+
+
+def _embedding(known: argparse.Namespace, _flags: dict[str, str]) -> int:
+    from research.charts import alone
+    from research.embedding import embedding_of_work, map_of, separabilities
+    from sacl.files.atomic import write_text
+    from sacl.report.page import number, plain_table
+
+    embedding = embedding_of_work(known.work)
+    head = ("query patches told apart by", "classes", "silhouette", "named rightly", "by guessing")
+    rows = [
+        (r.what, str(r.classes), *(number(v, 2) for v in (r.silhouette, r.accuracy, r.chance)))
+        for r in separabilities(embedding)
+    ]
+    print(plain_table(head, rows))
+    write_text(known.out, alone(map_of(embedding, seed=0)))
     return 0
 
 

@@ -194,7 +194,7 @@ def alone(drawing: str) -> str:
     """Return an SVG that stands alone: with a namespace, a width and the colors of a page."""
     style = "color:#222;--paper:#fff;background:#fff"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="760" style="{style}" '
-    return drawing.replace("<svg ", head, 1)
+    return str(drawing).replace("<svg ", head, 1)  # of Markup, `replace` would escape
 
 
 def _points(difference: Difference) -> float:

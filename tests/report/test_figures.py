@@ -13,10 +13,9 @@ from sacl.report.figures import (
     loss_curves,
     overlay,
     palette,
-    scatter_maps,
 )
 
-RED, GREEN = "#ff0000", "#00ff00"
+RED = "#ff0000"
 
 
 def _pixels(uri):
@@ -38,11 +37,6 @@ def test_charts_take_the_text_color_of_the_page_and_no_script():
     charts = [
         box_plots({"liver": {"a": [0.5, 0.7, 0.9]}}, {"a": RED}, "Dice"),
         loss_curves({"pretraining": [Curve("x", np.arange(9), np.arange(9.0))]}),
-        scatter_maps(
-            np.random.default_rng(0).normal(size=(6, 2)),
-            {"by organ": ["a"] * 3 + ["b"] * 3},
-            {"by organ": {"a": RED, "b": GREEN}},
-        ),
     ]
     for text in charts:
         assert text.startswith("<svg viewBox=")

@@ -74,7 +74,6 @@ def fake_work(
         _write_losses(folder / "losses.csv", ("fold-0", "fold-1"), generator)
     with recorded(workspace, "pretrain", PretrainSettings(), {}) as (folder, _):
         _write_losses(folder / "losses.csv", (), generator)
-        _write_embedding(folder / "embedding.npz", [case for case, _ in cases], organs, generator)
     with recorded(workspace, "finetune", FinetuneSettings(), {}) as (folder, results):
         for arm in arms:
             _write_losses(folder / arm / "losses.csv", (), generator)
@@ -162,26 +161,3 @@ def _write_losses(path: Path, networks: tuple[str, ...], generator: np.random.Ge
             for step in range(300):
                 loss = 0.3 + np.exp(-step / 80) + 0.05 * generator.standard_normal()
                 writer.writerow([*((network,) if networks else ()), step, loss])
-
-
-def _write_embedding(
-    path: Path, cases: list[Case], organs: tuple[str, ...], generator: np.random.Generator
-) -> None:
-    rows = [(organ, case) for case in cases for organ in organs for _ in range(6)]
-    centers = {o: generator.normal(size=16) for o in organs}
-    shifts = {p: 0.7 * generator.normal(size=16) for p in ("native", "portal_venous", "unknown")}
-    feature = np.array(
-        [
-            centers[o] + shifts[c.scan_label("phase")] + 0.6 * generator.normal(size=16)
-            for o, c in rows
-        ],
-        dtype=np.float32,
-    )
-    np.savez(
-        path,
-        feature=feature / np.linalg.norm(feature, axis=1, keepdims=True),
-        organ=np.array([o for o, _ in rows]),
-        scan_label=np.array([c.scan_label("phase") for _, c in rows]),
-        subject_id=np.array([c.subject_id for _, c in rows]),
-        split=np.array([c.split for _, c in rows]),
-    )

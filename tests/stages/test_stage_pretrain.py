@@ -73,7 +73,6 @@ def test_trains_encoder_and_decoder_on_dense_slices(workspace, scan_label):
     decoder = build_decoder("unet", Encoder(made.spec).channels, (2, 4, 8, 16), 16)
     decoder.load_state_dict(state)
     assert made.pixels_trained == 4 * 5 * 2 * 16 * 16
-    assert (folder / "embedding.npz").is_file()
 
 
 def test_keeps_random_weights_where_nothing_is_to_be_pretrained(workspace):
@@ -86,19 +85,6 @@ def test_keeps_random_weights_where_nothing_is_to_be_pretrained(workspace):
     assert all(torch.equal(state[key], value) for key, value in fresh.items())
     assert len(pd.read_csv(folder / "losses.csv")) == 0
     assert PretrainedEncoder.from_json(meta).pixels_trained == 0
-
-
-def test_writes_the_embedding_of_training_and_held_out_patches(workspace):
-    folder = stage.pretrain(SETTINGS, workspace)
-
-    with np.load(folder / "embedding.npz") as embedding:
-        feature, organ, split = (embedding[key] for key in ("feature", "organ", "split"))
-        labels, subject = embedding["scan_label"], embedding["subject_id"]
-    assert feature.shape == (6 * 21, 64)
-    np.testing.assert_allclose(np.linalg.norm(feature, axis=1), 1, rtol=1e-5)
-    assert set(organ) == {"liver", "aorta"}
-    assert set(labels) == {"native", "portal_venous"}
-    assert set(subject[split == "test"]) == {"subject-4", "subject-5"}
 
 
 def test_trains_on_the_training_split_only(workspace):
@@ -222,9 +208,9 @@ def test_unknown_in_one_label_is_unknown_for_the_class(workspace):
     with_scanners(workspace, ["x", "unknown", "x", "x", "x", "x"])
     folder = stage.pretrain(replace(SETTINGS, scan_label=("phase", "scanner")), workspace)
     assert results_of(folder)["patches_with_unknown_label"] == 21
-    with np.load(folder / "embedding.npz") as embedding:
-        labels, subject = embedding["scan_label"], embedding["subject_id"]
-    assert set(labels[subject == "subject-1"]) == {"unknown"}
+    store = read_patches(workspace.folder("extract"))
+    labels = store.joined_label(("phase", "scanner"))
+    assert set(labels[store.index["subject_id"] == "subject-1"]) == {"unknown"}
     assert set(labels) == {"unknown", "native / x", "portal_venous / x"}
 
 

@@ -65,7 +65,6 @@ def test_page_says_first_how_good_the_segmenter_is_and_last_what_it_does_not_say
         "fake",
         "Organ by organ",
         "Scan by scan",
-        "What the encoder learned",
         "How training went",
         "Coarse maps",
         "Statistics: the runs compared",
@@ -141,9 +140,7 @@ def test_a_run_whose_encoder_was_deleted_still_has_a_page(tmp_path):
     work = fake_work(tmp_path / "work")
     evaluate(SCORING, work)
     shutil.rmtree(work.folder("pretrain"))
-    assert (
-        "4-encoder/embedding.npz is not in the work directory" in report(SETTINGS, work).read_text()
-    )
+    assert "What was run" in report(SETTINGS, work).read_text()
 
 
 def test_report_is_up_to_date_until_the_scores_change(tmp_path):
@@ -160,12 +157,10 @@ def test_report_is_up_to_date_until_the_scores_change(tmp_path):
 def test_parts_without_files_are_left_out_and_said(tmp_path):
     work = fake_work(tmp_path / "work")
     evaluate(SCORING, work)
-    (work.folder("pretrain") / "embedding.npz").unlink()
     (work.folder("locate") / "coverage.csv").unlink()
     for path in work.root.glob("**/losses.csv"):
         path.unlink()
     text = report(SETTINGS, work).read_text()
-    assert "Left out: 4-encoder/embedding.npz is not in the work directory." in text
     assert "Left out: losses.csv is not in the work directory." in text
     assert "<h2>Coarse maps" not in text
     _read(text)
@@ -175,7 +170,6 @@ def test_parts_without_files_are_left_out_and_said(tmp_path):
     ("file", "remedy"),
     [
         ("6-predictions/findings.json", "sacl predict CONFIG.yaml --force"),
-        ("4-encoder/embedding.npz", "sacl pretrain CONFIG.yaml --force"),
         ("4-encoder/losses.csv", "sacl pretrain CONFIG.yaml --force"),
         ("2-coarse/coverage.csv", "sacl locate CONFIG.yaml --force"),
         ("7-scores/scores.csv", "evaluate again"),
@@ -265,10 +259,3 @@ def test_another_name_of_the_run_makes_the_page_stale_and_needs_no_force(tmp_pat
     report(SETTINGS, work)
     renamed = dataclasses.replace(work, name="renamed")
     assert state_of(renamed, "report", SETTINGS, inputs(SETTINGS, renamed)) == "stale"
-
-
-def test_a_stage_that_was_deleted_is_missing_from_the_page_and_nothing_else(tmp_path):
-    work = fake_work(tmp_path / "work")
-    evaluate(SCORING, work)
-    shutil.rmtree(work.folder("pretrain"))
-    assert "What was run" in report(SETTINGS, work).read_text()

@@ -10,8 +10,8 @@ from tests.research.test_slice_methods import WHOLE
 from tests.training.test_segmentation_training import make_store, rules, spec_of
 from tests.training.test_teacher import half_labeled
 
+from research.embedding import embed
 from sacl.methods import method_named
-from sacl.methods.embedding import embed
 from sacl.networks.device import compile_for
 from sacl.networks.segmenter import build_segmenter
 from sacl.patches.views import VIEWS

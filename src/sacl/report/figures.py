@@ -18,13 +18,12 @@ from jaxtyping import Bool, Float, Float32, Integer, Num, Shaped
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from sacl.types import LabelMap, Volume
 
 INK = "#010203"
 """Drawn for black and replaced by the page's text color, so that charts survive dark mode."""
-_PAPER = "#fdfcfb"
+PAPER = "#fdfcfb"
 """Drawn for the background, likewise."""
 _STYLE = {
     "svg.fonttype": "none",
@@ -103,7 +102,7 @@ def drawn(size: tuple[float, float], alt: str, draw: Callable[[Figure], None]) -
             metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
         )
     text = file.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor").replace(_PAPER, "var(--paper)")
+    text = text[text.index("<svg") :].replace(INK, "currentColor").replace(PAPER, "var(--paper)")
     view = re.match(r'<svg[^>]*viewBox="([^"]*)"[^>]*>', text)
     assert view is not None, "matplotlib writes a viewBox"
     links = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
@@ -174,33 +173,6 @@ def loss_curves(panels: Mapping[str, Sequence[Curve]]) -> Markup:
         charts[0].set_ylabel("loss")
 
     return drawn((9.6, 2.5), "Loss over the training steps: " + ", ".join(panels), draw)
-
-
-def scatter_maps(
-    points: Float[np.ndarray, "n 2"],
-    groups: Mapping[str, Sequence[str]],
-    colors: Mapping[str, Mapping[str, str]],
-) -> Markup:
-    """Return the points side by side, colored once by every grouping.
-
-    Every class carries its name at one of its points, so that nothing hangs on color alone.
-    `colors` maps the classes of every grouping.
-    """
-
-    def draw(figure: Figure) -> None:
-        charts = figure.subplots(1, len(groups), squeeze=False)[0]
-        for axes, (title, of_point) in zip(charts, groups.items(), strict=True):
-            member = np.asarray(of_point)
-            parts = {name: points[member == name] for name in sorted(set(of_point))}
-            for name, part in parts.items():
-                axes.scatter(*part.T, s=9, color=colors[title][name], lw=0, rasterized=True)
-            for name, (x, y) in _label_places(parts, np.ptp(points, axis=0)).items():
-                text = axes.text(x, y, name.replace("_", " "), fontsize=7.5, weight="bold")
-                text.set_path_effects([withStroke(linewidth=2.5, foreground=_PAPER)])
-            axes.set_title(title, loc="left", fontsize=10)
-            axes.set_axis_off()
-
-    return drawn((8.6, 4.3), "Map of the query patches' embeddings", draw)
 
 
 def pictures(scans: Sequence[ShownScan]) -> Pictures:
@@ -329,22 +301,6 @@ def _outline(axes: Any, mask: Bool[np.ndarray, "row column"], color: str, width:
     at = np.meshgrid(np.arange(-1, columns + 1), np.arange(-1, rows + 1))
     rimmed = np.pad(mask, 1).astype(float)
     axes.contour(*at, rimmed, levels=[0.5], colors=[color], linewidths=width)
-
-
-def _label_places(
-    parts: Mapping[str, Float[np.ndarray, "_ xy"]], extent: Float[np.ndarray, " xy"]
-) -> dict[str, Float[np.ndarray, " xy"]]:
-    """Return a point of each class for its name: among its own kind, and clear of other names."""
-    text_size = np.maximum(extent, 1e-6) * (0.4, 0.05)
-    places: dict[str, np.ndarray] = {}
-    for name, part in parts.items():
-        apart = np.sort(np.linalg.norm(part[:, None] - part[None], axis=2), axis=1)
-        crowding = apart[:, min(5, len(part) - 1)]
-        dense = part[crowding <= np.median(crowding)]
-        taken = np.array(list(places.values())).reshape(-1, 1, 2)
-        clear = (np.abs(taken - dense) / text_size).max(axis=2).min(axis=0, initial=1.5)
-        places[name] = dense[np.argmax(clear)]
-    return places
 
 
 def _smooth(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

@@ -1,29 +1,21 @@
-"""What the page of results says: scores, scan by scan, what the encoder learned, what was run."""
+"""What the page of results says: scores, scan by scan, what was run."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 
-import numpy as np
 import pandas as pd
-from jaxtyping import Float, Integer, Shaped
 from markupsafe import Markup
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from sklearn.metrics import recall_score, silhouette_score
-from sklearn.neighbors import KNeighborsClassifier
-from threadpoolctl import threadpool_limits
 
 from sacl.phase_words import PHASE
-from sacl.report.figures import Pictures, box_plots, palette, scatter_maps
+from sacl.report.figures import Pictures, box_plots, palette
 from sacl.report.page import duration, number, p_equals, plural, points, spaced
 from sacl.run.record import Record, Tree
 from sacl.scores.summary import RunComparison, ScoreRow, Summary, score_table
-from sacl.types import SPLITS, UNKNOWN, Cohort
+from sacl.types import SPLITS, Cohort
 
 Records = Mapping[str, Record]
 """The finished stages' run records, in the order in which the stages ran."""
@@ -31,11 +23,6 @@ Records = Mapping[str, Record]
 POOR = 0.5
 """Dice below which an organ counts as poorly segmented."""
 _ALPHA = 0.05
-_UNKNOWN_COLOR = "#9aa0a6"
-_MAPPED_PATCHES = 1500
-_MOST_POINTS = 4000
-_NEIGHBORS = 15
-_ITERATIONS = 500
 
 
 @dataclass(frozen=True)
@@ -51,50 +38,6 @@ class ScanLine:
     hd95_mm: float
     missed: tuple[str, ...]
     invented: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Embedding:
-    """Query patches as the encoder sees them: unit features and what the patches show."""
-
-    feature: Float[np.ndarray, "n d"]
-    organ: Shaped[np.ndarray, " n"]
-    scan_label: Shaped[np.ndarray, " n"]
-    subject_id: Shaped[np.ndarray, " n"]
-    split: Shaped[np.ndarray, " n"]
-
-    def take(self, rows: Shaped[np.ndarray, " m"]) -> Embedding:
-        """Return some of the patches, by index or by mask."""
-        return Embedding(*(values[rows] for values in vars(self).values()))
-
-    def sample(self, count: int, seed: int) -> Embedding:
-        """Return at most `count` patches, drawn without replacement, in their own order."""
-        return self.take(np.sort(_some(np.arange(len(self.feature)), count, seed)))
-
-
-@dataclass(frozen=True)
-class Separability:
-    """How far apart some classes lie; NaN where it cannot be said.
-
-    `silhouette` (cosine, −1 to 1) is over held-out subjects. `accuracy` is the mean over classes
-    of the share of held-out subjects' patches that the nearest training patches name rightly;
-    `chance` is what guessing gives.
-    """
-
-    what: str
-    classes: int
-    silhouette: float
-    accuracy: float
-    chance: float
-
-
-@dataclass(frozen=True)
-class EncoderPart:
-    """What the encoder learned: how far classes lie apart, and a map of so many patches."""
-
-    rows: tuple[Separability, ...]
-    map: Markup
-    patches: int
 
 
 @dataclass(frozen=True)
@@ -134,7 +77,6 @@ class ResultsPage:
     scores: ScoresPart | None
     phantom: bool = False
     pictures: Pictures | None = None
-    encoder: EncoderPart | None = None
     curves: Markup | None = None
     coverage: Sequence[CoverageLine] = ()
     doubts: Sequence[object] = ()
@@ -248,99 +190,6 @@ def scores_part(rows: Sequence[ScoreRow]) -> ScoresPart | None:
     main = scores[scores["run"] == name]
     boxes = box_plots(values, colors, "Dice")
     return ScoresPart(name, scan_lines(main), int((main["dice"] < POOR).sum()), boxes, colors)
-
-
-# -- the encoder -------------------------------------------------------------------------------
-
-
-def read_embedding(path: Path) -> Embedding:
-    """Return the embedding that pretraining wrote, `embedding.npz`."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return Embedding(**{field.name: arrays[field.name] for field in fields(Embedding)})
-
-
-def encoder_part(
-    embedding: Embedding, organs: Sequence[str], label_name: str, seed: int
-) -> EncoderPart:
-    """Return how well the encoder separates organs and scan-wise labels, as figures and map."""
-    shown = embedding.sample(_MAPPED_PATCHES, seed)
-    groups, colors = {"by organ": shown.organ.tolist()}, {"by organ": palette(organs)}
-    labels = sorted(set(shown.scan_label.tolist()) - {UNKNOWN})
-    if len(labels) > 1:
-        groups[f"by {label_name}"] = shown.scan_label.tolist()
-        colors[f"by {label_name}"] = {**palette(labels), UNKNOWN: _UNKNOWN_COLOR}
-    drawing = scatter_maps(flat_map(shown.feature, seed), groups, colors)
-    rows = tuple(separabilities(embedding, label_name, seed))
-    return EncoderPart(rows, drawing, len(shown.feature))
-
-
-def separabilities(embedding: Embedding, label_name: str, seed: int) -> list[Separability]:
-    """Return the separability of organs, of scan-wise labels, and of their combinations.
-
-    Training subjects are those of the split `train`, held-out ones all others. Patches whose
-    scan-wise label is unknown do not enter where the label matters. Labels that are unknown for
-    all, or the same for all, give no line.
-    """
-    rows = [_separability("organ", embedding, embedding.organ, seed)]
-    known = embedding.take(embedding.scan_label != UNKNOWN)
-    if len(np.unique(known.scan_label)) > 1:
-        both = np.array([f"{a} / {b}" for a, b in zip(known.organ, known.scan_label, strict=True)])
-        rows.append(_separability(label_name, known, known.scan_label, seed))
-        rows.append(_separability(f"organ and {label_name}", known, both, seed))
-    return rows
-
-
-def flat_map(feature: Float[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, "n 2"]:
-    """Return points whose neighborhoods resemble those of the features.
-
-    t-SNE (van der Maaten and Hinton, JMLR 9:2579, 2008) of the first 50 principal components.
-    Distances between far groups and sizes of groups mean nothing. Fewer than five patches give
-    their first two coordinates.
-    """
-    count, width = feature.shape
-    if count < 5:
-        return np.pad(feature, ((0, 0), (0, 2)))[:, :2]
-    reduced = PCA(min(50, count, width), random_state=seed).fit_transform(feature)
-    perplexity = min(30.0, (count - 1) / 3)
-    # Its OpenMP threads wait for each other actively: on a busy machine one is faster than two.
-    with threadpool_limits(1):
-        method = TSNE(perplexity=perplexity, max_iter=_ITERATIONS, random_state=seed)
-        return np.asarray(method.fit_transform(reduced))
-
-
-def _separability(
-    what: str, embedding: Embedding, classes: Shaped[np.ndarray, " n"], seed: int
-) -> Separability:
-    train = _some(np.flatnonzero(embedding.split == "train"), _MOST_POINTS, seed)
-    held_out = _some(np.flatnonzero(embedding.split != "train"), _MOST_POINTS, seed)
-    known = np.unique(classes[train])
-    accuracy = math.nan
-    if len(train) and len(held_out):
-        neighbors = KNeighborsClassifier(min(_NEIGHBORS, len(train)))
-        neighbors.fit(embedding.feature[train], classes[train])
-        named, true = neighbors.predict(embedding.feature[held_out]), classes[held_out]
-        accuracy = float(recall_score(true, named, labels=np.unique(true), average="macro"))
-    return Separability(
-        what=what,
-        classes=len(known),
-        silhouette=_silhouette(embedding.feature[held_out], classes[held_out]),
-        accuracy=accuracy,
-        chance=1 / len(known) if len(known) else math.nan,
-    )
-
-
-def _some(rows: Integer[np.ndarray, " n"], count: int, seed: int) -> Integer[np.ndarray, " m"]:
-    """Return at most `count` rows, drawn without replacement."""
-    if len(rows) <= count:
-        return rows
-    return np.random.default_rng(seed).choice(rows, count, replace=False)
-
-
-def _silhouette(feature: Float[np.ndarray, "n d"], classes: Shaped[np.ndarray, " n"]) -> float:
-    """Return the mean silhouette with cosine distances; NaN for one class, or one patch each."""
-    if not 1 < len(np.unique(classes)) < len(classes):
-        return math.nan
-    return float(silhouette_score(feature, classes, metric="cosine"))
 
 
 # -- what was run ------------------------------------------------------------------------------

@@ -6,13 +6,10 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from sacl.files.atomic import replacing
 from sacl.files.weights import save_weights
 from sacl.methods import Method, Pretraining, Recipe, method_named
-from sacl.methods.embedding import embedding_of
 from sacl.networks.device import resolve_device
 from sacl.networks.encoder import PretrainedEncoder
 from sacl.patches.store import PatchStore, read_patches
@@ -54,9 +51,6 @@ def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
         losses = _train(pretraining, settings, recipe.device, folder)
         network.to(memory_format=torch.contiguous_format)
         write_losses(folder / "losses.csv", losses)
-        embedding = embedding_of(network.encoder, store, settings.scan_label_names, workspace.seed)
-        with replacing(folder / "embedding.npz") as temporary:
-            np.savez_compressed(temporary, **embedding)  # type: ignore[arg-type]
         made = PretrainedEncoder(
             method=method.name,
             spec=network.encoder.spec,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,13 +26,10 @@ from sacl.report.figures import (
 from sacl.report.page import GENERATOR, number, render
 from sacl.report.results import (
     CoverageLine,
-    EncoderPart,
     Records,
     ResultsPage,
     ScoresPart,
-    encoder_part,
     headline,
-    read_embedding,
     run_facts,
     scan_label_of,
     scores_part,
@@ -72,7 +68,7 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
         records, scored = _records(workspace), workspace.folder("evaluate")
         summary, rows = read_summary(scored / "summary.json"), read_scores(scored / "scores.csv")
         scores, label = scores_part(rows), scan_label_of(records)
-        encoder, curves = _encoder(workspace, cohort, label), _curves(workspace)
+        curves = _curves(workspace)
         sentence, details = headline(summary)
         page = ResultsPage(
             title=workspace.name,
@@ -83,14 +79,12 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
             scores=scores,
             phantom="phantom" in records,
             pictures=_pictures(workspace, cohort, scores) if scores else None,
-            encoder=encoder,
             curves=curves,
             coverage=_coverage(workspace),
             doubts=read_findings(workspace.folder("predict")).doubts,
             facts=run_facts(cohort, records, label),
             settings=settings_lines(records),
-            left_out=["4-encoder/embedding.npz"] * (encoder is None)
-            + ["losses.csv"] * (curves is None),
+            left_out=["losses.csv"] * (curves is None),
         )
         write_text(folder / _PAGE, render("results.html", page))
     return folder / _PAGE
@@ -152,7 +146,7 @@ def _undamaged(path: Path, stage: str) -> Iterator[None]:
     """Refuse, in one line, a file of a stage that cannot be read as what it is."""
     try:
         yield
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{FOLDERS[stage]}/{path.name}: damaged ({type(error).__name__}); run `sacl {stage}"
             " CONFIG.yaml --force`"
@@ -174,15 +168,6 @@ def _pictures(workspace: Workspace, cohort: Cohort, scores: ScoresPart) -> Pictu
             scan = ShownScan(role.capitalize(), caption, image, case.window, reference, predicted)
             shown.append(scan)
     return pictures(shown) if shown else None
-
-
-def _encoder(workspace: Workspace, cohort: Cohort, label: str) -> EncoderPart | None:
-    path = workspace.folder("pretrain") / "embedding.npz"
-    if not path.is_file():
-        return None
-    with _undamaged(path, "pretrain"):
-        embedding = read_embedding(path)
-    return encoder_part(embedding, cohort.scheme.names, label, workspace.seed)
 
 
 def _curves(workspace: Workspace) -> Markup | None:
