@@ -16,7 +16,7 @@ from sacl.run.configure import dotted_settings, is_config, nearest, shipped
 
 _SHORTHANDS = {
     "repair_grid": "ingest.repair_grid",
-    **{name: name for name in ("work", "seed", "device", "name")},
+    **{name: name for name in ("work", "seed", "device", "name", "time")},
 }
 """The settings of the flags that have no dot."""
 
@@ -69,6 +69,7 @@ _COMMON = (
     _Flag("--name", "name of the run", "NAME"),
     _Flag("--seed", "seed of everything random", "SEED"),
     _Flag("--device", "auto, cpu, cuda, cuda:N or mps", "DEVICE"),
+    _Flag("--time", "how long all stages of the command may take, such as 30m or 2h", "TIME"),
     _Flag("--force", "redo what is up to date; overwrite what is in the way", ""),
     _Flag("--json", "print the result as JSON on stdout", ""),
 )

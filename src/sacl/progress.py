@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -26,12 +26,31 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
-    """Yield the items behind a progress bar; off a terminal, a line once a minute."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
+def duration(seconds: float) -> str:
+    """Return a duration as seconds, minutes, or hours and minutes.
+
+    Example:
+        >>> duration(12.3), duration(90), duration(7500)
+        ('12 s', '2 min', '2 h 5 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def track(
+    items: Iterable[Item], what: str, total: int | Callable[[], int] | None = None
+) -> Iterator[Item]:
+    """Yield the items behind a progress bar; off a terminal, a line once a minute.
+
+    A `total` that changes as work goes on is asked for again and again.
+    """
+    count = total if callable(total) else lambda: total
+    if isinstance(items, Sized):
+        count = items.__len__
     if not sys.stderr.isatty():
-        yield from _lines(items, what, total)
+        yield from _lines(items, what, count)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -41,15 +60,18 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield from bar.track(items, description=what, total=total)
+        task = bar.add_task(what, total=count())
+        for item in items:
+            yield item
+            bar.update(task, advance=1, total=count())
 
 
-def _lines(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
+def _lines(items: Iterable[Item], what: str, count: Callable[[], int | None]) -> Iterator[Item]:
     start = last = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
         if now - last > _LOG_EVERY_S:
-            last = now
+            last, total = now, count()
             left = f", about {(now - start) / done * (total - done):.0f} s left" if total else ""
             say(f"  {what}: {done}/{total or '?'}{left}")
         yield item

@@ -15,6 +15,7 @@ from msgspec.structs import force_setattr
 
 from sacl.checked import Checked, as_list, name_blocks
 from sacl.errors import ConfigError
+from sacl.run.clock import seconds_of
 
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -328,6 +329,9 @@ class RunConfig(Checked, frozen=True, kw_only=True):
     """Seed of everything random."""
     device: Annotated[str, Meta(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
+    time: str | None = None
+    """How long all stages of a command may take, such as 30m, 2h or 1h30m: as many steps as fit are
+    trained, at most those of the settings. Unset: all of them, however long that takes."""
     phantom: PhantomSettings = field(default_factory=PhantomSettings)
     ingest: IngestSettings = field(default_factory=IngestSettings)
     locate: LocateSettings = field(default_factory=LocateSettings)
@@ -340,6 +344,8 @@ class RunConfig(Checked, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.time is not None:
+            seconds_of(self.time)
         _require(
             self.phantom.scans == 0 or not self.ingest.data,
             "phantom.scans: a phantom is generated or ingest.data is read; leave one of them out",

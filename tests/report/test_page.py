@@ -6,7 +6,6 @@ import pytest
 from sacl.report.page import (
     DASH,
     GENERATOR,
-    duration,
     number,
     p_text,
     plain_table,
@@ -56,13 +55,6 @@ def test_points_are_hundredths_with_a_sign():
 )
 def test_three_digits_are_significant(value, text):
     assert significant(value) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min"), (3600, "1 h 0 min")]
-)
-def test_durations_are_in_seconds_minutes_or_hours(seconds, text):
-    assert duration(seconds) == text
 
 
 def test_everything_on_a_page_is_escaped():

@@ -14,8 +14,9 @@ from sacl.files.weights import read_weights
 from sacl.networks.segmenter import SegmenterSpec, TrainedModel, build_segmenter
 from sacl.run.record import read_record
 from sacl.settings import PredictSettings, PretrainSettings
-from sacl.stages import finetune as stage
-from sacl.stages.finetune import Arm, finetune, plan_arms
+from sacl.stages import arms
+from sacl.stages.arms import Arm
+from sacl.stages.finetune import finetune, plan_arms
 from sacl.stages.predict import predict
 from sacl.stages.pretrain import pretrain
 from sacl.training.loop import Plan
@@ -38,7 +39,7 @@ def test_an_interrupted_stage_does_not_train_a_finished_arm_again(
 ):
     workspace = copy_of(pretrained, tmp_path / "work")
     settings = settings_of("dense")
-    whole, trained = stage._train, []
+    whole, trained = arms._train, []
 
     def stops_at_the_twin(arm, *rest):
         trained.append(arm.name)
@@ -46,7 +47,7 @@ def test_an_interrupted_stage_does_not_train_a_finished_arm_again(
             raise KeyboardInterrupt
         return whole(arm, *rest)
 
-    monkeypatch.setattr(stage, "_train", stops_at_the_twin)
+    monkeypatch.setattr(arms, "_train", stops_at_the_twin)
     with pytest.raises(KeyboardInterrupt):
         finetune(settings, workspace)
     finetune(settings, workspace)
@@ -84,7 +85,7 @@ def test_a_pretrained_decoder_is_taken_over_by_the_pretrained_arm_only(
     shutil.rmtree(workspace.folder("pretrain"))
     pretrain(PretrainSettings(width=8, steps=2, batch=4), workspace)
     weights = read_weights(workspace.folder("pretrain"), "decoder")[0]
-    monkeypatch.setattr(stage, "Plan", partial(Plan, weight_decay=0.0))
+    monkeypatch.setattr(arms, "Plan", partial(Plan, weight_decay=0.0))
     still = settings_of("dense", steps=1, learning_rate=1e-12)
     finetune(still, workspace)
 

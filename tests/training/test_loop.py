@@ -106,9 +106,9 @@ DAMAGES = {
     "a list": lambda path: torch.save([1, 2, 3], path),
     "no optimizer": lambda path: changed(path, optimizer={}),
     "other moments": other_moments,
-    "another step": lambda path: changed(path, schedule={"last_epoch": 3}),
+    "another step": lambda path: changed(path, position=3.0),
     "no losses": lambda path: changed(path, losses=None),
-    "a longer training": lambda path: changed(path, losses=[0.0] * 99, schedule={"last_epoch": 99}),
+    "a longer training": lambda path: changed(path, losses=[0.0] * 99, position=99.0),
 }
 
 

@@ -1,8 +1,9 @@
-"""Which device computes, and in which precision."""
+"""Which device computes, in which precision, and on a CPU in how many threads."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 from importlib.util import find_spec
 
@@ -14,6 +15,9 @@ from sacl.errors import DeviceError
 
 _LONG = 3000
 """Steps of a training that wins back the minute or two that compiling its networks takes."""
+_AT_FIRST = torch.get_num_threads()
+_THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_chosen = {_AT_FIRST}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -70,6 +74,27 @@ def compile_for(steps: int, networks: Iterable[nn.Module], device: torch.device)
         logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
         for network in networks:
             network.compile(dynamic=False)
+
+
+def thread_choices(device: torch.device) -> tuple[int, ...]:
+    """Return the numbers of threads that a training on the device may choose from, rising.
+
+    They are 1 and as many as there are cores; on a GPU, on one core, or where the user has said how
+    many (`OMP_NUM_THREADS`, `torch.set_num_threads`), there is only the number that is set.
+    """
+    set_now = torch.get_num_threads()
+    said = set_now not in _chosen or any(name in os.environ for name in _THREAD_SETTINGS)
+    if said or device.type != "cpu":
+        return (set_now,)
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return tuple(sorted({1, min(cores, _AT_FIRST)}))
+
+
+def compute_in(threads: int) -> None:
+    """Compute in so many threads from now on."""
+    _chosen.add(threads)
+    torch.set_num_threads(threads)
 
 
 def channels_last(pixels: Float[Tensor, "n channel i j"]) -> Float[Tensor, "n channel i j"]:

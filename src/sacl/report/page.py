@@ -94,19 +94,6 @@ def score_text(estimate: Estimate, digits: int = 3) -> str:
     return f"{mean} ({number(estimate.low, digits)}{DASH}{number(estimate.high, digits)})"
 
 
-def duration(seconds: float) -> str:
-    """Return a duration as seconds, minutes, or hours and minutes.
-
-    Example:
-        >>> duration(12.3), duration(90), duration(7500)
-        ('12 s', '2 min', '2 h 5 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def plural(count: int, noun: str, several: str = "") -> str:
     """Return a number with its noun.
 

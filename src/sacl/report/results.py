@@ -11,8 +11,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from sacl.phase_words import PHASE
+from sacl.progress import duration
 from sacl.report.figures import Pictures, box_plots, palette
-from sacl.report.page import duration, number, p_equals, plural, points, spaced
+from sacl.report.page import number, p_equals, plural, points, spaced
 from sacl.run.record import Record, Tree
 from sacl.scores.summary import RunComparison, ScoreRow, Summary, score_table
 from sacl.types import SPLITS, Cohort
@@ -210,12 +211,11 @@ def run_facts(cohort: Cohort, records: Records, label_name: str) -> dict[str, st
     last = list(records.values())[-1]
     versions = ", ".join(f"{name} {version}" for name, version in last.versions.items())
     peak = max(record.peak_memory_mb or 0 for record in records.values())
-    revision = last.git_revision
     return facts | {
         "Duration": f"{duration(sum(seconds.values()))} in all: {parts}",
         "Peak memory": f"{peak / 1024:.1f} GB",
         "Device, seed": f"{last.device}, {last.settings['seed']}",
-        "Versions": versions + (f", source {revision}" if revision else ""),
+        "Versions": versions + (f", source {last.git_revision}" if last.git_revision else ""),
     }
 
 

@@ -6,19 +6,24 @@ import importlib
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from sacl.errors import ConfigError, DataError
-from sacl.progress import say
+from sacl.progress import duration, say
+from sacl.run import clock
+from sacl.run.clock import Budget, seconds_of
 from sacl.run.record import RECORD, aside_of, clear, read_record, settle, state_of
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.settings import RunConfig
 
 STAGES = tuple(FOLDERS)
 _FREE_DISK_MB = 200
+_WEIGHTS = {"locate": 30.0, "pretrain": 10.0, "finetune": 60.0}
+"""How the time of a run is shared out among the trainings (`time`)."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,61 @@ def run(config: RunConfig, force: bool = False) -> Path:
     Raises:
         SaclError: any mistake in the settings, the data or the work directory.
     """
-    importlib.import_module("sacl.networks.device").resolve_device(config.device)
     if config.phantom.scans == 0 and not config.ingest.data:
         raise ConfigError("ingest.data: no data to run on; give --data DIR or --phantom.scans N")
     stages = [s for s in STAGES if s != "phantom" or config.phantom.scans > 0]
-    with workspace_of(config).locked():
+    workspace, budgets = workspace_of(config), budgets_of(config, stages)  # from now on
+    importlib.import_module("sacl.networks.device").resolve_device(config.device)
+    with workspace.locked():
+        if budgets:
+            say(_shared_out(budgets, workspace, force))
         for number, stage in enumerate(stages, start=1):
-            run_stage(config, stage, force=force, label=f"[{number}/{len(stages)}] ")
-    return workspace_of(config).folder("report") / "report.html"
+            within = replace(workspace, budget=budgets.get(stage))
+            label = f"[{number}/{len(stages)}] "
+            run_stage(config, stage, workspace=within, force=force, label=label)
+    return workspace.folder("report") / "report.html"
+
+
+def budgets_of(config: RunConfig, stages: Sequence[str]) -> dict[str, Budget]:
+    """Return what each stage of a command may take, from now on; none where no time is given."""
+    if config.time is None:
+        return {}
+    asked_s, weights = seconds_of(config.time), dict.fromkeys(stages, 0.0)
+    weights |= {stage: weight for stage, weight in _WEIGHTS.items() if stage in weights}
+    if config.locate.maps is not None and "locate" in weights:
+        weights["locate"] = 0.0
+    if config.pretrain.method == "none" and "pretrain" in weights:
+        weights["pretrain"] = 0.0
+    ends, whole, in_turn = clock.now() + asked_s, sum(weights.values()), list(weights.values())
+    return {
+        stage: Budget(
+            asked_s=asked_s,
+            ends=ends,
+            weight=weights[stage],
+            later=sum(in_turn[number + 1 :]),
+            whole=whole,
+            copies=config.predict.copies if "predict" in stages else None,
+        )
+        for number, stage in enumerate(stages)
+    }
+
+
+def _shared_out(budgets: Mapping[str, Budget], workspace: Workspace, force: bool) -> str:
+    """Return in a line what each training may take."""
+    to_train = {
+        stage: budget
+        for stage, budget in budgets.items()
+        if budget.weight and (force or not (workspace.folder(stage) / RECORD).exists())
+    }
+    first = next(iter(budgets.values()))
+    weights = sum(budget.weight for budget in to_train.values())
+    to_share_s = first.asked_s - first.unmeasured_s
+    parts = [
+        f"{stage} about {duration(to_share_s * budget.weight / weights)}"
+        for stage, budget in to_train.items()
+    ]
+    listed = ", ".join([*parts, f"all else {duration(first.unmeasured_s)}" if parts else "enough"])
+    return f"time: {duration(first.asked_s)} at most: {listed}; unused time goes to what follows"
 
 
 def run_stage(
@@ -68,7 +120,9 @@ def run_stage(
 
     The work directory is the one that the configuration names, unless another is given.
     """
-    workspace = workspace or workspace_of(config)
+    if workspace is None:
+        budget = budgets_of(config, (stage,)).get(stage)
+        workspace = replace(workspace_of(config), budget=budget)
     settings, module = getattr(config, stage), stage_module(stage)
     with workspace.locked():
         _check_disk(workspace.root)

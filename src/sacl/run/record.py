@@ -29,9 +29,11 @@ except ImportError:  # Windows
     resource = None
 
 RECORD = "run.json"
+PACE = "pace.json"
+"""What the trainings of a stage note of their time, to be part of its record."""
 _PARTIAL = "partial.json"
 _WRITTEN = ".written-by-sacl.json"
-_OF_ONE_TIME = ("started", "duration_s", "seconds", "peak_memory_mb")
+_OF_ONE_TIME = ("started", "duration_s", "seconds", "pace", "peak_memory_mb")
 _PACKAGES = ("sacl", "torch", "monai", "lightning", "numpy", "scipy", "nibabel", "pydicom")
 
 Tree = Mapping[str, Any]
@@ -201,6 +203,8 @@ def recorded(
             if [path.name for path in folder.iterdir()] == [_PARTIAL]:
                 _put_back(folder)
             raise
+        if (folder / PACE).is_file():
+            results["pace"] = json.loads((folder / PACE).read_text(encoding="utf-8"))
         record = Record(
             stage=stage,
             run=workspace.name,

@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sacl.errors import WorkspaceError
+from sacl.run.clock import Budget, Deadline
 
 FOLDERS = {
     "phantom": "0-phantom",
@@ -29,7 +30,8 @@ FOLDERS = {
 class Workspace:
     """A work directory with what all stages of a run share: name, seed and device.
 
-    `elsewhere` names the work directories of stages whose results are those of another run.
+    `elsewhere` names the work directories of stages whose results are those of another run;
+    `budget` is the time that the stage at work may take, None where it takes what it needs.
     """
 
     root: Path
@@ -37,6 +39,7 @@ class Workspace:
     seed: int = 0
     device: str = "auto"
     elsewhere: Mapping[str, Path] = field(default_factory=dict, hash=False)
+    budget: Budget | None = field(default=None, compare=False)
 
     def folder(self, stage: str) -> Path:
         """Return the folder of a stage's results, made or not."""
@@ -55,6 +58,12 @@ class Workspace:
                 f" run `sacl {stage}` or `sacl run` first"
             )
         return folder
+
+    def deadline(
+        self, part: int = 0, parts: int = 1, reserve_s: float | None = None
+    ) -> Deadline | None:
+        """Return when the n-th of a stage's trainings has to end (`Budget.deadline`), if it has."""
+        return self.budget.deadline(part, parts, reserve_s) if self.budget else None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -2,58 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-
+from sacl.cohort.manifest import read_cohort
 from sacl.errors import DataError
-from sacl.files.weights import read_weights, save_weights
-from sacl.networks.device import compile_for, resolve_device
-from sacl.networks.encoder import PretrainedEncoder, State
-from sacl.networks.segmenter import (
-    SEGMENTER,
-    Segmenter,
-    SegmenterSpec,
-    TrainedModel,
-    build_segmenter,
-)
-from sacl.patches.store import PatchStore, read_patches
-from sacl.patches.views import VIEWS
-from sacl.progress import say
+from sacl.files.weights import read_weights
+from sacl.networks.device import resolve_device
+from sacl.networks.encoder import PretrainedEncoder
+from sacl.networks.segmenter import SegmenterSpec, build_segmenter
+from sacl.patches.store import read_patches
 from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import FinetuneSettings
-from sacl.training.finetune import DenseTask, QueryTask
-from sacl.training.loop import Average, Plan, RatedParameters, train, write_losses
-from sacl.training.sampler import StepRules
-from sacl.training.teacher import TeacherTask, with_teacher
-
-BALANCE = 0.5
-"""Exponent of the class weights without a teacher, so that short trainings learn rare organs too;
-with one the classes weigh alike, since weights make it mark too much of a rare organ."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One training of the segmenter: its name, its start, and its encoder's relative rate."""
-
-    name: str
-    pretrained: bool
-    encoder_rate: float
-
-
-@dataclass(frozen=True, eq=False)
-class Start:
-    """Where every arm starts from: what is trained, on what, and from which pretrained weights."""
-
-    spec: SegmenterSpec
-    store: PatchStore
-    made: PretrainedEncoder
-    encoder: State
-    decoder: State | None
+from sacl.stages.arms import Arm, Start, train_arm
+from sacl.stages.reserve import measure_costs
+from sacl.training.pace import Pace
 
 
 def inputs(settings: FinetuneSettings, workspace: Workspace) -> dict[str, str]:
@@ -76,7 +39,10 @@ def finetune(settings: FinetuneSettings, workspace: Workspace) -> Path:
     ):
         start = read_start(settings, workspace)
         arms = plan_arms(settings, start.made.method)
-        models = {arm.name: _trained(arm, start, settings, workspace) for arm in arms}
+        models, reserve_s = {}, _reserve_s(start, settings.twin, workspace)
+        for number, arm in enumerate(arms):
+            pace = Pace(workspace.deadline(number, len(arms), reserve_s))
+            models[arm.name] = train_arm(arm, start, settings, workspace, pace)
         results.update(
             arms=[arm.name for arm in arms],
             steps={name: model.steps for name, model in models.items()},
@@ -127,82 +93,14 @@ def read_start(settings: FinetuneSettings, workspace: Workspace) -> Start:
     return Start(spec, store, made, state, decoder)
 
 
-def _trained(
-    arm: Arm, start: Start, settings: FinetuneSettings, workspace: Workspace
-) -> TrainedModel:
-    """Train and save an arm, unless an interrupted run has saved it; return what it took."""
-    folder = workspace.folder("finetune") / arm.name
-    if (folder / f"{SEGMENTER}.json").is_file():
-        return TrainedModel.from_json(read_weights(folder, SEGMENTER)[1])
-    begun = time.monotonic()
-    segmenter, losses = _train(arm, start, settings, workspace)
-    write_losses(folder / "losses.csv", losses)
-    model = TrainedModel(
-        spec=segmenter.spec,
-        method=start.made.method if arm.pretrained else "none",
-        steps=len(losses),
-        seconds=round(time.monotonic() - begun, 1),
-    )
-    save_weights(folder, SEGMENTER, segmenter, model.to_json())
-    say(f"finetune: {arm.name}, {len(losses)} steps, last loss {np.mean(losses[-20:]):.3f}")
-    return model
-
-
-def _train(
-    arm: Arm, start: Start, settings: FinetuneSettings, workspace: Workspace
-) -> tuple[Segmenter, list[float]]:
-    device = resolve_device(workspace.device)
-    segmenter = build_segmenter(
-        start.spec,
-        workspace.seed,
-        start.encoder if arm.pretrained else None,
-        start.decoder if arm.pretrained else None,
-    ).to(device, memory_format=torch.channels_last)
-    segmenter.encoder.requires_grad_(arm.encoder_rate > 0)
-    rules = StepRules(
-        batch=settings.batch,
-        ranges=VIEWS[settings.augment],
-        seed=workspace.seed,
-        device=device,
-        frozen=None if arm.encoder_rate > 0 else segmenter.encoder,
-    )
-    task, average = _task(segmenter, start.store, rules, settings)
-    trained = average.network if average else segmenter
-    steps = settings.steps + (settings.dense.teacher_steps if settings.dense else 0)
-    compile_for(steps, {segmenter, trained}, device)
-    losses = train(
-        segmenter,
-        task.loss,
-        _groups(segmenter, settings.learning_rate, arm.encoder_rate),
-        Plan(steps=steps),
-        device,
-        what=f"finetune ({arm.name}, {steps} steps)",
-        checkpoint=workspace.folder("finetune") / arm.name / "training.pt",
-        average=average,
-    )
-    assert isinstance(trained, Segmenter), "the average is a copy of the network"
-    return trained, losses
-
-
-def _task(
-    segmenter: Segmenter, store: PatchStore, rules: StepRules, settings: FinetuneSettings
-) -> tuple[DenseTask | QueryTask | TeacherTask, Average | None]:
-    """Return the task, and the teacher where the settings ask for one."""
-    if settings.dense is None:
-        return QueryTask(store, rules), None
-    balance = 0.0 if settings.dense.teacher_steps else BALANCE
-    labeled = DenseTask(store, rules, balance, settings.dense.copy_paste)
-    if settings.dense.teacher_steps == 0:
-        return labeled, None
-    if (store.dense_index["reference_row"] >= 0).all():
-        say("finetune: every training scan is labeled, so the teacher's steps see labeled slices")
-    return with_teacher(labeled, segmenter, settings.steps)
-
-
-def _groups(segmenter: Segmenter, learning_rate: float, rate: float) -> list[RatedParameters]:
-    rest = [*segmenter.decoder.parameters(), *segmenter.head.parameters()]
-    groups = [RatedParameters(rest, learning_rate)]
-    if rate > 0:
-        encoder = list(segmenter.encoder.parameters())
-        groups.append(RatedParameters(encoder, learning_rate * rate))
-    return groups
+def _reserve_s(start: Start, twin: bool, workspace: Workspace) -> float | None:
+    """Return how much time predicting and scoring will take, None where no time is given."""
+    budget = workspace.budget
+    if budget is None or budget.copies is None:
+        return None
+    cohort, device = read_cohort(workspace.require("ingest")), resolve_device(workspace.device)
+    held_out = [case for case in cohort.cases if case.split != "train" and case.reference]
+    segmenter = build_segmenter(start.spec, workspace.seed).to(device)
+    predicted = [*cohort.cases, *(held_out if twin else ())]
+    costs = measure_costs(segmenter, device, predicted, workspace, cohort)
+    return costs.reserve(budget.copies, budget.left_s)

@@ -26,6 +26,7 @@ from sacl.prediction.coarse import (
 from sacl.progress import track
 from sacl.run.workspace import Workspace
 from sacl.settings import LocateSettings
+from sacl.stages.reserve import middle_of, share_of, timed
 from sacl.stages.scan import Scan
 from sacl.training.coarse import CoarsePlan, coarse_case, train_coarse, volume_spec
 from sacl.training.coarse_slices import (
@@ -35,6 +36,7 @@ from sacl.training.coarse_slices import (
     slices_of,
     train_on_slices,
 )
+from sacl.training.pace import Pace, keep_pace
 from sacl.types import Case, Cohort, LabelMap
 
 _FOLDS = 3
@@ -119,22 +121,44 @@ def train_networks(
     held_out: dict[str, int | None] = {_fold_name(n): n for n in sorted(set(fold_of.values()))}
     held_out[ALL_LABELED] = None
     networks: dict[str, Ensemble] = {}
+    reserve_s: float | None = None
     make_trainer = _on_volumes if settings.volume else _on_slices
     train_one: TrainOne | None = None
     for number, (name, fold) in enumerate(held_out.items()):
         trained = load_network(folder, name, device)
         if trained is None:
             train_one = train_one or make_trainer(settings, workspace, cohort, device)
+            if workspace.budget and networks and reserve_s is None:
+                reserve_s = _seconds_of_maps(
+                    next(iter(networks.values())), len(held_out), workspace, cohort
+                )
+                reserve_s += workspace.budget.unmeasured_s
+            pace = Pace(workspace.deadline(number, len(held_out), reserve_s))
             trained, losses = train_one(
                 [case for case in cohort.labeled if fold_of[case.subject_id] != fold],
                 workspace.seed * 101 + number,
                 what=f"coarse network {number + 1}/{len(held_out)}",
                 checkpoint=folder / f"{name}.checkpoint",
+                pace=pace,
             )
+            keep_pace(folder, name, pace)
             _write_losses(folder / "losses.csv", name, losses)
             save_network(folder, name, trained)
         networks[name] = trained
     return networks
+
+
+def _seconds_of_maps(
+    network: Ensemble, networks: int, workspace: Workspace, cohort: Cohort
+) -> float:
+    """Return how long locating all scans will take, measured by one network on one scan."""
+    case = middle_of(cohort.cases)
+    scan = Scan(case, cohort, workspace)
+    seconds = timed(lambda: network.locate(scan.image, case.window))
+    labeled = {case.subject_id for case in cohort.labeled}
+    others = [case for case in cohort.cases if case.subject_id not in labeled]
+    scans = share_of(cohort.cases, case) + (networks - 1) * share_of(others, case)
+    return seconds * scans
 
 
 def _on_volumes(

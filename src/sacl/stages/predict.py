@@ -10,7 +10,6 @@ from sacl.cohort.manifest import read_cohort
 from sacl.errors import DataError
 from sacl.files.nifti import read_label_map, write_label_map
 from sacl.networks.device import resolve_device
-from sacl.networks.segmenter import SegmenterSpec
 from sacl.patches.region import dense_boxes
 from sacl.prediction.guard import (
     FINDINGS_FILE,
@@ -34,6 +33,7 @@ from sacl.progress import say, track
 from sacl.run.record import arms_of, fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import PredictSettings
+from sacl.stages.reserve import recipe_that_fits
 from sacl.stages.scan import Scan
 from sacl.types import Case, Cohort
 
@@ -58,16 +58,18 @@ def predict(settings: PredictSettings, workspace: Workspace) -> Path:
     """
     with recorded(workspace, "predict", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
-        recipe = MapRecipe(settings.copies, settings.keep_component)
         first, *twins = arms_of(workspace)
         held_out = [c for c in cohort.cases if c.split != "train" and c.reference is not None]
+        to_predict = [*cohort.cases, *(held_out * len(twins))]
+        recipe = recipe_that_fits(settings, first, to_predict, workspace, cohort)
         for twin in twins:
             _predict_cases(twin, held_out, recipe, workspace, cohort)
-        spec = _predict_cases(first, cohort.cases, recipe, workspace, cohort)
-        findings = _judged(first, spec, workspace, cohort)
+        predictor = _predict_cases(first, cohort.cases, recipe, workspace, cohort)
+        findings = _judged(first, predictor, workspace, cohort)
         if findings.from_coarse:
             _take_from_coarse(first, findings.from_coarse, workspace, cohort)
         write_recipe(folder, replace(recipe, from_coarse=findings.from_coarse))
+        results["copies"] = recipe.copies
         results["scans"] = {first: len(cohort.cases)} | dict.fromkeys(twins, len(held_out))
         results["doubts"] = [doubt.text for doubt in findings.doubts]
         results["from_coarse"] = list(findings.from_coarse)
@@ -76,8 +78,8 @@ def predict(settings: PredictSettings, workspace: Workspace) -> Path:
 
 def _predict_cases(
     arm: str, cases: Sequence[Case], recipe: MapRecipe, workspace: Workspace, cohort: Cohort
-) -> SegmenterSpec:
-    """Write the label maps of an arm that are not there, and return the segmenter's spec.
+) -> Predictor:
+    """Write the label maps of an arm that are not there, and return what predicted.
 
     Raises:
         DataError: some scans are bad; said at the end, when the others are done.
@@ -101,10 +103,10 @@ def _predict_cases(
             f"predict: {len(bad)} of {len(cases)} scans could not be predicted"
             f" ({', '.join(bad[:3])}); the reasons stand above, the others are done"
         )
-    return predictor.spec
+    return predictor
 
 
-def _judged(arm: str, spec: SegmenterSpec, workspace: Workspace, cohort: Cohort) -> Findings:
+def _judged(arm: str, predictor: Predictor, workspace: Workspace, cohort: Cohort) -> Findings:
     """Compare an arm's maps with the coarse maps; say, write and return what is to be doubted.
 
     Findings that are there are those of an interrupted run, which may have changed maps since.
@@ -113,6 +115,7 @@ def _judged(arm: str, spec: SegmenterSpec, workspace: Workspace, cohort: Cohort)
     if (folder / FINDINGS_FILE).is_file():
         return read_findings(folder)
     changes: list[Change] = []
+    spec = predictor.spec
     for case in track(cohort.cases, "compare with the coarse maps"):
         scan = Scan(case, cohort, workspace)
         final = read_label_map(_map_of(arm, case, workspace), cohort.scheme)[0]

@@ -19,6 +19,7 @@ from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import PretrainSettings
 from sacl.training.loop import Plan, RatedParameters, train, write_losses
+from sacl.training.pace import Pace, keep_pace
 from sacl.types import UNKNOWN
 
 LEARNING_RATE = 1e-3
@@ -48,7 +49,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
         pretraining = method.build(store, recipe)
         network = pretraining.network.to(recipe.device)
         begun = time.monotonic()
-        losses = _train(pretraining, settings, recipe.device, folder)
+        losses = _train(pretraining, settings, recipe.device, workspace)
         network.to(memory_format=torch.contiguous_format)
         write_losses(folder / "losses.csv", losses)
         made = PretrainedEncoder(
@@ -63,7 +64,10 @@ def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
             save_weights(folder, "decoder", network.decoder, {"decoder": made.decoder})
         save_weights(folder, "encoder", network.encoder, asdict(made))
         results.update(
-            pretraining.facts, method=method.name, seconds=round(time.monotonic() - begun, 1)
+            pretraining.facts,
+            method=method.name,
+            steps=len(losses),
+            seconds=round(time.monotonic() - begun, 1),
         )
     return folder
 
@@ -97,12 +101,16 @@ def _scan_labels(settings: PretrainSettings, method: Method, store: PatchStore) 
 
 
 def _train(
-    pretraining: Pretraining, settings: PretrainSettings, device: torch.device, folder: Path
+    pretraining: Pretraining,
+    settings: PretrainSettings,
+    device: torch.device,
+    workspace: Workspace,
 ) -> list[float]:
     if pretraining.loss is None:
         return []
     network = pretraining.network.to(memory_format=torch.channels_last)
-    return train(
+    folder, pace = workspace.folder("pretrain"), Pace(workspace.deadline())
+    losses = train(
         network,
         pretraining.loss,
         [RatedParameters(list(network.parameters()), LEARNING_RATE)],
@@ -110,4 +118,7 @@ def _train(
         device,
         what=f"pretrain ({settings.method})",
         checkpoint=folder / "training.pt",
+        pace=pace,
     )
+    keep_pace(folder, settings.method, pace)
+    return losses

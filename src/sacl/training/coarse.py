@@ -19,6 +19,7 @@ from sacl.networks.coarse import CoarseNetwork, CoarseSpec, Triple, plan_levels
 from sacl.patches.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
 from sacl.patches.views import ViewRanges, change_intensity
 from sacl.training.loop import Plan, RatedParameters, train
+from sacl.training.pace import Pace
 from sacl.types import LabelMap, LabelScheme, Volume
 
 _FOREGROUND = 0.67
@@ -109,7 +110,7 @@ def volume_spec(
     )
 
 
-def train_coarse(
+def train_coarse(  # noqa: PLR0913
     spec: CoarseSpec,
     cases: Sequence[CoarseCase],
     plan: CoarsePlan,
@@ -117,6 +118,7 @@ def train_coarse(
     *,
     what: str,
     checkpoint: Path | None = None,
+    pace: Pace | None = None,
 ) -> tuple[nn.Module, list[float]]:
     """Return a trained network and the loss of every step.
 
@@ -144,10 +146,8 @@ def train_coarse(
         return loss_of_levels(logits, crops, weights)
 
     groups = [RatedParameters(list(network.parameters()), plan.learning_rate)]
-    schedule = Plan(steps=plan.steps)
-    losses = train(
-        network, loss_of_step, groups, schedule, device, what=what, checkpoint=checkpoint
-    )
+    how = (groups, Plan(steps=plan.steps), device)
+    losses = train(network, loss_of_step, *how, what=what, checkpoint=checkpoint, pace=pace)
     return network, losses
 
 

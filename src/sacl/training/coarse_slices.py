@@ -25,6 +25,7 @@ from sacl.patches.views import ViewRanges
 from sacl.patches.window import WindowRule, normalize
 from sacl.training.finetune import DenseTask
 from sacl.training.loop import Plan, RatedParameters, train
+from sacl.training.pace import Pace
 from sacl.training.sampler import StepRules
 from sacl.training.teacher import TeacherTask, with_teacher
 from sacl.types import Cohort, LabelMap, Volume
@@ -101,7 +102,7 @@ def slices_of(
     return ScanSlices(stored, np.stack(labels), annotated)
 
 
-def train_on_slices(
+def train_on_slices(  # noqa: PLR0913
     spec: SegmenterSpec,
     scans: Sequence[ScanSlices],
     plan: SlicePlan,
@@ -109,6 +110,7 @@ def train_on_slices(
     *,
     what: str,
     checkpoint: Path | None = None,
+    pace: Pace | None = None,
 ) -> tuple[Segmenter, list[float]]:
     """Return a trained network, the teacher where there is one, and the loss of every step.
 
@@ -125,7 +127,7 @@ def train_on_slices(
     task: DenseTask | TeacherTask = labeled
     average = None
     if plan.teacher_steps:
-        task, average = with_teacher(labeled, network, plan.steps)
+        task, average = with_teacher(labeled, network, plan.steps, pace=pace)
     groups = [RatedParameters(list(network.parameters()), plan.learning_rate)]
     losses = train(
         network,
@@ -136,6 +138,7 @@ def train_on_slices(
         what=what,
         checkpoint=checkpoint,
         average=average,
+        pace=pace,
     )
     trained = network if average is None else average.network
     assert isinstance(trained, Segmenter), "the average is a copy of the network"

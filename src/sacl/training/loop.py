@@ -24,6 +24,7 @@ from sacl.errors import SaclError
 from sacl.files.atomic import replacing
 from sacl.networks.device import mixed_dtype
 from sacl.progress import say, track
+from sacl.training.pace import Pace
 
 Loss = Callable[[nn.Module, int], Float[Tensor, ""]]
 """From a network and the number of a step to the step's loss."""
@@ -90,11 +91,14 @@ def write_losses(path: Path, losses: Sequence[float]) -> None:
         table.to_csv(temporary, index=False, float_format="%.6g")
 
 
-def cosine(step: int, steps: int, warmup: float) -> float:
-    """Return the factor of the learning rate: a linear rise, then half a cosine down to 0."""
+def cosine(step: float, steps: int, warmup: float, stride: float = 1.0) -> float:
+    """Return the factor of the learning rate: a linear rise, then half a cosine down to 0.
+
+    A step may stand for several of the schedule, which are its `stride` (`training.pace`).
+    """
     rise = max(1, round(steps * warmup))
     if step < rise:
-        return (step + 1) / rise
+        return min(1.0, (step + stride) / rise)
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
@@ -108,48 +112,49 @@ def train(  # noqa: PLR0913
     what: str,
     checkpoint: Path | None = None,
     average: Average | None = None,
+    pace: Pace | None = None,
 ) -> list[float]:
     """Train a network in place and return the loss of every step.
 
     `loss_of_step(network, step)` draws its batch from a generator seeded with the step, so that a
     run resumed from `checkpoint` (saved every two minutes and on SIGTERM or SIGUSR1, removed at
     the end) is the run that was never interrupted. The network ends on `device`, in eval mode, and
-    so does its `average`, where one is given.
+    so does its `average`, where one is given. A `pace` with a deadline ends by then, after as many
+    steps as fit.
 
     Raises:
-        SaclError: the loss is not finite.
+        SaclError: the loss is not finite, or almost no step fits into the time.
     """
-    fabric = _fabric(device)
+    fabric, pace = _fabric(device), pace or Pace()
     optimizer = torch.optim.AdamW(
         [{"params": list(g.parameters), "lr": g.learning_rate} for g in groups],
         weight_decay=plan.weight_decay,
         fused=True,  # one pass over all weights; an eighth of a small network's step on a CPU
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: cosine(step, plan.steps, plan.warmup)
+        optimizer, lambda _: cosine(pace.position, plan.steps, plan.warmup, pace.stride)
     )
     trained, fabric_optimizer = fabric.setup(network, optimizer)
     followers = {"network": network} | ({"average": average.network} if average else {})
     parts = followers | {"optimizer": optimizer}
-    losses = _resume(checkpoint, parts, schedule, plan.steps, what)
+    losses, position = _resume(checkpoint, parts, schedule, plan.steps, what)
     trained.train()
+    pace.begin(plan.steps, device, what, len(losses), position)
     with _stop_signals() as stop:
         saved = time.monotonic()
-        for step in track(range(len(losses), plan.steps), what):
+        for step in track(pace, what, pace.total):
             loss = loss_of_step(trained, step)
             if not torch.isfinite(loss):
                 raise SaclError(f"{what}: the loss is not finite at step {step}; lower the rate")
-            fabric_optimizer.zero_grad(set_to_none=True)
-            fabric.backward(loss)
-            nn.utils.clip_grad_norm_(network.parameters(), plan.clip_norm)
-            fabric_optimizer.step()
+            _descend(fabric, fabric_optimizer, network, loss, plan.clip_norm)
+            pace.advance()
             schedule.step()
             losses.append(float(loss.detach()))
             if average:
                 average.follow(network, step)
             if checkpoint and (stop or time.monotonic() - saved > _SAVE_EVERY_S):
                 saved = time.monotonic()
-                _save(checkpoint, parts, schedule, losses)
+                _save(checkpoint, parts, pace, losses)
             if stop:
                 raise KeyboardInterrupt
     for module in followers.values():
@@ -159,33 +164,43 @@ def train(  # noqa: PLR0913
     return losses
 
 
+def _descend(
+    fabric: Fabric, optimizer: Any, network: nn.Module, loss: Float[Tensor, ""], clip_norm: float
+) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    fabric.backward(loss)
+    nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
+    optimizer.step()
+
+
 def _fabric(device: torch.device) -> Fabric:
     precision: Any = "bf16-mixed" if mixed_dtype(device) == torch.bfloat16 else "32-true"
     devices = [device.index or 0] if device.type == "cuda" else 1
     return Fabric(accelerator=device.type, devices=devices, precision=precision)
 
 
-def _save(checkpoint: Path, parts: _Parts, schedule: Any, losses: list[float]) -> None:
+def _save(checkpoint: Path, parts: _Parts, pace: Pace, losses: list[float]) -> None:
     state = {name: part.state_dict() for name, part in parts.items()}
-    state |= {"schedule": {"last_epoch": schedule.last_epoch}, "losses": losses}
+    state |= {"position": pace.position, "losses": losses}
     with replacing(checkpoint) as temporary:
         torch.save(state, temporary)
 
 
 def _resume(
     checkpoint: Path | None, parts: _Parts, schedule: Any, steps: int, what: str
-) -> list[float]:
-    """Put everything into the state that was saved, and return the losses up to there.
+) -> tuple[list[float], float]:
+    """Put everything into the state that was saved; return the losses and the position till there.
 
     A file that is damaged, or of another training, is set aside, and nothing is changed.
     """
     if checkpoint is None or not checkpoint.is_file():
-        return []
+        return [], 0.0
     before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         losses = [float(loss) for loss in state["losses"]]
-        if state["schedule"]["last_epoch"] != len(losses) or len(losses) > steps:
+        position = float(state["position"])
+        if not len(losses) - 0.5 < position <= steps:
             raise ValueError("the schedule is at another step than the losses")
         for name, part in parts.items():
             part.load_state_dict(state[name])
@@ -199,9 +214,9 @@ def _resume(
             f"{what}: {checkpoint.name} is damaged or of another training"
             f" ({type(error).__name__}); it was set aside as {aside.name}, training starts over"
         )
-        return []
+        return [], 0.0
     schedule.last_epoch = len(losses)
-    return losses
+    return losses, position
 
 
 def _require_moments_fit(optimizer: Any) -> None:

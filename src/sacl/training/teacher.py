@@ -22,6 +22,7 @@ from sacl.networks.device import autocast, channels_last
 from sacl.patches.views import change_intensity
 from sacl.training.finetune import DenseTask, Slices, paste, random_squares
 from sacl.training.loop import Average
+from sacl.training.pace import Pace
 from sacl.training.sampler import slice_weights
 
 DECAY = 0.99
@@ -47,15 +48,23 @@ class Trust:
 class TeacherTask:
     """Labeled slices alone for `start` steps, then mixed with unlabeled ones if there are any.
 
+    With a `pace`, these are steps of its schedule, and so a share of the training however short.
+
     A mixed step makes as many images as a labeled one: half of them labeled slices with a square
     of an unlabeled one, half the other way round. The teacher is the moving average of the network,
     which `training.loop.train` keeps.
     """
 
     def __init__(
-        self, labeled: DenseTask, teacher: nn.Module, start: int, trust: Trust = Trust()
+        self,
+        labeled: DenseTask,
+        teacher: nn.Module,
+        start: int,
+        trust: Trust = Trust(),
+        pace: Pace | None = None,
     ) -> None:
         self.labeled, self.teacher, self.start, self.trust = labeled, teacher, start, trust
+        self.pace = pace
         store = labeled.store
         self.rows = np.flatnonzero(store.dense_index["reference_row"].to_numpy() < 0)
         self.weights = np.full(len(self.rows), 1 / max(len(self.rows), 1))
@@ -107,7 +116,8 @@ class TeacherTask:
 
     def loss(self, network: nn.Module, step: int) -> Float[Tensor, ""]:
         """Return the loss of one step."""
-        if step < self.start or not len(self.rows):
+        position = self.pace.position if self.pace else step
+        if position < self.start or not len(self.rows):
             return self.labeled.loss(network, step)
         self.labeled.rules.hold_frozen()
         slices, weight = self.batch(step)
@@ -116,8 +126,12 @@ class TeacherTask:
 
 
 def with_teacher(
-    labeled: DenseTask, network: nn.Module, start: int, trust: Trust = Trust()
+    labeled: DenseTask,
+    network: nn.Module,
+    start: int,
+    trust: Trust = Trust(),
+    pace: Pace | None = None,
 ) -> tuple[TeacherTask, Average]:
     """Return a task with unlabeled slices from a step on, and the teacher that labels them."""
     average = Average(copy.deepcopy(network).requires_grad_(False), DECAY)
-    return TeacherTask(labeled, average.network, start, trust), average
+    return TeacherTask(labeled, average.network, start, trust, pace), average

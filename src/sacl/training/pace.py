@@ -1,0 +1,167 @@
+"""Where a training is in its schedule, and how many steps still fit into its time.
+
+Time is measured, not forecast. Of a schedule of N steps a training without a deadline does all, and
+its position is the number of steps done. With one, each step moves the position by
+
+    (N - position) / steps that still fit,
+
+so that the rest is laid out again after every step, and its end is reached as the time is over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from sacl.files.atomic import write_text
+from sacl.networks.device import thread_choices
+from sacl.progress import duration, say
+from sacl.run import clock
+from sacl.run.clock import Deadline
+from sacl.run.record import PACE
+from sacl.training.threads import ThreadChoice
+
+LEAST_STEPS = 20
+"""Fewer are no training: a time in which fewer fit is refused."""
+_WARM_UP_STEPS = 3
+"""The first steps, which take longer than the others."""
+_MEASURED_STEPS = 2
+"""So many steps are timed before any forecast."""
+_MEAN_OF = 50
+"""The seconds per step are a mean over about so many steps."""
+_WORTH_A_TRIAL = 50
+"""Shorter trainings try no other number of threads."""
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paced:
+    """What is recorded of a training's time; `seconds_allowed` is None where it had no end.
+
+    All but `steps` are of the last call, where a training was interrupted.
+    """
+
+    steps: int
+    steps_asked: int
+    seconds_allowed: float | None
+    seconds_per_step: float
+    threads: int
+
+
+class Pace:
+    """The position of a training in its schedule, in planned steps, from 0 to `steps`."""
+
+    def __init__(self, deadline: Deadline | None = None) -> None:
+        self.deadline, self.what = deadline, ""
+        self.steps = self.done = self._done_before = 0
+        self.position, self.stride = 0.0, 1.0
+        self._begun = self._last = clock.now()
+        self._allowed_s = deadline.left_s if deadline else None
+        self._seconds_per_step, self._timed, self._measured = 0.0, 0, False
+        self._threads = ThreadChoice((1,))
+
+    def begin(
+        self, steps: int, device: torch.device, what: str, done: int = 0, position: float = 0.0
+    ) -> None:
+        """Start with the first step, or with the one that an interrupted training is at.
+
+        Raises:
+            ConfigError: the time is over.
+        """
+        self.steps, self.what = steps, what
+        self.done, self._done_before, self.position = done, done, position
+        self.stride = (steps - position) / max(1, steps - done)
+        choices = thread_choices(device)
+        self._threads = ThreadChoice(choices if steps - done >= _WORTH_A_TRIAL else choices[:1])
+        self._begun = self._last = clock.now()
+        if self.deadline and self.deadline.left_s <= 0 and not self.finished:
+            raise self.deadline.too_short(f"none is left for {what}", -self.deadline.left_s)
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether the schedule's end is reached."""
+        return self.position >= self.steps
+
+    @property
+    def to_do(self) -> int:
+        """Steps still to be done: one at least, unless the end is reached."""
+        if self.finished:
+            return 0
+        planned = self.steps - self.done
+        if self.deadline is None or not self._measured:
+            return planned
+        return max(1, min(planned, int(self.deadline.left_s / self._seconds_per_step)))
+
+    def total(self) -> int:
+        """Return how many steps there are in this call, as far as is known now."""
+        return self.done - self._done_before + self.to_do
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the number of each step, in which `advance` is to be called."""
+        while not self.finished:
+            yield self.done
+
+    def advance(self) -> None:
+        """Go on by a step.
+
+        Raises:
+            ConfigError: fewer than `LEAST_STEPS` fit into the time.
+        """
+        before, self._last = self._last, clock.now()
+        self._note(self._last - before)
+        self.done += 1
+        self.position += self.stride
+        if self.done == self.steps or self.position > self.steps - _ROUNDING:
+            self.position = float(self.steps)
+            return
+        if self.deadline and self.done < LEAST_STEPS:
+            self._require_enough(self.deadline)
+        self.stride = (self.steps - self.position) / self.to_do
+
+    def paced(self) -> Paced:
+        """Return what is recorded."""
+        taken, steps = self._last - self._begun, self.done - self._done_before
+        return Paced(
+            steps=self.done,
+            steps_asked=self.steps,
+            seconds_allowed=None if self._allowed_s is None else round(self._allowed_s, 1),
+            seconds_per_step=round(taken / max(1, steps), 4),
+            threads=torch.get_num_threads(),
+        )
+
+    def _note(self, seconds: float) -> None:
+        """Keep the mean time of a step; those of a trial of threads are unlike those to come."""
+        if self._threads.after_step(seconds):
+            self._timed = 0
+        elif self._threads.settled and self.done - self._done_before >= _WARM_UP_STEPS:
+            self._timed = min(self._timed + 1, _MEAN_OF)
+            self._seconds_per_step += (seconds - self._seconds_per_step) / self._timed
+            if self._timed == _MEASURED_STEPS and not self._measured:
+                self._measured = True
+                self._say()
+
+    def _say(self) -> None:
+        if self.deadline:
+            fit, left = self.done + 1 + self.to_do, duration(self.deadline.left_s)
+            each = f"{self._seconds_per_step:.2g} s each"
+            say(f"  {self.what}: {fit} of {self.steps} steps, {each}; {left} left")
+
+    def _require_enough(self, deadline: Deadline) -> None:
+        missing = min(LEAST_STEPS, self.steps) - self.done
+        each = self._seconds_per_step
+        if not self._measured:  # and perhaps over before anything is
+            each = (self._last - self._begun) / (self.done - self._done_before)
+        if missing * each > deadline.left_s and (self._measured or deadline.left_s <= 0):
+            steps = f"{self.what} takes {each:.2g} s a step and needs {LEAST_STEPS} steps"
+            raise deadline.too_short(steps, missing * each - deadline.left_s)
+
+
+def keep_pace(folder: Path, name: str, pace: Pace) -> None:
+    """Write the time of a training beside those that the stage has done before."""
+    path = folder / PACE
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    write_text(path, json.dumps({**before, name: asdict(pace.paced())}))
