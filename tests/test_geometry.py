@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -148,6 +149,25 @@ def test_a_tilt_that_shows_only_in_the_far_corner_is_another_grid():
     affine = np.eye(4)
     affine[0, 2] = 1e-3
     assert not same_grid(Grid((9, 9, 99), np.eye(4)), Grid((9, 9, 99), affine))
+
+
+@pytest.mark.parametrize(
+    ("affine", "said"),
+    [
+        (np.diag([6.0, 1e30, 8, 1]), "no scan has 6 x 1e+30 x 8 mm"),
+        (np.diag([6.0, 1e-4, 8, 1]), "no scan has 6 x 0.0001 x 8 mm"),
+        (np.diag([6.0, 6, 0, 1]), "no scan has 6 x 6 x 0 mm"),
+        (np.ones((4, 4)), "axes in one plane"),
+    ],
+)
+def test_voxels_that_no_scan_has_are_refused(affine, said):
+    with pytest.raises(DataError, match=re.escape(said)):
+        Grid((4, 4, 4), affine)
+
+
+def test_thin_and_thick_voxels_are_scans_all_the_same():
+    for sizes in ((0.002, 0.002, 1.0), (0.1, 0.1, 50.0), (900.0, 900.0, 1000.0)):
+        assert Grid((4, 4, 4), np.diag([*sizes, 1.0])).spacing_mm == sizes
 
 
 def test_a_mismatch_names_the_case_and_both_grids():

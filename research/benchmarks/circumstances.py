@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sacl.run.record import git_revision, versions
+from sacl.run.record import versions
 
 
 def circumstances() -> dict[str, Any]:
@@ -19,9 +20,18 @@ def circumstances() -> dict[str, Any]:
         "machine": machine(),
         "torch_threads": torch.get_num_threads(),
         "versions": versions(),
-        "git_revision": git_revision(),
+        "git_revision": _revision(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
+
+
+def _revision() -> str | None:
+    """Return the commit of the checkout, `-dirty` where files differ from it, None without one."""
+    words = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"]
+    done = subprocess.run(
+        words, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
 
 
 def machine() -> dict[str, Any]:

@@ -77,8 +77,10 @@ class Grid:
             raise DataError(f"grid: shape {self.shape} is not three positive numbers")
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
             raise DataError("grid: the affine is not a finite 4 x 4 matrix; repair the header")
-        if abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-            raise DataError("grid: the affine has zero spacing along an axis; repair the header")
+        sizes = self.spacing_mm
+        if abs(np.linalg.det(affine[:3, :3])) < 1e-9 or max(sizes) > 1000 * min(*sizes, 1.0):
+            mm = " x ".join(f"{size:.3g}" for size in sizes)
+            raise DataError(f"grid: no scan has {mm} mm, or axes in one plane; repair the header")
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

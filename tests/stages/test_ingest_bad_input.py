@@ -101,7 +101,7 @@ def test_an_affine_with_zero_spacing(data, refused):
     broken.header["sform_code"] = 1
     with_header = nibabel.Nifti1Image(image(), None, broken.header)
     nibabel.save(with_header, data / "imagesTr/bad_0000.nii.gz")
-    assert "zero spacing along an axis; repair the header" in refused()
+    assert "mm, or axes in one plane; repair the header" in refused()
 
 
 def test_a_four_dimensional_image(data, refused):

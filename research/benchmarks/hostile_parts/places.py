@@ -47,7 +47,11 @@ def in_odd_places(base: Path, scratch: Path) -> dict[str, Any]:
         tried[f"memory_{name}"] = _said(words, (0,) if name == "enough" else (0, 2))
     left = [str(path.relative_to(root)) for path in root.rglob(".partial-*")]
     findings = [f"{name}: {said}" for name, said in tried.items() if said.startswith("wrong")]
-    return {"places": tried, "findings": findings + [f"left over: {name}" for name in left]}
+    return {
+        "read_only_by": "a bind mount, read-only for root too, in a namespace of its own",
+        "places": tried,
+        "findings": findings + [f"left over: {name}" for name in left],
+    }
 
 
 def _said(
