@@ -39,9 +39,9 @@ from sacl.dicom.result import (
     write_result,
 )
 from sacl.dicom.slices import Slice, slices_in
-from sacl.dicom.stack import LPS_TO_RAS, grid_of, require_parallel, step_between
+from sacl.dicom.stack import OFF_GRID, grid_of
 from sacl.errors import DataError
-from sacl.geometry import canonical_grid, require_same_grid
+from sacl.geometry import describe
 from sacl.types import Grid, LabelMap, LabelScheme
 
 _SERIES_NUMBER = 9100
@@ -80,18 +80,12 @@ def write_segmentation(
     return write_result(path, label_map, source, run, functools.partial(_segmentation, kind))
 
 
-def read_segmentation(path: Path, grid: Grid | None = None) -> LabelMap:
-    """Read a DICOM SEG of disjoint segments as a label map in canonical orientation.
-
-    The map lies on the given grid, or reaches from the segmentation's first frame to its last.
-
-    Args:
-        path: A file with SegmentationType BINARY or LABELMAP.
-        grid: Canonical grid of the scan; its voxels have to be the segmentation's.
+def read_segmentation(path: Path, grid: Grid) -> LabelMap:
+    """Read a DICOM SEG of disjoint segments as a label map on the canonical grid of its scan.
 
     Raises:
-        DataError: the file is damaged or another kind of DICOM, two segments overlap, a voxel in
-            an organ is none of the grid, or without a grid the frames form no box.
+        DataError: the file is damaged or no SEG of the type BINARY or LABELMAP, two segments
+            overlap, or a frame does not lie on the grid's voxels.
     """
     with _one_line(path):
         return _read(pydicom.dcmread(path), grid, path.name)
@@ -196,21 +190,21 @@ def _descriptions(names: Sequence[str]) -> list[SegmentDescription]:
     return descriptions
 
 
-def _read(dataset: Dataset, grid: Grid | None, where: str) -> LabelMap:
+def _read(dataset: Dataset, grid: Grid, where: str) -> LabelMap:
     segments = _segments(dataset, where)
     try:
         scheme = LabelScheme(Path(where).stem, tuple(segments.values()))
     except DataError as error:
         raise DataError(f"{where}: its segments do not name organs ({error})") from error
-    frames = list(slices_in(dataset, Source(Path())))
-    require_parallel(frames, where)
-    grid = grid or _own_grid(dataset, where)
-    index, to_voxel = _onto(grid, frames, where)
-    kind = np.uint8 if len(segments) < 256 else np.uint16
-    label_map = LabelMap(np.zeros(grid.shape, kind), grid, scheme)
-    labels_of = _labels(dataset, tuple(segments))
-    for pixels, labels, k in zip(_pixels(dataset), labels_of, index, strict=True):
-        _add(label_map, labels[pixels], to_voxel[:, :2], to_voxel[:, 2:] @ (k, 1), where)
+    label_map = LabelMap(np.zeros(grid.shape, scheme.label_type), grid, scheme)
+    frames = zip(
+        slices_in(dataset, Source(Path())),
+        _pixels(dataset),
+        _labels(dataset, tuple(segments)),
+        strict=True,
+    )
+    for frame, pixels, labels in frames:
+        _add(label_map, labels[pixels], _to_voxel(frame, grid, where), where)
     return label_map
 
 
@@ -228,44 +222,25 @@ def _segments(dataset: Dataset, where: str) -> dict[int, str]:
     return segments
 
 
-def _own_grid(dataset: Dataset, where: str) -> Grid:
-    """Return the canonical grid that reaches from a segmentation's first frame to its last."""
-    geometry = Segmentation.from_dataset(dataset, copy=False).get_volume_geometry()
-    if geometry is None:
-        raise DataError(
-            f"{where}: its frames lie at irregular distances, or on slices of a tilted gantry; give"
-            " the grid of the scan"
-        )
-    count, rows, columns = geometry.spatial_shape
-    affine = LPS_TO_RAS @ geometry.affine[:, [2, 1, 0, 3]]
-    return canonical_grid(Grid((columns, rows, count), affine))
+def _to_voxel(frame: Slice, grid: Grid, where: str) -> Int[np.ndarray, "3 3"]:
+    """Return the matrix from a frame's (column, row, 1) to the grid's (i, j, k).
 
-
-def _onto(
-    grid: Grid, frames: Sequence[Slice], where: str
-) -> tuple[Int[np.ndarray, " frame"], Int[np.ndarray, "3 4"]]:
-    """Return which slice of a stack each frame is, and the way to the grid's voxels.
-
-    That is a matrix from (column, row, slice, 1) to (i, j, k). A grid on whose voxels the frames do
-    not lie is refused.
+    A frame that lies more than a tenth of a voxel beside the grid's voxels is refused.
     """
-    first, points = frames[0], np.array([frame.position_mm for frame in frames])
-    to_index = np.linalg.inv(grid.affine)
-    alone = grid_of(first, points[0], np.cross(*np.reshape(first.orientation or (), (2, 3))), 1)
-    i, j = np.abs(to_index @ alone.affine)[:3, :2].argmax(axis=0)
-    across = 3 - i - j if i != j else 2
-    starts = np.c_[points, np.ones(len(points))] @ (to_index @ LPS_TO_RAS).T
-    index = np.rint(starts[:, across]).astype(int)
-    step = step_between(index, points, (LPS_TO_RAS @ grid.affine)[:3, across])
-    if step is None:
-        raise DataError(f"{where}: its frames lie at irregular distances on the scan's grid")
-    index -= index.min()
-    slab = grid_of(first, points[index.argmin()], step, int(index.max()) + 1)
-    to_voxel = np.rint(to_index @ slab.affine)
-    is_turn = np.array_equal(np.abs(to_voxel[:3, :3]).sum(axis=0), [1, 1, 1])
-    expected = Grid(slab.shape, grid.affine @ to_voxel) if is_turn else grid
-    require_same_grid(expected, slab, where, "give the segmentation of this scan, or resample it")
-    return index, to_voxel[:3].astype(int)
+    if None in (frame.position_mm, frame.orientation, frame.spacing_mm):
+        raise DataError(f"{where}: a frame lacks its position, orientation or pixel spacing")
+    normal = np.cross(*np.reshape(frame.orientation or (), (2, 3)))
+    own = grid_of(frame, np.array(frame.position_mm), normal, 1)
+    exact = (np.linalg.inv(grid.affine) @ own.affine)[:3, [0, 1, 3]]
+    to_voxel = np.rint(exact)
+    columns, rows, _ = own.shape
+    corners = np.array([[0, columns - 1, 0, columns - 1], [0, 0, rows - 1, rows - 1], [1] * 4])
+    if np.abs((exact - to_voxel) @ corners).max() > OFF_GRID:
+        raise DataError(
+            f"{where}: a frame of {describe(own)} does not lie on the scan's voxels,"
+            f" {describe(grid)}; give the segmentation of this scan, or resample it"
+        )
+    return to_voxel.astype(int)
 
 
 def _pixels(dataset: Dataset) -> Iterator[Shaped[np.ndarray, "row column"]]:
@@ -299,17 +274,16 @@ def _labels(dataset: Dataset, segments: Sequence[int]) -> Iterator[Shaped[np.nda
 def _add(
     label_map: LabelMap,
     labels: Shaped[np.ndarray, "row column"],
-    axes: Int[np.ndarray, "3 2"],
-    start: Int[np.ndarray, " 3"],
+    to_voxel: Int[np.ndarray, "3 3"],
     where: str,
 ) -> None:
-    """Put a frame's labels into a label map; pixel (column, row) is voxel axes x it + start."""
+    """Put a frame's labels into a label map, where the matrix from (column, row, 1) leads."""
     rows, columns = np.nonzero(labels)
     values = labels[rows, columns]
     names = label_map.scheme.names
     if values.max(initial=0) > len(names):
         raise DataError(f"{where}: it has pixels of a segment that it does not describe")
-    voxel = axes @ np.stack([columns, rows]) + start[:, None]
+    voxel = to_voxel @ np.stack([columns, rows, np.ones_like(rows)])
     if (voxel < 0).any() or (voxel.max(axis=1, initial=0) >= label_map.grid.shape).any():
         raise DataError(
             f"{where}: organs reach beyond the scan; give the segmentation of this scan"

@@ -112,8 +112,8 @@ def stack(slices: Sequence[Slice], thickness_mm: float = 1.0) -> SliceStack | Fa
     count = len(points)
     step = (points[-1] - points[0]) / (count - 1) if count > 1 else normal * thickness_mm
     distance = float(step @ normal)
-    if not _is_regular(np.arange(count), points, step, distance):
-        off = points - points[0] - np.multiply.outer(np.arange(count), step)
+    off = points - points[0] - np.multiply.outer(np.arange(count), step)
+    if np.linalg.norm(off, axis=1).max() > OFF_GRID * distance:
         return _uneven(points @ normal, off - np.multiply.outer(off @ normal, normal))
     across = float(np.linalg.norm(step - distance * normal))
     try:
@@ -134,34 +134,6 @@ def grid_of(
     affine[:3, 3] = start_mm
     shape = (piece.encoding.columns, piece.encoding.rows, count)
     return Grid(shape, LPS_TO_RAS @ affine + 0.0)  # no -0.0
-
-
-def step_between(
-    index: Int[np.ndarray, " n"],
-    points_mm: Float[np.ndarray, "n 3"],
-    alone_mm: Float[np.ndarray, 3],
-) -> Float[np.ndarray, 3] | None:
-    """Return the step from slice to slice that the places of slices by their numbers show, LPS+.
-
-    None where they lie at no regular distances. Slices of one number alone show `alone_mm`.
-    """
-    low, high = int(index.argmin()), int(index.argmax())
-    step = alone_mm
-    if index[high] > index[low]:
-        step = (points_mm[high] - points_mm[low]) / (index[high] - index[low])
-    length = float(np.linalg.norm(step))
-    return step if length > 0 and _is_regular(index - index[low], points_mm, step, length) else None
-
-
-def _is_regular(
-    index: Int[np.ndarray, " n"],
-    points_mm: Float[np.ndarray, "n 3"],
-    step_mm: Float[np.ndarray, 3],
-    distance_mm: float,
-) -> bool:
-    """Tell whether every place lies near its number of steps from the one with the number 0."""
-    off = points_mm - points_mm[index.argmin()] - np.multiply.outer(index, step_mm)
-    return bool(np.linalg.norm(off, axis=1).max() <= OFF_GRID * distance_mm)
 
 
 def _cosines(piece: Slice) -> tuple[np.ndarray, np.ndarray]:
