@@ -312,12 +312,15 @@ def test_refuses_a_map_on_another_grid_and_prints_both(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda s: s.pop(1), "irregular distances"),
-        (lambda s: s.append(s[0]), "irregular distances"),
+        (lambda s: s.pop(1), "slices are missing|uneven"),
+        (lambda s: s.append(s[0]), "several images of a place"),
         (lambda s: s.clear(), "it has no image"),
         (lambda s: setattr(s[1], "SeriesInstanceUID", "1.2.3"), "2 different values of Series"),
-        (lambda s: setattr(s[1], "Rows", 9), "differ in size"),
-        (lambda s: setattr(s[1], "ImageOrientationPatient", [0, 1, 0, 1, 0, 0]), "not parallel"),
+        (lambda s: setattr(s[1], "Rows", 9), "4 slices of several matrices"),
+        (
+            lambda s: setattr(s[1], "ImageOrientationPatient", [0, 1, 0, 1, 0, 0]),
+            "in 2 directions",
+        ),
         (lambda s: s[1].pop("PixelSpacing"), "lacks its position"),
         (lambda s: setattr(s[1], "SOPInstanceUID", ""), "an image has no SOPInstanceUID"),
         (lambda s: [setattr(i, "SOPClassUID", "1.2.3") for i in s], "no segmentation can refer"),

@@ -24,7 +24,7 @@ from sacl.dicom.files import Fault, Source
 from sacl.dicom.header import quiet
 from sacl.dicom.slices import Slice, meta_text, slices_in
 from sacl.dicom.snomed import LATERALITY_CODES, SCHEME, code_of
-from sacl.dicom.stack import SliceStack, positions, require_parallel, stack
+from sacl.dicom.stack import SliceStack, mixed_fault, plane_fault, positions, stack
 from sacl.errors import DataError
 from sacl.files.atomic import replacing
 from sacl.files.label_table import label_color
@@ -239,14 +239,12 @@ def _file_under(result: Dataset, patient: Dataset, texts: Sequence[str]) -> None
 
 
 def _stack(slices: Sequence[Slice]) -> SliceStack:
-    require_parallel(slices, _WHERE)
-    is_repeated = any(len(place) > 1 for place in positions(slices))
-    stacked = None if is_repeated else stack(slices, _thickness(slices[0]))
-    if stacked is None or isinstance(stacked, Fault):
-        raise DataError(
-            f"{_WHERE}: its images lie on each other or at irregular distances, there are several"
-            " of a place or one is missing; export the series again"
-        )
+    fault = next(filter(None, map(plane_fault, slices)), None) or mixed_fault(slices)
+    if fault is None and any(len(place) > 1 for place in positions(slices)):
+        fault = Fault("repeated_positions", "there are several images of a place")
+    stacked = fault or stack(slices, _thickness(slices[0]))
+    if isinstance(stacked, Fault):
+        raise DataError(f"{_WHERE}: {stacked.sentence}")
     return stacked
 
 

@@ -78,9 +78,7 @@ def _parts(members: list[Slice], min_slices: int) -> list[tuple[str, list[Slice]
 
 
 def _has_no_plane(piece: Slice) -> bool:
-    matrix = min(piece.encoding.rows, piece.encoding.columns)
-    missing = None in (piece.orientation, piece.position_mm, piece.spacing_mm) or matrix < 1
-    return missing or plane_fault(piece) is not None
+    return min(piece.encoding.rows, piece.encoding.columns) < 1 or plane_fault(piece) is not None
 
 
 def _same_plane(a: Slice, b: Slice) -> bool:

@@ -46,8 +46,9 @@ class SliceStack:
 
 
 def plane_fault(piece: Slice) -> Fault | None:
-    """Return what is wrong with a slice's own spacing or orientation."""
-    assert piece.spacing_mm is not None
+    """Return what is wrong with a slice's own place, spacing or orientation."""
+    if piece.spacing_mm is None or None in (piece.position_mm, piece.orientation):
+        return Fault("missing_tags", "an image lacks its position, orientation or pixel spacing")
     if min(piece.spacing_mm) <= 0:
         return Fault(
             "bad_geometry",
@@ -65,24 +66,17 @@ def plane_fault(piece: Slice) -> Fault | None:
     return None
 
 
-def require_parallel(slices: Sequence[Slice], where: str) -> None:
-    """Raise DataError for slices without a place, or of several sizes, spacings or directions."""
-    first = slices[0]
-    if any(None in (s.position_mm, s.orientation, s.spacing_mm) for s in slices):
-        raise DataError(
-            f"{where}: an image lacks its position, orientation or pixel spacing, so that its"
-            " place in the patient is unknown; export the series again"
-        )
-    fault = next(filter(None, map(plane_fault, slices)), None)
-    if fault is not None:
-        raise DataError(f"{where}: {fault.sentence}; export the series again")
-    rounding = 1e-4 * min(first.spacing_mm or (0.0,))
-    for piece in slices[1:]:
-        size, other = ((s.encoding.rows, s.encoding.columns) for s in (first, piece))
-        if size != other or not near(piece.spacing_mm, first.spacing_mm, rounding):
-            raise DataError(f"{where}: its images differ in size or pixel spacing; split it")
-        if not near(piece.orientation, first.orientation, UNIT):
-            raise DataError(f"{where}: its images are not parallel; split it")
+def mixed_fault(slices: Sequence[Slice]) -> Fault | None:
+    """Return a fault where slices differ in direction, matrix or spacing: no part was a scan."""
+    first, count = slices[0], len(slices)
+    if not all(near(piece.orientation, first.orientation, UNIT) for piece in slices):
+        directions = len({tuple(np.round(piece.orientation or (), 2)) for piece in slices})
+        why = f"{count} slices in {directions} directions, too few in each for a stack"
+        return Fault("mixed_orientation", why)
+    if len({(s.encoding.rows, s.encoding.columns, s.spacing_mm) for s in slices}) > 1:
+        why = f"{count} slices of several matrices or pixel spacings, too few of each for a stack"
+        return Fault("uneven_slices", why)
+    return None
 
 
 def _distances_mm(slices: Sequence[Slice]) -> Float[np.ndarray, " slice"]:

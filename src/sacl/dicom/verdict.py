@@ -18,7 +18,7 @@ from sacl.dicom.header import near, text
 from sacl.dicom.phase import scan_labels
 from sacl.dicom.series import Series, is_localizer
 from sacl.dicom.slices import Slice, read_dataset
-from sacl.dicom.stack import SAME_PLACE_MM, UNIT, SliceStack, plane_fault, positions, stack
+from sacl.dicom.stack import SAME_PLACE_MM, SliceStack, mixed_fault, plane_fault, positions, stack
 from sacl.dicom.volume import decoder_fault, padding_applies, rescaled, stored_pixels
 
 _COMPUTED = frozenset(
@@ -99,7 +99,7 @@ def _stacked(
     slices: tuple[Slice, ...], rule: SeriesRule, opener: Opener
 ) -> tuple[SliceStack, int] | Fault:
     """Return slices as a stack and how many copies were left out, or why they are no scan."""
-    fault = next(_header_faults(slices, rule.modality), None) or _mixed(slices)
+    fault = next(_header_faults(slices, rule.modality), None) or mixed_fault(slices)
     if fault is not None:
         return fault
     kept, copies = _without_copies(slices, opener)
@@ -158,19 +158,6 @@ def _size(verdict: Verdict) -> tuple[int, int, int]:
     i, j, k = verdict.stack.grid.shape
     number = verdict.series.slices[0].series_number
     return k, i * j, -(number if number is not None else 1_000_000)
-
-
-def _mixed(slices: Sequence[Slice]) -> Fault | None:
-    """Return a fault where slices differ in direction, matrix or spacing: no part was a scan."""
-    first, count = slices[0], len(slices)
-    if not all(near(piece.orientation, first.orientation, UNIT) for piece in slices):
-        directions = len({tuple(np.round(piece.orientation or (), 2)) for piece in slices})
-        why = f"{count} slices in {directions} directions, too few in each for a stack"
-        return Fault("mixed_orientation", why)
-    if len({(s.encoding.rows, s.encoding.columns, s.spacing_mm) for s in slices}) > 1:
-        why = f"{count} slices of several matrices or pixel spacings, too few of each for a stack"
-        return Fault("uneven_slices", why)
-    return None
 
 
 def _without_copies(
