@@ -103,11 +103,7 @@ def difference(a: Grid, b: Grid) -> str:
 
 
 def require_same_grid(image: Grid, label: Grid, where: str, remedy: str = _REMEDY) -> None:
-    """Refuse a label map that does not lie on its image's grid.
-
-    Raises:
-        DataError: the grids differ; both are printed, how they differ, and the remedy.
-    """
+    """Refuse a label map that is not on its image's grid; both, and how they differ, are told."""
     if not same_grid(image, label):
         raise DataError(
             f"{where}: image and label map lie on different grids, {describe(image)} against"
@@ -146,8 +142,7 @@ def repaired(
 ) -> tuple[np.ndarray, str]:
     """Resample a label map onto its image's grid, and say how the grids differed and what it did.
 
-    Raises:
-        DataError: the map is not empty, but nothing of it lies in the image.
+    A map of which nothing lies in the image is refused.
     """
     moved = resample_nearest(voxels, own, image)
     before_ml = np.count_nonzero(voxels) * own.voxel_ml

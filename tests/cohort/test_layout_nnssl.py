@@ -128,7 +128,7 @@ def test_anatomy_masks_are_found_by_case(tmp_path):
     ("picture", "message"),
     [
         (image("gone.nii.gz"), "the 'image_path' of gone names gone.nii.gz, there is no such file"),
-        (image("x.nrrd"), "image x.nrrd is no NIfTI file; convert it"),
+        (image("x.nrrd"), "the 'image_path' of x names x.nrrd, no NIfTI file; convert it"),
         ({"name": "x"}, "image x has no 'image_path'"),
         ({"modality": "CT"}, "subject s has an image without a name"),
     ],

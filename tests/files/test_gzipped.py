@@ -1,4 +1,4 @@
-"""Compressed NIfTI is read straight into an array and written slice by slice."""
+"""Compressed NIfTI is read straight into an array."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sacl.files.nifti import _inflated, _write_gzip
+from sacl.files.nifti import _inflated
 
 NOISE = np.random.default_rng(0).integers(0, 256, 3_000_000, np.uint8).tobytes()
 
@@ -73,17 +73,3 @@ def test_no_memory_is_taken_for_what_a_file_cannot_hold(tmp_path):
     (tmp_path / "a.gz").write_bytes(gzip.compress(bytes(1_000_000)))
     with pytest.raises(EOFError, match="too short"):
         inflated(tmp_path / "a.gz", 0, 10**13)
-
-
-@pytest.mark.parametrize("runs", [True, False])
-def test_the_standard_library_reads_what_is_written(tmp_path, runs):
-    _write_gzip(tmp_path / "a.gz", [b"some", b"", NOISE, bytes(100_000)], runs)
-    assert gzip.decompress((tmp_path / "a.gz").read_bytes()) == b"some" + NOISE + bytes(100_000)
-
-
-def test_a_map_of_long_runs_becomes_smaller_than_by_nibabels_level(tmp_path):
-    labels = np.zeros((64, 64, 64), np.uint8)
-    i, j, k = np.ogrid[-1:1:64j, -1:1:64j, -1:1:64j]
-    labels[i**2 + 2 * j**2 + k**2 < 0.7] = 3
-    _write_gzip(tmp_path / "a.gz", [labels.tobytes("F")], runs=True)
-    assert (tmp_path / "a.gz").stat().st_size < len(gzip.compress(labels.tobytes("F"), 1))

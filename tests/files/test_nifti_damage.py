@@ -172,11 +172,11 @@ def test_labels_outside_the_scheme_are_refused(tmp_path):
 
 @pytest.mark.parametrize("reason", ["No space left on device", "Permission denied"])
 def test_a_full_disk_leaves_nothing_behind(tmp_path, voxels, monkeypatch, reason):
-    def full(header, voxels):
-        yield b"half of it"
+    def full(image, path):
+        path.write_bytes(b"half of it")
         raise OSError(28, reason)
 
-    monkeypatch.setattr(nifti, "_pieces", full)
+    monkeypatch.setattr(nifti.nibabel, "save", full)
     volume = Volume(voxels, Grid(voxels.shape, np.eye(4)))
     for name in ("a.nii", "a.nii.gz"):
         with pytest.raises(DataError, match=f"{name}: cannot be written, {reason}"):

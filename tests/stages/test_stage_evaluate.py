@@ -235,7 +235,7 @@ def test_headers_that_contradict_themselves_are_said_once(tmp_path, capsys):
 def test_two_maps_of_one_case_are_refused(tmp_path):
     reference, predicted = _folders(tmp_path)
     (predicted / "a_0000.nii").write_bytes((predicted / "a.nii").read_bytes())
-    with pytest.raises(DataError, match=r"a\.nii and a_0000\.nii are of one name"):
+    with pytest.raises(DataError, match=r"case a stands in it twice, a\.nii and a_0000\.nii"):
         evaluate_folders(reference, predicted, tmp_path / "out", SETTINGS)
 
 

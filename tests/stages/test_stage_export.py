@@ -234,7 +234,7 @@ def test_two_files_of_one_case_are_not_merged(work, tmp_path):
     (tmp_path / "maps").mkdir()
     for name in ("a.nii", "a.nii.gz"):
         (tmp_path / "maps" / name).write_bytes(source.read_bytes())
-    with pytest.raises(DataError, match=r"maps: a.nii and a.nii.gz are of one name"):
+    with pytest.raises(DataError, match=r"maps: case a stands in it twice, a.nii and a.nii.gz"):
         export_folder(tmp_path / "maps", tmp_path / "out")
 
 

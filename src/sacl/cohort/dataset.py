@@ -166,6 +166,11 @@ class Part:
     expected: str
     channel: str = ""
 
+    @property
+    def scans(self) -> dict[str, Path]:
+        """The images by case."""
+        return files_by_case(self.images, self.image)
+
 
 def three_parts(root: Path, *names: str) -> list[Part]:
     """Return the parts of a dataset with `imagesTr` and `labelsTr`, and Va and Ts likewise.
@@ -179,18 +184,26 @@ def three_parts(root: Path, *names: str) -> list[Part]:
 def cases_of(parts: Iterable[Part]) -> tuple[tuple[SourceCase, ...], tuple[str, ...]]:
     """Return the cases of all parts of a dataset, and notes on files that are not read.
 
-    Raises:
-        DataError: a label map has no image, or is not read.
+    A label map without an image, or one that is not read, is refused.
     """
     cases: list[SourceCase] = []
     notes: tuple[str, ...] = ()
     for part in parts:
-        images = files_by_case(part.images, part.image)
-        labels = files_by_case(part.labels, part.label)
+        images, labels = part.scans, files_by_case(part.labels, part.label)
         more = [p for p in nifti_files(part.images) if re.fullmatch(part.channel, stem(p))]
         notes += require_labels_read(part.labels, labels.values())
         notes += unread(part.images, [*images.values(), *more], part.expected)
-        cases += _paired(images, labels, part.images.name, part.split)
+        where = part.images.name
+        alone = sorted(set(labels) - set(images))
+        if alone:
+            raise DataError(
+                f"{where}: {labels[alone[0]].name} has no image ({len(alone)} such files); add the"
+                " image or remove the label map"
+            )
+        cases += [
+            SourceCase(case_id, image, labels.get(case_id), part.split, origin=where)
+            for case_id, image in images.items()
+        ]
     return tuple(cases), notes
 
 
@@ -202,11 +215,7 @@ def common_modality(cases: Iterable[SourceCase]) -> Modality | None:
 
 @contextlib.contextmanager
 def naming_case(case: SourceCase) -> Iterator[None]:
-    """Put the case into an error that names a file alone, where all cases' files are called alike.
-
-    Raises:
-        DataError: the same, with the case in front.
-    """
+    """Put the case into an error that names a file alone: all cases' files may be called alike."""
     try:
         yield
     except DataError as error:
@@ -235,10 +244,7 @@ def unread(folder: Path, read: Iterable[Path], expected: str) -> tuple[str, ...]
 def require_labels_read(folder: Path, read: Iterable[Path]) -> tuple[str, ...]:
     """Refuse a file of a label folder that may be somebody's annotation and is not read.
 
-    Returns a note that names other files, such as texts.
-
-    Raises:
-        DataError: names the file; without it a scan would count as unlabeled.
+    A scan would count as unlabeled. Returns a note that names other files, such as texts.
     """
     names = _unread(folder, read)
     lost = [name for name in names if _VOLUME.search(name)]
@@ -278,57 +284,36 @@ def first_of(remarks: Sequence[tuple[str, str]], what: str = "scans") -> str:
     return f"{case_id}: {remark}" + (f"; {rest} more {what} likewise" if rest else "")
 
 
-def _paired(
-    images: Mapping[str, Path], references: Mapping[str, Path], where: str, split: Split
-) -> list[SourceCase]:
-    """Return a case per image, with the reference of the same key where there is one."""
-    alone = sorted(set(references) - set(images))
-    if alone:
-        raise DataError(
-            f"{where}: {references[alone[0]].name} has no image ({len(alone)} such files); add the"
-            " image or remove the label map"
-        )
-    return [
-        SourceCase(key, image, references.get(key), split, origin=where)
-        for key, image in images.items()
-    ]
-
-
 def files_by_case(folder: Path, name: str = "(.+)") -> dict[str, Path]:
-    """Return the NIfTI files of a folder by case.
+    """Return the NIfTI files of a folder by case, none where there is no folder.
 
-    Args:
-        folder: The folder; there need not be one.
-        name: Pattern of a file's name without `.nii.gz`, of which the first group is the case.
-
-    Raises:
-        DataError: two files are of one case.
+    `name` is the pattern of a file's name without `.nii.gz`, of which the first group is the case.
+    Two files of one case are refused.
     """
     files: dict[str, Path] = {}
     for path in nifti_files(folder):
         called = re.fullmatch(name, stem(path))
-        if called is None:
-            continue
-        if called[1] in files:
+        if called is not None and (other := files.setdefault(called[1], path)) != path:
             raise DataError(
-                f"{folder.name}: case {called[1]} stands in it twice, {files[called[1]].name} and"
-                f" {path.name}; remove or rename one"
+                f"{folder.name}: case {called[1]} stands in it twice, {other.name} and {path.name};"
+                " remove or rename one"
             )
-        files[called[1]] = path
     return files
 
 
 def the_file(places: Sequence[Path], where: str, remedy: str = "") -> Path:
-    """Return the first of several places that is a file.
+    """Return the first of several places that is a file; `where` says who names it.
 
     Raises:
-        DataError: none is; `where` says who names it.
+        DataError: none is, or it is no NIfTI file.
     """
+    name = places[0].name
     for place in places:
         with contextlib.suppress(OSError, ValueError):
-            if place.is_file():
+            if place.is_file() and is_nifti(place):
                 return place
-    name = places[0].name
+            if place.is_file():
+                raise DataError(f"{where} names {name}, no NIfTI file; convert it")
     shown = name if len(name) <= _LONGEST_NAME else f"{name[:40]}..."
     raise DataError(f"{where} names {shown}, there is no such file{remedy}")
 

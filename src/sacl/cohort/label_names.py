@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sacl.cohort.dataset import in_short, nifti_files, require_labels_read, unread
+from sacl.cohort.dataset import files_by_case, in_short, nifti_files, require_labels_read, unread
 from sacl.errors import DataError
 from sacl.files.arrays import HIGHEST_LABEL
 from sacl.files.documents import read_object
-from sacl.files.nifti import read_label_table, read_labels, stem
+from sacl.files.nifti import read_label_table, read_labels
 from sacl.organs import canonical_name
 from sacl.types import LabelScheme
 
@@ -143,19 +143,8 @@ def left_unpaired(
 
 
 def map_files(folder: Path) -> dict[str, Path]:
-    """Return the NIfTI files of a folder by name without nnU-Net's `_0000`.
-
-    Raises:
-        DataError: there is none, or two are of one name.
-    """
-    files: dict[str, Path] = {}
-    for path in nifti_files(folder):
-        name = stem(path).removesuffix("_0000")
-        if name in files:
-            raise DataError(
-                f"{folder.name}: {files[name].name} and {path.name} are of one name; keep one"
-            )
-        files[name] = path
+    """Return the NIfTI files of a folder by name without nnU-Net's `_0000`; none is refused."""
+    files = files_by_case(folder, "(.+?)(?:_0000)?")
     if not files:
         raise DataError(f"{folder.name}: no NIfTI label map in this folder; name another one")
     return files

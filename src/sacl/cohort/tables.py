@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from sacl.cohort.dataset import Dataset, SourceCase, in_short
 from sacl.errors import DataError
@@ -27,20 +28,27 @@ _SPLITS: dict[str, Split] = {
     **dict.fromkeys(("validation", "valid", "val"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_NOT_LABELS = ("case_id", "subject_id", "split", "image", "label", "annotated")
+NOT_LABELS = ("case_id", "subject_id", "split", "image", "label", "annotated")
+"""Columns of a table that are no scan-wise labels."""
 _LEAST_PROBABILITY = 0.5
 _SUFFIX = "_phase"
 
 
-def scan_labels_of(row: Mapping[str, str]) -> dict[str, str]:
-    """Return the scan-wise labels of a row in snake case; an empty cell is `unknown`.
+def scan_labels_of(row: Mapping[str, Any], others: Collection[str] = NOT_LABELS) -> dict[str, str]:
+    """Return the scan-wise labels among plain values in snake case; an empty one is `unknown`.
 
-    The contrast phases of other tools and languages get the words of `phase_words`.
+    The contrast phases of other tools and languages get the words of `phase_words`. `others` are
+    the names of what is no label.
     """
-    labels = {name: value for name, value in row.items() if name and name not in _NOT_LABELS}
+    labels = {
+        snake_case(name): "" if value is None else str(value)
+        for name, value in row.items()
+        if value is None or isinstance(value, (str, int, float))
+    }
     return {
         name: phase_word(value) if name == PHASE else snake_case(value) or UNKNOWN
         for name, value in labels.items()
+        if name and name not in others
     }
 
 

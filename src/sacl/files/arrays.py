@@ -5,7 +5,6 @@ Conversions go slice by slice, so that no third array of a scan's size is ever h
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,9 +27,8 @@ def allocate(path: Path, shape: Sequence[int], dtype: type) -> np.ndarray:
     Writing to a sparse file on a full disk kills the process; asking first raises an error.
     """
     if 0 in shape:
-        empty: np.ndarray = np.zeros(tuple(shape), dtype)
-        np.save(path, empty)
-        return empty
+        np.save(path, np.zeros(tuple(shape), dtype))
+        return open_array(path)
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=tuple(shape))
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
@@ -40,11 +38,10 @@ def allocate(path: Path, shape: Sequence[int], dtype: type) -> np.ndarray:
 
 def open_array(path: Path) -> np.ndarray:
     """Map an array read-only; an empty one has no bytes to map and is loaded."""
-    with contextlib.suppress(ValueError):
-        mapped: np.ndarray = np.load(path, mmap_mode="r")
-        return mapped
-    loaded: np.ndarray = np.load(path)
-    return loaded
+    try:
+        return np.load(path, mmap_mode="r")
+    except ValueError:
+        return np.load(path)
 
 
 def intensities(stored: Num[np.ndarray, "i j k"], slope: float, inter: float) -> np.ndarray:
@@ -118,11 +115,7 @@ def relabeled(
 
 
 def require_finite(voxels: Shaped[np.ndarray, ...], where: str) -> None:
-    """Refuse voxels that are NaN or infinite.
-
-    Raises:
-        DataError: how many are not finite.
-    """
+    """Refuse voxels that are NaN or infinite, and say how many are."""
     bad = 0 if voxels.dtype.kind != "f" else voxels.size - int(np.isfinite(voxels).sum())
     if bad:
         raise DataError(

@@ -38,7 +38,7 @@ def read_json(path: Path) -> Any:
     """Return what a JSON file holds.
 
     Raises:
-        DataError: the file cannot be read, is no JSON, or an object has a key twice.
+        DataError: it cannot be read, or an object has a key twice, of which json keeps the last.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -55,11 +55,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> JsonObject:
-    """Return a JSON object.
-
-    Raises:
-        DataError: as `read_json`, or it is something else than an object.
-    """
+    """Return what a JSON file holds, and refuse what is no object."""
     document = read_json(path)
     if not isinstance(document, dict):
         raise DataError(f"{path.name}: expected a JSON object, got a {type(document).__name__}")
@@ -67,26 +63,17 @@ def read_object(path: Path) -> JsonObject:
 
 
 def read_as(path: Path, kind: type[Record], remedy: str) -> Record:
-    """Return a JSON file of ours as a record with all fields checked.
-
-    Raises:
-        DataError: it cannot be read, or a field is missing or of another type.
-    """
+    """Return a JSON file of ours as a record with all fields checked; errors end in the remedy."""
     where = f"{path.parent.name}/{path.name}: damaged"
     try:
         document = read_json(path)
     except DataError as error:
         raise DataError(f"{where}, {error}; {remedy}") from error
-    record: Record = as_record(document, kind, where, remedy)
-    return record
+    return as_record(document, kind, where, remedy)
 
 
 def as_record(document: Any, kind: Any, where: str, remedy: str) -> Any:
-    """Return JSON as a record, or as a `list[...]` of records, with all fields checked.
-
-    Raises:
-        DataError: a field is missing or of another type.
-    """
+    """Return JSON as a record, or as a `list[...]` of records, with all fields checked."""
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
@@ -130,7 +117,7 @@ def read_rows(path: Path, key: str = "case_id") -> dict[str, dict[str, str]]:
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> JsonObject:
-    """Build an object; json itself would keep the last of two equal keys in silence."""
+    """Build an object, and refuse one that has a key twice."""
     document = dict(pairs)
     if len(document) < len(pairs):
         keys = [key for key, _ in pairs]

@@ -2,18 +2,17 @@
 
 Every reader returns voxels in canonical (closest RAS+) order and the `NativeFrame` that leads back
 to the file's own grid. Integers stay integers: a CT costs two bytes per voxel. Gzip goes straight
-from the file into the array, and slice by slice into the file.
+from the file into the array.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gzip
-import io
 import logging
 import math
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,6 @@ _KINDS = (
 _LARGEST_RATIO = 1100
 """Deflate cannot shrink anything further; a header that promises more is damaged."""
 _STEP = 1 << 20
-_GZIP = 31
-"""zlib's code for a gzip header and a trailer with checksum; the header holds no name, no time."""
 _OTHER_SPACING = 0.01
 """Share by which the two spacings of a header may differ: rounding, not contradiction."""
 _OTHER_ANGLE_DEG, _OTHER_PLACE_MM = 1.0, 1.0
@@ -86,11 +83,7 @@ def read_volume(path: Path) -> tuple[Volume, NativeFrame]:
 
 
 def read_frame(path: Path) -> NativeFrame:
-    """Read and check a file's header alone; the voxels are not read.
-
-    Raises:
-        DataError: as `read_volume`, as far as the header shows it.
-    """
+    """Read and check a file's header alone; the voxels are not read."""
     with _one_line(path):
         return _open(path)[1]
 
@@ -103,11 +96,7 @@ def map_volume(path: Path) -> Volume:
 
 
 def read_labels(path: Path) -> tuple[Integer[np.ndarray, "i j k"], Grid, NativeFrame]:
-    """Read integer label values, whatever scheme they follow, and the canonical grid.
-
-    Raises:
-        DataError: as `read_volume`, or a value is not a whole number.
-    """
+    """Read integer label values, whatever scheme they follow, and the canonical grid."""
     with _one_line(path):
         image, frame = _open(path)
         stored, slope, inter = _stored(image, path)
@@ -120,7 +109,7 @@ def read_label_map(path: Path, scheme: LabelScheme) -> tuple[LabelMap, NativeFra
     """Read a label map whose values are those of `scheme`: 0 is background, n + 1 is `names[n]`.
 
     Raises:
-        DataError: as `read_labels`, or a value lies outside the scheme.
+        DataError: a value is not a whole number, or lies outside the scheme.
     """
     voxels, grid, frame = read_labels(path)
     low, high = int(voxels.min()), int(voxels.max())
@@ -314,11 +303,11 @@ def _inflated(path: Path, start: int, size: int) -> UInt8[np.ndarray, " byte"]:
 def _save(
     path: Path, voxels: Shaped[np.ndarray, "i j k"], frame: NativeFrame, table: bytes | None
 ) -> None:
-    image = nibabel.Nifti1Image(voxels, frame.grid.affine)
-    image.set_sform(frame.grid.affine, code=frame.sform_code)
-    image.set_qform(frame.grid.affine, code=frame.qform_code)
-    image.update_header()
-    header = image.header
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(voxels.dtype)
+    header.set_data_shape(voxels.shape)
+    header.set_sform(frame.grid.affine, code=frame.sform_code)
+    header.set_qform(frame.grid.affine, code=frame.qform_code)
     header["xyzt_units"] = frame.xyzt_units
     if frame.qform:
         header["pixdim"][:4] = frame.qform[:4]
@@ -329,29 +318,4 @@ def _save(
         header.extensions.append(Nifti1Extension(CARET, table))
     header.set_slope_inter(1, 0)
     with replacing(path) as temporary:
-        pieces = _pieces(header, voxels)
-        if path.suffix == ".gz":
-            _write_gzip(temporary, pieces, runs=table is not None)
-        else:
-            with temporary.open("wb") as file:
-                file.writelines(pieces)
-
-
-def _write_gzip(path: Path, pieces: Iterable[bytes], runs: bool) -> None:
-    """Compress and write pieces one after the other; the same pieces give the same bytes."""
-    strategy = zlib.Z_RLE if runs else zlib.Z_DEFAULT_STRATEGY
-    stream = zlib.compressobj(1, zlib.DEFLATED, _GZIP, zlib.DEF_MEM_LEVEL, strategy)
-    with path.open("wb") as file:
-        for piece in pieces:
-            file.write(stream.compress(piece))
-        file.write(stream.flush())
-
-
-def _pieces(header: Any, voxels: Shaped[np.ndarray, "i j k"]) -> Iterator[bytes]:
-    """Yield a NIfTI file's bytes: the header with its extensions, then slice after slice."""
-    start = io.BytesIO()
-    header.write_to(start)
-    yield start.getvalue().ljust(header.get_data_offset(), b"\0")
-    kind = header.get_data_dtype()
-    for k in range(voxels.shape[2]):
-        yield voxels[:, :, k].astype(kind, copy=False).tobytes("F")
+        nibabel.save(nibabel.Nifti1Image(voxels, None, header), temporary)

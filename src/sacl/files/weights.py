@@ -21,9 +21,6 @@ def save_weights(folder: Path, name: str, module: nn.Module, meta: JsonObject) -
     """Write `name.safetensors` and `name.json`; the JSON last, so that it vouches for the weights.
 
     `meta` is what is needed to build the network again; settings dataclasses are fine.
-
-    Raises:
-        DataError: the disk is full or the folder cannot be written.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     with replacing(folder / f"{name}.safetensors") as temporary:
@@ -32,11 +29,7 @@ def save_weights(folder: Path, name: str, module: nn.Module, meta: JsonObject) -
 
 
 def read_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], JsonObject]:
-    """Return the state dict, on the CPU, and what was saved beside it.
-
-    Raises:
-        DataError: one of the two files is missing or broken.
-    """
+    """Return the state dict, on the CPU, and what was saved beside it."""
     try:
         meta: JsonObject = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         state: dict[str, Tensor] = load_file(folder / f"{name}.safetensors")
@@ -51,11 +44,6 @@ def read_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], JsonObject
 
 
 def described(kind: type[Record], document: JsonObject, where: str, remedy: str) -> Record:
-    """Return the dataclass that was saved beside weights as JSON.
-
-    Raises:
-        DataError: a field is missing or of no use; the message ends in the remedy.
-    """
+    """Return the dataclass that was saved beside weights as JSON; errors end in the remedy."""
     remedy = f"it is damaged or was made by an older version, {remedy}"
-    record: Record = as_record(document, kind, where, remedy)
-    return record
+    return as_record(document, kind, where, remedy)

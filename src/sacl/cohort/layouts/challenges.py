@@ -19,98 +19,56 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from sacl.cohort.dataset import (
     Dataset,
     Layout,
-    Modality,
     Part,
     SourceCase,
     cases_of,
     common_modality,
-    files_by_case,
     nifti_files,
     three_parts,
 )
 from sacl.organs import BTCV_ORGANS
+from sacl.types import Split
 
 _AMOS_ORGANS = (
     *("spleen", "right kidney", "left kidney", "gall bladder", "esophagus", "liver", "stomach"),
     *("aorta", "postcava", "pancreas", "right adrenal gland", "left adrenal gland", "duodenum"),
     *("bladder", "prostate/uterus"),
 )
-_FLARE_ORGANS = ("liver", "kidneys", "spleen", "pancreas")
-_AMOS_NAME = r"(amos_\d{4})"
+_FLARE_SPLITS: dict[str, Split] = {"Training": "train", "Validation": "validation"}
 _AMOS_LAST_CT = 500
 _BTCV_ROOTS = (".", "RawData", "Abdomen/RawData", "averaged-training-images/RawData")
 
 
-def _recognize_amos(root: Path) -> str | None:
-    cases = files_by_case(root / "imagesTr", _AMOS_NAME)
-    return f"imagesTr with {len(cases)} scans like {min(cases)}.nii.gz" if cases else None
+def _amos_parts(root: Path) -> list[Part]:
+    name = r"(amos_\d{4})"
+    return three_parts(root, name, name, "amos_0001.nii.gz")
 
 
-def _read_amos(root: Path) -> Dataset:
-    parts = three_parts(root, _AMOS_NAME, _AMOS_NAME, "amos_0001.nii.gz")
-    dataset = _dataset("amos", "AMOS22", _AMOS_ORGANS, parts)
-    cases = tuple(_with_modality(case) for case in dataset.cases)
-    counts = Counter(case.modality for case in cases)
-    note = f"{counts['ct']} CT scans (up to amos_0500) and {counts['mr']} MR scans (from amos_0501)"
-    changed = dataclasses.replace(dataset, cases=cases, modality=common_modality(cases))
-    return changed.with_notes(note if len(counts) > 1 else "")
-
-
-def _with_modality(case: SourceCase) -> SourceCase:
-    number = int(case.case_id.removeprefix("amos_"))
-    modality: Modality = "ct" if number <= _AMOS_LAST_CT else "mr"
-    return dataclasses.replace(case, modality=modality)
-
-
-def _recognize_btcv(root: Path) -> str | None:
-    training = _btcv_training(root)
-    if training is None:
-        return None
-    return f"{training.name}/img and {training.name}/label with img*.nii.gz and label*.nii.gz"
-
-
-def _read_btcv(root: Path) -> Dataset:
-    """List the training cases, and those of `Testing` where it is there, as test."""
-    training = _btcv_training(root) or root
-    test = training.parent / "Testing"
+def _btcv_parts(root: Path) -> list[Part]:
+    """Return training and `Testing`, wherever below the root they usually are."""
     names = "img(.+)", "label(.+)", "img0001.nii.gz"
-    parts = [
-        Part(training / "img", training / "label", "train", *names),
-        Part(test / "img", test / "label", "test", *names),
-    ]
-    return _dataset("btcv", "BTCV", BTCV_ORGANS, parts)
-
-
-def _btcv_training(root: Path) -> Path | None:
-    """Return the folder that holds `img` and `label`, wherever below the root it usually is."""
     for base in _BTCV_ROOTS:
         for folder in (root / base / "Training", root / base):
-            if (folder / "label").is_dir() and files_by_case(folder / "img", "img(.+)"):
-                return folder
-    return None
+            training = Part(folder / "img", folder / "label", "train", *names)
+            if training.labels.is_dir() and training.scans:
+                test = folder.parent / "Testing"
+                return [training, Part(test / "img", test / "label", "test", *names)]
+    return []
 
 
-def _recognize_flare(root: Path) -> str | None:
-    folders = [_unnested(root / f"Training{kind}") for kind in ("Img", "Mask")]
-    if all(map(nifti_files, folders)):
-        return "TrainingImg and TrainingMask with NIfTI files"
-    return None
-
-
-def _read_flare(root: Path) -> Dataset:
+def _flare_parts(root: Path) -> list[Part]:
     names = "(.+?)(?:_0000)?", "(.+)", "CASE_0000.nii.gz"
-    folders = [
-        (_unnested(root / f"{part}Img"), _unnested(root / f"{part}Mask"))
-        for part in ("Training", "Validation")
+    parts = [
+        Part(_unnested(root / f"{part}Img"), _unnested(root / f"{part}Mask"), split, *names)
+        for part, split in _FLARE_SPLITS.items()
     ]
-    parts = [Part(*folders[0], "train", *names), Part(*folders[1], "validation", *names)]
-    return _dataset("flare2021", "FLARE2021", _FLARE_ORGANS, parts)
+    return parts if nifti_files(parts[0].labels) else []
 
 
 def _unnested(folder: Path) -> Path:
@@ -119,23 +77,62 @@ def _unnested(folder: Path) -> Path:
     return nested if not nifti_files(folder) and nifti_files(nested) else folder
 
 
-def _dataset(layout: str, name: str, organs: tuple[str, ...], parts: Sequence[Part]) -> Dataset:
-    cases, notes = cases_of(parts)
-    return Dataset(layout, name, dict(enumerate(organs, start=1)), cases, "ct", notes=notes)
+def _challenge(
+    expected: str,
+    layout: str,
+    name: str,
+    organs: tuple[str, ...],
+    parts_of: Callable[[Path], list[Part]],
+) -> Layout:
+    """Return the layout of a cohort; `parts_of` finds its parts below a root, if they are there."""
+
+    def recognize(root: Path) -> str | None:
+        parts = parts_of(root)
+        scans = list(parts[0].scans.values()) if parts else []
+        if not scans:
+            return None
+        return f"{parts[0].images.name} with {len(scans)} scans like {scans[0].name}"
+
+    def read(root: Path) -> Dataset:
+        cases, notes = cases_of(parts_of(root))
+        return Dataset(layout, name, dict(enumerate(organs, start=1)), cases, "ct", notes=notes)
+
+    return Layout(expected, recognize, read)
 
 
-AMOS = Layout(
+def _with_modalities(dataset: Dataset) -> Dataset:
+    """Return AMOS with the modality of each scan, which its number tells."""
+
+    def is_mr(case: SourceCase) -> bool:
+        return int(case.case_id.removeprefix("amos_")) > _AMOS_LAST_CT
+
+    dataset = dataset.with_changed(lambda case: True, modality="ct")
+    dataset = dataset.with_changed(is_mr, modality="mr")
+    counts = Counter(case.modality for case in dataset.cases)
+    note = f"{counts['ct']} CT scans (up to amos_0500) and {counts['mr']} MR scans (from amos_0501)"
+    known = dataclasses.replace(dataset, modality=common_modality(dataset.cases))
+    return known.with_notes(note if len(counts) > 1 else "")
+
+
+_AMOS = _challenge(
     "AMOS 2022: imagesTr/amos_0001.nii.gz, labelsTr/amos_0001.nii.gz, Va and Ts likewise",
-    _recognize_amos,
-    _read_amos,
+    "amos",
+    "AMOS22",
+    _AMOS_ORGANS,
+    _amos_parts,
 )
-BTCV = Layout(
+AMOS = dataclasses.replace(_AMOS, read=lambda root: _with_modalities(_AMOS.read(root)))
+BTCV = _challenge(
     "BTCV / Synapse: RawData/Training/img/img0001.nii.gz and .../label/label0001.nii.gz",
-    _recognize_btcv,
-    _read_btcv,
+    "btcv",
+    "BTCV",
+    BTCV_ORGANS,
+    _btcv_parts,
 )
-FLARE2021 = Layout(
+FLARE2021 = _challenge(
     "FLARE 2021: TrainingImg/train_000_0000.nii.gz and TrainingMask/train_000.nii.gz",
-    _recognize_flare,
-    _read_flare,
+    "flare2021",
+    "FLARE2021",
+    ("liver", "kidneys", "spleen", "pancreas"),
+    _flare_parts,
 )

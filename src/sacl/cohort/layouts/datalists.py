@@ -21,11 +21,11 @@ from typing import Any
 from sacl.cohort.dataset import Dataset, Layout, SourceCase, the_file, unread
 from sacl.cohort.label_names import names_of_maps
 from sacl.cohort.layouts.nnunet import modality_of
+from sacl.cohort.tables import NOT_LABELS, scan_labels_of
 from sacl.errors import DataError
 from sacl.files.documents import JsonObject, read_object
-from sacl.files.nifti import is_nifti, stem
-from sacl.organs import snake_case
-from sacl.types import UNKNOWN, Split
+from sacl.files.nifti import stem
+from sacl.types import Split
 
 _DECATHLON = "dataset.json"
 _PARTS: dict[str, Split] = {
@@ -35,7 +35,6 @@ _PARTS: dict[str, Split] = {
     "test": "test",
 }
 _OTHER_LABELS = ("seg", "segmentation", "mask", "pseudo_label")
-_NOT_SCAN_LABELS = ("case_id", "subject_id", "image", "label", *_OTHER_LABELS)
 
 
 def _recognize_decathlon(root: Path) -> str | None:
@@ -73,7 +72,7 @@ def _read(path: Path, layout: str) -> Dataset:
             _listed_file(path, row["label"], key) if row.get("label") else None,
             _PARTS[key],
             str(row["subject_id"]) if row.get("subject_id") else None,
-            _scan_labels(row),
+            scan_labels_of(row, (*NOT_LABELS, *_OTHER_LABELS)),
             origin=key,
         )
         for (key, row), image, name in zip(rows, images, _names(images), strict=True)
@@ -135,14 +134,11 @@ def _listed_file(datalist: Path, listed: Any, key: str) -> Path:
     if not isinstance(name, str) or not name:
         shown = repr(listed)[:80]
         raise DataError(f"{datalist.name}: an entry of '{key}' has no image, got {shown}")
-    path = the_file(
+    return the_file(
         [datalist.parent / name, datalist.parent.parent / name],
         f"{datalist.name}: an entry of '{key}'",
         " beside the JSON or in the folder above it",
     )
-    if not is_nifti(path):
-        raise DataError(f"{datalist.name}: '{key}' lists {path.name}, no NIfTI file; convert it")
-    return path
 
 
 def _names(images: Sequence[Path]) -> list[str]:
@@ -152,14 +148,6 @@ def _names(images: Sequence[Path]) -> list[str]:
         stem(path) if count[stem(path)] == 1 else f"{path.parent.name}_{stem(path)}"
         for path in images
     ]
-
-
-def _scan_labels(row: JsonObject) -> dict[str, str]:
-    return {
-        snake_case(name): snake_case(str(value)) or UNKNOWN
-        for name, value in row.items()
-        if name not in _NOT_SCAN_LABELS and isinstance(value, (str, int, float))
-    }
 
 
 def _notes(rows: Sequence[JsonObject]) -> tuple[str, ...]:

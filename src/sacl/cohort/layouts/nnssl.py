@@ -25,13 +25,13 @@ from typing import Any
 from sacl.cohort.dataset import Dataset, Layout, SourceCase, common_modality, the_file
 from sacl.cohort.layouts.nnunet import modality_of
 from sacl.cohort.manifest import read_image
+from sacl.cohort.tables import scan_labels_of
 from sacl.errors import DataError
 from sacl.files.atomic import replacing, write_text
 from sacl.files.documents import JsonObject, read_object
-from sacl.files.nifti import is_nifti, read_label_map, stem
-from sacl.organs import snake_case
+from sacl.files.nifti import read_label_map, stem
 from sacl.progress import track
-from sacl.types import UNKNOWN, Case, Cohort
+from sacl.types import Case, Cohort
 
 NAME = "pretrain_data.json"
 _MODALITIES = {"ct": "CT", "mr": "MRI"}
@@ -69,8 +69,6 @@ def _read(root: Path) -> Dataset:
     cases = []
     for case_id, image in _by_case(images).items():
         file = _existing(path, image.entry.get("image_path"), case_id, "image_path")
-        if not is_nifti(file):
-            raise DataError(f"{path.name}: image {file.name} is no NIfTI file; convert it")
         cases.append(
             SourceCase(
                 case_id,
@@ -93,11 +91,7 @@ def _read(root: Path) -> Dataset:
 def anatomy_masks(path: Path) -> dict[str, Path]:
     """Return the file of the anatomy mask by case, of all images that have one.
 
-    Args:
-        path: A `pretrain_data.json`, or the folder with it; cases are named as by the layout.
-
-    Raises:
-        DataError: the JSON is damaged, or a mask's file is missing.
+    `path` is a `pretrain_data.json`, or the folder with it; cases are named as by the layout.
     """
     path = _file(path)
     files = {}
@@ -173,14 +167,9 @@ def _level(entries: Any, key: str) -> Iterator[tuple[str, JsonObject]]:
 
 
 def _labels(subject: JsonObject, session: JsonObject, entry: JsonObject) -> dict[str, str]:
-    """Return the plain values of the three blocks in snake case; an empty one is `unknown`."""
-    labels: dict[str, str] = {}
     blocks = (subject.get("subject_info"), session.get("session_info"), entry.get("image_info"))
-    for block in blocks:
-        for name, value in (block or {}).items() if isinstance(block, Mapping) else ():
-            if value is None or isinstance(value, (str, int, float)):
-                labels[snake_case(name)] = snake_case(str("" if value is None else value))
-    return {name: value or UNKNOWN for name, value in labels.items() if name}
+    said = (block for block in blocks if isinstance(block, Mapping))
+    return {name: label for block in said for name, label in scan_labels_of(block, ()).items()}
 
 
 def _by_case(images: list[_Image]) -> dict[str, _Image]:

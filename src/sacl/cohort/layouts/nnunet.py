@@ -21,9 +21,9 @@ from sacl.cohort.dataset import (
     Dataset,
     Layout,
     Modality,
+    Part,
     SourceCase,
     cases_of,
-    files_by_case,
     the_file,
     three_parts,
 )
@@ -36,7 +36,6 @@ from sacl.files.nifti import SUFFIXES
 from sacl.types import Case, LabelScheme
 
 DATASET, SUMMARY, SPLITS = "dataset.json", "summary.json", "splits_final.json"
-_IMAGE = "(.+)_0000"
 _CHANNELS = {"ct": "CT", "mr": "MRI", None: "image"}
 _MR_WORDS = ("mr", "t1", "t2", "flair", "adc", "dwi")
 
@@ -47,8 +46,12 @@ def _recognize(root: Path) -> str | None:
     listed = read_object(root / DATASET).get("dataset")
     if isinstance(listed, Mapping) and listed:
         return f"{DATASET}, which lists the files of {len(listed)} training cases"
-    first = next(iter(files_by_case(root / "imagesTr", _IMAGE).values()), None)
+    first = next(iter(_parts(root)[0].scans.values()), None)
     return f"{DATASET}, and imagesTr with channel files like {first.name}" if first else None
+
+
+def _parts(root: Path) -> list[Part]:
+    return three_parts(root, "(.+)_0000", "(.+)", "CASE_0000.nii.gz", r".+_\d{4}")
 
 
 def _read(root: Path) -> Dataset:
@@ -66,13 +69,10 @@ def _read(root: Path) -> Dataset:
             ' as {"0": "CT"}'
         )
     listed = document.get("dataset")
-    parts = three_parts(root, _IMAGE, "(.+)", "CASE_0000.nii.gz", r".+_\d{4}")
-    if isinstance(listed, Mapping) and listed:
-        others, notes = cases_of(parts[1:])
-        training = [_listed_case(root, str(case), files) for case, files in listed.items()]
-        cases = (*training, *others)
-    else:
-        cases, notes = cases_of(parts)
+    listed = listed if isinstance(listed, Mapping) else {}
+    training = tuple(_listed_case(root, str(case), files) for case, files in listed.items())
+    cases, notes = cases_of(_parts(root)[1 if training else 0 :])
+    cases = training + cases
     if len(channels) > 1:
         first = next(iter(channels.values()))
         notes += (f"of {len(channels)} channels the first is used, {first}",)
