@@ -8,7 +8,6 @@ from blob_cohort import GRID, SCHEME, SHAPE, blobs, from_folder, give_maps, make
 from msgspec.structs import replace
 
 from sacl.cohort.manifest import read_cohort, write_cohort
-from sacl.errors import DataError
 from sacl.files.nifti import read_label_map
 from sacl.networks.segmenter import build_segmenter
 from sacl.prediction.coarse import SliceEnsemble, VolumeEnsemble, load_coarse
@@ -61,6 +60,7 @@ def test_the_record_holds_the_dice_and_what_was_not_found(located):
     assert results["cross_fitted"]["scans"] == 2
     assert set(results["cross_fitted"]["dice"]) == set(SCHEME.names)
     assert results["organs"]["located"] == 8
+    assert results["seen_by_every_network"] == []
 
 
 def test_the_losses_of_every_network_are_kept(located):
@@ -201,9 +201,18 @@ def test_an_interrupted_stage_goes_on_with_its_networks_and_maps(tmp_path, monke
     assert len(pd.read_csv(workspace.folder("locate") / "losses.csv")) == 9
 
 
-def test_one_labeled_subject_is_not_enough(tmp_path):
-    with pytest.raises(DataError, match=r"1 labeled subject, .* at least 2.* --from DIR"):
-        stage.locate(SETTINGS, make_cohort(tmp_path, labeled=1))
+def test_one_labeled_subject_is_located_by_the_network_that_saw_it_and_not_scored(tmp_path, capsys):
+    workspace = make_cohort(tmp_path, labeled=1)
+    stage.locate(SETTINGS, workspace)
+    folder = workspace.folder("locate")
+    assert set(pd.read_csv(folder / "losses.csv")["network"]) == {"all"}
+    assert pd.read_csv(folder / "coverage.csv")["dice"].isna().all()
+    results = read_record(folder).results
+    assert results["seen_by_every_network"] == ["subject0"]
+    assert "cross_fitted" not in results
+    told = capsys.readouterr().err
+    assert "WARNING, nobody else labeled shows all organs of subject0" in told
+    assert "Dice" not in told
 
 
 def test_phases_are_estimated_beside_the_maps_and_recorded(tmp_path, capsys):

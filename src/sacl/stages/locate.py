@@ -18,7 +18,7 @@ from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.scores.overlap import dice, volume_ml
 from sacl.settings import LocateSettings, MapsSettings
-from sacl.stages.locate_networks import Locator, network_locator
+from sacl.stages.locate_networks import FOLDS, SEEN, Locator, deal_folds, network_locator
 from sacl.stages.scan import Scan
 from sacl.types import Case, Cohort, LabelMap
 
@@ -43,18 +43,20 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
 
     The labeled subjects are dealt to folds, and each fold's network is trained on the others. A
     scan of a labeled subject is located by its own fold's network, every other scan by the mean of
-    all networks; so no scan is located by a network that saw a reference of its subject. With
+    all networks; so no scan is located by a network that saw a reference of its subject, but where
+    nobody else shows its organs (`seen_by_every_network` in the record, without scores). With
     `settings.maps` nothing is trained: the maps are those given, cleaned in the same way.
 
     Raises:
-        DataError: fewer than 2 subjects are labeled, or annotated for an organ; or a given map is
-            missing, lies on another grid, or has labels without names.
+        DataError: a given map is missing, lies on another grid, or has labels without names.
     """
     with recorded(workspace, "locate", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
         given = None if settings.maps is None else _given(settings.maps, workspace, cohort)
         locator = given.locate if given else network_locator(settings, workspace, cohort)
-        scored = () if given else [case.case_id for case in cohort.labeled]
+        fold_of = {} if given else deal_folds(cohort, FOLDS)
+        seen = sorted(subject for subject, fold in fold_of.items() if fold == SEEN)
+        scored = [c.case_id for c in cohort.labeled if fold_of.get(c.subject_id, SEEN) != SEEN]
         rows = []
         for case in track(cohort.cases, "locate"):
             scan = Scan(case, cohort, workspace)
@@ -63,6 +65,7 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
         coverage = pd.DataFrame(rows)
         write_coverage(folder / "coverage.csv", coverage)
         results.update(_summary(coverage, len(scored)))
+        results["seen_by_every_network"] = seen
         if given:
             results["given"] = given.record()
         ingested = workspace.folder("ingest")

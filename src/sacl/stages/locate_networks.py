@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from sacl.errors import DataError
+from sacl.cohort.dataset import in_short
 from sacl.files.atomic import replacing
 from sacl.networks.device import resolve_device
 from sacl.patches.views import VIEWS
@@ -23,7 +23,7 @@ from sacl.prediction.coarse import (
     save_network,
     together,
 )
-from sacl.progress import track
+from sacl.progress import say, track
 from sacl.run.workspace import Workspace
 from sacl.settings import LocateSettings
 from sacl.stages.reserve import middle_of, share_of, timed
@@ -39,8 +39,10 @@ from sacl.training.coarse_slices import (
 from sacl.training.pace import Pace, keep_pace
 from sacl.types import Case, Cohort, LabelMap
 
-_FOLDS = 3
+FOLDS = 3
 """Cross-fitting folds over the labeled subjects; as many as subjects where there are fewer."""
+SEEN = -1
+"""Fold of a labeled subject that every network is trained on."""
 SLICES_PER_STEP = 16
 SLICES_LEARNING_RATE = 3e-3
 VOLUME_LEARNING_RATE = 1e-2
@@ -57,47 +59,48 @@ TrainOne = Callable[..., tuple[Ensemble, list[float]]]
 def deal_folds(cohort: Cohort, folds: int) -> dict[str, int]:
     """Return the fold of every labeled subject; a fold's network is trained on the other folds.
 
-    Subjects in which the same organs are annotated are dealt in turn, so that every network learns
-    every organ as far as possible: of an organ that none of its scans annotates, a network would
-    put out anything. There are as many folds as possible, up to `folds`.
-
-    Raises:
-        DataError: fewer than two subjects are labeled, or an organ is annotated in one fold alone.
+    Every network learns every organ, for of one that none of its scans annotates it would put out
+    anything: subjects are dealt organ by organ, the rarest first. Who alone shows an organ, or
+    whose fold alone does, is `SEEN` by every network. There are up to `folds` folds.
     """
     annotated: dict[str, set[str]] = {}
     for case in cohort.labeled:
         annotated.setdefault(case.subject_id, set()).update(case.annotated)
-    if len(annotated) < 2:
-        raise DataError(
-            f"cohort {cohort.name}: {len(annotated)} labeled subject, but the coarse network needs"
-            " at least 2, so that none is located by a network that saw it; label another, or give"
-            " label maps with --from DIR"
-        )
-    organs = cohort.scheme.names
-    in_turn = sorted(annotated, key=lambda subject: [o not in annotated[subject] for o in organs])
-    count = min(folds, len(annotated))
-    fold_of = {subject: number % count for number, subject in enumerate(in_turn)}
-    for organ in organs:
-        knowing = {fold_of[subject] for subject in in_turn if organ in annotated[subject]}
-        if len(knowing) < 2:
-            raise DataError(
-                f"cohort {cohort.name}: {organ} is annotated in too few labeled subjects, in one of"
-                f" {count} folds alone, so that no other subject could teach where it is; label"
-                " another subject with it, leave it out of ingest.organs, or give label maps with"
-                " --from DIR"
-            )
-    return fold_of
+    showing = {o: [s for s in annotated if o in annotated[s]] for o in cohort.scheme.names}
+    alone = {subjects[0] for subjects in showing.values() if len(subjects) == 1}
+    fold_of = dict.fromkeys(alone, SEEN)
+    count = min(folds, len(annotated) - len(alone))
+    for subjects in sorted(showing.values(), key=len):
+        for subject in subjects:
+            if subject not in fold_of:
+                with_organ = [fold_of.get(other) for other in subjects]
+                fold_of[subject] = min(
+                    range(count), key=lambda n: (with_organ.count(n), [*fold_of.values()].count(n))
+                )
+    for subjects in showing.values():
+        knowing = {fold_of[subject] for subject in subjects}
+        if len(knowing) == 1 and SEEN not in knowing:
+            fold_of |= dict.fromkeys(subjects, SEEN)
+    return {subject: fold_of.get(subject, SEEN) for subject in annotated}
 
 
 def network_locator(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> Locator:
-    """Return what locates a scan by networks that saw no reference of its subject."""
-    fold_of = deal_folds(cohort, _FOLDS)
+    """Return what locates a scan by networks that saw no reference of its subject.
+
+    A subject that every network has seen is located by all of them, which is said.
+    """
+    fold_of = deal_folds(cohort, FOLDS)
+    if seen := [subject for subject, fold in fold_of.items() if fold == SEEN]:
+        say(
+            f"locate: WARNING, nobody else labeled shows all organs of {in_short(seen)}, so that"
+            " every network has to learn from there; how good these coarse maps are is not known"
+        )
     networks = train_networks(settings, workspace, cohort, fold_of)
     every = together(list(networks.values()))
 
     def locator(case: Case) -> LabelMap:
-        fold = fold_of.get(case.subject_id)
-        ensemble = every if fold is None else networks[_fold_name(fold)]
+        fold = fold_of.get(case.subject_id, SEEN)
+        ensemble = every if fold == SEEN else networks[_fold_name(fold)]
         located = ensemble.locate(Scan(case, cohort, workspace).image, case.window)
         return LabelMap(located.voxels, located.grid, cohort.scheme)
 
@@ -118,7 +121,9 @@ def train_networks(
     labeled scans; together they locate the others.
     """
     folder, device = workspace.folder("locate"), resolve_device(workspace.device)
-    held_out: dict[str, int | None] = {_fold_name(n): n for n in sorted(set(fold_of.values()))}
+    held_out: dict[str, int | None] = {
+        _fold_name(n): n for n in sorted({*fold_of.values()} - {SEEN})
+    }
     held_out[ALL_LABELED] = None
     networks: dict[str, Ensemble] = {}
     reserve_s: float | None = None
