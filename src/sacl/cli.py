@@ -18,13 +18,17 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sacl import __version__
 from sacl.commands import COMMANDS, parsed, program
 from sacl.errors import ConfigError, DataError, SaclError
+from sacl.progress import say
 from sacl.run.configure import load_config
 from sacl.settings import RunConfig
+
+if TYPE_CHECKING:
+    from sacl.plan.document import RunPlan
 
 _OF_THE_USER = ("ENOENT", "EACCES", "EPERM", "EEXIST", "ENOTDIR", "EISDIR", "ELOOP", "ENAMETOOLONG")
 _OF_THE_DISK = ("ENOSPC", "EDQUOT", "EROFS")
@@ -109,11 +113,36 @@ def _config(known: argparse.Namespace, flags: dict[str, str]) -> RunConfig:
 def _run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     from sacl.run import pipeline
 
-    config = load_config("demo", flags) if known.command == "demo" else _config(known, flags)
-    page = pipeline.run(config, known.force)
+    if known.command == "run" and known.config is None and "phantom.scans" not in flags:
+        config, planned = _planned(known, flags)
+        for line in planned.lines():
+            say(f"plan: {line}")
+        page = pipeline.run(config, known.force, ingested=True)
+    else:
+        config = load_config("demo", flags) if known.command == "demo" else _config(known, flags)
+        page = pipeline.run(config, known.force)
     finished = pipeline.summary(config)
     print(f"report: {page}", file=sys.stderr)
     return finished
+
+
+def _planned(known: argparse.Namespace, flags: dict[str, str]) -> tuple[RunConfig, RunPlan]:
+    _config(known, flags)
+    from sacl.run.planning import plan_run
+
+    return plan_run(flags, known.force)
+
+
+def _plan(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Print a plan as YAML, and nothing else on stdout."""
+    if known.config is not None:
+        raise ConfigError("plan: settings are given already; give a folder of scans alone")
+    config, plan = _planned(known, flags)
+    from sacl.run.planning import as_file
+
+    if not known.json:
+        print(as_file(flags, config, plan), end="")
+    return dataclasses.asdict(plan)
 
 
 def _stage(known: argparse.Namespace, flags: dict[str, str]) -> Any:
@@ -230,7 +259,7 @@ def _require_flags(known: argparse.Namespace, *names: str) -> None:
 
 _Handler = Callable[[argparse.Namespace, dict[str, str]], Any]
 _HANDLERS: dict[str, _Handler] = dict(
-    run=_run, demo=_run, check=_check, ingest=_ingest, export=_export
+    run=_run, demo=_run, plan=_plan, check=_check, ingest=_ingest, export=_export
 )
 """What the commands do that are more than a stage."""
 _OF_FOLDERS: dict[str, _Handler] = {"predict": _predict, "evaluate": _evaluate, "report": _report}

@@ -83,7 +83,16 @@ _EXPLAIN = "only say how the data would be read, series by series for DICOM"
 _FORM = "nifti (default), nifti-per-organ, nnunet, nnssl, dicom-seg, dicom-seg-labelmap or rtstruct"
 _OR_DATA = "CONFIG.yaml|DATA"
 COMMANDS = {
-    "run": _Command("run all stages on a cohort, skipping what is up to date", _DATA, _OR_DATA),
+    "run": _Command(
+        "run all stages on a cohort, by settings or planned by itself; skips what is up to date",
+        _DATA,
+        _OR_DATA,
+    ),
+    "plan": _Command(
+        "write the settings that `run` would choose for a cohort, as YAML with reasons",
+        _DATA,
+        "DATA",
+    ),
     "demo": _Command("run all stages on a generated cohort", takes=""),
     "check": _Command(
         "write a page of what is wrong or odd in a cohort",
@@ -208,7 +217,7 @@ def _settings_help(command: str) -> str:
     """Return the settings of a command as text for `--help`."""
     lines = []
     for name, declared in dotted_settings().items():
-        if command in ("run", name.split(".")[0]):
+        if command in ("run", "plan", name.split(".")[0]):
             lines += [f"  --{name}  {declared.kind} ({declared.usual or 'unset'})"]
             lines += [f"      {declared.text}"]
     return "\n".join(["settings, as dotted flags or YAML keys (default):", *lines] if lines else [])

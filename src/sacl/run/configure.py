@@ -61,7 +61,10 @@ class Declared:
 
 
 def load_config(
-    path: Path | str | None, flags: Mapping[str, str] | None = None, maps: Path | None = None
+    path: Path | str | None,
+    flags: Mapping[str, str] | None = None,
+    maps: Path | None = None,
+    base: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Return a run's settings: the defaults, changed by a YAML file, changed by dotted flags.
 
@@ -69,11 +72,12 @@ def load_config(
         path: YAML file, or the name of one that comes with the program; None for the defaults.
         flags: values as text by dotted name, for example `{"pretrain.steps": "200"}`.
         maps: label maps to locate by, in place of what the file says of locating.
+        base: values by dotted name, None for a whole block, which flags change; without a file.
 
     Raises:
         ConfigError: the file cannot be read, a name is unknown or a value is not allowed.
     """
-    tree = read_yaml(config_file(path)) if path else {}
+    tree = read_yaml(config_file(path)) if path else nested(base or {})
     if path:
         _take_tables_beside(config_file(path), _block(tree, "ingest"))
     for name, text in (flags or {}).items():
@@ -86,6 +90,14 @@ def load_config(
     if maps is not None:
         tree["locate"] = {"maps": {**_block(tree, "locate.maps"), "source": str(maps)}}
     return _beside_the_data(from_mapping(RunConfig, tree))
+
+
+def nested(settings: Mapping[str, Any]) -> Tree:
+    """Return settings by dotted name as nested mappings; None stands for a whole block."""
+    tree: Tree = {}
+    for name, value in settings.items():
+        plant(tree, name, {} if value is None else value)
+    return tree
 
 
 def config_file(name: Path | str) -> Path:

@@ -42,7 +42,7 @@ def workspace_of(config: RunConfig) -> Workspace:
     return Workspace(config.work, config.name, config.seed, config.device)
 
 
-def run(config: RunConfig, force: bool = False) -> Path:
+def run(config: RunConfig, force: bool = False, ingested: bool = False) -> Path:
     """Run all stages, skip those that are up to date, and return the report's path.
 
     A stage whose inputs have changed runs again; one that was done with other settings is an
@@ -62,7 +62,8 @@ def run(config: RunConfig, force: bool = False) -> Path:
         for number, stage in enumerate(stages, start=1):
             within = replace(workspace, budget=budgets.get(stage))
             label = f"[{number}/{len(stages)}] "
-            run_stage(config, stage, workspace=within, force=force, label=label)
+            redo = force and not (ingested and stage == "ingest")
+            run_stage(config, stage, workspace=within, force=redo, label=label)
     return workspace.folder("report") / "report.html"
 
 

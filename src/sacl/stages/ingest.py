@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from sacl.cohort.convert import CohortPlan, Converted, Window, convert_case, decisions, plan_cohort
+from sacl.cohort.dataset import Dataset
 from sacl.cohort.layouts.explain import Explanation, explain_dataset
 from sacl.cohort.layouts.listing import Sources, list_sources, source_fingerprints
 from sacl.cohort.manifest import write_cohort
@@ -70,6 +71,15 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
         done.update(_counts(cohort), layout=dataset.layout, labeled_subjects=plan.labeled)
         done.update(dataclasses.asdict(decided))
     return folder
+
+
+def list_cohort(settings: IngestSettings, workspace: Workspace) -> Dataset:
+    """Return the scans as listed before any is read, in the data's own splits.
+
+    Raises:
+        DataError: as `ingest`.
+    """
+    return list_sources(_sources(settings, workspace))[0]
 
 
 def explain(settings: IngestSettings, workspace: Workspace) -> list[Explanation]:

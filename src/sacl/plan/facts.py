@@ -1,0 +1,246 @@
+"""What a plan rests on: a cohort in numbers. Of scans without a label map only headers count."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Integer
+from scipy import ndimage
+
+from sacl.cohort.manifest import read_reference
+from sacl.errors import DataError
+from sacl.geometry import canonical_grid
+from sacl.organs import side_pairs
+from sacl.patches.region import Placement
+from sacl.types import UNKNOWN, Case, Cohort, Grid
+
+Triple = tuple[float, float, float]
+
+_MOST_MEASURED = 60
+"""Label maps that are read at most, evenly chosen: more would hardly move a median."""
+
+
+@dataclass(frozen=True)
+class OrganExtent:
+    """An organ of one label map: its volume, width and in-plane ends from the scan's corner.
+
+    `width_mm` is the root of its median area over the axial slices that show it.
+    """
+
+    volume_ml: float
+    width_mm: float
+    low_mm: tuple[float, float]
+    high_mm: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class MeasuredScan:
+    """A scan in numbers; `labeled` where its reference may be used, `organs` where it was read."""
+
+    subject_id: str
+    split: str
+    shape: tuple[int, int, int]
+    spacing_mm: Triple
+    scan_labels: Mapping[str, str]
+    labeled: bool = False
+    annotated: tuple[str, ...] = ()
+    organs: Mapping[str, OrganExtent] | None = None
+
+    @property
+    def field_of_view_mm(self) -> Triple:
+        """Extent along x, y and z."""
+        x, y, z = (n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
+        return x, y, z
+
+    @property
+    def side_mm(self) -> float:
+        """Side of the square that holds a whole slice."""
+        return max(self.field_of_view_mm[:2])
+
+
+@dataclass(frozen=True)
+class OrganFigures:
+    """The organs of the labeled scans in numbers, medians over scans.
+
+    `square_mm` is the side of the square that a segmenter would read around all organs, and
+    `square_share` that relative to the square around the whole slice. `narrowest` is the organ of
+    the smallest `width_mm` and `widest_mm` the largest width of an organ.
+    """
+
+    square_mm: float
+    square_share: float
+    narrowest: str
+    narrowest_mm: float
+    narrowest_ml: float
+    widest_mm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFacts:
+    """A cohort in numbers: medians over its scans, along x, y and z.
+
+    `unlabeled_scans` are training scans of subjects without any reference, `held_out_scans` those
+    with a reference that no training sees. `side_mm` is the side of the square that holds a slice:
+    median, smallest, largest. `values` counts the training scans by scan-wise label and value.
+    """
+
+    name: str
+    modality: Literal["ct", "mr"]
+    organs: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...]
+    partly_annotated: tuple[str, ...]
+    scans: int
+    subjects: int
+    labeled_scans: int
+    labeled_subjects: int
+    unlabeled_scans: int
+    held_out_scans: int
+    slices: int
+    spacing_mm: Triple
+    field_of_view_mm: Triple
+    side_mm: Triple
+    values: Mapping[str, Mapping[str, int]]
+    drawn: OrganFigures | None = None
+
+    @property
+    def anisotropy(self) -> float:
+        """Spacing between slices relative to the finer one within them."""
+        return self.spacing_mm[2] / min(self.spacing_mm[:2])
+
+    def pixels_of_narrowest(self, size: int, side_mm: float | None = None) -> float:
+        """Return the narrowest organ's width in pixels of a square of `size`, of whole slices."""
+        side_mm = side_mm or self.side_mm[0]
+        return (self.drawn.narrowest_mm if self.drawn else side_mm) * size / side_mm
+
+
+def measure_cohort(cohort: Cohort, folder: Path) -> TaskFacts:
+    """Return an ingested cohort in numbers; label maps are read of labeled scans alone."""
+    labeled = [case.case_id for case in cohort.labeled]
+    read = set(labeled[:: max(1, -(-len(labeled) // _MOST_MEASURED))])
+    scans = [_measured(case, cohort, folder, case.case_id in read) for case in cohort.cases]
+    return task_facts(cohort.name, cohort.modality, cohort.scheme.names, scans)
+
+
+def _measured(case: Case, cohort: Cohort, folder: Path, reads: bool) -> MeasuredScan:
+    grid = canonical_grid(case.native.grid)
+    reference = read_reference(folder, case, cohort.scheme) if reads else None
+    return MeasuredScan(
+        subject_id=case.subject_id,
+        split=case.split,
+        shape=grid.shape,
+        spacing_mm=grid.spacing_mm,
+        scan_labels=case.scan_labels,
+        labeled=case.reference is not None,
+        annotated=case.annotated,
+        organs=None if reference is None else _extents(reference.voxels, grid, cohort),
+    )
+
+
+def _extents(
+    voxels: Integer[np.ndarray, "i j k"], grid: Grid, cohort: Cohort
+) -> dict[str, OrganExtent]:
+    boxes = ndimage.find_objects(voxels, max_label=len(cohort.scheme.names))
+    return {
+        organ: extent_of(np.count_nonzero(voxels[box] == n, axis=(0, 1)), box, grid)
+        for n, (organ, box) in enumerate(zip(cohort.scheme.names, boxes, strict=True), start=1)
+        if box is not None
+    }
+
+
+def extent_of(areas: Integer[np.ndarray, " k"], box: Sequence[slice], grid: Grid) -> OrganExtent:
+    """Return an organ's extent by its bounding box and how many voxels each slice of that has."""
+    i_mm, j_mm, _ = grid.spacing_mm
+    return OrganExtent(
+        volume_ml=float(areas.sum()) * grid.voxel_ml,
+        width_mm=float(np.sqrt(np.median(areas[areas > 0]) * i_mm * j_mm)),
+        low_mm=(box[0].start * i_mm, box[1].start * j_mm),
+        high_mm=(box[0].stop * i_mm, box[1].stop * j_mm),
+    )
+
+
+def task_facts(
+    name: str,
+    modality: Literal["ct", "mr"],
+    organs: Sequence[str],
+    scans: Sequence[MeasuredScan],
+) -> TaskFacts:
+    """Return a cohort in numbers, by its scans.
+
+    Raises:
+        DataError: there is no scan.
+    """
+    if not scans:
+        raise DataError(f"{name}: no scan could be measured; see what `sacl check` says")
+    training = [scan for scan in scans if scan.split == "train"]
+    labeled = [scan for scan in training if scan.labeled]
+    learned = {scan.subject_id for scan in labeled}
+    sides_mm = [scan.side_mm for scan in scans]
+    return TaskFacts(
+        name=name,
+        modality=modality,
+        organs=tuple(organs),
+        pairs=tuple(side_pairs(organs)),
+        partly_annotated=tuple(o for o in organs if any(o not in s.annotated for s in labeled)),
+        scans=len(scans),
+        subjects=len({scan.subject_id for scan in scans}),
+        labeled_scans=len(labeled),
+        labeled_subjects=len(learned),
+        unlabeled_scans=sum(scan.subject_id not in learned for scan in training),
+        held_out_scans=sum(scan.labeled for scan in scans) - len(labeled),
+        slices=sum(scan.shape[2] for scan in scans),
+        spacing_mm=_medians([scan.spacing_mm for scan in scans]),
+        field_of_view_mm=_medians([scan.field_of_view_mm for scan in scans]),
+        side_mm=(_rounded(median(sides_mm)), _rounded(min(sides_mm)), _rounded(max(sides_mm))),
+        values=_values(training),
+        drawn=_figures([scan for scan in labeled if scan.organs]),
+    )
+
+
+def _figures(scans: Sequence[MeasuredScan]) -> OrganFigures | None:
+    """Return the drawn organs in numbers, None where no scan shows one."""
+    extents: defaultdict[str, list[OrganExtent]] = defaultdict(list)
+    squares_mm, shares, context = [], [], Placement().region_context
+    for scan in scans:
+        organs = scan.organs or {}
+        for organ, extent in organs.items():
+            extents[organ].append(extent)
+        low = np.min([extent.low_mm for extent in organs.values()], axis=0)
+        high = np.max([extent.high_mm for extent in organs.values()], axis=0)
+        squares_mm.append(min(context * float((high - low).max()), scan.side_mm))
+        shares.append(squares_mm[-1] / scan.side_mm)
+    if not extents:
+        return None
+    widths_mm = {organ: median(e.width_mm for e in own) for organ, own in extents.items()}
+    narrowest = min(widths_mm, key=widths_mm.__getitem__)
+    return OrganFigures(
+        square_mm=_rounded(median(squares_mm)),
+        square_share=_rounded(median(shares)),
+        narrowest=narrowest,
+        narrowest_mm=_rounded(widths_mm[narrowest]),
+        narrowest_ml=_rounded(median(extent.volume_ml for extent in extents[narrowest])),
+        widest_mm=_rounded(max(widths_mm.values())),
+    )
+
+
+def _values(scans: Sequence[MeasuredScan]) -> dict[str, dict[str, int]]:
+    names = sorted({name for scan in scans for name in scan.scan_labels})
+    return {
+        name: dict(sorted(Counter(s.scan_labels.get(name, UNKNOWN) for s in scans).items()))
+        for name in names
+    }
+
+
+def _medians(triples: Sequence[Triple]) -> Triple:
+    x, y, z = (_rounded(median(values)) for values in zip(*triples, strict=True))
+    return x, y, z
+
+
+def _rounded(value: float) -> float:
+    """Return a number with three digits, so that rounding errors of a header decide nothing."""
+    return float(f"{value:.3g}")

@@ -1,0 +1,45 @@
+"""What computes: the device, cores that this process may use, and its memory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+import torch
+
+from sacl.networks.device import resolve_device
+
+_LARGE_GPU_GB = 10.0
+"""Memory from which on ResNet-50 trains on batches of 256 x 256 slices."""
+
+
+@dataclass(frozen=True)
+class MachineFacts:
+    """A machine in numbers; `gpu_gb` is 0 without a CUDA device, `memory_gb` where unknown."""
+
+    device: str
+    cores: int
+    memory_gb: float
+    gpu_gb: float = 0.0
+
+    @property
+    def is_large(self) -> bool:
+        """Tell whether it is a GPU for large networks and fine slices."""
+        return self.gpu_gb >= _LARGE_GPU_GB
+
+
+def measure_machine(device: str) -> MachineFacts:
+    """Return what this machine has for a `device` as in the settings.
+
+    Raises:
+        DeviceError: this machine has no such device.
+    """
+    resolved, memory, gpu = resolve_device(device), 0.0, 0.0
+    affinity = getattr(os, "sched_getaffinity", None)
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    if resolved.type == "cuda":
+        gpu = torch.cuda.get_device_properties(resolved).total_memory / 1e9
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return MachineFacts(resolved.type, cores, round(memory, 1), round(gpu, 1))

@@ -1,0 +1,285 @@
+"""From a cohort and a machine to settings, each with its reason and where that was measured.
+
+A rule yields its choices. What the facts cannot tell stands at the best that is known and names the
+values that a trial on the labeled scans would compare (`Choice.trial`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sacl.plan.facts import TaskFacts
+from sacl.plan.machine import MachineFacts
+from sacl.types import UNKNOWN
+
+Value = str | int | float | bool | list[Any] | dict[str, Any] | None
+"""A setting as in YAML; None where a choice is of a block, or a remark."""
+
+_RESULTS = "docs/results.md, Table 1"
+_LOG = "research/log.md"
+
+_HOLD_OUT_FROM = 10
+"""Labeled subjects from which on some are held out. 7 of 70 ACDC subjects and 8,000 steps with a
+teacher are level with all 70 labels (0.894 and 0.897), so that a fifth of more costs little."""
+_MOST_HELD_OUT = 10
+_SLICE_SIZES = (64, 96, 128)
+_FEW_PIXELS = 4.0
+"""Least width of an organ in pixels of whole slices. Of OpenKBP at 64 pixels the esophagus, of less
+than 2, was not found and parotids of 3 had Dice 0.2; ACDC's structures of 8 had 0.7."""
+_FLAT = 3.0
+"""Anisotropy from which on a volume is a stack of slices, as in nnU-Net."""
+_MANY_ORGANS = 5
+_SQUARE_PAYS = 0.8
+"""Width of the square around the organs relative to a slice below which it makes pixels finer."""
+_READING_S = 0.007
+"""Processor time in which a slice of 96 x 96 is read once (research/log.md, 2026-11-29)."""
+_PREDICTION_SHARE = 0.1
+_OF_PRETRAINING = (
+    *("finetune.twin", "finetune.encoder_rate", "pretrain.scan_label", "pretrain.steps"),
+    *("pretrain.batch", "pretrain.temperature", "pretrain.augment"),
+)
+"""Settings that mean nothing without pretraining."""
+_MOST_VALUES = 12
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting or block by its dotted name, and the reason for it; without a name, a remark.
+
+    `source` says where the constant behind it was measured, `trial` are values among which the
+    facts cannot tell. Only what is `said` is worth a line before the run.
+    """
+
+    setting: str
+    value: Value = None
+    reason: str = ""
+    source: str = ""
+    trial: tuple[Value, ...] = ()
+    said: bool = True
+
+    @property
+    def because(self) -> str:
+        """The reason with its source and with what is left to a trial."""
+        tried = f"; {' or '.join(map(str, self.trial))} is for a trial to decide"
+        return self.reason + tried * bool(self.trial) + f" ({self.source})" * bool(self.source)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a plan is made for; `given` are the settings and blocks that the user gave, by name."""
+
+    facts: TaskFacts
+    machine: MachineFacts
+    seconds: float
+    given: Mapping[str, Value] = field(default_factory=dict)
+
+    def gives(self, block: str) -> bool:
+        """Tell whether the user gave a block, or a setting in it."""
+        return any(name == block or name.startswith(f"{block}.") for name in self.given)
+
+
+def held_out(labeled_subjects: int, scored_scans: int) -> Choice:
+    """Return how many labeled subjects are held out, which is decided before scans are read."""
+    setting = "ingest.validation_subjects"
+    if scored_scans:
+        return Choice(setting, 0, f"the data hold out {scored_scans} labeled scans of their own")
+    if labeled_subjects < _HOLD_OUT_FROM:
+        reason = (
+            f"{labeled_subjects} labeled subjects are all needed to learn from; so nothing scores"
+            " the final maps, and the coarse ones are scored by cross-fitting"
+        )
+        return Choice(setting, 0, reason)
+    count = min(_MOST_HELD_OUT, labeled_subjects // 5)
+    reason = f"of {labeled_subjects} labeled subjects, so that the run can judge itself"
+    return Choice(setting, count, reason, f"{_RESULTS}: 7 labels are level with 70")
+
+
+def choose(situation: Situation) -> list[Choice]:
+    """Return what all rules choose for the stages after ingest, but for what the user gave."""
+    given = situation.given
+    choices = [choice for rule in RULES for choice in rule(situation)]
+    return [c for c in choices if not any(f"{c.setting}.".startswith(f"{g}.") for g in given)]
+
+
+def _remarks(situation: Situation) -> Iterator[Choice]:
+    facts = situation.facts
+    if facts.subjects < facts.scans:
+        yield Choice(
+            "", None, f"the {facts.scans} scans are split by their {facts.subjects} subjects"
+        )
+    if facts.labeled_subjects == 1:
+        yield Choice(
+            "",
+            None,
+            "ONE labeled subject: nothing can be cross-fitted; its own coarse map comes from a"
+            " network that saw it, and no figure tells how good the maps of the others are",
+        )
+    if facts.partly_annotated:
+        organs = ", ".join(facts.partly_annotated)
+        yield Choice("", None, f"not annotated in every labeled scan, unknown elsewhere: {organs}")
+
+
+def _coarse(situation: Situation) -> Iterator[Choice]:
+    """Choose what locates: 2-D networks on whole slices, or a 3-D one."""
+    facts = situation.facts
+    if situation.gives("locate.maps"):
+        return
+    spacing = f"spacing {facts.spacing_mm[2]:g} mm against {min(facts.spacing_mm[:2]):g} mm"
+    many = len(facts.organs) >= _MANY_ORGANS or bool(facts.pairs)
+    is_open = facts.anisotropy < _FLAT and many
+    takes_volume = is_open and not facts.unlabeled_scans and not situation.gives("locate.slices")
+    trial = ("slices", "volume") if is_open else ()
+    source = "docs/decisions/0011"
+    if takes_volume or situation.gives("locate.volume"):
+        reason = f"volumes, not slices: {spacing}, many organs, and no unlabeled scan for slices"
+        yield Choice("locate.volume", None, reason, source, trial)
+        yield from _volumes(situation)
+        return
+    learns = "were ahead of volumes on real scans"
+    if facts.unlabeled_scans:
+        learns = f"learn from the {facts.unlabeled_scans} unlabeled scans too"
+    reason = f"slices, not volumes: {spacing}, and networks on slices {learns}"
+    yield Choice("locate.slices", None, reason, source, trial)
+    yield from _slices(situation)
+
+
+def _slices(situation: Situation) -> Iterator[Choice]:
+    facts = situation.facts
+    own = facts.side_mm[0] / min(facts.spacing_mm[:2])
+    enough = (n for n in _SLICE_SIZES if facts.pixels_of_narrowest(n) >= _FEW_PIXELS or n >= own)
+    size = next(enough, _SLICE_SIZES[-1])
+    organ = facts.drawn.narrowest if facts.drawn else "an organ"
+    reason = (
+        f"{organ} is {facts.pixels_of_narrowest(size):.1f} pixels wide then (at 64"
+        f" {facts.pixels_of_narrowest(64):.1f}); below {_FEW_PIXELS:g} organs get lost"
+    )
+    yield Choice("locate.slices.size", size, reason, f"{_LOG}, 2026-11-23 and 2026-11-29")
+    reason = f"{_of_teacher(facts)}; longer was not measured here"
+    source = "docs/decisions/0011"
+    yield Choice("locate.slices.teacher_steps", 800, reason, source, (800, 2400), said=False)
+    yield _copy_paste("locate.slices.copy_paste")
+    yield _augment("locate.slices.augment", facts)
+
+
+def _volumes(situation: Situation) -> Iterator[Choice]:
+    facts, large = situation.facts, situation.machine.is_large
+    cells, most = (96, (64, 64, 32)) if large else (64, (40, 40, 24))
+    in_plane = round(max(min(facts.spacing_mm[:2]), facts.side_mm[0] / cells), 1)
+    along = round(max(facts.spacing_mm[2], facts.field_of_view_mm[2] / cells), 1)
+    spacing_mm = [in_plane, in_plane, along]
+    fits = zip(facts.field_of_view_mm, spacing_mm, most, strict=True)
+    crop = [min(limit, 8 * math.ceil(mm / voxel / 8)) for mm, voxel, limit in fits]
+    computer = "a GPU" if large else "a CPU"
+    reason = f"{facts.side_mm[0]:g} mm in {cells} voxels"
+    yield Choice("locate.volume.spacing_mm", spacing_mm, reason)
+    yield Choice("locate.volume.crop", crop, f"what {computer} trains on", "runs/demo.yaml")
+    if not large:
+        yield Choice("locate.channels", 8, "3-D steps are slow on a CPU", "runs/demo.yaml")
+
+
+def _view(situation: Situation) -> Iterator[Choice]:
+    """Choose what the segmenter sees: the square, its pixels, and patches."""
+    facts, large = situation.facts, situation.machine.is_large
+    share = facts.drawn.square_share if facts.drawn else 1.0
+    square = share < _SQUARE_PAYS
+    makes = "makes pixels finer" if square else "gains nothing"
+    reason = f"the square around all organs is {100 * share:.0f} % as wide as a slice and {makes}"
+    region = "organs" if square else "slice"
+    yield Choice("extract.region", region, reason, "docs/decisions/0008")
+    pixel_mm = min(facts.spacing_mm[:2])
+    own = (facts.drawn.square_mm if facts.drawn and square else facts.side_mm[0]) / pixel_mm
+    least, most, finer = (128, 256, 2) if large else (64, 96, 1)
+    size = min(most, max(least, 16 * math.ceil(finer * own / 16)))
+    affords = "twice as many on a GPU" if large else "as many on a CPU"
+    reason = f"that shows {own:.0f} of the scans' own pixels: {affords}, up to {most}"
+    yield Choice("extract.dense_size", size, reason, _RESULTS)
+    patch_mm = 1.4 * (facts.drawn.widest_mm if facts.drawn else facts.side_mm[0] / 4)
+    reason = f"the widest organ with what surrounds it takes {patch_mm:.0f} mm"
+    patch = 48 if patch_mm / pixel_mm <= 48 else 64
+    yield Choice("extract.patch_size", patch, reason, said=False)
+
+
+def _pretraining(situation: Situation) -> Iterator[Choice]:
+    wanted = next((name for name in _OF_PRETRAINING if name in situation.given), None)
+    method = situation.given.get("pretrain.method", "pooled" if wanted else "none")
+    reason = f"{wanted} is yours, and asks for an encoder that was pretrained"
+    if not wanted:
+        reason = (
+            "its head start of 3 points is gone after 1,000 steps with a teacher, and the same time"
+            " spent on more steps gives 2 points more"
+        )
+    yield Choice("pretrain.method", method, reason, "docs/results.md, Table 2", ("none", "pooled"))
+    label, reason = scan_label_of(situation.facts.values)
+    if method in ("pooled", "semantic"):
+        yield Choice("pretrain.scan_label", label, reason)
+    else:
+        reason = f"with pretraining, pretrain.scan_label would be '{label}': {reason}"
+        yield Choice("", None, reason, said=False)
+    large = situation.machine.is_large
+    network, width = ("resnet50", 64) if large else ("resnet18", 32)
+    reason = f"as in the runs at the size of a {'GPU' if large else 'CPU'}"
+    yield Choice("pretrain.network", network, reason, _RESULTS, said=large)
+    yield Choice("pretrain.width", width, reason, _RESULTS, said=False)
+
+
+def scan_label_of(values: Mapping[str, Mapping[str, int]]) -> tuple[str, str]:
+    """Return the scan-wise label that makes classes with the organs, or none, and the reason."""
+    useful = []
+    for name, counts in values.items():
+        known = [count for value, count in counts.items() if value != UNKNOWN and count > 1]
+        if 2 <= len(known) <= _MOST_VALUES:
+            useful.append(name)
+    if not useful:
+        return "", "no scan-wise label has two values, so the classes are organs alone"
+    name = "phase" if "phase" in useful else useful[0]
+    counted = ", ".join(f"{value} {count}" for value, count in values[name].items())
+    return name, f"training scans by {name}: {counted}"
+
+
+def _training(situation: Situation) -> Iterator[Choice]:
+    facts = situation.facts
+    if not situation.gives("finetune.query"):
+        reason = f"{_of_teacher(facts)}; at most so many, as far as the time allows"
+        yield Choice("finetune.dense.teacher_steps", 8000, reason, _RESULTS)
+        yield _copy_paste("finetune.dense.copy_paste")
+    yield _augment("finetune.augment", facts)
+    if situation.machine.is_large:
+        source = "research/protocols/acdc-full.yaml"
+        reason = "the rate of the full-size network"
+        yield Choice("finetune.learning_rate", 1e-3, reason, source, said=False)
+
+
+def _prediction(situation: Situation) -> Iterator[Choice]:
+    facts, copies = situation.facts, 4
+    reason = "a mean over turned and scaled copies gives 0.8 points"
+    seconds = (copies + 1) * facts.slices * _READING_S
+    if not situation.machine.is_large and seconds > _PREDICTION_SHARE * situation.seconds:
+        copies = 0
+        reason = f"{facts.slices} slices, each read five times, would take too much of the time"
+    yield Choice("predict.copies", copies, reason, "docs/decisions/0013", said=not copies)
+
+
+def _of_teacher(facts: TaskFacts) -> str:
+    if facts.unlabeled_scans:
+        return f"{facts.unlabeled_scans} unlabeled scans take part, labeled by a teacher"
+    return "no scan is unlabeled, so labeled ones are seen further"
+
+
+def _copy_paste(setting: str) -> Choice:
+    reason = "helps an organ that looks the same wherever it lies, harms parts told by their place"
+    return Choice(setting, 0.0, reason, "docs/how-to/few-labels.md", (0.0, 0.5), said=False)
+
+
+def _augment(setting: str, facts: TaskFacts) -> Choice:
+    reason = f"{facts.labeled_subjects} labeled subjects show little of the variation"
+    trial = ("strong", "mild")
+    return Choice(setting, "strong", reason, f"{_LOG}, 2026-11-23", trial, said=False)
+
+
+RULES: tuple[Callable[[Situation], Iterator[Choice]], ...] = (
+    *(_remarks, _coarse, _view, _pretraining, _training, _prediction),
+)
+"""In the order of the stages."""

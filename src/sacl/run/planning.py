@@ -1,0 +1,130 @@
+"""A run without a settings file: ingest the cohort, measure it and the machine, and choose."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sacl.cohort.dataset import Dataset, in_short
+from sacl.cohort.manifest import read_cohort
+from sacl.cohort.splits import annotated_subjects, strata_of, stratified_order
+from sacl.errors import DataError, WorkspaceError
+from sacl.files.atomic import plain, real
+from sacl.plan.document import RunPlan, as_yaml, make_plan, read_plan, write_plan
+from sacl.plan.facts import measure_cohort
+from sacl.plan.machine import measure_machine
+from sacl.plan.rules import Choice, held_out
+from sacl.progress import say
+from sacl.run.configure import load_config
+from sacl.run.pipeline import run_stage, workspace_of
+from sacl.run.record import fingerprint
+from sacl.settings import RunConfig
+from sacl.stages.ingest import list_cohort
+
+USUAL_TIME = "2h"
+_OF_THE_RUN = ("name", "work", "seed", "device", "time", "ingest.data")
+"""Settings that are no choice: what is run on, where and for how long."""
+_TO_LABEL = 3
+
+
+def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, RunPlan]:
+    """Return the settings of a run on `ingest.data` and their plan, and leave the cohort ingested.
+
+    The flags win over the plan. A plan that lies in the work directory is read, not made again, so
+    that the same command goes on; only other flags are planned for again, on the facts as they
+    were measured. `force` measures and plans again.
+
+    Raises:
+        DataError: the data have no labeled scan, or cannot be read.
+        WorkspaceError: the work directory was planned for another time.
+    """
+    flags = with_places(flags)
+    asked = load_config(None, flags)
+    given = given_of(asked, flags)
+    workspace = workspace_of(asked)
+    before = None if force else read_plan(asked.work)
+    if before is None:
+        held, time = hold_out_of(asked), asked.time or USUAL_TIME
+    else:
+        held, time = before.held, _time_as_planned(before, asked)
+    with workspace.locked():
+        first = {} if held.setting in given else {held.setting: held.value}
+        folder = run_stage(load_config(None, flags, base=first), "ingest", force=force)
+        plan = before
+        if plan is None:
+            facts = measure_cohort(read_cohort(folder), folder)
+            machine = measure_machine(asked.device)
+            plan = make_plan(time, fingerprint(folder), facts, machine, held, given)
+        elif plan.given != given:
+            plan = make_plan(time, plan.cohort, plan.facts, plan.machine, held, given)
+        if before and before.cohort != fingerprint(folder):
+            say("plan: the cohort has changed; its plan is kept, --force plans again")
+        write_plan(asked.work, plan)
+    return load_config(None, {**flags, "time": time}, base=plan.settings), plan
+
+
+def with_places(flags: Mapping[str, str]) -> dict[str, str]:
+    """Return the flags with a work directory and a name after the data, where they give none."""
+    data = load_config(None, {"ingest.data": flags["ingest.data"]}).ingest.data
+    folders = [real(path) if path.is_dir() else real(path).parent for path in data]
+    name = re.sub(r"[^\w.-]+", "-", "+".join(folder.name for folder in folders)).strip("-.")[:100]
+    return {"name": name or "run", "work": str(Path("work", name)), **flags}
+
+
+def given_of(config: RunConfig, flags: Mapping[str, str]) -> dict[str, Any]:
+    """Return the user's choices by dotted name, of paths the names alone."""
+    return {name: plain(_setting(config, name)) for name in flags if name not in _OF_THE_RUN}
+
+
+def as_file(flags: Mapping[str, str], config: RunConfig, plan: RunPlan) -> str:
+    """Return a planned run as the text of a settings file."""
+    names = dict.fromkeys(("name", "work", "time", *flags, "ingest.data"))
+    told = {n: msgspec.to_builtins(_setting(config, n), enc_hook=str) for n in names}
+    return as_yaml(plan, told)
+
+
+def _setting(config: RunConfig, name: str) -> Any:
+    return functools.reduce(getattr, name.split("."), config)
+
+
+def hold_out_of(config: RunConfig) -> Choice:
+    """Return who is held out, by a listing of the data.
+
+    Raises:
+        DataError: no training scan has a label map; names those to label first.
+    """
+    dataset = list_cohort(config.ingest, workspace_of(config))
+    labeled = len(annotated_subjects(dataset))
+    scored = [c for c in dataset.cases if c.split != "train" and c.has_reference]
+    if not labeled:
+        raise DataError(_what_to_label(dataset, config, len(scored)))
+    return held_out(labeled, len(scored))
+
+
+def _what_to_label(dataset: Dataset, config: RunConfig, scored: int) -> str:
+    """Return in a line that no training scan is labeled, and which ones to label."""
+    training = [case for case in dataset.cases if case.split == "train"]
+    strata = strata_of([(c.subject, c.scan_labels) for c in training], config.ingest.stratify)
+    chosen = stratified_order(strata, config.seed)[:_TO_LABEL]
+    scans = [next(c.case_id for c in training if c.subject == subject) for subject in chosen]
+    others = f" ({scored} scans held out for scoring are)" if scored else ""
+    first = f"draw all organs in {in_short(scans)} first" if scans else "there is none to train on"
+    return (
+        f"{dataset.name}: none of {len(training)} training scans is labeled{others}, so nothing"
+        f" says what to segment; {first}, save the label maps beside them (docs/how-to/cohort.md)"
+        " and repeat the command"
+    )
+
+
+def _time_as_planned(plan: RunPlan, asked: RunConfig) -> str:
+    if asked.time is not None and asked.time != plan.time:
+        raise WorkspaceError(
+            f"work directory {asked.work}: was planned for {plan.time}, and --time is {asked.time};"
+            " repeat the command with --force (plans and does all again), or take another --work"
+        )
+    return plan.time

@@ -1,0 +1,167 @@
+"""What is chosen for which cohort and machine: facts in, settings out."""
+
+import dataclasses
+
+import pytest
+
+from sacl.plan.facts import OrganFigures, TaskFacts
+from sacl.plan.machine import MachineFacts
+from sacl.plan.rules import Situation, choose, held_out, scan_label_of
+
+CPU = MachineFacts("cpu", 2, 16.0)
+GPU = MachineFacts("cuda", 16, 128.0, 80.0)
+
+HEART = TaskFacts(
+    name="heart",
+    modality="mr",
+    organs=("right_ventricle", "myocardium", "left_ventricle"),
+    pairs=(),
+    partly_annotated=(),
+    scans=140,
+    subjects=70,
+    labeled_scans=6,
+    labeled_subjects=3,
+    unlabeled_scans=134,
+    held_out_scans=20,
+    slices=1300,
+    spacing_mm=(1.5, 1.5, 10.0),
+    field_of_view_mm=(243.0, 288.0, 90.0),
+    side_mm=(288.0, 234.0, 576.0),
+    values={"phase": {"end_diastole": 70, "end_systole": 70}},
+    drawn=OrganFigures(184.0, 0.638, "right_ventricle", 38.0, 111.0, 40.0),
+)
+BRAIN = dataclasses.replace(
+    HEART,
+    organs=("anterior", "posterior"),
+    scans=120,
+    subjects=100,
+    spacing_mm=(1.0, 1.0, 1.0),
+    field_of_view_mm=(35.0, 50.0, 35.0),
+    side_mm=(50.0, 40.0, 58.0),
+    values={},
+    drawn=OrganFigures(49.5, 1.0, "posterior", 8.6, 1.6, 11.5),
+)
+NECK = dataclasses.replace(
+    HEART,
+    modality="ct",
+    organs=("brainstem", "cord", "parotid_left", "parotid_right", "esophagus", "larynx"),
+    pairs=(("parotid_left", "parotid_right"),),
+    partly_annotated=("larynx",),
+    scans=100,
+    subjects=100,
+    spacing_mm=(4.0, 4.0, 2.5),
+    field_of_view_mm=(492.0, 281.0, 306.0),
+    side_mm=(492.0, 203.0, 620.0),
+    values={"contrast": {"contrast": 14, "native": 13, "unknown": 73}},
+    drawn=OrganFigures(280.0, 0.634, "esophagus", 11.5, 24.0, 25.5),
+)
+NECK_LABELED = dataclasses.replace(NECK, unlabeled_scans=0, labeled_subjects=100)
+LONG = dataclasses.replace(NECK, slices=200_000)
+UNDRAWN = dataclasses.replace(HEART, drawn=None)
+
+
+def chosen(facts, machine=CPU, hours=2.0, **given):
+    given = {name.replace("__", "."): value for name, value in given.items()}
+    choices = choose(Situation(facts, machine, hours * 3600, given))
+    return {choice.setting: choice.value for choice in choices if choice.setting}
+
+
+@pytest.mark.parametrize(
+    ("facts", "machine", "expected"),
+    [
+        (HEART, CPU, {"locate.slices.size": 64, "extract.region": "organs"}),
+        (HEART, CPU, {"extract.dense_size": 96, "pretrain.network": "resnet18"}),
+        (HEART, GPU, {"extract.dense_size": 256, "pretrain.network": "resnet50"}),
+        (HEART, GPU, {"pretrain.width": 64, "finetune.learning_rate": 1e-3}),
+        (HEART, CPU, {"pretrain.method": "none", "finetune.dense.teacher_steps": 8000}),
+        (BRAIN, CPU, {"locate.slices.size": 64, "extract.region": "slice"}),
+        (BRAIN, CPU, {"extract.dense_size": 64, "extract.patch_size": 48}),
+        (BRAIN, GPU, {"extract.dense_size": 128}),
+        (NECK, CPU, {"locate.slices.size": 128, "extract.dense_size": 80}),
+        (NECK, CPU, {"predict.copies": 4, "locate.slices.copy_paste": 0.0}),
+        (LONG, CPU, {"predict.copies": 0}),
+        (LONG, GPU, {"predict.copies": 4}),
+        (NECK_LABELED, CPU, {"locate.volume.crop": [40, 40, 24], "locate.channels": 8}),
+        (NECK_LABELED, CPU, {"locate.volume.spacing_mm": [7.7, 7.7, 4.8]}),
+        (NECK_LABELED, GPU, {"locate.volume.spacing_mm": [5.1, 5.1, 3.2]}),
+        (UNDRAWN, CPU, {"locate.slices.size": 64, "extract.region": "slice"}),
+    ],
+)
+def test_facts_lead_to_settings(facts, machine, expected):
+    made = chosen(facts, machine)
+    assert {name: made.get(name) for name in expected} == expected
+
+
+def test_one_kind_of_coarse_network_is_chosen():
+    for facts, other in ((HEART, "locate.volume"), (NECK_LABELED, "locate.slices")):
+        assert not [name for name in chosen(facts) if name.startswith(other)]
+
+
+def test_every_choice_has_a_reason():
+    for facts in (HEART, BRAIN, NECK, NECK_LABELED, UNDRAWN):
+        for choice in choose(Situation(facts, CPU, 7200.0)):
+            assert len(choice.reason) > 15, choice
+
+
+def test_the_reason_for_slices_names_both_spacings():
+    choices = choose(Situation(HEART, CPU, 7200.0))
+    reason = next(c.reason for c in choices if c.setting == "locate.slices")
+    assert "slices, not volumes: spacing 10 mm against 1.5 mm" in reason
+
+
+def test_what_facts_cannot_tell_is_left_to_a_trial():
+    tried = {c.setting for c in choose(Situation(NECK, CPU, 7200.0)) if c.trial}
+    assert {"locate.slices", "finetune.dense.copy_paste", "finetune.augment"} <= tried
+    tried = {c.setting for c in choose(Situation(HEART, CPU, 7200.0)) if c.trial}
+    assert "locate.slices" not in tried
+
+
+@pytest.mark.parametrize(
+    ("given", "gone"),
+    [
+        ({"finetune.dense.teacher_steps": 5}, "finetune.dense.teacher_steps"),
+        ({"locate.volume.steps": 5}, "locate.slices"),
+        ({"locate.maps.source": "maps"}, "locate."),
+        ({"locate.slices": {}}, "locate.slices.size"),
+        ({"finetune.query": {}}, "finetune.dense"),
+    ],
+)
+def test_what_the_user_gave_is_not_chosen(given, gone):
+    names = [c.setting for c in choose(Situation(HEART, CPU, 7200.0, given))]
+    assert not [name for name in names if name.startswith(gone)]
+
+
+def test_settings_of_pretraining_bring_pretraining_and_its_classes():
+    made = chosen(HEART, finetune__twin=True)
+    assert (made["pretrain.method"], made["pretrain.scan_label"]) == ("pooled", "phase")
+    assert "pretrain.scan_label" not in chosen(HEART, pretrain__method="simclr")
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({}, ""),
+        ({"phase": {"native": 9, "unknown": 3}}, ""),
+        ({"age": {str(n): 2 for n in range(40)}}, ""),
+        ({"contrast": {"native": 3, "contrast": 2}}, "contrast"),
+        ({"arm": {"a": 3, "b": 3}, "phase": {"native": 3, "delayed": 2}}, "phase"),
+        ({"scan": {"one": 1, "two": 1}}, ""),
+    ],
+)
+def test_a_scan_wise_label_of_several_values_makes_classes(values, name):
+    assert scan_label_of(values)[0] == name
+
+
+@pytest.mark.parametrize(
+    ("labeled", "scored", "held"),
+    [(1, 0, 0), (9, 0, 0), (10, 0, 2), (26, 0, 5), (100, 0, 10), (26, 4, 0)],
+)
+def test_many_labeled_subjects_are_partly_held_out(labeled, scored, held):
+    assert held_out(labeled, scored).value == held
+
+
+def test_one_labeled_subject_and_partial_annotation_are_said():
+    facts = dataclasses.replace(NECK, labeled_subjects=1)
+    said = [c.reason for c in choose(Situation(facts, CPU, 7200.0)) if not c.setting and c.said]
+    assert any("ONE labeled subject" in line for line in said)
+    assert any("larynx" in line for line in said)

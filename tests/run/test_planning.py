@@ -1,0 +1,147 @@
+"""Planning a run on a folder: what is written, read again, said and refused."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from tests.planted import clean_files, write_files
+
+from sacl.cli import main
+from sacl.plan.document import PLAN_FILE, YOURS, read_plan
+from sacl.run.configure import load_config
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return write_files(clean_files(), tmp_path / "clinic")
+
+
+def planned(capsys, *arguments):
+    assert main(["plan", "clinic", "--device", "cpu", *arguments]) == 0
+    return capsys.readouterr()
+
+
+def settings_of(text, tmp_path):
+    (tmp_path / "cohort.yaml").write_text(text)
+    return load_config(tmp_path / "cohort.yaml")
+
+
+def test_a_plan_is_yaml_of_the_chosen_settings(planted, tmp_path, capsys):
+    told = planned(capsys, "--time", "1h")
+    config = settings_of(told.out, tmp_path)
+    plan = read_plan(tmp_path / "work" / "clinic")
+    assert config == load_config(
+        None,
+        {"ingest.data": "clinic", "name": "clinic", "work": "work/clinic", "device": "cpu"},
+        base={**plan.settings, "time": "1h"},
+    )
+    assert (config.time, config.pretrain.method, config.ingest.validation_subjects) == (
+        "1h",
+        "none",
+        0,
+    )
+    assert "# volumes, not slices: spacing 14 mm against 14 mm" in told.out
+    assert "(docs/results.md, Table 2)" in " ".join(told.out.replace("#", "").split())
+
+
+def test_facts_are_measured_on_the_ingested_cohort(planted, tmp_path, capsys):
+    planned(capsys)
+    facts = read_plan(tmp_path / "work" / "clinic").facts
+    assert (facts.scans, facts.subjects, facts.labeled_scans, facts.labeled_subjects) == (
+        10,
+        9,
+        7,
+        6,
+    )
+    assert (facts.unlabeled_scans, facts.held_out_scans, facts.slices) == (0, 3, 160)
+    assert facts.side_mm == (336.0, 336.0, 336.0)
+    assert facts.pairs == (("kidney_left", "kidney_right"),)
+    assert facts.values == {"phase": {"native": 4, "portal_venous": 3}}
+    # Organs lie from voxel 3 to 21 along x, which is 18 x 14 mm; with 1.75 of that, all is shown.
+    assert (facts.drawn.square_mm, facts.drawn.square_share) == (336.0, 1.0)
+    assert (facts.drawn.narrowest, facts.drawn.narrowest_mm) == ("aorta", 28.0)
+
+
+def test_the_same_command_reads_its_plan_and_its_cohort_again(planted, tmp_path, capsys):
+    first = planned(capsys)
+    path = tmp_path / "work" / "clinic" / PLAN_FILE
+    text = path.read_bytes()
+    second = planned(capsys)
+    assert second.out == first.out
+    assert "ingest: up to date" in second.err
+    path.unlink()  # as if killed before it was written
+    assert planned(capsys).out == first.out
+    assert path.read_bytes() == text
+
+
+def test_a_plan_is_not_changed_by_what_is_measured_later(planted, tmp_path, capsys):
+    first = planned(capsys)
+    path = tmp_path / "work" / "clinic" / PLAN_FILE
+    document = json.loads(path.read_text())
+    next(c for c in document["choices"] if c["setting"] == "extract.dense_size")["value"] = 80
+    path.write_text(json.dumps(document))
+    assert planned(capsys).out == first.out.replace("dense_size: 64", "dense_size: 80")
+
+
+def test_flags_win_and_are_said_as_yours(planted, tmp_path, capsys):
+    text = planned(capsys, "--finetune.steps", "100", "--locate.volume.steps", "7").out
+    config = settings_of(text, tmp_path)
+    assert (config.finetune.steps, config.locate.volume.steps) == (100, 7)
+    lines = text.splitlines()
+    assert lines[lines.index("  steps: 100") - 1].strip() == f"# {YOURS}"
+    # Without them the rules choose again, on the facts as they were measured.
+    config = settings_of(planned(capsys).out, tmp_path)
+    assert (config.finetune.steps, config.locate.volume.steps) == (500, 600)
+
+
+def test_another_time_is_refused_and_force_plans_again(planted, tmp_path, capsys):
+    planned(capsys, "--time", "1h")
+    assert main(["plan", "clinic", "--time", "3h"]) == 2
+    told = capsys.readouterr()
+    assert "was planned for 1h, and --time is 3h" in told.err
+    assert told.out == ""
+    assert settings_of(planned(capsys).out, tmp_path).time == "1h"
+    text = planned(capsys, "--time", "3h", "--force").out
+    assert settings_of(text, tmp_path).time == "3h"
+
+
+def test_a_changed_cohort_keeps_its_plan_and_says_so(planted, tmp_path, capsys):
+    first = planned(capsys)
+    (planted / "labelsTr" / "c1.nii").unlink()
+    again = planned(capsys)
+    assert again.out == first.out
+    assert "the cohort has changed; its plan is kept, --force plans again" in again.err
+
+
+@pytest.mark.parametrize("folders", [("labelsTr", "labelsTs"), ("labelsTr",)])
+def test_without_a_label_it_says_what_to_label_first(planted, tmp_path, capsys, folders):
+    for folder in folders:
+        shutil.rmtree(planted / folder)
+    assert main(["plan", "clinic"]) == 2
+    told = capsys.readouterr()
+    assert "planted: none of 7 training scans is labeled" in told.err
+    assert "draw all organs in c" in told.err
+    assert told.err.count("\n") == 1
+    assert not (tmp_path / "work").exists()
+
+
+def test_many_labeled_subjects_hold_some_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    files = clean_files()
+    for number in range(10):
+        case = files.scans[f"c{number}"]
+        files.scans[f"c{number}"] = replace(case, split="train", subject=f"p{number}")
+    write_files(files, tmp_path / "clinic")
+    config = settings_of(planned(capsys).out, tmp_path)
+    assert config.ingest.validation_subjects == 2
+    assert read_plan(tmp_path / "work" / "clinic").facts.held_out_scans == 2
+    assert planned(capsys, "--ingest.validation_subjects", "0", "--force").out
+    assert read_plan(tmp_path / "work" / "clinic").facts.held_out_scans == 0
+
+
+def test_a_plan_of_settings_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "demo"]) == 2
+    assert "settings are given already" in capsys.readouterr().err
