@@ -221,11 +221,9 @@ def _report(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def _export(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     if known.out is None or (known.config is None) == (known.predicted is None):
         raise ConfigError("export: give --out, and either WORK|CONFIG.yaml or --predicted")
-    of_run = ("arm", "splits", "folds")
-    foreign = of_run if known.predicted is not None else ("reference",)
-    if misplaced := [name for name in foreign if getattr(known, name) is not None]:
-        other = "a run" if known.predicted is not None else "--predicted"
-        raise ConfigError(f"export: --{misplaced[0]} goes with {other} only; leave it out")
+    misplaced = [name for name in ("arm", "splits", "folds") if getattr(known, name) is not None]
+    if known.predicted is not None and misplaced:
+        raise ConfigError(f"export: --{misplaced[0]} goes with a run only; leave it out")
     from sacl.stages.export import export, export_folder
 
     form, sources = known.form or "nifti", known.source or []
@@ -236,8 +234,8 @@ def _export(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         return export(_finished_run(known, flags), known.out, form, **options)
     if len(sources) > 1:
         raise ConfigError("export: --predicted goes with one --source folder")
-    options = {"reference": known.reference, "source": next(iter(sources), None)}
-    return export_folder(known.predicted, known.out, form, force=known.force, **options)
+    source = next(iter(sources), None)
+    return export_folder(known.predicted, known.out, form, source=source, force=known.force)
 
 
 def _finished_run(known: argparse.Namespace, flags: dict[str, str]) -> Any:

@@ -148,7 +148,6 @@ COMMANDS = {
             _Flag("--folds", "cross-validation folds, for nnunet (default: 5)", "N"),
             _Flag("--source", "the DICOM that was ingested, for dicom-seg and rtstruct", many=True),
             _Flag("--predicted", "folder of label maps to export, instead of a run's"),
-            _Flag("--reference", "folder of reference label maps for these, for nnunet"),
         ),
         "WORK|CONFIG.yaml",
     ),

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -9,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sacl.cohort.label_names import LabelNames, label_names
-from sacl.cohort.layouts.nnunet import folds_of, modality_of, write_dataset, write_summary
-from sacl.scores.overlap import FIGURES, foreground_mean, means
+from sacl.cohort.layouts.nnunet import folds_of, modality_of, write_dataset
 from sacl.types import Case, Grid, LabelScheme, NativeFrame
 
 FRAME = NativeFrame(Grid((2, 2, 2), np.eye(4)))
@@ -75,25 +73,3 @@ def test_the_dataset_json_is_read_back_as_written(tmp_path, modality, channel):
     assert document["channel_names"] == {"0": channel}
     assert modality_of(document["channel_names"]) == modality
     assert (document["numTraining"], document["file_ending"]) == (7, ".nii.gz")
-
-
-def test_the_summary_has_the_structure_of_nnunet(tmp_path):
-    cases = {
-        "a": {1: dict.fromkeys(FIGURES, 0.5), 2: dict.fromkeys(FIGURES, math.nan)},
-        "b": {1: dict.fromkeys(FIGURES, 1), 2: dict.fromkeys(FIGURES, 0.25)},
-    }
-    by_label = means(list(cases.values()))
-    write_summary(tmp_path / "summary.json", cases, by_label, foreground_mean(by_label))
-    text = (tmp_path / "summary.json").read_text()
-    found = json.loads(text)
-    assert list(found) == ["foreground_mean", "mean", "metric_per_case"]
-    names = ["Dice", "FN", "FP", "IoU", "TN", "TP", "n_pred", "n_ref"]
-    assert list(found["foreground_mean"]) == names
-    assert list(found["mean"]) == ["1", "2"]
-    assert (found["mean"]["1"]["Dice"], found["mean"]["2"]["Dice"]) == (0.75, 0.25)
-    assert found["foreground_mean"]["Dice"] == 0.5
-    first = found["metric_per_case"][0]
-    assert list(first) == ["metrics", "prediction_file", "reference_file"]
-    assert (first["prediction_file"], first["reference_file"]) == ("a.nii.gz", "a.nii.gz")
-    assert list(first["metrics"]["1"]) == names
-    assert '"Dice": NaN' in text

@@ -1,5 +1,4 @@
 import math
-from types import SimpleNamespace
 
 import pytest
 
@@ -57,14 +56,8 @@ def test_three_digits_are_significant(value, text):
     assert significant(value) == text
 
 
-def test_everything_on_a_page_is_escaped():
-    evil = "<script>alert('x')</script>"
-    page = render(
-        "base.html", SimpleNamespace(title=evil, subtitle=evil, headline=evil, details=[evil])
-    )
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;") == 5
-    assert GENERATOR in page[:1000]
+def test_a_page_says_near_its_start_whose_it_is():
+    assert GENERATOR in render("base.html")[:1000]
 
 
 def test_plain_table_aligns_its_columns():

@@ -1,16 +1,13 @@
 import math
-from types import SimpleNamespace
+import re
+from html import unescape
 
 import numpy as np
 import pytest
 
 from sacl.report.figures import only_annotated, telling_slice
-from sacl.report.results import (
-    headline,
-    scan_lines,
-    settings_lines,
-    shown_roles,
-)
+from sacl.report.page import render
+from sacl.report.results import scan_lines, scores_part, shown_roles
 from sacl.scores.summary import ScoreRow, score_table, summarize
 from sacl.types import Grid, LabelMap, LabelScheme, OrganScore
 
@@ -23,9 +20,13 @@ def _rows(run, dice_of, organ="liver", volumes=(5.0, 5.0)):
 
 
 def _headline(rows, **options):
-    sentence, details = headline(summarize(rows, 2.0, resamples=200, **options))
-    text = "\n".join(details).replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
-    return sentence, text
+    """Return the first sentence of a page and what stands below it, as plain text."""
+    summary = summarize(rows, 2.0, resamples=200, **options)
+    page = render("results.html", works=1, summary=summary, scores=scores_part(rows))
+    part = page[page.index('class="headline"') : page.index("</section>")]
+    part = part.replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
+    [sentence] = re.findall("<p>(.*)</p>", part)
+    return unescape(sentence), "\n".join(map(unescape, re.findall("<li>(.*)</li>", part)))
 
 
 HIGH, LOW = [0.80 + n / 100 for n in range(8)], [0.70 + n / 90 for n in range(8)]
@@ -121,13 +122,6 @@ def test_the_slice_with_most_wrong_pixels_is_shown_else_the_fullest():
     assert telling_slice(reference, predicted) == 2
     predicted[0, 0, 1] = 1
     assert telling_slice(reference, predicted) == 1
-
-
-def test_settings_of_a_record_are_one_line_however_deep():
-    settings = {"seed": 1, "finetune": {"dense": {"steps": 5}, "b": 2}}
-    records = {"finetune": SimpleNamespace(settings=settings)}
-    assert settings_lines(records) == {"finetune": "dense.steps 5, b 2"}
-    assert settings_lines({"pretrain": SimpleNamespace(settings={"seed": 1})}) == {"pretrain": ""}
 
 
 def test_an_organ_that_was_not_annotated_is_not_shown_as_a_mistake():

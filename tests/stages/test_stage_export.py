@@ -9,12 +9,11 @@ from fake_work import fake_work
 from sacl.cli import main
 from sacl.cohort.layouts.nnssl import anatomy_masks
 from sacl.cohort.layouts.recognize import find
-from sacl.cohort.manifest import read_cohort, write_cohort
+from sacl.cohort.manifest import read_cohort
 from sacl.errors import ConfigError, DataError, WorkspaceError
-from sacl.files.nifti import read_label_table, write_label_map
+from sacl.files.nifti import read_label_table
 from sacl.stages import export as stage
 from sacl.stages.export import export, export_folder
-from sacl.types import Grid, LabelMap, LabelScheme
 
 
 @pytest.fixture(scope="module")
@@ -114,23 +113,6 @@ def test_a_folder_with_something_else_is_not_written_over(work, tmp_path):
             export(work, tmp_path / "mine", force=force)
 
 
-def test_a_failed_export_does_not_refuse_the_corrected_call(work, tmp_path):
-    source = work.folder("predict") / "semantic"
-    out, wrong, right = tmp_path / "out", tmp_path / "wrong", work.folder("ingest") / "references"
-    grid = Grid((4, 4, 4), np.eye(4))
-    scheme = LabelScheme("fake", ("liver", "spleen", "gallbladder"))
-    small = LabelMap(np.ones((4, 4, 4), np.uint8), grid, scheme)
-    write_label_map(wrong / "subject-04-a.nii.gz", small)
-    with pytest.raises(DataError, match="grids"):
-        export_folder(source, out, "nnunet", reference=wrong)
-    assert json.loads((out / "export.json").read_text())["state"] == "failed"
-    (out / "notes.txt").write_text("mine")
-    assert export_folder(source, out, "nnunet", reference=right).files[-1] == "summary.json"
-    assert (out / "notes.txt").read_text() == "mine"
-    with pytest.raises(ConfigError, match="holds another export, of other inputs"):
-        export_folder(source, out, "nnunet", reference=wrong)
-
-
 def test_an_export_that_wrote_nothing_leaves_nothing(work, tmp_path, monkeypatch):
     from sacl.export import forms
 
@@ -143,7 +125,7 @@ def test_an_export_that_wrote_nothing_leaves_nothing(work, tmp_path, monkeypatch
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failed_export_of_the_cohort_goes_on(work, tmp_path, monkeypatch):
+def test_a_failed_export_does_not_refuse_the_corrected_call(work, tmp_path, monkeypatch):
     from sacl.cohort.layouts import nnssl
 
     out = tmp_path / "out"
@@ -157,7 +139,12 @@ def test_a_failed_export_of_the_cohort_goes_on(work, tmp_path, monkeypatch):
         export(work, out, "nnssl")
     assert json.loads((out / "export.json").read_text())["state"] == "failed"
     monkeypatch.setattr(nnssl, "write_text", whole)
-    assert export(work, out, "nnssl").files == ("pretrain_data.json",)
+    (out / "notes.txt").write_text("mine")
+    splits = ("train", "test")
+    assert export(work, out, "nnssl", splits=splits).files == ("pretrain_data.json",)
+    assert (out / "notes.txt").read_text() == "mine"
+    with pytest.raises(ConfigError, match="holds another export, of other splits"):
+        export(work, out, "nnssl")
 
 
 def test_force_removes_what_the_other_export_wrote_and_nothing_else(work, tmp_path):
@@ -247,52 +234,14 @@ def test_a_folder_of_label_maps_is_exported_by_the_names_in_it(work, tmp_path):
         export_folder(source, source)
 
 
-def test_nnunet_gets_its_files_with_figures_of_the_held_out_scans(work, tmp_path):
+def test_nnunet_gets_its_files(work, tmp_path):
     out = tmp_path / "out"
     done = export(work, out, "nnunet", folds=2)
-    assert done.files == ("dataset.json", "summary.json", "splits_final.json")
-    summary = json.loads((out / "summary.json").read_text())
-    names = [row["prediction_file"] for row in summary["metric_per_case"]]
-    assert names == [f"subject-0{n}-a.nii.gz" for n in (4, 5, 6, 7)]
-    for row in summary["metric_per_case"]:
-        reference = nibabel.load(work.folder("ingest") / "references" / row["reference_file"])
-        predicted = nibabel.as_closest_canonical(nibabel.load(out / row["prediction_file"]))
-        for value in (1, 2, 3):
-            r, p = (np.asarray(image.dataobj) == value for image in (reference, predicted))
-            figures = row["metrics"][str(value)]
-            assert (figures["TP"], figures["FP"]) == ((r & p).sum(), (p & ~r).sum())
-            assert (figures["n_ref"], figures["n_pred"]) == (r.sum(), p.sum())
-            assert figures["Dice"] == pytest.approx(2 * (r & p).sum() / (r.sum() + p.sum()))
-    dice = [[row["metrics"][v]["Dice"] for v in "123"] for row in summary["metric_per_case"]]
-    assert summary["foreground_mean"]["Dice"] == pytest.approx(np.mean(dice))
-    assert summary["mean"]["2"]["Dice"] == pytest.approx(np.mean(dice, axis=0)[1])
+    assert done.files == ("dataset.json", "splits_final.json")
     folds = json.loads((out / "splits_final.json").read_text())
     assert sorted(folds[0]["val"] + folds[1]["val"]) == [f"subject-0{n}-a" for n in (0, 1, 2)]
     dataset = json.loads((out / "dataset.json").read_text())
     assert dataset["numTraining"] == 3
-
-
-def test_training_scans_are_scored_only_where_they_are_asked_for(work, tmp_path):
-    export(work, tmp_path / "out", "nnunet", splits=("train",))
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert [row["prediction_file"] for row in summary["metric_per_case"]] == [
-        f"subject-0{n}-a.nii.gz" for n in (0, 1, 2)
-    ]
-
-
-def test_an_organ_that_nobody_annotated_is_nan_in_the_summary(tmp_path):
-    work = fake_work(tmp_path / "work", organs=("liver", "spleen"), test_subjects=2)
-    home = work.folder("ingest")
-    cohort = read_cohort(home)
-    object.__setattr__(cohort.cases[-1], "annotated", ("liver",))
-    write_cohort(home, cohort)
-    export(work, tmp_path / "out", "nnunet")
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    first, last = (row["metrics"] for row in summary["metric_per_case"])
-    assert np.isnan(last["2"]["Dice"])
-    assert np.isnan(last["2"]["n_pred"])
-    assert summary["mean"]["2"]["Dice"] == first["2"]["Dice"]
-    assert summary["mean"]["1"]["Dice"] == np.mean([first["1"]["Dice"], last["1"]["Dice"]])
 
 
 def test_the_cohort_goes_to_nnssl_and_comes_back_with_its_coarse_maps(work, tmp_path):
@@ -319,36 +268,11 @@ def _with_test(work, folder):
     return folder / "more"
 
 
-def test_a_folder_is_scored_against_its_references_for_nnunet(work, tmp_path, capsys):
+def test_a_folder_of_label_maps_gets_nnunets_dataset_and_no_folds(work, tmp_path):
     source = work.folder("predict") / "semantic"
-    references = work.folder("ingest") / "references"
-    done = export_folder(source, tmp_path / "out", "nnunet", reference=references)
-    assert done.files == ("dataset.json", "summary.json")
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert len(summary["metric_per_case"]) == 7
-    (tmp_path / "two").mkdir()
-    for n in (4, 5):
-        name = f"subject-0{n}-a.nii.gz"
-        (tmp_path / "two" / name).write_bytes((source / name).read_bytes())
-    export_folder(tmp_path / "two", tmp_path / "few", "nnunet", reference=references)
-    assert "5 references have no label map of their name" in capsys.readouterr().err
-    export_folder(source, tmp_path / "alone", "nnunet")
-    assert "no held-out scan has a reference" in capsys.readouterr().err
-    assert not (tmp_path / "alone" / "summary.json").exists()
+    assert export_folder(source, tmp_path / "out", "nnunet").files == ("dataset.json",)
     with pytest.raises(ConfigError, match="--form nnssl: needs a run's cohort"):
         export_folder(source, tmp_path / "no", "nnssl")
-
-
-def test_a_reference_on_another_grid_is_refused(work, tmp_path):
-    source = work.folder("predict") / "semantic"
-    grid = Grid((4, 4, 4), np.eye(4))
-    scheme = LabelScheme("fake", ("liver", "spleen", "gallbladder"))
-    write_label_map(
-        tmp_path / "references" / "subject-04-a.nii.gz",
-        LabelMap(np.ones((4, 4, 4), np.uint8), grid, scheme),
-    )
-    with pytest.raises(DataError, match=r"case subject-04-a: .*grids"):
-        export_folder(source, tmp_path / "out", "nnunet", reference=tmp_path / "references")
 
 
 @pytest.mark.parametrize(
@@ -391,7 +315,6 @@ def test_the_command_line_says_what_to_give(words, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["work", "--reference", "r"], "--reference goes with --predicted only"),
         (["--predicted", "p", "--arm", "scratch"], "--arm goes with a run only"),
         (["--predicted", "p", "--folds", "3"], "--folds goes with a run only"),
     ],

@@ -75,6 +75,13 @@ def test_page_says_first_how_good_the_segmenter_is_and_last_what_it_does_not_say
     assert "Left out" not in page
 
 
+def test_page_says_what_was_run_with_every_setting_in_one_line(page):
+    assert "<dt>Cohort</dt><dd>fake, CT, 8 scans</dd>" in page
+    assert "<dd>native (3), portal venous (3), unknown (2)</dd>" in page
+    assert re.search(r"<dt>Duration</dt><dd>\d+ s in all: ingest \d+ s, locate \d+ s", page)
+    assert "<dd>dense.teacher_steps 3000, dense.copy_paste 0.0, query None, decoder unet," in page
+
+
 def test_page_needs_nothing_but_itself(page, work):
     links = _read(page).links
     assert links

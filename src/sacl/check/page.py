@@ -8,25 +8,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from sacl.check.cohort_checks import CohortFacts, adult_range_ml
 from sacl.check.facts import ScanFacts
-from sacl.check.findings import LEVELS, Finding, Level, count_by_level, grouped
+from sacl.check.findings import Finding, Level, count_by_level, grouped
 from sacl.files.documents import cell_text
 from sacl.report.figures import dot_rows
-from sacl.report.page import DASH, plain_table, plural, render
+from sacl.report.page import render
 from sacl.types import SPLITS, UNKNOWN, Split
 
 MARK = '"program": "sacl check"'
 """What the JSON has near its start."""
-_FIRST_COLUMNS = ("case_id", "subject_id", "split", "labeled")
-TABLE_MARK = ",".join(_FIRST_COLUMNS)
+TABLE_MARK = "case_id,subject_id,split,labeled"
 """What the table starts with."""
-_SHOWN = 3
 _DRAWN_ORGANS = 40
-_TABLED_ORGANS = 30
-_COLORS: Mapping[Level, str] = {"error": "#d55e00", "warning": "#e69f00", "note": "#9aa5b3"}
 
 
 @dataclass(frozen=True)
@@ -60,24 +55,14 @@ class CheckRecord:
     kinds: Mapping[Level, int]
     findings: tuple[Finding, ...]
 
+    @property
+    def groups(self) -> list[list[Finding]]:
+        """The findings by kind, the graver kinds first."""
+        return list(grouped(self.findings).values())
+
     def as_text(self) -> str:
         """Return what the command line says: a table of the splits, and the findings by kind."""
-        head = ("split", "subjects", "scans", "labeled", "unlabeled")
-        rows = [
-            (split, *(str(n) for n in (c.subjects, c.scans, c.labeled, c.unlabeled)))
-            for split, c in self.splits.items()
-            if c.scans
-        ]
-        organs = plural(len(self.organs), "organ")
-        lines = [f"{self.name}: {self.modality.upper()}, {organs}", "", plain_table(head, rows), ""]
-        for group in grouped(self.findings).values():
-            rule = group[0].rule
-            lines.append(f"{rule.level}: {rule.title}" + f" ({len(group)})" * (len(group) > 1))
-            lines += [f"    {finding.line}" for finding in group[:_SHOWN]]
-            lines += [f"    and {len(group) - _SHOWN} more"] * (len(group) > _SHOWN)
-            lines += [f"    {rule.remedy}"] * (rule.level != "note")
-        counts = ", ".join(plural(self.kinds[level], level) for level in LEVELS)
-        return "\n".join([*lines, *[""] * bool(self.findings), f"kinds of findings: {counts}"])
+        return render("check.txt", record=self)
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as JSON types, each finding with its level, title and remedy."""
@@ -181,77 +166,18 @@ def _codes(findings: Iterable[Finding]) -> dict[str, list[str]]:
     return codes
 
 
-# -- the page --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CheckPage:
-    """All that the page of a check shows.
-
-    `groups` are the findings by kind, `codes` those of a case but notes; `volumes` in mL, and
-    `adults` the range of volumes believed, are by organ. `tabled` are the organs of the last table.
-    """
-
-    title: str
-    subtitle: str
-    headline: str
-    details: Sequence[str]
-    record: CheckRecord
-    cohort: CohortFacts
-    groups: Sequence[Sequence[Finding]]
-    colors: Mapping[Level, str]
-    codes: Mapping[str, Sequence[str]]
-    splits: Sequence[Split]
-    volumes: Mapping[str, Sequence[float]]
-    adults: Mapping[str, str]
-    drawing: Markup | None
-    orientations: Sequence[tuple[str, int]]
-    tabled: Sequence[str]
-
-
 def check_page(cohort: CohortFacts, record: CheckRecord) -> str:
     """Return the page; its findings and counts are those of the record."""
     present = [scan.reference.present for scan in cohort.scans if scan.reference]
     volumes = {o: [held[o].volume_ml for held in present if o in held] for o in cohort.organs}
-    grids = [scan.geometry for scan in cohort.scans]
     seen = {organ: values for organ, values in volumes.items() if values}
-    drawn = 0 < len(seen) <= _DRAWN_ORGANS
-    labeled = sum(counts.labeled for counts in record.splits.values())
-    organs = plural(len(record.organs), "organ")
-    page = CheckPage(
-        title=f"Check of {record.name}",
-        subtitle=f"{record.modality.upper()}, {organs} · {record.origin}",
-        headline=_headline(record),
-        details=[
-            f"{plural(record.scans, 'scan')} of {plural(record.subjects, 'subject')},"
-            f" {labeled} with a reference"
-        ],
+    is_drawn = 0 < len(seen) <= _DRAWN_ORGANS
+    return render(
+        "check.html",
         record=record,
         cohort=cohort,
-        groups=list(grouped(record.findings).values()),
-        colors=_COLORS,
         codes=_codes(finding for finding in record.findings if finding.level != "note"),
-        splits=SPLITS,
         volumes=volumes if present else {},
-        adults={organ: _adults(organ) for organ in cohort.organs},
-        drawing=dot_rows(seen, "volume of every annotated scan, mL") if drawn else None,
-        orientations=Counter(grid.orientation for grid in grids if grid).most_common(),
-        tabled=cohort.organs if len(cohort.organs) <= _TABLED_ORGANS else (),
+        adults={organ: adult_range_ml(organ) for organ in cohort.organs},
+        drawing=dot_rows(seen, "volume of every annotated scan, mL") if is_drawn else None,
     )
-    return render("check.html", page)
-
-
-def _headline(record: CheckRecord) -> str:
-    errors, warnings = record.kinds["error"], record.kinds["warning"]
-    words = [plural(errors, "kind of error", "kinds of error")] * bool(errors)
-    words += [plural(warnings, "kind of warning", "kinds of warning")] * bool(warnings)
-    if not words:
-        return "No fault in this cohort."
-    remedy = "Correct the data before a run." if errors else "Look at them before a run."
-    return f"{' and '.join(words)} in this cohort. {remedy}"
-
-
-def _adults(organ: str) -> str:
-    """Return the range of volumes that is believed of adults, in words."""
-    expected = adult_range_ml(organ)
-    return f"{expected[0]:.0f}{DASH}{expected[1]:.0f}" if expected else DASH

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +17,12 @@ from sacl.dicom.intake import Headers
 from sacl.dicom.rtstruct import write_rtstruct
 from sacl.dicom.segmentation import Kind, write_segmentation
 from sacl.errors import ConfigError, DataError
-from sacl.files.nifti import read_label_map, write_label_map
-from sacl.geometry import require_same_grid
+from sacl.files.nifti import write_label_map
 from sacl.organs import snake_case
-from sacl.progress import say, track
+from sacl.progress import say
 from sacl.run.workspace import Workspace
-from sacl.scores.overlap import foreground_mean, label_figures, means
 from sacl.types import SPLITS, Case, Cohort, LabelMap, LabelScheme, NativeFrame, Split
 
-ReadReference = Callable[[], tuple[LabelMap, tuple[str, ...]]]
-"""Reads a scan's reference, and the organs annotated there."""
 DicomWriter = Callable[[Path, LabelMap, Headers, str], tuple[str, ...]]
 
 
@@ -49,14 +45,12 @@ class Result:
 class Export:
     """What all scans of an export share.
 
-    `references` are those of the scans to be scored. `workspace` and `cohort` are those of the run
-    and `cases` the exported ones; None and empty where a folder of label maps is exported. `force`
-    is set to write again what is there.
+    `workspace` and `cohort` are those of the run and `cases` the exported ones; None and empty
+    where a folder of label maps is exported. `force` is set to write again what is there.
     """
 
     out: Path
     scheme: LabelScheme
-    references: Mapping[str, ReadReference]
     workspace: Workspace | None = None
     cohort: Cohort | None = None
     cases: tuple[Case, ...] = ()
@@ -132,22 +126,13 @@ def write_dicom(write: DicomWriter, result: Result, path: Path) -> None:
 
 
 def finish_nnunet(export: Export) -> list[Path]:
-    """Write `dataset.json`, and where there is what for `summary.json` and `splits_final.json`.
-
-    Raises:
-        DataError: a reference lies on another grid than its prediction.
-    """
+    """Write `dataset.json`, and of a run `splits_final.json`."""
     cohort = export.cohort
     labeled = cohort.labeled if cohort else ()
     written = [export.out / nnunet.DATASET]
     nnunet.write_dataset(
         written[0], export.scheme, cohort.modality if cohort else None, len(labeled)
     )
-    if export.references:
-        written.append(export.out / nnunet.SUMMARY)
-        _summarize(written[-1], export)
-    else:
-        say(f"export: no held-out scan has a reference, so there is no {nnunet.SUMMARY}")
     seed = export.workspace.seed if export.workspace else 0
     folds = nnunet.folds_of(labeled, export.folds, seed)
     if folds:
@@ -166,20 +151,6 @@ def finish_nnssl(export: Export) -> list[Path]:
     maps = export.workspace.folder("locate") / "maps"
     home = export.workspace.folder("ingest")
     return [write_collection(export.out, export.cohort, export.cases, home, maps, export.force)]
-
-
-def _summarize(path: Path, export: Export) -> None:
-    """Compare what was written with the references, case by case."""
-    cases = {}
-    for case_id, read in track(export.references.items(), "scoring scans"):
-        reference, annotated = read()
-        predicted, _ = read_label_map(export.out / f"{case_id}.nii.gz", export.scheme)
-        require_same_grid(reference.grid, predicted.grid, f"case {case_id}")
-        known = {export.scheme.label_of(organ) for organ in annotated}
-        count = len(export.scheme.names)
-        cases[case_id] = label_figures(reference.voxels, predicted.voxels, count, known)
-    by_label = means(list(cases.values()))
-    nnunet.write_summary(path, cases, by_label, foreground_mean(by_label))
 
 
 def _dicom(summary: str, suffix: str, write: DicomWriter) -> Form:

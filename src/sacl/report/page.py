@@ -1,6 +1,6 @@
 """HTML pages that need nothing but themselves, and how numbers are written on them and elsewhere.
 
-The layout is in `templates/`: `base.html` with the styles, a page each for results and check.
+What they say is in `templates/`: `base.html` with the styles, and a file for each page.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import math
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from sacl.progress import duration
 from sacl.scores.statistics import Estimate
 
 DASH = "\N{EN DASH}"
@@ -21,21 +22,24 @@ GENERATOR = '<meta name="generator" content="sacl">'
 """What every page has near its start: by it a page of ours is told from a file of the user's."""
 
 
-def render(template: str, page: object) -> str:
-    """Return a page of `templates/` that shows the fields of a record.
+def render(template: str, **values: object) -> str:
+    """Return what a file of `templates/` makes of some values.
 
-    Every value is escaped but drawings (`markupsafe.Markup`).
+    In HTML every value is escaped but drawings (`markupsafe.Markup`).
     """
     environment = Environment(
         loader=PackageLoader("sacl.report"),
-        autoescape=True,
+        autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for writer in (number, points, p_text, score_text, plural, significant, spread, spaced, median):
+    for writer in (
+        *(number, points, p_text, p_equals, score_text, plural, significant, spread, spaced),
+        *(median, duration),
+    ):
         environment.filters[writer.__name__] = writer
-    return environment.get_template(template).render(generator=GENERATOR, **vars(page))
+    return environment.get_template(template).render(generator=GENERATOR, **values)
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:

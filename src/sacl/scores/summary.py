@@ -128,6 +128,10 @@ class Summary:
         """Return the comparisons of one metric by the other run."""
         return {c.against: c for c in self.comparisons if c.metric == metric}
 
+    def tested(self, metric: str) -> list[RunComparison]:
+        """Return the comparisons of one metric that have a p-value."""
+        return [c for c in self.comparisons_of(metric).values() if not math.isnan(c.p)]
+
 
 def summarize(
     rows: Sequence[ScoreRow],

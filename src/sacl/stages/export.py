@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sacl.cohort.label_names import map_files, scheme_of_folders
-from sacl.cohort.manifest import read_cohort, read_reference
+from sacl.cohort.manifest import read_cohort
 from sacl.dicom.intake import Headers, ingested_series, series_named
 from sacl.dicom.pseudonyms import KEY
 from sacl.errors import ConfigError, DataError
 from sacl.export.folder import Exported, Origin, write_export
-from sacl.export.forms import FORMS, Export, ReadReference, Result, form_named
+from sacl.export.forms import FORMS, Export, Result, form_named
 from sacl.files.atomic import folder_fingerprint, real
 from sacl.files.nifti import read_label_map
 from sacl.progress import say
 from sacl.run.record import arms_of, fingerprint, read_record
 from sacl.run.workspace import Workspace
-from sacl.types import SPLITS, Case, Cohort, LabelMap, LabelScheme
+from sacl.types import SPLITS, Case, LabelScheme
 
 
 def export(  # noqa: PLR0913
@@ -39,8 +39,7 @@ def export(  # noqa: PLR0913
         out: Folder for the files.
         form: One of `export.forms.FORMS`.
         arm: Which segmenter's predictions; the pretrained one's where unset.
-        splits: Splits to export, the form's own where empty. Training scans are scored only
-            where their split is named.
+        splits: Splits to export, the form's own where empty.
         folds: nnU-Net: number of cross-validation folds.
         sources: DICOM forms: the folders or zips of DICOM that were ingested.
         force: Write everything again.
@@ -74,9 +73,7 @@ def export(  # noqa: PLR0913
         load = {case.case_id: functools.partial(read, case.case_id) for case in cases}
     elif not cases:
         raise DataError(f"{cohort.name}: no scan in the splits {', '.join(wanted)}")
-    scored = [case for case in cases if case.split != "train" or case.split in splits]
-    references = _references(workspace.folder("ingest"), cohort, scored)
-    common = Export(out, cohort.scheme, references, workspace, cohort, tuple(cases), folds, force)
+    common = Export(out, cohort.scheme, workspace, cohort, tuple(cases), folds, force)
     stages = [s for s in ("ingest", "locate", "predict") if read_record(workspace.folder(s))]
     inputs = {stage: fingerprint(workspace.folder(stage)) for stage in stages}
     origin = Origin(form=form, run=workspace.name, arm=arm, splits=wanted, inputs=inputs)
@@ -88,14 +85,13 @@ def export_folder(
     out: Path,
     form: str = "nifti",
     *,
-    reference: Path | None = None,
     source: Path | None = None,
     force: bool = False,
 ) -> Exported:
     """Write any folder of label maps in another form.
 
-    Organs are named as `sacl evaluate` names them. References are matched by file name; so are the
-    folders or zips in `source`, each with the one DICOM series of a scan.
+    Organs are named as `sacl evaluate` names them. Matched by file name are the folders or zips in
+    `source`, each with the one DICOM series of a scan.
 
     Raises:
         ConfigError: there is no such form, the form needs a run, or `out` is the folder itself.
@@ -107,25 +103,15 @@ def export_folder(
     if real(out) == real(predicted):
         raise ConfigError(f"--out {out.name}: this is the folder to export; give another one")
     paths = map_files(predicted)
-    references = map_files(reference) if reference else {}
-    scheme = scheme_of_folders(*(folder for folder in (reference, predicted) if folder))
-
+    scheme = scheme_of_folders(predicted)
     find = functools.partial(series_named, source) if source else None
 
     def read(case_id: str) -> Result:
         return Result(case_id, *read_label_map(paths[case_id], scheme), predicted.name, find)
 
-    def read_other(case_id: str) -> tuple[LabelMap, tuple[str, ...]]:
-        return read_label_map(references[case_id], scheme)[0], scheme.names
-
-    pairs = {c: functools.partial(read_other, c) for c in references if c in paths}
-    if len(pairs) < len(references):
-        say(f"export: {len(references) - len(pairs)} references have no label map of their name")
-    folders = {"predicted": predicted, "reference": reference}
-    inputs = {name: folder_fingerprint(folder) for name, folder in folders.items() if folder}
     load = {case_id: functools.partial(read, case_id) for case_id in paths}
-    common = Export(out, scheme, pairs, force=force)
-    return write_export(chosen, common, load, Origin(form=form, inputs=inputs))
+    origin = Origin(form=form, inputs={"predicted": folder_fingerprint(predicted)})
+    return write_export(chosen, Export(out, scheme, force=force), load, origin)
 
 
 def _arm(workspace: Workspace, wanted: str | None) -> str:
@@ -153,12 +139,3 @@ def _read(
 ) -> Result:
     label_map, native = read_label_map(folder / f"{case_id}.nii.gz", scheme)
     return Result(case_id, label_map, native, run, find)
-
-
-def _references(home: Path, cohort: Cohort, cases: Sequence[Case]) -> dict[str, ReadReference]:
-    def read(case: Case) -> tuple[LabelMap, tuple[str, ...]]:
-        reference = read_reference(home, case, cohort.scheme)
-        assert reference is not None
-        return reference, case.annotated
-
-    return {c.case_id: functools.partial(read, c) for c in cases if c.reference is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,13 +28,9 @@ from sacl.report.page import GENERATOR, number, render
 from sacl.report.results import (
     CoverageLine,
     Records,
-    ResultsPage,
     ScoresPart,
-    headline,
-    run_facts,
     scan_label_of,
     scores_part,
-    settings_lines,
     shown_roles,
     split_words,
 )
@@ -66,27 +63,24 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
     with recorded(workspace, "report", settings, inputs(settings, workspace)) as (folder, _):
         cohort = with_phases(read_cohort(workspace.folder("ingest")), workspace.folder("locate"))
         records, scored = _records(workspace), workspace.folder("evaluate")
-        summary, rows = read_summary(scored / "summary.json"), read_scores(scored / "scores.csv")
-        scores, label = scores_part(rows), scan_label_of(records)
-        curves = _curves(workspace)
-        sentence, details = headline(summary)
-        page = ResultsPage(
+        scores = scores_part(read_scores(scored / "scores.csv"))
+        label = scan_label_of(records)
+        page = render(
+            "run.html",
             title=workspace.name,
-            subtitle=f"{cohort.name}: {cohort.modality.upper()}, {split_words(cohort)}",
-            headline=sentence,
-            details=details,
-            summary=summary,
+            cohort=cohort,
+            subjects=split_words(cohort),
+            summary=read_summary(scored / "summary.json"),
             scores=scores,
-            phantom="phantom" in records,
             pictures=_pictures(workspace, cohort, scores) if scores else None,
-            curves=curves,
-            coverage=_coverage(workspace),
             doubts=read_findings(workspace.folder("predict")).doubts,
-            facts=run_facts(cohort, records, label),
-            settings=settings_lines(records),
-            left_out=["losses.csv"] * (curves is None),
+            curves=_curves(workspace),
+            coverage=_coverage(workspace),
+            records=records,
+            label=label,
+            label_counts=Counter(case.scan_label(label) for case in cohort.cases),
         )
-        write_text(folder / _PAGE, render("results.html", page))
+        write_text(folder / _PAGE, page)
     return folder / _PAGE
 
 
@@ -114,18 +108,8 @@ def report_runs(works: Sequence[Path], out: Path, force: bool = False) -> Path:
         {name: read_scores(f / "scores.csv") for name, f in folders.items()}, ["coarse"]
     )
     summary = summarize(rows, tolerances.pop())
-    pairs = len({(row.score.case_id, row.score.organ) for row in rows})
-    sentence, details = headline(summary)
-    page = ResultsPage(
-        title="Runs compared",
-        subtitle=f"{len(works)} work directories, {pairs} pairs of scan and organ that all of"
-        " them scored",
-        headline=sentence,
-        details=details,
-        summary=summary,
-        scores=scores_part(rows),
-    )
-    write_text(out, render("results.html", page))
+    page = render("results.html", works=len(works), summary=summary, scores=scores_part(rows))
+    write_text(out, page)
     return out
 
 

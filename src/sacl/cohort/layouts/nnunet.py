@@ -3,8 +3,7 @@
 `imagesVa`/`labelsVa` and `imagesTs`/`labelsTs` are read as validation and test. A training image
 without a label map is an unlabeled scan. Both versions of `dataset.json` are understood. Where it
 has a block `dataset`, {case: {images, label}}, the training cases are those, wherever they lie.
-What nnU-Net version 2 reads of others is written too: `dataset.json`, `summary.json` and
-`splits_final.json`.
+What nnU-Net version 2 reads of others is written too: `dataset.json` and `splits_final.json`.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from sacl.files.documents import read_object
 from sacl.files.nifti import SUFFIXES
 from sacl.types import Case, LabelScheme
 
-DATASET, SUMMARY, SPLITS = "dataset.json", "summary.json", "splits_final.json"
+DATASET, SPLITS = "dataset.json", "splits_final.json"
 _CHANNELS = {"ct": "CT", "mr": "MRI", None: "image"}
 _MR_WORDS = ("mr", "t1", "t2", "flair", "adc", "dwi")
 
@@ -102,32 +101,6 @@ def write_dataset(path: Path, scheme: LabelScheme, modality: Modality | None, co
         "name": scheme.name,
     }
     write_text(path, json.dumps(document, indent=4) + "\n")
-
-
-def write_summary(
-    path: Path,
-    cases: Mapping[str, Mapping[int, Mapping[str, float]]],
-    means: Mapping[int, Mapping[str, float]],
-    foreground: Mapping[str, float],
-) -> None:
-    """Write `summary.json`: figures by case and label, their means by label and over the labels.
-
-    Of files only the names are kept, and NaN is written as `NaN`.
-    """
-    document = {
-        "foreground_mean": foreground,
-        "mean": {str(label): figures for label, figures in means.items()},
-        "metric_per_case": [
-            {
-                "metrics": {str(label): figures for label, figures in by_label.items()},
-                "prediction_file": f"{case_id}.nii.gz",
-                "reference_file": f"{case_id}.nii.gz",
-            }
-            for case_id, by_label in cases.items()
-        ],
-    }
-    # NaN is no JSON, but what nnU-Net writes and reads.
-    write_text(path, json.dumps(document, indent=4, sort_keys=True) + "\n")
 
 
 def write_folds(path: Path, folds: Sequence[Mapping[str, Sequence[str]]]) -> None:
