@@ -187,15 +187,12 @@ def _embedding(known: argparse.Namespace, _flags: dict[str, str]) -> int:
     from research.charts import alone
     from research.embedding import embedding_of_work, map_of, separabilities
     from sacl.files.atomic import write_text
-    from sacl.report.page import number, plain_table
 
     embedding = embedding_of_work(known.work)
-    head = ("query patches told apart by", "classes", "silhouette", "named rightly", "by guessing")
-    rows = [
-        (r.what, str(r.classes), *(number(v, 2) for v in (r.silhouette, r.accuracy, r.chance)))
-        for r in separabilities(embedding)
-    ]
-    print(plain_table(head, rows))
+    print("told apart by    classes  silhouette  named rightly  by guessing")
+    for row in separabilities(embedding):
+        figures = f"{row.silhouette:<10.2f}  {row.accuracy:<13.2f}  {row.chance:.2f}"
+        print(f"{row.what:<15}  {row.classes:<7}  {figures}")
     write_text(known.out, alone(map_of(embedding, seed=0)))
     return 0
 

@@ -7,7 +7,6 @@ from sacl.report.page import (
     GENERATOR,
     number,
     p_text,
-    plain_table,
     points,
     render,
     score_text,
@@ -58,7 +57,3 @@ def test_three_digits_are_significant(value, text):
 
 def test_a_page_says_near_its_start_whose_it_is():
     assert GENERATOR in render("base.html")[:1000]
-
-
-def test_plain_table_aligns_its_columns():
-    assert plain_table(["run", "Dice"], [["main", "0.8"]]) == "run   Dice\nmain  0.8"

@@ -57,7 +57,7 @@ def test_one_scan_and_one_arm_can_be_chosen(finished, tmp_path):
 
 
 def test_an_arm_that_is_not_there_is_one_line(finished, tmp_path):
-    with pytest.raises(ConfigError, match=r"no arm 'best'.*semantic, scratch"):
+    with pytest.raises(ConfigError, match=r"--arm best: .* has semantic, scratch"):
         predict_folder(finished.root, tmp_path, tmp_path / "out", arm="best")
 
 

@@ -6,7 +6,7 @@ What they say is in `templates/`: `base.html` with the styles, and a file for ea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from statistics import median
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -111,13 +111,3 @@ def plural(count: int, noun: str, several: str = "") -> str:
 def spaced(name: str) -> str:
     """Return a name with spaces for underscores."""
     return str(name).replace("_", " ")
-
-
-def plain_table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Return a table as lines of text with aligned columns."""
-    lines = [list(head), *(list(row) for row in body)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )

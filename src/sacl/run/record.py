@@ -114,6 +114,18 @@ def arms_of(workspace: Workspace) -> tuple[str, ...]:
     return arms
 
 
+def arm_named(workspace: Workspace, wanted: str | None) -> str:
+    """Return a segmenter of a run by its name, the first one where none is named.
+
+    Raises:
+        ConfigError: the run has no such segmenter.
+    """
+    arms = arms_of(workspace)
+    if wanted is not None and wanted not in arms:
+        raise ConfigError(f"--arm {wanted}: {workspace.root.name} has {', '.join(arms)}")
+    return wanted or arms[0]
+
+
 def changed_setting(record: Record, stage: str, settings: Checked, seed: int) -> str | None:
     """Return in words the first setting in which a stage's record differs, None where none does.
 

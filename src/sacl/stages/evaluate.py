@@ -12,8 +12,8 @@ from sacl.errors import DataError
 from sacl.files.atomic import require_ours
 from sacl.files.nifti import read_label_map
 from sacl.progress import say, track
-from sacl.report.page import p_text, plain_table, score_text
-from sacl.run.record import fingerprint, read_record, recorded
+from sacl.report.page import render
+from sacl.run.record import arms_of, fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.scores.organs_of_case import score_case
 from sacl.scores.summary import (
@@ -57,7 +57,7 @@ def evaluate(settings: EvaluateSettings, workspace: Workspace) -> Path:
                 f"evaluate: no scan of the splits {' and '.join(_SCORED)} has a reference, nothing"
                 " is scored; hold annotated subjects out at ingest to get scores"
             )
-        maps = {arm: workspace.folder("predict") / arm for arm in _arms(workspace)}
+        maps = {arm: workspace.folder("predict") / arm for arm in arms_of(workspace)}
         maps[COARSE] = workspace.folder("locate") / "maps"
         rows = list(_score_runs(workspace, cases, maps, settings.nsd_tolerance_mm))
         rows.sort(key=lambda row: list(maps).index(row.run))
@@ -110,18 +110,6 @@ def evaluate_folders(
     return out
 
 
-def _arms(workspace: Workspace) -> list[str]:
-    """Return the predicted arms, the main one first as fine-tuning recorded it."""
-    folder = workspace.folder("predict")
-    there = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    record = read_record(workspace.folder("finetune"))
-    known = [arm for arm in record.results.get("arms", []) if arm in there] if record else []
-    arms = known or sorted(there, key=lambda arm: (arm.startswith("scratch"), arm))
-    if not arms:
-        raise DataError(f"{folder.name}: no predictions; run `sacl predict CONFIG.yaml --force`")
-    return arms
-
-
 def _score_runs(
     workspace: Workspace, cases: Sequence[Case], maps: Mapping[str, Path], tolerance_mm: float
 ) -> Iterator[ScoreRow]:
@@ -164,22 +152,5 @@ def _write(folder: Path, rows: Sequence[ScoreRow], tolerance_mm: float, seed: in
     write_scores(folder / _SCORES, rows)
     write_score_summary(folder / _SUMMARY, summary)
     if rows:
-        say(_table(summary))
+        say(render("scores.txt", summary=summary))
     return summary
-
-
-def _table(summary: Summary) -> str:
-    """Return the runs' means with intervals and the Holm-corrected p of the Dice, as text."""
-    tested = summary.comparisons_of("dice")
-    body = [
-        [
-            run,
-            score_text(figures.dice),
-            score_text(figures.nsd),
-            score_text(figures.hd95_mm, digits=1),
-            p_text(tested[run].p_holm) if run in tested else "",
-        ]
-        for run, figures in summary.runs.items()
-    ]
-    head = [f"run, on {' and '.join(summary.subjects)}", "Dice", "NSD", "HD95 mm"]
-    return plain_table([*head, f"p vs {next(iter(summary.runs))} (Holm)"], body)

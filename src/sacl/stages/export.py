@@ -16,7 +16,7 @@ from sacl.export.forms import FORMS, Export, Result, form_named
 from sacl.files.atomic import folder_fingerprint, real
 from sacl.files.nifti import read_label_map
 from sacl.progress import say
-from sacl.run.record import arms_of, fingerprint, read_record
+from sacl.run.record import arm_named, fingerprint, read_record
 from sacl.run.workspace import Workspace
 from sacl.types import SPLITS, Case, LabelScheme
 
@@ -65,7 +65,7 @@ def export(  # noqa: PLR0913
     cases = [case for case in cohort.cases if case.split in wanted]
     load: dict[str, Callable[[], Result]] = {}
     if chosen.write is not None:
-        arm = _arm(workspace, arm)
+        arm = arm_named(workspace, arm)
         maps = workspace.require("predict") / arm
         cases = _predicted(cases, maps)
         find = ingested_series(sources, workspace.root / KEY) if sources else None
@@ -112,14 +112,6 @@ def export_folder(
     load = {case_id: functools.partial(read, case_id) for case_id in paths}
     origin = Origin(form=form, inputs={"predicted": folder_fingerprint(predicted)})
     return write_export(chosen, Export(out, scheme, force=force), load, origin)
-
-
-def _arm(workspace: Workspace, wanted: str | None) -> str:
-    """Return the arm that is meant: the run's first where none is named."""
-    arms = arms_of(workspace)
-    if wanted is not None and wanted not in arms:
-        raise ConfigError(f"--arm {wanted}: {workspace.root.name} has {', '.join(arms)}")
-    return wanted or arms[0]
 
 
 def _predicted(cases: Sequence[Case], folder: Path) -> list[Case]:

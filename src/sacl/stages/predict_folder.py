@@ -18,7 +18,7 @@ from sacl.patches.window import window_of
 from sacl.prediction.coarse import load_coarse
 from sacl.prediction.volume import MapRecipe, Predictor, load_segmenter, predict_volume, read_recipe
 from sacl.progress import say, track
-from sacl.run.record import arms_of, note_own, require_own
+from sacl.run.record import arm_named, arms_of, note_own, require_own
 from sacl.run.workspace import Workspace
 from sacl.settings import PredictSettings
 from sacl.types import LabelMap, Volume
@@ -79,17 +79,15 @@ def predict_folder(  # noqa: PLR0913
         DataError: there is no scan, a header is damaged, or (at the end) some scans were bad.
     """
     workspace = Workspace(work, device=device)
-    arms = arms_of(workspace)
-    if arm is not None and arm not in arms:
-        raise ConfigError(f"predict: no arm '{arm}' in {work}; it has {', '.join(arms)}")
+    arm = arm_named(workspace, arm)
     targets = _targets(images, out)
     names = [path.name for path in targets.values()]
     require_own(out, names, force)
     remove_partials(out, names)
     _announce(list(targets))
     where = resolve_device(device)
-    segmenter = load_segmenter(workspace.require("finetune") / (arm or arms[0]), where)
-    recipe = _recipe(workspace, arm in (None, arms[0]))
+    segmenter = load_segmenter(workspace.require("finetune") / arm, where)
+    recipe = _recipe(workspace, arm == arms_of(workspace)[0])
     recipe = replace(
         recipe,
         copies=recipe.copies if copies is None else copies,
