@@ -5,7 +5,7 @@ temporary folder, runs the command on it, and wants exit 0 with a result that ag
 with the sound scans beside the broken one, 1 where some scans of a folder failed, or 2 with one
 line: no traceback, no minute of work or of standing still, no gigabyte of memory, no file of the
 user's changed, nothing temporary left. Each case is a process forked from one that has loaded
-everything; every 37th is a program of its own. A run, prediction, export or comparison that is
+everything; every 101st is a program of its own. A run, prediction, export or comparison that is
 killed at random moments until it gets through has to leave the bytes of an undisturbed one.
 `results/hostile.json` has the counts and every finding. `--again` tries what was found there again,
 and adds what comes of it on the revision of now.
@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from research.benchmarks.circumstances import circumstances
 from research.benchmarks.hostile_parts.base import TINY, make_base
 from research.benchmarks.hostile_parts.cases import KINDS, kind_of, try_inputs
@@ -41,16 +43,16 @@ def main() -> None:
     known = _flags()
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     load_everything()
-    runs: list[Run] = []
-    if known.again or known.append:
-        runs = json.loads(known.out.read_text())["runs"]
+    if not (known.again or known.append):
+        known.out.unlink(missing_ok=True)
     run: Run = {"command": " ".join(["python -m research benchmark hostile", *sys.argv[1:]])}
+    run["started"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     run |= {**circumstances(), "finished": False}
 
     def keep(part: str) -> Callable[[Any], None]:
         def written(value: Any) -> None:
             run[part] = value if isinstance(value, dict) else value.as_json()
-            _write(known.out, [*runs, run])
+            _write(known.out, run)
 
         return written
 
@@ -58,17 +60,17 @@ def main() -> None:
         scratch = Path(folder)
         base = make_base(scratch / "base")
         if known.again:
-            _try_again(base, scratch, runs, keep)
+            _try_again(base, scratch, _read(known.out), keep)
         else:
-            keep("places")(in_odd_places(base, scratch))
             numbers = _numbers(known.first, known.cases, known.only, known.minutes)
             if known.cases:
                 try_inputs(base, scratch, known.seed, numbers, keep("inputs"))
             if known.kills:
                 killed(base, scratch, known.seed, known.kills, itertools.count(), keep("kills"))
+            if not known.no_places:
+                keep("places")(in_odd_places(base, scratch))
     run["finished"] = True
-    _write(known.out, [*runs, run])
-    still = still_open([*runs, run])
+    still = _write(known.out, run)
     print(f"{len(still)} findings are open")
     sys.exit(bool(still))
 
@@ -82,6 +84,7 @@ def _flags() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=600.0, help="try no further inputs then")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--again", action="store_true", help="only what is still open")
+    parser.add_argument("--no-places", action="store_true", help="leave the odd places out")
     parser.add_argument("--append", action="store_true", help="keep the runs that are there")
     parser.add_argument("--out", type=Path, default=RESULT, metavar="JSON")
     return parser.parse_args()
@@ -130,19 +133,30 @@ def still_open(runs: list[Run]) -> dict[tuple[str, Any, Any], str]:
     return found
 
 
-def _write(path: Path, runs: list[Run]) -> None:
-    document = {
-        "what": "exit codes, lines, memory, time and traces of commands on broken inputs",
-        "limits": {
-            "processor_seconds": SECONDS,
-            "seconds_of_standing_still": SECONDS,
-            "peak_kb": GIGABYTE_KB,
-        },
-        "settings": TINY,
-        "open": sorted(still_open(runs).values()),
-        "runs": runs,
-    }
-    write_text(path, json.dumps(document, indent=1) + "\n")
+def _read(path: Path) -> list[Run]:
+    runs: list[Run] = json.loads(path.read_text())["runs"] if path.is_file() else []
+    return runs
+
+
+def _write(path: Path, run: Run) -> dict[tuple[str, Any, Any], str]:
+    """Write a run beside those that are there, of other processes too; return what is open."""
+    with FileLock(Path(tempfile.gettempdir()) / "sacl-hostile.lock"):
+        runs = [other for other in _read(path) if other["started"] != run["started"]]
+        runs = sorted([*runs, run], key=lambda one: one["started"])
+        still = still_open(runs)
+        document = {
+            "what": "exit codes, lines, memory, time and traces of commands on broken inputs",
+            "limits": {
+                "processor_seconds": SECONDS,
+                "seconds_of_standing_still": SECONDS,
+                "peak_kb": GIGABYTE_KB,
+            },
+            "settings": TINY,
+            "open": sorted(still.values()),
+            "runs": runs,
+        }
+        write_text(path, json.dumps(document, indent=1) + "\n")
+    return still
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from research.benchmarks.hostile_parts.inputs_of_runs import MAKERS_OF
 from research.benchmarks.hostile_parts.right import disagreements
 
 KINDS = tuple(MAKERS_OF)
-PROGRAM_EVERY = 37
+PROGRAM_EVERY = 101
 """Each so many-th case is a program of its own; prime to the number of kinds, to meet them all."""
 
 

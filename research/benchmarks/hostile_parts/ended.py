@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pkgutil
@@ -37,6 +38,8 @@ def load_everything() -> None:
     for module in pkgutil.walk_packages(sacl.__path__, "sacl."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    gc.collect()
+    gc.freeze()  # else each fork's first collection copies all objects
 
 
 def program_of(words: Sequence[str]) -> list[str]:

@@ -24,10 +24,12 @@ OF_ONE_TIME = ("started", "date", "duration_s", "seconds", "shared", "peak_memor
 """What a record says of when, or for how long; never compared."""
 _TURNS = (
     *("run", "predict", "export", "compare", "predict", "export"),
-    *("run", "predict", "compare", "export", "run", "compare --jobs 2", "predict"),
+    *("run", "predict", "export", "predict", "run", "export", "predict"),
+    *("run", "predict", "export", "compare --jobs 2", "predict", "export"),
+    *("run", "predict", "export", "predict", "run", "export"),
 )
 """Commands in the order of the rounds: those that take seconds less often."""
-_MOST, _OWN_EVERY = 5, 8
+_MOST, _OWN_EVERY = 5, 16
 """Kills of one command before it is let through; each so many-th round has programs of its own."""
 
 

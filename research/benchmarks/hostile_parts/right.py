@@ -32,7 +32,7 @@ def disagreements(room: Room, words: Sequence[str], ended: Ended) -> list[str]:
         faults += _of_cohort(room, cohort, ended)
     out = Path(room.out)
     images = Path(words[words.index("--images") + 1]) if "--images" in words else None
-    if words[0] == "predict" and images is not None and out.is_dir():
+    if images is not None and out.is_dir():
         faults += _of_predictions(room, images, out, ended)
     if words[0] == "evaluate" and (out / "scores.csv").is_file():
         faults += _of_scores(room, out / "scores.csv")
@@ -87,13 +87,14 @@ def _of_predictions(room: Room, images: Path, out: Path, ended: Ended) -> Iterat
     """Give the scans that have neither a label map nor a word, and maps unlike the sound ones."""
     if not images.is_dir() or images.parent.parent != room.user:
         return
+    sound = None if (room.user / "maps").exists() else room.base / "predicted"
     for path in _untouched(room, images.parent, "imagesTs/*.nii.gz"):
         named = [out / path.name, out / path.name.replace("_0000.nii.gz", ".nii.gz")]
         written = next((target for target in named if target.is_file()), None)
         if written is None:
             if path.name.removesuffix("_0000.nii.gz") not in ended.errors:
                 yield f"{path.name}: not predicted, without a word"
-        elif not np.array_equal(_voxels(written), _voxels(room.base / "predicted" / named[1].name)):
+        elif sound and not np.array_equal(_voxels(written), _voxels(sound / named[1].name)):
             yield f"{path.name}: another label map than when all was sound"
 
 
