@@ -64,6 +64,9 @@ def run(config: RunConfig, force: bool = False, ingested: bool = False) -> Path:
             label = f"[{number}/{len(stages)}] "
             redo = force and not (ingested and stage == "ingest")
             run_stage(config, stage, workspace=within, force=redo, label=label)
+    for of_run in list(budgets.values())[-1:]:
+        taken_s = of_run.asked_s - of_run.left_s
+        say(f"time: {duration(taken_s)} of {duration(of_run.asked_s)} were taken")
     return workspace.folder("report") / "report.html"
 
 

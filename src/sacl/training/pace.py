@@ -119,7 +119,7 @@ class Pace:
             self.position = float(self.steps)
             return
         if self.deadline and self.done < LEAST_STEPS:
-            self._require_enough(self.deadline)
+            self._require_enough(self.deadline, self._last - before)
         self.stride = (self.steps - self.position) / self.to_do
 
     def paced(self) -> Paced:
@@ -150,11 +150,9 @@ class Pace:
             each = f"{self._seconds_per_step:.2g} s each"
             say(f"  {self.what}: {fit} of {self.steps} steps, {each}; {left} left")
 
-    def _require_enough(self, deadline: Deadline) -> None:
+    def _require_enough(self, deadline: Deadline, last_s: float) -> None:
         missing = min(LEAST_STEPS, self.steps) - self.done
-        each = self._seconds_per_step
-        if not self._measured:  # and perhaps over before anything is
-            each = (self._last - self._begun) / (self.done - self._done_before)
+        each = self._seconds_per_step if self._measured else last_s
         if missing * each > deadline.left_s and (self._measured or deadline.left_s <= 0):
             steps = f"{self.what} takes {each:.2g} s a step and needs {LEAST_STEPS} steps"
             raise deadline.too_short(steps, missing * each - deadline.left_s)

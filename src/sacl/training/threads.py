@@ -1,13 +1,17 @@
 """How many threads a training's steps are computed in: chosen by timing steps.
 
-On a machine that others use, two threads may take a hundred times as long as one.
+On a machine that others use, two threads may take ten or a hundred times as long as one, since each
+waits for the others after every operation. A short probe tells, before steps are risked.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Sequence
+
+import torch
 
 from sacl.networks.device import compute_in
 from sacl.run import clock
@@ -16,6 +20,9 @@ _TRIED_STEPS = 4
 """Steps that a number of threads is tried for; the first one is not counted."""
 _HOPELESS = 3.0
 """A number of threads is given up at a step that takes this many times the best one's."""
+_PROBE_S = 0.1
+_PROBE_SIZE = 200_000
+"""Numbers that one short operation of the probe adds to: enough to be shared among threads."""
 _SLOWER = 1.5
 """The choice is made again when steps take this many times the best so far,"""
 _TRY_EVERY_S = 60.0
@@ -30,7 +37,7 @@ class ThreadChoice:
         self._to_try: list[int] = []
         self._taken: dict[int, list[float]] = {}
         self._recent: deque[float] = deque(maxlen=5)
-        self._best, self._tried_at = math.inf, clock.now()
+        self._best, self._tried_at = math.inf, 0.0
         if len(self.choices) > 1:
             self._try()
 
@@ -56,13 +63,19 @@ class ThreadChoice:
             compute_in(self._to_try[0])
             return False
         compute_in(min(self._taken, key=lambda number: _mean(self._taken[number])))
-        self._best, self._tried_at = math.inf, clock.now()
-        self._recent.clear()
+        self._tried_at = clock.now()
         return True
 
     def _try(self) -> None:
-        self._to_try, self._taken = list(self.choices), {}
+        self._taken, self._best, self._tried_at = {}, math.inf, clock.now()
+        self._recent.clear()
+        rate_of_one = probed_rate(self.choices[0])
+        rates = {n: probed_rate(n) for n in self.choices[1:]}
+        busy = [n for n, rate in rates.items() if _HOPELESS * rate < rate_of_one]
+        self._to_try = [n for n in self.choices if n not in busy]
         compute_in(self._to_try[0])
+        if len(self._to_try) == 1:
+            self._to_try = []
 
     def _watch(self, seconds: float) -> None:
         self._recent.append(seconds)
@@ -71,6 +84,16 @@ class ThreadChoice:
             self._best = min(self._best, mean)
             if mean > _SLOWER * self._best and clock.now() - self._tried_at >= _TRY_EVERY_S:
                 self._try()
+
+
+def probed_rate(threads: int) -> float:
+    """Return how many short operations a second are done in some threads, over a tenth of one."""
+    compute_in(threads)
+    numbers, done, begun = torch.zeros(_PROBE_SIZE), 0, time.perf_counter()
+    while (taken := time.perf_counter() - begun) < _PROBE_S or not done:
+        numbers.add_(1.0)
+        done += 1
+    return done / taken
 
 
 def _mean(seconds: Sequence[float]) -> float:

@@ -1,0 +1,116 @@
+"""What the stages do with the time of a run: deadlines, what is left for later, fewer copies."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from block_cohort import copy_of, settings_of
+
+from sacl.cohort.manifest import read_cohort
+from sacl.errors import ConfigError
+from sacl.networks.device import resolve_device
+from sacl.prediction.volume import load_segmenter, read_recipe
+from sacl.run import clock
+from sacl.run.clock import Budget
+from sacl.run.record import fingerprint, read_record
+from sacl.settings import PredictSettings, PretrainSettings
+from sacl.stages import reserve
+from sacl.stages.finetune import finetune
+from sacl.stages.predict import predict
+from sacl.stages.pretrain import pretrain
+from sacl.stages.reserve import Costs, measure_costs, middle_of, share_of
+
+DAY = 86400.0
+
+
+def within(workspace, seconds, copies=None, weight=60.0):
+    budget = Budget(
+        asked_s=seconds, ends=clock.now() + seconds, weight=weight, whole=100.0, copies=copies
+    )
+    return replace(workspace, budget=budget)
+
+
+def test_training_in_ample_time_is_recorded_and_is_that_of_no_time(finished, pretrained, tmp_path):
+    head = "dense" if "dense" in str(finished.root) else "query"
+    workspace = within(copy_of(pretrained, tmp_path / "work"), DAY, copies=4)
+    finetune(settings_of(head), workspace)
+    results = read_record(workspace.folder("finetune")).results
+    assert set(results["pace"]) == {"semantic", "scratch"}
+    paced = results["pace"]["semantic"]
+    assert (paced["steps"], paced["steps_asked"]) == (2, 2)
+    assert 0.4 * DAY < paced["seconds_allowed"] < 0.6 * DAY
+    assert paced["seconds_per_step"] > 0
+    assert fingerprint(workspace.folder("finetune")) == fingerprint(finished.folder("finetune"))
+    for arm in ("semantic", "scratch"):
+        weights = f"{arm}/segmenter.safetensors"
+        timed, plain = (w.folder("finetune") / weights for w in (workspace, finished))
+        assert timed.read_bytes() == plain.read_bytes()
+
+
+def test_a_time_that_is_over_before_fine_tuning_is_one_line_and_leaves_nothing(
+    pretrained, tmp_path
+):
+    workspace = within(copy_of(pretrained, tmp_path / "work"), 60.0, copies=4)
+    late = replace(workspace, budget=replace(workspace.budget, ends=clock.now() - 5.0))
+    with pytest.raises(ConfigError, match=r"^time: 1 min is too short, none is left .*--time \d+m"):
+        finetune(settings_of("dense"), late)
+    assert [path.name for path in workspace.folder("finetune").iterdir()] == ["partial.json"]
+
+
+def test_pretraining_without_a_method_needs_no_time(pretrained, tmp_path):
+    workspace = within(copy_of(pretrained, tmp_path / "work"), -5.0, weight=0.0)
+    pretrain(PretrainSettings(method="none", width=8), workspace)
+
+
+def predicting(finished, tmp_path, monkeypatch, seconds):
+    """Return a run to be predicted again, in which a pass over all scans takes 10 s."""
+    monkeypatch.setattr(reserve, "measure_costs", lambda *_: Costs(5.0, 10.0, 20.0))
+    workspace = copy_of(finished, tmp_path / "work")
+    shutil.rmtree(workspace.folder("predict"))
+    return within(workspace, seconds)
+
+
+@pytest.mark.parametrize(("seconds", "copies"), [(DAY, 4), (58.0, 2), (38.0, 0), (1.0, 0)])
+def test_fewer_copies_are_predicted_where_the_time_is_too_short(
+    finished, tmp_path, monkeypatch, capsys, seconds, copies
+):
+    workspace = predicting(finished, tmp_path, monkeypatch, seconds)
+    predict(PredictSettings(copies=4), workspace)
+    assert read_recipe(workspace.folder("predict")).copies == copies
+    assert read_record(workspace.folder("predict")).results["copies"] == copies
+    said = (
+        f"predict: {copies} copies instead of 4, which would take 1 min" in capsys.readouterr().err
+    )
+    assert said == (copies < 4)
+
+
+def test_an_interrupted_prediction_goes_on_with_the_copies_it_began_with(
+    finished, tmp_path, monkeypatch
+):
+    workspace = predicting(finished, tmp_path, monkeypatch, 58.0)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("sacl.stages.predict.write_label_map", interrupted)
+        predict(PredictSettings(copies=4), workspace)
+    predict(PredictSettings(copies=4), replace(workspace, budget=None))
+    assert read_recipe(workspace.folder("predict")).copies == 2
+
+
+def test_later_stages_are_measured_on_one_scan(finished):
+    cohort, device = read_cohort(finished.folder("ingest")), resolve_device("cpu")
+    segmenter = load_segmenter(finished.folder("finetune") / "semantic", device)
+    costs = measure_costs(segmenter, device, cohort.cases, finished, cohort)
+    assert min(costs.beside_s, costs.pass_s) > 0
+    assert costs.scoring_s > reserve._REPORT_S
+    assert costs.seconds(4) - costs.seconds(0) == pytest.approx(4 * costs.pass_s)
+    assert share_of(cohort.cases, middle_of(cohort.cases)) == pytest.approx(5.0)
+
+
+def test_copies_may_take_a_third_of_the_time_that_training_has_and_a_plain_pass_what_it_needs():
+    costs = Costs(beside_s=10.0, pass_s=30.0, scoring_s=20.0)
+    assert costs.reserve(4, left_s=3600.0) == 180.0
+    assert costs.reserve(4, left_s=400.0) == pytest.approx(120.0)
+    assert costs.reserve(4, left_s=50.0) == 60.0
