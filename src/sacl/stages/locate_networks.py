@@ -127,12 +127,11 @@ def train_networks(
     held_out[ALL_LABELED] = None
     networks: dict[str, Ensemble] = {}
     reserve_s: float | None = None
-    make_trainer = _on_volumes if settings.volume else _on_slices
     train_one: TrainOne | None = None
     for number, (name, fold) in enumerate(held_out.items()):
         trained = load_network(folder, name, device)
         if trained is None:
-            train_one = train_one or make_trainer(settings, workspace, cohort, device)
+            train_one = train_one or trainer_of(settings, workspace, cohort)
             if workspace.budget and networks and reserve_s is None:
                 reserve_s = _seconds_of_maps(
                     next(iter(networks.values())), len(held_out), workspace, cohort
@@ -164,6 +163,12 @@ def _seconds_of_maps(
     others = [case for case in cohort.cases if case.subject_id not in labeled]
     scans = share_of(cohort.cases, case) + (networks - 1) * share_of(others, case)
     return seconds * scans
+
+
+def trainer_of(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> TrainOne:
+    """Return what trains a coarse network as the settings say; the scans are read here, once."""
+    on = _on_volumes if settings.volume else _on_slices
+    return on(settings, workspace, cohort, resolve_device(workspace.device))
 
 
 def _on_volumes(
