@@ -6,7 +6,8 @@ import pytest
 
 from sacl.plan.facts import OrganFigures, TaskFacts
 from sacl.plan.machine import MachineFacts
-from sacl.plan.rules import Situation, choose, held_out, scan_label_of
+from sacl.plan.rules import Situation, choose, held_out, kinds_of, scan_label_of
+from sacl.plan.trials import Tried
 
 CPU = MachineFacts("cpu", 2, 16.0)
 GPU = MachineFacts("cuda", 16, 128.0, 80.0)
@@ -77,13 +78,13 @@ def chosen(facts, machine=CPU, hours=2.0, **given):
         (BRAIN, CPU, {"locate.slices.size": 64, "extract.region": "slice"}),
         (BRAIN, CPU, {"extract.dense_size": 64, "extract.patch_size": 48}),
         (BRAIN, GPU, {"extract.dense_size": 128}),
-        (NECK, CPU, {"locate.slices.size": 128, "extract.dense_size": 80}),
-        (NECK, CPU, {"predict.copies": 4, "locate.slices.copy_paste": 0.0}),
+        (NECK, CPU, {"locate.volume": None, "extract.dense_size": 80}),
+        (NECK, CPU, {"predict.copies": 4, "finetune.dense.copy_paste": 0.0}),
         (LONG, CPU, {"predict.copies": 0}),
         (LONG, GPU, {"predict.copies": 4}),
-        (NECK_LABELED, CPU, {"locate.volume.crop": [40, 40, 24], "locate.channels": 8}),
-        (NECK_LABELED, CPU, {"locate.volume.spacing_mm": [7.7, 7.7, 4.8]}),
-        (NECK_LABELED, GPU, {"locate.volume.spacing_mm": [5.1, 5.1, 3.2]}),
+        (NECK_LABELED, CPU, {"locate.volume.crop": [48, 48, 32], "locate.channels": 16}),
+        (NECK_LABELED, CPU, {"locate.volume.spacing_mm": [5.1, 5.1, 5.1]}),
+        (NECK_LABELED, GPU, {"locate.volume.spacing_mm": [4.0, 4.0, 4.0]}),
         (UNDRAWN, CPU, {"locate.slices.size": 64, "extract.region": "slice"}),
     ],
 )
@@ -93,7 +94,7 @@ def test_facts_lead_to_settings(facts, machine, expected):
 
 
 def test_one_kind_of_coarse_network_is_chosen():
-    for facts, other in ((HEART, "locate.volume"), (NECK_LABELED, "locate.slices")):
+    for facts, other in ((HEART, "locate.volume"), (NECK, "locate.slices")):
         assert not [name for name in chosen(facts) if name.startswith(other)]
 
 
@@ -109,11 +110,29 @@ def test_the_reason_for_slices_names_both_spacings():
     assert "slices, not volumes: spacing 10 mm against 1.5 mm" in reason
 
 
-def test_what_facts_cannot_tell_is_left_to_a_trial():
-    tried = {c.setting for c in choose(Situation(NECK, CPU, 7200.0)) if c.trial}
-    assert {"locate.slices", "finetune.dense.copy_paste", "finetune.augment"} <= tried
-    tried = {c.setting for c in choose(Situation(HEART, CPU, 7200.0)) if c.trial}
-    assert "locate.slices" not in tried
+def test_what_facts_cannot_tell_is_said():
+    choices = {c.setting: c for c in choose(Situation(NECK, CPU, 7200.0))}
+    assert "the facts cannot tell strong or mild" in choices["finetune.augment"].because
+
+
+def test_only_open_volumes_leave_the_kind_of_coarse_network_to_a_trial():
+    assert kinds_of(HEART) == ("slices",)
+    assert kinds_of(NECK) == ("volume", "slices")
+    assert kinds_of(BRAIN) == ("slices", "volume")
+
+
+def test_a_trial_decides_and_its_figures_are_the_reason():
+    tried = (Tried("volume", 0.2, {}, 100, 9.0), Tried("slices", 0.3, {}, 100, 9.0))
+    choices = choose(Situation(NECK, CPU, 7200.0, tried=tried))
+    reason = next(c.reason for c in choices if c.setting == "locate.slices")
+    assert "volume 0.20, slices 0.30" in reason
+    assert not [c for c in choices if c.setting.startswith("locate.volume")]
+
+
+def test_what_the_user_gave_wins_over_a_trial():
+    tried = (Tried("volume", 0.2, {}, 100, 9.0), Tried("slices", 0.3, {}, 100, 9.0))
+    choices = choose(Situation(NECK, CPU, 7200.0, {"locate.volume.steps": 5}, tried))
+    assert not [c for c in choices if c.setting.startswith("locate.slices")]
 
 
 @pytest.mark.parametrize(

@@ -72,12 +72,3 @@ def test_nothing_is_written(workspace, faked):
 def test_a_time_too_short_for_any_training_is_refused(workspace):
     with pytest.raises(ConfigError, match="too short"):
         trial.try_candidates(CANDIDATES, workspace, seconds=1e-3)
-
-
-def tried(**dice):
-    return [trial.Tried(name, value, {}, 1, 1.0) for name, value in dice.items()]
-
-
-def test_the_first_candidate_is_taken_unless_another_is_clearly_ahead():
-    assert trial.best_of(tried(first=0.50, second=0.515)).candidate == "first"
-    assert trial.best_of(tried(first=0.50, second=0.53, third=0.60)).candidate == "third"

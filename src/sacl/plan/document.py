@@ -17,7 +17,7 @@ from sacl.files.documents import read_as
 from sacl.plan.facts import TaskFacts
 from sacl.plan.machine import MachineFacts
 from sacl.plan.rules import Choice, Situation, Value, choose
-from sacl.run.clock import seconds_of
+from sacl.plan.trials import Tried
 
 PLAN_FILE = "plan.json"
 """In the work directory."""
@@ -31,7 +31,8 @@ _PLAIN = re.compile(r"(?!(?:null|true|false)$)[a-z][\w/-]*", re.IGNORECASE)
 class RunPlan:
     """What a run was planned to do in a time with a cohort, whose hash as ingested is `cohort`.
 
-    `given` is what the user set, `held` who would be held out otherwise.
+    `given` is what the user set, `held` who would be held out otherwise, `tried` what a trial on
+    the labeled scans has shown.
     """
 
     time: str
@@ -41,6 +42,7 @@ class RunPlan:
     given: Mapping[str, Value]
     held: Choice
     choices: tuple[Choice, ...]
+    tried: tuple[Tried, ...] = ()
 
     @property
     def settings(self) -> dict[str, Value]:
@@ -72,19 +74,13 @@ class RunPlan:
                 yield f"{named}{choice.reason}"
 
 
-def make_plan(
-    time: str,
-    cohort: str,
-    facts: TaskFacts,
-    machine: MachineFacts,
-    held: Choice,
-    given: Mapping[str, Value],
-) -> RunPlan:
-    """Return the plan: who is held out, what the rules choose, and what the user chose."""
-    chosen = choose(Situation(facts, machine, seconds_of(time), given))
+def make_plan(time: str, cohort: str, held: Choice, situation: Situation) -> RunPlan:
+    """Return the plan: who is held out, what rules and trials choose, and what the user chose."""
+    given = situation.given
     yours = [Choice(name, value, YOURS) for name, value in given.items()]
-    choices = (*[held] * (held.setting not in given), *chosen, *yours)
-    return RunPlan(time, cohort, facts, machine, given, held, choices)
+    choices = (*[held] * (held.setting not in given), *choose(situation), *yours)
+    measured = (situation.facts, situation.machine)
+    return RunPlan(time, cohort, *measured, given, held, choices, situation.tried)
 
 
 def write_plan(root: Path, plan: RunPlan) -> None:

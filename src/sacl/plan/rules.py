@@ -1,7 +1,7 @@
 """From a cohort and a machine to settings, each with its reason and where that was measured.
 
 A rule yields its choices. What the facts cannot tell stands at the best that is known and names the
-values that a trial on the labeled scans would compare (`Choice.trial`).
+values between which they cannot (`Choice.trial`); the kind of coarse network a trial decides.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from sacl.plan.facts import TaskFacts
 from sacl.plan.machine import MachineFacts
+from sacl.plan.trials import Tried, best_of, in_words
 from sacl.types import UNKNOWN
 
 Value = str | int | float | bool | list[Any] | dict[str, Any] | None
@@ -32,11 +33,24 @@ than 2, was not found and parotids of 3 had Dice 0.2; ACDC's structures of 8 had
 _FLAT = 3.0
 """Anisotropy from which on a volume is a stack of slices, as in nnU-Net."""
 _MANY_ORGANS = 5
+_LEAST_SLICES = 24
+"""A volume's own slices are merged to voxels as thick as wide, but to no fewer."""
 _SQUARE_PAYS = 0.8
 """Width of the square around the organs relative to a slice below which it makes pixels finer."""
 _READING_S = 0.007
 """Processor time in which a slice of 96 x 96 is read once (research/log.md, 2026-11-29)."""
 _PREDICTION_SHARE = 0.1
+_REASONS = {
+    "slices": (
+        "networks on slices learn from unlabeled scans too, and were ahead on hearts",
+        "docs/decisions/0011",
+    ),
+    "volume": (
+        "of head and neck networks on volumes had Dice 0.40 when those on slices had lost all",
+        f"{_LOG}, 2026-11-29",
+    ),
+}
+"""Why a kind of coarse network is taken where no trial was made, and where that was measured."""
 _OF_PRETRAINING = (
     *("finetune.twin", "finetune.encoder_rate", "pretrain.scan_label", "pretrain.steps"),
     *("pretrain.batch", "pretrain.temperature", "pretrain.augment"),
@@ -62,19 +76,25 @@ class Choice:
 
     @property
     def because(self) -> str:
-        """The reason with its source and with what is left to a trial."""
-        tried = f"; {' or '.join(map(str, self.trial))} is for a trial to decide"
-        return self.reason + tried * bool(self.trial) + f" ({self.source})" * bool(self.source)
+        """The reason with its source and with what else might do better."""
+        others = " or ".join(map(str, self.trial))
+        opened = f"; the facts cannot tell {others}: try the other" * bool(self.trial)
+        return self.reason + opened + f" ({self.source})" * bool(self.source)
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What a plan is made for; `given` are the settings and blocks that the user gave, by name."""
+    """What a plan is made for; `given` are the settings and blocks that the user gave, by name.
+
+    `tried` is what a trial has shown; `coarse` is the kind of coarse network where it is settled.
+    """
 
     facts: TaskFacts
     machine: MachineFacts
     seconds: float
     given: Mapping[str, Value] = field(default_factory=dict)
+    tried: tuple[Tried, ...] = ()
+    coarse: str | None = None
 
     def gives(self, block: str) -> bool:
         """Tell whether the user gave a block, or a setting in it."""
@@ -128,22 +148,29 @@ def _coarse(situation: Situation) -> Iterator[Choice]:
     if situation.gives("locate.maps"):
         return
     spacing = f"spacing {facts.spacing_mm[2]:g} mm against {min(facts.spacing_mm[:2]):g} mm"
-    many = len(facts.organs) >= _MANY_ORGANS or bool(facts.pairs)
-    is_open = facts.anisotropy < _FLAT and many
-    takes_volume = is_open and not facts.unlabeled_scans and not situation.gives("locate.slices")
-    trial = ("slices", "volume") if is_open else ()
-    source = "docs/decisions/0011"
-    if takes_volume or situation.gives("locate.volume"):
-        reason = f"volumes, not slices: {spacing}, many organs, and no unlabeled scan for slices"
-        yield Choice("locate.volume", None, reason, source, trial)
-        yield from _volumes(situation)
-        return
-    learns = "were ahead of volumes on real scans"
-    if facts.unlabeled_scans:
-        learns = f"learn from the {facts.unlabeled_scans} unlabeled scans too"
-    reason = f"slices, not volumes: {spacing}, and networks on slices {learns}"
-    yield Choice("locate.slices", None, reason, source, trial)
-    yield from _slices(situation)
+    many = f"{len(facts.organs)} organs" if len(facts.organs) > 1 else "one organ"
+    given = next((kind for kind in _REASONS if situation.gives(f"locate.{kind}")), None)
+    tried = best_of(situation.tried).candidate if situation.tried else None
+    kind = given or situation.coarse or tried or kinds_of(facts)[0]
+    other = "volumes" if kind == "slices" else "slices"
+    reason, source = _REASONS[kind]
+    if situation.tried:
+        reason, source = in_words(situation.tried), "a trial on this cohort"
+    reason = f"{kind.rstrip('s')}s, not {other}: {spacing}, {many}; {reason}"
+    yield Choice(f"locate.{kind}", None, reason, source)
+    yield from _volumes(situation) if kind == "volume" else _slices(situation)
+
+
+def kinds_of(facts: TaskFacts) -> tuple[str, ...]:
+    """Return the coarse networks that may be right, the best known first.
+
+    On stacks of thick slices those on slices, on open volumes of many organs those on volumes.
+    """
+    if facts.anisotropy >= _FLAT:
+        return ("slices",)
+    if len(facts.organs) >= _MANY_ORGANS or facts.pairs:
+        return ("volume", "slices")
+    return ("slices", "volume")
 
 
 def _slices(situation: Situation) -> Iterator[Choice]:
@@ -166,18 +193,21 @@ def _slices(situation: Situation) -> Iterator[Choice]:
 
 def _volumes(situation: Situation) -> Iterator[Choice]:
     facts, large = situation.facts, situation.machine.is_large
-    cells, most = (96, (64, 64, 32)) if large else (64, (40, 40, 24))
+    cells, most = (128, (64, 64, 32)) if large else (96, (48, 48, 32))
     in_plane = round(max(min(facts.spacing_mm[:2]), facts.side_mm[0] / cells), 1)
-    along = round(max(facts.spacing_mm[2], facts.field_of_view_mm[2] / cells), 1)
+    length_mm = facts.field_of_view_mm[2]
+    along = round(max(facts.spacing_mm[2], min(in_plane, length_mm / _LEAST_SLICES)), 1)
     spacing_mm = [in_plane, in_plane, along]
     fits = zip(facts.field_of_view_mm, spacing_mm, most, strict=True)
     crop = [min(limit, 8 * math.ceil(mm / voxel / 8)) for mm, voxel, limit in fits]
     computer = "a GPU" if large else "a CPU"
     reason = f"{facts.side_mm[0]:g} mm in {cells} voxels"
     yield Choice("locate.volume.spacing_mm", spacing_mm, reason)
-    yield Choice("locate.volume.crop", crop, f"what {computer} trains on", "runs/demo.yaml")
+    source = f"{_LOG}, 2026-11-29"
+    yield Choice("locate.volume.crop", crop, f"what {computer} trains on", source)
     if not large:
-        yield Choice("locate.channels", 8, "3-D steps are slow on a CPU", "runs/demo.yaml")
+        reason = "3-D steps are slow on a CPU"
+        yield Choice("locate.channels", 16, reason, f"{_LOG}, 2026-11-29")
 
 
 def _view(situation: Situation) -> Iterator[Choice]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from sacl.files.atomic import plain, real
 from sacl.plan.document import RunPlan, as_yaml, make_plan, read_plan, write_plan
 from sacl.plan.facts import measure_cohort
 from sacl.plan.machine import measure_machine
-from sacl.plan.rules import Choice, held_out
-from sacl.progress import say
+from sacl.plan.rules import Choice, Situation, choose, held_out, kinds_of
+from sacl.plan.trials import LEAST_S, SHARE, Tried
+from sacl.progress import duration, say
+from sacl.run.clock import seconds_of
 from sacl.run.configure import load_config
 from sacl.run.pipeline import run_stage, workspace_of
 from sacl.run.record import fingerprint
 from sacl.settings import RunConfig
 from sacl.stages.ingest import list_cohort
+from sacl.stages.trial import try_candidates
 
 USUAL_TIME = "2h"
 _OF_THE_RUN = ("name", "work", "seed", "device", "time", "ingest.data")
@@ -59,13 +63,36 @@ def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, 
         if plan is None:
             facts = measure_cohort(read_cohort(folder), folder)
             machine = measure_machine(asked.device)
-            plan = make_plan(time, fingerprint(folder), facts, machine, held, given)
+            situation = Situation(facts, machine, seconds_of(time), given)
+            situation = replace(situation, tried=_tried(flags, situation))
+            plan = make_plan(time, fingerprint(folder), held, situation)
         elif plan.given != given:
-            plan = make_plan(time, plan.cohort, plan.facts, plan.machine, held, given)
+            situation = Situation(plan.facts, plan.machine, seconds_of(time), given, plan.tried)
+            plan = make_plan(time, plan.cohort, held, situation)
         if before and before.cohort != fingerprint(folder):
             say("plan: the cohort has changed; its plan is kept, --force plans again")
         write_plan(asked.work, plan)
     return load_config(None, {**flags, "time": time}, base=plan.settings), plan
+
+
+def _tried(flags: Mapping[str, str], situation: Situation) -> tuple[Tried, ...]:
+    """Try which coarse network is the better one here, where the rules and the user leave it open.
+
+    Nothing is tried where the time is too short for that to say anything.
+    """
+    kinds = kinds_of(situation.facts)
+    seconds = SHARE * situation.seconds
+    if len(kinds) < 2 or situation.gives("locate") or seconds < 2 * len(kinds) * LEAST_S:
+        return ()
+    base = {
+        kind: {c.setting: c.value for c in choose(replace(situation, coarse=kind)) if c.setting}
+        for kind in kinds
+    }
+    configs = {kind: load_config(None, flags, base=chosen) for kind, chosen in base.items()}
+    say(f"plan: a trial of {' and '.join(kinds)}, at most {duration(seconds)}")
+    workspace = workspace_of(next(iter(configs.values())))
+    candidates = {kind: config.locate for kind, config in configs.items()}
+    return try_candidates(candidates, workspace, seconds)
 
 
 def with_places(flags: Mapping[str, str]) -> dict[str, str]:

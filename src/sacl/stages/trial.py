@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 
 from sacl.cohort.manifest import read_cohort
+from sacl.plan.trials import Tried
 from sacl.progress import duration, say
 from sacl.run import clock
 from sacl.run.clock import Deadline
 from sacl.run.workspace import Workspace
 from sacl.scores.overlap import dice
 from sacl.settings import LocateSettings
-from sacl.stages.locate_networks import deal_folds, trainer_of
+from sacl.stages.locate_networks import SEEN, deal_folds, trainer_of
 from sacl.stages.scan import Scan
 from sacl.training.pace import Pace
 
 _FOLDS = 2
 """Each labeled scan is scored once, by the network of the other half of the subjects."""
-_MARGIN = 0.02
-"""Mean Dice by which another candidate has to be ahead of the first to be taken."""
-
-
-@dataclass(frozen=True)
-class Tried:
-    """What one candidate reached on labeled scans that its networks did not see.
-
-    `dice` is the mean over organs of the mean over scans, `organs` the latter; `steps` those of its
-    networks together.
-    """
-
-    candidate: str
-    dice: float
-    organs: dict[str, float]
-    steps: int
-    seconds: float
 
 
 def try_candidates(
@@ -45,16 +28,20 @@ def try_candidates(
     """Train each candidate for an equal time, and return how well it locates scans not seen.
 
     Nothing is written. The subjects are halved as for cross-fitting: candidates see the same scans.
+    Where no subject can be held out, nothing is tried.
 
     Raises:
-        DataError: fewer than 2 subjects are labeled, or annotated for an organ.
+        ConfigError: the time is too short for any training.
     """
     cohort = read_cohort(workspace.require("ingest"))
     fold_of = deal_folds(cohort, _FOLDS)
+    always = [case for case in cohort.labeled if fold_of[case.subject_id] == SEEN]
     halves = [
         [case for case in cohort.labeled if fold_of[case.subject_id] == fold]
-        for fold in sorted(set(fold_of.values()))
+        for fold in sorted(set(fold_of.values()) - {SEEN})
     ]
+    if not halves:
+        return ()
     each_s = seconds / (len(candidates) * len(halves))
     tried = []
     for number, (name, settings) in enumerate(candidates.items(), start=1):
@@ -64,7 +51,7 @@ def try_candidates(
         for fold, unseen in enumerate(halves):
             pace = Pace(Deadline(clock.now() + each_s, each_s))
             what = f"trial {number}/{len(candidates)} ({name}, half {fold + 1})"
-            seen = [case for half in halves if half is not unseen for case in half]
+            seen = [*always, *(c for half in halves if half is not unseen for c in half)]
             network, losses = train_one(seen, workspace.seed, what=what, pace=pace)
             steps += len(losses)
             for case in unseen:
@@ -79,9 +66,3 @@ def try_candidates(
         tried.append(Tried(name, mean, organs, steps, round(clock.now() - begun, 1)))
         say(f"trial: {name}: Dice {mean:.3f} in {steps} steps, {duration(tried[-1].seconds)}")
     return tuple(tried)
-
-
-def best_of(tried: Sequence[Tried]) -> Tried:
-    """Return the best candidate; the first unless another is clearly ahead of it."""
-    first, best = tried[0], max(tried, key=lambda one: one.dice)
-    return best if best.dice > first.dice + _MARGIN else first
