@@ -111,13 +111,14 @@ def _config(known: argparse.Namespace, flags: dict[str, str]) -> RunConfig:
 
 
 def _run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    from sacl.run import pipeline
+    from sacl.run import clock, pipeline
 
     if known.command == "run" and known.config is None and "phantom.scans" not in flags:
+        since = clock.now()
         config, planned = _planned(known, flags)
         for line in planned.lines():
             say(f"plan: {line}")
-        page = pipeline.run(config, known.force, ingested=True)
+        page = pipeline.run(config, known.force, since)
     else:
         config = load_config("demo", flags) if known.command == "demo" else _config(known, flags)
         page = pipeline.run(config, known.force)

@@ -92,3 +92,9 @@ def test_a_time_that_is_too_short_is_told_with_how_long_is_needed(at):
     assert text == (
         "time: 10 min is too short, nothing fits; give --time 12m at least, or less to do"
     )
+
+
+def test_the_time_of_a_planned_run_counts_since_it_was_planned(monkeypatch):
+    monkeypatch.setattr(clock, "now", lambda: 1000.0)
+    budgets = budgets_of(load_config(None, {"time": "1h"}), STAGES, since=400.0)
+    assert {budget.left_s for budget in budgets.values()} == {3000.0}

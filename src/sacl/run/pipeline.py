@@ -42,11 +42,12 @@ def workspace_of(config: RunConfig) -> Workspace:
     return Workspace(config.work, config.name, config.seed, config.device)
 
 
-def run(config: RunConfig, force: bool = False, ingested: bool = False) -> Path:
+def run(config: RunConfig, force: bool = False, since: float | None = None) -> Path:
     """Run all stages, skip those that are up to date, and return the report's path.
 
     A stage whose inputs have changed runs again; one that was done with other settings is an
-    error unless `force` is set, which redoes everything.
+    error unless `force` is set, which redoes everything. The time of a run that was planned counts
+    `since` that began (on `clock.now`), and what it has ingested is not ingested again.
 
     Raises:
         SaclError: any mistake in the settings, the data or the work directory.
@@ -54,7 +55,7 @@ def run(config: RunConfig, force: bool = False, ingested: bool = False) -> Path:
     if config.phantom.scans == 0 and not config.ingest.data:
         raise ConfigError("ingest.data: no data to run on; give --data DIR or --phantom.scans N")
     stages = [s for s in STAGES if s != "phantom" or config.phantom.scans > 0]
-    workspace, budgets = workspace_of(config), budgets_of(config, stages)  # from now on
+    workspace, budgets = workspace_of(config), budgets_of(config, stages, since)
     importlib.import_module("sacl.networks.device").resolve_device(config.device)
     with workspace.locked():
         if budgets:
@@ -62,7 +63,7 @@ def run(config: RunConfig, force: bool = False, ingested: bool = False) -> Path:
         for number, stage in enumerate(stages, start=1):
             within = replace(workspace, budget=budgets.get(stage))
             label = f"[{number}/{len(stages)}] "
-            redo = force and not (ingested and stage == "ingest")
+            redo = force and not (since is not None and stage == "ingest")
             run_stage(config, stage, workspace=within, force=redo, label=label)
     for of_run in list(budgets.values())[-1:]:
         taken_s = of_run.asked_s - of_run.left_s
@@ -70,8 +71,10 @@ def run(config: RunConfig, force: bool = False, ingested: bool = False) -> Path:
     return workspace.folder("report") / "report.html"
 
 
-def budgets_of(config: RunConfig, stages: Sequence[str]) -> dict[str, Budget]:
-    """Return what each stage of a command may take, from now on; none where no time is given."""
+def budgets_of(
+    config: RunConfig, stages: Sequence[str], since: float | None = None
+) -> dict[str, Budget]:
+    """Return what each stage of a command may take, `since` then or from now on, if time counts."""
     if config.time is None:
         return {}
     asked_s, weights = seconds_of(config.time), dict.fromkeys(stages, 0.0)
@@ -80,7 +83,8 @@ def budgets_of(config: RunConfig, stages: Sequence[str]) -> dict[str, Budget]:
         weights["locate"] = 0.0
     if config.pretrain.method == "none" and "pretrain" in weights:
         weights["pretrain"] = 0.0
-    ends, whole, in_turn = clock.now() + asked_s, sum(weights.values()), list(weights.values())
+    ends = (clock.now() if since is None else since) + asked_s
+    whole, in_turn = sum(weights.values()), list(weights.values())
     return {
         stage: Budget(
             asked_s=asked_s,
@@ -103,7 +107,7 @@ def _shared_out(budgets: Mapping[str, Budget], workspace: Workspace, force: bool
     }
     first = next(iter(budgets.values()))
     weights = sum(budget.weight for budget in to_train.values())
-    to_share_s = first.asked_s - first.unmeasured_s
+    to_share_s = first.left_s - first.unmeasured_s
     parts = [
         f"{stage} about {duration(to_share_s * budget.weight / weights)}"
         for stage, budget in to_train.items()
