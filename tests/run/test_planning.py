@@ -9,6 +9,8 @@ from tests.planted import clean_files, write_files
 
 from sacl.cli import main
 from sacl.plan.document import PLAN_FILE, YOURS, read_plan
+from sacl.plan.trials import Tried
+from sacl.run import planning
 from sacl.run.configure import load_config
 
 
@@ -16,6 +18,19 @@ from sacl.run.configure import load_config
 def planted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return write_files(clean_files(), tmp_path / "clinic")
+
+
+@pytest.fixture(autouse=True)
+def tried(monkeypatch):
+    """Try nothing in earnest: volumes win, and what was to be tried is returned."""
+    asked = []
+
+    def try_candidates(candidates, workspace, seconds):
+        asked.append((candidates, seconds))
+        return tuple(Tried(n, 0.3 + 0.1 * (n == "volume"), {}, 9, 1.0) for n in candidates)
+
+    monkeypatch.setattr(planning, "try_candidates", try_candidates)
+    return asked
 
 
 def planned(capsys, *arguments):
@@ -145,3 +160,22 @@ def test_a_plan_of_settings_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "demo"]) == 2
     assert "settings are given already" in capsys.readouterr().err
+
+
+def test_a_trial_decides_the_kind_of_coarse_network_once(planted, capsys, tried, tmp_path):
+    told = planned(capsys, "--time", "1h")
+    [(candidates, seconds)] = tried
+    assert list(candidates) == ["volume", "slices"]
+    assert (candidates["volume"].volume is None, candidates["slices"].slices is None) == (
+        False,
+    ) * 2
+    assert seconds == 0.15 * 3600
+    assert "volume 0.40, slices 0.30" in " ".join(told.out.replace("#", "").split())
+    assert planned(capsys, "--time", "1h").out == told.out
+    assert len(tried) == 1
+
+
+def test_nothing_is_tried_in_too_short_a_time_nor_of_what_the_user_gave(planted, capsys, tried):
+    planned(capsys, "--time", "5m")
+    planned(capsys, "--time", "1h", "--work", "other", "--locate.slices.size", "64")
+    assert not tried
