@@ -23,10 +23,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
 from sacl.files.weights import read_weights
-from sacl.methods.batches import PatchSource
 from sacl.networks.device import autocast, channels_last
 from sacl.networks.encoder import Encoder, PretrainedEncoder, pooled
-from sacl.patches.store import PatchStore, read_patches
+from sacl.patches.store import COVERAGE_SCALE, IMAGE_SCALE, PatchStore, read_patches
 from sacl.phase_words import PHASE
 from sacl.progress import track
 from sacl.report.figures import PAPER, drawn, palette
@@ -131,15 +130,16 @@ def embed(
 ) -> Float[np.ndarray, "n d"]:
     """Return the L2-normalized pooled features of un-augmented patches, float32."""
     device = next(encoder.parameters()).device
-    attention = store.attention if encoder.spec.in_channels == 2 else None
-    source = PatchSource(store.images, attention, rows, device)
+    arrays = [(store.images, IMAGE_SCALE), (store.attention, COVERAGE_SCALE)]
+    arrays = arrays[: encoder.spec.in_channels]
     edge = (store.meta.stored_size - store.meta.patch_size) // 2
     inner = slice(edge, edge + store.meta.patch_size)
     encoder.eval()
     features = [np.zeros((0, encoder.channels[-1]), np.float32)]
     for first in track(range(0, len(rows), _BATCH), "embed patches"):
-        positions = np.arange(first, min(first + _BATCH, len(rows)))
-        pixels = channels_last(source.pixels(positions)[:, :, inner, inner])
+        some = rows[first : first + _BATCH]
+        channels = [array[some][:, inner, inner] / np.float32(scale) for array, scale in arrays]
+        pixels = channels_last(torch.from_numpy(np.stack(channels, axis=1)).to(device))
         with autocast(device):
             feature = pooled(encoder(pixels))
         features.append(torch.nn.functional.normalize(feature, dim=1).cpu().numpy())

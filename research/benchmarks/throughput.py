@@ -32,10 +32,10 @@ from sacl.methods import Recipe, method_named
 from sacl.methods.batches import PatchViews, training_patches
 from sacl.patches.query import coverage, cut, plan_boxes
 from sacl.patches.store import PatchStore, StoreMeta, read_patches, writing_patches
-from sacl.patches.views import VIEWS
+from sacl.patches.views import VIEWS, ViewRanges
 from sacl.patches.window import normalize
 from sacl.training.loop import Plan, RatedParameters, train
-from sacl.training.sampler import BalancedSampler
+from sacl.training.sampler import BalancedSampler, StepRules
 from sacl.types import Box, Grid, LabelMap, LabelScheme
 
 ORGANS = tuple(f"organ {n}" for n in range(13))
@@ -196,7 +196,7 @@ def _ellipsoids(side: int, slices: int) -> tuple[np.ndarray, LabelMap]:
 def store_speed(folder: Path, side: int, slices: int, batch: int) -> dict[str, Any]:
     """Measure patches per second, cut into and read from the store, against a file per patch.
 
-    A batch is read from the store as it is in training, from a store that fits into memory.
+    A batch is read from the store as it is in training.
     """
     image, coarse = _ellipsoids(side, slices)
     boxes = [(organ, box) for organ in ORGANS for box in plan_boxes(coarse, organ)]
@@ -207,7 +207,7 @@ def store_speed(folder: Path, side: int, slices: int, batch: int) -> dict[str, A
     rng = np.random.default_rng(0)
     batches = [rng.choice(len(boxes), batch, replace=False) for _ in range(20)]
     device = torch.device("cpu")
-    source = PatchSource(store.images, store.attention, np.arange(len(store)), device)
+    rules = StepRules(batch=batch, ranges=ViewRanges(), seed=0, device=device)
 
     def read_files() -> None:
         for rows in batches:
@@ -216,7 +216,8 @@ def store_speed(folder: Path, side: int, slices: int, batch: int) -> dict[str, A
 
     def read_store() -> None:
         for rows in batches:
-            source.pixels(rows)
+            for array in (store.images, store.attention):
+                rules.gather(array, rows)
 
     read_store_s, read_files_s = median_seconds(read_store, 5), median_seconds(read_files, 5)
     read = batch * len(batches)

@@ -82,10 +82,10 @@ class Contrast:
     @cached_property
     def intensity(self) -> Float[Tensor, " patch"]:
         """Mean intensity of every patch under its attention, 0 to 1, on the CPU."""
-        means, source = [], self.views.source
-        for first in range(0, len(source), _MEASURED_AT_ONCE):
-            last = min(first + _MEASURED_AT_ONCE, len(source))
-            image, attention = source.pixels(np.arange(first, last)).unbind(dim=1)
+        means, count = [], len(self.patches.rows)
+        for first in range(0, count, _MEASURED_AT_ONCE):
+            last = min(first + _MEASURED_AT_ONCE, count)
+            image, attention = self.views.pixels(np.arange(first, last)).unbind(dim=1)
             area = attention.sum(dim=(1, 2)).clamp_min(1e-6)
             means.append(((image * attention).sum(dim=(1, 2)) / area).cpu())
         return torch.cat(means)

@@ -10,13 +10,11 @@ from torch import nn
 
 from sacl.errors import ConfigError
 from sacl.losses.contrastive import semantic_contrastive_loss
-from sacl.methods import Recipe, batches, method_named
-from sacl.methods.batches import PatchSource, PatchViews, codes_of, training_patches
+from sacl.methods import Recipe, method_named
+from sacl.methods.batches import PatchViews, codes_of, training_patches
 from sacl.patches.store import PatchStore, StoreMeta
 from sacl.patches.views import ViewRanges
 from sacl.training.sampler import BalancedSampler
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -26,30 +24,6 @@ def arrays():
         rng.integers(0, 65536, (20, 24, 24), dtype=np.uint16),
         rng.integers(0, 256, (20, 24, 24), dtype=np.uint8),
     )
-
-
-@pytest.fixture(params=["in memory", "from disk"])
-def limit(request, monkeypatch):
-    if request.param == "from disk":
-        monkeypatch.setattr(batches, "_IN_MEMORY_BYTES", 0)
-
-
-def test_gives_the_stored_pixels_as_fractions_of_one(arrays, limit):
-    rows = np.array([7, 3, 19, 3, 0])
-    source = PatchSource(*arrays, rows, CPU)
-
-    pixels = source.pixels(np.array([4, 0, 2, 3]))
-
-    assert len(source) == 5
-    picked = rows[[4, 0, 2, 3]]
-    torch.testing.assert_close(pixels[:, 0], torch.tensor(arrays[0][picked] / 65535.0).float())
-    torch.testing.assert_close(pixels[:, 1], torch.tensor(arrays[1][picked] / 255.0).float())
-
-
-def test_leaves_the_attention_out_where_it_is_not_given(arrays, limit):
-    source = PatchSource(arrays[0], None, np.arange(20), CPU)
-
-    assert source.pixels(np.arange(3)).shape == (3, 1, 24, 24)
 
 
 def patch_store(arrays):
@@ -83,6 +57,21 @@ def views_of(arrays, attention=True):
     patches = training_patches(store, ("phase",))
     sampler = BalancedSampler(patches.organ, patches.scan_label, patches.scan, 8, 4)
     return PatchViews(store, patches.rows, sampler, RECIPE, attention), patches
+
+
+def test_gives_the_stored_pixels_as_fractions_of_one(arrays):
+    views, _ = views_of(arrays)
+
+    picked = np.array([7, 3, 19, 3])
+    pixels = views.pixels(picked)
+
+    torch.testing.assert_close(pixels[:, 0], torch.tensor(arrays[0][picked] / 65535.0).float())
+    torch.testing.assert_close(pixels[:, 1], torch.tensor(arrays[1][picked] / 255.0).float())
+
+
+def test_leaves_the_attention_out_where_it_is_not_read(arrays):
+    views, _ = views_of(arrays, attention=False)
+    assert views.pixels(np.arange(3)).shape == (3, 1, 24, 24)
 
 
 class Flattened(nn.Module):

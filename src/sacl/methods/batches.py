@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sacl.errors import DataError
@@ -17,50 +17,13 @@ from sacl.methods import Pretraining, Recipe
 from sacl.networks.device import channels_last
 from sacl.networks.encoder import Encoder
 from sacl.networks.projector import Embedder
-from sacl.patches.store import PatchStore
+from sacl.patches.store import COVERAGE_SCALE, IMAGE_SCALE, PatchStore
 from sacl.patches.views import change_intensity, two_views
-from sacl.training.sampler import Sampler, StepRules, pixel_generator, step_generator
+from sacl.training.sampler import Sampler, StepRules
 from sacl.types import UNKNOWN
 
-_IN_MEMORY_BYTES = 4e9
 Relations = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From the patches of a batch to which pairs are positive, and which are candidates."""
-
-
-class PatchSource:
-    """Stored patches as float pixels on a device, image first, attention (if given) second.
-
-    Arrays of less than 4 GB are read into memory at once, larger ones as batches ask for them.
-    They travel as integers and become floats on the device.
-    """
-
-    def __init__(
-        self,
-        images: Shaped[np.ndarray, "patch i j"],
-        attention: Shaped[np.ndarray, "patch i j"] | None,
-        rows: Int[np.ndarray, " n"],
-        device: torch.device,
-    ) -> None:
-        self.device = device
-        self._channels = [images] if attention is None else [images, attention]
-        self._rows = np.asarray(rows)
-        pixels = len(rows) * images.shape[1] * images.shape[2]
-        if pixels * sum(c.itemsize for c in self._channels) < _IN_MEMORY_BYTES:
-            held, self._rows = np.unique(self._rows, return_inverse=True)
-            self._channels = [np.asarray(c[held]) for c in self._channels]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def pixels(self, positions: Int[np.ndarray, " n"]) -> Float[Tensor, "n channel i j"]:
-        """Return the patches at these positions of `rows`, float32 from 0 to 1."""
-        rows = self._rows[positions]
-        channels = [
-            torch.from_numpy(stored[rows]).to(self.device).float()
-            * (1 / np.iinfo(stored.dtype).max)
-            for stored in self._channels
-        ]
-        return torch.stack(channels, dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,25 +66,33 @@ class PatchViews:
         recipe: Recipe,
         attention: bool,
     ) -> None:
-        self.sampler, self.recipe, self.size = sampler, recipe, store.meta.patch_size
-        self.margin, self.attention = store.margin, attention
-        channel = store.attention if attention else None
-        self.source = PatchSource(store.images, channel, rows, recipe.device)
+        self.store, self.rows, self.attention = store, rows, attention
+        self.sampler, self.recipe = sampler, recipe
+        self.rules = StepRules(
+            batch=recipe.batch, ranges=recipe.ranges, seed=recipe.seed, device=recipe.device
+        )
 
     @property
     def pixels_per_step(self) -> int:
         """Pixels of a step's views."""
-        return 2 * min(self.recipe.batch, len(self.source)) * self.size**2
+        return 2 * min(self.rules.batch, len(self.rows)) * self.store.meta.patch_size**2
+
+    def pixels(self, positions: Int[np.ndarray, " n"]) -> Float[Tensor, "n channel i j"]:
+        """Return the patches at these positions of `rows`, with their attention if it is read."""
+        rows = self.rows[positions]
+        channels = [self.rules.gather(self.store.images, rows) / IMAGE_SCALE]
+        if self.attention:
+            channels.append(self.rules.gather(self.store.attention, rows) / COVERAGE_SCALE)
+        return torch.stack(channels, dim=1)
 
     def draw(self, step: int) -> tuple[Tensor, Int[np.ndarray, " patch"], torch.Generator]:
         """Return a step's views `[patch, 2, channel, i, j]`, which patches they are of, and the
         generator for what else is random.
         """  # noqa: D205
-        rng = step_generator(self.recipe.seed, step)
+        rng, generator = self.rules.randomness(step)
         positions = self.sampler.draw(rng)
-        generator = pixel_generator(rng, self.source.device)
-        pixels = self.source.pixels(positions)
-        views = two_views(pixels, self.recipe.ranges, self.size, self.margin, generator)
+        size, margin = self.store.meta.patch_size, self.store.margin
+        views = two_views(self.pixels(positions), self.rules.ranges, size, margin, generator)
         return views, positions, generator
 
 
