@@ -95,4 +95,5 @@ def test_a_mask_is_cut_to_its_box(where):
     inside = np.zeros(SHAPE, np.bool_, order="F")
     inside[where] = True
     cut = organ_mask("a", inside)
-    assert (cut.start, cut.inside.shape) == (where, (1, 1, 1))
+    assert tuple(side.start for side in cut.region) == where
+    assert cut.inside.shape == (1, 1, 1)

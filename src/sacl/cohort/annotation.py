@@ -87,11 +87,7 @@ def label_of_value(
 
 
 def require_known_organs(dataset: Dataset) -> None:
-    """Refuse a case that is said to be annotated for an organ that the data never names.
-
-    Raises:
-        DataError: names the case and the organ; most likely it is misspelled.
-    """
+    """Refuse a case that is said to be annotated for an organ that the data never names."""
     tables = _tables(dataset) + [tuple(case.masks) for case in dataset.cases]
     names = dict.fromkeys(name for table in tables for name in table)
     known = {canonical_name(name) for name in names}.union(*map(wholes, names))
@@ -154,11 +150,7 @@ def dataset_in_lines(dataset: Dataset, scheme: LabelScheme) -> list[str]:
 def require_all_learned(
     dataset: Dataset, labeled: Sequence[SourceCase], scheme: LabelScheme
 ) -> None:
-    """Refuse labeled scans that leave an organ without any annotation to learn it from.
-
-    Raises:
-        ConfigError: names the organ and what to change.
-    """
+    """Refuse labeled scans that leave an organ without any annotation to learn it from."""
     learned = {organ for case in labeled for organ in annotated_organs(dataset, case, scheme)}
     missing = [organ for organ in scheme.names if organ not in learned]
     if labeled and missing:

@@ -46,9 +46,7 @@ def plan_cohort(
 ) -> CohortPlan:
     """Return what a cohort of a dataset has, who is in which split and who is labeled.
 
-    Raises:
-        ConfigError: organs or subjects are asked for that the data does not have.
-        DataError: the order of subjects is not readable, or names others.
+    Organs, subjects or an order that the data does not have are refused.
     """
     scheme, notes = choose_scheme(dataset, organs)
     dataset = keep_annotated(dataset, scheme)
@@ -79,8 +77,7 @@ def convert_case(
 ) -> Converted:
     """Write a case's canonical image and, where it may be seen, its reference.
 
-    Raises:
-        DataError: a file is damaged or contradicts the others; nothing is left of the case.
+    Nothing is left of a case of which a file is damaged or contradicts the others.
     """
     image, reference_name = f"images/{source.case_id}.nii", None
     volume, native = read_scan(source)

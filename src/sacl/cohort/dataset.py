@@ -109,8 +109,7 @@ class Dataset:
     def fingerprint(self, root: Path) -> str:
         """Return a hash of all that is known of the cases, and of all files that hold their voxels.
 
-        Args:
-            root: Folder of the data, from which the files' places count.
+        Their places count as seen from `root`, the folder of the data.
         """
         known, files = [f"{self.layout} {self.organs} {self.ignore}"], []
         for case in self.cases:
@@ -304,8 +303,7 @@ def files_by_case(folder: Path, name: str = "(.+)") -> dict[str, Path]:
 def the_file(places: Sequence[Path], where: str, remedy: str = "") -> Path:
     """Return the first of several places that is a file; `where` says who names it.
 
-    Raises:
-        DataError: none is, or it is no NIfTI file.
+    A file that is not there, or is no NIfTI file, is refused.
     """
     name = places[0].name
     for place in places:

@@ -69,37 +69,36 @@ def label_names(labels: Any, where: str) -> LabelNames:
 def names_of_maps(maps: Iterable[Path], table: Any, beside: Path, where: str) -> LabelNames:
     """Return what the values of a dataset's label maps are called, nothing if it has no map.
 
-    Args:
-        maps: The label maps.
-        table: A table in the dataset's own JSON, which wins; None where it has none.
-        beside: The file that the user listed; `labels.json` may lie next to it.
-        where: How an error calls that file.
-
-    Raises:
-        DataError: the values have no names.
+    A table in the dataset's own JSON wins, then a `labels.json` beside the file that the user
+    listed, then the label table in the first map. `where` is how an error calls the file.
     """
     first = next(iter(maps), None)
     if first is None:
         return LabelNames({})
     if table:
         return label_names(table, where)
-    if beside.with_name(TABLES[0]).is_file():
-        return label_names(read_object(beside.with_name(TABLES[0])), TABLES[0])
-    inside = read_label_table(first)
-    if inside is None:
+    names = names_in_folder(beside.parent) or names_in_map(first)
+    if names is None:
         raise DataError(
             f"{where}: the label values have no names; write {TABLES[0]} beside it, such as"
             ' {"liver": 1, "spleen": 2}'
         )
-    return label_names({name: value for name, value in inside.items() if value}, first.name)
+    return names
+
+
+def names_in_map(path: Path) -> LabelNames | None:
+    """Return the names in a label map's own table, None where it has none."""
+    inside = {name: value for name, value in (read_label_table(path) or {}).items() if value}
+    return label_names(inside, path.name) if inside else None
 
 
 def names_in_folder(folder: Path) -> LabelNames | None:
     """Return the names that a folder's `labels.json` or `dataset.json` gives, None without one."""
     for path in (folder / name for name in TABLES):
-        if path.is_file():
-            document = read_object(path)
-            return label_names(document.get("labels", document), path.name)
+        document = read_object(path) if path.is_file() else {}
+        table = document.get("labels", document if path.name == TABLES[0] else None)
+        if table:
+            return label_names(table, path.name)
     return None
 
 
@@ -108,11 +107,8 @@ def pair_maps(
 ) -> dict[str, tuple[Path, Path]]:
     """Return the label maps of two folders that are called alike, by name: reference, predicted.
 
-    nnU-Net's `_0000` at the end of a name does not count.
-
-    Raises:
-        DataError: a folder has no map, or (unless missing ones are allowed) a map has no
-            counterpart or a reference is not read.
+    nnU-Net's `_0000` at the end of a name does not count. Unless missing ones are allowed, a map
+    without a counterpart is refused, and so is a reference that is not read.
     """
     if not allow_missing:
         require_labels_read(reference, nifti_files(reference))
@@ -154,11 +150,8 @@ def scheme_of_folders(*folders: Path) -> LabelScheme:
     """Return the scheme of all label maps in some folders, the references' folder first.
 
     Names come from the label tables in the files, else from `dataset.json` or `labels.json` in the
-    first folder or beside it; a value without a name is `label_N`.
-
-    Raises:
-        DataError: two files name a label differently, the table is damaged, or a map has values
-            that are no labels.
+    first folder or beside it; a value without a name is `label_N`. Files that name one value
+    differently are refused.
     """
     paths = [path for folder in folders for path in nifti_files(folder)]
     names = _from_tables(paths) or _beside(folders[0])
@@ -170,11 +163,7 @@ def scheme_of_folders(*folders: Path) -> LabelScheme:
 
 
 def require_labels(low: int, high: int, where: str) -> None:
-    """Refuse values that cannot be labels, before anything is made per value.
-
-    Raises:
-        DataError: a value is below 0 or above 65535.
-    """
+    """Refuse values that cannot be labels, before anything is made per value."""
     if low < 0 or high > HIGHEST_LABEL:
         raise DataError(
             f"{where}: label values {low} to {high}, expected 0 to {HIGHEST_LABEL}; this is not a"

@@ -18,7 +18,7 @@ import numpy as np
 
 from sacl.errors import DataError
 from sacl.files.atomic import replacing, write_text
-from sacl.files.documents import cell_text, text_of_cell
+from sacl.files.documents import cell_text, read_rows, text_of_cell
 from sacl.files.nifti import map_volume, read_label_map, read_volume
 from sacl.phase_words import PHASE
 from sacl.types import UNKNOWN, Case, Cohort, LabelMap, LabelScheme, Volume
@@ -56,11 +56,7 @@ def write_cohort(folder: Path, cohort: Cohort) -> None:
 
 
 def read_cohort(folder: Path) -> Cohort:
-    """Read the cohort of a folder.
-
-    Raises:
-        DataError: the manifest is missing, damaged or of another version.
-    """
+    """Read the cohort of a folder."""
     where = f"{folder.name}/{MANIFEST}"
     try:
         document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -107,24 +103,17 @@ def write_phases(path: Path, phases: Sequence[ScanPhase], tissues: Sequence[str]
 def with_phases(cohort: Cohort, folder: Path) -> Cohort:
     """Return the cohort with the phases that were estimated, where its own are unknown.
 
-    A phase that the cohort has stays. Without `phases.csv` the cohort is returned as it is.
-
-    Raises:
-        DataError: the file is damaged.
+    Without `phases.csv` the cohort is returned as it is.
     """
     path = folder / PHASES_FILE
     if not path.is_file():
         return cohort
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        estimated = {
-            text_of_cell(r["case_id"]): r["phase"] for r in rows if r["source"] == "estimated"
-        }
-    except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
+        rows = [row for row in read_rows(path).values() if row["source"] == "estimated"]
+        estimated = {text_of_cell(row["case_id"]): row["phase"] for row in rows}
+    except (DataError, KeyError) as error:
         raise DataError(
-            f"{folder.name}/{PHASES_FILE}: damaged ({type(error).__name__});"
-            " run `sacl locate CONFIG.yaml --force`"
+            f"{folder.name}/{PHASES_FILE}: damaged; run `sacl locate CONFIG.yaml --force`"
         ) from error
     cases = tuple(
         dataclasses.replace(case, scan_labels={**case.scan_labels, PHASE: estimated[case.case_id]})

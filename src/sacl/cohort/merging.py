@@ -118,11 +118,7 @@ def with_guessed_subjects(dataset: Dataset) -> Dataset:
 
 
 def read_scan(case: SourceCase) -> tuple[Volume, NativeFrame]:
-    """Read a case's image, by its own reader where it has one.
-
-    Raises:
-        DataError: as `read_volume`.
-    """
+    """Read a case's image, by its own reader where it has one."""
     with naming_case(case):
         return case.load() if case.load is not None else read_volume(case.image)
 

@@ -5,6 +5,7 @@ Masks may overlap: a rule says which organ a contested voxel is given to, and al
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Integer
+from scipy.ndimage import find_objects
 
 from sacl.cohort.annotation import label_of_value
 from sacl.cohort.dataset import Dataset, SourceCase, naming_case
@@ -84,26 +86,32 @@ def _from_label_map(
     assert case.reference is not None, "the case has a reference"
     voxels, own, frame = read_labels(case.reference)
     label_of = label_of_value(dataset, case, rules.scheme, annotated)
-    values = distinct_values(voxels)
-    _require_known(case, values, label_of, dataset.ignore if case.ignore is None else case.ignore)
-    voxels, repair = on_grid(voxels, own, grid, rules, f"case {case.case_id}")
-    label_map = in_scheme(voxels, max(values), label_of, grid, rules.scheme)
-    return SchemeMap(label_map, repair=repair, contradiction=frame.contradiction)
+    ignore = dataset.ignore if case.ignore is None else case.ignore
+    _require_known(case, distinct_values(voxels), label_of, ignore)
+    laid = in_scheme(voxels, label_of, own, grid, rules, f"case {case.case_id}")
+    return dataclasses.replace(laid, contradiction=frame.contradiction)
 
 
 def in_scheme(
     voxels: Integer[np.ndarray, "i j k"],
-    highest: int,
     label_of: Mapping[int, int],
+    own: Grid,
     grid: Grid,
-    scheme: LabelScheme,
-) -> LabelMap:
-    """Return a label map by the scheme's label of every value; other values are background."""
-    table = np.zeros(highest + 1, scheme.label_type)
-    for value, label in label_of.items():
-        if value <= highest:
-            table[value] = label
-    return LabelMap(relabeled(voxels, table), grid, scheme)
+    rules: MapRules,
+    where: str,
+) -> SchemeMap:
+    """Return a label map on the scan's grid by the scheme's label of each of its own values.
+
+    Values without a label become background.
+    """
+    voxels, repair = on_grid(voxels, own, grid, rules, where)
+    values = distinct_values(voxels)
+    table = np.zeros(max(values) + 1, rules.scheme.label_type)
+    for value in values & set(label_of):
+        table[value] = label_of[value]
+    label_map = LabelMap(relabeled(voxels, table), grid, rules.scheme)
+    unnamed = tuple(sorted(values - set(label_of) - {0}))
+    return SchemeMap(label_map, unnamed=unnamed, repair=repair)
 
 
 def _require_known(
@@ -138,10 +146,8 @@ def lay_masks(
     """Lay the masks of each organ together, then those of all organs; others are not even read.
 
     `organ_of` says of which of the scheme's organs a mask, by its name in `files`, is the whole or
-    a part; `organs` are those to read, in the scheme's order; `grid` is the scan's, canonical.
-
-    Raises:
-        DataError: a mask lies on another grid, is not binary, or overlaps where that is an error.
+    a part; `organs` are those to read, in the scheme's order; `grid` is the scan's, canonical. A
+    mask that is not binary is refused, and one that overlaps where that is an error.
     """
     masks, repairs, doubts = [], [], []
     for organ in organs:
@@ -190,9 +196,8 @@ def on_grid(
 ) -> tuple[np.ndarray, str]:
     """Return a map on the image's grid, and what was done to it, nothing in most cases.
 
-    Raises:
-        DataError: the grids differ and may not be repaired, or nothing of the map lies in the
-            image.
+    A map on another grid is refused where it may not be repaired, or nothing of it lies in the
+    image.
     """
     if same_grid(grid, own):
         return voxels, ""
@@ -208,31 +213,18 @@ def on_grid(
 
 @dataclass(frozen=True, eq=False)
 class OrganMask:
-    """An organ's voxels in a scan, cut to their bounding box: `inside` bool, from `start` on."""
+    """An organ's voxels in a scan, cut to their bounding box: `inside` bool, in a region of it."""
 
     organ: str
-    start: tuple[int, int, int]
+    region: tuple[slice, ...]
     inside: np.ndarray
-
-    @property
-    def region(self) -> tuple[slice, slice, slice]:
-        """Where the box lies in the scan."""
-        i, j, k = (slice(a, a + n) for a, n in zip(self.start, self.inside.shape, strict=True))
-        return i, j, k
 
 
 def organ_mask(organ: str, inside: Bool[np.ndarray, "i j k"]) -> OrganMask:
     """Cut a mask to its bounding box; an empty one has an empty box."""
-    start = [0, 0, 0]
-    for axis in (2, 1, 0):  # by slices first: the rest is looked for among few voxels
-        others = tuple(other for other in range(3) if other != axis)
-        held = np.flatnonzero(inside.any(axis=others))
-        if len(held) == 0:
-            return OrganMask(organ, (0, 0, 0), np.zeros((0, 0, 0), np.bool_))
-        start[axis] = int(held[0])
-        inside = inside[(slice(None),) * axis + (slice(held[0], held[-1] + 1),)]
-    i, j, k = start
-    return OrganMask(organ, (i, j, k), inside.copy(order="F"))
+    (box,) = find_objects(inside.view(np.uint8), 1)
+    region = box or (slice(0, 0),) * 3
+    return OrganMask(organ, region, inside[region].copy(order="F"))
 
 
 def merge_masks(
@@ -271,17 +263,14 @@ def _contested(masks: Sequence[OrganMask]) -> dict[tuple[str, str], int]:
     """Count the voxels that two masks claim, in the common part of their boxes."""
     pairs = Counter[tuple[str, str]]()
     for a, b in itertools.combinations(masks, 2):
-        low = np.maximum(a.start, b.start)
-        high = np.minimum(np.add(a.start, a.inside.shape), np.add(b.start, b.inside.shape))
-        if (low < high).all():
-            both = _cut(a, low, high) & _cut(b, low, high)
-            pairs[a.organ, b.organ] = int(np.count_nonzero(both))
+        sides = list(zip(a.region, b.region, strict=True))
+        shared = [slice(max(p.start, q.start), min(p.stop, q.stop)) for p, q in sides]
+        if all(side.start < side.stop for side in shared):
+            pairs[a.organ, b.organ] = int(np.count_nonzero(_cut(a, shared) & _cut(b, shared)))
     return {pair: count for pair, count in pairs.most_common() if count}
 
 
-def _cut(
-    mask: OrganMask, low: Integer[np.ndarray, " axis"], high: Integer[np.ndarray, " axis"]
-) -> np.ndarray:
-    """Return the part of a mask that lies in the box from `low` to `high` of the scan."""
-    i, j, k = (slice(*span) for span in np.transpose([low - mask.start, high - mask.start]))
-    return mask.inside[i, j, k]
+def _cut(mask: OrganMask, box: Sequence[slice]) -> np.ndarray:
+    """Return the part of a mask that lies in a box of the scan."""
+    sides = zip(mask.region, box, strict=True)
+    return mask.inside[tuple(slice(b.start - r.start, b.stop - r.start) for r, b in sides)]

@@ -29,11 +29,7 @@ _ORDER_KEY = "train_subjects_in_order"
 
 
 def require_one_split(dataset: Dataset) -> None:
-    """Refuse a dataset that has a subject in two splits.
-
-    Raises:
-        DataError: names the subject, two of its cases and where their splits come from.
-    """
+    """Refuse a dataset that has a subject in two splits, and name where these come from."""
     first: dict[str, SourceCase] = {}
     for case in dataset.cases:
         other = first.setdefault(case.subject, case)
@@ -64,12 +60,7 @@ class SplitRules:
 
 
 def choose_splits(dataset: Dataset, rules: SplitRules, seed: int) -> tuple[Dataset, list[str]]:
-    """Return the dataset with subjects held out, and the subjects that keep their reference.
-
-    Raises:
-        ConfigError: the rules ask for more subjects than there are, or for what the data has.
-        DataError: the file with the order is not readable, or names others.
-    """
+    """Return the dataset with subjects held out, and the subjects that keep their reference."""
     order = seeded_order(dataset, rules.stratify, seed)
     dataset = hold_out(dataset, order, rules.validation_subjects, rules.test_subjects)
     if rules.labeled_order is not None:
@@ -124,8 +115,7 @@ def members_by_stratum(strata: Mapping[str, str]) -> list[list[str]]:
 def hold_out(dataset: Dataset, order: Sequence[str], validation: int, test: int) -> Dataset:
     """Move annotated training subjects from the end of an order to validation and test.
 
-    Raises:
-        ConfigError: the data has such a split already, or no training subject would be left.
+    Refused where the data has such a split already, or no training subject would be left.
     """
     wanted: dict[Split, int] = {"validation": validation, "test": test}
     for split, count in wanted.items():
@@ -149,11 +139,7 @@ def hold_out(dataset: Dataset, order: Sequence[str], validation: int, test: int)
 
 
 def hide_other_values(dataset: Dataset, scan_label: str, values: Sequence[str]) -> Dataset:
-    """Hide the references of training scans whose scan-wise label is none of some values.
-
-    Raises:
-        ConfigError: no annotated training scan has such a value.
-    """
+    """Hide the references of training scans whose scan-wise label is none of some values."""
     if not values:
         return dataset
     shown = [c for c in dataset.cases if c.split == "train" and c.has_reference]
@@ -172,11 +158,7 @@ def hide_other_values(dataset: Dataset, scan_label: str, values: Sequence[str]) 
 
 
 def choose_labeled(dataset: Dataset, order: Sequence[str], count: int | None) -> list[str]:
-    """Return the training subjects that keep their reference: the first `count` of an order.
-
-    Raises:
-        ConfigError: more are asked for than there are.
-    """
+    """Return the training subjects that keep their reference: the first `count` of an order."""
     able = set(annotated_subjects(dataset))
     ordered = [subject for subject in order if subject in able]
     if count is None:
@@ -193,10 +175,7 @@ def read_order(path: Path, dataset: Dataset) -> list[str]:
     """Read subjects in the order in which they become labeled.
 
     The file is a JSON list, a JSON object with `train_subjects_in_order`, or a text with one
-    subject per line.
-
-    Raises:
-        DataError: the file is not readable, or names a subject twice or one that is not there.
+    subject per line. A subject that is named twice, or is not in the dataset, is refused.
     """
     document = read_json(path) if path.suffix == ".json" else _lines(path)
     listed = document.get(_ORDER_KEY) if isinstance(document, dict) else document
@@ -221,11 +200,8 @@ def with_fold(dataset: Dataset, root: Path, fold: int | None) -> Dataset:
     beside it, or in nnU-Net's `nnUNet_preprocessed`; else those of the scan-wise label `fold`.
     Where no fold is asked for, a note says that there are some, and nothing is changed. A training
     case that is in neither part of the fold stays what it is, and so does a dataset that has
-    neither folds nor references.
-
-    Raises:
-        ConfigError: the data has no folds, not so many, or a validation part already.
-        DataError: `splits_final.json` is damaged, or names a case that is not there.
+    neither folds nor references. A fold that is not there is refused, and so is a dataset that has
+    a validation part already.
     """
     path = _folds_file(root)
     if fold is None:

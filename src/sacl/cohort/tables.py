@@ -53,11 +53,7 @@ def scan_labels_of(row: Mapping[str, Any], others: Collection[str] = NOT_LABELS)
 
 
 def split_of(row: Mapping[str, str], where: str) -> Split | None:
-    """Return the split that a row names, None where it names none.
-
-    Raises:
-        DataError: the word is not that of a split.
-    """
+    """Return the split that a row names, None where it names none; another word is refused."""
     word = row.get("split", "").lower()
     if word and word not in _SPLITS:
         raise DataError(
@@ -80,10 +76,8 @@ def with_table(dataset: Dataset, path: Path) -> Dataset:
     """Return a dataset whose cases know what a table says of them; the table wins.
 
     An empty cell says nothing: what the dataset knows itself stays. `path` is a CSV, a JSON with an
-    entry per case, or a folder of phases as `read_phases` reads them.
-
-    Raises:
-        DataError: the table is damaged, or none of its rows is a case of the dataset.
+    entry per case, or a folder of phases as `read_phases` reads them. A table of which no row is a
+    case of the dataset is refused.
     """
     rows = read_phases(path) if path.is_dir() or path.suffix == ".json" else read_rows(path)
     names = list(dict.fromkeys(name for row in rows.values() for name in scan_labels_of(row)))
@@ -124,10 +118,7 @@ def read_phases(path: Path) -> dict[str, dict[str, str]]:
 
     Either a folder with `CASE.json` or `CASE_phase.json` per case, or one file with an entry per
     case: what `totalseg_get_phase` writes, or just the phase. A phase whose `probability` is below
-    0.5 is `unknown`.
-
-    Raises:
-        DataError: a file is no JSON or names no phase, or a case has two files.
+    0.5 is `unknown`. A file without a phase, or a second one of a case, is refused.
     """
     rows = {}
     for case_id, document in (_of_folder(path) if path.is_dir() else _of_file(path)).items():
@@ -144,11 +135,7 @@ def read_phases(path: Path) -> dict[str, dict[str, str]]:
 
 
 def phase_in(path: Path, where: str) -> str:
-    """Return the phase that the JSON of one scan names, `unknown` where its writer doubts it.
-
-    Raises:
-        DataError: the file is damaged or names none.
-    """
+    """Return the phase that the JSON of one scan names, `unknown` where its writer doubts it."""
     document = read_json(path)
     if not isinstance(document, Mapping) or not isinstance(document.get(PHASE), str):
         raise DataError(f"{where}: no text '{PHASE}' in it; remove the file")

@@ -93,27 +93,28 @@ def sources(root: Path) -> Iterator[Source | Refused]:
     """
     locked: list[Refused] = []
     for path in _files(root, locked):
-        members = _members(path) if path.suffix.lower() == ".zip" else None
-        if members is None:
-            yield Source(path)
-        elif isinstance(members, Fault):
-            yield Refused(path, members)
+        if path.suffix.lower() == ".zip":
+            yield from _in_zip(path)
         else:
-            sizes = {member.filename: member.file_size for member in members if not member.is_dir()}
-            yield from (Source(path, name, sizes[name] == 0) for name in sorted(sizes))
+            yield Source(path)
     yield from locked
 
 
-def _members(path: Path) -> list[zipfile.ZipInfo] | Fault:
-    """Return what is in a zip, or why it must not be read."""
+def _in_zip(path: Path) -> Iterator[Source | Refused]:
+    """Yield what is in a zip by name, or why it must not be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-        return archive_fault(members) or members
+        fault = archive_fault(members)
     except PermissionError:
-        return NO_PERMISSION
+        fault = NO_PERMISSION
     except DAMAGE:
-        return Fault("damaged_archive", "the zip cannot be read; export or copy it again")
+        fault = Fault("damaged_archive", "the zip cannot be read; export or copy it again")
+    if fault is not None:
+        yield Refused(path, fault)
+        return
+    sizes = {member.filename: member.file_size for member in members if not member.is_dir()}
+    yield from (Source(path, name, size == 0) for name, size in sorted(sizes.items()))
 
 
 def archive_fault(members: list[zipfile.ZipInfo]) -> Fault | None:

@@ -32,6 +32,12 @@ Headers = Sequence[Dataset]
 """Of a scan's own images, without pixels."""
 _SHARED = ("identity", "image_type", "encoding", "spacing_mm", "orientation", "modality")
 """What many slices have in common: kept once, it takes about half the memory."""
+_NOT_READ = {
+    "other": "files that are no DICOM",
+    "object": "DICOM files without an image",
+    "damaged": "DICOM files with a damaged header",
+}
+"""What files are that no series has."""
 _LEAST = (SeriesRule().min_slices, 2)
 """Least numbers of slices to try: they decide how a series is split, and the key lacks them."""
 
@@ -55,12 +61,7 @@ class Intake:
         accepted = sum(verdict.accepted for verdict in self.verdicts)
         why = ", ".join(f"{count} {code}" for code, count in reasons.most_common())
         notes = [f"{accepted} of {len(self.verdicts)} series accepted" + (why and f"; {why}")]
-        names = {
-            "other": "files that are no DICOM",
-            "object": "DICOM files without an image",
-            "damaged": "DICOM files with a damaged header",
-        }
-        counts = {name: self.files[kind] for kind, name in names.items()}
+        counts = {name: self.files[kind] for kind, name in _NOT_READ.items()}
         notes += [f"{count} {name} skipped" for name, count in counts.items() if count]
         faults = Counter(each.fault for each in self.refused)
         locked = faults.pop(NO_PERMISSION, 0)
@@ -142,14 +143,10 @@ def names_a_patient(words: str, intake: Intake) -> bool:
 def ingested_series(roots: Sequence[Path], key: Path) -> Callable[[str], Headers]:
     """Return what reads the headers of a case's source images; the files are listed once for all.
 
-    Where an anonymizer emptied SOPClassUID or SOPInstanceUID, the values of the file's meta
-    information stand in for them. It raises DataError where the key does not know the case, or
-    its series is not in the roots any more.
-
-    Args:
-        roots: folders, zips or folders of zips that the cohort was ingested from.
-        key: the work directory's `dicom-key.csv`, by which a pseudonym such as `p0001-s01` is
-            looked up.
+    `roots` are the folders or zips that the cohort was ingested from, `key` is the work directory's
+    `dicom-key.csv`, which knows the case by its pseudonym. Where an anonymizer emptied SOPClassUID
+    or SOPInstanceUID, the values of the file's meta information stand in for them. A case that the
+    key does not know, or whose series is not in the roots any more, is refused.
     """
 
     @functools.cache
@@ -177,11 +174,7 @@ def ingested_series(roots: Sequence[Path], key: Path) -> Callable[[str], Headers
 
 
 def series_named(root: Path, case_id: str) -> Headers:
-    """Return the headers of the one series in a folder or zip of a case's name, as above.
-
-    Raises:
-        DataError: there is neither, or there are several series or none in it.
-    """
+    """Return the headers of the one series in a folder or zip of a case's name, as above."""
     paths = [path for path in (root / case_id, root / f"{case_id}.zip") if path.exists()]
     if not paths:
         raise DataError(

@@ -97,15 +97,9 @@ def phase_hint(description: str, protocol: str, delay_s: float | None, agent: bo
 
     The series description speaks first; the protocol's name, which often covers all phases of an
     examination, only where the description is silent. One text that names two phases tells none.
-    `art` alone is `arterial_late`, the usual one of the abdomen. Time and words may differ by one
-    phase, then words win; by more they contradict each other. An agent alone tells that contrast
-    was given, not when.
-
-    Args:
-        description: series description.
-        protocol: protocol name.
-        delay_s: from the start of the injection to the acquisition; None where unknown.
-        agent: whether contrast was given; None where unknown.
+    `art` alone is `arterial_late`, the usual one of the abdomen. The time from the start of the
+    injection to the acquisition and words may differ by one phase, then words win; by more they
+    contradict each other. An agent alone tells that contrast was given, not when; None is unknown.
     """
     by_time = phase_of_delay(delay_s)
     for name, words in (("description", description), ("protocol", protocol)):

@@ -22,6 +22,7 @@ from typing import TypeVar
 from sacl.dicom.series import Series
 from sacl.errors import DataError
 from sacl.files.atomic import replacing
+from sacl.files.documents import read_rows
 from sacl.types import UNKNOWN
 
 Name = TypeVar("Name", bound=Hashable)
@@ -63,17 +64,12 @@ _COLUMNS = tuple(field.name for field in dataclasses.fields(KeyRow))
 
 
 def read_key(path: Path) -> list[KeyRow]:
-    """Return the rows of a key file; none where there is no file yet.
-
-    Raises:
-        DataError: the file is no key.
-    """
+    """Return the rows of a key file; none where there is no file yet. What is no key is refused."""
     if not path.is_file():
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = [KeyRow(**row) for row in csv.DictReader(stream, strict=True)]
-    except (OSError, TypeError, UnicodeDecodeError, csv.Error) as error:
+        rows = [KeyRow(**row) for row in read_rows(path).values()]
+    except (DataError, TypeError) as error:
         raise DataError(f"{path.name}: not readable as a key; {_REMEDY}") from error
     strange = next((row.case_id for row in rows if not _CASE_ID.fullmatch(row.case_id)), None)
     if strange is not None:

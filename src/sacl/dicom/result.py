@@ -89,19 +89,9 @@ def write_result(
 ) -> tuple[str, ...]:
     """Write a label map as a DICOM object on its source series, whole or not at all.
 
-    Args:
-        path: The file.
-        label_map: On the canonical grid of the source.
-        source: Datasets of the source series, in any order; pixels are not needed.
-        run: Name of the run; the series is called "sacl RUN".
-        build: Makes the object.
-
-    Returns:
-        The names of the UIDs that the source lacks and that were made up.
-
-    Raises:
-        DataError: the map does not lie on the source's voxels, the source is no regular stack, or
-            an organ's name does not fit.
+    The map has to lie on the canonical grid of the source: a regular stack of datasets in any
+    order, whose pixels are not needed. The series is called "sacl RUN". Returns the names of the
+    UIDs that the source lacks and that were made up.
     """
     names, title = label_map.scheme.names, f"sacl {run}".replace("\\", "/")[:_LONGEST].strip()
     for name in names:
@@ -130,9 +120,11 @@ def write_result(
     return images.made_up
 
 
-def item(**values: Any) -> Dataset:
-    """Return a dataset with these attributes."""
+def item(*parts: Dataset, **values: Any) -> Dataset:
+    """Return a dataset with the attributes of others and these."""
     data = Dataset()
+    for part in parts:
+        data.update(part)
     for name, value in values.items():
         setattr(data, name, value)
     return data
@@ -158,7 +150,7 @@ def source_images(source: SourceSeries) -> tuple[list[Dataset], list[int]]:
     places = [{"ImagePositionPatient": decimal_strings(s.position_mm or ())} for s in slices]
     if first.frame is None:
         images = [
-            _with(source.references[piece.sop_uid], **size, **measures, **direction, **place)
+            item(source.references[piece.sop_uid], **size, **measures, **direction, **place)
             for piece, place in zip(slices, places, strict=True)
         ]
         return images, list(range(len(slices)))
@@ -167,7 +159,7 @@ def source_images(source: SourceSeries) -> tuple[list[Dataset], list[int]]:
     shared = item(
         PixelMeasuresSequence=[item(**measures)], PlaneOrientationSequence=[item(**direction)]
     )
-    image = _with(
+    image = item(
         source.first,
         **size,
         NumberOfFrames=len(order),
@@ -251,13 +243,6 @@ def _stack(slices: Sequence[Slice]) -> SliceStack:
 def _thickness(piece: Slice) -> float:
     """Return how thick a slice is, mm; 1 where its header does not say."""
     return abs(piece.thickness_mm or piece.distance_mm or 1.0)
-
-
-def _with(reference: Dataset, **values: Any) -> Dataset:
-    image = Dataset()
-    image.update(reference)
-    image.update(item(**values))
-    return image
 
 
 def _shared_uids(source: Sequence[Dataset]) -> tuple[dict[str, str], tuple[str, ...]]:

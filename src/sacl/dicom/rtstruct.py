@@ -198,11 +198,7 @@ def _image(piece: Slice, source: SourceSeries) -> Dataset:
 def outlines(mask: Bool[np.ndarray, "row column"]) -> list[Int[np.ndarray, "n 2"]]:
     """Return a closed polygon per 4-connected part of a mask, without its last corner again.
 
-    Args:
-        mask: an empty one has no outline.
-
-    Returns:
-        Corners `[n, 2]` (row, column) in pixel edges: the first pixel's center is (0.5, 0.5).
+    Corners are `[n, 2]` (row, column) in pixel edges: the first pixel's center is (0.5, 0.5).
     """
     rings = _rings(_edges(mask))
     outer = [ring for ring in rings if _turns_right(ring)]

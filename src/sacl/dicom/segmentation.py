@@ -83,9 +83,8 @@ def write_segmentation(
 def read_segmentation(path: Path, grid: Grid) -> LabelMap:
     """Read a DICOM SEG of disjoint segments as a label map on the canonical grid of its scan.
 
-    Raises:
-        DataError: the file is damaged or no SEG of the type BINARY or LABELMAP, two segments
-            overlap, or a frame does not lie on the grid's voxels.
+    Refused where it is damaged or not of the type BINARY or LABELMAP, two segments overlap, or a
+    frame does not lie on the grid's voxels.
     """
     with _one_line(path):
         return _read(pydicom.dcmread(path), grid, path.name)
@@ -96,9 +95,6 @@ def segment_names(path: Path) -> tuple[str, ...]:
 
     The name is the segment's label; its description where the label is only the readable form of
     that, as in files of this program.
-
-    Raises:
-        DataError: as `read_segmentation`, as far as the header shows it.
     """
     with _one_line(path):
         return tuple(_segments(pydicom.dcmread(path, stop_before_pixels=True), path.name).values())

@@ -148,11 +148,7 @@ def read_slices(source: Source, root: Path, opener: Opener) -> tuple[FileKind, l
 
 
 def read_dataset(source: Source, opener: Opener) -> Dataset:
-    """Return a file's whole header, without pixels.
-
-    Raises:
-        OSError, ValueError and others of `files.DAMAGE`: the file changed since it was listed.
-    """
+    """Return a file's header without pixels; one of `files.DAMAGE` is raised where it changed."""
     with quiet(), opener.stream(source) as stream:
         return pydicom.dcmread(stream, stop_before_pixels=True, force=True)
 
@@ -162,11 +158,8 @@ def slices_in(
 ) -> Iterator[Slice]:
     """Yield a record per slice of an image: itself, or one per frame of a multi-frame image.
 
-    Args:
-        header: the image without its pixels.
-        source: the file.
-        folder: where it lies, which groups slices whose SeriesInstanceUID was emptied.
-        state: of its pixels.
+    The header comes without pixels, whose `state` is given. `folder` is where the file lies, which
+    groups slices whose SeriesInstanceUID was emptied.
     """
     groups = header.get("PerFrameFunctionalGroupsSequence") or ()
     shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]

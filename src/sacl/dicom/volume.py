@@ -73,8 +73,7 @@ def stored_pixels(
 ) -> Iterator[Integer[np.ndarray, "row column"]]:
     """Yield each slice's pixels as stored, `[row, column]`; one slice is in memory at a time.
 
-    Raises:
-        OSError, ValueError and others of `files.DAMAGE`: a slice cannot be decoded.
+    Raises one of `files.DAMAGE` where a slice cannot be decoded.
     """
     for source, members in itertools.groupby(slices, key=lambda piece: piece.source):
         frames = [piece.frame or 0 for piece in members]
@@ -123,8 +122,7 @@ def rescaled(
 ) -> Num[np.ndarray, "row column"]:
     """Return a slice's values, stored x slope + intercept: int32 where these are whole, else float.
 
-    Raises:
-        ValueError: the pixels are not those that the header announced.
+    Raises ValueError where the pixels are not those that the header announced.
     """
     if stored.shape != (piece.encoding.rows, piece.encoding.columns):
         raise ValueError("another matrix than the header says")

@@ -66,10 +66,7 @@ def label_numbers(
 ) -> Integer[np.ndarray, "i j k"]:
     """Return `stored * slope + inter` as integers in the machine's byte order.
 
-    A value that is whole but for the noise of a scale factor is rounded.
-
-    Raises:
-        DataError: a value is not a whole number, is NaN or infinite.
+    A value that is whole but for the noise of a scale factor is rounded; any other is refused.
     """
     if stored.dtype.kind != "f" and (slope, inter) == (1.0, 0.0):
         return stored.astype(stored.dtype.newbyteorder("="), copy=False)

@@ -32,12 +32,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def require_ours(path: Path, mark: str, force: bool = False) -> None:
-    """Refuse to overwrite a file that does not have our mark near its start.
+    """Refuse to overwrite a file that does not have our mark near its start, unless `force` is on.
 
     `mark` is text that every file of this kind has in its first 1,000 characters.
-
-    Raises:
-        DataError: something else lies there, and `force` is off.
     """
     if force or not path.exists():
         return
@@ -56,8 +53,7 @@ def require_ours(path: Path, mark: str, force: bool = False) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, with its suffixes; rename it when the body succeeds.
 
-    Raises:
-        DataError: the disk is full or the folder cannot be written.
+    A full disk, or a folder that cannot be written, is one line.
     """
     temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:

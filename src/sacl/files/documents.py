@@ -35,11 +35,7 @@ def text_of_cell(cell: str) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds.
-
-    Raises:
-        DataError: it cannot be read, or an object has a key twice, of which json keeps the last.
-    """
+    """Return what a JSON file holds; an object with one key twice is refused."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         document = json.loads(text, object_pairs_hook=_without_repetition)
@@ -84,10 +80,8 @@ def as_record(document: Any, kind: Any, where: str, remedy: str) -> Any:
 def read_rows(path: Path, key: str = "case_id") -> dict[str, dict[str, str]]:
     """Return the rows of a CSV by `case_id`; column names are put into snake case.
 
-    Commas, semicolons and tabs separate columns. `key` is what the file calls the case.
-
-    Raises:
-        DataError: the file is missing or no text, has no column `key`, or a case has two rows.
+    Commas, semicolons and tabs separate columns. `key` is what the file calls the case. A file
+    without such a column, or with two rows of a case, is refused.
     """
     rows: dict[str, dict[str, str]] = {}
     try:

@@ -32,8 +32,7 @@ def label_table(names: tuple[str, ...]) -> bytes:
 def names_in_table(content: bytes) -> dict[str, int] | None:
     """Return the names in an extension and their values, None where it holds no label table.
 
-    Raises:
-        ValueError: the table is damaged.
+    Raises ValueError where the table is damaged.
     """
     table = re.search(rb"<LabelTable.*</LabelTable>", content, re.DOTALL)
     if table is None:

@@ -165,8 +165,6 @@ def _one_line(path: Path) -> Iterator[None]:
 
 def _what_is_wrong(path: Path, error: BaseException) -> str:
     """Say why a file is no readable NIfTI file: what it is instead, or that it is damaged."""
-    if path.exists() and not path.is_file():
-        return "a folder or a pipe, expected a NIfTI file"
     try:
         with path.open("rb") as file:
             start = file.read(256)

@@ -37,11 +37,8 @@ class DicomExport:
 def read_export(root: Path, export: DicomExport | None = None) -> Dataset:
     """List the accepted series as cases, all for training and without a reference.
 
-    The key is extended by what it does not know yet, and written before anything is read.
-
-    Raises:
-        DataError: no series is accepted, the key is damaged, or the folder's name, which records
-            keep, names a patient.
+    The key is extended by what it does not know yet, and written before anything is read. A folder
+    whose name, which records keep, names a patient is refused.
     """
     export = export or DicomExport()
     intake = take_in(root, export.rule)

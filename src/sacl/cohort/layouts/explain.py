@@ -64,10 +64,9 @@ class Explanation:
 
 
 def explain_dataset(root: Path, layout: str, export: dicom.DicomExport) -> Explanation:
-    """Return how `ingest` would read a dataset; nothing is written.
+    """Return how `ingest` would read a dataset, also an export of which no series is accepted.
 
-    Raises:
-        DataError: as `recognize.find`, but an export without an accepted series is explained.
+    Nothing is written.
     """
     name, reason = recognize(root, layout)
     if name != dicom.NAME:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,14 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sacl.cohort.dataset import nifti_files
-from sacl.cohort.label_names import TABLES, LabelNames, names_in_folder, require_labels
+from sacl.cohort.label_names import TABLES, names_in_folder, names_in_map, require_labels
 from sacl.cohort.layouts.nnssl import anatomy_masks
-from sacl.cohort.references import MapRules, SchemeMap, in_scheme, lay_masks, on_grid
+from sacl.cohort.references import MapRules, SchemeMap, in_scheme, lay_masks
 from sacl.dicom.segmentation import read_segmentation, segment_names
 from sacl.errors import DataError
-from sacl.files.arrays import distinct_values
 from sacl.files.atomic import folder_fingerprint
-from sacl.files.nifti import SUFFIXES, read_label_table, read_labels, stem
+from sacl.files.nifti import SUFFIXES, read_labels, stem
 from sacl.organs import match
 from sacl.types import Grid, LabelScheme
 
@@ -76,29 +76,28 @@ def survey_maps(
 
     In a folder, a case's map is `CASE.nii.gz` (nnU-Net, a table's folder), `CASE_seg.nii.gz` or
     `CASE/CASE_seg.nii.gz` (MONAI, which may keep nnU-Net's `_0000` in the name), or the masks
-    `CASE/ORGAN.nii.gz` or `CASE/segmentations/ORGAN.nii.gz` (TotalSegmentator, AbdomenAtlas).
-    DICOM segmentations are `CASE.dcm`, or the one file `.dcm` in a folder `CASE`. A
-    `pretrain_data.json` (nnssl) names each image's anatomy mask.
+    `CASE/ORGAN.nii.gz` or `CASE/segmentations/ORGAN.nii.gz` (TotalSegmentator, AbdomenAtlas). DICOM
+    segmentations are `CASE.dcm`, or the one file `.dcm` in a folder `CASE`. A `pretrain_data.json`
+    (nnssl) names each image's anatomy mask.
 
     The values of a single file are named by the label table in it (of DICOM, by its segments), else
     by a `labels.json` or `dataset.json` beside it or in the source. Aliases agree, and sides are
-    merged where the scheme has the whole.
-
-    Raises:
-        DataError: a case has no map or two, label values have no names, or no name is an organ of
-            the scheme.
+    merged where the scheme has the whole. Refused where a case has no map or two, label values have
+    no names, or no name is an organ of the scheme.
     """
     maps = dict(_listed(source, case_ids))
     missing = tuple(name for name in case_ids if name not in maps)
     if missing and not (allow_missing and maps):
+        expected = f"{missing[0]}.nii.gz, or a folder {missing[0]} with one mask per organ"
+        if source.suffix == ".json":
+            expected = "an 'anatomy_mask' of it"
         raise DataError(
             f"{source.name}: no label map for {len(missing)} of {len(case_ids)} cases, the first is"
-            f" {missing[0]}; expected {_expected(source, missing[0])}; {remedy}"
+            f" {missing[0]}; expected {expected}; {remedy}"
         )
-    tables: dict[Path, LabelNames | None] = {}
     unmatched = Counter[str]()
     for case_id, given in maps.items():
-        names = {} if given.file is None else _names_of(given.file, source, tables)
+        names = {} if given.file is None else _names_of(given.file, source)
         listed = list(dict.fromkeys(names.values() if given.file is not None else given.masks))
         organ_of = match(listed, scheme.names)
         maps[case_id] = GivenMap(case_id, given.file, given.masks, names, organ_of)
@@ -127,11 +126,8 @@ def read_given_map(
     """Return a case's label map in the cohort's scheme, on the canonical grid of its scan.
 
     Names that are no organ of the scheme become background. Where masks of two organs overlap, the
-    organ that is smaller in this scan wins.
-
-    Raises:
-        DataError: a file lies on another grid and that is not to be repaired, nothing of it lies
-            in the scan, or a mask or label value is not to be understood.
+    organ that is smaller in this scan wins. A map on another grid is refused, unless it is to be
+    repaired and lies in the scan.
     """
     rules = MapRules(scheme, repairs_grid=repairs_grid, remedy=_REMEDY)
     where = f"case {given.case_id}"
@@ -148,34 +144,22 @@ def read_given_map(
         voxels, own, frame = read_labels(given.file)
         doubt = frame.contradiction
     require_labels(int(voxels.min()), int(voxels.max()), given.file.name)
-    voxels, repair = on_grid(voxels, own, grid, rules, where)
     organ_of = given.organ_of
-    labels = {v: scheme.label_of(organ_of[n]) for v, n in given.names.items() if n in organ_of}
-    values = distinct_values(voxels)
-    unnamed = tuple(sorted(values - set(given.names) - {0}))
-    label_map = in_scheme(voxels, max(values), labels, grid, scheme)
-    return SchemeMap(label_map, unnamed=unnamed, repair=repair, contradiction=doubt)
+    label_of = {
+        value: scheme.label_of(organ_of[name]) if name in organ_of else 0
+        for value, name in given.names.items()
+    }
+    laid = in_scheme(voxels, label_of, own, grid, rules, where)
+    return dataclasses.replace(laid, contradiction=doubt)
 
 
-def _expected(source: Path, case_id: str) -> str:
-    if source.suffix == ".json":
-        return "an 'anatomy_mask' of it"
-    return f"{case_id}.nii.gz, or a folder {case_id} with one mask per organ"
-
-
-def _names_of(file: Path, source: Path, tables: dict[Path, LabelNames | None]) -> Mapping[int, str]:
-    """Return the names of a file's values; `tables` keeps the tables of folders already read."""
+def _names_of(file: Path, source: Path) -> Mapping[int, str]:
     if file.suffix == DICOM:
         return dict(enumerate(segment_names(file), start=1))
-    inside = read_label_table(file)
-    if inside is not None:
-        return {value: name for name, value in inside.items() if value != 0 and name}
-    for folder in (file.parent, source if source.is_dir() else source.parent):
-        if folder not in tables:
-            tables[folder] = names_in_folder(folder)
-        names = tables[folder]
-        if names is not None:
-            return names.organs
+    home = source if source.is_dir() else source.parent
+    names = names_in_map(file) or names_in_folder(file.parent) or names_in_folder(home)
+    if names is not None:
+        return names.organs
     raise DataError(
         f"{file.name}: its label values have no names; write them into {TABLES[0]} beside the"
         ' maps, such as {"1": "spleen", "2": "liver"}'

@@ -60,10 +60,6 @@ def list_sources(sources: Sources) -> tuple[Dataset, Modality]:
     """List the cases of all sources with all that is known of them, of one modality.
 
     Where a cohort does not say whether it is CT or MR, one scan of it is read.
-
-    Raises:
-        ConfigError: the settings ask for what the data does not have.
-        DataError: a source is of no known layout, or the data contradicts itself.
     """
     datasets = [_listed(source, sources) for source in sources.paths]
     dataset = joined([with_modality(d, sources.modality) for d in datasets], sources)
@@ -113,9 +109,6 @@ def source_fingerprints(sources: Sources) -> dict[str, str]:
 
     Of DICOM that is every file of the folder or zip; else what is known of the scans, and the
     places, sizes and times of the files that hold their voxels.
-
-    Raises:
-        DataError: as `list_sources`.
     """
     hashes = {}
     for n, source in enumerate(sources.paths):

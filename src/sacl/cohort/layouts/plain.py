@@ -91,9 +91,8 @@ def _read_folder(root: Path) -> Dataset:
     names, reason = _names_of(maps, root)
     map_of = _paired(scans, maps) if names.organs else {}
     left_out = [path.name for path in maps if path not in map_of.values()]
-    notes = unread(
-        root, [*files, root / TABLES[0]], "NIfTI files; give other data as a second --data"
-    )
+    read = [*files, *(root / name for name in TABLES)]
+    notes = unread(root, read, "NIfTI files; give other data as a second --data")
     if left_out:
         notes += (
             f"{in_short(left_out)} left out: label maps by their names, {reason}; list the scans in"
@@ -127,11 +126,7 @@ def _words(path: Path) -> set[str]:
 
 
 def refuse_a_part(root: Path) -> None:
-    """Refuse the images of a dataset without their label maps, most likely a slip.
-
-    Raises:
-        DataError: names the folder to give instead.
-    """
+    """Refuse the images of a dataset without their label maps, most likely a slip."""
     place = real(root)
     labels = re.sub("image|img", "label", place.name, flags=re.IGNORECASE)
     beside = [place.parent / name for name in (labels, "labelsTr", "labels") if name != place.name]

@@ -33,12 +33,7 @@ LAYOUTS: dict[str, Layout] = {
 def find(
     root: Path, layout: str = "auto", export: dicom.DicomExport | None = None
 ) -> tuple[Dataset, str]:
-    """List a dataset, and tell by what its layout was recognized.
-
-    Raises:
-        DataError: there is no such folder, its layout is not the named one or none that is known,
-            or the listing itself fails.
-    """
+    """List a dataset, and tell by what its layout was recognized."""
     name, reason = recognize(root, layout)
     dataset = dicom.read_export(root, export) if name == dicom.NAME else LAYOUTS[name].read(root)
     return dataset, reason
@@ -47,9 +42,7 @@ def find(
 def recognize(root: Path, layout: str = "auto") -> tuple[str, str]:
     """Return the name of a dataset's layout and by what it was recognized.
 
-    Raises:
-        DataError: there is no such folder, or its layout is not the named one or none that is
-            known.
+    Refused where there is no such folder, or its layout is not the named one or none that is known.
     """
     _require_there(root)
     for name in LAYOUTS if layout == "auto" else [layout]:
