@@ -11,7 +11,6 @@ from sacl.cohort.layouts import dicom
 from sacl.cohort.layouts.dicom import DicomExport
 from sacl.dicom.intake import ingested_series
 from sacl.dicom.pseudonyms import KEY
-from sacl.dicom.verdict import SeriesRule
 from sacl.errors import DataError
 
 
@@ -88,13 +87,6 @@ def test_a_case_that_the_key_or_the_folder_does_not_have_is_refused(tmp_path, rn
     elsewhere = write_scan(make_scan(rng), tmp_path / "elsewhere", rng)
     with pytest.raises(DataError, match=r"case p0001-s01: its DICOM series is not in the folder"):
         ingested_series([elsewhere], key)("p0001-s01")
-
-
-@pytest.mark.parametrize("least", [3, 5, 9])
-def test_a_source_is_found_whatever_the_least_number_of_slices_was(tmp_path, rng, key, least):
-    root = write_scan(make_scan(rng, least), tmp_path / "export", rng)
-    dicom.read_export(root, DicomExport(SeriesRule(min_slices=least), key))
-    assert len(ingested_series([root], key)("p0001-s01")) == least
 
 
 def test_another_layout_is_explained_by_its_cases(tmp_path, capsys):

@@ -67,10 +67,11 @@ def test_of_each_study_the_largest_series_can_be_kept_alone(tmp_path, rng):
     assert all("another series of the study has 14" in sentence for sentence in told)
 
 
-def test_the_least_number_of_slices_is_a_setting(tmp_path, rng):
-    write_scan(make_scan(rng, 3), tmp_path, rng)
-    assert take_in(tmp_path, SeriesRule(min_slices=3)).verdicts[0].accepted
-    assert take_in(tmp_path, SeriesRule(min_slices=4)).verdicts[0].fault.code == "too_few_slices"
+def test_fewer_than_five_slices_are_no_scan(tmp_path, rng):
+    write_scan(make_scan(rng, 4), tmp_path / "four", rng)
+    write_scan(make_scan(rng, 5), tmp_path / "five", rng)
+    codes = [v.fault and v.fault.code for v in take_in(tmp_path).verdicts]
+    assert sorted(map(str, codes)) == ["None", "too_few_slices"]
 
 
 @pytest.mark.parametrize(("share", "accepted"), [(0.09, True), (0.11, False)])

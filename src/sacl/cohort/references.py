@@ -222,8 +222,9 @@ class OrganMask:
 
 def organ_mask(organ: str, inside: Bool[np.ndarray, "i j k"]) -> OrganMask:
     """Cut a mask to its bounding box; an empty one has an empty box."""
-    (box,) = find_objects(inside.view(np.uint8), 1)
-    region = box or (slice(0, 0),) * 3
+    # From k to i, as the voxels lie in memory.
+    (box,) = find_objects(inside.T.view(np.uint8), 1)
+    region = box[::-1] if box else (slice(0, 0),) * 3
     return OrganMask(organ, region, inside[region].copy(order="F"))
 
 

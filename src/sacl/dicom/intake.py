@@ -38,8 +38,6 @@ _NOT_READ = {
     "damaged": "DICOM files with a damaged header",
 }
 """What files are that no series has."""
-_LEAST = (SeriesRule().min_slices, 2)
-"""Least numbers of slices to try: they decide how a series is split, and the key lacks them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +79,7 @@ def take_in(root: Path, rule: SeriesRule | None = None) -> Intake:
     rule = rule or SeriesRule()
     slices, refused, files = list_slices(root)
     with Opener() as opener:
-        every = sorted(group(slices, rule.min_slices), key=_patient_and_time)
+        every = sorted(group(slices), key=_patient_and_time)
         verdicts = [judge_series(series, rule, opener) for series in track(every, "dicom series")]
     verdicts = beside_others(verdicts)
     if rule.series == "largest":
@@ -161,8 +159,7 @@ def ingested_series(roots: Sequence[Path], key: Path) -> Callable[[str], Headers
                 " that the cohort was ingested in"
             )
         own = [piece for piece in slices() if row.scan[:-1] == piece.identity.scan]
-        stacks = (pair for least in _LEAST for pair in _accepted(own, least))
-        stack = next((stack for part, stack in stacks if part == row.part), None)
+        stack = next((stack for part, stack in _accepted(own) if part == row.part), None)
         if stack is None:
             raise DataError(
                 f"case {case_id}: its DICOM series is not in the folder given, or is not accepted"
@@ -182,7 +179,7 @@ def series_named(root: Path, case_id: str) -> Headers:
             " DICOM series per case"
         )
     slices = list_slices(paths[0])[0]
-    accepted = next(filter(None, (_accepted(slices, least) for least in _LEAST)), [])
+    accepted = _accepted(slices)
     if len(accepted) != 1:
         raise DataError(
             f"case {case_id}: {len(accepted)} DICOM series are accepted in its folder, expected"
@@ -191,11 +188,10 @@ def series_named(root: Path, case_id: str) -> Headers:
     return _headers(accepted[0][1], case_id)
 
 
-def _accepted(slices: Sequence[Slice], least: int) -> list[tuple[str, SliceStack]]:
+def _accepted(slices: Sequence[Slice]) -> list[tuple[str, SliceStack]]:
     """Return the accepted series among some slices, and what tells each from others of its UID."""
     with Opener() as opener:
-        rule = SeriesRule(min_slices=least)
-        verdicts = [judge_series(series, rule, opener) for series in group(slices, least)]
+        verdicts = [judge_series(series, SeriesRule(), opener) for series in group(slices)]
     return [(v.series.part, v.stack) for v in verdicts if v.stack is not None]
 
 

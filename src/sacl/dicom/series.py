@@ -22,6 +22,8 @@ _TRAITS = {
     "image type": "image_type",
 }
 """What may tell apart the scans of one series, by its name, the more usual first."""
+MIN_SLICES = 5
+"""Fewer slices are no scan."""
 _IN_PLANE = 1e-3
 """Relative difference of pixel spacings that makes two scans of one series."""
 
@@ -40,7 +42,7 @@ class Series:
         return self.identity.patient_id, self.identity.study_uid or self.identity.folder
 
 
-def group(slices: Iterable[Slice], min_slices: int) -> list[Series]:
+def group(slices: Iterable[Slice]) -> list[Series]:
     """Return the scans that slices belong to, in their order.
 
     Slices of one SeriesInstanceUID (where an anonymizer emptied it: of one folder) belong
@@ -48,18 +50,18 @@ def group(slices: Iterable[Slice], min_slices: int) -> list[Series]:
     apart. What is left stays one scan where it is one even stack; acquisitions of a CT have to lie
     one behind the other in it, too. Where it is not, it is split by the first of stack, acquisition
     number, temporal position, echo time, b-value, image type and trigger time that tells slices
-    apart, and so on. No split is made that leaves no part of `min_slices`: the whole is judged
+    apart, and so on. No split is made that leaves no part of five slices: the whole is judged
     then, with one reason.
     """
     by_series = _by(lambda piece: piece.identity.scan, slices)
     return [
         Series(members[0].identity, part, tuple(kept))
         for members in by_series.values()
-        for part, kept in _parts(members, min_slices)
+        for part, kept in _parts(members)
     ]
 
 
-def _parts(members: list[Slice], min_slices: int) -> list[tuple[str, list[Slice]]]:
+def _parts(members: list[Slice]) -> list[tuple[str, list[Slice]]]:
     if any(_has_no_plane(piece) for piece in members):
         return [("", members)]
     planes: list[list[Slice]] = []
@@ -68,12 +70,12 @@ def _parts(members: list[Slice], min_slices: int) -> list[tuple[str, list[Slice]
         if not home:
             planes.append(home)
         home.append(piece)
-    if max(map(len, planes)) < min_slices <= len(members):
+    if max(map(len, planes)) < MIN_SLICES <= len(members):
         return [("", members)]
     return [
         (_join(_plane_name(plane[0], planes), trait), kept)
         for plane in planes
-        for trait, kept in _separate(plane, min_slices)
+        for trait, kept in _separate(plane)
     ]
 
 
@@ -99,16 +101,16 @@ def is_localizer(piece: Slice) -> bool:
     return any(word in ("LOCALIZER", "SCOUT", "TOPOGRAM") for word in piece.image_type)
 
 
-def _separate(members: list[Slice], min_slices: int) -> list[tuple[str, list[Slice]]]:
+def _separate(members: list[Slice]) -> list[tuple[str, list[Slice]]]:
     """Split slices of one plane by what tells them apart, until each part is one even stack."""
-    if len(members) < min_slices or _is_one_scan(members):
+    if len(members) < MIN_SLICES or _is_one_scan(members):
         return [("", members)]
     for name, by_value in _splits(members):
-        if len(by_value) > 1 and max(map(len, by_value.values())) >= min_slices:
+        if len(by_value) > 1 and max(map(len, by_value.values())) >= MIN_SLICES:
             return [
                 (_join(f"{name} {_in_words(value)}", inner), kept)
                 for value, part in by_value.items()
-                for inner, kept in _separate(part, min_slices)
+                for inner, kept in _separate(part)
             ]
     return [("", members)]
 

@@ -16,7 +16,7 @@ from jaxtyping import Shaped
 from sacl.dicom.files import DAMAGE, Fault, Opener
 from sacl.dicom.header import near, text
 from sacl.dicom.phase import scan_labels
-from sacl.dicom.series import Series, is_localizer
+from sacl.dicom.series import MIN_SLICES, Series, is_localizer
 from sacl.dicom.slices import Slice, read_dataset
 from sacl.dicom.stack import SAME_PLACE_MM, SliceStack, mixed_fault, plane_fault, positions, stack
 from sacl.dicom.volume import decoder_fault, padding_applies, rescaled, stored_pixels
@@ -56,7 +56,6 @@ class SeriesRule:
 
     modality: Literal["auto", "ct", "mr"] = "auto"
     series: Literal["all", "largest"] = "all"
-    min_slices: int = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +104,8 @@ def _stacked(
     kept, copies = _without_copies(slices, opener)
     if isinstance(kept, Fault):
         return kept
-    if len(kept) < max(rule.min_slices, 2):
-        why = f"{len(kept)} slices, expected {rule.min_slices} at least"
+    if len(kept) < MIN_SLICES:
+        why = f"{len(kept)} slices, expected {MIN_SLICES} at least"
         return Fault("too_few_slices", why)
     stacked = stack(kept)
     if isinstance(stacked, Fault):
