@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -221,6 +222,12 @@ def naming_case(case: SourceCase) -> Iterator[None]:
         if case.case_id in case.image.name or f"case {case.case_id}" in str(error):
             raise
         raise DataError(f"case {case.case_id}, {error}") from error
+
+
+def told_apart(names: Sequence[str], longer: Sequence[str]) -> list[str]:
+    """Return names, and instead of those that several share the longer ones."""
+    count = Counter(names)
+    return [long if count[name] > 1 else name for name, long in zip(names, longer, strict=True)]
 
 
 def nifti_files(folder: Path) -> list[Path]:

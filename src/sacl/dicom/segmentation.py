@@ -21,7 +21,6 @@ from highdicom.seg import (
 )
 from jaxtyping import Int, Shaped
 from pydicom import Dataset
-from pydicom.pixels.utils import iter_pixels
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
 
@@ -193,13 +192,11 @@ def _read(dataset: Dataset, grid: Grid, where: str) -> LabelMap:
     except DataError as error:
         raise DataError(f"{where}: its segments do not name organs ({error})") from error
     label_map = LabelMap(np.zeros(grid.shape, scheme.label_type), grid, scheme)
-    frames = zip(
-        slices_in(dataset, Source(Path())),
-        _pixels(dataset),
-        _labels(dataset, tuple(segments)),
-        strict=True,
-    )
-    for frame, pixels, labels in frames:
+    frames = list(slices_in(dataset, Source(Path())))
+    labels_of = _labels(dataset, tuple(segments))
+    image = Segmentation.from_dataset(dataset, copy=False)
+    for number, (frame, labels) in enumerate(zip(frames, labels_of, strict=True), start=1):
+        pixels = image.get_stored_frame(number)
         _add(label_map, labels[pixels], _to_voxel(frame, grid, where), where)
     return label_map
 
@@ -237,19 +234,6 @@ def _to_voxel(frame: Slice, grid: Grid, where: str) -> Int[np.ndarray, "3 3"]:
             f" {describe(grid)}; give the segmentation of this scan, or resample it"
         )
     return to_voxel.astype(int)
-
-
-def _pixels(dataset: Dataset) -> Iterator[Shaped[np.ndarray, "row column"]]:
-    """Yield the pixels of each frame."""
-    if dataset.BitsAllocated > 1 or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        yield from iter_pixels(dataset)
-        return
-    # pydicom iterates over single bits only where a frame ends with a byte.
-    packed = np.frombuffer(dataset.PixelData, np.uint8)
-    size = dataset.Rows * dataset.Columns
-    for start in range(0, size * int(dataset.NumberOfFrames), size):
-        bits = np.unpackbits(packed[start // 8 : -(-(start + size) // 8)], bitorder="little")
-        yield bits[start % 8 :][:size].reshape(dataset.Rows, dataset.Columns)
 
 
 def _labels(dataset: Dataset, segments: Sequence[int]) -> Iterator[Shaped[np.ndarray, " value"]]:

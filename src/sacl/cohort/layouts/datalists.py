@@ -13,12 +13,11 @@ table in the first label map.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sacl.cohort.dataset import Dataset, Layout, SourceCase, the_file, unread
+from sacl.cohort.dataset import Dataset, Layout, SourceCase, the_file, told_apart, unread
 from sacl.cohort.label_names import names_of_maps
 from sacl.cohort.layouts.nnunet import modality_of
 from sacl.cohort.tables import NOT_LABELS, scan_labels_of
@@ -65,6 +64,8 @@ def _read(path: Path, layout: str) -> Dataset:
     document = read_object(path)
     rows = [(key, row) for key in _PARTS for row in _rows(document.get(key), key, path.name)]
     images = [_listed_file(path, row.get("image"), key) for key, row in rows]
+    stems = [stem(image) for image in images]
+    case_ids = told_apart(stems, [f"{p.parent.name}_{stem(p)}" for p in images])
     cases = tuple(
         SourceCase(
             str(row.get("case_id") or name),
@@ -75,7 +76,7 @@ def _read(path: Path, layout: str) -> Dataset:
             scan_labels_of(row, (*NOT_LABELS, *_OTHER_LABELS)),
             origin=key,
         )
-        for (key, row), image, name in zip(rows, images, _names(images), strict=True)
+        for (key, row), image, name in zip(rows, images, case_ids, strict=True)
     )
     maps = [case.reference for case in cases if case.reference]
     names = names_of_maps(maps, document.get("labels"), path, path.name)
@@ -139,15 +140,6 @@ def _listed_file(datalist: Path, listed: Any, key: str) -> Path:
         f"{datalist.name}: an entry of '{key}'",
         " beside the JSON or in the folder above it",
     )
-
-
-def _names(images: Sequence[Path]) -> list[str]:
-    """Return a case's name by image: the file's, with its folder's where two files share one."""
-    count = Counter(map(stem, images))
-    return [
-        stem(path) if count[stem(path)] == 1 else f"{path.parent.name}_{stem(path)}"
-        for path in images
-    ]
 
 
 def _notes(rows: Sequence[JsonObject]) -> tuple[str, ...]:

@@ -168,12 +168,12 @@ def _names_of(file: Path, source: Path) -> Mapping[int, str]:
 
 def _listed(source: Path, case_ids: Iterable[str]) -> Iterator[tuple[str, GivenMap]]:
     """Yield the files of every case that has some."""
-    if source.suffix == ".json":
-        masks = anatomy_masks(source)
-        yield from ((name, GivenMap(name, masks[name])) for name in case_ids if name in masks)
-    else:
-        given = ((case_id, _in_folder(source, case_id)) for case_id in case_ids)
-        yield from ((case_id, its_map) for case_id, its_map in given if its_map is not None)
+    masks = anatomy_masks(source) if source.suffix == ".json" else {}
+    for case_id in case_ids:
+        if case_id in masks:
+            yield case_id, GivenMap(case_id, masks[case_id])
+        elif source.is_dir() and (given := _in_folder(source, case_id)):
+            yield case_id, given
 
 
 def _in_folder(source: Path, case_id: str) -> GivenMap | None:

@@ -16,13 +16,13 @@ import contextlib
 import json
 import os
 import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sacl.cohort.dataset import Dataset, Layout, SourceCase, common_modality, the_file
+from sacl.cohort.dataset import Dataset, Layout, SourceCase, common_modality, the_file, told_apart
 from sacl.cohort.layouts.nnunet import modality_of
 from sacl.cohort.manifest import read_image
 from sacl.cohort.tables import scan_labels_of
@@ -174,11 +174,10 @@ def _labels(subject: JsonObject, session: JsonObject, entry: JsonObject) -> dict
 
 def _by_case(images: list[_Image]) -> dict[str, _Image]:
     """Return the images by case: by their own name, by their whole place where two share one."""
-    count = Counter(image.name for image in images)
+    places = [f"{i.dataset}__{i.subject}__{i.session}__{i.name}" for i in images]
     by_case: dict[str, _Image] = {}
-    for image in images:
-        place = (image.dataset, image.subject, image.session, image.name)
-        case_id = image.name if count[image.name] == 1 else "__".join(place)
+    case_ids = told_apart([image.name for image in images], places)
+    for case_id, image in zip(case_ids, images, strict=True):
         if not image.name or case_id in by_case:
             raise DataError(
                 f"{NAME}: subject {image.subject} has an image without a name, or two of the name"
@@ -190,12 +189,9 @@ def _by_case(images: list[_Image]) -> dict[str, _Image]:
 
 def _subject_ids(images: list[_Image]) -> dict[tuple[str, str], str]:
     """Return the subjects by dataset and name; one name in two datasets is two people."""
-    places = {(image.dataset, image.subject) for image in images}
-    count = Counter(subject for _, subject in places)
-    return {
-        (dataset, subject): subject if count[subject] == 1 else f"{dataset}__{subject}"
-        for dataset, subject in places
-    }
+    places = list(dict.fromkeys((image.dataset, image.subject) for image in images))
+    names = told_apart([subject for _, subject in places], ["__".join(place) for place in places])
+    return dict(zip(places, names, strict=True))
 
 
 def _existing(path: Path, text: Any, case_id: str, key: str) -> Path:
