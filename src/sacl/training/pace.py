@@ -146,7 +146,8 @@ class Pace:
 
     def _say(self) -> None:
         if self.deadline:
-            fit, left = self.done + 1 + self.to_do, duration(self.deadline.left_s)
+            fit = min(self.steps, self.done + 1 + self.to_do)
+            left = duration(self.deadline.left_s)
             each = f"{self._seconds_per_step:.2g} s each"
             say(f"  {self.what}: {fit} of {self.steps} steps, {each}; {left} left")
 
