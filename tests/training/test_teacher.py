@@ -11,6 +11,7 @@ from torch import nn
 from sacl.networks.segmenter import build_segmenter
 from sacl.training.finetune import DenseTask, Slices, paste
 from sacl.training.loop import Average, Plan, RatedParameters, train
+from sacl.training.pace import Pace
 from sacl.training.teacher import TeacherTask, Trust
 
 
@@ -68,6 +69,19 @@ def test_the_first_steps_are_those_without_a_teacher():
     task = task_with(Says(1), start=5)
     assert torch.equal(task.loss(network, 4), task.labeled.loss(network, 4))
     assert not torch.equal(task.loss(network, 5), task.labeled.loss(network, 5))
+
+
+@pytest.mark.parametrize(
+    ("step", "position", "early"),
+    [(4, 4, True), (5, 5, False), (2, 29, True), (2, 30, False), (5, 20, False)],
+)
+def test_a_short_training_learns_from_labels_for_a_third_of_its_steps_at_most(
+    step, position, early
+):
+    network, pace = build_segmenter(spec_of("dense"), seed=0), Pace()
+    pace.steps, pace.position = 100, position
+    task = TeacherTask(DenseTask(half_labeled(), rules(), balance=0.0), Says(1), 5, pace=pace)
+    assert torch.equal(task.loss(network, step), task.labeled.loss(network, step)) is early
 
 
 def test_where_every_slice_is_labeled_all_steps_are_labeled_ones():

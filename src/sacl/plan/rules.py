@@ -78,7 +78,7 @@ class Choice:
     def because(self) -> str:
         """The reason with its source and with what else might do better."""
         others = " or ".join(map(str, self.trial))
-        opened = f"; the facts cannot tell {others}: try the other" * bool(self.trial)
+        opened = f"; {others} is open, no rule tells which" * bool(self.trial)
         return self.reason + opened + f" ({self.source})" * bool(self.source)
 
 

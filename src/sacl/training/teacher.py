@@ -27,6 +27,8 @@ from sacl.training.sampler import slice_weights
 
 DECAY = 0.99
 """Share of itself that the teacher keeps in a step."""
+LEAST_SHARE = 0.3
+"""A short training learns from labeled slices alone for at most this share of its steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,8 @@ class Trust:
 class TeacherTask:
     """Labeled slices alone for `start` steps, then mixed with unlabeled ones if there are any.
 
-    With a `pace`, these are steps of its schedule, and so a share of the training however short.
+    Where a `pace` lets fewer steps fit than planned, these are at most the first `LEAST_SHARE` of
+    those, but no less than their share of the plan.
 
     A mixed step makes as many images as a labeled one: half of them labeled slices with a square
     of an unlabeled one, half the other way round. The teacher is the moving average of the network,
@@ -114,10 +117,16 @@ class TeacherTask:
         changed = change_intensity(image, rules.ranges, generator)
         return Slices(changed, labels, torch.ones_like(annotated)), believed
 
+    def _is_early(self, step: int) -> bool:
+        """Tell whether a step is of labeled slices alone."""
+        if self.pace is None:
+            return step < self.start
+        share = max(self.start, LEAST_SHARE * self.pace.steps)
+        return step < self.start and self.pace.position < share
+
     def loss(self, network: nn.Module, step: int) -> Float[Tensor, ""]:
         """Return the loss of one step."""
-        position = self.pace.position if self.pace else step
-        if position < self.start or not len(self.rows):
+        if self._is_early(step) or not len(self.rows):
             return self.labeled.loss(network, step)
         self.labeled.rules.hold_frozen()
         slices, weight = self.batch(step)
