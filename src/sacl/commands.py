@@ -81,6 +81,7 @@ _DATA = (
 _ARM = _Flag("--arm", "which network: the segmenter (default), or `scratch`, its twin", "ARM")
 _EXPLAIN = "only say how the data would be read, series by series for DICOM"
 _FORM = "nifti (default), nifti-per-organ, nnunet, nnssl, dicom-seg, dicom-seg-labelmap or rtstruct"
+_SEGMENTER = "work directory of a finished run; --work, --name, --seed have no effect beside it"
 _OR_DATA = "CONFIG.yaml|DATA"
 COMMANDS = {
     "run": _Command(
@@ -115,7 +116,7 @@ COMMANDS = {
     "predict": _Command(
         "predict label maps for a run's scans, or of any folder (--segmenter)",
         (
-            _Flag("--segmenter", "work directory of a finished run"),
+            _Flag("--segmenter", _SEGMENTER),
             _Flag("--images", "folder of NIfTI scans, or one scan"),
             _Flag("--out", "folder for the label maps"),
             _ARM,

@@ -13,6 +13,10 @@ class DataError(SaclError):
     """A file, a scan, a label map or a cohort is not what it should be."""
 
 
+class NoSeriesError(DataError):
+    """A scan has no DICOM series onto which its result could be written."""
+
+
 class DeviceError(SaclError):
     """The device that was asked for is not there."""
 

@@ -11,7 +11,7 @@ from sacl.cohort.layouts import dicom
 from sacl.cohort.layouts.dicom import DicomExport
 from sacl.dicom.intake import ingested_series
 from sacl.dicom.pseudonyms import KEY
-from sacl.errors import DataError
+from sacl.errors import NoSeriesError
 
 
 @pytest.fixture
@@ -82,10 +82,10 @@ def test_emptied_uids_are_filled_from_the_files_meta_information(tmp_path, rng, 
 def test_a_case_that_the_key_or_the_folder_does_not_have_is_refused(tmp_path, rng, key):
     root = write_scan(make_scan(rng), tmp_path / "export", rng)
     dicom.read_export(root, DicomExport(key=key))
-    with pytest.raises(DataError, match=r"case p0009-s01: dicom-key.csv does not know it"):
+    with pytest.raises(NoSeriesError, match=r"^not in dicom-key.csv, so not ingested from DICOM"):
         ingested_series([root], key)("p0009-s01")
     elsewhere = write_scan(make_scan(rng), tmp_path / "elsewhere", rng)
-    with pytest.raises(DataError, match=r"case p0001-s01: its DICOM series is not in the folder"):
+    with pytest.raises(NoSeriesError, match=r"^the series is not in the folder given"):
         ingested_series([elsewhere], key)("p0001-s01")
 
 
@@ -104,7 +104,21 @@ def test_another_layout_is_explained_by_its_cases(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "layout nnunet, by" in told
     assert "train: 2 cases, 1 with a reference" in told
+    assert "pairs, such as imagesTr/a_0000.nii.gz with labelsTr/a.nii.gz\n" in told
     assert not (tmp_path / "work").exists()
+
+
+def test_masks_are_explained_with_the_image_that_they_belong_to(tmp_path, capsys):
+    for case in ("s0001", "s0002", "s0003", "s0004"):
+        (tmp_path / case / "segmentations").mkdir(parents=True)
+        for name in ("ct", "segmentations/liver", "segmentations/spleen"):
+            (tmp_path / case / f"{name}.nii.gz").touch()
+    assert main(["ingest", str(tmp_path), "--explain", "--work", str(tmp_path / "work")]) == 0
+    shown = [
+        f"{case}/ct.nii.gz with 2 masks such as {case}/segmentations/liver.nii.gz"
+        for case in ("s0001", "s0002", "s0003")
+    ]
+    assert f"pairs, such as {'; '.join(shown)}\n" in capsys.readouterr().out
 
 
 def test_an_export_without_any_scan_is_explained_not_refused(tmp_path, rng, capsys):

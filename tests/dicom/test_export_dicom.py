@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import zipfile
 
 import highdicom
@@ -88,6 +89,47 @@ def test_every_scan_gets_a_result_on_its_own_images(work, hospital, tmp_path, fo
     assert patients == {(p.patient_id, p.study_uid) for p in map(_patient, range(4))}
 
 
+@pytest.fixture
+def merged(work, tmp_path):
+    """Return the work directory, two of whose four scans were not ingested from DICOM."""
+    workspace = Workspace(shutil.copytree(work.root, tmp_path / "merged"), work.name)
+    key = workspace.root / KEY
+    key.write_text("".join(key.read_text().splitlines(keepends=True)[:3]))
+    return workspace
+
+
+def test_scans_without_a_series_are_left_out_by_name(merged, hospital, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["export", str(merged.root), "--form", "dicom-seg", "--source", str(hospital)]
+    for written in (2, 0):  # the second export finds all that can be written there
+        capsys.readouterr()
+        assert main([*words, "--out", str(out), "--json"]) == 0
+        told = capsys.readouterr()
+        done = json.loads(told.out)
+        assert (done["scans"], done["written"], len(done["left_out"])) == (2, written, 2)
+        names = ", ".join(done["left_out"])
+        line = f"2 of 4 scans are left out (not in {KEY}, so not ingested from DICOM: {names})"
+        assert line in told.err
+    there = {path.name.removesuffix(".seg.dcm") for path in out.glob("*.dcm")}
+    assert len(there) == 2
+    assert not there & set(done["left_out"])
+    assert set(json.loads((out / "export.json").read_text())["files"]) == {
+        f"{name}.seg.dcm" for name in there
+    }
+
+
+def test_an_export_of_scans_without_any_series_is_refused(merged, tmp_path, capsys):
+    rng = np.random.default_rng(11)
+    foreign = write_scan(make_scan(rng, patient=_patient(9)), tmp_path / "foreign", rng)
+    words = ["export", str(merged.root), "--form", "rtstruct", "--source", str(foreign)]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("sacl: no scan has a DICOM series to write onto (")
+    assert "the series is not in the folder given" in told
+    assert f"not in {KEY}, so not ingested from DICOM: " in told
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("form", ["dicom-seg", "dicom-seg-labelmap"])
 def test_segmentations_hold_the_predicted_voxels(work, hospital, tmp_path, form):
     export(work, tmp_path / "out", form, sources=[hospital])
@@ -134,9 +176,9 @@ def test_a_case_with_several_series_or_none_is_refused(tmp_path):
         write_label_map(tmp_path / name / "case-1.nii.gz", label_map)
     for each in (scan, make_scan(rng)):
         write_scan(each, tmp_path / "scans" / "case-1", rng)
-    with pytest.raises(DataError, match="case case-1: 2 DICOM series are accepted"):
+    with pytest.raises(DataError, match=r"2 DICOM series are accepted .*: case-1\)"):
         export_folder(tmp_path / "two", tmp_path / "out", "dicom-seg", source=tmp_path / "scans")
-    with pytest.raises(DataError, match="case case-1: two has no folder or zip of this name"):
+    with pytest.raises(DataError, match=r"two has no folder or zip of this name.*: case-1\)"):
         export_folder(tmp_path / "none", tmp_path / "more", "dicom-seg", source=tmp_path / "two")
 
 

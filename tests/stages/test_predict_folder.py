@@ -1,5 +1,8 @@
 """Prediction of scans that were never ingested: names, ways, doubts, and nothing overwritten."""
 
+import shutil
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
@@ -196,6 +199,27 @@ def test_a_scan_unlike_those_of_the_training_is_in_doubt(finished, tmp_path, cap
     assert "in doubt: odd.nii: " in err
     assert "predict: 2 label maps written to " in err
     assert "; 2 in doubt" in err
+
+
+def test_what_is_odd_in_a_coarse_map_or_its_header_is_said(finished, tmp_path, capsys):
+    scans = write_scans(finished, tmp_path / "scans")
+    maps = Path(shutil.copytree(finished.folder("locate") / "maps", tmp_path / "maps"))
+    image = nibabel.load(maps / "case-4.nii.gz")
+    labels = np.asarray(image.dataobj).copy()
+    labels[0, 0, 0] = 9
+    odd = nibabel.Nifti1Image(labels, image.affine, image.header)
+    odd.set_qform(image.affine @ np.diag([1, 1, 2, 1]), code=1)
+    nibabel.save(odd, maps / "case-4.nii.gz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "doubts_about", lambda *_: [])
+        patch.setattr(module.Predictor, "needs_coarse", True)
+        predicted = predict_folder(finished.root, scans, tmp_path / "out", coarse=maps)
+    first, second = predicted.doubts["case-4.nii"][:2]
+    assert first.startswith("coarse map: ")
+    assert "by the sform, which is used" in first
+    assert second == "coarse map: label values without a name became background: 9"
+    assert f"in doubt: case-4.nii: {first}; {second}" in capsys.readouterr().err
+    assert not any("coarse map" in word for word in predicted.doubts.get("case-3.nii", ()))
 
 
 def filled(predictor, volume, window, coarse):

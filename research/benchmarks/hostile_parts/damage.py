@@ -10,6 +10,7 @@ import gzip
 import json
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,6 +226,18 @@ def _with_one(array: np.ndarray, value: float) -> np.ndarray:
     return changed
 
 
+_REFUSED = (
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    AttributeError,
+    OSError,
+    LookupError,
+    struct.error,
+)
+"""What pydicom raises where it does not even write an odd value."""
+
+
 def damage_dicom(path: Path, room: Room) -> None:
     """Give an element of a DICOM file an odd value, drop it, or damage the bytes."""
     if room.rng.random() < 0.3 or not pydicom.misc.is_dicom(path):
@@ -250,9 +263,9 @@ def damage_dicom(path: Path, room: Room) -> None:
             value += b" " * (len(value) % 2)
         try:
             dataset[name] = pydicom.DataElement(element.tag, element.VR, value, validation_mode=0)
-        except (ValueError, TypeError):
+        except _REFUSED:
             delattr(dataset, name)
     try:
         dataset.save_as(path)
-    except (ValueError, TypeError, AttributeError, OSError, KeyError, IndexError):
+    except _REFUSED:
         damage_bytes(path, room)

@@ -62,6 +62,13 @@ class SchemeMap:
     repair: str = ""
     contradiction: str = ""
 
+    @property
+    def doubts(self) -> list[str]:
+        """What a reader of the map should know, in words."""
+        values = ", ".join(map(str, self.unnamed))
+        unnamed = f"label values without a name became background: {values}" if values else ""
+        return [text for text in (self.contradiction, unnamed) if text]
+
 
 def read_source_map(
     dataset: Dataset, case: SourceCase, annotated: tuple[str, ...], grid: Grid, rules: MapRules

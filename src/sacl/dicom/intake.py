@@ -25,7 +25,7 @@ from sacl.dicom.series import Series, group
 from sacl.dicom.slices import Slice, meta_text, read_dataset, read_slices
 from sacl.dicom.stack import SliceStack
 from sacl.dicom.verdict import SeriesRule, Verdict, beside_others, judge_series, only_largest
-from sacl.errors import DataError
+from sacl.errors import DataError, NoSeriesError
 from sacl.progress import track
 
 Headers = Sequence[Dataset]
@@ -143,8 +143,8 @@ def ingested_series(roots: Sequence[Path], key: Path) -> Callable[[str], Headers
 
     `roots` are the folders or zips that the cohort was ingested from, `key` is the work directory's
     `dicom-key.csv`, which knows the case by its pseudonym. Where an anonymizer emptied SOPClassUID
-    or SOPInstanceUID, the values of the file's meta information stand in for them. A case that the
-    key does not know, or whose series is not in the roots any more, is refused.
+    or SOPInstanceUID, the values of the file's meta information stand in for them. It raises
+    NoSeriesError where the key does not know the case, or its series is not in the roots any more.
     """
 
     @functools.cache
@@ -154,16 +154,13 @@ def ingested_series(roots: Sequence[Path], key: Path) -> Callable[[str], Headers
     def read(case_id: str) -> Headers:
         row = next((row for row in read_key(key) if row.case_id == case_id), None)
         if row is None:
-            raise DataError(
-                f"case {case_id}: {key.name} does not know it; give the key of the work directory"
-                " that the cohort was ingested in"
-            )
+            raise NoSeriesError(f"not in {key.name}, so not ingested from DICOM")
         own = [piece for piece in slices() if row.scan[:-1] == piece.identity.scan]
         stack = next((stack for part, stack in _accepted(own) if part == row.part), None)
         if stack is None:
-            raise DataError(
-                f"case {case_id}: its DICOM series is not in the folder given, or is not accepted"
-                " any more; give the folder that was ingested"
+            raise NoSeriesError(
+                "the series is not in the folder given, or is not accepted any more; give the"
+                " folder that was ingested"
             )
         return _headers(stack, case_id)
 
@@ -171,19 +168,23 @@ def ingested_series(roots: Sequence[Path], key: Path) -> Callable[[str], Headers
 
 
 def series_named(root: Path, case_id: str) -> Headers:
-    """Return the headers of the one series in a folder or zip of a case's name, as above."""
+    """Return the headers of the one series in a folder or zip of a case's name, as above.
+
+    Raises:
+        NoSeriesError: there is neither, or there are several series or none in it.
+    """
     paths = [path for path in (root / case_id, root / f"{case_id}.zip") if path.exists()]
     if not paths:
-        raise DataError(
-            f"case {case_id}: {root.name} has no folder or zip of this name; give a folder with one"
-            " DICOM series per case"
+        raise NoSeriesError(
+            f"{root.name} has no folder or zip of this name; give a folder with one DICOM series"
+            " per case"
         )
     slices = list_slices(paths[0])[0]
     accepted = _accepted(slices)
     if len(accepted) != 1:
-        raise DataError(
-            f"case {case_id}: {len(accepted)} DICOM series are accepted in its folder, expected"
-            " one; `sacl ingest FOLDER --explain` says why of each"
+        raise NoSeriesError(
+            f"{len(accepted)} DICOM series are accepted in the folder, expected one; `sacl ingest"
+            " FOLDER --explain` says why of each"
         )
     return _headers(accepted[0][1], case_id)
 

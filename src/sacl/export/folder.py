@@ -16,13 +16,15 @@ from pathlib import Path
 import msgspec
 
 from sacl.cohort.dataset import first_of
-from sacl.errors import ConfigError, SaclError
+from sacl.errors import ConfigError, DataError, NoSeriesError, SaclError
 from sacl.export.forms import Export, Form, Result
 from sacl.files.atomic import write_text
 from sacl.progress import say, track
 
 RECORD = "export.json"
 """Says of what an export is, so that an interrupted one goes on and no other is mixed into it."""
+_NAMED = 20
+"""Scans named in a line, of those left out for one reason; `Exported` names all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +53,17 @@ class ExportRecord:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export did: `written` of its `scans` now, the others before; `files` for all."""
+    """What an export did: `written` of its `scans` now, the others before; `files` for all.
+
+    Scans `left_out` have no DICOM series that the form needs.
+    """
 
     form: str
     folder: str
     scans: int
     written: int
     files: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def write_export(
@@ -65,39 +71,68 @@ def write_export(
 ) -> Exported:
     """Write all scans, then what is said of them together.
 
-    Scans that are there already are skipped, unless `force` is set.
+    Scans that are there already are skipped, unless `force` is set; those without a DICOM series
+    that the form needs are left out, with a line that names them.
 
     Raises:
         ConfigError: the folder holds something else.
-        DataError: a scan cannot be written; what is whole stays, for the same command to go on.
+        DataError: a scan cannot be written, or none has a series; what is whole stays, for the same
+            command to go on.
     """
     names = {case_id: f"{case_id}{form.suffix}" for case_id in load}
     before = _claim(export.out, origin, set(names.values()), export.force)
     files = tuple(dict.fromkeys((*(before or ()), *names.values())))
     record = ExportRecord(origin=origin, files=files, state="started")
     _keep(export.out, record)
-    written = 0
-    doubts: list[tuple[str, str]] = []
     try:
-        for case_id, read in track(load.items(), "export", len(load)):
-            path = export.out / names[case_id]
-            if form.write is not None and (export.force or not path.exists()):
-                form.write(result := read(), path)
-                written += 1
-                if result.native.contradiction:
-                    doubts.append((f"case {case_id}", result.native.contradiction))
+        written, left_out = _write_each(form, export, load, names)
         more = tuple(path.name for path in form.finish(export)) if form.finish else ()
     except BaseException as error:
         _give_up(export.out, record, before is None, isinstance(error, SaclError))
         raise
+    scans = (len(export.cases) or len(load)) - len(left_out)
+    absent = {names[case_id] for case_id in left_out}
+    files = tuple(name for name in dict.fromkeys((*files, *more)) if name not in absent)
+    _keep(export.out, dataclasses.replace(record, state="finished", files=files, scans=scans))
+    earlier = f", {scans - written} of them before" if written < len(load) - len(left_out) else ""
+    say(f"export: {scans} scans done{earlier}; {form.summary}")
+    return Exported(origin.form, str(export.out), scans, written, more, left_out)
+
+
+def _write_each(
+    form: Form,
+    export: Export,
+    load: Mapping[str, Callable[[], Result]],
+    names: Mapping[str, str],
+) -> tuple[int, tuple[str, ...]]:
+    """Write the scans that are not there; return how many were, and the names of those left out."""
+    written = 0
+    doubts: list[tuple[str, str]] = []
+    without: dict[str, list[str]] = {}
+    for case_id, read in track(load.items(), "export", len(load)):
+        path = export.out / names[case_id]
+        if form.write is None or (path.exists() and not export.force):
+            continue
+        try:
+            form.write(result := read(), path)
+        except NoSeriesError as error:
+            without.setdefault(str(error), []).append(case_id)
+            continue
+        written += 1
+        if result.native.contradiction:
+            doubts.append((f"case {case_id}", result.native.contradiction))
+    lines = [
+        f"{reason}: {', '.join(cases[:_NAMED])}{', ...' * (len(cases) > _NAMED)}"
+        for reason, cases in without.items()
+    ]
+    left_out = tuple(case_id for cases in without.values() for case_id in cases)
+    if left_out and len(left_out) == len(load):
+        raise DataError(f"no scan has a DICOM series to write onto ({'; '.join(lines)})")
+    if left_out:
+        say(f"export: {len(left_out)} of {len(load)} scans are left out ({'; '.join(lines)})")
     if doubts:
         say(f"export: {first_of(doubts)}")
-    scans = len(export.cases) or len(load)
-    files = tuple(dict.fromkeys((*files, *more)))
-    _keep(export.out, dataclasses.replace(record, state="finished", files=files, scans=scans))
-    earlier = f", {len(load) - written} of them before" if written < len(load) else ""
-    say(f"export: {scans} scans done{earlier}; {form.summary}")
-    return Exported(origin.form, str(export.out), scans, written, more)
+    return written, left_out
 
 
 def _claim(out: Path, origin: Origin, names: set[str], force: bool) -> tuple[str, ...] | None:

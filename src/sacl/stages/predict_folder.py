@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sacl.cohort.layouts.label_maps import read_given_map, survey_maps
+from sacl.cohort.references import SchemeMap
 from sacl.errors import ConfigError, DataError, SaclError
 from sacl.files.atomic import real, remove_partials
 from sacl.files.nifti import is_nifti, read_frame, read_volume, stem, write_label_map
@@ -21,7 +22,7 @@ from sacl.progress import say, track
 from sacl.run.record import arm_named, arms_of, note_own, require_own
 from sacl.run.workspace import Workspace
 from sacl.settings import PredictSettings
-from sacl.types import LabelMap, Volume
+from sacl.types import Volume
 
 _BYTES_PER_VOXEL = 17
 """Of a scan while it is read, predicted and cleaned, and of the rest: imports, networks, a batch;
@@ -33,7 +34,7 @@ _CHANNEL = "_0000"
 _MOST_ORGAN = 0.6
 """Organs in more of a scan's voxels than this are a doubt."""
 
-Locator = Callable[[str, Volume, tuple[float, float]], LabelMap | None]
+Locator = Callable[[str, Volume, tuple[float, float]], SchemeMap | None]
 """From case, scan and window to the coarse label map; None where none is needed."""
 
 
@@ -128,9 +129,10 @@ def predict_file(scan: Path, path: Path, predictor: Predictor, locator: Locator)
     spec = predictor.spec
     window = window_of(volume.voxels, spec.window, scan.name)
     coarse = locator(stem(path), volume, window)
-    label_map = predict_volume(predictor, volume, window, coarse)
+    label_map = predict_volume(predictor, volume, window, coarse.label_map if coarse else None)
     write_label_map(path, label_map, native)
     doubts = [native.contradiction] if native.contradiction else []
+    doubts += [f"coarse map: {doubt}" for doubt in coarse.doubts] if coarse else []
     if spec.scans is not None:
         doubts += doubts_about(measures_of(volume), spec.scans, spec.window.modality)
     share = np.count_nonzero(label_map.voxels) / label_map.voxels.size
@@ -156,14 +158,10 @@ def _locator(
         return lambda name, volume, window: None
     if coarse is None:
         ensemble = load_coarse(workspace.require("locate"), predictor.device)
-        return lambda name, volume, window: ensemble.locate(volume, window)
+        return lambda name, volume, window: SchemeMap(ensemble.locate(volume, window))
     scheme = predictor.spec.label_scheme
     survey = survey_maps(coarse, names, scheme)
-
-    def given(name: str, volume: Volume, window: tuple[float, float]) -> LabelMap:
-        return read_given_map(survey.maps[name], scheme, volume.grid).label_map
-
-    return given
+    return lambda name, volume, _: read_given_map(survey.maps[name], scheme, volume.grid)
 
 
 def _targets(images: Path, out: Path) -> dict[Path, Path]:

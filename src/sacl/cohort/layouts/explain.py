@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sacl.cohort.dataset import Dataset
+from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.cohort.layouts import dicom
 from sacl.cohort.layouts.recognize import find, recognize
 from sacl.dicom.files import DAMAGE, Opener
@@ -19,6 +19,7 @@ from sacl.dicom.verdict import Verdict
 from sacl.types import SPLITS
 
 _COLUMNS = ("series", "subject", "modality", "slices", "spacing_mm", "phase", "verdict", "code")
+_PAIRS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,8 @@ class SeriesRow:
 class Explanation:
     """How a dataset would be read: of DICOM every series, of any other layout the cases.
 
-    `cases` has by split the number of `cases` and of those `with_reference`.
+    `cases` has by split the number of `cases` and of those `with_reference`; `pairs` the first
+    images with their label maps.
     """
 
     layout: str
@@ -61,6 +63,7 @@ class Explanation:
     modality: str | None = None
     organs: tuple[str, ...] = ()
     cases: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    pairs: tuple[str, ...] = ()
 
 
 def explain_dataset(root: Path, layout: str, export: dicom.DicomExport) -> Explanation:
@@ -70,7 +73,7 @@ def explain_dataset(root: Path, layout: str, export: dicom.DicomExport) -> Expla
     """
     name, reason = recognize(root, layout)
     if name != dicom.NAME:
-        return _counts(find(root, name)[0], reason)
+        return _counts(find(root, name)[0], reason, root if root.is_dir() else root.parent)
     intake = take_in(root, export.rule)
     known = read_key(export.key) if export.key is not None else []
     rows = _series_table(intake, known)
@@ -84,6 +87,7 @@ def as_text(explained: Explanation) -> str:
         f"{split}: {count['cases']} cases, {count['with_reference']} with a reference"
         for split, count in explained.cases.items()
     ]
+    lines += [f"pairs, such as {'; '.join(explained.pairs)}"] if explained.pairs else []
     if not explained.series:
         return "\n".join(lines)
     rows = [[*(name.replace("_", " ") for name in _COLUMNS), "reason, notes [description]"]]
@@ -147,7 +151,8 @@ def _row(
     )
 
 
-def _counts(dataset: Dataset, reason: str) -> Explanation:
+def _counts(dataset: Dataset, reason: str, root: Path) -> Explanation:
+    paired = [_pair(case, root) for case in dataset.cases if case.has_reference]
     cases = Counter(case.split for case in dataset.cases)
     labeled = Counter(case.split for case in dataset.cases if case.has_reference)
     return Explanation(
@@ -158,7 +163,18 @@ def _counts(dataset: Dataset, reason: str) -> Explanation:
         organs=tuple(dataset.organs.values()),
         notes=dataset.notes,
         cases={s: {"cases": cases[s], "with_reference": labeled[s]} for s in SPLITS},
+        pairs=tuple(paired[:_PAIRS]),
     )
+
+
+def _pair(case: SourceCase, root: Path) -> str:
+    """Return an image and its label map in words, by their places below the dataset's folder."""
+    label = case.reference or next(iter(case.masks.values()))
+    image, label = (
+        path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+        for path in (case.image, label)
+    )
+    return f"{image} with {'' if case.reference else f'{len(case.masks)} masks such as '}{label}"
 
 
 def _cell(value: object) -> str:
