@@ -32,6 +32,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -58,7 +59,6 @@ from sacl.scores.statistics import bootstrap_mean
 from sacl.scores.summary import (
     RESAMPLES,
     ScoreRow,
-    none_for_nan,
     score_table,
     subject_means,
     summarize,
@@ -126,10 +126,15 @@ def reference(known: argparse.Namespace) -> Path:
     result = _result(known, config, cohort, rows, json.loads((home / "record.json").read_text()))
     name = f"{config.name}_{result['cohort']['labeled_subjects']}"
     out = known.out or RESULTS / f"nnunet_{name}{f'_seed{known.seed}' if known.seed else ''}.json"
-    write_text(out, json.dumps(none_for_nan(result), indent=1, allow_nan=False) + "\n")
+    write_text(out, json.dumps(_none_for_nan(result), indent=1, allow_nan=False) + "\n")
     print(*(f"changed: {text}" for text in result["changed"]), sep="\n")
     print(f"{RUN:<14} Dice {result['dice']['mean']['mean']:.3f}")
     return out
+
+
+def _none_for_nan(value: Any) -> Any:
+    """Return nested JSON types with None for what is not finite."""
+    return json.loads(msgspec.json.encode(value))
 
 
 def _check(known: argparse.Namespace) -> None:
@@ -288,7 +293,7 @@ def _result(
             subject: {name: float(means[subject]) for name, means in dice.items()}
             for subject in dice["mean"].index
         },
-        "scores": none_for_nan(
+        "scores": _none_for_nan(
             asdict(summarize(rows, config.evaluate.nsd_tolerance_mm, seed=config.seed))
         ),
         **circumstances(),

@@ -268,7 +268,8 @@ def write_score_summary(path: Path, summary: Summary) -> None:
     Raises:
         DataError: the disk is full or the folder cannot be written.
     """
-    write_text(path, json.dumps(none_for_nan(summary), indent=1, allow_nan=False) + "\n")
+    document = msgspec.json.format(msgspec.json.encode(summary), indent=1)
+    write_text(path, document.decode() + "\n")
 
 
 def read_summary(path: Path) -> Summary:
@@ -282,11 +283,6 @@ def read_summary(path: Path) -> Summary:
         return msgspec.convert(_nan_for_none(document), Summary)
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise DataError(f"{path.name}: not a summary of scores ({error}); evaluate again") from None
-
-
-def none_for_nan(value: Any) -> Any:
-    """Return a record, or nested JSON types, as JSON types with None for what is not finite."""
-    return json.loads(msgspec.json.encode(value))
 
 
 def _nan_for_none(value: Any) -> Any:
