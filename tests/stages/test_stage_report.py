@@ -82,6 +82,16 @@ def test_page_says_what_was_run_with_every_setting_in_one_line(page):
     assert "<dd>dense.teacher_steps 3000, dense.copy_paste 0.0, query None, decoder unet," in page
 
 
+def test_a_block_without_settings_is_not_said(tmp_path):
+    work = fake_work(tmp_path / "work")
+    record = work.folder("finetune") / "run.json"
+    text = json.loads(record.read_text())
+    text["settings"]["finetune"] = {"dense": None, "query": {}, "steps": 5}
+    record.write_text(json.dumps(text))
+    evaluate(SCORING, work)
+    assert "<dd>dense None, steps 5</dd>" in report(SETTINGS, work).read_text()
+
+
 def test_page_needs_nothing_but_itself(page, work):
     links = _read(page).links
     assert links
