@@ -1,12 +1,15 @@
 import errno
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from sacl.errors import ConfigError, DataError, WorkspaceError
 from sacl.files.atomic import plain, replacing, write_text
+from sacl.run import pipeline
 from sacl.run.record import (
+    aside_of,
     clear,
     fingerprint,
     note_own,
@@ -14,11 +17,18 @@ from sacl.run.record import (
     read_record,
     recorded,
     require_own,
+    restore,
     settle,
     state_of,
 )
 from sacl.run.workspace import Workspace
-from sacl.settings import DenseSettings, EvaluateSettings, FinetuneSettings, IngestSettings
+from sacl.settings import (
+    DenseSettings,
+    EvaluateSettings,
+    FinetuneSettings,
+    IngestSettings,
+    RunConfig,
+)
 
 SETTINGS = EvaluateSettings()
 
@@ -148,6 +158,69 @@ def test_finished_results_outlive_a_redo_that_is_refused_or_killed(tmp_path):
     assert read_record(folder).inputs == {"predict": "a"}
     finish(workspace)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.name]
+
+
+OTHER = EvaluateSettings(nsd_tolerance_mm=7.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "begun", "comes_back"),
+    [
+        ((SETTINGS, "a"), (OTHER, "a"), True),
+        ((SETTINGS, "a"), (SETTINGS, "b"), True),
+        ((SETTINGS, "a"), (SETTINGS, "a"), False),  # the redo of the same goes on
+        ((OTHER, "a"), (OTHER, "a"), False),
+        ((OTHER, "a"), (SETTINGS, "b"), False),
+        ((SETTINGS, "b"), (OTHER, "a"), False),
+    ],
+)
+def test_finished_results_come_back_where_they_are_asked_for_again(
+    tmp_path, asked, begun, comes_back
+):
+    workspace = Workspace(tmp_path)
+    folder = finish(workspace)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        recorded(workspace, "evaluate", begun[0], {"predict": begun[1]}) as (_, _),
+    ):
+        (folder / "half.csv").write_text("x")
+        raise KeyboardInterrupt
+    restore(workspace, "evaluate", asked[0], {"predict": asked[1]})
+    assert (folder / "half.csv").exists() != comes_back
+    assert (read_record(folder) is not None) == comes_back
+    assert aside_of(folder).exists() != comes_back
+
+
+def test_damaged_results_do_not_come_back(tmp_path):
+    workspace = Workspace(tmp_path)
+    folder = finish(workspace)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        recorded(workspace, "evaluate", OTHER, {"predict": "a"}) as (_, _),
+    ):
+        raise KeyboardInterrupt
+    (aside_of(folder) / "run.json").write_text("{")
+    restore(workspace, "evaluate", SETTINGS, {"predict": "a"})
+    assert read_record(folder) is None
+
+
+def test_going_back_after_a_killed_redo_runs_nothing(tmp_path, monkeypatch, capsys):
+    def evaluate(settings, workspace):
+        with recorded(workspace, "evaluate", settings, {"predict": "a"}):
+            ran.append(settings)
+            if settings == OTHER:
+                raise KeyboardInterrupt
+
+    ran: list[EvaluateSettings] = []
+    module = SimpleNamespace(inputs=lambda *_: {"predict": "a"}, evaluate=evaluate)
+    monkeypatch.setattr(pipeline, "stage_module", lambda _: module)
+    first, second = (RunConfig(work=tmp_path, evaluate=own) for own in (SETTINGS, OTHER))
+    pipeline.run_stage(first, "evaluate")
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run_stage(second, "evaluate", force=True)
+    pipeline.run_stage(first, "evaluate")
+    assert ran == [SETTINGS, OTHER]
+    assert "evaluate: up to date" in capsys.readouterr().err
 
 
 def test_when_a_stage_ran_changes_nothing_for_those_after_it(tmp_path):

@@ -16,7 +16,7 @@ from sacl.errors import ConfigError, DataError
 from sacl.progress import duration, say
 from sacl.run import clock
 from sacl.run.clock import Budget, seconds_of
-from sacl.run.record import RECORD, aside_of, clear, read_record, settle, state_of
+from sacl.run.record import RECORD, aside_of, clear, read_record, restore, settle, state_of
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.settings import RunConfig
 
@@ -137,6 +137,8 @@ def run_stage(
         inputs = module.inputs(settings, workspace)
         folder = workspace.folder(stage)
         settle(folder)
+        if not force:
+            restore(workspace, stage, settings, inputs)
         if force and not (folder / RECORD).exists():
             clear(workspace, stage, settings)
         elif not force and state_of(workspace, stage, settings, inputs) == "current":

@@ -198,15 +198,13 @@ def recorded(
         remove_partials(workspace.root)
         settle(folder)
         kept = {"seed": workspace.seed, stage: plain(settings)}
-        text = json.dumps({"settings": kept, "inputs": dict(inputs)}, sort_keys=True)
-        partial = folder / _PARTIAL
-        resumable = partial.is_file() and partial.read_bytes() == text.encode()
+        partial, note = folder / _PARTIAL, _note_of(kept, inputs)
         if (folder / RECORD).exists():
             _require_clearable(folder, settings)
             folder.rename(aside_of(folder))
-        elif not resumable:
+        elif not _is_begun(folder, note):
             clear(workspace, stage, settings)
-        write_text(partial, text)
+        write_text(partial, note)
         results: dict[str, Any] = {}
         start = time.time()
         try:
@@ -234,6 +232,28 @@ def recorded(
         write_text(folder / RECORD, text)
         partial.unlink(missing_ok=True)
         settle(folder)
+
+
+def _note_of(settings: Tree, inputs: Mapping[str, str]) -> str:
+    return json.dumps({"settings": settings, "inputs": dict(inputs)}, sort_keys=True)
+
+
+def _is_begun(folder: Path, note: str) -> bool:
+    """Tell whether what a note asks for was begun in a folder, and can go on."""
+    partial = folder / _PARTIAL
+    return partial.is_file() and partial.read_bytes() == note.encode()
+
+
+def restore(workspace: Workspace, stage: str, settings: Checked, inputs: Mapping[str, str]) -> None:
+    """Put finished results back that are asked for again while a redo of others is half done."""
+    folder = workspace.folder(stage)
+    note = _note_of({"seed": workspace.seed, stage: plain(settings)}, inputs)
+    with contextlib.suppress(WorkspaceError):
+        before = read_record(aside_of(folder))
+        if before is None or before.inputs != dict(inputs) or _is_begun(folder, note):
+            return
+        if changed_setting(before, stage, settings, workspace.seed) is None:
+            _put_back(folder)
 
 
 def settle(folder: Path) -> None:
