@@ -65,10 +65,10 @@ def main() -> None:
             numbers = _numbers(known.first, known.cases, known.only, known.minutes)
             if known.cases:
                 try_inputs(base, scratch, known.seed, numbers, keep("inputs"))
-            if known.kills:
-                killed(base, scratch, known.seed, known.kills, itertools.count(), keep("kills"))
             if not known.no_places:
                 keep("places")(in_odd_places(base, scratch))
+            if known.kills:
+                killed(base, scratch, known.seed, known.kills, itertools.count(), keep("kills"))
     run["finished"] = True
     still = _write(known.out, run)
     print(f"{len(still)} findings are open")

@@ -25,7 +25,7 @@ OF_ONE_TIME = ("started", "date", "duration_s", "seconds", "shared", "peak_memor
 _TURNS = (
     *("run", "predict", "export", "compare", "predict", "export"),
     *("run", "predict", "export", "predict", "run", "export", "predict"),
-    *("run", "predict", "export", "compare --jobs 2", "predict", "export"),
+    *("run", "predict", "export", "compare", "predict", "export"),
     *("run", "predict", "export", "predict", "run", "export"),
 )
 """Commands in the order of the rounds: those that take seconds less often."""
@@ -99,7 +99,6 @@ def _commands(base: Path) -> dict[str, list[str]]:
         "predict": ["predict", "--segmenter", work, "--images", images, "--out", "{}"],
         "export": ["export", work, "--form", "nifti-per-organ", "--out", "{}"],
         "compare": [*grid, "--work", "{}"],
-        "compare --jobs 2": [*grid, "--work", "{}", "--jobs", "2"],
     }
 
 
