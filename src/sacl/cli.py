@@ -158,7 +158,12 @@ def _check(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     config, out = _config(known, flags), known.out or Path("check.html")
     from sacl.stages.check import check
 
-    record = check(config, out, force=known.force)
+    given = None
+    if known.config is None:
+        from sacl.run.planning import given_of
+
+        given = given_of(config, flags)
+    record = check(config, out, force=known.force, given=given)
     errors = record.kinds["error"]
     if not known.json:
         print(record.as_text())

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 from sacl.plan.facts import OrganFigures, TaskFacts
+from sacl.plan.holdout import held_out
 from sacl.plan.machine import MachineFacts
-from sacl.plan.rules import Situation, choose, held_out, kinds_of, scan_label_of
+from sacl.plan.rules import Situation, choose, kinds_of, scan_label_of
 from sacl.plan.trials import Tried
 
 CPU = MachineFacts("cpu", 2, 16.0)

@@ -179,3 +179,27 @@ def test_nothing_is_tried_in_too_short_a_time_nor_of_what_the_user_gave(planted,
     planned(capsys, "--time", "5m")
     planned(capsys, "--time", "1h", "--work", "other", "--locate.slices.size", "64")
     assert not tried
+
+
+def test_check_shows_the_plan_and_the_splits_of_the_run(planted, tmp_path, capsys):
+    flags = ("--finetune.steps", "9", "--locate.slices.steps", "50")
+    planned(capsys, *flags)
+    assert main(["check", "clinic", "--device", "cpu", *flags]) == 0
+    told = capsys.readouterr().out
+    lines = list(read_plan(tmp_path / "work" / "clinic").lines())
+    assert lines == [line.strip() for line in told.splitlines() if line.strip() in lines]
+    assert "finetune.steps 9: yours" in lines
+    assert "What a run would do" in (tmp_path / "check.html").read_text()
+    assert json.loads((tmp_path / "check.json").read_text())["plan"] == lines
+
+
+def test_check_says_what_stops_the_plan(planted, capsys):
+    shutil.rmtree(planted / "labelsTr")
+    main(["check", "clinic"])
+    assert "nothing: planted: none of 7 training scans is labeled" in capsys.readouterr().out
+
+
+def test_check_of_a_settings_file_plans_nothing(planted, tmp_path, capsys):
+    (tmp_path / "cohort.yaml").write_text("ingest: {data: clinic}\n")
+    assert main(["check", "cohort.yaml"]) == 0
+    assert "would do" not in capsys.readouterr().out

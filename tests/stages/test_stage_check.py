@@ -160,10 +160,11 @@ def test_a_folder_without_scans_is_one_line(tmp_path, capsys):
     assert not (tmp_path / "a.html").exists()
 
 
-def test_checking_loads_no_torch(data, tmp_path):
+def test_checking_for_a_settings_file_plans_nothing_and_loads_no_torch(data, tmp_path):
+    (tmp_path / "run.yaml").write_text(f"ingest: {{data: {str(data)!r}}}\n")
+    arguments = ["check", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "a.html")]
     code = (
-        "import sys; from sacl.cli import main;"
-        f"main(['check', {str(data)!r}, '--out', {str(tmp_path / 'a.html')!r}]);"
+        f"import sys; from sacl.cli import main; main({arguments!r});"
         " sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)

@@ -23,6 +23,7 @@ from sacl.errors import SaclError
 from sacl.files.nifti import read_frame, read_labels, read_volume
 from sacl.geometry import describe, orientation_of, same_grid
 from sacl.organs import canonical_name
+from sacl.plan.facts import OrganExtent, extent_of
 from sacl.types import Grid, NativeFrame, Split
 
 _UNREADABLE = (SaclError, OSError, ValueError, MemoryError)
@@ -87,6 +88,7 @@ class Intensities:
 class OrganFacts:
     """An organ's mask in a few numbers; `center_mm` is its center of mass in the world, RAS+."""
 
+    extent: OrganExtent
     voxels: int
     volume_ml: float
     center_mm: tuple[float, float, float]
@@ -211,7 +213,9 @@ def measure_organ(
     ]
     x, y, z = grid.affine[:3, :3] @ center + grid.affine[:3, 3]
     ends = [first + n for first, n in zip(start, mask.shape, strict=True)]
+    box = [slice(first, end) for first, end in zip(start, ends, strict=True)]
     return OrganFacts(
+        extent=extent_of(held[2], box, grid),
         voxels=voxels,
         volume_ml=voxels * grid.voxel_ml,
         center_mm=(float(x), float(y), float(z)),

@@ -39,7 +39,7 @@ class CheckRecord:
     """What a check says of a cohort: where it comes from, how much there is, what is the matter.
 
     `scan_labels` counts scans by label, value and split, `annotation` by organ and state; `kinds`
-    are the kinds of findings by level.
+    are the kinds of findings by level; `plan` is what a run would choose, in lines.
     """
 
     name: str
@@ -54,6 +54,7 @@ class CheckRecord:
     notes: tuple[str, ...]
     kinds: Mapping[Level, int]
     findings: tuple[Finding, ...]
+    plan: tuple[str, ...] = ()
 
     @property
     def groups(self) -> list[list[Finding]]:
@@ -81,7 +82,11 @@ class CheckRecord:
 
 
 def check_record(
-    cohort: CohortFacts, findings: Sequence[Finding], origin: str = "", notes: Sequence[str] = ()
+    cohort: CohortFacts,
+    findings: Sequence[Finding],
+    origin: str = "",
+    notes: Sequence[str] = (),
+    plan: Sequence[str] = (),
 ) -> CheckRecord:
     """Return the record of a check; the graver findings come first."""
     return CheckRecord(
@@ -95,6 +100,7 @@ def check_record(
         scan_labels={name: _label_counts(cohort, name) for name in cohort.scan_label_names()},
         annotation={organ: _states(cohort, organ) for organ in cohort.organs},
         notes=tuple(notes),
+        plan=tuple(plan),
         kinds=count_by_level(findings),
         findings=tuple(f for group in grouped(findings).values() for f in group),
     )

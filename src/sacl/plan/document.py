@@ -19,6 +19,8 @@ from sacl.plan.machine import MachineFacts
 from sacl.plan.rules import Choice, Situation, Value, choose
 from sacl.plan.trials import Tried
 
+USUAL_TIME = "2h"
+"""What a run may take where the user says nothing of it."""
 PLAN_FILE = "plan.json"
 """In the work directory."""
 YOURS = "yours"
@@ -56,13 +58,14 @@ class RunPlan:
         facts, machine = self.facts, self.machine
         cohort = [
             f"{facts.scans} {facts.modality.upper()} scans of {facts.subjects} subjects",
-            f"{facts.labeled_scans} labeled (of {facts.labeled_subjects} subjects)",
+            f"{facts.labeled_scans} labeled (subjects: {facts.labeled_subjects})",
             f"{facts.unlabeled_scans} unlabeled",
             f"{facts.held_out_scans} held out" if facts.held_out_scans else "",
             f"{len(facts.organs)} organs" if len(facts.organs) > 1 else facts.organs[0],
         ]
         computes = f"{machine.device}, {machine.cores} cores, {machine.memory_gb:g} GB"
-        return f"{facts.name}: {', '.join(filter(None, cohort))}; {computes}; at most {self.time}"
+        counted = ", ".join(filter(None, cohort))
+        return f"{facts.name}: {counted}; {computes}; at most {self.time} (--time)"
 
     def lines(self) -> Iterator[str]:
         """Yield what is said before a run: its headline, then a line per choice that matters."""

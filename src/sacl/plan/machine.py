@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from dataclasses import dataclass
-
-import torch
-
-from sacl.networks.device import resolve_device
 
 _LARGE_GPU_GB = 10.0
 """Memory from which on ResNet-50 trains on batches of 256 x 256 slices."""
@@ -35,11 +32,12 @@ def measure_machine(device: str) -> MachineFacts:
     Raises:
         DeviceError: this machine has no such device.
     """
-    resolved, memory, gpu = resolve_device(device), 0.0, 0.0
+    devices = importlib.import_module("sacl.networks.device")  # torch, when it is needed
+    resolved, memory, gpu = devices.resolve_device(device), 0.0, 0.0
     affinity = getattr(os, "sched_getaffinity", None)
     with contextlib.suppress(AttributeError, OSError, ValueError):
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     if resolved.type == "cuda":
-        gpu = torch.cuda.get_device_properties(resolved).total_memory / 1e9
+        gpu = devices.torch.cuda.get_device_properties(resolved).total_memory / 1e9
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return MachineFacts(resolved.type, cores, round(memory, 1), round(gpu, 1))

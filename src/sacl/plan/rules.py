@@ -19,13 +19,9 @@ from sacl.types import UNKNOWN
 Value = str | int | float | bool | list[Any] | dict[str, Any] | None
 """A setting as in YAML; None where a choice is of a block, or a remark."""
 
-_RESULTS = "docs/results.md, Table 1"
+RESULTS = "docs/results.md, Table 1"
 _LOG = "research/log.md"
 
-_HOLD_OUT_FROM = 10
-"""Labeled subjects from which on some are held out. 7 of 70 ACDC subjects and 8,000 steps with a
-teacher are level with all 70 labels (0.894 and 0.897), so that a fifth of more costs little."""
-_MOST_HELD_OUT = 10
 _SLICE_SIZES = (64, 96, 128)
 _FEW_PIXELS = 4.0
 """Least width of an organ in pixels of whole slices. Of OpenKBP at 64 pixels the esophagus, of less
@@ -99,22 +95,6 @@ class Situation:
     def gives(self, block: str) -> bool:
         """Tell whether the user gave a block, or a setting in it."""
         return any(name == block or name.startswith(f"{block}.") for name in self.given)
-
-
-def held_out(labeled_subjects: int, scored_scans: int) -> Choice:
-    """Return how many labeled subjects are held out, which is decided before scans are read."""
-    setting = "ingest.validation_subjects"
-    if scored_scans:
-        return Choice(setting, 0, f"the data hold out {scored_scans} labeled scans of their own")
-    if labeled_subjects < _HOLD_OUT_FROM:
-        reason = (
-            f"{labeled_subjects} labeled subjects are all needed to learn from; so nothing scores"
-            " the final maps, and the coarse ones are scored by cross-fitting"
-        )
-        return Choice(setting, 0, reason)
-    count = min(_MOST_HELD_OUT, labeled_subjects // 5)
-    reason = f"of {labeled_subjects} labeled subjects, so that the run can judge itself"
-    return Choice(setting, count, reason, f"{_RESULTS}: 7 labels are level with 70")
 
 
 def choose(situation: Situation) -> list[Choice]:
@@ -225,7 +205,7 @@ def _view(situation: Situation) -> Iterator[Choice]:
     size = min(most, max(least, 16 * math.ceil(finer * own / 16)))
     affords = "twice as many on a GPU" if large else "as many on a CPU"
     reason = f"that shows {own:.0f} of the scans' own pixels: {affords}, up to {most}"
-    yield Choice("extract.dense_size", size, reason, _RESULTS)
+    yield Choice("extract.dense_size", size, reason, RESULTS)
     patch_mm = 1.4 * (facts.drawn.widest_mm if facts.drawn else facts.side_mm[0] / 4)
     reason = f"the widest organ with what surrounds it takes {patch_mm:.0f} mm"
     patch = 48 if patch_mm / pixel_mm <= 48 else 64
@@ -251,8 +231,8 @@ def _pretraining(situation: Situation) -> Iterator[Choice]:
     large = situation.machine.is_large
     network, width = ("resnet50", 64) if large else ("resnet18", 32)
     reason = f"as in the runs at the size of a {'GPU' if large else 'CPU'}"
-    yield Choice("pretrain.network", network, reason, _RESULTS, said=large)
-    yield Choice("pretrain.width", width, reason, _RESULTS, said=False)
+    yield Choice("pretrain.network", network, reason, RESULTS, said=large)
+    yield Choice("pretrain.width", width, reason, RESULTS, said=False)
 
 
 def scan_label_of(values: Mapping[str, Mapping[str, int]]) -> tuple[str, str]:
@@ -273,7 +253,7 @@ def _training(situation: Situation) -> Iterator[Choice]:
     facts = situation.facts
     if not situation.gives("finetune.query"):
         reason = f"{_of_teacher(facts)}; at most so many, as far as the time allows"
-        yield Choice("finetune.dense.teacher_steps", 8000, reason, _RESULTS)
+        yield Choice("finetune.dense.teacher_steps", 8000, reason, RESULTS)
         yield _copy_paste("finetune.dense.copy_paste")
     yield _augment("finetune.augment", facts)
     if situation.machine.is_large:

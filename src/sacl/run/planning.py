@@ -11,15 +11,14 @@ from typing import Any
 
 import msgspec
 
-from sacl.cohort.dataset import Dataset, in_short
 from sacl.cohort.manifest import read_cohort
-from sacl.cohort.splits import annotated_subjects, strata_of, stratified_order
-from sacl.errors import DataError, WorkspaceError
+from sacl.errors import WorkspaceError
 from sacl.files.atomic import plain, real
-from sacl.plan.document import RunPlan, as_yaml, make_plan, read_plan, write_plan
+from sacl.plan.document import USUAL_TIME, RunPlan, as_yaml, make_plan, read_plan, write_plan
 from sacl.plan.facts import measure_cohort
+from sacl.plan.holdout import hold_out_of
 from sacl.plan.machine import measure_machine
-from sacl.plan.rules import Choice, Situation, choose, held_out, kinds_of
+from sacl.plan.rules import Situation, choose, kinds_of
 from sacl.plan.trials import LEAST_S, SHARE, Tried
 from sacl.progress import duration, say
 from sacl.run.clock import seconds_of
@@ -30,10 +29,8 @@ from sacl.settings import RunConfig
 from sacl.stages.ingest import list_cohort
 from sacl.stages.trial import try_candidates
 
-USUAL_TIME = "2h"
 _OF_THE_RUN = ("name", "work", "seed", "device", "time", "ingest.data")
 """Settings that are no choice: what is run on, where and for how long."""
-_TO_LABEL = 3
 
 
 def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, RunPlan]:
@@ -53,7 +50,9 @@ def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, 
     workspace = workspace_of(asked)
     before = None if force else read_plan(asked.work)
     if before is None:
-        held, time = hold_out_of(asked), asked.time or USUAL_TIME
+        listed = list_cohort(asked.ingest, workspace)
+        held = hold_out_of(listed, asked.ingest, asked.seed)
+        time = asked.time or USUAL_TIME
     else:
         held, time = before.held, _time_as_planned(before, asked)
     with workspace.locked():
@@ -117,35 +116,6 @@ def as_file(flags: Mapping[str, str], config: RunConfig, plan: RunPlan) -> str:
 
 def _setting(config: RunConfig, name: str) -> Any:
     return functools.reduce(getattr, name.split("."), config)
-
-
-def hold_out_of(config: RunConfig) -> Choice:
-    """Return who is held out, by a listing of the data.
-
-    Raises:
-        DataError: no training scan has a label map; names those to label first.
-    """
-    dataset = list_cohort(config.ingest, workspace_of(config))
-    labeled = len(annotated_subjects(dataset))
-    scored = [c for c in dataset.cases if c.split != "train" and c.has_reference]
-    if not labeled:
-        raise DataError(_what_to_label(dataset, config, len(scored)))
-    return held_out(labeled, len(scored))
-
-
-def _what_to_label(dataset: Dataset, config: RunConfig, scored: int) -> str:
-    """Return in a line that no training scan is labeled, and which ones to label."""
-    training = [case for case in dataset.cases if case.split == "train"]
-    strata = strata_of([(c.subject, c.scan_labels) for c in training], config.ingest.stratify)
-    chosen = stratified_order(strata, config.seed)[:_TO_LABEL]
-    scans = [next(c.case_id for c in training if c.subject == subject) for subject in chosen]
-    others = f" ({scored} scans held out for scoring are)" if scored else ""
-    first = f"draw all organs in {in_short(scans)} first" if scans else "there is none to train on"
-    return (
-        f"{dataset.name}: none of {len(training)} training scans is labeled{others}, so nothing"
-        f" says what to segment; {first}, save the label maps beside them (docs/how-to/cohort.md)"
-        " and repeat the command"
-    )
 
 
 def _time_as_planned(plan: RunPlan, asked: RunConfig) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -15,6 +16,7 @@ from sacl.errors import DataError
 from sacl.files.atomic import real, require_ours, write_text
 from sacl.files.documents import text_of_cell
 from sacl.files.nifti import read_label_map
+from sacl.plan.document import read_plan
 from sacl.prediction.guard import read_findings
 from sacl.report.figures import (
     Curve,
@@ -75,6 +77,7 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
             pictures=_pictures(workspace, cohort, scores) if scores else None,
             doubts=read_findings(workspace.folder("predict")).doubts,
             curves=_curves(workspace),
+            chosen=_chosen(workspace, records),
             coverage=_coverage(workspace),
             records=records,
             label=label,
@@ -117,6 +120,27 @@ def _name(work: Path, works: Sequence[Path]) -> str:
     """Return the work directory's name, with its parent's where two are named alike."""
     alike = sum(other.name == work.name for other in works) > 1
     return f"{work.parent.name}/{work.name}" if alike else work.name
+
+
+def _chosen(workspace: Workspace, records: Records) -> dict[str, str]:
+    """Return what the run's plan chose, as the stages were run, and why."""
+    plan = read_plan(workspace.root)
+    if plan is None:
+        return {}
+    remarks = [choice.because for choice in plan.choices if not choice.setting]
+    chosen = {"Cohort": "; ".join([plan.headline, *remarks])}
+    settings = {stage: record.settings.get(stage) for stage, record in records.items()}
+    for choice in filter(lambda choice: choice.setting, plan.choices):
+        used: Any = settings
+        for part in choice.setting.split("."):
+            used = used.get(part) if isinstance(used, Mapping) else None
+        if choice.value in (used, None) and used is not None:
+            value = "" if choice.value is None else used
+            chosen[f"{choice.setting} {value}"] = choice.because
+        elif used is not None:
+            why = f"yours; the plan had {choice.value}, since {choice.because}"
+            chosen[f"{choice.setting} {used}"] = why
+    return chosen
 
 
 def _records(workspace: Workspace) -> Records:
