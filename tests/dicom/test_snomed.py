@@ -4,7 +4,7 @@ import pytest
 from pydicom.sr.codedict import codes
 
 from sacl.dicom import snomed
-from sacl.dicom.snomed import LATERALITY_CODES, SnomedCode, code_of
+from sacl.dicom.snomed import SnomedCode, code_of
 from sacl.organs import BTCV_ORGANS
 
 
@@ -28,11 +28,6 @@ def test_every_code_stands_in_the_dicom_standard_with_this_meaning(organ, listed
 def test_every_organ_of_the_table_stands_under_its_canonical_name(organ):
     expected = getattr(codes.SCT, snomed._KEYWORDS[organ])
     assert code_of(organ) == SnomedCode(expected.value, expected.meaning, None)
-
-
-def test_sides_have_the_codes_of_the_standard():
-    assert LATERALITY_CODES["left"] == codes.SCT.Left.value
-    assert LATERALITY_CODES["right"] == codes.SCT.Right.value
 
 
 @pytest.mark.parametrize(

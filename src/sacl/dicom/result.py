@@ -23,7 +23,7 @@ from pydicom.valuerep import DSfloat
 from sacl.dicom.files import Fault, Source
 from sacl.dicom.header import quiet
 from sacl.dicom.slices import Slice, meta_text, slices_in
-from sacl.dicom.snomed import LATERALITY_CODES, SCHEME, code_of
+from sacl.dicom.snomed import SCHEME, code_of
 from sacl.dicom.stack import SliceStack, mixed_fault, plane_fault, positions, stack
 from sacl.errors import DataError
 from sacl.files.atomic import replacing
@@ -190,8 +190,7 @@ def organ_code(organ: str) -> CodedConcept:
         return CodedConcept(organ, PRIVATE_SCHEME, readable(organ))
     concept = CodedConcept(known.value, SCHEME, known.meaning)
     if known.laterality is not None:
-        code = LATERALITY_CODES[known.laterality]
-        side = CodedConcept(code, SCHEME, known.laterality.capitalize())
+        side = CodedConcept.from_code(getattr(codes.SCT, known.laterality.capitalize()))
         concept.SegmentedPropertyTypeModifierCodeSequence = [side]
     return concept
 

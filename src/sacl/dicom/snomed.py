@@ -19,11 +19,6 @@ SCHEME = "SCT"
 """DICOM's coding scheme designator of SNOMED CT."""
 
 Laterality = Literal["left", "right"]
-LATERALITY_CODES: dict[Laterality, str] = {
-    "left": codes.SCT.Left.value,
-    "right": codes.SCT.Right.value,
-}
-"""SNOMED CT codes of the two sides."""
 
 _CALLED_ALIKE = """
 adrenal_gland aorta brachiocephalic_trunk brachiocephalic_vein brain colon common_bile_duct
