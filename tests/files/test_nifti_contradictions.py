@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from sacl.errors import DataError
-from sacl.files.nifti import read_frame, read_labels, read_volume
+from sacl.files.nifti import read_frame, read_labels, read_volume, write_label_map
+from sacl.types import LabelMap, LabelScheme
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 
@@ -66,6 +67,23 @@ def test_a_contradiction_is_put_in_words(tmp_path, change, words):
     path = save(tmp_path / "a.nii", change)
     assert words in read_frame(path).contradiction
     assert read_volume(path)[1].contradiction == read_frame(path).contradiction
+
+
+@pytest.mark.parametrize("code", [-1, 6, 255])
+@pytest.mark.parametrize("name", ["sform_code", "qform_code"])
+def test_a_code_that_nifti_does_not_know_is_said_and_a_map_is_written(tmp_path, name, code):
+    def strange(header):
+        header[name] = code
+
+    path = save(tmp_path / "a.nii", strange)
+    volume, native = read_volume(path)
+    assert native.contradiction.startswith(f"{name} {code}: no code of NIfTI, read as 0")
+    label_map = LabelMap(np.ones((4, 5, 6), np.uint8), volume.grid, LabelScheme("a", ("liver",)))
+    write_label_map(tmp_path / "b.nii.gz", label_map, native)
+    ours, image = nibabel.load(tmp_path / "b.nii.gz"), nibabel.load(path)
+    assert np.allclose(ours.affine, image.affine)
+    codes = {"sform_code": 1, "qform_code": 1} | {name: 0}
+    assert {each: int(ours.header[each]) for each in codes} == codes
 
 
 @pytest.mark.parametrize("qform", [0, 1])

@@ -9,10 +9,12 @@ from sacl.errors import ConfigError, DataError, WorkspaceError
 from sacl.files.atomic import plain, replacing, write_text
 from sacl.run import pipeline
 from sacl.run.record import (
+    PACE,
     aside_of,
     clear,
     fingerprint,
     note_own,
+    paces_in,
     peak_memory_mb,
     read_record,
     recorded,
@@ -158,6 +160,14 @@ def test_finished_results_outlive_a_redo_that_is_refused_or_killed(tmp_path):
     assert read_record(folder).inputs == {"predict": "a"}
     finish(workspace)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.name]
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"a": 1}}', "\xff"])
+def test_a_damaged_note_of_the_time_of_trainings_is_dropped(tmp_path, text):
+    with recorded(Workspace(tmp_path), "evaluate", SETTINGS, {}) as (folder, _):
+        (folder / PACE).write_bytes(text.encode("latin-1"))
+        assert paces_in(folder) == {}
+    assert "pace" not in read_record(folder).results
 
 
 OTHER = EvaluateSettings(nsd_tolerance_mm=7.0)

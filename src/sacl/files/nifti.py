@@ -48,6 +48,7 @@ _KINDS = (
 _LARGEST_RATIO = 1100
 """Deflate cannot shrink anything further; a header that promises more is damaged."""
 _STEP = 1 << 20
+_CODES, _LAST_CODE = ("sform_code", "qform_code"), 5
 _OTHER_SPACING = 0.01
 """Share by which the two spacings of a header may differ: rounding, not contradiction."""
 _OTHER_ANGLE_DEG, _OTHER_PLACE_MM = 1.0, 1.0
@@ -186,7 +187,10 @@ def _open(path: Path) -> tuple[Any, NativeFrame]:
     if path.exists() and not path.is_file():
         raise DataError(f"{path.name}: a folder or a pipe, expected a NIfTI file")
     header = _raw_header(path)
-    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    strange = {name: int(header[name]) for name in _CODES if not 0 <= header[name] <= _LAST_CODE}
+    for name in strange:  # nibabel does so too
+        header[name] = 0
+    sform, qform = (int(header[name]) for name in _CODES)
     stored = tuple(float(number) for name in _QFORM for number in np.ravel(header[name])[:4])
     usable = np.isfinite(stored).all() and 0 not in stored[1:4]
     # nibabel would quietly replace a zero spacing by 1 mm.
@@ -210,6 +214,11 @@ def _open(path: Path) -> tuple[Any, NativeFrame]:
         raise DataError(f"{path.name}: {error}") from error
     units = int(header["xyzt_units"])
     doubt = _contradiction(header, grid)
+    if strange:
+        words = " and ".join(f"{name} {code}" for name, code in strange.items())
+        doubt = (
+            f"{words}: no code of NIfTI, read as 0, other programs may use it; repair the header"
+        )
     return image, NativeFrame(grid, qform, sform, units, stored if usable else (), doubt)
 
 

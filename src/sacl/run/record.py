@@ -213,8 +213,8 @@ def recorded(
             if [path.name for path in folder.iterdir()] == [_PARTIAL]:
                 _put_back(folder)
             raise
-        if (folder / PACE).is_file():
-            results["pace"] = json.loads((folder / PACE).read_text(encoding="utf-8"))
+        if paces := paces_in(folder):
+            results["pace"] = paces
         record = Record(
             stage=stage,
             run=workspace.name,
@@ -232,6 +232,15 @@ def recorded(
         write_text(folder / RECORD, text)
         partial.unlink(missing_ok=True)
         settle(folder)
+
+
+def paces_in(folder: Path) -> dict[str, Any]:
+    """Return what trainings noted of their time in a stage; nothing where the note is damaged."""
+    try:
+        known = json.loads((folder / PACE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def _note_of(settings: Tree, inputs: Mapping[str, str]) -> str:

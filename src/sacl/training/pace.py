@@ -22,7 +22,7 @@ from sacl.networks.device import thread_choices
 from sacl.progress import duration, say
 from sacl.run import clock
 from sacl.run.clock import Deadline
-from sacl.run.record import PACE
+from sacl.run.record import PACE, paces_in
 from sacl.training.threads import ThreadChoice
 
 LEAST_STEPS = 20
@@ -161,6 +161,4 @@ class Pace:
 
 def keep_pace(folder: Path, name: str, pace: Pace) -> None:
     """Write the time of a training beside those that the stage has done before."""
-    path = folder / PACE
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    write_text(path, json.dumps({**before, name: asdict(pace.paced())}))
+    write_text(folder / PACE, json.dumps({**paces_in(folder), name: asdict(pace.paced())}))
