@@ -275,6 +275,7 @@ def test_warnings_of_libraries_stay_off_the_terminal(capfd):
     [
         MemoryError(),
         RuntimeError("could not create a primitive"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] can't allocate memory: 8 GB"),
         RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     ],

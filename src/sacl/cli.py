@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 _OF_THE_USER = ("ENOENT", "EACCES", "EPERM", "EEXIST", "ENOTDIR", "EISDIR", "ELOOP", "ENAMETOOLONG")
 _OF_THE_DISK = ("ENOSPC", "EDQUOT", "EROFS")
 _SHORT_OF_MEMORY = re.compile(
-    "out of memory|not enough memory|could not create a primitive|allocate memory", re.IGNORECASE
+    "out of memory|not enough memory|could not create a primitive|allocate memory|failed to map",
+    re.IGNORECASE,
 )
-"""What torch says where an allocation fails."""
+"""What torch, and the loading of its libraries, say where an allocation fails."""
 _ERRNOS = {getattr(errno, name, None) for name in (*_OF_THE_USER, *_OF_THE_DISK)}
 """What a file system refuses that another path or some room mends."""
 
