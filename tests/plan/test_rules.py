@@ -185,3 +185,10 @@ def test_one_labeled_subject_and_partial_annotation_are_said():
     said = [c.reason for c in choose(Situation(facts, CPU, 7200.0)) if not c.setting and c.said]
     assert any("ONE labeled subject" in line for line in said)
     assert any("larynx" in line for line in said)
+
+
+@pytest.mark.parametrize(("labeled", "said"), [(1, True), (0, False)])
+def test_a_cohort_without_a_scan_left_to_segment_is_said(labeled, said):
+    facts = dataclasses.replace(HEART, scans=1, subjects=1, labeled_scans=labeled)
+    reasons = [c.reason for c in choose(Situation(facts, CPU, 7200.0)) if not c.setting]
+    assert any(reason.startswith("every scan is labeled") for reason in reasons) == said

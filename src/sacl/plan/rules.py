@@ -110,6 +110,9 @@ def _remarks(situation: Situation) -> Iterator[Choice]:
         yield Choice(
             "", None, f"the {facts.scans} scans are split by their {facts.subjects} subjects"
         )
+    if facts.scans == facts.labeled_scans:
+        reason = "every scan is labeled: what is learned serves scans that are predicted later"
+        yield Choice("", None, reason)
     if facts.labeled_subjects == 1:
         yield Choice(
             "",
