@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from sacl.errors import WorkspaceError
 from sacl.files.atomic import write_text
 from sacl.files.documents import read_as
 from sacl.plan.facts import TaskFacts
@@ -66,6 +67,19 @@ class RunPlan:
         computes = f"{machine.device}, {machine.cores} cores, {machine.memory_gb:g} GB"
         counted = ", ".join(filter(None, cohort))
         return f"{facts.name}: {counted}; {computes}; at most {self.time} (--time)"
+
+    def time_for(self, asked: str | None, work: Path) -> str:
+        """Return the time that was planned for, if it is the one `asked` for or none is.
+
+        Raises:
+            WorkspaceError: another time is asked for.
+        """
+        if asked not in (None, self.time):
+            raise WorkspaceError(
+                f"work directory {work}: was planned for {self.time}, and --time is {asked}; repeat"
+                " the command with --force (plans and does all again), or take another --work"
+            )
+        return self.time
 
     def lines(self) -> Iterator[str]:
         """Yield what is said before a run: its headline, then a line per choice that matters."""

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Integer
 from scipy import ndimage
 
-from sacl.cohort.manifest import read_reference
+from sacl.cohort.manifest import read_cohort, read_reference
 from sacl.errors import DataError
 from sacl.geometry import canonical_grid
 from sacl.organs import side_pairs
@@ -119,8 +119,9 @@ class TaskFacts:
         return (self.drawn.narrowest_mm if self.drawn else side_mm) * size / side_mm
 
 
-def measure_cohort(cohort: Cohort, folder: Path) -> TaskFacts:
+def measure_cohort(folder: Path) -> TaskFacts:
     """Return an ingested cohort in numbers; label maps are read of labeled scans alone."""
+    cohort = read_cohort(folder)
     labeled = [case.case_id for case in cohort.labeled]
     read = set(labeled[:: max(1, -(-len(labeled) // _MOST_MEASURED))])
     scans = [_measured(case, cohort, folder, case.case_id in read) for case in cohort.cases]

@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from sacl.check.cohort_checks import CohortFacts, check_cohort, likely_modality
 from sacl.check.facts import ScanFacts, all_organs, measure_case
 from sacl.check.findings import Finding
+from sacl.check.foresight import foresee, foresee_split
 from sacl.check.page import (
     MARK,
     TABLE_MARK,
@@ -25,16 +24,10 @@ from sacl.check.source import INGESTED, dataset_of
 from sacl.cohort.convert import plan_cohort
 from sacl.cohort.dataset import Dataset
 from sacl.cohort.splits import SplitRules
-from sacl.errors import DataError, SaclError
+from sacl.errors import SaclError
 from sacl.files.atomic import require_ours, write_text
-from sacl.plan.document import USUAL_TIME, make_plan
-from sacl.plan.facts import MeasuredScan, task_facts
-from sacl.plan.holdout import hold_out_of
-from sacl.plan.machine import measure_machine
-from sacl.plan.rules import Choice, Situation, kinds_of
 from sacl.progress import track
 from sacl.report.page import GENERATOR
-from sacl.run.clock import seconds_of
 from sacl.settings import IngestSettings, RunConfig
 
 
@@ -61,7 +54,7 @@ def check(
     for path, mark in ((out, GENERATOR), (table, TABLE_MARK), (document, MARK)):
         require_ours(path, mark, force)
     dataset, origin = dataset_of(config.ingest, config.work)
-    ingest, held = _held_out(dataset, config, given)
+    ingest, held = foresee_split(dataset, config, given)
     scans = tuple(measure_case(case, dataset) for case in track(dataset.cases, "check"))
     scans, findings = _as_ingested(scans, dataset, ingest, config.seed)
     asked = config.ingest.modality
@@ -71,62 +64,12 @@ def check(
     if config.ingest.repair_grid != "none":
         repaired = {"label-grid": "resampled-reference"}
         findings = [replace(f, code=repaired.get(f.code, f.code)) for f in findings]
-    plan = _plan(cohort, config, held, given or {})
+    plan = foresee(cohort, config, held, given or {})
     record = check_record(cohort, findings, origin, dataset.notes, plan)
     write_text(table, scan_table(cohort, findings))
     write_text(document, json.dumps(record.as_json(), indent=1, allow_nan=False) + "\n")
     write_text(out, check_page(cohort, record))
     return record
-
-
-def _held_out(
-    dataset: Dataset, config: RunConfig, given: Mapping[str, Any] | None
-) -> tuple[IngestSettings, Choice | str]:
-    """Return the settings of ingest as a run would have them, and who is held out.
-
-    It is a text where nothing is planned: empty, or what stops the plan.
-    """
-    ingest = config.ingest
-    if given is None or dataset.layout == INGESTED:
-        return ingest, ""
-    try:
-        held = hold_out_of(dataset, ingest, config.seed)
-    except DataError as error:
-        return ingest, f"nothing: {error}"
-    if held.setting in given:
-        return ingest, held
-    return msgspec.structs.replace(ingest, validation_subjects=held.value), held
-
-
-def _plan(
-    cohort: CohortFacts, config: RunConfig, held: Choice | str, given: Mapping[str, Any]
-) -> list[str]:
-    """Return what a run would do, in lines."""
-    measured = [scan for scan in cohort.scans if scan.geometry is not None]
-    if isinstance(held, str) or not measured:
-        return [held] if isinstance(held, str) and held else []
-    facts = task_facts(cohort.name, cohort.modality, cohort.organs, list(map(_measured, measured)))
-    machine = measure_machine(config.device)
-    time = config.time or USUAL_TIME
-    situation = Situation(facts, machine, seconds_of(time), given)
-    kinds = kinds_of(facts) if not situation.gives("locate") else ()
-    trial = f"between coarse networks on {' and '.join(kinds)} a trial decides, if time allows"
-    return [*make_plan(time, "", held, situation).lines(), *[trial] * (len(kinds) > 1)]
-
-
-def _measured(scan: ScanFacts) -> MeasuredScan:
-    geometry, reference = scan.geometry, scan.reference if scan.labeled else None
-    assert geometry is not None, "scans without one are left out"
-    return MeasuredScan(
-        subject_id=scan.subject_id,
-        split=scan.split,
-        shape=geometry.shape,
-        spacing_mm=geometry.spacing_mm,
-        scan_labels=scan.scan_labels,
-        labeled=scan.labeled,
-        annotated=reference.annotated if reference else (),
-        organs={o: f.extent for o, f in reference.present.items()} if reference else None,
-    )
 
 
 def _as_ingested(

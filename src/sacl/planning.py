@@ -11,23 +11,20 @@ from typing import Any
 
 import msgspec
 
-from sacl.cohort.manifest import read_cohort
-from sacl.errors import WorkspaceError
 from sacl.files.atomic import plain, real
 from sacl.plan.document import USUAL_TIME, RunPlan, as_yaml, make_plan, read_plan, write_plan
 from sacl.plan.facts import measure_cohort
 from sacl.plan.holdout import hold_out_of
 from sacl.plan.machine import measure_machine
-from sacl.plan.rules import Situation, choose, kinds_of
-from sacl.plan.trials import LEAST_S, SHARE, Tried
-from sacl.progress import duration, say
+from sacl.plan.rules import Situation
+from sacl.progress import say
 from sacl.run.clock import seconds_of
 from sacl.run.configure import load_config
 from sacl.run.pipeline import run_stage, workspace_of
 from sacl.run.record import fingerprint
 from sacl.settings import RunConfig
 from sacl.stages.ingest import list_cohort
-from sacl.stages.trial import try_candidates
+from sacl.trying import tried_for
 
 _OF_THE_RUN = ("name", "work", "seed", "device", "time", "ingest.data")
 """Settings that are no choice: what is run on, where and for how long."""
@@ -54,16 +51,16 @@ def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, 
         held = hold_out_of(listed, asked.ingest, asked.seed)
         time = asked.time or USUAL_TIME
     else:
-        held, time = before.held, _time_as_planned(before, asked)
+        held, time = before.held, before.time_for(asked.time, asked.work)
     with workspace.locked():
         first = {} if held.setting in given else {held.setting: held.value}
         folder = run_stage(load_config(None, flags, base=first), "ingest", force=force)
         plan = before
         if plan is None:
-            facts = measure_cohort(read_cohort(folder), folder)
+            facts = measure_cohort(folder)
             machine = measure_machine(asked.device)
             situation = Situation(facts, machine, seconds_of(time), given)
-            situation = replace(situation, tried=_tried(flags, situation))
+            situation = replace(situation, tried=tried_for(flags, situation))
             plan = make_plan(time, fingerprint(folder), held, situation)
         elif plan.given != given:
             situation = Situation(plan.facts, plan.machine, seconds_of(time), given, plan.tried)
@@ -72,26 +69,6 @@ def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, 
             say("plan: the cohort has changed; its plan is kept, --force plans again")
         write_plan(asked.work, plan)
     return load_config(None, {**flags, "time": time}, base=plan.settings), plan
-
-
-def _tried(flags: Mapping[str, str], situation: Situation) -> tuple[Tried, ...]:
-    """Try which coarse network is the better one here, where the rules and the user leave it open.
-
-    Nothing is tried where the time is too short for that to say anything.
-    """
-    kinds = kinds_of(situation.facts)
-    seconds = SHARE * situation.seconds
-    if len(kinds) < 2 or situation.gives("locate") or seconds < 2 * len(kinds) * LEAST_S:
-        return ()
-    base = {
-        kind: {c.setting: c.value for c in choose(replace(situation, coarse=kind)) if c.setting}
-        for kind in kinds
-    }
-    configs = {kind: load_config(None, flags, base=chosen) for kind, chosen in base.items()}
-    say(f"plan: a trial of {' and '.join(kinds)}, at most {duration(seconds)}")
-    workspace = workspace_of(next(iter(configs.values())))
-    candidates = {kind: config.locate for kind, config in configs.items()}
-    return try_candidates(candidates, workspace, seconds)
 
 
 def with_places(flags: Mapping[str, str]) -> dict[str, str]:
@@ -116,12 +93,3 @@ def as_file(flags: Mapping[str, str], config: RunConfig, plan: RunPlan) -> str:
 
 def _setting(config: RunConfig, name: str) -> Any:
     return functools.reduce(getattr, name.split("."), config)
-
-
-def _time_as_planned(plan: RunPlan, asked: RunConfig) -> str:
-    if asked.time is not None and asked.time != plan.time:
-        raise WorkspaceError(
-            f"work directory {asked.work}: was planned for {plan.time}, and --time is {asked.time};"
-            " repeat the command with --force (plans and does all again), or take another --work"
-        )
-    return plan.time
