@@ -20,6 +20,7 @@ import numpy as np
 
 from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.errors import ConfigError, DataError
+from sacl.files.atomic import folder_fingerprint
 from sacl.files.documents import as_record, read_json
 from sacl.types import UNKNOWN, Split
 
@@ -57,6 +58,11 @@ class SplitRules:
     def of(cls, settings: object) -> SplitRules:
         """Return the rules that settings give, by fields of the same names."""
         return cls(**{f.name: getattr(settings, f.name) for f in dataclasses.fields(cls)})
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return a hash of the file that the rules read, by the setting's name."""
+        order = self.labeled_order
+        return {} if order is None else {"labeled_order": folder_fingerprint(order)}
 
 
 def choose_splits(dataset: Dataset, rules: SplitRules, seed: int) -> tuple[Dataset, list[str]]:

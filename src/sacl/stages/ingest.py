@@ -15,7 +15,6 @@ from sacl.cohort.manifest import write_cohort
 from sacl.cohort.references import MapRules
 from sacl.cohort.splits import SplitRules
 from sacl.errors import ConfigError
-from sacl.files.atomic import folder_fingerprint
 from sacl.patches.window import WindowRule, window_of
 from sacl.progress import say, track
 from sacl.run.record import fingerprint, recorded
@@ -36,9 +35,7 @@ def inputs(settings: IngestSettings, workspace: Workspace) -> dict[str, str]:
         hashes = source_fingerprints(sources)
     else:
         hashes = {"phantom": fingerprint(workspace.folder("phantom"))}
-    if settings.labeled_order is not None:
-        hashes["labeled_order"] = folder_fingerprint(settings.labeled_order)
-    return hashes
+    return hashes | SplitRules.of(settings).fingerprints()
 
 
 def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
