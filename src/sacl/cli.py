@@ -28,12 +28,14 @@ from sacl.folder_commands import (
     predict_command,
     report_command,
 )
+from sacl.progress import say
+from sacl.run.configure import load_config
 from sacl.run_commands import (
     check_command,
+    config_of,
     ingest_command,
     plan_command,
-    run_command,
-    stage_command,
+    planned,
 )
 
 _OF_THE_USER = ("ENOENT", "EACCES", "EPERM", "EEXIST", "ENOTDIR", "EISDIR", "ELOOP", "ENAMETOOLONG")
@@ -102,16 +104,43 @@ def _dispatch(arguments: list[str]) -> int:
         program().print_help()
         return 0
     handlers = _HANDLERS if known.config else _HANDLERS | _OF_FOLDERS
-    result = handlers.get(known.command, stage_command)(known, flags)
+    result = handlers[known.command](known, flags) if known.command in handlers else None
+    result = _stage(known, flags) if result is None else result
     if known.json:
         print(json.dumps(dataclasses.asdict(result) if not isinstance(result, dict) else result))
     return 1 if isinstance(result, dict) and result.get("failed") else 0
 
 
+def _run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Run all stages, planned where no settings file is given."""
+    from sacl.run import clock, pipeline
+
+    if known.command == "run" and known.config is None and "phantom.scans" not in flags:
+        since = clock.now()
+        config, plan = planned(known, flags)
+        for line in plan.lines():
+            say(f"plan: {line}")
+        page = pipeline.run(config, known.force, since)
+    else:
+        config = load_config("demo", flags) if known.command == "demo" else config_of(known, flags)
+        page = pipeline.run(config, known.force)
+    finished = pipeline.summary(config)
+    print(f"report: {page}", file=sys.stderr)
+    return finished
+
+
+def _stage(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Run one stage."""
+    from sacl.run import pipeline
+
+    folder = pipeline.run_stage(config_of(known, flags), known.command, force=known.force)
+    return {"stage": known.command, "folder": str(folder)}
+
+
 _Handler = Callable[[argparse.Namespace, dict[str, str]], Any]
 _HANDLERS: dict[str, _Handler] = dict(
-    run=run_command,
-    demo=run_command,
+    run=_run,
+    demo=_run,
     plan=plan_command,
     check=check_command,
     ingest=ingest_command,

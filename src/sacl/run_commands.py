@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from sacl.commands import COMMANDS
 from sacl.errors import ConfigError, DataError
-from sacl.progress import say
 from sacl.run.configure import load_config
 from sacl.settings import RunConfig
 
@@ -32,25 +31,8 @@ def config_of(known: argparse.Namespace, flags: dict[str, str]) -> RunConfig:
     return load_config(known.config, flags, getattr(known, "from_", None))
 
 
-def run_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    """Run all stages, planned where no settings file is given."""
-    from sacl.run import clock, pipeline
-
-    if known.command == "run" and known.config is None and "phantom.scans" not in flags:
-        since = clock.now()
-        config, planned = _planned(known, flags)
-        for line in planned.lines():
-            say(f"plan: {line}")
-        page = pipeline.run(config, known.force, since)
-    else:
-        config = load_config("demo", flags) if known.command == "demo" else config_of(known, flags)
-        page = pipeline.run(config, known.force)
-    finished = pipeline.summary(config)
-    print(f"report: {page}", file=sys.stderr)
-    return finished
-
-
-def _planned(known: argparse.Namespace, flags: dict[str, str]) -> tuple[RunConfig, RunPlan]:
+def planned(known: argparse.Namespace, flags: dict[str, str]) -> tuple[RunConfig, RunPlan]:
+    """Return the settings and the plan of a run that no settings file describes."""
     config_of(known, flags)
     from sacl.planning import plan_run
 
@@ -61,20 +43,12 @@ def plan_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Print a plan as YAML, and nothing else on stdout."""
     if known.config is not None:
         raise ConfigError("plan: settings are given already; give a folder of scans alone")
-    config, plan = _planned(known, flags)
+    config, plan = planned(known, flags)
     from sacl.planning import as_file
 
     if not known.json:
         print(as_file(flags, config, plan), end="")
     return dataclasses.asdict(plan)
-
-
-def stage_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    """Run one stage."""
-    from sacl.run import pipeline
-
-    folder = pipeline.run_stage(config_of(known, flags), known.command, force=known.force)
-    return {"stage": known.command, "folder": str(folder)}
 
 
 def check_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
@@ -103,7 +77,7 @@ def check_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def ingest_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Read a cohort, or only say how it would be read."""
     if not known.explain:
-        return stage_command(known, flags)
+        return None
     config = config_of(known, flags)
     from sacl.cohort.layouts.explain import as_text
     from sacl.run.pipeline import workspace_of

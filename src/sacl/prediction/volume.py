@@ -26,6 +26,7 @@ from sacl.patches.window import normalize
 from sacl.prediction.assemble import clean_components, fuse, labels_of_slice
 from sacl.prediction.copies import mean_over_copies, wider
 from sacl.prediction.guard import with_organs_of
+from sacl.settings import PredictSettings
 from sacl.types import Box, LabelMap, Volume
 
 _RECIPE_FILE = "recipe.json"
@@ -66,6 +67,12 @@ def read_recipe(folder: Path) -> MapRecipe | None:
     path = folder / _RECIPE_FILE
     remedy = "run `sacl predict CONFIG.yaml --force`"
     return read_as(path, MapRecipe, remedy) if path.is_file() else None
+
+
+def usual_recipe() -> MapRecipe:
+    """Return how maps are made where no run has made any."""
+    usual = PredictSettings()
+    return MapRecipe(usual.copies, usual.keep_component)
 
 
 def load_segmenter(folder: Path, device: torch.device, name: str = SEGMENTER) -> Segmenter:

@@ -17,11 +17,17 @@ from sacl.networks.device import resolve_device
 from sacl.patches.scan_ranges import doubts_about, measures_of
 from sacl.patches.window import window_of
 from sacl.prediction.coarse import load_coarse
-from sacl.prediction.volume import MapRecipe, Predictor, load_segmenter, predict_volume, read_recipe
+from sacl.prediction.volume import (
+    MapRecipe,
+    Predictor,
+    load_segmenter,
+    predict_volume,
+    read_recipe,
+    usual_recipe,
+)
 from sacl.progress import say, track
 from sacl.run.record import arm_named, arms_of, note_own, require_own
 from sacl.run.workspace import Workspace
-from sacl.settings import PredictSettings
 from sacl.types import Volume
 
 _BYTES_PER_VOXEL = 17
@@ -145,8 +151,7 @@ def _recipe(workspace: Workspace, is_first: bool) -> MapRecipe:
     """Return how the run's final maps were made; the coarse map's organs are the first arm's."""
     recipe = read_recipe(workspace.folder("predict"))
     if recipe is None:
-        usual = PredictSettings()
-        return MapRecipe(usual.copies, usual.keep_component)
+        return usual_recipe()
     return recipe if is_first else replace(recipe, from_coarse=())
 
 
