@@ -37,6 +37,7 @@ from sacl.run_commands import (
     plan_command,
     planned,
 )
+from sacl.settings import RunConfig
 
 _OF_THE_USER = ("ENOENT", "EACCES", "EPERM", "EEXIST", "ENOTDIR", "EISDIR", "ELOOP", "ENAMETOOLONG")
 _OF_THE_DISK = ("ENOSPC", "EDQUOT", "EROFS")
@@ -115,6 +116,7 @@ def _run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Run all stages, planned where no settings file is given."""
     from sacl.run import clock, pipeline
 
+    config: RunConfig
     if known.command == "run" and known.config is None and "phantom.scans" not in flags:
         since = clock.now()
         config, plan = planned(known, flags)

@@ -43,7 +43,7 @@ def evaluate_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def report_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Write one page of several finished runs."""
     _require_flags(known, "runs", "out")
-    from sacl.stages.report import report_runs
+    from sacl.stages.report_runs import report_runs
 
     page = report_runs(known.runs, known.out, known.force)
     print(f"report: {page}", file=sys.stderr)

@@ -13,7 +13,8 @@ from sacl.run.record import recorded, state_of
 from sacl.run.workspace import Workspace
 from sacl.settings import EvaluateSettings, PhantomSettings, ReportSettings
 from sacl.stages.evaluate import evaluate
-from sacl.stages.report import inputs, report, report_runs
+from sacl.stages.report import inputs, report
+from sacl.stages.report_runs import report_runs
 
 SETTINGS = ReportSettings()
 SCORING = EvaluateSettings()

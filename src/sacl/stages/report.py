@@ -1,10 +1,10 @@
-"""report: a work directory, or several -> one self-contained HTML page."""
+"""report: a work directory -> one self-contained HTML page."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from sacl.cohort.manifest import read_cohort, read_image, read_reference, with_phases
 from sacl.errors import DataError
-from sacl.files.atomic import real, require_ours, write_text
+from sacl.files.atomic import write_text
 from sacl.files.documents import text_of_cell
 from sacl.files.nifti import read_label_map
 from sacl.plan.document import read_plan
@@ -26,7 +26,7 @@ from sacl.report.figures import (
     only_annotated,
     pictures,
 )
-from sacl.report.page import GENERATOR, number, render
+from sacl.report.page import number, render
 from sacl.report.results import (
     CoverageLine,
     Records,
@@ -38,7 +38,7 @@ from sacl.report.results import (
 )
 from sacl.run.record import RECORD, fingerprint, read_record, recorded
 from sacl.run.workspace import FOLDERS, Workspace
-from sacl.scores.summary import in_common, read_scores, read_summary, summarize
+from sacl.scores.summary import read_scores, read_summary
 from sacl.settings import ReportSettings
 from sacl.types import Cohort
 
@@ -85,41 +85,6 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
         )
         write_text(folder / _PAGE, page)
     return folder / _PAGE
-
-
-def report_runs(works: Sequence[Path], out: Path, force: bool = False) -> Path:
-    """Write one page that compares the runs of several work directories, and return `out`.
-
-    Every run is compared with the first work directory's main run, on the scans and organs that
-    all of them scored.
-
-    Raises:
-        DataError: two works were scored with different tolerances, or share no scan; or `out` is
-            a file of the user's, and `force` is off.
-        WorkspaceError: a work directory has not been evaluated.
-    """
-    require_ours(out, GENERATOR, force)
-    if len({real(work) for work in works}) < len(works):
-        raise DataError("report: a work directory is named twice; name each once")
-    folders = {_name(work, works): Workspace(work).require("evaluate") for work in works}
-    tolerances = {read_summary(f / "summary.json").nsd_tolerance_mm for f in folders.values()}
-    if len(tolerances) > 1:
-        raise DataError(
-            f"report: NSD tolerances of {sorted(tolerances)} mm differ; evaluate all runs alike"
-        )
-    rows = in_common(
-        {name: read_scores(f / "scores.csv") for name, f in folders.items()}, ["coarse"]
-    )
-    summary = summarize(rows, tolerances.pop())
-    page = render("results.html", works=len(works), summary=summary, scores=scores_part(rows))
-    write_text(out, page)
-    return out
-
-
-def _name(work: Path, works: Sequence[Path]) -> str:
-    """Return the work directory's name, with its parent's where two are named alike."""
-    alike = sum(other.name == work.name for other in works) > 1
-    return f"{work.parent.name}/{work.name}" if alike else work.name
 
 
 def _chosen(workspace: Workspace, records: Records) -> dict[str, str]:
