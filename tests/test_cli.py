@@ -177,7 +177,7 @@ def test_what_nobody_foresaw_is_one_line_that_names_a_log(tmp_path, capsys, monk
     def breaks(*_):
         raise RuntimeError("odd\nthing")
 
-    monkeypatch.setattr("sacl.run_commands.load_config", breaks)
+    monkeypatch.setattr("sacl.cli.load_config", breaks)
     assert main(["demo"]) == 1
     told = capsys.readouterr().err
     assert told.startswith("sacl: unexpected RuntimeError: odd thing; the details are in ")
@@ -286,7 +286,7 @@ def test_too_little_memory_is_one_line(tmp_path, capsys, monkeypatch, error):
     def breaks(*_):
         raise error
 
-    monkeypatch.setattr("sacl.run_commands.load_config", breaks)
+    monkeypatch.setattr("sacl.cli.load_config", breaks)
     assert main(["demo"]) == 2
     assert capsys.readouterr().err.startswith("sacl: not enough memory; close other programs")
     assert not list(tmp_path.iterdir())

@@ -38,17 +38,6 @@ class ScanLine:
 
 
 @dataclass(frozen=True)
-class CoverageLine:
-    """In how many scans the coarse maps show an organ, how large it is (median), its mean Dice."""
-
-    organ: str
-    scans: int
-    shown: int
-    volume_ml: float
-    dice: float
-
-
-@dataclass(frozen=True)
 class ScoresPart:
     """The main run's name, scans and number of poor organs, and all runs' boxes and colors."""
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from markupsafe import Markup
 
 from sacl.cohort.manifest import read_cohort, read_image, read_reference, with_phases
-from sacl.errors import DataError
 from sacl.files.atomic import write_text
-from sacl.files.documents import text_of_cell
 from sacl.files.nifti import read_label_map
 from sacl.plan.document import read_plan
 from sacl.prediction.guard import read_findings
 from sacl.report.figures import (
-    Curve,
     Pictures,
     ShownScan,
     loss_curves,
@@ -28,7 +23,6 @@ from sacl.report.figures import (
 )
 from sacl.report.page import number, render
 from sacl.report.results import (
-    CoverageLine,
     Records,
     ScoresPart,
     scan_label_of,
@@ -36,6 +30,7 @@ from sacl.report.results import (
     shown_roles,
     split_words,
 )
+from sacl.report.tables import read_coverage, read_losses
 from sacl.run.record import RECORD, fingerprint, read_record, recorded
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.scores.summary import read_scores, read_summary
@@ -78,7 +73,7 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
             doubts=read_findings(workspace.folder("predict")).doubts,
             curves=_curves(workspace),
             chosen=_chosen(workspace, records),
-            coverage=_coverage(workspace),
+            coverage=read_coverage(workspace.folder("locate") / "coverage.csv"),
             records=records,
             label=label,
             label_counts=Counter(case.scan_label(label) for case in cohort.cases),
@@ -114,18 +109,6 @@ def _records(workspace: Workspace) -> Records:
     return {s: record for s, record in records.items() if record and s != "report"}
 
 
-@contextlib.contextmanager
-def _undamaged(path: Path, stage: str) -> Iterator[None]:
-    """Refuse, in one line, a file of a stage that cannot be read as what it is."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{FOLDERS[stage]}/{path.name}: damaged ({type(error).__name__}); run `sacl {stage}"
-            " CONFIG.yaml --force`"
-        ) from None
-
-
 def _pictures(workspace: Workspace, cohort: Cohort, scores: ScoresPart) -> Pictures | None:
     """Read the main run's worst, median and best scans, and return their pictures."""
     home, cases = workspace.folder("ingest"), {case.case_id: case for case in cohort.cases}
@@ -148,42 +131,9 @@ def _curves(workspace: Workspace) -> Markup | None:
     arms = sorted(workspace.folder("finetune").glob("*/losses.csv"))
     coarse, encoder = (workspace.folder(s) / "losses.csv" for s in ("locate", "pretrain"))
     panels = {
-        "coarse networks": _read_losses(coarse, "locate", "network"),
-        "pretraining": _read_losses(encoder, "pretrain", "pretraining"),
-        "fine-tuning": [c for arm in arms for c in _read_losses(arm, "finetune", arm.parent.name)],
+        "coarse networks": read_losses(coarse, "locate", "network"),
+        "pretraining": read_losses(encoder, "pretrain", "pretraining"),
+        "fine-tuning": [c for arm in arms for c in read_losses(arm, "finetune", arm.parent.name)],
     }
     panels = {title: curves for title, curves in panels.items() if curves}
     return loss_curves(panels) if panels else None
-
-
-def _read_losses(path: Path, stage: str, name: str) -> list[Curve]:
-    """Read curves from a table of steps and losses, one per value of the column `network`."""
-    if not path.is_file():
-        return []
-    with _undamaged(path, stage):
-        table = pd.read_csv(path, dtype={"step": int, "loss": float})
-        table["network"] = table.get("network", "")
-        return [
-            Curve(f"{name} {key}".strip(), part["step"].to_numpy(), part["loss"].to_numpy())
-            for key, part in table.groupby("network", sort=False)
-        ]
-
-
-def _coverage(workspace: Workspace) -> list[CoverageLine]:
-    """Read in how many scans the coarse maps show each organ, how large it is, and its Dice."""
-    path = workspace.folder("locate") / "coverage.csv"
-    if not path.is_file():
-        return []
-    with _undamaged(path, "locate"):
-        table = pd.read_csv(path, dtype={"organ": str, "found": str})
-        table["shown"] = table["found"].str.lower().isin(["true", "1"])
-        return [
-            CoverageLine(
-                organ=text_of_cell(str(organ)),
-                scans=len(part),
-                shown=int(part["shown"].sum()),
-                volume_ml=float(part.loc[part["shown"], "volume_ml"].median()),
-                dice=float(part["dice"].mean()),
-            )
-            for organ, part in table.groupby("organ", sort=False)
-        ]
