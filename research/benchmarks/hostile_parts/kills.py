@@ -20,7 +20,7 @@ import numpy as np
 
 from research.benchmarks.hostile_parts.ended import forked, program_of
 
-OF_ONE_TIME = ("started", "date", "duration_s", "seconds", "shared", "peak_memory_mb")
+OF_ONE_TIME = ("started", "date", "duration_s", "seconds", "pace", "shared", "peak_memory_mb")
 """What a record says of when, or for how long; never compared."""
 _TURNS = (
     *("run", "predict", "export", "compare", "predict", "export"),
