@@ -27,14 +27,14 @@ from research.statistics import (
     strategy_figures,
 )
 from sacl.errors import DataError, WorkspaceError
-from sacl.files.atomic import replacing, write_text
+from sacl.files.atomic import remove_partials, replacing, write_text
 from sacl.run.record import git_revision, read_record, versions
 from sacl.scores.organs_of_case import EMPTY_RULE
 from sacl.scores.statistics import CONFIDENCE
 from sacl.scores.summary import read_scores
 from sacl.types import Cohort
 
-RESULTS, TABLE = "results.json", "results.csv"
+RESULTS, TABLE, LOCK = "results.json", "results.csv", ".results.lock"
 COLUMNS = (
     *("cohort", "labeled_subjects", "strategy", "seed", "split", "case_id", "subject_id", "organ"),
     *("dice", "nsd", "hd95_mm", "reference_ml", "predicted_ml"),
@@ -49,8 +49,9 @@ def write_results(grid: Grid) -> Results:
     """
     protocol = grid.protocol
     path = protocol.work / RESULTS
-    with FileLock(protocol.work / ".results.lock"):
+    with FileLock(protocol.work / LOCK):
         require_results_of(protocol)
+        remove_partials(protocol.work, [RESULTS, TABLE])
         finished = {cell.name: grid.finished(cell) for cell in grid.cells}
         done = [c for c in grid.cells if len(finished[c.name]) == len(c.stages)]
         parts = [_score_lines(grid, cell, finished[cell.name]) for cell in done]

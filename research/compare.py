@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from research.collect import require_results_of, write_results
+from filelock import FileLock
+
+from research.collect import LOCK, require_results_of, write_results
 from research.grid import Cell, Grid, prepare, run_cell, write_failure
 from research.page import page
 from research.protocol import require_known
 from research.results import Results
 from research.tables import Table, as_text, plain
 from sacl.errors import ConfigError, SaclError
-from sacl.files.atomic import write_text
+from sacl.files.atomic import remove_partials, write_text
 from sacl.progress import say
 
 ROOT = Path(__file__).parents[1]
@@ -105,7 +107,9 @@ def run_comparison(grid: Grid, wanted: Wanted, command: Sequence[str]) -> dict[s
 def write_all(grid: Grid) -> Results:
     """Write table, figures and page of the cells that have finished, and return the figures."""
     results = write_results(grid)
-    write_text(grid.protocol.work / PAGE, page(results))
+    with FileLock(grid.protocol.work / LOCK):
+        remove_partials(grid.protocol.work, [PAGE])
+        write_text(grid.protocol.work / PAGE, page(results))
     return results
 
 

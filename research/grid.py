@@ -16,7 +16,7 @@ from research.protocol import Protocol, load_protocol, with_labels
 from research.store import Key, Store, telling
 from sacl.cohort.manifest import read_cohort
 from sacl.errors import ConfigError, SaclError, WorkspaceError
-from sacl.files.atomic import write_text
+from sacl.files.atomic import remove_partials, write_text
 from sacl.run.pipeline import stage_module
 from sacl.run.record import fingerprint
 from sacl.run.workspace import Workspace
@@ -233,6 +233,7 @@ def run_cell(grid: Grid, cell: Cell) -> bool:
     try:
         with FileLock(folder / ".lock", timeout=0):
             (folder / FAILED).unlink(missing_ok=True)
+            remove_partials(folder, [PLACES, FAILED])
             entries = grid.run(cell)
             names = {stage: entry.name for stage, entry in entries.items()}
             write_text(folder / PLACES, json.dumps(names, indent=1) + "\n")

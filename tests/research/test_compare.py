@@ -83,9 +83,15 @@ def test_an_interruption_loses_no_finished_stage(stages, tmp_path):
     assert sum(state == "done" for state in states(path).values()) == 6
     assert states(path)["n2-scratch-s1"] == "begun"
     stages._finetune = finetune
+    work = tmp_path / "work"
+    left = [work / f".partial-99-{name}" for name in ("results.json", "results.csv", compare.PAGE)]
+    left.append(work / "cells" / "n2-scratch-s1" / ".partial-99-stages.json")
+    for killed in left:
+        killed.touch()
     assert run(path) == 0
     assert stages.of("evaluate") == 16
     assert stages.of("pretrain") == 12
+    assert not any(killed.exists() for killed in left)
 
 
 def test_a_cell_of_other_settings_is_another_cell_and_nothing_is_lost(stages, tmp_path):

@@ -165,6 +165,7 @@ def test_label_maps_of_others_are_not_overwritten(finished, tmp_path):
     assert not (out / "case-3.nii.gz").exists()
     assert len(predict_to(finished, scans, out, force=True).written) == 2
     (out / ".partial-99-case-4.nii.gz").write_bytes(b"of a killed process")
+    (out / ".partial-99-.written-by-sacl.json").write_bytes(b"of it too")
     (out / ".partial-99-other.nii.gz").write_bytes(b"of nobody")
     assert len(predict_to(finished, scans, out).written) == 2, "our own maps are replaced"
     assert [path.name for path in out.glob(".partial-*")] == [".partial-99-other.nii.gz"]

@@ -95,6 +95,8 @@ def test_an_export_that_fails_leaves_no_half_folder(work, tmp_path, monkeypatch)
         export(work, tmp_path / "out", "nifti-per-organ")
     assert not [p for p in (tmp_path / "out").glob("*") if not p.name.startswith(".")]
     monkeypatch.undo()
+    (tmp_path / "out" / ".partial-gone").mkdir(parents=True)  # of a killed process
+    (tmp_path / "out" / ".partial-99-export.json").touch()
     export(work, tmp_path / "out", "nifti-per-organ")
     assert not list((tmp_path / "out").glob(".partial*"))
 

@@ -81,6 +81,7 @@ def write_export(
     """
     names = {case_id: f"{case_id}{form.suffix}" for case_id in load}
     before = _claim(export.out, origin, set(names.values()), export.force)
+    _sweep(export.out)
     files = tuple(dict.fromkeys((*(before or ()), *names.values())))
     record = ExportRecord(origin=origin, files=files, state="started")
     _keep(export.out, record)
@@ -171,12 +172,17 @@ def _claim(out: Path, origin: Origin, names: set[str], force: bool) -> tuple[str
 def _give_up(out: Path, record: ExportRecord, is_new: bool, is_refused: bool) -> None:
     """Leave nothing of an export that wrote nothing, else a record that lets it go on."""
     with contextlib.suppress(OSError, SaclError):
-        _remove(out, [path.name for path in out.glob(".partial-*")])
+        _sweep(out)
         if is_new and [path.name for path in out.iterdir()] == [RECORD]:
             (out / RECORD).unlink()
             out.rmdir()
         elif is_refused:
             _keep(out, dataclasses.replace(record, state="failed"))
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a killed process left half-written."""
+    _remove(out, [path.name for path in out.glob(".partial-*")])
 
 
 def _remove(out: Path, names: Iterable[str]) -> None:

@@ -34,8 +34,10 @@ def write_text(path: Path, text: str) -> None:
 def require_ours(path: Path, mark: str, force: bool = False) -> None:
     """Refuse to overwrite a file that does not have our mark near its start, unless `force` is on.
 
-    `mark` is text that every file of this kind has in its first 1,000 characters.
+    `mark` is text that every file of this kind has in its first 1,000 characters. What a killed
+    process left of such a file is removed.
     """
+    remove_partials(path.parent, [path.name])
     if force or not path.exists():
         return
     try:

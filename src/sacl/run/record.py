@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -329,12 +329,15 @@ def _delete(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def require_own(folder: Path, names: Iterable[str], force: bool = False) -> None:
+def require_own(folder: Path, names: Sequence[str], force: bool = False) -> None:
     """Refuse to overwrite files that sacl did not write, or that were changed since.
+
+    What killed processes left of them is removed.
 
     Raises:
         ConfigError: naming the first such file.
     """
+    remove_partials(folder, [*names, _WRITTEN])
     if force:
         return
     if folder.exists() and not folder.is_dir():

@@ -11,7 +11,7 @@ import numpy as np
 from sacl.cohort.layouts.label_maps import read_given_map, survey_maps
 from sacl.cohort.references import SchemeMap
 from sacl.errors import ConfigError, DataError, SaclError
-from sacl.files.atomic import real, remove_partials
+from sacl.files.atomic import real
 from sacl.files.nifti import is_nifti, read_frame, read_volume, stem, write_label_map
 from sacl.networks.device import resolve_device
 from sacl.patches.scan_ranges import doubts_about, measures_of
@@ -90,7 +90,6 @@ def predict_folder(  # noqa: PLR0913
     targets = _targets(images, out)
     names = [path.name for path in targets.values()]
     require_own(out, names, force)
-    remove_partials(out, names)
     _announce(list(targets))
     where = resolve_device(device)
     segmenter = load_segmenter(workspace.require("finetune") / arm, where)
