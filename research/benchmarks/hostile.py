@@ -17,6 +17,7 @@ import argparse
 import itertools
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -143,6 +144,8 @@ def _write(path: Path, run: Run) -> dict[tuple[str, Any, Any], str]:
     with FileLock(Path(tempfile.gettempdir()) / "sacl-hostile.lock"):
         runs = [other for other in _read(path) if other["started"] != run["started"]]
         runs = sorted([*runs, run], key=lambda one: one["started"])
+        for one in runs:  # where it was written is nobody's concern
+            one["command"] = re.sub(r" --out \S+", "", one["command"])
         still = still_open(runs)
         document = {
             "what": "exit codes, lines, memory, time and traces of commands on broken inputs",
