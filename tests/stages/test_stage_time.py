@@ -16,6 +16,7 @@ from sacl.run.record import fingerprint, read_record
 from sacl.settings import PredictSettings, PretrainSettings
 from sacl.stages import reserve
 from sacl.stages.finetune import finetune
+from sacl.stages.locate_networks import CostOfMaps
 from sacl.stages.predict import predict
 from sacl.stages.pretrain import pretrain
 from sacl.stages.reserve import Costs, measure_costs, middle_of, share_of
@@ -114,3 +115,13 @@ def test_copies_may_take_a_third_of_the_time_that_training_has_and_a_plain_pass_
     assert costs.reserve(4, left_s=3600.0) == 180.0
     assert costs.reserve(4, left_s=400.0) == pytest.approx(120.0)
     assert costs.reserve(4, left_s=50.0) == 60.0
+
+
+def test_fewer_networks_locate_where_all_take_a_fifth_of_the_time():
+    cost = CostOfMaps(all_s=100.0, others_s=80.0)
+    assert cost.seconds(4) == 340.0
+    assert cost.networks_that_fit(4, left_s=1700.0) == 4
+    assert cost.networks_that_fit(4, left_s=1690.0) == 1
+    assert cost.reserve(4, left_s=1700.0) == 340.0
+    assert cost.reserve(4, left_s=1000.0) == 100.0
+    assert cost.reserve(4, left_s=200.0) == 80.0, "training keeps most of what is left"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from sacl.prediction.coarse import (
     save_network,
     together,
 )
-from sacl.progress import say, track
+from sacl.progress import duration, say, track
 from sacl.run.workspace import Workspace
 from sacl.settings import LocateSettings
 from sacl.stages.reserve import middle_of, share_of, timed
@@ -47,6 +48,10 @@ SLICES_PER_STEP = 16
 SLICES_LEARNING_RATE = 3e-3
 VOLUME_LEARNING_RATE = 1e-2
 """Peak learning rates (AdamW, cosine)."""
+_MOST_FOR_MAPS = 0.2
+"""Locating by all networks may take this share of the time left for everything."""
+_MOST_RESERVED = 0.4
+"""And whatever locates, this share of it is kept from training at most."""
 _MOST_UNLABELED = 20_000
 """Unlabeled slices that are held in memory at most; of a larger cohort every n-th one is."""
 
@@ -96,7 +101,7 @@ def network_locator(settings: LocateSettings, workspace: Workspace, cohort: Coho
             " every network has to learn from there; how good these coarse maps are is not known"
         )
     networks = train_networks(settings, workspace, cohort, fold_of)
-    every = together(list(networks.values()))
+    every = _together_in_time(networks, workspace, cohort)
 
     def locator(case: Case) -> LabelMap:
         fold = fold_of.get(case.subject_id, SEEN)
@@ -105,6 +110,24 @@ def network_locator(settings: LocateSettings, workspace: Workspace, cohort: Coho
         return LabelMap(located.voxels, located.grid, cohort.scheme)
 
     return locator
+
+
+def _together_in_time(
+    networks: Mapping[str, Ensemble], workspace: Workspace, cohort: Cohort
+) -> Ensemble:
+    """Return all networks as one, or the one trained on all labeled scans where time is short."""
+    every = together(list(networks.values()))
+    if workspace.budget is None or len(networks) == 1:
+        return every
+    cost, left_s = _cost_of_maps(networks[ALL_LABELED], workspace, cohort), workspace.budget.left_s
+    if cost.networks_that_fit(len(networks), left_s) == len(networks):
+        return every
+    say(
+        f"locate: scans without a label map are located by one network instead of {len(networks)},"
+        f" which would take {duration(cost.seconds(len(networks)))} of {duration(left_s)}; more time"
+        " gives better coarse maps"
+    )
+    return networks[ALL_LABELED]
 
 
 def _fold_name(fold: int) -> str:
@@ -133,9 +156,8 @@ def train_networks(
         if trained is None:
             train_one = train_one or trainer_of(settings, workspace, cohort)
             if workspace.budget and networks and reserve_s is None:
-                reserve_s = _seconds_of_maps(
-                    next(iter(networks.values())), len(held_out), workspace, cohort
-                )
+                cost = _cost_of_maps(next(iter(networks.values())), workspace, cohort)
+                reserve_s = cost.reserve(len(held_out), workspace.budget.left_s)
                 reserve_s += workspace.budget.unmeasured_s
             pace = Pace(workspace.deadline(number, len(held_out), reserve_s))
             trained, losses = train_one(
@@ -152,17 +174,35 @@ def train_networks(
     return networks
 
 
-def _seconds_of_maps(
-    network: Ensemble, networks: int, workspace: Workspace, cohort: Cohort
-) -> float:
+@dataclass(frozen=True)
+class CostOfMaps:
+    """Seconds in which one network locates all scans, and those that several locate together."""
+
+    all_s: float
+    others_s: float
+
+    def seconds(self, networks: int) -> float:
+        """Return how long locating takes where the others are located by so many networks."""
+        return self.all_s + (networks - 1) * self.others_s
+
+    def networks_that_fit(self, networks: int, left_s: float) -> int:
+        """Return how many networks locate the others: all, or one where time is short."""
+        return networks if self.seconds(networks) <= _MOST_FOR_MAPS * left_s else 1
+
+    def reserve(self, networks: int, left_s: float) -> float:
+        """Return how much of the time left no coarse network may be trained in."""
+        seconds = self.seconds(self.networks_that_fit(networks, left_s))
+        return min(seconds, _MOST_RESERVED * left_s)
+
+
+def _cost_of_maps(network: Ensemble, workspace: Workspace, cohort: Cohort) -> CostOfMaps:
     """Return how long locating all scans will take, measured by one network on one scan."""
     case = middle_of(cohort.cases)
     scan = Scan(case, cohort, workspace)
     seconds = timed(lambda: network.locate(scan.image, case.window))
     labeled = {case.subject_id for case in cohort.labeled}
     others = [case for case in cohort.cases if case.subject_id not in labeled]
-    scans = share_of(cohort.cases, case) + (networks - 1) * share_of(others, case)
-    return seconds * scans
+    return CostOfMaps(seconds * share_of(cohort.cases, case), seconds * share_of(others, case))
 
 
 def trainer_of(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> TrainOne:
