@@ -122,10 +122,10 @@ def _together_in_time(
     cost, left_s = _cost_of_maps(networks[ALL_LABELED], workspace, cohort), workspace.budget.left_s
     if cost.networks_that_fit(len(networks), left_s) == len(networks):
         return every
+    whole = duration(cost.seconds(len(networks)))
     say(
-        f"locate: scans without a label map are located by one network instead of {len(networks)},"
-        f" which would take {duration(cost.seconds(len(networks)))} of {duration(left_s)}; more time"
-        " gives better coarse maps"
+        f"locate: one network locates the scans without a label map, since {len(networks)} would"
+        f" take {whole} of {duration(left_s)}; with more time coarse maps get better"
     )
     return networks[ALL_LABELED]
 
