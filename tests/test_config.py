@@ -130,8 +130,8 @@ def test_settings_made_in_python_are_checked_alike(make, message):
     assert message in str(error.value)
 
 
-def test_there_are_sixty_settings_at_most_beside_the_time():
-    assert len(dotted_settings()) <= 61
+def test_there_are_sixty_settings_at_most():
+    assert len(dotted_settings()) <= 60
 
 
 def test_the_methods_that_settings_name_are_those_of_the_package():

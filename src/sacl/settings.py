@@ -65,15 +65,22 @@ def _require_one(settings: Checked, names: tuple[str, ...], default: Checked) ->
         force_setattr(settings, names[0], default)
 
 
+_PHANTOM_MM = (384.0, 312.0, 240.0)
+
+
 class PhantomSettings(Checked, frozen=True, kw_only=True):
     """Generate a seeded abdominal CT cohort to try the whole pipeline on."""
 
     scans: Count = 0
     """Number of scans to generate; 0 means that the run reads its data from elsewhere."""
     shape: tuple[Side, Side, Side] = (128, 104, 40)
-    """Voxels of a scan along left-right, back-front and foot-head."""
-    spacing_mm: tuple[Length, Length, Length] = (3.0, 3.0, 6.0)
-    """Voxel spacing of a scan."""
+    """Voxels of a scan along left-right, back-front and foot-head, over 384 x 312 x 240 mm."""
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel spacing of a scan."""
+        i, j, k = (mm / n for mm, n in zip(_PHANTOM_MM, self.shape, strict=True))
+        return i, j, k
 
 
 class IngestSettings(Checked, frozen=True, kw_only=True):

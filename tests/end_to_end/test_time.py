@@ -13,7 +13,7 @@ from sacl.run.workspace import FOLDERS
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
 ENDLESS = """
-phantom: {scans: 12, shape: [64, 52, 20], spacing_mm: [6.0, 6.0, 12.0]}
+phantom: {scans: 12, shape: [64, 52, 20]}
 ingest: {labeled_subjects: 2}
 locate:
   volume: {spacing_mm: [8.0, 8.0, 12.0], crop: [48, 40, 16], steps: 40}

@@ -15,7 +15,7 @@ from research.__main__ import main
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
 BASE = """
-phantom: {scans: 12, shape: [64, 52, 20], spacing_mm: [6.0, 6.0, 12.0]}
+phantom: {scans: 12, shape: [64, 52, 20]}
 locate: {volume: {spacing_mm: [8.0, 8.0, 12.0], crop: [48, 40, 16], steps: 10}, channels: 8}
 extract: {patch_size: 32, dense_size: 64}
 pretrain: {steps: 2, batch: 16, width: 16}

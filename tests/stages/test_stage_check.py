@@ -101,7 +101,7 @@ def test_an_ingested_cohort_is_checked_by_its_work_directory_or_its_folder(tmp_p
 
 
 def test_a_phantom_cohort_has_neither_errors_nor_warnings(tmp_path):
-    settings = PhantomSettings(scans=9, shape=(48, 40, 24), spacing_mm=(8.0, 8.0, 10.0))
+    settings = PhantomSettings(scans=9, shape=(48, 39, 24))
     phantom(settings, Workspace(tmp_path / "work"))
     config = load_config(
         None,

@@ -20,7 +20,7 @@ from sacl.stages.phantom import inputs, phantom
 from sacl_phantom import ORGANS, PHASES, SCHEME, make_scan
 from sacl_phantom.cohort import plan_cohort
 
-SETTINGS = PhantomSettings(scans=7, shape=(40, 32, 12), spacing_mm=(9.0, 9.0, 20.0))
+SETTINGS = PhantomSettings(scans=7, shape=(40, 32, 12))
 
 
 @pytest.fixture(scope="module")
