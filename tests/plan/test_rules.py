@@ -116,10 +116,24 @@ def test_what_facts_cannot_tell_is_said():
     assert "strong or mild is open" in choices["finetune.augment"].because
 
 
-def test_only_open_volumes_leave_the_kind_of_coarse_network_to_a_trial():
-    assert kinds_of(HEART) == ("slices",)
+def test_the_better_known_kind_of_coarse_network_comes_first():
+    assert kinds_of(HEART) == ("slices", "volume")
     assert kinds_of(NECK) == ("volume", "slices")
     assert kinds_of(BRAIN) == ("slices", "volume")
+
+
+def test_in_a_short_time_a_cpu_locates_on_volumes():
+    made = chosen(HEART, hours=0.2)
+    assert (made["locate.volume.in_plane_size"], made["locate.volume.crop"]) == (64, [64, 64, 16])
+    assert "locate.slices" in chosen(HEART, GPU, hours=0.2)
+    assert "locate.volume" not in chosen(HEART, hours=0.2, locate__slices={})
+
+
+@pytest.mark.parametrize("facts", [HEART, NECK])
+@pytest.mark.parametrize("name", ["in_plane_size", "spacing_mm"])
+def test_of_two_settings_that_exclude_each_other_the_users_stays_alone(facts, name):
+    made = chosen(facts, **{f"locate__volume__{name}": 64})
+    assert not {"locate.volume.in_plane_size", "locate.volume.spacing_mm"} & made.keys()
 
 
 def test_a_trial_decides_and_its_figures_are_the_reason():

@@ -29,6 +29,8 @@ than 2, was not found and parotids of 3 had Dice 0.2; ACDC's structures of 8 had
 _FLAT = 3.0
 """Anisotropy from which on a volume is a stack of slices, as in nnU-Net."""
 _MANY_ORGANS = 5
+_SHORT_S = 1800.0
+"""Seconds below which networks on slices have not learned to locate on a CPU."""
 _LEAST_SLICES = 24
 """A volume's own slices are merged to voxels as thick as wide, but to no fewer."""
 _SQUARE_PAYS = 0.8
@@ -135,25 +137,27 @@ def _coarse(situation: Situation) -> Iterator[Choice]:
     given = next((kind for kind in _REASONS if situation.gives(f"locate.{kind}")), None)
     tried = best_of(situation.tried).candidate if situation.tried else None
     kind = given or situation.coarse or tried or kinds_of(facts)[0]
+    hurried = situation.seconds < _SHORT_S and not situation.machine.is_large
+    if hurried and not (given or situation.coarse or tried):
+        kind = "volume"
     other = "volumes" if kind == "slices" else "slices"
     reason, source = _REASONS[kind]
     if situation.tried:
         reason, source = in_words(situation.tried), "a trial on this cohort"
+    elif hurried and kind == "volume":
+        reason = "in a short time networks on volumes learn more: Dice MEASURED"
     reason = f"{kind.rstrip('s')}s, not {other}: {spacing}, {many}; {reason}"
     yield Choice(f"locate.{kind}", None, reason, source)
     yield from _volumes(situation) if kind == "volume" else _slices(situation)
 
 
 def kinds_of(facts: TaskFacts) -> tuple[str, ...]:
-    """Return the coarse networks that may be right, the best known first.
+    """Return the coarse networks, the better known first.
 
     On stacks of thick slices those on slices, on open volumes of many organs those on volumes.
     """
-    if facts.anisotropy >= _FLAT:
-        return ("slices",)
-    if len(facts.organs) >= _MANY_ORGANS or facts.pairs:
-        return ("volume", "slices")
-    return ("slices", "volume")
+    many = len(facts.organs) >= _MANY_ORGANS or bool(facts.pairs)
+    return ("volume", "slices") if many and facts.anisotropy < _FLAT else ("slices", "volume")
 
 
 def _slices(situation: Situation) -> Iterator[Choice]:
@@ -176,6 +180,17 @@ def _slices(situation: Situation) -> Iterator[Choice]:
 
 def _volumes(situation: Situation) -> Iterator[Choice]:
     facts, large = situation.facts, situation.machine.is_large
+    source = f"{_LOG}, 2026-11-29"
+    if not large:
+        yield Choice("locate.channels", 16, "3-D steps are slow on a CPU", source)
+    squares = situation.gives("locate.volume.in_plane_size") or facts.anisotropy >= _FLAT
+    if squares and not situation.gives("locate.volume.spacing_mm"):
+        reason = "every slice's field of view as a square of so many pixels, slices as they are"
+        yield Choice("locate.volume.in_plane_size", 64, reason, f"{_LOG}, 2026-11-23")
+        slices = 8 * math.ceil(facts.field_of_view_mm[2] / facts.spacing_mm[2] / 8)
+        reason = "the whole of a scan, or as much as fits"
+        yield Choice("locate.volume.crop", [64, 64, min(slices, 32 if large else 16)], reason)
+        return
     cells, most = (128, (64, 64, 32)) if large else (96, (48, 48, 32))
     in_plane = round(max(min(facts.spacing_mm[:2]), facts.side_mm[0] / cells), 1)
     length_mm = facts.field_of_view_mm[2]
@@ -186,11 +201,7 @@ def _volumes(situation: Situation) -> Iterator[Choice]:
     computer = "a GPU" if large else "a CPU"
     reason = f"{facts.side_mm[0]:g} mm in {cells} voxels"
     yield Choice("locate.volume.spacing_mm", spacing_mm, reason)
-    source = f"{_LOG}, 2026-11-29"
     yield Choice("locate.volume.crop", crop, f"what {computer} trains on", source)
-    if not large:
-        reason = "3-D steps are slow on a CPU"
-        yield Choice("locate.channels", 16, reason, f"{_LOG}, 2026-11-29")
 
 
 def _view(situation: Situation) -> Iterator[Choice]:
