@@ -90,6 +90,15 @@ def test_where_every_slice_is_labeled_all_steps_are_labeled_ones():
     assert torch.equal(task.loss(network, 3), task.labeled.loss(network, 3))
 
 
+def test_classes_weigh_alike_after_the_first_steps_alone():
+    network, store = build_segmenter(spec_of("dense"), seed=0), make_store()
+    weighed, alike = (DenseTask(store, rules(), balance=balance) for balance in (0.5, 0.0))
+    assert not torch.equal(weighed.loss(network, 3), alike.loss(network, 3))
+    task = TeacherTask(weighed, Says(1), 3)
+    assert torch.equal(task.loss(network, 2), weighed.loss(network, 2))
+    assert torch.allclose(task.loss(network, 3), alike.loss(network, 3))
+
+
 def test_the_teacher_gets_no_gradient():
     network = build_segmenter(spec_of("dense"), seed=0)
     teacher = copy.deepcopy(network)

@@ -23,7 +23,7 @@ from sacl.patches.views import VIEWS
 from sacl.progress import say
 from sacl.run.workspace import Workspace
 from sacl.settings import FinetuneSettings
-from sacl.training.finetune import DenseTask, QueryTask
+from sacl.training.finetune import BALANCE, DenseTask, QueryTask
 from sacl.training.loop import Average, Plan, RatedParameters, train, write_losses
 from sacl.training.pace import Pace, keep_pace
 from sacl.training.sampler import StepRules
@@ -31,9 +31,6 @@ from sacl.training.teacher import TeacherTask, with_teacher
 
 _WORTH_COMPILING_S = 600.0
 """A training that has less time does not compile its networks, which takes a minute or two."""
-BALANCE = 0.5
-"""Exponent of the class weights without a teacher, so that short trainings learn rare organs too;
-with one the classes weigh alike, since weights make it mark too much of a rare organ."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +123,7 @@ def _task(
     """Return the task, and the teacher where the settings ask for one."""
     if settings.dense is None:
         return QueryTask(store, rules), None
-    balance = 0.0 if settings.dense.teacher_steps else BALANCE
-    labeled = DenseTask(store, rules, balance, settings.dense.copy_paste)
+    labeled = DenseTask(store, rules, BALANCE, settings.dense.copy_paste)
     if settings.dense.teacher_steps == 0:
         return labeled, None
     if (store.dense_index["reference_row"] >= 0).all():

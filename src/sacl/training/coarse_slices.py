@@ -23,7 +23,7 @@ from sacl.patches.region import Placement, slice_boxes
 from sacl.patches.store import IMAGE_SCALE, PatchStore, StoreMeta, quantized
 from sacl.patches.views import ViewRanges
 from sacl.patches.window import WindowRule, normalize
-from sacl.training.finetune import DenseTask
+from sacl.training.finetune import BALANCE, DenseTask
 from sacl.training.loop import Plan, RatedParameters, train
 from sacl.training.pace import Pace
 from sacl.training.sampler import StepRules
@@ -32,8 +32,6 @@ from sacl.types import Cohort, LabelMap, Volume
 
 MARGIN = 1.6
 """Slices are held this many times wider than they are seen, for turned and shrunken views."""
-_BALANCE = 0.5
-"""Exponent of the class weights without a teacher; with one all classes weigh alike."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +120,7 @@ def train_on_slices(  # noqa: PLR0913
         raise DataError("locate: the labeled scans of a fold hold no organ; check their references")
     network = build_segmenter(spec, plan.seed).to(device, memory_format=torch.channels_last)
     rules = StepRules(batch=plan.batch, ranges=plan.ranges, seed=plan.seed, device=device)
-    balance = 0.0 if plan.teacher_steps else _BALANCE
-    labeled = DenseTask(store, rules, balance, plan.copy_paste)
+    labeled = DenseTask(store, rules, BALANCE, plan.copy_paste)
     task: DenseTask | TeacherTask = labeled
     average = None
     if plan.teacher_steps:

@@ -22,6 +22,10 @@ from sacl.training.sampler import StepRules, slice_weights
 PASTED_SHARE = 2 / 3
 """Side of a pasted square in units of the image's side, as published."""
 
+BALANCE = 0.5
+"""Exponent of the class weights of steps on labeled slices alone, without which a short training
+learns no small organ. In the steps with a teacher the classes weigh alike (`training.teacher`)."""
+
 
 class Slices(NamedTuple):
     """Labeled slices, and which organs were looked for in each of them."""

@@ -4,7 +4,7 @@ Bidirectional copy-paste (Bai et al., CVPR 2023, doi 10.1109/CVPR52729.2023.0110
 unlabeled slice give two mixed ones, each with a square of the other. Labels of the unlabeled part
 are those of the teacher, the moving average of the network itself (Tarvainen and Valpola, NeurIPS
 2017). The classes weigh alike here: with class weights the teacher marks too much of a rare organ,
-and the network learns to mark still more.
+and the network learns to mark still more. In the steps before, on labeled slices, they do not.
 """
 
 from __future__ import annotations
@@ -126,10 +126,10 @@ class TeacherTask:
 
     def loss(self, network: nn.Module, step: int) -> Float[Tensor, ""]:
         """Return the loss of one step."""
-        if self._is_early(step) or not len(self.rows):
+        if self._is_early(step):
             return self.labeled.loss(network, step)
         self.labeled.rules.hold_frozen()
-        slices, weight = self.batch(step)
+        slices, weight = self.batch(step) if len(self.rows) else (self.labeled.batch(step), None)
         logit = network(channels_last(slices.image))
         return dense_loss(logit, slices.labels, slices.annotated, pixel_weight=weight)
 
