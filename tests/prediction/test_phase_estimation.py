@@ -138,7 +138,7 @@ def test_without_estimates_the_cohort_is_as_it_was(workspace):
 def test_a_damaged_table_of_phases_names_the_remedy(workspace):
     path = workspace.folder("locate") / "phases.csv"
     path.write_text("case,phase\nc0,native\n")
-    with pytest.raises(DataError, match=r"phases\.csv: damaged .*locate CONFIG.yaml --force"):
+    with pytest.raises(DataError, match=r"phases\.csv: damaged.*locate CONFIG.yaml --force"):
         with_phases(cohort_of(UNKNOWN), workspace.folder("locate"))
 
 

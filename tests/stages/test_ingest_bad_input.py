@@ -213,7 +213,13 @@ def test_data_that_is_not_there(tmp_path):
 
 @pytest.mark.parametrize("at", ["good.nii", "good.nii.gz", "cohort.json"])
 def test_a_full_disk(data, tmp_path, monkeypatch, at):
-    whole = Path.open
+    whole, save = Path.open, nibabel.save
+
+    def half(image, path):
+        if Path(path).name.endswith(f"-{at}"):
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(image, path)
 
     def failing(path, mode="r", *rest, **named):
         file = whole(path, mode, *rest, **named)
@@ -223,6 +229,7 @@ def test_a_full_disk(data, tmp_path, monkeypatch, at):
         return file
 
     monkeypatch.setattr(Path, "open", failing)
+    monkeypatch.setattr(nibabel, "save", half)
     with pytest.raises(DataError) as error:
         ingest(IngestSettings(data=data), Workspace(tmp_path / "work"))
     assert str(error.value) == f"{at}: cannot be written, No space left on device"

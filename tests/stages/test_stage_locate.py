@@ -84,7 +84,7 @@ def test_no_case_is_located_by_a_network_that_saw_its_subject(tmp_path, monkeypa
     workspace = make_cohort(tmp_path, labeled=3)
     seen_by, locators = {}, []
 
-    def remember(spec, cases, plan, device, *, what, checkpoint):
+    def remember(spec, cases, plan, device, *, what, checkpoint, pace):
         network = torch.nn.Identity()
         # 3 mm scans on a 3 mm grid keep every voxel, which tells whose they are.
         seen_by[network] = {
@@ -149,7 +149,7 @@ def test_a_network_on_slices_learns_from_labels_of_other_folds_and_unlabeled_tra
 ):
     workspace, seen = make_cohort(tmp_path, labeled=3), []
 
-    def remember(spec, scans, plan, device, *, what, checkpoint):
+    def remember(spec, scans, plan, device, *, what, checkpoint, pace):
         seen.append([scan.labels is not None for scan in scans])
         return build_segmenter(spec, 0), [1.0]
 
