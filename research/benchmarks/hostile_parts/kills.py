@@ -184,7 +184,7 @@ def _how(before: str | None, after: str | None) -> str:
 
 
 def _files(root: Path) -> Iterator[tuple[str, str]]:
-    """Give the files below a folder with hashes; records without what is of one time.
+    """Give the files below a folder with hashes; records and pages without what is of one time.
 
     Entries of the laboratory's store are named by what they were made of, never by when.
     """
@@ -196,7 +196,7 @@ def _files(root: Path) -> Iterator[tuple[str, str]]:
         if path.suffix == ".json" and not path.name.startswith(".partial-"):
             content = json.dumps(_timeless(json.loads(content)), sort_keys=True).encode()
         elif path.suffix == ".html":
-            content = re.sub(rb"[0-9.]+ ?(s|min|h)\b", b"", content)
+            content = re.sub(rb"[0-9.]+ ?(s|min|h|GB)\b", b"", content)
         yield name, hashlib.sha256(content).hexdigest()
 
 
