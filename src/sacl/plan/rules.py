@@ -145,7 +145,9 @@ def _coarse(situation: Situation) -> Iterator[Choice]:
     if situation.tried:
         reason, source = in_words(situation.tried), "a trial on this cohort"
     elif hurried and kind == "volume":
-        reason = "in 12 minutes hearts had Dice 0.69 by networks on volumes, 0.18 by those on slices"
+        reason = (
+            "in 12 minutes hearts had Dice 0.69 by networks on volumes, 0.18 by those on slices"
+        )
         source = f"{_LOG}, 2026-11-29"
     reason = f"{kind.rstrip('s')}s, not {other}: {spacing}, {many}; {reason}"
     yield Choice(f"locate.{kind}", None, reason, source)
