@@ -33,7 +33,7 @@ from sacl.run.configure import load_config
 from sacl.run_commands import (
     check_command,
     config_of,
-    ingest_command,
+    explain_command,
     plan_command,
     planned,
 )
@@ -105,8 +105,7 @@ def _dispatch(arguments: list[str]) -> int:
         program().print_help()
         return 0
     handlers = _HANDLERS if known.config else _HANDLERS | _OF_FOLDERS
-    result = handlers[known.command](known, flags) if known.command in handlers else None
-    result = _stage(known, flags) if result is None else result
+    result = handlers.get(known.command, _stage)(known, flags)
     if known.json:
         print(json.dumps(dataclasses.asdict(result) if not isinstance(result, dict) else result))
     return 1 if isinstance(result, dict) and result.get("failed") else 0
@@ -139,13 +138,18 @@ def _stage(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     return {"stage": known.command, "folder": str(folder)}
 
 
+def _ingest(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Read a cohort, or only say how it would be read."""
+    return (explain_command if known.explain else _stage)(known, flags)
+
+
 _Handler = Callable[[argparse.Namespace, dict[str, str]], Any]
 _HANDLERS: dict[str, _Handler] = dict(
     run=_run,
     demo=_run,
     plan=plan_command,
     check=check_command,
-    ingest=ingest_command,
+    ingest=_ingest,
     export=export_command,
 )
 """What the commands do that are more than a stage."""

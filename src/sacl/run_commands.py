@@ -1,4 +1,4 @@
-"""What commands do that run the stages of a cohort: run, demo, plan, check, ingest, and any stage.
+"""What commands do that run the stages of a cohort: plan, check, and how it would be read.
 
 Modules that are slow to import are imported by the command that needs them.
 """
@@ -33,7 +33,7 @@ def config_of(known: argparse.Namespace, flags: dict[str, str]) -> RunConfig:
 
 def planned(known: argparse.Namespace, flags: dict[str, str]) -> tuple[RunConfig, RunPlan]:
     """Return the settings and the plan of a run that no settings file describes."""
-    config_of(known, flags)
+    config_of(known, flags)  # which refuses a command without data
     from sacl.planning import plan_run
 
     return plan_run(flags, known.force)
@@ -74,10 +74,8 @@ def check_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     return record.as_json()
 
 
-def ingest_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    """Read a cohort, or only say how it would be read."""
-    if not known.explain:
-        return None
+def explain_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Say how a cohort would be read, and read none of it."""
     config = config_of(known, flags)
     from sacl.cohort.layouts.explain import as_text
     from sacl.run.pipeline import workspace_of

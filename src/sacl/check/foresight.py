@@ -51,9 +51,11 @@ def foresee(
     machine = measure_machine(config.device)
     time = config.time or USUAL_TIME
     situation = Situation(facts, machine, seconds_of(time), given)
-    kinds = kinds_of(facts) if not situation.gives("locate") else ()
-    trial = f"between coarse networks on {' and '.join(kinds)} a trial decides, if time allows"
-    return [*make_plan(time, "", held, situation).lines(), *[trial] * (len(kinds) > 1)]
+    lines = list(make_plan(time, "", held, situation).lines())
+    if not situation.gives("locate"):
+        kinds = " and ".join(kinds_of(facts))
+        lines.append(f"between coarse networks on {kinds} a trial decides, if time allows")
+    return lines
 
 
 def _measured(scan: ScanFacts) -> MeasuredScan:

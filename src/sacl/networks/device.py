@@ -86,9 +86,13 @@ def thread_choices(device: torch.device) -> tuple[int, ...]:
     said = set_now not in _chosen or any(name in os.environ for name in _THREAD_SETTINGS)
     if said or device.type != "cpu":
         return (set_now,)
+    return tuple(sorted({1, min(available_cores(), _AT_FIRST)}))
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return tuple(sorted({1, min(cores, _AT_FIRST)}))
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def compute_in(threads: int) -> None:

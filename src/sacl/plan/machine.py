@@ -34,10 +34,9 @@ def measure_machine(device: str) -> MachineFacts:
     """
     devices = importlib.import_module("sacl.networks.device")  # torch, when it is needed
     resolved, memory, gpu = devices.resolve_device(device), 0.0, 0.0
-    affinity = getattr(os, "sched_getaffinity", None)
     with contextlib.suppress(AttributeError, OSError, ValueError):
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     if resolved.type == "cuda":
         gpu = devices.torch.cuda.get_device_properties(resolved).total_memory / 1e9
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = devices.available_cores()
     return MachineFacts(resolved.type, cores, round(memory, 1), round(gpu, 1))

@@ -93,6 +93,11 @@ def coverage_of(
     return rows
 
 
+def dice_by_organ(coverage: pd.DataFrame) -> pd.Series[float]:
+    """Return each organ's mean Dice over the scans in which it was judged."""
+    return coverage.dropna(subset=["dice"]).groupby("organ", sort=False)["dice"].mean()
+
+
 def write_coverage(path: Path, coverage: pd.DataFrame) -> None:
     """Write a row per scan and organ; names are written so that no spreadsheet runs them."""
     names = {name: coverage[name].map(cell_text) for name in ("case_id", "organ")}
@@ -122,9 +127,8 @@ def _summary(coverage: pd.DataFrame, scans: int) -> dict[str, object]:
         "organs": {"located": len(coverage), "not_found": missed},
         "coverage": by_organ,
     }
-    scored = coverage.dropna(subset=["dice"])
-    if len(scored):
-        scores = scored.groupby("organ", sort=False)["dice"].mean()
+    scores = dice_by_organ(coverage)
+    if len(scores):
         mean = float(scores.mean())
         of_organs = {str(organ): round(float(value), 4) for organ, value in scores.items()}
         summary["cross_fitted"] = {"scans": scans, "mean_dice": round(mean, 4), "dice": of_organs}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
+import pandas as pd
 
 from sacl.cohort.manifest import read_cohort
 from sacl.plan.trials import Tried
@@ -12,8 +12,8 @@ from sacl.progress import duration, say
 from sacl.run import clock
 from sacl.run.clock import Deadline
 from sacl.run.workspace import Workspace
-from sacl.scores.overlap import dice
 from sacl.settings import LocateSettings
+from sacl.stages.locate import coverage_of, dice_by_organ
 from sacl.stages.locate_networks import SEEN, deal_folds, trainer_of
 from sacl.stages.scan import Scan
 from sacl.training.pace import Pace
@@ -35,34 +35,28 @@ def try_candidates(
     """
     cohort = read_cohort(workspace.require("ingest"))
     fold_of = deal_folds(cohort, _FOLDS)
-    always = [case for case in cohort.labeled if fold_of[case.subject_id] == SEEN]
-    halves = [
-        [case for case in cohort.labeled if fold_of[case.subject_id] == fold]
-        for fold in sorted(set(fold_of.values()) - {SEEN})
-    ]
+    halves = sorted(set(fold_of.values()) - {SEEN})
     if not halves:
         return ()
     each_s = seconds / (len(candidates) * len(halves))
     tried = []
     for number, (name, settings) in enumerate(candidates.items(), start=1):
         begun, steps = clock.now(), 0
-        scores: dict[str, list[float]] = {}
+        rows: list[dict[str, object]] = []
         train_one = trainer_of(settings, workspace, cohort)
-        for fold, unseen in enumerate(halves):
+        for half in halves:
             pace = Pace(Deadline(clock.now() + each_s, each_s))
-            what = f"trial {number}/{len(candidates)} ({name}, half {fold + 1})"
-            seen = [*always, *(c for half in halves if half is not unseen for c in half)]
+            what = f"trial {number}/{len(candidates)} ({name}, half {half + 1})"
+            seen = [case for case in cohort.labeled if fold_of[case.subject_id] != half]
             network, losses = train_one(seen, workspace.seed, what=what, pace=pace)
             steps += len(losses)
-            for case in unseen:
+            for case in (c for c in cohort.labeled if fold_of[c.subject_id] == half):
                 scan = Scan(case, cohort, workspace)
                 located = network.locate(scan.image, case.window)
-                for organ in case.annotated:
-                    value = dice(scan.reference.mask(organ), located.mask(organ))
-                    if not np.isnan(value):  # in neither map
-                        scores.setdefault(organ, []).append(value)
-        organs = {organ: round(float(np.mean(values)), 3) for organ, values in scores.items()}
-        mean = round(float(np.mean(list(organs.values()))), 3) if organs else 0.0
+                rows += coverage_of(case, located, scan.reference)
+        scores = dice_by_organ(pd.DataFrame(rows))
+        organs = {str(organ): round(float(value), 3) for organ, value in scores.items()}
+        mean = round(float(scores.mean()), 3) if organs else 0.0
         tried.append(Tried(name, mean, organs, steps, round(clock.now() - begun, 1)))
         say(f"trial: {name}: Dice {mean:.3f} in {steps} steps, {duration(tried[-1].seconds)}")
     return tuple(tried)
