@@ -83,13 +83,27 @@ def _program() -> argparse.ArgumentParser:
         if name != "tables":
             shown = "PAGE.html" if name == "render" else "DIR"
             command.add_argument("--out", type=Path, required=True, metavar=shown)
-    text = "say how far apart an encoder sees organs and phases, and draw a map as SVG"
-    command = commands.add_parser("embedding", help=text, description=text, allow_abbrev=False)
-    command.set_defaults(run=_embedding)
-    command.add_argument("work", type=Path, metavar="WORK", help="work directory of a run")
-    command.add_argument("--out", type=Path, required=True, metavar="MAP.svg")
+    _add_works(commands)
     commands.add_parser("benchmark", help="run a measurement by its name; without one, list them")
     return parser
+
+
+def _add_works(commands: Any) -> None:
+    """Declare what reads finished work directories."""
+    of_works: tuple[tuple[str, Callable[..., int], str], ...] = (
+        (
+            "embedding",
+            _embedding,
+            "say how far apart an encoder sees organs and phases, and draw it",
+        ),
+        ("runs", _runs, "write one page that compares several runs with the first one"),
+    )
+    for name, run, text in of_works:
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.set_defaults(run=run)
+        several, shown = ("+", "PAGE.html") if name == "runs" else (None, "MAP.svg")
+        command.add_argument("work", nargs=several, type=Path, metavar="WORK")
+        command.add_argument("--out", type=Path, required=True, metavar=shown)
 
 
 def _grid(known: argparse.Namespace, flags: dict[str, str]) -> Any:
@@ -194,6 +208,13 @@ def _embedding(known: argparse.Namespace, _flags: dict[str, str]) -> int:
         figures = f"{row.silhouette:<10.2f}  {row.accuracy:<13.2f}  {row.chance:.2f}"
         print(f"{row.what:<15}  {row.classes:<7}  {figures}")
     write_text(known.out, alone(map_of(embedding, seed=0)))
+    return 0
+
+
+def _runs(known: argparse.Namespace, _flags: dict[str, str]) -> int:
+    from research.side_by_side import report_runs
+
+    print(f"page: {report_runs(known.work, known.out)}")
     return 0
 
 

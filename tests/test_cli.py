@@ -32,7 +32,7 @@ from sacl.commands import config_and_data
         (["run", "nowhere/here.yaml"], "nowhere/here.yaml: cannot be read"),
         (["predict"], "give CONFIG.yaml, or all of --segmenter"),
         (["evaluate"], "give CONFIG.yaml, or all of --reference"),
-        (["report"], "give CONFIG.yaml, or all of --runs"),
+        (["report", "--runs", "work"], "unknown argument '--runs'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, message):

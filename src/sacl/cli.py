@@ -22,12 +22,7 @@ from typing import Any
 from sacl import __version__
 from sacl.commands import parsed, program
 from sacl.errors import SaclError
-from sacl.folder_commands import (
-    evaluate_command,
-    export_command,
-    predict_command,
-    report_command,
-)
+from sacl.folder_commands import evaluate_command, export_command, predict_command
 from sacl.progress import say
 from sacl.run.configure import load_config
 from sacl.run_commands import (
@@ -153,7 +148,5 @@ _HANDLERS: dict[str, _Handler] = dict(
     export=export_command,
 )
 """What the commands do that are more than a stage."""
-_OF_FOLDERS: dict[str, _Handler] = dict(
-    predict=predict_command, evaluate=evaluate_command, report=report_command
-)
+_OF_FOLDERS: dict[str, _Handler] = dict(predict=predict_command, evaluate=evaluate_command)
 """What the commands do where no run is given, but folders."""

@@ -132,13 +132,7 @@ COMMANDS = {
             _Flag("--allow-missing", "score the pairs there are, name what has no counterpart", ""),
         ),
     ),
-    "report": _Command(
-        "write the HTML report of a run, or of several (--runs)",
-        (
-            _Flag("--runs", "work directories to compare in one page", many=True),
-            _Flag("--out", "HTML file to write", "HTML"),
-        ),
-    ),
+    "report": _Command("write the HTML report of a run"),
     "export": _Command(
         "write the predictions of a run, or any label maps (--predicted), for other programs",
         (

@@ -6,7 +6,6 @@ Modules that are slow to import are imported by the command that needs them.
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from sacl.errors import ConfigError
@@ -38,16 +37,6 @@ def evaluate_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     folders = (known.reference, known.predicted, known.out)
     options = {"allow_missing": known.allow_missing, "force": known.force}
     return {"folder": str(evaluate_folders(*folders, settings, **options))}
-
-
-def report_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    """Write one page of several finished runs."""
-    _require_flags(known, "runs", "out")
-    from sacl.stages.report_runs import report_runs
-
-    page = report_runs(known.runs, known.out, known.force)
-    print(f"report: {page}", file=sys.stderr)
-    return {"report": str(page)}
 
 
 def export_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:

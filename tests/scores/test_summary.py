@@ -8,7 +8,6 @@ from scipy import stats
 from sacl.errors import DataError
 from sacl.scores.summary import (
     ScoreRow,
-    in_common,
     read_summary,
     score_table,
     subject_means,
@@ -113,29 +112,3 @@ def test_a_file_of_another_kind_is_no_summary(tmp_path, text):
 def test_summary_of_nothing_is_empty():
     summary = _summary([])
     assert (summary.runs, summary.comparisons, summary.subjects) == ({}, (), {})
-
-
-def test_pooling_keeps_what_all_runs_scored_with_the_main_runs_first():
-    one = [_row("semantic", "s1", "liver", 0.8), _row("semantic", "s2", "liver", 0.8)]
-    one += [_row("scratch", "s1", "liver", 0.5), _row("coarse", "s1", "liver", 0.3)]
-    two = [_row("simclr", "s1", "liver", 0.7), _row("simclr", "s3", "liver", 0.7)]
-    pooled = in_common({"one": one, "two": two}, left_out=["coarse"])
-    assert [row.run for row in pooled] == ["one: semantic", "two: simclr", "one: scratch"]
-    assert {row.score.case_id for row in pooled} == {"s1-a"}
-
-
-def test_pooling_refuses_runs_without_a_common_scan():
-    one, two = [_row("a", "s1", "liver", 0.8)], [_row("a", "s2", "liver", 0.7)]
-    with pytest.raises(DataError, match="no scan that all runs scored"):
-        in_common({"one": one, "two": two})
-    with pytest.raises(DataError, match="no scan that all runs scored"):
-        in_common({"one": one, "two": []})
-
-
-def test_pooling_refuses_runs_on_other_references():
-    one = [_row("a", "s1", "liver", 0.8)]
-    two = [_row("a", "s1", "liver", 0.7, volumes=(5.5, 5.0))]
-    with pytest.raises(
-        DataError, match=r"case s1-a has 5\.500 ml of liver in the reference of two"
-    ):
-        in_common({"one": one, "two": two})

@@ -14,7 +14,6 @@ from sacl.run.workspace import Workspace
 from sacl.settings import EvaluateSettings, PhantomSettings, ReportSettings
 from sacl.stages.evaluate import evaluate
 from sacl.stages.report import inputs, report
-from sacl.stages.report_runs import report_runs
 
 SETTINGS = ReportSettings()
 SCORING = EvaluateSettings()
@@ -223,52 +222,6 @@ def test_phantoms_are_called_phantoms(tmp_path, page):
 def test_needs_the_scores(tmp_path):
     with pytest.raises(WorkspaceError, match="has no result"):
         report(SETTINGS, Workspace(tmp_path))
-
-
-# -- several runs ------------------------------------------------------------------------------
-
-
-def test_several_runs_stand_in_one_table(tmp_path, work):
-    other = fake_work(tmp_path / "other", arms=("scratch-long",))
-    evaluate(SCORING, other)
-    text = report_runs([work.root, other.root], tmp_path / "two.html").read_text()
-    _read(text)
-    assert "work: semantic" in text
-    assert "other: scratch-long" in text
-    assert "work: scratch" in text
-    assert ">coarse" not in text
-    assert "12 pairs of scan and organ" in text
-
-
-def test_works_named_alike_are_told_apart_by_their_parent(tmp_path, work):
-    twin = fake_work(tmp_path / "again" / "work")
-    evaluate(SCORING, twin)
-    text = report_runs([work.root, twin.root], tmp_path / "two.html").read_text()
-    assert "again/work: semantic" in text
-
-
-def test_one_work_given_twice_is_refused(tmp_path, work):
-    with pytest.raises(DataError, match="named twice"):
-        report_runs([work.root, work.root], tmp_path / "two.html")
-
-
-def test_other_tolerances_are_refused(tmp_path, work):
-    other = fake_work(tmp_path / "other")
-    evaluate(EvaluateSettings(nsd_tolerance_mm=1.0), other)
-    with pytest.raises(DataError, match=r"NSD tolerances of \[1\.0, 2\.0\] mm differ"):
-        report_runs([work.root, other.root], tmp_path / "two.html")
-    assert not (tmp_path / "two.html").exists()
-
-
-def test_a_file_of_the_users_is_not_overwritten(tmp_path, work):
-    other, out = fake_work(tmp_path / "other"), tmp_path / "two.html"
-    evaluate(SCORING, other)
-    out.write_text("<html>my own page</html>")
-    with pytest.raises(DataError, match=r"two\.html: lies there"):
-        report_runs([work.root, other.root], out)
-    assert out.read_text() == "<html>my own page</html>"
-    report_runs([work.root, other.root], out, force=True)
-    report_runs([work.root, other.root], out)
 
 
 def test_another_name_of_the_run_makes_the_page_stale_and_needs_no_force(tmp_path):

@@ -36,9 +36,7 @@ def _of_work(room: Room) -> list[str]:
     if kind == "export":
         form = room.one_of(["nifti", "nifti-per-organ", "nnunet", "nnssl"])
         return ["export", room.work, "--form", form, "--out", room.out]
-    if kind == "report":
-        return ["report", "--runs", room.work, str(room.base / "work"), "--out", room.out + ".html"]
-    words = ["run"] if kind == "run" else [room.one_of(STAGES)]
+    words = [room.one_of(STAGES)] if kind == "stage" else [kind]
     del tiny[:2]
     config = str(room.base / "run.yaml")
     return [*words, config, *tiny, *(["--force"] if room.rng.random() < 0.2 else [])]

@@ -30,9 +30,7 @@ def in_odd_places(base: Path, scratch: Path) -> dict[str, Any]:
     tried = {
         "spaces": _said([*SACL, "run", tiny, "--data", data, "--work", work], (0,)),
         "python_O": _said([SACL[0], "-O", *predict[1:], images, "--out", outs[0]], (0,)),
-        "no_home": _said(
-            [*SACL, "report", "--runs", done, "--out", work + ".html"], (0,), homeless
-        ),
+        "no_home": _said([*SACL, "export", done, "--out", outs[3]], (0,), homeless),
         "ascii_terminal": _said(
             [*predict, images, "--out", outs[1]], (0,), os.environ | ascii_only
         ),

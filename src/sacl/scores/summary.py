@@ -10,7 +10,7 @@ import csv
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -186,35 +186,6 @@ def count_pairs(scores: pd.DataFrame) -> PairCounts:
     )
 
 
-def in_common(
-    rows_of: Mapping[str, Sequence[ScoreRow]], left_out: Collection[str] = ()
-) -> list[ScoreRow]:
-    """Return the rows of the scans and organs that all runs scored, runs named `work: run`.
-
-    The main runs (the first of each work directory) stand first, their twins after them. Runs
-    named in `left_out` are not taken.
-
-    Raises:
-        DataError: no scan and organ was scored by all runs, or their references differ.
-    """
-    named = [
-        (row.run != rows[0].run, replace(row, run=f"{work}: {row.run}"))
-        for work, rows in rows_of.items()
-        for row in rows
-        if row.run not in left_out
-    ]
-    named.sort(key=lambda pair: pair[0])
-    scored: dict[str, set[tuple[str, str]]] = {}
-    for _, row in named:
-        scored.setdefault(row.run, set()).add((row.score.case_id, row.score.organ))
-    common = set.intersection(*scored.values()) if scored and all(rows_of.values()) else set()
-    if not common:
-        raise DataError("report: no scan that all runs scored; compare runs on one cohort")
-    kept = [row for _, row in named if (row.score.case_id, row.score.organ) in common]
-    _require_same_references(kept)
-    return kept
-
-
 def score_table(rows: Iterable[ScoreRow]) -> pd.DataFrame:
     """Return one line per run, scan and organ with the columns of `scores.csv`."""
     fields = (vars(row) | vars(row.score) for row in rows)
@@ -338,15 +309,3 @@ def _run(
 def _organ(part: pd.DataFrame) -> OrganFigures:
     dice, nsd, hd95_mm = (float(subject_means(part, m).iloc[:, 0].mean()) for m in METRICS)
     return OrganFigures(dice=dice, nsd=nsd, hd95_mm=hd95_mm, **asdict(count_pairs(part)))
-
-
-def _require_same_references(rows: Sequence[ScoreRow]) -> None:
-    volume: dict[tuple[str, str], float] = {}
-    for row in rows:
-        expected = volume.setdefault((row.score.case_id, row.score.organ), row.score.reference_ml)
-        if not math.isclose(row.score.reference_ml, expected, rel_tol=1e-6):
-            raise DataError(
-                f"report: case {row.score.case_id} has {row.score.reference_ml:.3f} ml of"
-                f" {row.score.organ} in the reference of {row.run}, and {expected:.3f} ml in"
-                " another run; compare runs on the same data"
-            )
