@@ -4,11 +4,12 @@ import pytest
 
 from sacl.cohort.manifest import read_cohort
 from sacl.errors import SaclError
+from sacl.files.own import require_own
 from sacl.files.weights import read_weights
 from sacl.patches.store import read_patches
 from sacl.prediction.guard import read_findings
 from sacl.prediction.volume import read_recipe
-from sacl.run.record import read_record, require_own
+from sacl.run.record import read_record
 from sacl.scores.summary import read_summary
 
 DAMAGED = {

@@ -5,20 +5,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from sacl.errors import ConfigError, DataError, WorkspaceError
-from sacl.files.atomic import plain, replacing, require_ours, write_text
+from sacl.errors import DataError, WorkspaceError
+from sacl.files.atomic import plain, replacing, write_text
 from sacl.run import pipeline
 from sacl.run.record import (
     PACE,
     aside_of,
     clear,
     fingerprint,
-    note_own,
     paces_in,
     peak_memory_mb,
     read_record,
     recorded,
-    require_own,
     restore,
     settle,
     state_of,
@@ -263,13 +261,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_half_written(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_killed_process_left_of_a_page_is_removed(tmp_path):
-    for name in ("check.html", "check.csv"):
-        (tmp_path / f".partial-99-{name}").touch()
-    require_ours(tmp_path / "check.html", "mark")
-    assert [path.name for path in tmp_path.iterdir()] == [".partial-99-check.csv"]
-
-
 def test_a_full_disk_is_one_clear_line(tmp_path):
     with pytest.raises(DataError, match="cannot be written, No space left"):  # noqa: SIM117
         with replacing(tmp_path / "a.json"):
@@ -329,20 +320,6 @@ def test_a_link_to_a_folder_is_removed_and_not_what_it_leads_to(tmp_path):
     clear(Workspace(tmp_path / "b"), "evaluate", SETTINGS)
     assert (kept / "run.json").is_file()
     assert not Workspace(tmp_path / "b").folder("evaluate").exists()
-
-
-def test_a_file_that_sacl_did_not_write_or_that_was_changed_since_is_not_overwritten(tmp_path):
-    (tmp_path / "a.nii.gz").write_text("drawn by hand")
-    require_own(tmp_path, ["b.nii.gz"])
-    with pytest.raises(ConfigError, match=r"a\.nii\.gz: is there already"):
-        require_own(tmp_path, ["b.nii.gz", "a.nii.gz"])
-    require_own(tmp_path, ["a.nii.gz"], force=True)
-    (tmp_path / "b.nii.gz").write_text("predicted")
-    note_own(tmp_path, ["b.nii.gz"])
-    require_own(tmp_path, ["b.nii.gz"])
-    (tmp_path / "b.nii.gz").write_text("corrected by hand")
-    with pytest.raises(ConfigError, match="--force to overwrite it"):
-        require_own(tmp_path, ["b.nii.gz"])
 
 
 def test_the_peak_of_memory_is_unknown_where_the_system_does_not_tell(monkeypatch):

@@ -31,26 +31,6 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def require_ours(path: Path, mark: str, force: bool = False) -> None:
-    """Refuse to overwrite a file that does not have our mark near its start, unless `force` is on.
-
-    `mark` is text that every file of this kind has in its first 1,000 characters. What a killed
-    process left of such a file is removed.
-    """
-    remove_partials(path.parent, [path.name])
-    if force or not path.exists():
-        return
-    try:
-        ours = mark in path.read_bytes()[:1000].decode("utf-8", errors="replace")
-    except OSError:
-        ours = False
-    if not ours:
-        raise DataError(
-            f"{path.name}: lies there and was not written by sacl; name another --out, or overwrite"
-            " it with --force"
-        )
-
-
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, with its suffixes; rename it when the body succeeds.

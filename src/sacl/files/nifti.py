@@ -12,7 +12,7 @@ import gzip
 import logging
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,18 +127,23 @@ def write_volume(path: Path, volume: Volume) -> None:
     _save(path, volume.voxels, NativeFrame(volume.grid), None)
 
 
-def write_label_map(path: Path, label_map: LabelMap, native: NativeFrame | None = None) -> None:
+def write_label_map(
+    path: Path,
+    label_map: LabelMap,
+    native: NativeFrame | None = None,
+    note: Callable[[Path], object] | None = None,
+) -> None:
     """Write a canonical label map, on the native grid where one is given, with its label names.
 
     The voxels are uint8 (uint16 beyond 255 organs). The affine and the form codes are those of the
     native frame, so that the result overlays the scan in any viewer. The names stand in a
-    Caret-style LabelTable in a NIfTI extension.
+    Caret-style LabelTable in a NIfTI extension. `note` is told the whole file before it is renamed.
     """
     scheme = label_map.scheme
     voxels = label_map.voxels.astype(scheme.label_type, copy=False)
     if native is not None:
         voxels = to_native(voxels, native.grid)
-    _save(path, voxels, native or NativeFrame(label_map.grid), label_table(scheme.names))
+    _save(path, voxels, native or NativeFrame(label_map.grid), label_table(scheme.names), note)
 
 
 def read_label_table(path: Path) -> dict[str, int] | None:
@@ -308,7 +313,11 @@ def _inflated(path: Path, start: int, size: int) -> UInt8[np.ndarray, " byte"]:
 
 
 def _save(
-    path: Path, voxels: Shaped[np.ndarray, "i j k"], frame: NativeFrame, table: bytes | None
+    path: Path,
+    voxels: Shaped[np.ndarray, "i j k"],
+    frame: NativeFrame,
+    table: bytes | None,
+    note: Callable[[Path], object] | None = None,
 ) -> None:
     header = nibabel.Nifti1Header()
     header.set_data_dtype(voxels.dtype)
@@ -326,3 +335,5 @@ def _save(
     header.set_slope_inter(1, 0)
     with replacing(path) as temporary:
         nibabel.save(nibabel.Nifti1Image(voxels, None, header), temporary)
+        if note is not None:
+            note(temporary)

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,6 @@ RECORD = "run.json"
 PACE = "pace.json"
 """What the trainings of a stage note of their time, to be part of its record."""
 _PARTIAL = "partial.json"
-_WRITTEN = ".written-by-sacl.json"
 _OF_ONE_TIME = ("started", "duration_s", "seconds", "pace", "peak_memory_mb")
 _PACKAGES = ("sacl", "torch", "monai", "lightning", "numpy", "scipy", "nibabel", "pydicom")
 
@@ -327,48 +326,6 @@ def _delete(folder: Path) -> None:
         elif entry.name != _PARTIAL:
             entry.unlink()
     shutil.rmtree(folder)
-
-
-def require_own(folder: Path, names: Sequence[str], force: bool = False) -> None:
-    """Refuse to overwrite files that sacl did not write, or that were changed since.
-
-    What killed processes left of them is removed.
-
-    Raises:
-        ConfigError: naming the first such file.
-    """
-    remove_partials(folder, [*names, _WRITTEN])
-    if force:
-        return
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder}: is a file; give a folder")
-    written = _written(folder)
-    for name in names:
-        path = folder / name
-        if path.exists() and written.get(name) != _state(path):
-            raise ConfigError(
-                f"{path}: is there already and is not as sacl wrote it; give another folder, or"
-                " --force to overwrite it"
-            )
-
-
-def note_own(folder: Path, names: Iterable[str]) -> None:
-    """Note that sacl has written files, so that it may overwrite them as they are now."""
-    states = {name: _state(folder / name) for name in names if (folder / name).exists()}
-    write_text(folder / _WRITTEN, json.dumps(_written(folder) | states, indent=0) + "\n")
-
-
-def _written(folder: Path) -> dict[str, list[int]]:
-    try:
-        states: dict[str, list[int]] = json.loads((folder / _WRITTEN).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return states if isinstance(states, dict) else {}
-
-
-def _state(path: Path) -> list[int]:
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
 
 
 def versions() -> dict[str, str]:

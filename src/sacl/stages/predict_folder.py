@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sacl.cohort.references import SchemeMap
 from sacl.errors import ConfigError, DataError, SaclError
 from sacl.files.atomic import real
 from sacl.files.nifti import is_nifti, read_frame, read_volume, stem, write_label_map
+from sacl.files.own import note_own, require_own
 from sacl.networks.device import resolve_device
 from sacl.patches.scan_ranges import doubts_about, measures_of
 from sacl.patches.window import window_of
@@ -26,7 +28,7 @@ from sacl.prediction.volume import (
     usual_recipe,
 )
 from sacl.progress import say, track
-from sacl.run.record import arm_named, arms_of, note_own, require_own
+from sacl.run.record import arm_named, arms_of
 from sacl.run.workspace import Workspace
 from sacl.types import Volume
 
@@ -112,7 +114,6 @@ def _predict_all(targets: Mapping[Path, Path], predictor: Predictor, locator: Lo
             if against := predict_file(scan, path, predictor, locator):
                 doubts[scan.name] = tuple(against)
                 say(f"  in doubt: {scan.name}: {'; '.join(against)}")
-            note_own(path.parent, [path.name])
             written.append(path)
         except DataError as error:
             bad.append(scan.name)
@@ -135,7 +136,7 @@ def predict_file(scan: Path, path: Path, predictor: Predictor, locator: Locator)
     window = window_of(volume.voxels, spec.window, scan.name)
     coarse = locator(stem(path), volume, window)
     label_map = predict_volume(predictor, volume, window, coarse.label_map if coarse else None)
-    write_label_map(path, label_map, native)
+    write_label_map(path, label_map, native, note=partial(note_own, path))
     doubts = [native.contradiction] if native.contradiction else []
     doubts += [f"coarse map: {doubt}" for doubt in coarse.doubts] if coarse else []
     if spec.scans is not None:
