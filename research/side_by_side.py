@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sacl.errors import DataError
-from sacl.files.atomic import real, write_text
-from sacl.files.own import require_ours
+from sacl.files.atomic import real, require_ours, write_text
 from sacl.report.page import GENERATOR, render
 from sacl.report.results import scores_part
 from sacl.run.workspace import Workspace

@@ -4,7 +4,7 @@ import pytest
 
 from sacl.cohort.manifest import read_cohort
 from sacl.errors import SaclError
-from sacl.files.own import require_own
+from sacl.files.atomic import require_own
 from sacl.files.weights import read_weights
 from sacl.patches.store import read_patches
 from sacl.prediction.guard import read_findings

@@ -3,14 +3,7 @@
 import pytest
 
 from sacl.errors import ConfigError
-from sacl.files.own import note_own, require_ours, require_own
-
-
-def test_what_a_killed_process_left_of_a_page_is_removed(tmp_path):
-    for name in ("check.html", "check.csv"):
-        (tmp_path / f".partial-99-{name}").touch()
-    require_ours(tmp_path / "check.html", "mark")
-    assert [path.name for path in tmp_path.iterdir()] == [".partial-99-check.csv"]
+from sacl.files.atomic import note_own, require_own
 
 
 def write_own(path, text):

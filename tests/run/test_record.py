@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from sacl.errors import DataError, WorkspaceError
-from sacl.files.atomic import plain, replacing, write_text
+from sacl.files.atomic import plain, replacing, require_ours, write_text
 from sacl.run import pipeline
 from sacl.run.record import (
     PACE,
@@ -259,6 +259,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_half_written(tmp_path):
         raise ValueError("boom")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_of_a_page_is_removed(tmp_path):
+    for name in ("check.html", "check.csv"):
+        (tmp_path / f".partial-99-{name}").touch()
+    require_ours(tmp_path / "check.html", "mark")
+    assert [path.name for path in tmp_path.iterdir()] == [".partial-99-check.csv"]
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path):

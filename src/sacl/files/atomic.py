@@ -1,22 +1,24 @@
-"""Files that are written whole or not at all, and fingerprints of files that are read."""
+"""Files that are written whole or not at all, which of them are ours, and fingerprints of files."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from glob import escape
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from sacl.errors import DataError
+from sacl.errors import ConfigError, DataError
 
 _TEXTS = (".csv", ".tsv", ".json", ".txt")
 _SMALL = 1_000_000
+_WRITTEN = ".written-by-sacl.json"
 
 
 def real(path: Path) -> Path:
@@ -29,6 +31,26 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def require_ours(path: Path, mark: str, force: bool = False) -> None:
+    """Refuse to overwrite a file that does not have our mark near its start, unless `force` is on.
+
+    `mark` is text that every file of this kind has in its first 1,000 characters. What a killed
+    process left of such a file is removed.
+    """
+    remove_partials(path.parent, [path.name])
+    if force or not path.exists():
+        return
+    try:
+        ours = mark in path.read_bytes()[:1000].decode("utf-8", errors="replace")
+    except OSError:
+        ours = False
+    if not ours:
+        raise DataError(
+            f"{path.name}: lies there and was not written by sacl; name another --out, or overwrite"
+            " it with --force"
+        )
 
 
 @contextlib.contextmanager
@@ -61,6 +83,52 @@ def remove_partials(folder: Path, names: Iterable[str] | None = None) -> None:
     for path in partials:
         if path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
+
+
+def require_own(folder: Path, names: Sequence[str], force: bool = False) -> None:
+    """Refuse to overwrite files that sacl did not write, or that were changed since.
+
+    What killed processes left of them is removed.
+
+    Raises:
+        ConfigError: naming the first such file.
+    """
+    remove_partials(folder, [*names, _WRITTEN])
+    if force:
+        return
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is a file; give a folder")
+    written = _written(folder)
+    for name in names:
+        path = folder / name
+        if path.exists() and _state(path) not in written.get(name, []):
+            raise ConfigError(
+                f"{path}: is there already and is not as sacl wrote it; give another folder, or"
+                " --force to overwrite it"
+            )
+
+
+def note_own(path: Path, whole: Path) -> None:
+    """Note a whole file as ours before it gets its name, beside the one that has the name now.
+
+    A process that is killed in between leaves nothing that sacl would not overwrite.
+    """
+    written = _written(path.parent)
+    states = [*written.get(path.name, [])[-1:], _state(whole)]
+    write_text(path.parent / _WRITTEN, json.dumps(written | {path.name: states}, indent=0) + "\n")
+
+
+def _written(folder: Path) -> dict[str, list[list[int]]]:
+    text = folder / _WRITTEN
+    try:
+        return msgspec.json.decode(text.read_bytes(), type=dict[str, list[list[int]]])
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
+        return {}
+
+
+def _state(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def plain(value: Any) -> Any:

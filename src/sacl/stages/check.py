@@ -25,8 +25,7 @@ from sacl.cohort.convert import plan_cohort
 from sacl.cohort.dataset import Dataset
 from sacl.cohort.splits import SplitRules
 from sacl.errors import SaclError
-from sacl.files.atomic import write_text
-from sacl.files.own import require_ours
+from sacl.files.atomic import require_ours, write_text
 from sacl.progress import track
 from sacl.report.page import GENERATOR
 from sacl.settings import IngestSettings, RunConfig

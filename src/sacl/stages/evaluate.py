@@ -9,8 +9,8 @@ from sacl.cohort.dataset import first_of
 from sacl.cohort.label_names import left_unpaired, pair_maps, scheme_of_folders
 from sacl.cohort.manifest import read_cohort, read_reference
 from sacl.errors import DataError
+from sacl.files.atomic import require_ours
 from sacl.files.nifti import read_label_map
-from sacl.files.own import require_ours
 from sacl.progress import say, track
 from sacl.report.page import render
 from sacl.run.record import arms_of, fingerprint, recorded

@@ -12,9 +12,8 @@ import numpy as np
 from sacl.cohort.layouts.label_maps import read_given_map, survey_maps
 from sacl.cohort.references import SchemeMap
 from sacl.errors import ConfigError, DataError, SaclError
-from sacl.files.atomic import real
+from sacl.files.atomic import note_own, real, require_own
 from sacl.files.nifti import is_nifti, read_frame, read_volume, stem, write_label_map
-from sacl.files.own import note_own, require_own
 from sacl.networks.device import resolve_device
 from sacl.patches.scan_ranges import doubts_about, measures_of
 from sacl.patches.window import window_of
