@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sacl.plan.facts import OrganFigures, TaskFacts
+from sacl.plan.facts import DrawnOrgans, TaskFacts
 from sacl.plan.holdout import held_out
 from sacl.plan.machine import MachineFacts
 from sacl.plan.rules import Situation, choose, kinds_of, scan_label_of
@@ -30,7 +30,7 @@ HEART = TaskFacts(
     field_of_view_mm=(243.0, 288.0, 90.0),
     side_mm=(288.0, 234.0, 576.0),
     values={"phase": {"end_diastole": 70, "end_systole": 70}},
-    drawn=OrganFigures(184.0, 0.638, "right_ventricle", 38.0, 111.0, 40.0),
+    drawn=DrawnOrgans(184.0, 0.638, "right_ventricle", 38.0, 111.0, 40.0),
 )
 BRAIN = dataclasses.replace(
     HEART,
@@ -41,7 +41,7 @@ BRAIN = dataclasses.replace(
     field_of_view_mm=(35.0, 50.0, 35.0),
     side_mm=(50.0, 40.0, 58.0),
     values={},
-    drawn=OrganFigures(49.5, 1.0, "posterior", 8.6, 1.6, 11.5),
+    drawn=DrawnOrgans(49.5, 1.0, "posterior", 8.6, 1.6, 11.5),
 )
 NECK = dataclasses.replace(
     HEART,
@@ -55,7 +55,7 @@ NECK = dataclasses.replace(
     field_of_view_mm=(492.0, 281.0, 306.0),
     side_mm=(492.0, 203.0, 620.0),
     values={"contrast": {"contrast": 14, "native": 13, "unknown": 73}},
-    drawn=OrganFigures(280.0, 0.634, "esophagus", 11.5, 24.0, 25.5),
+    drawn=DrawnOrgans(280.0, 0.634, "esophagus", 11.5, 24.0, 25.5),
 )
 NECK_LABELED = dataclasses.replace(NECK, unlabeled_scans=0, labeled_subjects=100)
 LONG = dataclasses.replace(NECK, slices=200_000)

@@ -3,10 +3,10 @@ import io
 import re
 
 import numpy as np
+import pandas as pd
 from matplotlib.image import imread
 
 from sacl.report.figures import (
-    Curve,
     as_seen,
     box_plots,
     dot_rows,
@@ -36,7 +36,7 @@ def test_palette_gives_every_name_its_own_color():
 def test_charts_take_the_text_color_of_the_page_and_no_script():
     charts = [
         box_plots({"liver": {"a": [0.5, 0.7, 0.9]}}, {"a": RED}, "Dice"),
-        loss_curves({"pretraining": [Curve("x", np.arange(9), np.arange(9.0))]}),
+        loss_curves({"pretraining": [pd.Series(np.arange(9.0), name="x")]}),
     ]
     for text in charts:
         assert text.startswith("<svg viewBox=")
@@ -83,7 +83,7 @@ def test_overlay_keeps_the_proportions_of_thick_pixels():
 
 def test_a_chart_is_the_same_in_every_run():
     def draw():
-        curves = {"fine-tuning": [Curve(n, np.arange(9), np.arange(9.0)) for n in "ab"]}
+        curves = {"fine-tuning": [pd.Series(np.arange(9.0), name=n) for n in "ab"]}
         return loss_curves(curves), dot_rows({"liver": [1.0, 20.0]}, "mL")
 
     first, second = draw(), draw()

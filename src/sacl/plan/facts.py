@@ -65,7 +65,7 @@ class MeasuredScan:
 
 
 @dataclass(frozen=True)
-class OrganFigures:
+class DrawnOrgans:
     """The organs of the labeled scans in numbers, medians over scans.
 
     `square_mm` is the side of the square that a segmenter would read around all organs, and
@@ -106,7 +106,7 @@ class TaskFacts:
     field_of_view_mm: Triple
     side_mm: Triple
     values: Mapping[str, Mapping[str, int]]
-    drawn: OrganFigures | None = None
+    drawn: DrawnOrgans | None = None
 
     @property
     def anisotropy(self) -> float:
@@ -203,7 +203,7 @@ def task_facts(
     )
 
 
-def _figures(scans: Sequence[MeasuredScan]) -> OrganFigures | None:
+def _figures(scans: Sequence[MeasuredScan]) -> DrawnOrgans | None:
     """Return the drawn organs in numbers, None where no scan shows one."""
     extents: defaultdict[str, list[OrganExtent]] = defaultdict(list)
     squares_mm, shares, context = [], [], Placement().region_context
@@ -219,7 +219,7 @@ def _figures(scans: Sequence[MeasuredScan]) -> OrganFigures | None:
         return None
     widths_mm = {organ: median(e.width_mm for e in own) for organ, own in extents.items()}
     narrowest = min(widths_mm, key=widths_mm.__getitem__)
-    return OrganFigures(
+    return DrawnOrgans(
         square_mm=_rounded(median(squares_mm)),
         square_share=_rounded(median(shares)),
         narrowest=narrowest,

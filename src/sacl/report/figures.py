@@ -14,7 +14,8 @@ from html import escape
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Integer, Num, Shaped
+import pandas as pd
+from jaxtyping import Bool, Float, Float32, Integer, Shaped
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -47,15 +48,6 @@ MANY_COLORS = (
     *("#ae76a3", "#90c987", "#e8601c", "#5289c7", "#c8b400", "#b98ec0", "#777777"),
 )
 """Paul Tol's discrete rainbow in an order that keeps neighbors apart, for up to 14 organs."""
-
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """A line of a chart: its name and its values over the training steps."""
-
-    name: str
-    steps: Num[np.ndarray, " n"]
-    values: Float[np.ndarray, " n"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,18 +145,21 @@ def dot_rows(values: Mapping[str, Sequence[float]], label: str) -> Markup:
     return drawn((8.6, 0.6 + 0.26 * len(values)), f"Dots of {label}, one row per organ", draw)
 
 
-def loss_curves(panels: Mapping[str, Sequence[Curve]]) -> Markup:
-    """Return one chart per panel with its curves, thin as they are and thick smoothed."""
+def loss_curves(panels: Mapping[str, Sequence[pd.Series[float]]]) -> Markup:
+    """Return one chart per panel with its curves by step, thin as they are and thick smoothed.
+
+    Smooth is a running mean over about a twentieth of the curve, shorter at its ends.
+    """
 
     def draw(figure: Figure) -> None:
         charts = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (title, curves) in zip(charts, panels.items(), strict=True):
-            color_of = palette([curve.name for curve in curves])
-            for curve in curves:
-                color = color_of[curve.name]
-                axes.plot(curve.steps, curve.values, color=color, lw=0.6, alpha=0.25)
-                smooth = _smooth(curve.values)
-                axes.plot(curve.steps, smooth, color=color, lw=1.6, label=curve.name)
+            colors = palette([str(curve.name) for curve in curves])
+            for curve, (name, color) in zip(curves, colors.items(), strict=True):
+                axes.plot(curve.index, curve, color=color, lw=0.6, alpha=0.25)
+                reach = max(1, len(curve) // 40)
+                smooth = curve.rolling(2 * reach + 1, center=True, min_periods=1).mean()
+                axes.plot(curve.index, smooth, color=color, lw=1.6, label=name)
             axes.set_title(title, loc="left", fontsize=10)
             axes.set_xlabel("step")
             grid(axes, "y")
@@ -301,12 +296,3 @@ def _outline(axes: Any, mask: Bool[np.ndarray, "row column"], color: str, width:
     at = np.meshgrid(np.arange(-1, columns + 1), np.arange(-1, rows + 1))
     rimmed = np.pad(mask, 1).astype(float)
     axes.contour(*at, rimmed, levels=[0.5], colors=[color], linewidths=width)
-
-
-def _smooth(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Return a running mean over about a twentieth of the curve, shorter at its ends."""
-    reach = max(1, len(values) // 40)
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    at = np.arange(len(values))
-    low, high = np.maximum(at - reach, 0), np.minimum(at + reach + 1, len(values))
-    return (total[high] - total[low]) / (high - low)

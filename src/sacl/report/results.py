@@ -104,7 +104,7 @@ def scores_part(rows: Sequence[ScoreRow]) -> ScoresPart | None:
     return ScoresPart(name, scan_lines(main), int((main["dice"] < POOR).sum()), boxes, colors)
 
 
-def scan_label_of(records: Records) -> str:
+def label_of_classes(records: Records) -> str:
     """Return the name of the scan-wise label that made the semantic classes."""
     settings = records["pretrain"].settings["pretrain"] if "pretrain" in records else {}
     return str(settings.get("scan_label") or PHASE)

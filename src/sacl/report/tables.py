@@ -4,58 +4,47 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from sacl.errors import DataError
 from sacl.files.documents import text_of_cell
-from sacl.report.figures import Curve
 from sacl.run.workspace import FOLDERS
 
 
-@dataclass(frozen=True)
-class CoverageLine:
-    """In how many scans the coarse maps show an organ, how large it is (median), its mean Dice."""
-
-    organ: str
-    scans: int
-    shown: int
-    volume_ml: float
-    dice: float
-
-
-def read_losses(path: Path, stage: str, name: str) -> list[Curve]:
-    """Read curves from a table of steps and losses, one per value of the column `network`."""
+def read_losses(path: Path, stage: str, name: str) -> list[pd.Series[float]]:
+    """Read curves by step from a table of losses, one per value of the column `network`."""
     if not path.is_file():
         return []
     with _undamaged(path, stage):
-        table = pd.read_csv(path, dtype={"step": int, "loss": float})
-        table["network"] = table.get("network", "")
-        return [
-            Curve(f"{name} {key}".strip(), part["step"].to_numpy(), part["loss"].to_numpy())
-            for key, part in table.groupby("network", sort=False)
-        ]
+        table = pd.read_csv(path, dtype={"step": int, "loss": float}, index_col="step")
+        if "network" not in table:
+            return [table["loss"].rename(name)]
+        networks = table.groupby("network", sort=False)
+        return [part["loss"].rename(f"{name} {network}") for network, part in networks]
 
 
-def read_coverage(path: Path) -> list[CoverageLine]:
-    """Read in how many scans the coarse maps show each organ, how large it is, and its Dice."""
+def read_coverage(path: Path) -> list[Any]:
+    """Read for each `organ`, of how many `scans`, in how many the coarse maps have it `shown`.
+
+    `volume_ml` is its median where it is shown, `dice` its mean where it was judged.
+    """
     if not path.is_file():
         return []
     with _undamaged(path, "locate"):
-        table = pd.read_csv(path, dtype={"organ": str, "found": str})
-        table["shown"] = table["found"].str.lower().isin(["true", "1"])
-        return [
-            CoverageLine(
-                organ=text_of_cell(str(organ)),
-                scans=len(part),
-                shown=int(part["shown"].sum()),
-                volume_ml=float(part.loc[part["shown"], "volume_ml"].median()),
-                dice=float(part["dice"].mean()),
-            )
-            for organ, part in table.groupby("organ", sort=False)
-        ]
+        kinds = {"organ": str, "found": bool, "volume_ml": float, "dice": float}
+        table = pd.read_csv(path, dtype=kinds)
+        table["organ"] = table["organ"].map(text_of_cell)
+        table["volume_ml"] = table["volume_ml"].where(table["found"])
+        organs = table.groupby("organ", sort=False, as_index=False).agg(
+            scans=("found", "size"),
+            shown=("found", "sum"),
+            volume_ml=("volume_ml", "median"),
+            dice=("dice", "mean"),
+        )
+        return list(organs.itertuples(index=False))
 
 
 @contextlib.contextmanager

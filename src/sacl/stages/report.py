@@ -25,7 +25,7 @@ from sacl.report.page import number, render
 from sacl.report.results import (
     Records,
     ScoresPart,
-    scan_label_of,
+    label_of_classes,
     scores_part,
     shown_roles,
     split_words,
@@ -61,7 +61,7 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
         cohort = with_phases(read_cohort(workspace.folder("ingest")), workspace.folder("locate"))
         records, scored = _records(workspace), workspace.folder("evaluate")
         scores = scores_part(read_scores(scored / "scores.csv"))
-        label = scan_label_of(records)
+        label = label_of_classes(records)
         page = render(
             "run.html",
             title=workspace.name,
