@@ -17,8 +17,9 @@ from research.charts import (
     learning_curves,
 )
 from research.results import Difference, Level, Results
-from research.tables import MINUS, number, p_text, points
+from research.tables import p_equals, points
 from sacl.report.figures import palette
+from sacl.report.page import MINUS, number
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -79,12 +80,12 @@ def sentence(level: Level, results: Results) -> str:
     text = f"{start} {verdict(first)}: {scored}"
     if first.low is not None:
         text += f" ({points(first.mean_difference)} points, 95 % interval"
-        text += f" {points(first.low)} to {points(first.high)}, {_p_equals(first.p_holm)})"
+        text += f" {points(first.low)} to {points(first.high)}, {p_equals(first.p_holm)})"
     if hangs_on_seeds(first):
         text += "; with other seeds it may be otherwise, an interval that resamples them includes 0"
     best = max(means, key=lambda name: means[name] or 0.0)
     if best not in (ours, protocol.baseline):
-        verdict_of_best = _p_equals(differences[best].p_holm)
+        verdict_of_best = p_equals(differences[best].p_holm)
         text += f"; the highest mean is that of {best}, {number(means[best])} ({verdict_of_best})"
     return text + "."
 
@@ -106,10 +107,3 @@ def hangs_on_seeds(difference: Difference) -> bool:
     if pairs.low is None or pairs.high is None or difference.seeds < 2 or not is_clear:
         return False
     return pairs.low <= 0 <= pairs.high
-
-
-def _p_equals(p: float | None) -> str:
-    text = p_text(p)
-    return (f"p {text}" if text.startswith("<") else f"p = {text}").replace(
-        " ", "\N{NO-BREAK SPACE}"
-    )

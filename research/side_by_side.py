@@ -7,12 +7,23 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from jinja2 import ChoiceLoader, FileSystemLoader
+
+from research.statistics import Draws, compare_strategies
+from research.tables import p_equals, p_text, points
 from sacl.errors import DataError
 from sacl.files.atomic import real, require_ours, write_text
-from sacl.report.page import GENERATOR, render
+from sacl.report.page import GENERATOR, environment
 from sacl.report.results import scores_part
 from sacl.run.workspace import Workspace
-from sacl.scores.summary import ScoreRow, read_scores, read_summary, summarize
+from sacl.scores.summary import (
+    RESAMPLES,
+    ScoreRow,
+    read_scores,
+    read_summary,
+    score_table,
+    summarize,
+)
 
 
 def report_runs(works: Sequence[Path], out: Path) -> Path:
@@ -38,10 +49,30 @@ def report_runs(works: Sequence[Path], out: Path) -> Path:
     rows = in_common(
         {name: read_scores(f / "scores.csv") for name, f in folders.items()}, ["coarse"]
     )
-    summary = summarize(rows, tolerances.pop())
-    page = render("results.html", works=len(works), summary=summary, scores=scores_part(rows))
-    write_text(out, page)
+    write_text(out, runs_page(rows, len(works), tolerances.pop()))
     return out
+
+
+def runs_page(
+    rows: Sequence[ScoreRow], works: int, nsd_tolerance_mm: float, resamples: int = RESAMPLES
+) -> str:
+    """Return the page of some runs' scores; the first run is compared with every other one."""
+    templates = environment()
+    of_product = templates.loader
+    assert of_product is not None, "the product has templates of its own"
+    templates.loader = ChoiceLoader([FileSystemLoader(Path(__file__).parent), of_product])
+    templates.filters |= {"points": points, "p_text": p_text, "p_equals": p_equals}
+    main, *others = dict.fromkeys(row.run for row in rows) or [""]
+    table = score_table(rows)
+    table = table.assign(strategy=table["run"], seed=0)
+    differences = compare_strategies(table, main, others, Draws(resamples, seed=0))
+    return templates.get_template("runs.html").render(
+        generator=GENERATOR,
+        works=works,
+        summary=summarize(rows, nsd_tolerance_mm, resamples),
+        scores=scores_part(rows),
+        compared=[one for one in differences if one.metric == "dice"],
+    )
 
 
 def _name(work: Path, works: Sequence[Path]) -> str:

@@ -15,15 +15,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from research.paired_tests import compare, holm, wilcoxon_p
 from research.results import Difference, Figures, Interval, SeedPairs
-from sacl.scores.statistics import (
-    CONFIDENCE,
-    Estimate,
-    bootstrap_mean,
-    compare,
-    holm,
-    wilcoxon_p,
-)
+from sacl.scores.statistics import CONFIDENCE, Estimate, bootstrap_mean
 
 METRICS = ("dice", "nsd", "hd95_mm")
 TESTED = ("dice", "nsd")

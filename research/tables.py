@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from research.results import CellEntry, Difference, Figures, Interval, Level, Results
+from sacl.report.page import DASH, number
 
-DASH = "\N{EN DASH}"
-"""Stands for a value that is undefined, and between the ends of an interval."""
-MINUS = "\N{MINUS SIGN}"
 _STAGES = ("pretrain", "finetune", "predict", "evaluate")
 
 
@@ -28,14 +27,6 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
-def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    """Return a number with a true minus sign, a dash where it is None."""
-    if value is None:
-        return DASH
-    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-    return text.lstrip("+-") if float(text) == 0 else text.replace("-", MINUS)
-
-
 def points(difference: float | None) -> str:
     """Return a difference of Dice in points (hundredths) with its sign."""
     return number(None if difference is None else 100 * difference, 1, sign=True)
@@ -43,9 +34,17 @@ def points(difference: float | None) -> str:
 
 def p_text(p: float | None) -> str:
     """Return a p-value with two or three decimals; very small ones as `< 0.001`."""
-    if p is None:
+    if p is None or math.isnan(p):
         return DASH
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def p_equals(p: float | None) -> str:
+    """Return `p = 0.012`, or `p < 0.001`, that no line break tears apart."""
+    text = p_text(p)
+    return (f"p {text}" if text.startswith("<") else f"p = {text}").replace(
+        " ", "\N{NO-BREAK SPACE}"
+    )
 
 
 def interval_text(value: Interval, between: str = DASH) -> str:

@@ -6,8 +6,6 @@ from sacl.report.page import (
     DASH,
     GENERATOR,
     number,
-    p_text,
-    points,
     render,
     score_text,
     significant,
@@ -27,24 +25,10 @@ def test_rounded_zero_has_no_sign(value):
     assert number(value, 1, sign=True) == "0.0"
 
 
-@pytest.mark.parametrize(
-    ("p", "text"),
-    [(0.0004, "<\N{NO-BREAK SPACE}0.001"), (0.0123, "0.012"), (0.25, "0.25"), (1, "1.00")],
-)
-def test_p_values_have_few_digits(p, text):
-    assert p_text(p) == text
-
-
 def test_score_without_interval_is_the_mean_alone():
     assert score_text(Estimate(0.5, math.nan, math.nan, 1)) == "0.500"
     assert score_text(Estimate(math.nan, math.nan, math.nan, 0)) == DASH
     assert score_text(Estimate(0.5, 0.4, 0.6, 9), 1) == f"0.5 (0.4{DASH}0.6)"
-
-
-def test_points_are_hundredths_with_a_sign():
-    assert points(0.0123) == "+1.2"
-    assert points(-0.0123) == "\N{MINUS SIGN}1.2"
-    assert points(0.0) == "0.0"
 
 
 @pytest.mark.parametrize(

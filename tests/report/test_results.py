@@ -19,17 +19,17 @@ def _rows(run, dice_of, organ="liver", volumes=(5.0, 5.0)):
     ]
 
 
-def _headline(rows, **options):
+def _headline(rows):
     """Return the first sentence of a page and what stands below it, as plain text."""
-    summary = summarize(rows, 2.0, resamples=200, **options)
-    page = render("results.html", works=1, summary=summary, scores=scores_part(rows))
+    summary = summarize(rows, 2.0, resamples=200)
+    page = render("results.html", summary=summary, scores=scores_part(rows))
     part = page[page.index('class="headline"') : page.index("</section>")]
     part = part.replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
     [sentence] = re.findall("<p>(.*)</p>", part)
     return unescape(sentence), "\n".join(map(unescape, re.findall("<li>(.*)</li>", part)))
 
 
-HIGH, LOW = [0.80 + n / 100 for n in range(8)], [0.70 + n / 90 for n in range(8)]
+HIGH = [0.80 + n / 100 for n in range(8)]
 
 
 def test_the_first_sentence_says_how_good_the_segmenter_is():
@@ -45,41 +45,9 @@ def test_missed_and_invented_organs_are_counted_first():
     assert "1 of 9 organs were missed, 1 shown where there is none." in _headline(rows)[1]
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs", "verdict"),
-    [
-        (HIGH, LOW, "pooled against scratch: better; +9.6 points of Dice"),
-        (LOW, HIGH, "pooled against scratch: worse; -9.6 points of Dice"),
-        (HIGH, HIGH, "pooled against scratch: the same; 0.0 points of Dice"),
-        (HIGH, HIGH[::-1], "pooled against scratch: no clear difference"),
-        (HIGH[:4], LOW[:4], "pooled against scratch: no clear difference"),
-    ],
-)
-def test_a_difference_is_called_one_only_where_it_is_tested_to_be(ours, theirs, verdict):
-    assert verdict in _headline(_rows("pooled", ours) + _rows("scratch", theirs))[1]
-
-
-def test_too_few_subjects_for_any_proof_are_named():
-    details = _headline(_rows("pooled", HIGH[:4]) + _rows("scratch", LOW[:4]))[1]
-    assert "no p-value below 0.125 is possible" in details
-
-
 def test_one_subject_has_no_interval():
-    sentence, details = _headline(_rows("pooled", [0.8]) + _rows("scratch", [0.7]))
+    sentence, _ = _headline(_rows("pooled", [0.8]) + _rows("scratch", [0.7]))
     assert sentence == "Mean Dice 0.800 over 1 held-out subject."
-    assert "+10.0 points of Dice, p = 1.00, 1 subject." in details
-
-
-def test_corrected_p_decides_and_not_the_raw_one():
-    rows = _rows("pooled", HIGH[:6])
-    rows += [row for n in range(3) for row in _rows(f"scratch-{n}", LOW[:6])]
-    assert "better" not in _headline(rows)[1]
-    assert "better" in _headline(rows[:12])[1]
-
-
-def test_a_run_that_is_not_tested_is_not_compared_in_words():
-    rows = _rows("pooled", HIGH) + _rows("coarse", LOW)
-    assert "coarse" not in _headline(rows, untested=["coarse"])[1]
 
 
 def test_no_run_says_so():

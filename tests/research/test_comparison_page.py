@@ -12,7 +12,7 @@ from research.charts import charts
 from research.page import page
 from research.results import CellEntry, Level, Results, read_results, results_text
 from research.statistics import Draws, compare_strategies, strategy_figures
-from research.tables import Best, as_markdown, as_text, overview
+from research.tables import Best, as_markdown, as_text, overview, p_text, points
 from sacl.errors import DataError
 
 PUBLISHED = sorted((Path(__file__).parents[2] / "research" / "results").glob("compare_*.json"))
@@ -229,3 +229,16 @@ def test_a_file_that_holds_no_results_is_refused_in_one_line(tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="cannot be read"):
         read_results(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.0004, "< 0.001"), (0.0123, "0.012"), (0.25, "0.25"), (1, "1.00")]
+)
+def test_p_values_have_few_digits(p, text):
+    assert p_text(p) == text
+
+
+def test_points_are_hundredths_with_a_sign():
+    assert points(0.0123) == "+1.2"
+    assert points(-0.0123) == "\N{MINUS SIGN}1.2"
+    assert points(0.0) == "0.0"

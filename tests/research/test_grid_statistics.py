@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from research.paired_tests import holm
 from research.statistics import (
     Draws,
     compare_strategies,
@@ -16,7 +17,7 @@ from research.statistics import (
     strategy_figures,
     subject_by_seed,
 )
-from sacl.scores.statistics import bootstrap_mean, holm
+from sacl.scores.statistics import bootstrap_mean
 
 DRAWS = Draws(500, 0)
 

@@ -1,8 +1,11 @@
+import re
+from html import unescape
+
 import pytest
 from tests.stages.fake_work import fake_work
 
 from research.__main__ import main
-from research.side_by_side import in_common, report_runs
+from research.side_by_side import in_common, report_runs, runs_page
 from sacl.errors import DataError
 from sacl.scores.summary import ScoreRow
 from sacl.settings import EvaluateSettings
@@ -22,6 +25,50 @@ def work(tmp_path_factory):
 def _row(run, subject, organ, dice, scan="a", *, hd95=3.0, volumes=(5.0, 5.0)):
     score = OrganScore(f"{subject}-{scan}", organ, dice, hd95, dice, *volumes)
     return ScoreRow(run, subject, "test", score)
+
+
+def _details(ours, theirs, *more):
+    """Return what stands below the first sentence of a page, as plain text."""
+    runs = {"pooled": ours, "scratch": theirs} | {f"more-{n}": dice for n, dice in enumerate(more)}
+    rows = [
+        _row(run, f"s{n}", "liver", value)
+        for run, dice in runs.items()
+        for n, value in enumerate(dice)
+    ]
+    page = runs_page(rows, 1, 2.0, resamples=200)
+    part = page[page.index('class="headline"') : page.index("</section>")]
+    part = part.replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
+    return "\n".join(map(unescape, re.findall("<li>(.*)</li>", part)))
+
+
+HIGH, LOW = [0.80 + n / 100 for n in range(8)], [0.70 + n / 90 for n in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        (HIGH, LOW, "pooled against scratch: better; +9.6 points of Dice"),
+        (LOW, HIGH, "pooled against scratch: worse; -9.6 points of Dice"),
+        (HIGH, HIGH, "pooled against scratch: the same; 0.0 points of Dice"),
+        (HIGH, HIGH[::-1], "pooled against scratch: no clear difference"),
+        (HIGH[:4], LOW[:4], "pooled against scratch: no clear difference"),
+    ],
+)
+def test_a_difference_is_called_one_only_where_it_is_tested_to_be(ours, theirs, verdict):
+    assert verdict in _details(ours, theirs)
+
+
+def test_too_few_subjects_for_any_proof_are_named():
+    assert "no p-value below 0.125 is possible" in _details(HIGH[:4], LOW[:4])
+
+
+def test_a_difference_of_one_subject_has_no_interval():
+    assert "+10.0 points of Dice, p = 1.00, 1 subject." in _details([0.8], [0.7])
+
+
+def test_corrected_p_decides_and_not_the_raw_one():
+    assert "better" not in _details(HIGH[:6], LOW[:6], LOW[:6], LOW[:6])
+    assert "better" in _details(HIGH[:6], LOW[:6])
 
 
 def test_the_command_writes_the_page_and_names_it(tmp_path, work, capsys):

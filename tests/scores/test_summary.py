@@ -1,9 +1,7 @@
 import json
 import math
 
-import numpy as np
 import pytest
-from scipy import stats
 
 from sacl.errors import DataError
 from sacl.scores.summary import (
@@ -22,8 +20,8 @@ def _row(run, subject, organ, dice, scan="a", *, hd95=3.0, volumes=(5.0, 5.0)):
     return ScoreRow(run, subject, "test", score)
 
 
-def _summary(rows, **options):
-    return summarize(rows, 2.0, resamples=200, **options)
+def _summary(rows):
+    return summarize(rows, 2.0, resamples=200)
 
 
 def test_subject_scanned_often_weighs_no_more_than_another():
@@ -54,36 +52,6 @@ def test_undefined_and_infinite_scores_are_left_out_of_means_and_counted():
     assert math.isnan(figures.organs["kidney"].hd95_mm)
 
 
-def test_first_run_is_compared_with_each_other_one_paired_by_subject():
-    generator = np.random.default_rng(0)
-    dice = {run: generator.uniform(0.4, 0.9, 8) for run in ("main", "scratch", "long")}
-    # the rows of the runs come in different orders
-    rows = [_row("main", f"s{n}", "liver", d) for n, d in enumerate(dice["main"])]
-    for run in ("scratch", "long"):
-        rows += [_row(run, f"s{n}", "liver", dice[run][n]) for n in range(7, -1, -1)]
-    comparisons = list(_summary(rows).comparisons_of("dice").values())
-    assert [c.against for c in comparisons] == ["scratch", "long"]
-    for c in comparisons:
-        difference = dice["main"] - dice[c.against]
-        assert c.mean_difference == pytest.approx(difference.mean())
-        assert c.p == pytest.approx(stats.wilcoxon(difference).pvalue)
-    assert min(c.p_holm for c in comparisons) == pytest.approx(
-        min(1, 2 * min(c.p for c in comparisons))
-    )
-
-
-def test_untested_run_is_compared_without_p_and_does_not_count_in_holm():
-    rows = [
-        _row(run, f"s{n}", "liver", 0.5 + n / 100 + shift)
-        for run, shift in (("main", 0.1), ("scratch", 0.0), ("coarse", -0.2))
-        for n in range(6)
-    ]
-    dice = list(_summary(rows, untested=["coarse"]).comparisons_of("dice").values())
-    assert dice[0].p_holm == dice[0].p == pytest.approx(2 / 64)
-    assert math.isnan(dice[1].p)
-    assert dice[1].mean_difference == pytest.approx(0.3)
-
-
 def test_summary_is_json_without_nan_and_is_read_back(tmp_path):
     rows = [_row("main", "s1", "liver", math.nan, hd95=math.nan, volumes=(0, 0))]
     rows += [_row(run, "s1", "spleen", 0.5) for run in ("main", "scratch")]
@@ -93,9 +61,6 @@ def test_summary_is_json_without_nan_and_is_read_back(tmp_path):
     assert document["runs"]["main"]["organs"]["liver"]["dice"] is None
     assert document["runs"]["main"]["dice"]["low"] is None
     assert document["bootstrap"] == {"resamples": 200, "seed": 0}
-    assert {"metric", "run", "against", "mean_difference", "p_holm"} <= set(
-        document["comparisons"][0]
-    )
     back = read_summary(path)
     write_score_summary(tmp_path / "again.json", back)
     assert (tmp_path / "again.json").read_text() == path.read_text()
@@ -111,4 +76,4 @@ def test_a_file_of_another_kind_is_no_summary(tmp_path, text):
 
 def test_summary_of_nothing_is_empty():
     summary = _summary([])
-    assert (summary.runs, summary.comparisons, summary.subjects) == ({}, (), {})
+    assert (summary.runs, summary.subjects) == ({}, {})

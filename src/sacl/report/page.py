@@ -17,17 +17,18 @@ from sacl.scores.statistics import Estimate
 DASH = "\N{EN DASH}"
 """Stands for a value that is undefined, and between the ends of an interval."""
 MINUS = "\N{MINUS SIGN}"
-_NO_BREAK = "\N{NO-BREAK SPACE}"
 GENERATOR = '<meta name="generator" content="sacl">'
 """What every page has near its start: by it a page of ours is told from a file of the user's."""
 
 
 def render(template: str, **values: object) -> str:
-    """Return what a file of `templates/` makes of some values.
+    """Return what a file of `templates/` makes of some values."""
+    return environment().get_template(template).render(generator=GENERATOR, **values)
 
-    In HTML every value is escaped but drawings (`markupsafe.Markup`).
-    """
-    environment = Environment(
+
+def environment() -> Environment:
+    """Return what renders templates; in HTML it escapes all but drawings (`markupsafe.Markup`)."""
+    made = Environment(
         loader=PackageLoader("sacl.report"),
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
@@ -35,11 +36,11 @@ def render(template: str, **values: object) -> str:
         lstrip_blocks=True,
     )
     for writer in (
-        *(number, points, p_text, p_equals, score_text, plural, significant, spread, spaced),
+        *(number, score_text, plural, significant, spread, spaced),
         *(median, duration),
     ):
-        environment.filters[writer.__name__] = writer
-    return environment.get_template(template).render(generator=GENERATOR, **values)
+        made.filters[writer.__name__] = writer
+    return made
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
@@ -68,26 +69,6 @@ def spread(values: Iterable[float]) -> str:
         return DASH
     low, high, middle = known[0], known[-1], significant(median(known))
     return middle if low == high else f"{middle} ({significant(low)}{DASH}{significant(high)})"
-
-
-def points(difference: float | None) -> str:
-    """Return a difference of Dice in points (hundredths) with its sign."""
-    return number(None if difference is None else 100 * difference, 1, sign=True)
-
-
-def p_text(p: float | None) -> str:
-    """Return a p-value with two or three decimals; very small ones as `< 0.001`."""
-    if p is None or math.isnan(p):
-        return DASH
-    if p < 0.001:
-        return f"<{_NO_BREAK}0.001"
-    return f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
-
-
-def p_equals(p: float | None) -> str:
-    """Return `p = 0.012`, or `p < 0.001`, that no line break tears apart."""
-    text = p_text(p)
-    return (f"p {text}" if text.startswith("<") else f"p = {text}").replace(" ", _NO_BREAK)
 
 
 def score_text(estimate: Estimate, digits: int = 3) -> str:

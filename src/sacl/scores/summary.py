@@ -1,6 +1,6 @@
 """Scores of several runs: `scores.csv`, a row per run, scan and organ; `summary.json`, the figures.
 
-Figures are means over subjects, intervals, comparisons and counts. An undefined number is NaN here,
+Figures are means over subjects, intervals and counts. An undefined number is NaN here,
 an empty field in the table and null in the summary.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from sacl.errors import DataError
 from sacl.files.atomic import replacing, write_text
 from sacl.files.documents import cell_text, text_of_cell
 from sacl.scores.organs_of_case import EMPTY_RULE
-from sacl.scores.statistics import CONFIDENCE, Estimate, bootstrap_mean, compare, holm
+from sacl.scores.statistics import CONFIDENCE, Estimate, bootstrap_mean
 from sacl.types import OrganScore
 
 COLUMNS = (
@@ -31,8 +31,6 @@ COLUMNS = (
 )
 """Columns of `scores.csv`: five of text, five of numbers."""
 METRICS = ("dice", "nsd", "hd95_mm")
-TESTED = ("dice", "nsd")
-"""Metrics that are compared between runs; each is its own family of tests."""
 RESAMPLES = 5000
 """Resamples of the bootstrap over subjects."""
 
@@ -78,28 +76,6 @@ class RunFigures(PairCounts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunComparison:
-    """A metric of the first run less that of another one, paired over subjects.
-
-    `p` and `p_holm` are NaN where the pair is not tested; `smallest_p` is the smallest value that
-    so few pairs can give.
-    """
-
-    metric: str
-    run: str
-    against: str
-    mean_difference: float
-    low: float
-    high: float
-    subjects: int
-    median_difference: float
-    relative_gain: float
-    p: float
-    smallest_p: float
-    p_holm: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Bootstrap:
     """How the intervals were drawn."""
 
@@ -109,7 +85,7 @@ class Bootstrap:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """All figures of an evaluation; the first run is the one that the others are compared with.
+    """All figures of an evaluation; the first run is the main one.
 
     `subjects` and `cases` count those that were scored, by split.
     """
@@ -122,26 +98,12 @@ class Summary:
     cases: Mapping[str, int]
     organs: tuple[str, ...]
     runs: Mapping[str, RunFigures]
-    comparisons: tuple[RunComparison, ...]
-
-    def comparisons_of(self, metric: str) -> dict[str, RunComparison]:
-        """Return the comparisons of one metric by the other run."""
-        return {c.against: c for c in self.comparisons if c.metric == metric}
-
-    def tested(self, metric: str) -> list[RunComparison]:
-        """Return the comparisons of one metric that have a p-value."""
-        return [c for c in self.comparisons_of(metric).values() if not math.isnan(c.p)]
 
 
 def summarize(
-    rows: Sequence[ScoreRow],
-    nsd_tolerance_mm: float,
-    untested: Collection[str] = (),
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    rows: Sequence[ScoreRow], nsd_tolerance_mm: float, resamples: int = RESAMPLES, seed: int = 0
 ) -> Summary:
-    """Return all figures of some scores; runs in `untested` (a bound, not a rival) get no test."""
+    """Return all figures of some scores."""
     scores = score_table(rows)
     runs = list(dict.fromkeys(row.run for row in rows))
     means = {metric: subject_means(scores, metric) for metric in METRICS}
@@ -154,11 +116,6 @@ def summarize(
         cases=_per_split(scores, "case_id"),
         organs=tuple(dict.fromkeys(row.score.organ for row in rows)),
         runs={run: _run(scores[scores["run"] == run], means, resamples, seed) for run in runs},
-        comparisons=tuple(
-            comparison
-            for metric in TESTED
-            for comparison in _comparisons(metric, means[metric], untested, resamples, seed)
-        ),
     )
 
 
@@ -262,32 +219,6 @@ def _nan_for_none(value: Any) -> Any:
     if isinstance(value, list):
         return [_nan_for_none(item) for item in value]
     return math.nan if value is None else value
-
-
-def _comparisons(
-    metric: str, means: pd.DataFrame, untested: Collection[str], resamples: int, seed: int
-) -> list[RunComparison]:
-    """Compare the first run with every other one; Holm's correction over this metric's tests."""
-    ours, *others = [*means.columns] or [""]
-    compared = {other: compare(means[ours], means[other], resamples, seed) for other in others}
-    p = [math.nan if other in untested else c.p for other, c in compared.items()]
-    return [
-        RunComparison(
-            metric=metric,
-            run=ours,
-            against=other,
-            mean_difference=c.difference.mean,
-            low=c.difference.low,
-            high=c.difference.high,
-            subjects=c.difference.subjects,
-            median_difference=c.median_difference,
-            relative_gain=c.relative_gain,
-            p=own_p,
-            smallest_p=math.nan if other in untested else c.smallest_p,
-            p_holm=adjusted,
-        )
-        for (other, c), own_p, adjusted in zip(compared.items(), p, holm(p), strict=True)
-    ]
 
 
 def _per_split(scores: pd.DataFrame, column: str) -> dict[str, int]:

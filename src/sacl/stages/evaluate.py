@@ -1,4 +1,4 @@
-"""evaluate: predicted and reference label maps -> scores, with intervals and paired tests."""
+"""evaluate: predicted and reference label maps -> scores, with intervals over subjects."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _say_doubts(doubts: Mapping[str, str]) -> None:
 
 def _write(folder: Path, rows: Sequence[ScoreRow], tolerance_mm: float, seed: int) -> Summary:
     """Write both files and print the table."""
-    summary = summarize(rows, tolerance_mm, untested=[COARSE], seed=seed)
+    summary = summarize(rows, tolerance_mm, seed=seed)
     write_scores(folder / _SCORES, rows)
     write_score_summary(folder / _SUMMARY, summary)
     if rows:
