@@ -8,18 +8,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Integer, Num
+from jaxtyping import Bool, Integer, Num, UInt8
 from scipy import ndimage
 
 from sacl.check.findings import Finding
+from sacl.cohort.annotation import table_of
 from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.errors import SaclError
+from sacl.files.arrays import HIGHEST_LABEL
 from sacl.files.nifti import read_frame, read_labels, read_volume
 from sacl.geometry import describe, orientation_of, same_grid
 from sacl.organs import canonical_name
@@ -27,7 +29,6 @@ from sacl.plan.facts import OrganExtent, extent_of
 from sacl.types import Grid, NativeFrame, Split
 
 _UNREADABLE = (SaclError, OSError, ValueError, MemoryError)
-_HIGHEST_LABEL = 65535
 
 _SAMPLE_VOXELS = 1_000_000
 _SOFT_TISSUE_HU = (-150.0, 250.0)
@@ -162,11 +163,7 @@ def measure_geometry(frame: NativeFrame) -> Geometry:
 
 
 def measure_image(voxels: Num[np.ndarray, "i j k"]) -> Intensities:
-    """Return an image's numbers; percentiles and shares are of a regular sample of 1e6 voxels.
-
-    The digest is of the voxels alone, as float32 in canonical order: it does not change with the
-    header, the orientation in the file or the stored type.
-    """
+    """Return an image's numbers; percentiles and shares are of a regular sample of 1e6 voxels."""
     step = max(1, math.ceil((voxels.size / _SAMPLE_VOXELS) ** (1 / 3)))
     sample = voxels[::step, ::step, ::step].astype(np.float32).ravel()
     p005, median, p995 = (float(value) for value in np.percentile(sample, (0.5, 50, 99.5)))
@@ -186,7 +183,7 @@ def measure_image(voxels: Num[np.ndarray, "i j k"]) -> Intensities:
 
 
 def digest_of(voxels: Num[np.ndarray, "i j k"]) -> str:
-    """Return a hash of an array's shape and values; the stored type does not matter."""
+    """Return a hash of an array's shape and values as float32, whatever the file stores."""
     digest = hashlib.blake2b(repr(voxels.shape).encode(), digest_size=16)
     for k in range(voxels.shape[2]):  # by slice: a copy of the whole costs as much as the scan
         digest.update(np.ascontiguousarray(voxels[:, :, k], dtype=np.float32).data)
@@ -196,13 +193,7 @@ def digest_of(voxels: Num[np.ndarray, "i j k"]) -> str:
 def measure_organ(
     mask: Bool[np.ndarray, "i j k"], start: tuple[int, int, int], grid: Grid
 ) -> OrganFacts:
-    """Return an organ's numbers.
-
-    Args:
-        mask: The organ inside its bounding box, not empty.
-        start: Where the box starts in the scan.
-        grid: The scan's canonical grid.
-    """
+    """Return the numbers of an organ, not empty, by its mask in the box that starts at a voxel."""
     pieces, count = ndimage.label(mask, _ANY_NEIGHBOR)
     sizes = np.sort(np.bincount(pieces.ravel())[1:])[::-1]
     held = [mask.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
@@ -229,13 +220,7 @@ def measure_organ(
 def measure_labels(
     voxels: Integer[np.ndarray, "i j k"], grid: Grid, names: Mapping[int, str]
 ) -> tuple[dict[str, OrganFacts], list[int]]:
-    """Return the numbers of every organ that a label map holds, and the values without a name.
-
-    Args:
-        voxels: Label values, 0 to 65535, canonical.
-        grid: The canonical grid.
-        names: Organ by label value.
-    """
+    """Return the numbers of every organ in a canonical label map, and the values without a name."""
     present: dict[str, OrganFacts] = {}
     strange = []
     for value, box in enumerate(ndimage.find_objects(voxels), start=1):
@@ -251,11 +236,7 @@ def measure_labels(
 
 
 class _Fault(Exception):
-    """A reference that cannot be measured, as the finding that says why."""
-
-    def __init__(self, finding: Finding) -> None:
-        super().__init__(finding.message)
-        self.finding = finding
+    """Why a reference cannot be measured: the code and the message of its finding."""
 
 
 def measure_case(case: SourceCase, dataset: Dataset) -> ScanFacts:
@@ -266,7 +247,8 @@ def measure_case(case: SourceCase, dataset: Dataset) -> ScanFacts:
     try:
         reference = _measure_reference(case, dataset, grid) if case.has_reference else None
     except _Fault as fault:
-        problems.append(fault.finding)
+        code, message = fault.args
+        problems.append(Finding(code, case.case_id, message))
     return ScanFacts(
         case_id=case.case_id,
         subject_id=case.subject,
@@ -281,17 +263,11 @@ def measure_case(case: SourceCase, dataset: Dataset) -> ScanFacts:
     )
 
 
-def organ_names(case: SourceCase, dataset: Dataset) -> dict[int, str]:
-    """Return the organs by label value of a case's label map, in this project's spelling."""
-    table = dataset.organs if case.organs is None else case.organs
-    return {value: canonical_name(name) for value, name in table.items()}
-
-
 def all_organs(dataset: Dataset) -> tuple[str, ...]:
     """Return every organ that a dataset or one of its cases names, in this project's spelling."""
     names: dict[str, None] = {}
     for case in dataset.cases:
-        names |= dict.fromkeys(organ_names(case, dataset).values())
+        names |= dict.fromkeys(map(canonical_name, table_of(dataset, case).values()))
         names |= dict.fromkeys(map(canonical_name, case.masks))
     return tuple(names)
 
@@ -311,73 +287,54 @@ def _measure_image(
 
 
 def _measure_reference(case: SourceCase, dataset: Dataset, grid: Grid | None) -> ReferenceFacts:
-    names = organ_names(case, dataset)
-    if case.reference is not None:
-        ignore = dataset.ignore if case.ignore is None else case.ignore
-        present, digest = _of_label_map(case, case.reference, names, grid, ignore)
-        known = tuple(names.values())
-    else:
-        present, digest = _of_masks(case, grid)
-        known = tuple(map(canonical_name, case.masks))
-    annotated = known if case.annotated is None else tuple(map(canonical_name, case.annotated))
-    files = [case.reference] if case.reference else case.masks.values()
-    doubts = filter(None, (read_frame(path).contradiction for path in files))
-    return ReferenceFacts(annotated, present, digest, next(doubts, ""))
-
-
-def _of_label_map(
-    case: SourceCase,
-    path: Path,
-    names: Mapping[int, str],
-    grid: Grid | None,
-    ignore: int | None,
-) -> tuple[dict[str, OrganFacts], str]:
-    voxels, own = next(_on_grid(case, {"": path}, grid))[1:]
-    low, high = int(voxels.min()), int(voxels.max())
-    if low < 0 or high > _HIGHEST_LABEL:
-        message = f"values {low} to {high}, expected {sorted(names)}"
-        raise _Fault(Finding("label-values", case.case_id, message))
-    present, strange = measure_labels(voxels, own, names)
-    if ignore in strange:
-        message = f"voxels of the value {ignore}, 'ignore'"
-        raise _Fault(Finding("ignored-voxels", case.case_id, message))
-    if strange:
-        message = f"values {strange[:10]} in {path.name}, expected {sorted(names)}"
-        raise _Fault(Finding("label-values", case.case_id, message))
-    return present, digest_of(voxels)
-
-
-def _of_masks(case: SourceCase, grid: Grid | None) -> tuple[dict[str, OrganFacts], str]:
-    present: dict[str, OrganFacts] = {}
-    digest = hashlib.blake2b(digest_size=16)
-    for name, voxels, own in _on_grid(case, case.masks, grid):
-        mask = (voxels != 0).astype(np.uint8)
-        value = voxels.max() or voxels.min()
-        if bool(((voxels != 0) & (voxels != value)).any()):
-            message = f"{case.masks[name].name} has several values besides 0, expected a mask"
-            raise _Fault(Finding("label-values", case.case_id, message))
-        present |= measure_labels(mask, own, {1: canonical_name(name)})[0]
-        digest.update(f"{name} {digest_of(mask)}".encode())
-    return present, digest.hexdigest()
-
-
-def _on_grid(
-    case: SourceCase, files: Mapping[str, Path], grid: Grid | None
-) -> Iterator[tuple[str, Integer[np.ndarray, "i j k"], Grid]]:
-    """Yield the voxels of each label file, one at a time, refusing another grid than the image's.
+    """Measure a label map, or one mask after the other.
 
     Raises:
-        _Fault: a file cannot be read, or lies elsewhere.
+        _Fault: a file cannot be read, lies on another grid than the image, or has other values.
     """
+    names = {value: canonical_name(name) for value, name in table_of(dataset, case).items()}
+    known = tuple(names.values()) if case.reference else tuple(map(canonical_name, case.masks))
+    annotated = known if case.annotated is None else tuple(map(canonical_name, case.annotated))
+    present: dict[str, OrganFacts] = {}
+    digests, doubts = [], []
+    files = {"": case.reference} if case.reference else case.masks
     for name, path in files.items():
-        try:
-            voxels, own, _ = read_labels(path)
-        except _UNREADABLE as error:
-            raise _Fault(Finding("label-unreadable", case.case_id, _reason(error))) from error
-        if grid is not None and not same_grid(grid, own):
-            message = f"{path.name}: {describe(own)}, expected the image's {describe(grid)}"
-            raise _Fault(Finding("label-grid", case.case_id, message))
-        yield name, voxels, own
+        voxels, own, doubt = _labels_on(grid, path)
+        if name:
+            voxels, names = _as_mask(voxels, path), {1: canonical_name(name)}
+        low, high = int(voxels.min()), int(voxels.max())
+        if low < 0 or high > HIGHEST_LABEL:
+            raise _Fault("label-values", f"values {low} to {high}, expected {sorted(names)}")
+        held, strange = measure_labels(voxels, own, names)
+        if (ignore := dataset.ignore if case.ignore is None else case.ignore) in strange:
+            raise _Fault("ignored-voxels", f"voxels of the value {ignore}, 'ignore'")
+        if strange:
+            message = f"values {strange[:10]} in {path.name}, expected {sorted(names)}"
+            raise _Fault("label-values", message)
+        present |= held
+        digests.append(f"{name} {digest_of(voxels)}")
+        doubts.append(doubt)
+    return ReferenceFacts(annotated, present, "; ".join(digests), next(filter(None, doubts), ""))
+
+
+def _labels_on(grid: Grid | None, path: Path) -> tuple[Integer[np.ndarray, "i j k"], Grid, str]:
+    """Return label values and their grid, which is the image's, and the doubts of the header."""
+    try:
+        voxels, own, frame = read_labels(path)
+    except _UNREADABLE as error:
+        raise _Fault("label-unreadable", _reason(error)) from error
+    if grid is not None and not same_grid(grid, own):
+        message = f"{path.name}: {describe(own)}, expected the image's {describe(grid)}"
+        raise _Fault("label-grid", message)
+    return voxels, own, frame.contradiction
+
+
+def _as_mask(voxels: Integer[np.ndarray, "i j k"], path: Path) -> UInt8[np.ndarray, "i j k"]:
+    value = voxels.max() or voxels.min()
+    if bool(((voxels != 0) & (voxels != value)).any()):
+        message = f"{path.name} has several values besides 0, expected a mask"
+        raise _Fault("label-values", message)
+    return (voxels != 0).astype(np.uint8)
 
 
 def _reason(error: BaseException) -> str:
