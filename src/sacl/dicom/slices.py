@@ -17,17 +17,6 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from sacl.dicom.files import DAMAGE, Opener, Source, looks_like_dicom
 from sacl.dicom.header import Numbers, integer, numbers, one_number, quiet, text
 
-_TAGS = [
-    *("SOPClassUID", "SOPInstanceUID", "ImageType", "Modality", "StudyDate", "StudyTime"),
-    *("InstitutionName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber"),
-    *("AcquisitionNumber", "InstanceNumber", "TemporalPositionIdentifier", "EchoTime"),
-    *("TriggerTime", "DiffusionBValue", "ConversionType", "NumberOfFrames", "Rows", "Columns"),
-    *("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit"),
-    *("PixelSpacing", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "ImageOrientationPatient"),
-    *("StackID", "ImagePositionPatient", "SharedFunctionalGroupsSequence", "SliceThickness"),
-    *("PerFrameFunctionalGroupsSequence", "SpecificCharacterSet"),
-]
 _RENAMED = {
     "FrameAcquisitionNumber": "AcquisitionNumber",
     "TemporalPositionIndex": "TemporalPositionIdentifier",
@@ -134,9 +123,7 @@ def read_slices(source: Source, root: Path, opener: Opener) -> tuple[FileKind, l
                 if not looks_like_dicom(stream.read(132)):
                     return "other", []
                 stream.seek(0)
-                header = pydicom.dcmread(
-                    stream, stop_before_pixels=True, force=True, specific_tags=list(_TAGS)
-                )
+                header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
                 state = _pixel_state(stream, opener.size(source), header)
             if state == "none" and "Rows" not in header:
                 return ("object" if _is_complete_object(header) else "damaged"), []
@@ -158,8 +145,7 @@ def slices_in(
 ) -> Iterator[Slice]:
     """Yield a record per slice of an image: itself, or one per frame of a multi-frame image.
 
-    The header comes without pixels, whose `state` is given. `folder` is where the file lies, which
-    groups slices whose SeriesInstanceUID was emptied.
+    `state` is that of its pixels, which the header lacks; `folder` is where the file lies.
     """
     groups = header.get("PerFrameFunctionalGroupsSequence") or ()
     shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
