@@ -14,9 +14,9 @@ from make_series import Patient, make_scan, oblique, other, slices_of, tilted, w
 
 from sacl.cli import main
 from sacl.cohort.layouts import dicom
-from sacl.cohort.layouts.dicom import DicomExport
 from sacl.cohort.manifest import read_cohort, read_image
 from sacl.dicom.pseudonyms import KEY, read_key
+from sacl.dicom.verdict import DicomExport
 from sacl.errors import DataError
 from sacl.geometry import to_canonical
 from sacl.run.workspace import Workspace

@@ -8,9 +8,9 @@ from make_series import Patient, enhanced, make_scan, oblique, other, slices_of,
 
 from sacl.cli import main
 from sacl.cohort.layouts import dicom
-from sacl.cohort.layouts.dicom import DicomExport
 from sacl.dicom.intake import ingested_series
 from sacl.dicom.pseudonyms import KEY
+from sacl.dicom.verdict import DicomExport
 from sacl.errors import NoSeriesError
 
 

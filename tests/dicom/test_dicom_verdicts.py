@@ -19,7 +19,7 @@ from sacl.dicom.files import CODES, Source
 from sacl.dicom.intake import take_in
 from sacl.dicom.slices import Encoding, Identity, Slice
 from sacl.dicom.stack import SliceStack, stack
-from sacl.dicom.verdict import SeriesRule
+from sacl.dicom.verdict import DicomExport
 from sacl.dicom.volume import read_stack
 from sacl.errors import DataError
 
@@ -45,7 +45,7 @@ def test_only_the_wanted_modality_is_accepted(tmp_path, rng):
     write_scan(make_scan(rng), tmp_path / "ct", rng)
     write_scan(make_scan(rng, modality="MR"), tmp_path / "mr", rng)
     codes = {
-        wanted: [v.fault and v.fault.code for v in take_in(tmp_path, SeriesRule(wanted)).verdicts]
+        wanted: [v.fault and v.fault.code for v in take_in(tmp_path, DicomExport(wanted)).verdicts]
         for wanted in ("auto", "ct", "mr")
     }
     assert codes["auto"] == [None, None]
@@ -59,7 +59,7 @@ def test_of_each_study_the_largest_series_can_be_kept_alone(tmp_path, rng):
         write_scan(make_scan(rng, slices), tmp_path, rng)
     other_study = new_patient(rng, 2)
     write_scan(make_scan(rng, 6, patient=other_study), tmp_path, rng)
-    verdicts = take_in(tmp_path, SeriesRule(series="largest")).verdicts
+    verdicts = take_in(tmp_path, DicomExport(series="largest")).verdicts
     kept = [verdict.stack.grid.shape[2] for verdict in verdicts if verdict.accepted]
     assert sorted(kept) == [6, 14]
     assert [v.fault.code for v in verdicts if not v.accepted] == ["not_largest"] * 2

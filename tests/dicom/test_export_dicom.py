@@ -17,6 +17,7 @@ from sacl.cohort.layouts import dicom
 from sacl.cohort.manifest import write_cohort
 from sacl.dicom.pseudonyms import KEY
 from sacl.dicom.segmentation import read_segmentation
+from sacl.dicom.verdict import DicomExport
 from sacl.errors import ConfigError, DataError
 from sacl.files.nifti import read_label_map, write_label_map
 from sacl.geometry import to_canonical
@@ -53,7 +54,7 @@ def _patient(n):
 def work(hospital, tmp_path_factory):
     """Return a work directory in which the scans were ingested and predicted."""
     workspace = Workspace(tmp_path_factory.mktemp("work"), "clinic run")
-    found = dicom.read_export(hospital, dicom.DicomExport(key=workspace.root / KEY))
+    found = dicom.read_export(hospital, DicomExport(key=workspace.root / KEY))
     rng = np.random.default_rng(6)
     with (
         recorded(workspace, "ingest", IngestSettings(), {}) as (ingested, _),

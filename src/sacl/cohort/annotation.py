@@ -24,11 +24,7 @@ def table_of(dataset: Dataset, case: SourceCase) -> Mapping[int, str]:
 
 
 def annotated_organs(dataset: Dataset, case: SourceCase, scheme: LabelScheme) -> tuple[str, ...]:
-    """Return the scheme's organs that somebody looked for in a scan, in the scheme's order.
-
-    A whole counts where all of its parts were looked for: of one kidney alone the kidneys are not
-    known. A case without a reference has none.
-    """
+    """Return the scheme's organs that somebody looked for in a scan, of a whole all parts of it."""
     if not case.has_reference:
         return ()
     listed = case.annotated
@@ -42,10 +38,8 @@ def choose_scheme(dataset: Dataset, wanted: Sequence[str]) -> tuple[LabelScheme,
     """Return the cohort's organs, and what the user should know of the choice.
 
     They are those that are wanted, else all of the data. Where one part of the data has both sides
-    or all lobes of an organ in one label and another part has them apart, they are merged.
-
-    Raises:
-        ConfigError: the data names no organs, or does not have one that is wanted.
+    or all lobes of an organ in one label and another part has them apart, they are merged. Organs
+    that the data does not have are refused.
     """
     tables = _tables(dataset)
     sources = list(dict.fromkeys(name for table in tables for name in table))
@@ -73,11 +67,7 @@ def choose_scheme(dataset: Dataset, wanted: Sequence[str]) -> tuple[LabelScheme,
 def label_of_value(
     dataset: Dataset, case: SourceCase, scheme: LabelScheme, annotated: Sequence[str]
 ) -> dict[int, int]:
-    """Return the cohort's label of every value of a case's label map.
-
-    It is 0 for what the cohort does not have, and for organs that do not count as annotated here:
-    nothing may be learned from half of an organ.
-    """
+    """Return the cohort's label of every value of a case's map; 0 for what is not annotated."""
     table = table_of(dataset, case)
     target = match(list(table.values()), annotated)
     return {
@@ -101,10 +91,7 @@ def require_known_organs(dataset: Dataset) -> None:
 
 
 def keep_annotated(dataset: Dataset, scheme: LabelScheme) -> Dataset:
-    """Return a dataset in which only cases with an annotated organ of the scheme have a reference.
-
-    A scan whose annotation is all about other organs is an unlabeled scan.
-    """
+    """Return a dataset in which references without an organ of the scheme are left out."""
     lost = {
         case.case_id
         for case in dataset.cases
@@ -117,15 +104,6 @@ def keep_annotated(dataset: Dataset, scheme: LabelScheme) -> Dataset:
     return kept.with_notes(note if lost else "")
 
 
-def count_annotated(dataset: Dataset, scheme: LabelScheme) -> tuple[Counter[str], int]:
-    """Return in how many references each organ is annotated, and the number of references."""
-    counts: Counter[str] = Counter({organ: 0 for organ in scheme.names})
-    references = [case for case in dataset.cases if case.has_reference]
-    for case in references:
-        counts.update(annotated_organs(dataset, case, scheme))
-    return counts, len(references)
-
-
 def dataset_in_lines(dataset: Dataset, scheme: LabelScheme) -> list[str]:
     """Return in lines: scans, subjects, organs and how often each is annotated, scan labels."""
     subjects = {case.subject for case in dataset.cases}
@@ -133,7 +111,8 @@ def dataset_in_lines(dataset: Dataset, scheme: LabelScheme) -> list[str]:
         f"{counted(len(dataset.cases), 'scan')} of {counted(len(subjects), 'subject')}",
         f"{counted(len(scheme.names), 'organ')}: {in_short(scheme.names, _MANY)}",
     ]
-    counts, references = count_annotated(dataset, scheme)
+    references = sum(case.has_reference for case in dataset.cases)
+    counts = Counter(o for case in dataset.cases for o in annotated_organs(dataset, case, scheme))
     partly = [f"{organ} {counts[organ]}" for organ in scheme.names if counts[organ] < references]
     if partly:
         lines.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,7 @@ class CohortPlan:
 def plan_cohort(
     dataset: Dataset, organs: Sequence[str], rules: SplitRules, seed: int
 ) -> CohortPlan:
-    """Return what a cohort of a dataset has, who is in which split and who is labeled.
-
-    Organs, subjects or an order that the data does not have are refused.
-    """
+    """Return a cohort's plan; organs, subjects or an order that the data lack are refused."""
     scheme, notes = choose_scheme(dataset, organs)
     dataset = keep_annotated(dataset, scheme)
     lines = (*dataset.notes, *notes, *dataset_in_lines(dataset, scheme))
@@ -69,49 +67,43 @@ class Converted:
 
 
 def convert_case(
-    folder: Path,
-    source: SourceCase,
-    plan: CohortPlan,
-    rules: MapRules,
-    window_of: Window,
+    folder: Path, source: SourceCase, plan: CohortPlan, rules: MapRules, window_of: Window
 ) -> Converted:
     """Write a case's canonical image and, where it may be seen, its reference.
 
     Nothing is left of a case of which a file is damaged or contradicts the others.
     """
-    image, reference_name = f"images/{source.case_id}.nii", None
+    image = f"images/{source.case_id}.nii"
     volume, native = read_scan(source)
     window = window_of(volume.voxels, f"case {source.case_id}")
     write_volume(folder / image, volume)
-    grid = volume.grid
-    del volume  # the voxels are not kept while the reference is read
-    annotated: tuple[str, ...] = ()
-    contested: Mapping[str, int] = {}
-    repair, doubts = "", [native.contradiction]
-    if plan.shows(source):
-        annotated = annotated_organs(plan.dataset, source, plan.scheme)
-        reference_name = f"references/{source.case_id}.nii.gz"
-        try:
-            reference = read_source_map(plan.dataset, source, annotated, grid, rules)
-            write_label_map(folder / reference_name, reference.label_map)
-        except SaclError:
-            (folder / image).unlink()
-            raise
-        contested, repair = reference.contested, reference.repair
-        if reference.contradiction not in ("", native.contradiction):
-            doubts.append(f"label map: {reference.contradiction}")
     case = Case(
         case_id=source.case_id,
         subject_id=source.subject,
         image=image,
-        reference=reference_name,
+        reference=None,
         split=source.split,
         native=native,
         window=window,
         scan_labels=source.scan_labels,
-        annotated=annotated,
     )
-    return Converted(case, contested, repair, "; ".join(filter(None, doubts)))
+    grid = volume.grid
+    del volume  # the voxels are not kept while the reference is read
+    if not plan.shows(source):
+        return Converted(case, {}, "", native.contradiction)
+    annotated = annotated_organs(plan.dataset, source, plan.scheme)
+    name = f"references/{source.case_id}.nii.gz"
+    try:
+        reference = read_source_map(plan.dataset, source, annotated, grid, rules)
+        write_label_map(folder / name, reference.label_map)
+    except SaclError:
+        (folder / image).unlink()
+        raise
+    doubts = [native.contradiction] if native.contradiction else []
+    if reference.contradiction not in ("", native.contradiction):
+        doubts.append(f"label map: {reference.contradiction}")
+    case = dataclasses.replace(case, reference=name, annotated=annotated)
+    return Converted(case, reference.contested, reference.repair, "; ".join(doubts))
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,11 @@ _VOLUME = re.compile(
 class SourceCase:
     """One scan where it lies: its image, its reference if it has one, and what is known of it.
 
-    `subject_id` is None where the source does not say it; `origin` is the place that the split was
-    read from, in the words of the source. A reference is one label map (`reference`) or one binary
+    `origin` is where the split was read. A reference is one label map (`reference`) or one binary
     mask per organ (`masks`, by the organ's name in the source). `organs` and `ignore` are this
     case's label values where they differ from the dataset's; `annotated` the organs that somebody
-    looked for in this scan, None for all of its table: an organ that is not among them is unknown,
-    not absent. `load` reads the image where it is not a NIfTI file; `image` then only names it.
+    looked for, None for all of its table: any other organ is unknown, not absent. `load` reads the
+    image where it is not a NIfTI file; `image` then only names it.
     """
 
     case_id: str
@@ -71,9 +70,8 @@ class SourceCase:
 class Dataset:
     """A dataset as listed; nothing is read yet but small text files.
 
-    `organs` maps a label value of the source to the organ's name in the source; empty where the
-    source annotates nothing. `ignore` is the value of voxels that are not annotated. `notes`
-    are lines for the user on what was chosen.
+    `organs` has the organ of each label value, both as the source has them; `ignore` is the value
+    of voxels that are not annotated. `notes` are lines for the user on what was chosen.
     """
 
     layout: str
@@ -108,10 +106,7 @@ class Dataset:
         return dataclasses.replace(self, notes=self.notes + new) if new else self
 
     def fingerprint(self, root: Path) -> str:
-        """Return a hash of all that is known of the cases, and of all files that hold their voxels.
-
-        Their places count as seen from `root`, the folder of the data.
-        """
+        """Return a hash of all that is known of the cases and of their files below `root`."""
         known, files = [f"{self.layout} {self.organs} {self.ignore}"], []
         for case in self.cases:
             own = dataclasses.replace(case, image=Path(), reference=None, masks={}, load=None)
@@ -139,10 +134,9 @@ def _require_name(case_id: str, where: str) -> None:
 
 @dataclass(frozen=True)
 class Layout:
-    """A way to lay out a dataset on disk.
+    """A way to lay out a dataset on disk, described in one line by `expected`.
 
     `recognize` returns why a path has this layout, None where it has not; `read` lists it.
-    `expected` describes it in one line.
     """
 
     expected: str
@@ -154,8 +148,8 @@ class Layout:
 class Part:
     """A folder of images and one of label maps that hold one split of a dataset.
 
-    `image` and `label` are the patterns of `files_by_case`; `channel` is that of further images of
-    a case, which are not read; `expected` says what an image is called.
+    `image` and `label` are the patterns of `files_by_case`, `channel` that of further images of a
+    case, which are not read.
     """
 
     images: Path
@@ -173,19 +167,13 @@ class Part:
 
 
 def three_parts(root: Path, *names: str) -> list[Part]:
-    """Return the parts of a dataset with `imagesTr` and `labelsTr`, and Va and Ts likewise.
-
-    `names` are those of `Part`: of an image, of a label map, as expected, of further channels.
-    """
+    """Return the parts of a dataset with `imagesTr` and `labelsTr`, and Va and Ts likewise."""
     folders = ((root / f"images{part}", root / f"labels{part}") for part in ("Tr", "Va", "Ts"))
     return [Part(*pair, split, *names) for pair, split in zip(folders, SPLITS, strict=True)]
 
 
 def cases_of(parts: Iterable[Part]) -> tuple[tuple[SourceCase, ...], tuple[str, ...]]:
-    """Return the cases of all parts of a dataset, and notes on files that are not read.
-
-    A label map without an image, or one that is not read, is refused.
-    """
+    """Return the cases of all parts, and notes on unread files; a map without image is refused."""
     cases: list[SourceCase] = []
     notes: tuple[str, ...] = ()
     for part in parts:
@@ -215,7 +203,7 @@ def common_modality(cases: Iterable[SourceCase]) -> Modality | None:
 
 @contextlib.contextmanager
 def naming_case(case: SourceCase) -> Iterator[None]:
-    """Put the case into an error that names a file alone: all cases' files may be called alike."""
+    """Put the case into an error that names a file alone; several may be called alike."""
     try:
         yield
     except DataError as error:
@@ -238,20 +226,14 @@ def nifti_files(folder: Path) -> list[Path]:
 
 
 def unread(folder: Path, read: Iterable[Path], expected: str) -> tuple[str, ...]:
-    """Return a note that names the files of a folder that are not read, hidden ones apart.
-
-    There is none if all are read; `expected` says what a file that is read is called.
-    """
+    """Return a note that names the files of a folder that are not read, if there are any."""
     names = _unread(folder, read)
     note = f"{folder.name}: not read {in_short(names)}; expected {expected}"
     return (note,) if names else ()
 
 
 def require_labels_read(folder: Path, read: Iterable[Path]) -> tuple[str, ...]:
-    """Refuse a file of a label folder that may be somebody's annotation and is not read.
-
-    A scan would count as unlabeled. Returns a note that names other files, such as texts.
-    """
+    """Refuse an unread file that may be an annotation; a note names others, such as texts."""
     names = _unread(folder, read)
     lost = [name for name in names if _VOLUME.search(name)]
     if lost:
@@ -263,12 +245,7 @@ def require_labels_read(folder: Path, read: Iterable[Path]) -> tuple[str, ...]:
 
 
 def in_short(names: Sequence[str], most: int = _NAMED) -> str:
-    """Return names as text, the first few where there are many.
-
-    Example:
-        >>> in_short(["a", "b", "c"], 2)
-        'a, b and 1 more'
-    """
+    """Return names as text, the first few where there are many: `a, b and 1 more`."""
     shown = [name.encode(errors="backslashreplace").decode() for name in names[:most]]
     rest = len(names) - most
     return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
@@ -280,21 +257,15 @@ def counted(count: int, noun: str) -> str:
 
 
 def first_of(remarks: Sequence[tuple[str, str]], what: str = "scans") -> str:
-    """Return the first of some remarks, each of a case, and how many more there are.
-
-    Example:
-        >>> first_of([("c0", "the header is empty"), ("c7", "the header is old")])
-        'c0: the header is empty; 1 more scans likewise'
-    """
+    """Return the first of some remarks, each of a case, and how many more there are."""
     (case_id, remark), rest = remarks[0], len(remarks) - 1
     return f"{case_id}: {remark}" + (f"; {rest} more {what} likewise" if rest else "")
 
 
 def files_by_case(folder: Path, name: str = "(.+)") -> dict[str, Path]:
-    """Return the NIfTI files of a folder by case, none where there is no folder.
+    """Return the NIfTI files of a folder by case; two files of one case are refused.
 
     `name` is the pattern of a file's name without `.nii.gz`, of which the first group is the case.
-    Two files of one case are refused.
     """
     files: dict[str, Path] = {}
     for path in nifti_files(folder):
@@ -308,10 +279,7 @@ def files_by_case(folder: Path, name: str = "(.+)") -> dict[str, Path]:
 
 
 def the_file(places: Sequence[Path], where: str, remedy: str = "") -> Path:
-    """Return the first of several places that is a file; `where` says who names it.
-
-    A file that is not there, or is no NIfTI file, is refused.
-    """
+    """Return the first of several places that is a NIfTI file; `where` says who names it."""
     name = places[0].name
     for place in places:
         with contextlib.suppress(OSError, ValueError):

@@ -35,11 +35,8 @@ def label_names(labels: Any, where: str) -> LabelNames:
     """Return the organs by label value from either way to write them in JSON.
 
     nnU-Net version 2 writes `{name: value}`, version 1 and the Medical Segmentation Decathlon
-    `{value: name}`. A list of values, `{"liver": [1, 2]}`, lays them together.
-
-    Raises:
-        DataError: the table is missing, a value or a name stands twice, values lie outside of 0 to
-            65535, or background has another value than 0.
+    `{value: name}`. A list of values, `{"liver": [1, 2]}`, lays them together. What stands twice,
+    lies outside of 0 to 65535, or gives 0 to an organ, is refused.
     """
     if not isinstance(labels, Mapping) or not labels:
         raise DataError(f"{where}: no table 'labels' of organ names and values")
@@ -69,8 +66,7 @@ def label_names(labels: Any, where: str) -> LabelNames:
 def names_of_maps(maps: Iterable[Path], table: Any, beside: Path, where: str) -> LabelNames:
     """Return what the values of a dataset's label maps are called, nothing if it has no map.
 
-    A table in the dataset's own JSON wins, then a `labels.json` beside the file that the user
-    listed, then the label table in the first map. `where` is how an error calls the file.
+    The dataset's own table wins, then that beside the listed file, then that in the first map.
     """
     first = next(iter(maps), None)
     if first is None:
@@ -107,8 +103,7 @@ def pair_maps(
 ) -> dict[str, tuple[Path, Path]]:
     """Return the label maps of two folders that are called alike, by name: reference, predicted.
 
-    nnU-Net's `_0000` at the end of a name does not count. Unless missing ones are allowed, a map
-    without a counterpart is refused, and so is a reference that is not read.
+    Unless missing ones are allowed, a map without a counterpart, or one not read, is refused.
     """
     if not allow_missing:
         require_labels_read(reference, nifti_files(reference))
@@ -155,7 +150,11 @@ def scheme_of_folders(*folders: Path) -> LabelScheme:
     """
     paths = [path for folder in folders for path in nifti_files(folder)]
     names = _from_tables(paths) or _beside(folders[0])
-    highest = max(names, default=0) or max(map(_highest, paths))
+    highest = max(names, default=0)
+    for path in paths if not names else ():
+        voxels = read_labels(path)[0]
+        require_labels(int(voxels.min()), int(voxels.max()), path.name)
+        highest = max(highest, int(voxels.max()))
     if highest < 1:
         raise DataError(f"{folders[0].name}: all label maps are empty; there is nothing to score")
     listed = tuple(names.get(n, f"label_{n}") for n in range(1, highest + 1))
@@ -163,7 +162,7 @@ def scheme_of_folders(*folders: Path) -> LabelScheme:
 
 
 def require_labels(low: int, high: int, where: str) -> None:
-    """Refuse values that cannot be labels, before anything is made per value."""
+    """Refuse values that cannot be labels."""
     if low < 0 or high > HIGHEST_LABEL:
         raise DataError(
             f"{where}: label values {low} to {high}, expected 0 to {HIGHEST_LABEL}; this is not a"
@@ -214,8 +213,7 @@ def _from_tables(paths: Sequence[Path]) -> dict[int, str]:
 
 def _beside(folder: Path) -> Mapping[int, str]:
     """Return the names in the table of a folder or of the one above it, none without a table."""
-    tables = (names_in_folder(place) for place in (folder, folder.parent))
-    table = next((table for table in tables if table is not None), LabelNames({}))
+    table = names_in_folder(folder) or names_in_folder(folder.parent) or LabelNames({})
     if table.ignore is not None:
         raise DataError(f"{folder.name}: an 'ignore' label cannot be scored; set its voxels to 0")
     if len(set(table.organs.values())) < len(table.organs):
@@ -224,9 +222,3 @@ def _beside(folder: Path) -> Mapping[int, str]:
             " give every organ one value"
         )
     return table.organs
-
-
-def _highest(path: Path) -> int:
-    voxels = read_labels(path)[0]
-    require_labels(int(voxels.min()), int(voxels.max()), path.name)
-    return int(voxels.max())

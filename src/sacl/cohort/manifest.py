@@ -35,8 +35,8 @@ _AGAIN = "run `sacl ingest CONFIG.yaml --force`"
 class ScanPhase:
     """One scan's phase: the one that is used, its source, and what the estimator says.
 
-    `estimated` is the likeliest phase by the HU and `probability` its probability, whatever is
-    used; `conflict` marks a given phase that the HU contradict. `hu` are medians by tissue.
+    `estimated` is the likeliest phase by the HU, whatever is used; `conflict` marks a given phase
+    that the HU contradict. `hu` are medians by tissue.
     """
 
     case_id: str
@@ -101,10 +101,7 @@ def write_phases(path: Path, phases: Sequence[ScanPhase], tissues: Sequence[str]
 
 
 def with_phases(cohort: Cohort, folder: Path) -> Cohort:
-    """Return the cohort with the phases that were estimated, where its own are unknown.
-
-    Without `phases.csv` the cohort is returned as it is.
-    """
+    """Return the cohort with the phases of `phases.csv`, if any, where its own are unknown."""
     path = folder / PHASES_FILE
     if not path.is_file():
         return cohort

@@ -1,8 +1,4 @@
-"""Several datasets as one cohort: unique ids, subjects apart, all scans CT or all MR.
-
-Where no table says which scans are of one person, that is guessed from their names: two scans of a
-person in different splits would let a network be tested on whom it was trained on.
-"""
+"""Several datasets as one cohort: unique ids, subjects apart, all scans CT or all MR."""
 
 from __future__ import annotations
 
@@ -40,8 +36,7 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
 
     A case id that several datasets have gets its dataset's name in front, and so does a subject:
     whoever has the same number in two datasets is not the same person, but for DICOM exports, which
-    are read with one key. Each case keeps its split, its scan-wise labels and what its label
-    values mean.
+    are read with one key.
     """
     if len(datasets) == 1:
         return datasets[0]
@@ -93,7 +88,8 @@ def person_in(case_id: str) -> str:
 def with_guessed_subjects(dataset: Dataset) -> Dataset:
     """Return a dataset in which scans whose names speak of one person are of one subject.
 
-    Subjects that are known stay as they are. A note says what was guessed, and how to say better.
+    Two scans of a person in different splits would let a network be tested on whom it was trained
+    on. Subjects that are known stay as they are.
     """
     groups: dict[str, list[str]] = defaultdict(list)
     for case in dataset.cases:
@@ -124,10 +120,9 @@ def read_scan(case: SourceCase) -> tuple[Volume, NativeFrame]:
 
 
 def with_modality(dataset: Dataset, wanted: Literal["auto", "ct", "mr"]) -> Dataset:
-    """Return a dataset of which every case says its modality.
+    """Return a dataset of which every case says its modality: its own, the dataset's, the wanted.
 
-    Where neither the case nor the dataset says it, it is the wanted one; with `auto` the first such
-    scan decides for all of them: the air of a CT lies near -1000 HU, MR has hardly any negatives.
+    With `auto` one scan decides for all: the air of a CT lies near -1000 HU, MR has no negatives.
     """
     cases = [dataclasses.replace(c, modality=c.modality or dataset.modality) for c in dataset.cases]
     unknown = [case for case in cases if case.modality is None]
@@ -149,11 +144,8 @@ def of_one_modality(
 ) -> tuple[Modality, Dataset]:
     """Return the modality of a cohort and its scans of that modality.
 
-    Of a mixed cohort only the wanted scans are kept. Of one that is all of another modality than
-    is wanted, all are: the user knows better than a header.
-
-    Raises:
-        ConfigError: the cohort is mixed and nothing is wanted.
+    Of a mixed cohort the wanted scans are kept; it is refused where nothing is wanted. Of one that
+    is all of another modality than is wanted, all are: the user knows better than a header.
     """
     counts = Counter(case.modality for case in dataset.cases if case.modality is not None)
     known: Modality = "ct" if wanted == "ct" else "mr"

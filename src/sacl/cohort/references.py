@@ -37,7 +37,7 @@ REMEDY = "resample the label map onto the image's grid, which `--ingest.repair_g
 class MapRules:
     """How label maps are read: the organs, who wins where masks overlap, whether to resample.
 
-    `remedy` says what to do about a map on another grid.
+    `remedy` is what a refusal of another grid advises.
     """
 
     scheme: LabelScheme
@@ -51,9 +51,8 @@ class SchemeMap:
     """A label map in the cohort's scheme on its scan's grid, and what was decided on the way.
 
     `contested` are the voxels that masks of two organs claim, by `a and b`; `unnamed` the label
-    values without a name, which became background; `repair` says how the map's own grid differed
-    and what resampling did to its volume, empty where it lies on the image's grid; `contradiction`
-    how a header of it contradicts itself.
+    values without a name, which became background; `repair` says how the map's own grid differed;
+    `contradiction` how a header of it contradicts itself.
     """
 
     label_map: LabelMap
@@ -75,28 +74,19 @@ def read_source_map(
 ) -> SchemeMap:
     """Read what is annotated of a case, by label values of the cohort's scheme.
 
-    Raises:
-        DataError: it lies on another grid than the image, has values that the source does not name,
-            voxels to be ignored, or masks that overlap and may not; or a label map of a training
-            scan is nothing but background.
+    Refused on another grid than the image's, with values that the source does not name, voxels to
+    be ignored, masks that overlap and may not; or where a training scan's map is background alone.
     """
     with naming_case(case):
-        if case.masks:
+        if case.reference is None:
             organ_of = match(list(case.masks), annotated)
             return lay_masks(case.masks, organ_of, annotated, grid, rules)
-        return _from_label_map(dataset, case, annotated, grid, rules)
-
-
-def _from_label_map(
-    dataset: Dataset, case: SourceCase, annotated: tuple[str, ...], grid: Grid, rules: MapRules
-) -> SchemeMap:
-    assert case.reference is not None, "the case has a reference"
-    voxels, own, frame = read_labels(case.reference)
-    label_of = label_of_value(dataset, case, rules.scheme, annotated)
-    ignore = dataset.ignore if case.ignore is None else case.ignore
-    _require_known(case, distinct_values(voxels), label_of, ignore)
-    laid = in_scheme(voxels, label_of, own, grid, rules, f"case {case.case_id}")
-    return dataclasses.replace(laid, contradiction=frame.contradiction)
+        voxels, own, frame = read_labels(case.reference)
+        label_of = label_of_value(dataset, case, rules.scheme, annotated)
+        ignore = dataset.ignore if case.ignore is None else case.ignore
+        _require_known(case, distinct_values(voxels), label_of, ignore)
+        laid = in_scheme(voxels, label_of, own, grid, rules, f"case {case.case_id}")
+        return dataclasses.replace(laid, contradiction=frame.contradiction)
 
 
 def in_scheme(
@@ -107,10 +97,7 @@ def in_scheme(
     rules: MapRules,
     where: str,
 ) -> SchemeMap:
-    """Return a label map on the scan's grid by the scheme's label of each of its own values.
-
-    Values without a label become background.
-    """
+    """Return a label map on the scan's grid by the scheme's label of each value, 0 without one."""
     voxels, repair = on_grid(voxels, own, grid, rules, where)
     values = distinct_values(voxels)
     table = np.zeros(max(values) + 1, rules.scheme.label_type)
@@ -153,8 +140,8 @@ def lay_masks(
     """Lay the masks of each organ together, then those of all organs; others are not even read.
 
     `organ_of` says of which of the scheme's organs a mask, by its name in `files`, is the whole or
-    a part; `organs` are those to read, in the scheme's order; `grid` is the scan's, canonical. A
-    mask that is not binary is refused, and one that overlaps where that is an error.
+    a part; `organs` are those to read, in the scheme's order. A mask that is not binary is
+    refused, and one that overlaps where that is an error.
     """
     masks, repairs, doubts = [], [], []
     for organ in organs:
@@ -201,11 +188,7 @@ def on_grid(
     rules: MapRules,
     where: str,
 ) -> tuple[np.ndarray, str]:
-    """Return a map on the image's grid, and what was done to it, nothing in most cases.
-
-    A map on another grid is refused where it may not be repaired, or nothing of it lies in the
-    image.
-    """
+    """Return a map on the image's grid, and what was done to it; refused where it may not be."""
     if same_grid(grid, own):
         return voxels, ""
     if not rules.repairs_grid:
@@ -226,6 +209,11 @@ class OrganMask:
     region: tuple[slice, ...]
     inside: np.ndarray
 
+    def within(self, box: Sequence[slice]) -> np.ndarray:
+        """Return the part of the mask that lies in a box of the scan."""
+        sides = zip(self.region, box, strict=True)
+        return self.inside[tuple(slice(b.start - r.start, b.stop - r.start) for r, b in sides)]
+
 
 def organ_mask(organ: str, inside: Bool[np.ndarray, "i j k"]) -> OrganMask:
     """Cut a mask to its bounding box; an empty one has an empty box."""
@@ -240,9 +228,9 @@ def merge_masks(
 ) -> tuple[np.ndarray, dict[tuple[str, str], int]]:
     """Return a label map of the masks, and the contested voxels by pair of organs.
 
-    With `smaller` (and equal size: the first listed) the smaller organ in this scan wins, so that
-    nothing small vanishes within something large; with `first`, and with `error` for the caller to
-    refuse, the one listed first. A voxel that three masks claim counts for each of their pairs.
+    With `smaller` the organ of fewer voxels here wins, so that nothing small vanishes within
+    something large, else (and of equal ones) the one listed first. A voxel that three masks claim
+    counts for each of their pairs.
     """
     voxels = np.zeros(shape, np.min_scalar_type(max(labels, default=0)), order="F")
     sizes = [np.count_nonzero(mask.inside) for mask in masks]
@@ -274,11 +262,5 @@ def _contested(masks: Sequence[OrganMask]) -> dict[tuple[str, str], int]:
         sides = list(zip(a.region, b.region, strict=True))
         shared = [slice(max(p.start, q.start), min(p.stop, q.stop)) for p, q in sides]
         if all(side.start < side.stop for side in shared):
-            pairs[a.organ, b.organ] = int(np.count_nonzero(_cut(a, shared) & _cut(b, shared)))
+            pairs[a.organ, b.organ] = int(np.count_nonzero(a.within(shared) & b.within(shared)))
     return {pair: count for pair, count in pairs.most_common() if count}
-
-
-def _cut(mask: OrganMask, box: Sequence[slice]) -> np.ndarray:
-    """Return the part of a mask that lies in a box of the scan."""
-    sides = zip(mask.region, box, strict=True)
-    return mask.inside[tuple(slice(b.start - r.start, b.stop - r.start) for r, b in sides)]

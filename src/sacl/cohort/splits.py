@@ -1,8 +1,5 @@
 """Which subject stands in which split, and which training subjects count as labeled.
 
-Splits are those that came with the data, or held out here, or one of its cross-validation folds:
-nnU-Net's `splits_final.json`, MONAI's `fold`.
-
 Subjects are drawn from one seeded, stratified order: labeled ones from its start, held-out ones
 from its end. So smaller labeled sets are nested in larger ones, and holding out more subjects does
 not reorder the rest. The strata are values of a scan-wise label, which is known before anybody
@@ -95,10 +92,7 @@ def stratified_order(strata: Mapping[str, str], seed: int) -> list[str]:
 
 
 def seeded_order(dataset: Dataset, scan_label: str, seed: int) -> list[str]:
-    """Return the annotated training subjects in the order from which all sets are drawn.
-
-    A subject's stratum is the set of values that its scans have for `scan_label`.
-    """
+    """Return the annotated training subjects in the order from which all sets are drawn."""
     subjects = set(annotated_subjects(dataset))
     scans = [(c.subject, c.scan_labels) for c in dataset.cases if c.subject in subjects]
     return stratified_order(strata_of(scans, scan_label), seed)
@@ -119,10 +113,7 @@ def members_by_stratum(strata: Mapping[str, str]) -> list[list[str]]:
 
 
 def hold_out(dataset: Dataset, order: Sequence[str], validation: int, test: int) -> Dataset:
-    """Move annotated training subjects from the end of an order to validation and test.
-
-    Refused where the data has such a split already, or no training subject would be left.
-    """
+    """Move subjects from the end of an order to validation and test, where data has none itself."""
     wanted: dict[Split, int] = {"validation": validation, "test": test}
     for split, count in wanted.items():
         own = annotated_subjects(dataset, split)
@@ -178,10 +169,10 @@ def choose_labeled(dataset: Dataset, order: Sequence[str], count: int | None) ->
 
 
 def read_order(path: Path, dataset: Dataset) -> list[str]:
-    """Read subjects in the order in which they become labeled.
+    """Read subjects in the order in which they become labeled; unknown ones are refused.
 
     The file is a JSON list, a JSON object with `train_subjects_in_order`, or a text with one
-    subject per line. A subject that is named twice, or is not in the dataset, is refused.
+    subject per line.
     """
     document = read_json(path) if path.suffix == ".json" else _lines(path)
     listed = document.get(_ORDER_KEY) if isinstance(document, dict) else document
@@ -203,11 +194,9 @@ def with_fold(dataset: Dataset, root: Path, fold: int | None) -> Dataset:
     """Return a dataset in which the training cases held out by one fold are for validation.
 
     The folds are those of `splits_final.json`, a list of `{train, val}`, in the dataset's folder,
-    beside it, or in nnU-Net's `nnUNet_preprocessed`; else those of the scan-wise label `fold`.
-    Where no fold is asked for, a note says that there are some, and nothing is changed. A training
-    case that is in neither part of the fold stays what it is, and so does a dataset that has
-    neither folds nor references. A fold that is not there is refused, and so is a dataset that has
-    a validation part already.
+    beside it, or in nnU-Net's `nnUNet_preprocessed`; else those of the scan-wise label `fold`
+    (MONAI). A case that is in neither part of the fold stays what it is, and so does a dataset
+    that has neither folds nor references. A validation part of its own is refused.
     """
     path = _folds_file(root)
     if fold is None:

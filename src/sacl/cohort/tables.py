@@ -1,8 +1,8 @@
 """Tables of scans (CSV or JSON): subjects, splits and scan-wise labels by case.
 
-Besides tables, the JSON of TotalSegmentator's `totalseg_get_phase` is read: it holds `phase`,
-`probability` and `pi_time` (seconds after the injection) of one scan. Whatever is longer ago than
-100 s is called portal venous there, with the probability 0.3.
+Besides tables, the JSON of TotalSegmentator's `totalseg_get_phase` is read: `phase` and
+`probability` of one scan. Whatever is longer ago than 100 s is called portal venous there, with
+the probability 0.3.
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ _SUFFIX = "_phase"
 
 
 def scan_labels_of(row: Mapping[str, Any], others: Collection[str] = NOT_LABELS) -> dict[str, str]:
-    """Return the scan-wise labels among plain values in snake case; an empty one is `unknown`.
+    """Return the scan-wise labels among plain values in snake case; `others` are no labels.
 
-    The contrast phases of other tools and languages get the words of `phase_words`. `others` are
-    the names of what is no label.
+    The contrast phases of other tools and languages get the words of `phase_words`.
     """
     labels = {
         snake_case(name): "" if value is None else str(value)
@@ -64,10 +63,7 @@ def split_of(row: Mapping[str, str], where: str) -> Split | None:
 
 
 def annotated_of(row: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Return the organs that somebody looked for in a scan, such as `liver;spleen`.
-
-    None where the row does not say it: all of the scan's table then.
-    """
+    """Return the organs that were looked for in a scan, such as `liver;spleen`; None for all."""
     names = re.split(r"[;|]", row.get("annotated", ""))
     return tuple(name.strip() for name in names if name.strip()) or None
 
@@ -75,9 +71,8 @@ def annotated_of(row: Mapping[str, str]) -> tuple[str, ...] | None:
 def with_table(dataset: Dataset, path: Path) -> Dataset:
     """Return a dataset whose cases know what a table says of them; the table wins.
 
-    An empty cell says nothing: what the dataset knows itself stays. `path` is a CSV, a JSON with an
-    entry per case, or a folder of phases as `read_phases` reads them. A table of which no row is a
-    case of the dataset is refused.
+    An empty cell says nothing. `path` is a CSV, or what `read_phases` reads. A table of which no
+    row is a case of the dataset is refused.
     """
     rows = read_phases(path) if path.is_dir() or path.suffix == ".json" else read_rows(path)
     names = list(dict.fromkeys(name for row in rows.values() for name in scan_labels_of(row)))
@@ -92,9 +87,8 @@ def with_table(dataset: Dataset, path: Path) -> Dataset:
     )
     missing = sum(case.case_id not in rows for case in cases)
     note = f"{missing} cases have no row in {path.name}; their scan-wise labels are unknown"
-    known = {case.case_id for case in cases}
-    strange = [case_id for case_id in rows if case_id not in known]
-    lost = f"{len(strange)} rows of {path.name} name no scan: {in_short(strange)}"
+    strange = list(rows.keys() - {case.case_id for case in cases})
+    lost = f"{len(strange)} rows of {path.name} name no scan: {in_short(sorted(strange))}"
     return dataclasses.replace(dataset, cases=cases).with_notes(
         note if missing else "", lost if strange else ""
     )
@@ -117,8 +111,8 @@ def read_phases(path: Path) -> dict[str, dict[str, str]]:
     """Return the texts that JSON says of every case, by case id; numbers are no labels.
 
     Either a folder with `CASE.json` or `CASE_phase.json` per case, or one file with an entry per
-    case: what `totalseg_get_phase` writes, or just the phase. A phase whose `probability` is below
-    0.5 is `unknown`. A file without a phase, or a second one of a case, is refused.
+    case: what `totalseg_get_phase` writes, or just the phase; `unknown` below a `probability` of
+    0.5. A file without a phase, or a second one of a case, is refused.
     """
     rows = {}
     for case_id, document in (_of_folder(path) if path.is_dir() else _of_file(path)).items():

@@ -24,7 +24,7 @@ from sacl.dicom.pseudonyms import read_key
 from sacl.dicom.series import Series, group
 from sacl.dicom.slices import Slice, meta_text, read_dataset, read_slices
 from sacl.dicom.stack import SliceStack
-from sacl.dicom.verdict import SeriesRule, Verdict, beside_others, judge_series, only_largest
+from sacl.dicom.verdict import DicomExport, Verdict, beside_others, judge_series, only_largest
 from sacl.errors import DataError, NoSeriesError
 from sacl.progress import track
 
@@ -71,18 +71,20 @@ class Intake:
         return tuple(notes)
 
 
-def take_in(root: Path, rule: SeriesRule | None = None) -> Intake:
+def take_in(root: Path, export: DicomExport | None = None) -> Intake:
     """Judge all series of a folder, a zip or a folder of zips, in the order of patient and time.
 
     Headers are read first, one file at a time; pixels only where a verdict needs them.
     """
-    rule = rule or SeriesRule()
+    export = export or DicomExport()
     slices, refused, files = list_slices(root)
     with Opener() as opener:
         every = sorted(group(slices), key=_patient_and_time)
-        verdicts = [judge_series(series, rule, opener) for series in track(every, "dicom series")]
+        verdicts = [
+            judge_series(series, opener, export.modality) for series in track(every, "dicom series")
+        ]
     verdicts = beside_others(verdicts)
-    if rule.series == "largest":
+    if export.series == "largest":
         verdicts = only_largest(verdicts)
     return Intake(tuple(verdicts), tuple(refused), files)
 
@@ -192,7 +194,7 @@ def series_named(root: Path, case_id: str) -> Headers:
 def _accepted(slices: Sequence[Slice]) -> list[tuple[str, SliceStack]]:
     """Return the accepted series among some slices, and what tells each from others of its UID."""
     with Opener() as opener:
-        verdicts = [judge_series(series, SeriesRule(), opener) for series in group(slices)]
+        verdicts = [judge_series(series, opener) for series in group(slices)]
     return [(v.series.part, v.stack) for v in verdicts if v.stack is not None]
 
 

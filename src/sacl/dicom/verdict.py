@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -47,15 +48,17 @@ _UNREADABLE = Fault("truncated_pixels", "its pixels cannot be decoded; copy or e
 
 
 @dataclass(frozen=True)
-class SeriesRule:
-    """Which series become scans.
+class DicomExport:
+    """How an export is read: which series become scans, and where the key to the patients is.
 
     `series` is `all` for every accepted series, or `largest` for the one of each study that has
-    the most slices. `modality` is `auto` for CT and MR.
+    the most slices. `modality` is `auto` for CT and MR. Without a key, pseudonyms are drawn for
+    this once and forgotten.
     """
 
     modality: Literal["auto", "ct", "mr"] = "auto"
     series: Literal["all", "largest"] = "all"
+    key: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +78,13 @@ class Verdict:
         return self.fault is None
 
 
-def judge_series(series: Series, rule: SeriesRule, opener: Opener) -> Verdict:
-    """Return the verdict on a series.
+def judge_series(series: Series, opener: Opener, wanted: str = "auto") -> Verdict:
+    """Return the verdict on a series that is to be of the wanted modality.
 
     Headers decide. Pixels are read only of slices that share a position, to tell copies from
     contradictions, and of three slices of a CT that has no rescale values.
     """
-    outcome = _stacked(series.slices, rule, opener)
+    outcome = _stacked(series.slices, wanted, opener)
     if isinstance(outcome, Fault):
         return Verdict(series, outcome)
     stacked, copies = outcome
@@ -95,10 +98,10 @@ def judge_series(series: Series, rule: SeriesRule, opener: Opener) -> Verdict:
 
 
 def _stacked(
-    slices: tuple[Slice, ...], rule: SeriesRule, opener: Opener
+    slices: tuple[Slice, ...], wanted: str, opener: Opener
 ) -> tuple[SliceStack, int] | Fault:
     """Return slices as a stack and how many copies were left out, or why they are no scan."""
-    fault = next(_header_faults(slices, rule.modality), None) or mixed_fault(slices)
+    fault = next(_header_faults(slices, wanted), None) or mixed_fault(slices)
     if fault is not None:
         return fault
     kept, copies = _without_copies(slices, opener)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from sacl.dicom.intake import Headers
 from sacl.dicom.rtstruct import write_rtstruct
 from sacl.dicom.segmentation import Kind, write_segmentation
 from sacl.errors import ConfigError, DataError
+from sacl.files.atomic import write_text
 from sacl.files.nifti import write_label_map
 from sacl.organs import snake_case
 from sacl.progress import say
@@ -140,7 +142,7 @@ def finish_nnunet(export: Export) -> list[Path]:
             few = f"only {len(folds)} subjects are labeled"
             say(f"export: {few}, so {nnunet.SPLITS} has as many folds")
         written.append(export.out / nnunet.SPLITS)
-        nnunet.write_folds(written[-1], folds)
+        write_text(written[-1], json.dumps(folds, indent=4) + "\n")
     return written
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from sacl.cohort.dataset import (
     Dataset,
     Layout,
+    Modality,
     Part,
     SourceCase,
     cases_of,
@@ -95,33 +96,28 @@ def _challenge(
 
     def read(root: Path) -> Dataset:
         cases, notes = cases_of(parts_of(root))
-        return Dataset(layout, name, dict(enumerate(organs, start=1)), cases, "ct", notes=notes)
+        cases = tuple(dataclasses.replace(case, modality=_modality_of(case)) for case in cases)
+        counts = Counter(case.modality for case in cases)
+        if len(counts) > 1:
+            notes += (f"{counts['ct']} CT scans and {counts['mr']} MR scans, by their numbers",)
+        table = dict(enumerate(organs, start=1))
+        return Dataset(layout, name, table, cases, common_modality(cases), notes=notes)
 
     return Layout(expected, recognize, read)
 
 
-def _with_modalities(dataset: Dataset) -> Dataset:
-    """Return AMOS with the modality of each scan, which its number tells."""
-
-    def is_mr(case: SourceCase) -> bool:
-        return int(case.case_id.removeprefix("amos_")) > _AMOS_LAST_CT
-
-    dataset = dataset.with_changed(lambda case: True, modality="ct")
-    dataset = dataset.with_changed(is_mr, modality="mr")
-    counts = Counter(case.modality for case in dataset.cases)
-    note = f"{counts['ct']} CT scans (up to amos_0500) and {counts['mr']} MR scans (from amos_0501)"
-    known = dataclasses.replace(dataset, modality=common_modality(dataset.cases))
-    return known.with_notes(note if len(counts) > 1 else "")
+def _modality_of(case: SourceCase) -> Modality:
+    number = case.case_id.removeprefix("amos_")
+    return "mr" if number != case.case_id and int(number) > _AMOS_LAST_CT else "ct"
 
 
-_AMOS = _challenge(
+AMOS = _challenge(
     "AMOS 2022: imagesTr/amos_0001.nii.gz, labelsTr/amos_0001.nii.gz, Va and Ts likewise",
     "amos",
     "AMOS22",
     _AMOS_ORGANS,
     _amos_parts,
 )
-AMOS = dataclasses.replace(_AMOS, read=lambda root: _with_modalities(_AMOS.read(root)))
 BTCV = _challenge(
     "BTCV / Synapse: RawData/Training/img/img0001.nii.gz and .../label/label0001.nii.gz",
     "btcv",

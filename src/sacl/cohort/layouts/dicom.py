@@ -1,7 +1,6 @@
 """DICOM: a hospital's export, in a folder tree, a zip or a folder of zips.
 
-Every accepted series is a scan under a pseudonym; the key from pseudonyms to patients is a private
-file that no record repeats. Nothing else of the headers is kept but the scan-wise labels.
+Every accepted series is a scan under a pseudonym, with the scan-wise labels of its header.
 """
 
 from __future__ import annotations
@@ -9,13 +8,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from sacl.cohort.dataset import Dataset, Layout, SourceCase, common_modality, counted, first_of
 from sacl.dicom.intake import Intake, names_a_patient, take_in, what_is_dicom
 from sacl.dicom.pseudonyms import KeyRow, read_key, with_pseudonyms, write_key
-from sacl.dicom.verdict import SeriesRule, Verdict
+from sacl.dicom.verdict import DicomExport, Verdict
 from sacl.dicom.volume import read_stack
 from sacl.errors import DataError
 
@@ -23,25 +21,13 @@ NAME = "dicom"
 """Name of the dataset: that of the folder could be a patient's."""
 
 
-@dataclass(frozen=True)
-class DicomExport:
-    """How an export is read: which series become scans, and where the key to the patients is.
-
-    Without a key, pseudonyms are drawn for this once and forgotten.
-    """
-
-    rule: SeriesRule = field(default_factory=SeriesRule)
-    key: Path | None = None
-
-
 def read_export(root: Path, export: DicomExport | None = None) -> Dataset:
     """List the accepted series as cases, all for training and without a reference.
 
-    The key is extended by what it does not know yet, and written before anything is read. A folder
-    whose name, which records keep, names a patient is refused.
+    The key is extended and written before anything is read.
     """
     export = export or DicomExport()
-    intake = take_in(root, export.rule)
+    intake = take_in(root, export)
     accepted = [verdict for verdict in intake.verdicts if verdict.accepted]
     if not accepted:
         why = "; ".join(intake.notes)

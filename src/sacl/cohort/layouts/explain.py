@@ -15,7 +15,7 @@ from sacl.dicom.header import scrubbed, text
 from sacl.dicom.intake import Intake, take_in
 from sacl.dicom.pseudonyms import KeyRow, read_key, with_pseudonyms
 from sacl.dicom.slices import read_dataset
-from sacl.dicom.verdict import Verdict
+from sacl.dicom.verdict import DicomExport, Verdict
 from sacl.types import SPLITS
 
 _COLUMNS = ("series", "subject", "modality", "slices", "spacing_mm", "phase", "verdict", "code")
@@ -27,7 +27,7 @@ class SeriesRow:
     """A DICOM series, or a file that is refused, in the table; without file, UID or date.
 
     A subject and a scan have their pseudonym where the key knows them, else a running number of
-    this table alone. The description is scrubbed of the names and numbers in the series' header.
+    this table alone. The description is scrubbed.
     """
 
     verdict: str
@@ -49,10 +49,9 @@ class SeriesRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """How a dataset would be read: of DICOM every series, of any other layout the cases.
+    """How a dataset would be read: of DICOM every series, of any other layout the cases by split.
 
-    `cases` has by split the number of `cases` and of those `with_reference`; `pairs` the first
-    images with their label maps.
+    `pairs` are the first images with their label maps.
     """
 
     layout: str
@@ -66,15 +65,12 @@ class Explanation:
     pairs: tuple[str, ...] = ()
 
 
-def explain_dataset(root: Path, layout: str, export: dicom.DicomExport) -> Explanation:
-    """Return how `ingest` would read a dataset, also an export of which no series is accepted.
-
-    Nothing is written.
-    """
+def explain_dataset(root: Path, layout: str, export: DicomExport) -> Explanation:
+    """Return how `ingest` would read a dataset, also an export of which no series is accepted."""
     name, reason = recognize(root, layout)
     if name != dicom.NAME:
         return _counts(find(root, name)[0], reason, root if root.is_dir() else root.parent)
-    intake = take_in(root, export.rule)
+    intake = take_in(root, export)
     known = read_key(export.key) if export.key is not None else []
     rows = _series_table(intake, known)
     return Explanation(layout=name, reason=reason, notes=intake.notes, series=rows)
@@ -115,11 +111,11 @@ def _series_table(intake: Intake, known: Sequence[KeyRow]) -> tuple[SeriesRow, .
             subject = by_subject.get(key.subject, str(number))
             case_id = by_scan.get(key.scan) if verdict.accepted else None
             rows.append(_row(verdict, count, subject, case_id, opener))
-    refused = (
-        SeriesRow(verdict="rejected", code=each.fault.code, reason=each.fault.sentence)
-        for each in intake.refused
+    refused = [each.fault for each in intake.refused]
+    return (
+        *rows,
+        *(SeriesRow(verdict="rejected", code=f.code, reason=f.sentence) for f in refused),
     )
-    return (*rows, *refused)
 
 
 def _row(

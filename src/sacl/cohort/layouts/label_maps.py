@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,8 +34,8 @@ _REMEDY = "resample the label map onto the image's grid"
 class GivenMap:
     """One case's label map: one file of many values, or a mask per organ; what its names are.
 
-    `names` has a value per name of a single file, and is empty for masks. `organ_of` has the names
-    that are an organ of the cohort or a part of one.
+    `names` has the name of each value of a single file; `organ_of` the names that are an organ of
+    the cohort or a part of one.
     """
 
     case_id: str
@@ -55,8 +56,7 @@ class GivenMap:
 class Survey:
     """What is known of all given maps before a voxel is read.
 
-    `unmatched` are the names that are no organ of the cohort, with the number of maps that have
-    them; `absent` are the cohort's organs that no map has.
+    `unmatched` counts the maps by name that is no organ; `absent` are the organs that no map has.
     """
 
     maps: Mapping[str, GivenMap]
@@ -85,7 +85,10 @@ def survey_maps(
     merged where the scheme has the whole. Refused where a case has no map or two, label values have
     no names, or no name is an organ of the scheme.
     """
-    maps = dict(_listed(source, case_ids))
+    drawn = anatomy_masks(source) if source.suffix == ".json" else {}
+    maps = {case_id: GivenMap(case_id, drawn[case_id]) for case_id in case_ids if case_id in drawn}
+    if not drawn:
+        maps = {name: given for name in case_ids if (given := _in_folder(source, name))}
     missing = tuple(name for name in case_ids if name not in maps)
     if missing and not (allow_missing and maps):
         expected = f"{missing[0]}.nii.gz, or a folder {missing[0]} with one mask per organ"
@@ -130,27 +133,24 @@ def read_given_map(
     repaired and lies in the scan.
     """
     rules = MapRules(scheme, repairs_grid=repairs_grid, remedy=_REMEDY)
-    where = f"case {given.case_id}"
+    where, organ_of = f"case {given.case_id}", given.organ_of
     if given.file is None:
-        organs = [organ for organ in scheme.names if organ in given.organ_of.values()]
+        organs = [organ for organ in scheme.names if organ in organ_of.values()]
         try:
-            return lay_masks(given.masks, given.organ_of, organs, grid, rules)
+            return lay_masks(given.masks, organ_of, organs, grid, rules)
         except DataError as error:
             raise DataError(f"{where}, {error}") from error
-    doubt = ""
     if given.file.suffix == DICOM:  # its frames are laid on the scan's slices, or refused
-        voxels, own = read_segmentation(given.file, grid).voxels, grid
+        voxels, own, doubt = read_segmentation(given.file, grid).voxels, grid, ""
     else:
         voxels, own, frame = read_labels(given.file)
         doubt = frame.contradiction
     require_labels(int(voxels.min()), int(voxels.max()), given.file.name)
-    organ_of = given.organ_of
-    label_of = {
-        value: scheme.label_of(organ_of[name]) if name in organ_of else 0
-        for value, name in given.names.items()
-    }
-    laid = in_scheme(voxels, label_of, own, grid, rules, where)
-    return dataclasses.replace(laid, contradiction=doubt)
+    names = given.names.items()
+    label_of = {v: scheme.label_of(organ_of[name]) if name in organ_of else 0 for v, name in names}
+    return dataclasses.replace(
+        in_scheme(voxels, label_of, own, grid, rules, where), contradiction=doubt
+    )
 
 
 def _names_of(file: Path, source: Path) -> Mapping[int, str]:
@@ -166,16 +166,6 @@ def _names_of(file: Path, source: Path) -> Mapping[int, str]:
     )
 
 
-def _listed(source: Path, case_ids: Iterable[str]) -> Iterator[tuple[str, GivenMap]]:
-    """Yield the files of every case that has some."""
-    masks = anatomy_masks(source) if source.suffix == ".json" else {}
-    for case_id in case_ids:
-        if case_id in masks:
-            yield case_id, GivenMap(case_id, masks[case_id])
-        elif source.is_dir() and (given := _in_folder(source, case_id)):
-            yield case_id, given
-
-
 def _in_folder(source: Path, case_id: str) -> GivenMap | None:
     for suffix in (*SUFFIXES, DICOM):
         if (source / f"{case_id}{suffix}").is_file():
@@ -183,7 +173,8 @@ def _in_folder(source: Path, case_id: str) -> GivenMap | None:
     for name in (case_id, f"{case_id}_0000"):
         flat = [source / f"{name}_{word}{suffix}" for word in _POSTFIXES for suffix in SUFFIXES]
         named = [path for path in flat if path.is_file()]
-        named += [path for path in nifti_files(source / name) if _is_of(path, name)]
+        whole = re.compile(f"{re.escape(name)}(_.*)?|{'|'.join(_WHOLE)}")
+        named += [path for path in nifti_files(source / name) if whole.fullmatch(stem(path))]
         named += sorted((source / name).glob(f"*{DICOM}"))
         if named:
             return GivenMap(case_id, _likeliest(named, name))
@@ -191,11 +182,6 @@ def _in_folder(source: Path, case_id: str) -> GivenMap | None:
             if masks := nifti_files(folder):
                 return GivenMap(case_id, masks={stem(path): path for path in masks})
     return None
-
-
-def _is_of(path: Path, name: str) -> bool:
-    own = stem(path)
-    return own == name or own.startswith(f"{name}_") or own in _WHOLE
 
 
 def _likeliest(paths: list[Path], name: str) -> Path:

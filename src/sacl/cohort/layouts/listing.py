@@ -15,7 +15,7 @@ from sacl.cohort.merging import merge, of_one_modality, with_guessed_subjects, w
 from sacl.cohort.splits import require_one_split, with_fold
 from sacl.cohort.tables import BESIDE, with_table
 from sacl.dicom.pseudonyms import KEY
-from sacl.dicom.verdict import SeriesRule
+from sacl.dicom.verdict import DicomExport
 from sacl.errors import ConfigError, DataError
 from sacl.files.atomic import folder_fingerprint, real
 
@@ -24,8 +24,7 @@ from sacl.files.atomic import folder_fingerprint, real
 class Sources:
     """Where a cohort's data lie and how they are read; the fields are settings of `ingest`.
 
-    The key to the pseudonyms of DICOM lies in `work`, outside of the stages' folders, and so lasts
-    as long as that; without `work` they are drawn for this once.
+    The key to the pseudonyms of DICOM lies in `work`, and so lasts as long as that.
     """
 
     paths: tuple[Path, ...]
@@ -50,18 +49,19 @@ class Sources:
             )
 
     @property
-    def export(self) -> dicom.DicomExport:
+    def export(self) -> DicomExport:
         """How DICOM is read."""
-        key = self.work / KEY if self.work else None
-        return dicom.DicomExport(SeriesRule(self.modality, self.series), key)
+        return DicomExport(self.modality, self.series, self.work / KEY if self.work else None)
 
 
 def list_sources(sources: Sources) -> tuple[Dataset, Modality]:
-    """List the cases of all sources with all that is known of them, of one modality.
-
-    Where a cohort does not say whether it is CT or MR, one scan of it is read.
-    """
-    datasets = [_listed(source, sources) for source in sources.paths]
+    """List the cases of all sources with all that is known of them, of one modality."""
+    datasets = []
+    for source in sources.paths:
+        dataset, reason = read_source(source, sources)
+        read_as = f"{dataset.name}: layout {dataset.layout}, recognized by {reason}"
+        notes = tuple(dict.fromkeys((read_as, *dataset.notes)))
+        datasets.append(dataclasses.replace(dataset, notes=notes))
     dataset = joined([with_modality(d, sources.modality) for d in datasets], sources)
     modality, dataset = of_one_modality(dataset, sources.modality)
     require_one_split(dataset)
@@ -94,8 +94,7 @@ def read_source(source: Path, sources: Sources) -> tuple[Dataset, str]:
 def tables_beside(source: Path, sources: Sources) -> list[Path]:
     """Return the tables in a source's folder that are read without being asked for.
 
-    A table of scan-wise labels that the user gives takes the place of a single source's own; who
-    is one person is always read.
+    A table that the user gives takes the place of a single source's own.
     """
     scan_labels, subjects = (source / name for name in BESIDE)
     given = sources.scan_labels
@@ -105,11 +104,7 @@ def tables_beside(source: Path, sources: Sources) -> list[Path]:
 
 
 def source_fingerprints(sources: Sources) -> dict[str, str]:
-    """Return a hash per source, and of the user's table, of all that `list_sources` reads.
-
-    Of DICOM that is every file of the folder or zip; else what is known of the scans, and the
-    places, sizes and times of the files that hold their voxels.
-    """
+    """Return a hash per source, and of the user's table, of all that `list_sources` reads."""
     hashes = {}
     for n, source in enumerate(sources.paths):
         key = "data" if n == 0 else f"data[{n}]"
@@ -122,12 +117,6 @@ def source_fingerprints(sources: Sources) -> dict[str, str]:
     if sources.scan_labels is not None:
         hashes["scan_labels"] = folder_fingerprint(sources.scan_labels)
     return hashes
-
-
-def _listed(source: Path, sources: Sources) -> Dataset:
-    dataset, reason = read_source(source, sources)
-    read_as = f"{dataset.name}: layout {dataset.layout}, recognized by {reason}"
-    return dataclasses.replace(dataset, notes=tuple(dict.fromkeys((read_as, *dataset.notes))))
 
 
 def _unlabeled(dataset: Dataset) -> str:

@@ -65,20 +65,21 @@ def _read(root: Path) -> Dataset:
     path = _file(root)
     document = read_object(path)
     images = _images(document)
-    subjects = _subject_ids(images)
-    cases = []
-    for case_id, image in _by_case(images).items():
-        file = _existing(path, image.entry.get("image_path"), case_id, "image_path")
-        cases.append(
-            SourceCase(
-                case_id,
-                file,
-                subject_id=subjects[image.dataset, image.subject],
-                scan_labels=image.labels,
-                origin=path.name,
-                modality=modality_of({"0": image.entry.get("modality") or ""}),
-            )
+    # One name in two datasets is two people.
+    places = list(dict.fromkeys((image.dataset, image.subject) for image in images.values()))
+    names = told_apart([subject for _, subject in places], ["__".join(place) for place in places])
+    subject_of = dict(zip(places, names, strict=True))
+    cases = [
+        SourceCase(
+            case_id,
+            _existing(path, image.entry.get("image_path"), case_id, "image_path"),
+            subject_id=subject_of[image.dataset, image.subject],
+            scan_labels=image.labels,
+            origin=path.name,
+            modality=modality_of({"0": image.entry.get("modality") or ""}),
         )
+        for case_id, image in images.items()
+    ]
     return Dataset(
         layout="nnssl",
         name=str(document.get("collection_name") or path.parent.name),
@@ -89,13 +90,10 @@ def _read(root: Path) -> Dataset:
 
 
 def anatomy_masks(path: Path) -> dict[str, Path]:
-    """Return the file of the anatomy mask by case, of all images that have one.
-
-    `path` is a `pretrain_data.json`, or the folder with it; cases are named as by the layout.
-    """
+    """Return the file of the anatomy mask by case, of all images of a collection that have one."""
     path = _file(path)
     files = {}
-    for case_id, image in _by_case(_images(read_object(path))).items():
+    for case_id, image in _images(read_object(path)).items():
         masks = image.entry.get("associated_masks")
         name = masks.get("anatomy_mask") if isinstance(masks, Mapping) else None
         if name:
@@ -113,26 +111,25 @@ def write_collection(
     label maps (`maps/CASE.nii.gz`; a case may have none) the `anatomy_mask`.
     """
     images: dict[str, list[JsonObject]] = defaultdict(list)
+    map_of = {case.case_id: maps / f"{case.case_id}.nii.gz" for case in cases}
+    map_of = {case_id: path for case_id, path in map_of.items() if path.is_file()}
     for case in cases:  # nothing is written where one of them is damaged
         read_image(home, case)
-        if (maps / f"{case.case_id}.nii.gz").is_file():
-            read_label_map(maps / f"{case.case_id}.nii.gz", cohort.scheme)
+    for drawn in map_of.values():
+        read_label_map(drawn, cohort.scheme)
     for case in track(cases, "export", len(cases)):
-        image = f"images/{Path(case.image).name}"
-        mask = f"anatomy/{case.case_id}.nii.gz"
-        has_mask = (maps / f"{case.case_id}.nii.gz").is_file()
-        _put(home / case.image, out / image, force)
-        if has_mask:
-            _put(maps / f"{case.case_id}.nii.gz", out / mask, force)
+        name = Path(case.image).name
+        _put(home / case.image, out / "images" / name, force)
+        mask = None
+        if path := map_of.get(case.case_id):
+            mask = f"anatomy/{path.name}"
+            _put(path, out / mask, force)
         entry = {
-            "name": Path(case.image).name,
-            "image_path": image,
+            "name": name,
+            "image_path": f"images/{name}",
             "modality": _MODALITIES[cohort.modality],
             "image_info": dict(case.scan_labels),
-            "associated_masks": {
-                "anonymization_mask": None,
-                "anatomy_mask": mask if has_mask else None,
-            },
+            "associated_masks": {"anonymization_mask": None, "anatomy_mask": mask},
         }
         images[case.subject_id].append(entry)
     write_text(out / NAME, json.dumps(_collection(cohort.name, images), indent=1) + "\n")
@@ -143,15 +140,26 @@ def _file(root: Path) -> Path:
     return root if root.suffix == ".json" else root / NAME
 
 
-def _images(document: JsonObject) -> list[_Image]:
-    """Return all entries of the JSON in its order."""
-    return [
+def _images(document: JsonObject) -> dict[str, _Image]:
+    """Return all entries of the JSON by case: by name, by whole place where two share a name."""
+    images = [
         _Image(dataset_id, subject_id, session_id, entry, _labels(subject, session, entry))
         for dataset_id, dataset in _level(document.get("datasets"), "dataset_index")
         for subject_id, subject in _level(dataset.get("subjects"), "subject_id")
         for session_id, session in _level(subject.get("sessions"), "session_id")
         for _, entry in _level(session.get("images"), "name")
     ]
+    places = [f"{i.dataset}__{i.subject}__{i.session}__{i.name}" for i in images]
+    by_case: dict[str, _Image] = {}
+    case_ids = told_apart([image.name for image in images], places)
+    for case_id, image in zip(case_ids, images, strict=True):
+        if not image.name or case_id in by_case:
+            raise DataError(
+                f"{NAME}: subject {image.subject} has an image without a name, or two of the name"
+                f" '{image.name}' in one session; name every image"
+            )
+        by_case[case_id] = image
+    return by_case
 
 
 def _level(entries: Any, key: str) -> Iterator[tuple[str, JsonObject]]:
@@ -170,28 +178,6 @@ def _labels(subject: JsonObject, session: JsonObject, entry: JsonObject) -> dict
     blocks = (subject.get("subject_info"), session.get("session_info"), entry.get("image_info"))
     said = (block for block in blocks if isinstance(block, Mapping))
     return {name: label for block in said for name, label in scan_labels_of(block, ()).items()}
-
-
-def _by_case(images: list[_Image]) -> dict[str, _Image]:
-    """Return the images by case: by their own name, by their whole place where two share one."""
-    places = [f"{i.dataset}__{i.subject}__{i.session}__{i.name}" for i in images]
-    by_case: dict[str, _Image] = {}
-    case_ids = told_apart([image.name for image in images], places)
-    for case_id, image in zip(case_ids, images, strict=True):
-        if not image.name or case_id in by_case:
-            raise DataError(
-                f"{NAME}: subject {image.subject} has an image without a name, or two of the name"
-                f" '{image.name}' in one session; name every image"
-            )
-        by_case[case_id] = image
-    return by_case
-
-
-def _subject_ids(images: list[_Image]) -> dict[tuple[str, str], str]:
-    """Return the subjects by dataset and name; one name in two datasets is two people."""
-    places = list(dict.fromkeys((image.dataset, image.subject) for image in images))
-    names = told_apart([subject for _, subject in places], ["__".join(place) for place in places])
-    return dict(zip(places, names, strict=True))
 
 
 def _existing(path: Path, text: Any, case_id: str, key: str) -> Path:

@@ -103,20 +103,14 @@ def write_dataset(path: Path, scheme: LabelScheme, modality: Modality | None, co
     write_text(path, json.dumps(document, indent=4) + "\n")
 
 
-def write_folds(path: Path, folds: Sequence[Mapping[str, Sequence[str]]]) -> None:
-    """Write `splits_final.json`."""
-    write_text(path, json.dumps(folds, indent=4) + "\n")
-
-
 def folds_of(
     cases: Sequence[Case], count: int, seed: int, scan_label: str = "phase"
 ) -> list[dict[str, list[str]]]:
     """Return `count` folds of cases: every subject is held out once, with all of its scans.
 
     Subjects are dealt to the folds stratum by stratum in a seeded order, so that the folds differ
-    by at most one subject, in all and (by at most one too) of each stratum. A subject's stratum is
-    the set of values that its scans have for `scan_label`. There are never more folds than
-    subjects, and none for fewer than two subjects.
+    by at most one subject, in all and (by at most one too) of each stratum. There are never more
+    folds than subjects, and none for fewer than two.
     """
     strata = strata_of([(case.subject_id, case.scan_labels) for case in cases], scan_label)
     count = min(count, len(strata))

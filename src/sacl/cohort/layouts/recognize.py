@@ -12,6 +12,7 @@ from sacl.cohort.layouts.nnssl import NNSSL
 from sacl.cohort.layouts.nnunet import NNUNET
 from sacl.cohort.layouts.plain import FOLDER, TABLE, refuse_a_part
 from sacl.cohort.layouts.totalsegmentator import TOTALSEGMENTATOR
+from sacl.dicom.verdict import DicomExport
 from sacl.errors import DataError
 
 LAYOUTS: dict[str, Layout] = {
@@ -31,7 +32,7 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def find(
-    root: Path, layout: str = "auto", export: dicom.DicomExport | None = None
+    root: Path, layout: str = "auto", export: DicomExport | None = None
 ) -> tuple[Dataset, str]:
     """List a dataset, and tell by what its layout was recognized."""
     name, reason = recognize(root, layout)
