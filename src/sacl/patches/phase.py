@@ -13,30 +13,8 @@ Portal venous and delayed scans differ in the amount of enhancement and hardly i
 beforehand the portal venous phase counts as commoner (`_BEFOREHAND`): in the archives it is, and
 delayed scans are the rarest.
 
-Sources of the enhancement at about 120 kVp (native values also in `sacl_phantom.contrast`):
-
-- native: liver 58 +- 9 HU, with severe steatosis 32 +- 14 HU (Int J Legal Med 133:1861-1867, 2019,
-  doi 10.1007/s00414-019-02016-1); renal parenchyma 30 HU (Euler et al., "Realistic Kidney Tissue
-  Surrogates for Multienergy Computed Tomography"), 30 to 50 HU elsewhere;
-- early arterial (10 to 30 s after the start of injection) and late arterial (30 to 60 s): aorta
-  +300 to 336, spleen +97 to 108, liver +15 to 25, proximal portal vein +75 to 104 and hepatic veins
-  +24 to 51 HU at 10 to 15 s after a bolus trigger in 171 patients ("MDCT of the Liver and
-  Hypervascular Hepatocellular Carcinomas: Optimizing Scan Delays for Bolus-Tracking Techniques",
-  AJR); aorta +273 to 301, spleen +115 at most, liver +11 to 34 HU in 206 patients (Kanematsu et
-  al., J Comput Assist Tomogr 29:195-201, 2005, doi 10.1097/01.rct.0000155062.50236.59); late
-  arterial portal vein 145 +- 20 HU (Radiopaedia, "Late arterial phase", rev. 2023); renal cortex
-  +195 to 217 HU at 10 to 30 s after the trigger, 110 to 140 HU above the medulla (Suzuki et al.,
-  Eur J Radiol 63:420-426, 2007, doi 10.1016/j.ejrad.2007.02.005);
-- portal venous (60 to 100 s): aorta +117 to 125, spleen +73 to 82, liver +59 to 63 HU (AJR, as
-  above); renal medulla +145 HU with the cortex within 30 HU of it (Suzuki 2007);
-- delayed (later): at equilibrium the liver takes up 0.26 of its volume (median of 33 patients,
-  "Equilibrium contrast-enhanced CT imaging to evaluate hepatic fibrosis") where blood takes up 1
-  less its hematocrit: 0.45 times the enhancement of blood.
-
-What these do not state is set by hand from textbook-typical values: vena cava and splenic vein in
-every phase, the early arterial phase but for its aorta, vessels after 100 s, and every deviation.
-The deviations are wider than those within one study, because patients, protocols and coarse masks
-differ more between hospitals.
+The enhancement is of about 120 kVp; where each number is from, and which are set by hand, stands in
+docs/decisions/0007 (native values also in `sacl_phantom.contrast`).
 """
 
 from __future__ import annotations
@@ -47,8 +25,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Real, Shaped
-from scipy import ndimage
+from jaxtyping import Bool, Real, Shaped
+from scipy import ndimage, stats
 from scipy.special import logsumexp
 
 from sacl.organs import canonical_name
@@ -97,13 +75,7 @@ _HU = {
     "spleen": _TissueHU((48, 8), ((45, 35), (90, 25), (76, 18), (38, 15)), (-50, 350)),
 }
 
-_BEFOREHAND = {
-    "native": 0.2,
-    "arterial_early": 0.1,
-    "arterial_late": 0.2,
-    "portal_venous": 0.4,
-    "delayed": 0.1,
-}
+_BEFOREHAND = dict(zip(PHASES, (0.2, 0.1, 0.2, 0.4, 0.1), strict=True))
 """How common the phases are taken to be among abdominal scans; set by hand."""
 
 _IODINE_DEVIATION = 0.25
@@ -174,11 +146,9 @@ def _core(
 
 
 def estimate_phase(hu: Mapping[str, float], threshold: float) -> PhaseEstimate:
-    """Return the contrast phase of a scan.
+    """Return the contrast phase of a scan by its median HU by tissue; any may be missing.
 
-    Args:
-        hu: Median HU by tissue, as `organ_hu` measures them; any of them may be missing.
-        threshold: Least probability that is believed; below it the phase is `unknown`.
+    Below the threshold, the least probability that is believed, the phase is `unknown`.
     """
     doubt = _doubt(hu)
     if doubt:
@@ -222,27 +192,16 @@ def _log_evidence(
     hu: Real[np.ndarray, " n"], mean: Real[np.ndarray, " n"], covariance: Real[np.ndarray, "n n"]
 ) -> float:
     """Return the log density of the HU, summed over which of the masks are wrong."""
-    other, deviation = _OTHER_TISSUE_HU
-    each = _log_gaussian(((hu - other) / deviation)[None, :], np.log(deviation))
-    each = each + np.log(_WRONG_MASK)
+    each = stats.norm.logpdf(hu, *_OTHER_TISSUE_HU) + np.log(_WRONG_MASK)
     terms = []
     for flags in itertools.product((True, False), repeat=len(hu)):
         right = np.array(flags, dtype=np.bool_)
         log_density = each[~right].sum() + right.sum() * np.log1p(-_WRONG_MASK)
         if right.any():
-            factor = np.linalg.cholesky(covariance[np.ix_(right, right)])
-            scaled = np.linalg.solve(factor, hu[right] - mean[right])
-            log_density += _log_gaussian(scaled[:, None], np.log(np.diag(factor)).sum())[0]
+            own = covariance[np.ix_(right, right)]
+            log_density += stats.multivariate_normal.logpdf(hu[right], mean[right], own)
         terms.append(log_density)
     return float(logsumexp(terms))
-
-
-def _log_gaussian(
-    scaled: Float[np.ndarray, n * sets], log_volume: float
-) -> Float[np.ndarray, "*sets"]:
-    """Return the log density of whitened vectors, which run along the first axis."""
-    square = 0.5 * (scaled**2).sum(axis=0)
-    return np.asarray(-square - log_volume - 0.5 * len(scaled) * np.log(2 * np.pi))
 
 
 def _doubt(hu: Mapping[str, float]) -> str:

@@ -48,12 +48,10 @@ def plan_boxes(
     All boxes of an organ in a scan have one side length, `context` times the organ's largest
     in-plane extent over its slices, at least `min_side_mm`, square in mm. Each is centered on the
     mask's bounding box in its slice; a slice without the organ takes the nearest one's center.
-
     `region` is where the organ lies, of `organ_regions`; looked for where it is not given.
 
-    Returns:
-        Boxes by rising k, one voxel thick, which may reach beyond the volume; none where the
-        coarse map does not hold the organ.
+    The boxes come by rising k, one voxel thick, and may reach beyond the volume; there is none
+    where the coarse map does not hold the organ.
     """
     region = region or organ_regions(coarse).get(organ)
     if region is None:
@@ -98,17 +96,11 @@ def cut(
     scale: float = 1.0,
     nearest: bool = False,
 ) -> Shaped[np.ndarray, "*stack side side"]:
-    """Cut a box out of a slice and resample it to a square, 0 outside the slice.
+    """Cut a box out of one or several slices and resample it to a square, 0 outside the slice.
 
-    Args:
-        plane: One slice, or a stack of them.
-        box: What to cut; its k extent is not looked at.
-        size: Pixels of the box's side.
-        scale: The cut is this many times wider than the box, about its center, at the same pitch.
-        nearest: Take each pixel's nearest voxel (labels) instead of the antialiased mean.
-
-    Returns:
-        `side = round_to_even(size * scale)`; float32, or the plane's own type where `nearest`.
+    The box's side gets `size` pixels. The cut is `scale` times wider than the box, about its
+    center, at the same pitch: `side = round_to_even(size * scale)`. With `nearest` each pixel is
+    its nearest voxel, of the plane's own type (labels), else the antialiased mean, float32.
     """
     side = size if scale == 1.0 else round_to_even(size * scale)
     if nearest:

@@ -24,13 +24,12 @@ def estimate_phases(
 
     A phase that the cohort knows stays: where the HU contradict it with a probability above 0.95,
     that is said and marked. Nothing is estimated where no organ of the cohort tells the phase, or
-    where its label `phase` means something else, such as a cardiac phase. An estimate with a
-    probability below the threshold is `unknown`.
+    where its label `phase` means something else, such as a cardiac phase.
     """
-    reason = _why_not(cohort)
-    if reason:
-        if cohort.modality == "ct":
-            say(f"locate: contrast phases not estimated, {reason}")
+    if cohort.modality != "ct":
+        return {}
+    if reason := _why_not(cohort):
+        say(f"locate: contrast phases not estimated, {reason}")
         return {}
     scans = []
     for case in track(cohort.cases, "estimate phases"):
@@ -42,9 +41,7 @@ def estimate_phases(
 
 
 def _why_not(cohort: Cohort) -> str:
-    """Return why a cohort's contrast phases cannot be estimated; empty where they can."""
-    if cohort.modality != "ct":
-        return f"the cohort is {cohort.modality.upper()}"
+    """Return why a CT cohort's contrast phases cannot be estimated; empty where they can."""
     if not any(canonical_name(organ) in TISSUE_OF for organ in cohort.scheme.names):
         return f"{cohort.scheme.name} has none of the organs {', '.join(TISSUE_OF)}"
     foreign = {case.scan_label(PHASE) for case in cohort.cases} - {*PHASES, UNKNOWN}

@@ -37,14 +37,9 @@ def check(
     """Look at every scan of a cohort once, and write `out` with a `.csv` and a `.json` beside it.
 
     Nothing is trained and nothing converted. Scans are read one at a time; one that cannot be read
-    is a finding, and the check goes on. Splits are those that a run with these settings would have.
-
-    Args:
-        config: `ingest` says where the data lie (a folder or table of any layout, a work directory
-            or its `1-cohort`).
-        out: The HTML file.
-        force: Overwrite files of these names that are not of a check.
-        given: The user's choices, where a run would plan all others; None where it would not.
+    is a finding, and the check goes on. The data may be a work directory too, or its `1-cohort`.
+    Splits are those that a run with these settings would have; `given` are the user's choices where
+    it would plan all others. `force` overwrites files that are not of a check.
 
     Raises:
         ConfigError: there is no data to look at.

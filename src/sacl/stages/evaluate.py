@@ -79,15 +79,8 @@ def evaluate_folders(
 
     `c7_0000.nii.gz` and `c7.nii` are the same case. Organs are named by the label table in the
     files, by `dataset.json` in the reference folder or beside it, or else `label_1`, `label_2` and
-    so on. Each scan counts as a subject of its own.
-
-    Args:
-        reference: Folder of reference label maps.
-        predicted: Folder of predicted label maps.
-        out: Folder for `scores.csv` and `summary.json`.
-        settings: The tolerance of the surface Dice.
-        allow_missing: Score the pairs there are; what has no counterpart is named on stderr.
-        force: Overwrite files of these names that are not scores.
+    so on. Each scan counts as a subject of its own. With `allow_missing` the pairs there are get
+    scores, and what has no counterpart is said; `force` overwrites files that are not scores.
 
     Raises:
         DataError: a map has no counterpart, a file is not read as a label map, the grids of a pair

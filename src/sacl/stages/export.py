@@ -32,17 +32,11 @@ def export(  # noqa: PLR0913
     sources: Sequence[Path] = (),
     force: bool = False,
 ) -> Exported:
-    """Write the predictions of a finished run in another form.
+    """Write the predictions of a finished run in another form, one of `export.forms.FORMS`.
 
-    Args:
-        workspace: Work directory of the run.
-        out: Folder for the files.
-        form: One of `export.forms.FORMS`.
-        arm: Which segmenter's predictions; the pretrained one's where unset.
-        splits: Splits to export, the form's own where empty.
-        folds: nnU-Net: number of cross-validation folds.
-        sources: DICOM forms: the folders or zips of DICOM that were ingested.
-        force: Write everything again.
+    They are those of the pretrained segmenter unless an `arm` is named, of the form's own splits
+    where none are. `folds` are those of nnU-Net's cross-validation, `sources` the folders or zips
+    of DICOM that were ingested; `force` writes everything again.
 
     Raises:
         ConfigError: there is no such form, arm or split, or `out` holds something else.

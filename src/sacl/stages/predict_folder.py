@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +20,6 @@ from sacl.patches.scan_ranges import doubts_about, measures_of
 from sacl.patches.window import window_of
 from sacl.prediction.coarse import load_coarse
 from sacl.prediction.volume import (
-    MapRecipe,
     Predictor,
     load_segmenter,
     predict_volume,
@@ -31,10 +31,9 @@ from sacl.run.record import arm_named, arms_of
 from sacl.run.workspace import Workspace
 from sacl.types import Volume
 
-_BYTES_PER_VOXEL = 17
+_BYTES_PER_VOXEL, _BASE_GB = 17, 0.7
 """Of a scan while it is read, predicted and cleaned, and of the rest: imports, networks, a batch;
 by research/benchmarks/prediction_memory.py at 50 and at 200 slices."""
-_BASE_GB = 0.7
 _SAY_ABOVE_GB = 2.0
 _CHANNEL = "_0000"
 """nnU-Net's suffix of an image's first channel, which its label map does not have."""
@@ -68,19 +67,9 @@ def predict_folder(  # noqa: PLR0913
     """Predict scans as the run's own were, and say in what a scan is unlike those it learned from.
 
     The label maps get the scans' names, ending in `.nii.gz`, without the channel suffix where every
-    scan of the folder has one. All headers are read before anything is written. A scan whose voxels
-    turn out to be bad is reported and left out, the others are predicted all the same.
-
-    Args:
-        work: Work directory of a finished run.
-        images: A folder of NIfTI scans, or one scan.
-        out: Folder for the label maps.
-        arm: Which segmenter of the run; the pretrained one where unset.
-        coarse: Folder of coarse label maps; the run's own networks where unset.
-        copies: As in `MapRecipe`; as in the run where unset.
-        keep_component: Likewise.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        force: Overwrite files that sacl did not write.
+    scan of the folder has one; `images` may be one scan too. All headers are read before anything
+    is written. A scan whose voxels turn out to be bad is reported and left out. What is unset is as
+    in the run; `coarse` is a folder of coarse label maps, `force` overwrites files of the user's.
 
     Raises:
         ConfigError: the run has no such arm, or something would be overwritten.
@@ -94,11 +83,12 @@ def predict_folder(  # noqa: PLR0913
     _announce(list(targets))
     where = resolve_device(device)
     segmenter = load_segmenter(workspace.require("finetune") / arm, where)
-    recipe = _recipe(workspace, arm == arms_of(workspace)[0])
+    recipe = read_recipe(workspace.folder("predict")) or usual_recipe()
     recipe = replace(
         recipe,
         copies=recipe.copies if copies is None else copies,
         keep_component=recipe.keep_component if keep_component is None else keep_component,
+        from_coarse=recipe.from_coarse if arm == arms_of(workspace)[0] else (),
     )
     predictor = Predictor(segmenter, where, recipe)
     locator = _locator(predictor, workspace, coarse, [stem(p) for p in targets.values()])
@@ -146,14 +136,6 @@ def predict_file(scan: Path, path: Path, predictor: Predictor, locator: Locator)
     return doubts
 
 
-def _recipe(workspace: Workspace, is_first: bool) -> MapRecipe:
-    """Return how the run's final maps were made; the coarse map's organs are the first arm's."""
-    recipe = read_recipe(workspace.folder("predict"))
-    if recipe is None:
-        return usual_recipe()
-    return recipe if is_first else replace(recipe, from_coarse=())
-
-
 def _locator(
     predictor: Predictor, workspace: Workspace, coarse: Path | None, names: Sequence[str]
 ) -> Locator:
@@ -169,12 +151,7 @@ def _locator(
 
 
 def _targets(images: Path, out: Path) -> dict[Path, Path]:
-    """Return where each scan's label map goes.
-
-    Raises:
-        DataError: there is no scan, or two scans share a name.
-        ConfigError: a label map would overwrite a scan.
-    """
+    """Return where each scan's label map goes; two may not share a name, nor overwrite a scan."""
     if not images.exists():
         raise DataError(f"--images {images}: no such file or folder")
     scans = [images]
@@ -189,30 +166,23 @@ def _targets(images: Path, out: Path) -> dict[Path, Path]:
     if len(set(targets.values())) < len(targets):
         raise DataError(f"{images}: two scans differ only in .nii and .nii.gz; keep one of them")
     resolved = {real(scan) for scan in scans}
-    for path in targets.values():
-        if real(path) in resolved:
-            raise ConfigError(
-                f"--out {out}: the label map {path.name} would overwrite the scan; give another"
-                " folder"
-            )
+    if over := next((path.name for path in targets.values() if real(path) in resolved), None):
+        raise ConfigError(
+            f"--out {out}: the label map {over} would overwrite the scan; give another folder"
+        )
     return targets
 
 
 def _announce(scans: Sequence[Path]) -> None:
-    """Check all headers, and say how much memory the largest scan takes where it is much.
-
-    Raises:
-        DataError: one line that names each bad file.
-    """
-    largest, bad = 0, []
+    """Check all headers, and say how much memory the largest scan takes where it is much."""
+    voxels, bad = [], []
     for scan in scans:
         try:
-            i, j, k = read_frame(scan).grid.shape
-            largest = max(largest, i * j * k)
+            voxels.append(math.prod(read_frame(scan).grid.shape))
         except SaclError as error:
             bad.append(str(error))
     if bad:
         raise DataError("; ".join(bad))
-    need = _BASE_GB + largest * _BYTES_PER_VOXEL / 1e9
+    need = _BASE_GB + max(voxels) * _BYTES_PER_VOXEL / 1e9
     if need > _SAY_ABOVE_GB:
         say(f"predict: the largest scan takes about {need:.1f} GB of memory")
