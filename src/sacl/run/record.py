@@ -86,17 +86,6 @@ def read_record(folder: Path) -> Record | None:
         ) from error
 
 
-def workspace_at(root: Path) -> Workspace:
-    """Return the work directory of an ingested run with the name and the seed that it was run with.
-
-    Raises:
-        WorkspaceError: nothing was ingested there.
-    """
-    record = read_record(Workspace(root).require("ingest"))
-    assert record is not None, "just required"
-    return Workspace(root, str(record.run), int(record.settings.get("seed", 0)))
-
-
 def arms_of(workspace: Workspace) -> tuple[str, ...]:
     """Return the names of a run's segmenters, the pretrained one first.
 

@@ -1,0 +1,139 @@
+"""What commands do that run no stage, or not alone: plan, check, explain, export, on folders.
+
+Modules that are slow to import are imported by the command that needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from sacl.commands import COMMANDS
+from sacl.errors import ConfigError, DataError
+from sacl.run.configure import load_config
+from sacl.settings import RunConfig
+
+
+def config_of(known: argparse.Namespace, flags: dict[str, str]) -> RunConfig:
+    """Return the settings that a command names, by a file, a folder of scans or flags."""
+    data = COMMANDS[known.command].takes_data
+    starts = data or known.command == "phantom"
+    if known.config is None and starts and not flags.keys() & {"ingest.data", "phantom.scans"}:
+        scans = " or a folder of scans" if data else ""
+        raise ConfigError(f"{known.command}: which configuration? give CONFIG.yaml{scans}")
+    return load_config(known.config, flags, getattr(known, "from_", None))
+
+
+def plan_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Print a plan as YAML, and nothing else on stdout."""
+    if known.config is not None:
+        raise ConfigError("plan: settings are given already; give a folder of scans alone")
+    config_of(known, flags)  # which refuses a command without data
+    from sacl.planning import as_file, plan_run
+
+    config, plan = plan_run(flags, known.force)
+    if not known.json:
+        print(as_file(flags, config, plan), end="")
+    return dataclasses.asdict(plan)
+
+
+def check_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Check a cohort; errors in it end the program like any other bad input, after the page."""
+    config, out = config_of(known, flags), known.out or Path("check.html")
+    from sacl.stages.check import check
+
+    given = None
+    if known.config is None:
+        from sacl.planning import given_of
+
+        given = given_of(config, flags)
+    record = check(config, out, force=known.force, given=given)
+    errors = record.kinds["error"]
+    if not known.json:
+        print(record.as_text())
+    elif errors:
+        print(json.dumps(record.as_json()))
+    print(f"page: {out}", file=sys.stderr)
+    if errors:
+        kinds = "1 kind of error" if errors == 1 else f"{errors} kinds of errors"
+        raise DataError(f"check: {kinds} in {record.name}; see {out}")
+    return record.as_json()
+
+
+def explain_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Say how a cohort would be read, and read none of it."""
+    config = config_of(known, flags)
+    from sacl.cohort.layouts.explain import as_text
+    from sacl.run.pipeline import workspace_of
+    from sacl.stages.ingest import explain
+
+    sources = explain(config.ingest, workspace_of(config))
+    if not known.json:
+        print("\n\n".join(map(as_text, sources)))
+    return {"sources": [dataclasses.asdict(source) for source in sources]}
+
+
+def predict_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Predict label maps of a folder of scans by a segmenter."""
+    _require_flags(known, "segmenter", "images", "out")
+    from sacl.stages.predict_folder import predict_folder
+
+    config = load_config(None, flags)
+    options = {name: getattr(known, name) for name in ("arm", "coarse", "force")}
+    for name in ("copies", "keep_component"):
+        if f"predict.{name}" in flags:
+            options[name] = getattr(config.predict, name)
+    folders = (known.segmenter, known.images, known.out)
+    predicted = predict_folder(*folders, device=config.device, **options)
+    return {"written": [str(p) for p in predicted.written], "doubts": dict(predicted.doubts)}
+
+
+def evaluate_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Score a folder of label maps against another."""
+    _require_flags(known, "reference", "predicted", "out")
+    from sacl.stages.evaluate import evaluate_folders
+
+    settings = load_config(None, flags).evaluate
+    folders = (known.reference, known.predicted, known.out)
+    options = {"allow_missing": known.allow_missing, "force": known.force}
+    return {"folder": str(evaluate_folders(*folders, settings, **options))}
+
+
+def export_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Write label maps of a run, or of a folder, in another form."""
+    if known.out is None or (known.config is None) == (known.predicted is None):
+        raise ConfigError("export: give --out, and either WORK|CONFIG.yaml or --predicted")
+    misplaced = [name for name in ("arm", "splits", "folds") if getattr(known, name) is not None]
+    if known.predicted is not None and misplaced:
+        raise ConfigError(f"export: --{misplaced[0]} goes with a run only; leave it out")
+    from sacl.stages.export import export, export_folder
+
+    form, sources = known.form or "nifti", known.source or []
+    if known.predicted is None:
+        options = {"arm": known.arm, "splits": tuple(known.splits or ()), "sources": sources}
+        folds = 5 if known.folds is None else known.folds
+        run = _finished_run(known, flags)
+        return export(run, known.out, form, folds=folds, force=known.force, **options)
+    if len(sources) > 1:
+        raise ConfigError("export: --predicted goes with one --source folder")
+    source = next(iter(sources), None)
+    return export_folder(known.predicted, known.out, form, source=source, force=known.force)
+
+
+def _finished_run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Return the work directory that is given, or that a configuration names."""
+    from sacl.run.pipeline import workspace_at, workspace_of
+
+    if known.config.is_dir():
+        return workspace_at(known.config)
+    return workspace_of(config_of(known, flags))
+
+
+def _require_flags(known: argparse.Namespace, *names: str) -> None:
+    if not all(getattr(known, name) for name in names):
+        listed = ", ".join(f"--{name}" for name in names)
+        raise ConfigError(f"{known.command}: give CONFIG.yaml, or all of {listed}")
