@@ -298,7 +298,7 @@ def test_a_record_of_an_older_version_is_refused_with_the_remedy(tmp_path):
 def test_a_damaged_record_is_one_line_and_can_be_redone(tmp_path, text):
     folder = finish(Workspace(tmp_path))
     (folder / "run.json").write_text(text)
-    with pytest.raises(WorkspaceError, match=r"run\.json: damaged, .* with --force"):
+    with pytest.raises(DataError, match=r"run\.json: damaged[,:] .* with --force"):
         read_record(folder)
     clear(Workspace(tmp_path), "evaluate", SETTINGS)
     assert not folder.exists()

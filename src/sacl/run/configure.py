@@ -11,7 +11,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -68,18 +68,16 @@ def load_config(
 ) -> RunConfig:
     """Return a run's settings: the defaults, changed by a YAML file, changed by dotted flags.
 
-    Args:
-        path: YAML file, or the name of one that comes with the program; None for the defaults.
-        flags: values as text by dotted name, for example `{"pretrain.steps": "200"}`.
-        maps: label maps to locate by, in place of what the file says of locating.
-        base: values by dotted name, None for a whole block, which flags change; without a file.
+    The file is given by its path, or by the name of one that comes with the program; without one
+    the flags change a `base` by dotted name, in which None stands for a whole block. `maps` are
+    label maps to locate by, in place of what the file says of locating.
 
     Raises:
         ConfigError: the file cannot be read, a name is unknown or a value is not allowed.
     """
-    tree = read_yaml(config_file(path)) if path else nested(base or {})
-    if path:
-        _take_tables_beside(config_file(path), _block(tree, "ingest"))
+    file = config_file(path) if path else None
+    tree = read_yaml(file) if file else nested(base or {})
+    named = _block(tree, "ingest").keys() & set(_TABLES)
     for name, text in (flags or {}).items():
         if name in EXCLUSIVE_BLOCKS:
             plant(tree, name, _parsed(text, f"--{name}: "), alone=True)
@@ -89,7 +87,8 @@ def load_config(
             raise ConfigError(f"unknown setting '--{name}'{nearest(name, '--')}")
     if maps is not None:
         tree["locate"] = {"maps": {**_block(tree, "locate.maps"), "source": str(maps)}}
-    return _beside_the_data(from_mapping(RunConfig, tree))
+    named -= {name.removeprefix("ingest.") for name in flags or {}}
+    return _with_tables(from_mapping(RunConfig, tree), file.parent if file else None, named)
 
 
 def nested(settings: Mapping[str, Any]) -> Tree:
@@ -367,21 +366,17 @@ def _type_name(hint: Any) -> str:
     )
 
 
-def _take_tables_beside(file: Path, ingest: Tree) -> None:
-    """Read the cohort's tables that a file of settings names from its own folder, if there."""
-    for name in _TABLES:
-        path = ingest.get(name)
-        if isinstance(path, str) and path and (file.parent / path).is_file():
-            ingest[name] = str(file.parent / path)
+def _with_tables(config: RunConfig, home: Path | None, named: Set[str]) -> RunConfig:
+    """Look for the cohort's tables: those that a file has named beside it first.
 
-
-def _beside_the_data(config: RunConfig) -> RunConfig:
-    """Look for the cohort's tables in the working directory first, then beside the data."""
+    Then they are looked for in the working directory, then in the data.
+    """
     changed: Tree = {}
     for name in _TABLES:
         path: Path | None = getattr(config.ingest, name)
-        if path is not None and not path.exists():
-            beside = [data / path for data in config.ingest.data if (data / path).exists()]
-            changed[name] = beside[0] if beside else path
+        if path is not None:
+            folders = [home] if home and name in named else []
+            places = [folder / path for folder in (*folders, Path(), *config.ingest.data)]
+            changed[name] = next((place for place in places if place.exists()), path)
     ingest = msgspec.structs.replace(config.ingest, **changed)
     return msgspec.structs.replace(config, ingest=ingest)

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from sacl.checked import Checked, paths_in, shown
 from sacl.errors import ConfigError, SaclError, WorkspaceError
 from sacl.files.atomic import plain, real, remove_partials, write_text
+from sacl.files.documents import read_as
 from sacl.run.workspace import FOLDERS, Workspace
 
 resource: types.ModuleType | None
@@ -68,22 +69,9 @@ def fingerprint(folder: Path) -> str:
 
 
 def read_record(folder: Path) -> Record | None:
-    """Return a stage's record, or None where the stage has not finished.
-
-    Raises:
-        WorkspaceError: the record is damaged.
-    """
+    """Return a stage's record, None where the stage has not finished; a damaged one is refused."""
     path = folder / RECORD
-    if not path.is_file():
-        return None
-    try:
-        text = json.loads(path.read_text(encoding="utf-8"))
-        return Record(**{f.name: text[f.name] for f in dataclasses.fields(Record)})
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise WorkspaceError(
-            f"{path}: damaged, {type(error).__name__} {shown(str(error))}; redo the stage with"
-            " --force"
-        ) from error
+    return read_as(path, Record, "redo the stage with --force") if path.is_file() else None
 
 
 def arms_of(workspace: Workspace) -> tuple[str, ...]:
@@ -245,7 +233,7 @@ def restore(workspace: Workspace, stage: str, settings: Checked, inputs: Mapping
     """Put finished results back that are asked for again while a redo of others is half done."""
     folder = workspace.folder(stage)
     note = _note_of({"seed": workspace.seed, stage: plain(settings)}, inputs)
-    with contextlib.suppress(WorkspaceError):
+    with contextlib.suppress(SaclError):
         before = read_record(aside_of(folder))
         if before is None or before.inputs != dict(inputs) or _is_begun(folder, note):
             return
