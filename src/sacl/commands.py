@@ -158,11 +158,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """Return what a command line says: the command with its own flags, and settings as text.
-
-    Raises:
-        ConfigError: a word or flag is not known, or has no value.
-    """
+    """Return the command with its own flags, and settings as text; what is not known is refused."""
     flags, rest = take_dotted_flags(arguments)
     known, unknown = program().parse_known_args(rest)
     if known.command is None and not unknown and not flags:
@@ -220,8 +216,7 @@ def _settings_help(command: str) -> str:
 def take_dotted_flags(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Split `--a.b value` and `--a.b=value` from the rest; dashes may stand for underscores.
 
-    Raises:
-        ConfigError: the last flag has no value.
+    The last flag is refused where it has no value.
     """
     flags: dict[str, str] = {}
     rest: list[str] = []
@@ -242,10 +237,7 @@ def config_and_data(words: Sequence[str]) -> tuple[Path | None, str | None]:
     """Split what is given to read into the configuration and the data, as text of `ingest.data`.
 
     What ends in `.yaml` or `.yml`, or is the name of shipped settings, is the configuration, all
-    else a folder or table of scans.
-
-    Raises:
-        ConfigError: there are two configurations.
+    else a folder or table of scans. Two configurations are refused.
 
     Example:
         >>> config_and_data(["run.yaml", "btcv", "flare"])

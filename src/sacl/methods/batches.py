@@ -42,8 +42,7 @@ class TrainingPatches:
 def training_patches(store: PatchStore, scan_labels: Sequence[str]) -> TrainingPatches:
     """Return the training patches of a store, with their classes by some scan-wise labels.
 
-    Raises:
-        DataError: there is none.
+    A store without any is refused.
     """
     rows = np.flatnonzero((store.index["split"] == "train").to_numpy())
     if not len(rows):
@@ -129,13 +128,10 @@ class SlicePairs(NamedTuple):
 
 
 class SliceViews:
-    """A step's dense slices in two views, with their coarse labels.
+    """A step's dense slices in two views, with their coarse labels; a store without any is refused.
 
     Slices in which the coarse map holds no organ are left out, unless none does.
     `scan_label` is that of every dense slice, -1 where unknown; without scan-wise labels 0.
-
-    Raises:
-        DataError: the store has no dense slice.
     """
 
     def __init__(self, store: PatchStore, recipe: Recipe) -> None:

@@ -26,11 +26,7 @@ LEAST_PIXELS = 4
 
 
 def pooled_pretraining(store: PatchStore, recipe: Recipe) -> Pretraining:
-    """Return the contrast between queries that are pooled under the organs' masks.
-
-    Raises:
-        DataError: the store has no dense slice.
-    """
+    """Return the contrast between queries that are pooled under the organs' masks."""
     views = SliceViews(store, recipe)
 
     def loss(network: nn.Module, step: int) -> Tensor:

@@ -19,11 +19,7 @@ SCANS_PER_CLASS = 4
 
 
 def semantic_pretraining(store: PatchStore, recipe: Recipe) -> Pretraining:
-    """Return the contrast between query patches with attention.
-
-    Raises:
-        DataError: there is no training patch.
-    """
+    """Return the contrast between query patches with attention."""
     patches = training_patches(store, recipe.scan_labels)
     sampler = BalancedSampler(
         patches.organ, patches.scan_label, patches.scan, recipe.batch, SCANS_PER_CLASS

@@ -14,11 +14,7 @@ from sacl.training.sampler import UniformSampler
 
 
 def simclr_pretraining(store: PatchStore, recipe: Recipe) -> Pretraining:
-    """Return the contrast between the views of single patches, without attention.
-
-    Raises:
-        DataError: there is no training patch.
-    """
+    """Return the contrast between the views of single patches, without attention."""
     patches = training_patches(store, ())
     sampler = UniformSampler(len(patches.rows), recipe.batch)
     views = PatchViews(store, patches.rows, sampler, recipe, attention=False)

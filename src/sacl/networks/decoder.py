@@ -117,12 +117,9 @@ coarsest map. It has `out_channels`."""
 def build_decoder(
     name: str, channels: Sequence[int], strides: Sequence[int], image_size: int
 ) -> nn.Module:
-    """Return a decoder for an encoder's feature maps, by their channels and strides.
+    """Return a decoder, by its name, for an encoder's feature maps, by their channels and strides.
 
     The pyramid's dilations are adapted to `image_size`, the side of the network's input.
-
-    Raises:
-        ConfigError: there is no decoder of that name.
     """
     if name not in DECODERS:
         raise ConfigError(f"decoder: expected one of {', '.join(DECODERS)}, got '{name}'")

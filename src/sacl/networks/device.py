@@ -21,11 +21,7 @@ _chosen = {_AT_FIRST}
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-
-    Raises:
-        DeviceError: this machine has no such device.
-    """
+    """Return the device for `auto`, `cpu`, `cuda`, `cuda:N` or `mps`, if this machine has it."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -136,11 +136,7 @@ def build_segmenter(
 
 
 def restored_segmenter(state: State, text: JsonObject, where: str) -> Segmenter:
-    """Return a segmenter from its saved weights and description, in eval mode.
-
-    Raises:
-        DataError: the description is damaged, or the weights do not fit it.
-    """
+    """Return a segmenter in eval mode from its saved weights and description, which have to fit."""
     segmenter = Segmenter(SegmenterSpec.from_json(text))
     try:
         segmenter.load_state_dict(state)

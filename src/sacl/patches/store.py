@@ -129,9 +129,7 @@ def writing_patches(
     """Allocate a store for the rows of two index tables and yield it, its arrays all 0, to fill.
 
     The files get their names when the body succeeds, `store.json` last; nothing is left otherwise.
-
-    Raises:
-        DataError: the disk has too little room; nothing has been computed by then.
+    Where the disk has too little room, that is said before anything is computed.
     """
     layout = _layout(meta, index, dense_index)
     need = sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in layout.values())
@@ -156,11 +154,7 @@ def writing_patches(
 
 
 def read_patches(folder: Path) -> PatchStore:
-    """Open a store; its arrays stay on disk and are read as they are used.
-
-    Raises:
-        DataError: a file is missing or broken.
-    """
+    """Open a store, refused where it is damaged; its arrays stay on disk, read as they are used."""
     try:
         text = json.loads((folder / "store.json").read_text(encoding="utf-8"))
         if "placement" not in text:

@@ -69,11 +69,7 @@ class RunPlan:
         return f"{facts.name}: {counted}; {computes}; at most {self.time} (--time)"
 
     def time_for(self, asked: str | None, work: Path) -> str:
-        """Return the time that was planned for, if it is the one `asked` for or none is.
-
-        Raises:
-            WorkspaceError: another time is asked for.
-        """
+        """Return the time that was planned for; if another one is `asked` for, that is refused."""
         if asked not in (None, self.time):
             raise WorkspaceError(
                 f"work directory {work}: was planned for {self.time}, and --time is {asked}; repeat"
@@ -107,21 +103,14 @@ def write_plan(root: Path, plan: RunPlan) -> None:
 
 
 def read_plan(root: Path) -> RunPlan | None:
-    """Return the plan of a work directory, None where it has none.
-
-    Raises:
-        DataError: the file is damaged.
-    """
+    """Return the plan of a work directory, None where it has none; a damaged one is refused."""
     path = root / PLAN_FILE
     remedy = "plan again with `sacl run DIR --force`"
     return read_as(path, RunPlan, remedy) if path.is_file() else None
 
 
 def as_yaml(plan: RunPlan, told: Mapping[str, Any]) -> str:
-    """Return a plan as a file of settings with reasons as comments.
-
-    `told` are settings as the user gave them, which come first.
-    """
+    """Return settings `told` by the user, then the plan's, as YAML with reasons as comments."""
     tree: dict[str, Any] = {}
     chosen = [choice for choice in plan.choices if choice.setting]
     for name, value in [*told.items(), *((c.setting, c.value) for c in chosen)]:

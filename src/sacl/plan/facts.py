@@ -171,11 +171,7 @@ def task_facts(
     organs: Sequence[str],
     scans: Sequence[MeasuredScan],
 ) -> TaskFacts:
-    """Return a cohort in numbers, by its scans.
-
-    Raises:
-        DataError: there is no scan.
-    """
+    """Return a cohort in numbers by its scans, of which there has to be one."""
     if not scans:
         raise DataError(f"{name}: no scan could be measured; see what `sacl check` says")
     training = [scan for scan in scans if scan.split == "train"]

@@ -18,8 +18,7 @@ _TO_LABEL = 3
 def hold_out_of(dataset: Dataset, ingest: IngestSettings, seed: int) -> Choice:
     """Return how many of the labeled subjects are held out.
 
-    Raises:
-        DataError: no training scan has a label map; names those to label first.
+    Where no training scan has a label map, a DataError names those to label first.
     """
     labeled = len(annotated_subjects(dataset))
     scored = sum(case.split != "train" and case.has_reference for case in dataset.cases)

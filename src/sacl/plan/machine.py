@@ -27,11 +27,7 @@ class MachineFacts:
 
 
 def measure_machine(device: str) -> MachineFacts:
-    """Return what this machine has for a `device` as in the settings.
-
-    Raises:
-        DeviceError: this machine has no such device.
-    """
+    """Return what this machine has for a `device` of the settings; one that it lacks is refused."""
     devices = importlib.import_module("sacl.networks.device")  # torch, when it is needed
     resolved, memory, gpu = devices.resolve_device(device), 0.0, 0.0
     with contextlib.suppress(AttributeError, OSError, ValueError):

@@ -88,11 +88,7 @@ class GivenMaps:
 
 
 def fingerprint_of_maps(source: Path) -> str:
-    """Return the fingerprint of given maps.
-
-    Raises:
-        DataError: there is neither a folder nor a JSON file.
-    """
+    """Return the fingerprint of given maps: of a folder, or of a JSON file and what it names."""
     if not source.is_dir() and not (source.suffix == ".json" and source.is_file()):
         raise DataError(f"locate.maps.source: no folder {source}; check --from")
     return given_fingerprint(source)
@@ -107,8 +103,7 @@ def look_through(
 ) -> GivenMaps:
     """Return the maps of the scans that have these grids, and say what was understood.
 
-    Raises:
-        DataError: a map is missing, lies on another grid, or has labels without names.
+    Refused where a map is missing, lies on another grid, or has labels without names.
     """
     remedy = "add them, or go on without these scans by --locate.maps.allow_missing true"
     survey = survey_maps(source, list(grids), scheme, allow_missing, remedy)

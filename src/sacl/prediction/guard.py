@@ -208,11 +208,7 @@ def write_findings(folder: Path, findings: Findings) -> None:
 
 
 def read_findings(folder: Path) -> Findings:
-    """Return the findings of a run's predictions; none where nothing was recorded.
-
-    Raises:
-        DataError: the file is damaged.
-    """
+    """Return the findings of a run's predictions; none where nothing was recorded."""
     path = folder / FINDINGS_FILE
     remedy = "run `sacl predict CONFIG.yaml --force`"
     return read_as(path, Findings, remedy) if path.is_file() else Findings()

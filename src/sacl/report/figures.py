@@ -127,10 +127,7 @@ def box_plots(
 
 
 def dot_rows(values: Mapping[str, Sequence[float]], label: str) -> Markup:
-    """Return a row of dots per group on a logarithmic axis, with a line at the median.
-
-    Values must be above 0.
-    """
+    """Return a row of dots (> 0) per group on a logarithmic axis, with a line at the median."""
 
     def draw(figure: Figure) -> None:
         axes = _rows(figure, list(values), label)
@@ -146,10 +143,7 @@ def dot_rows(values: Mapping[str, Sequence[float]], label: str) -> Markup:
 
 
 def loss_curves(panels: Mapping[str, Sequence[pd.Series[float]]]) -> Markup:
-    """Return one chart per panel with its curves by step, thin as they are and thick smoothed.
-
-    Smooth is a running mean over about a twentieth of the curve, shorter at its ends.
-    """
+    """Return a chart per panel with its curves by step: thin as they are, thick a running mean."""
 
     def draw(figure: Figure) -> None:
         charts = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -203,10 +197,7 @@ def telling_slice(
 
 
 def only_annotated(predicted: LabelMap, annotated: Collection[str]) -> LabelMap:
-    """Return a prediction without the organs that were not annotated in that scan.
-
-    Beside a reference that cannot have them they would look like mistakes.
-    """
+    """Return a prediction without the organs that its scan's reference cannot have."""
     scheme = predicted.scheme
     kept = np.array([0, *((organ in annotated) * scheme.label_of(organ) for organ in scheme.names)])
     return LabelMap(kept.astype(predicted.voxels.dtype)[predicted.voxels], predicted.grid, scheme)

@@ -20,10 +20,9 @@ _LEAST_S, _MOST_S = 60, 30 * 86400
 
 
 def seconds_of(text: str) -> int:
-    """Return a time such as `30m`, `2h`, `1h30m` or `90s` in seconds.
+    """Return a time such as `30m`, `2h`, `1h30m` or `90s` in seconds, from 1 minute to 30 days.
 
-    Raises:
-        ConfigError: it is not such a text, or not from 1 minute to 30 days.
+    All else is refused with a ConfigError.
 
     Example:
         >>> seconds_of("1h30m")

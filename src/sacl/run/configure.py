@@ -102,8 +102,7 @@ def nested(settings: Mapping[str, Any]) -> Tree:
 def config_file(name: Path | str) -> Path:
     """Return a settings file by its path, or by the name of one that comes with the program.
 
-    Raises:
-        ConfigError: there is neither.
+    A name of neither is refused.
     """
     path, names = Path(name), shipped()
     if path.exists() or path.suffix in (".yaml", ".yml"):
@@ -126,8 +125,7 @@ def shipped() -> dict[str, Path]:
 def from_mapping(kind: type[Record], tree: Tree) -> Record:
     """Return a settings record from nested mappings.
 
-    Raises:
-        ConfigError: naming the setting, what it got and expected, or the nearest known name.
+    A ConfigError names the setting, what it got and expected, or the nearest known name.
     """
     _require_known(kind, tree, "")
     ingest = tree.get("ingest")
@@ -216,8 +214,7 @@ _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(no
 def read_yaml(path: Path) -> Tree:
     """Return the settings of a YAML file as nested mappings; an empty file has none.
 
-    Raises:
-        ConfigError: the file cannot be read, or holds no settings by name.
+    A file that cannot be read, or holds no settings by name, is refused.
     """
     tree = _parsed(_bytes_of(path), f"{path}: ") or {}
     if not isinstance(tree, dict):
@@ -367,9 +364,9 @@ def _type_name(hint: Any) -> str:
 
 
 def _with_tables(config: RunConfig, home: Path | None, named: Set[str]) -> RunConfig:
-    """Look for the cohort's tables: those that a file has named beside it first.
+    """Look for the cohort's tables in the working directory, then in the data.
 
-    Then they are looked for in the working directory, then in the data.
+    Those that a file has named are looked for beside it before.
     """
     changed: Tree = {}
     for name in _TABLES:

@@ -43,11 +43,7 @@ def workspace_of(config: RunConfig) -> Workspace:
 
 
 def workspace_at(root: Path) -> Workspace:
-    """Return the work directory of an ingested run with the name and the seed that it was run with.
-
-    Raises:
-        WorkspaceError: nothing was ingested there.
-    """
+    """Return the work directory of a run, which has to be ingested, with its name and its seed."""
     record = read_record(Workspace(root).require("ingest"))
     assert record is not None, "just required"
     return Workspace(root, str(record.run), int(record.settings.get("seed", 0)))
@@ -59,9 +55,6 @@ def run(config: RunConfig, force: bool = False, since: float | None = None) -> P
     A stage whose inputs have changed runs again; one that was done with other settings is an
     error unless `force` is set, which redoes everything. The time of a run that was planned counts
     `since` that began (on `clock.now`), and what it has ingested is not ingested again.
-
-    Raises:
-        SaclError: any mistake in the settings, the data or the work directory.
     """
     if config.phantom.scans == 0 and not config.ingest.data:
         raise ConfigError("ingest.data: no data to run on; give --data DIR or --phantom.scans N")
@@ -135,10 +128,7 @@ def run_stage(
     force: bool = False,
     label: str = "",
 ) -> Path:
-    """Run one stage where it is not up to date, and return its folder.
-
-    The work directory is the one that the configuration names, unless another is given.
-    """
+    """Run one stage, unless it is up to date, in the configuration's work directory or another."""
     if workspace is None:
         budget = budgets_of(config, (stage,)).get(stage)
         workspace = replace(workspace_of(config), budget=budget)

@@ -75,11 +75,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 def arms_of(workspace: Workspace) -> tuple[str, ...]:
-    """Return the names of a run's segmenters, the pretrained one first.
-
-    Raises:
-        WorkspaceError: fine-tuning has not finished, or has recorded none.
-    """
+    """Return the names of a run's segmenters, the pretrained first; to have none is refused."""
     record = read_record(workspace.require("finetune"))
     arms = tuple(record.results.get("arms", ())) if record else ()
     if not arms:
@@ -138,8 +134,7 @@ def state_of(
 ) -> Literal["absent", "current", "stale"]:
     """Return whether a stage has to run: `current` if settings and inputs are those of its record.
 
-    Raises:
-        WorkspaceError: the stage was done with other settings, whose results would be lost.
+    A stage that was done with other settings is refused, since its results would be lost.
     """
     record = read_record(workspace.folder(stage))
     if record is None:
@@ -162,12 +157,10 @@ def recorded(
 
     A finished folder is set aside and deleted on success; it is put back after a `SaclError` before
     anything was written. One that the same settings and inputs left unfinished is kept, so that the
-    stage can go on from its partial results. Other processes are kept out.
+    stage can go on from its partial results. Other processes are kept out. A folder with what sacl
+    did not write is refused.
 
     Yields the folder and a dict for results worth recording (`record["counts"] = ...`).
-
-    Raises:
-        WorkspaceError: the folder holds what sacl did not write, or another process works here.
     """
     folder = workspace.folder(stage)
     with workspace.locked():
@@ -263,11 +256,7 @@ def _put_back(folder: Path) -> None:
 
 
 def clear(workspace: Workspace, stage: str, settings: Checked) -> None:
-    """Delete a stage's results, finished or not.
-
-    Raises:
-        WorkspaceError: the folder is not of a stage, or the settings read from it.
-    """
+    """Delete a stage's results, but nothing that is no stage's or that the settings read."""
     folder = workspace.folder(stage)
     _require_clearable(folder, settings)
     _delete(folder)

@@ -46,11 +46,7 @@ class Workspace:
         return self.elsewhere.get(stage, self.root) / FOLDERS[stage]
 
     def require(self, stage: str) -> Path:
-        """Return the folder of a finished stage.
-
-        Raises:
-            WorkspaceError: the stage has not finished in this work directory.
-        """
+        """Return the folder of a stage, which has to be finished in this work directory."""
         folder = self.folder(stage)
         if not (folder / "run.json").is_file():
             raise WorkspaceError(
@@ -69,8 +65,7 @@ class Workspace:
     def locked(self) -> Iterator[None]:
         """Keep other processes out of the work directory; the same process may enter twice.
 
-        Raises:
-            WorkspaceError: another process works in it, or it is no folder to write in.
+        Refused where another process works in it, or it is no folder to write in.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)

@@ -76,12 +76,10 @@ def score_case(
     tolerance_mm: float,
     run: str = "",
 ) -> list[OrganScore]:
-    """Score organs of one scan, each in the box of its masks; the maps share one scheme.
+    """Score organs of one scan, each in the box of its masks; the maps share scheme and grid.
 
-    Empty masks follow `EMPTY_RULE`. `tolerance_mm` is that of the normalized surface Dice.
-
-    Raises:
-        DataError: the maps lie on different grids; it names the case, and the run if one is given.
+    Empty masks follow `EMPTY_RULE`. `tolerance_mm` is that of the normalized surface Dice. Another
+    grid is refused by the names of the case and the run, if one is given.
     """
     where = f"case {case_id}, run {run}" if run else f"case {case_id}"
     require_same_grid(reference.grid, predicted.grid, where, _OTHER_GRID)

@@ -153,9 +153,6 @@ def write_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
     """Write the rows; NaN (undefined) becomes an empty field, an infinite distance `inf`.
 
     A name that a spreadsheet would run as a formula is written behind a quote (`cell_text`).
-
-    Raises:
-        DataError: the disk is full or the folder cannot be written.
     """
     table = score_table(rows)
     names = list(COLUMNS[:5])
@@ -165,11 +162,7 @@ def write_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
 
 
 def read_scores(path: Path) -> list[ScoreRow]:
-    """Read what `write_scores` wrote.
-
-    Raises:
-        DataError: the file is no table, lacks a column, or a value is not a number.
-    """
+    """Read what `write_scores` wrote, and refuse what is no such table."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -191,21 +184,13 @@ def _row(fields: Mapping[str, str], where: str) -> ScoreRow:
 
 
 def write_score_summary(path: Path, summary: Summary) -> None:
-    """Write a summary as JSON, NaN as null.
-
-    Raises:
-        DataError: the disk is full or the folder cannot be written.
-    """
+    """Write a summary as JSON, NaN as null."""
     document = msgspec.json.format(msgspec.json.encode(summary), indent=1)
     write_text(path, document.decode() + "\n")
 
 
 def read_summary(path: Path) -> Summary:
-    """Read what `write_score_summary` wrote.
-
-    Raises:
-        DataError: the file is of another kind.
-    """
+    """Read what `write_score_summary` wrote, and refuse a file of another kind."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return msgspec.convert(_nan_for_none(document), Summary)

@@ -37,13 +37,10 @@ def check(
     """Look at every scan of a cohort once, and write `out` with a `.csv` and a `.json` beside it.
 
     Nothing is trained and nothing converted. Scans are read one at a time; one that cannot be read
-    is a finding, and the check goes on. The data may be a work directory too, or its `1-cohort`.
-    Splits are those that a run with these settings would have; `given` are the user's choices where
-    it would plan all others. `force` overwrites files that are not of a check.
-
-    Raises:
-        ConfigError: there is no data to look at.
-        DataError: the data cannot even be listed, or nothing can be written.
+    is a finding, and the check goes on. The data may be a work directory too, or its `1-cohort`;
+    what cannot even be listed is refused. Splits are those that a run with these settings would
+    have; `given` are the user's choices where it would plan all others. `force` overwrites files
+    that are not of a check.
     """
     table, document = out.with_suffix(".csv"), out.with_suffix(".json")
     for path, mark in ((out, GENERATOR), (table, TABLE_MARK), (document, MARK)):

@@ -44,10 +44,6 @@ def evaluate(settings: EvaluateSettings, workspace: Workspace) -> Path:
 
     The runs are the predictions of every arm, the pretrained one first, and the coarse maps. All
     of them are scored on the same scans: those of validation and test that have a reference.
-
-    Raises:
-        DataError: a scan was not predicted, or its map lies on another grid.
-        WorkspaceError: an earlier stage has not finished.
     """
     with recorded(workspace, "evaluate", settings, inputs(settings, workspace)) as (folder, done):
         cohort = read_cohort(workspace.folder("ingest"))
@@ -79,12 +75,9 @@ def evaluate_folders(
 
     `c7_0000.nii.gz` and `c7.nii` are the same case. Organs are named by the label table in the
     files, by `dataset.json` in the reference folder or beside it, or else `label_1`, `label_2` and
-    so on. Each scan counts as a subject of its own. With `allow_missing` the pairs there are get
-    scores, and what has no counterpart is said; `force` overwrites files that are not scores.
-
-    Raises:
-        DataError: a map has no counterpart, a file is not read as a label map, the grids of a pair
-            differ, two files name a label differently, or files of the user's would be overwritten.
+    so on; two names of a label are refused. Each scan counts as a subject of its own. A map without
+    a counterpart is refused, or said with `allow_missing`, which scores the pairs there are. Files
+    of the user's are overwritten with `force` alone.
     """
     for name, mark in ((_SCORES, ",".join(COLUMNS)), (_SUMMARY, '"nsd_tolerance_mm"')):
         require_ours(out / name, mark, force)

@@ -36,12 +36,8 @@ def export(  # noqa: PLR0913
 
     They are those of the pretrained segmenter unless an `arm` is named, of the form's own splits
     where none are. `folds` are those of nnU-Net's cross-validation, `sources` the folders or zips
-    of DICOM that were ingested; `force` writes everything again.
-
-    Raises:
-        ConfigError: there is no such form, arm or split, or `out` holds something else.
-        DataError: no scan of the splits was predicted.
-        WorkspaceError: the run has not got as far as the form needs.
+    of DICOM that were ingested; `force` writes everything again. What the run does not have is
+    refused, and an `out` that holds something else.
     """
     if form in FORMS and FORMS[form].needs_source and not (workspace.root / KEY).is_file():
         raise ConfigError(
@@ -82,14 +78,10 @@ def export_folder(
     source: Path | None = None,
     force: bool = False,
 ) -> Exported:
-    """Write any folder of label maps in another form.
+    """Write any folder of label maps in another form, unless that needs a run's cohort.
 
     Organs are named as `sacl evaluate` names them. Matched by file name are the folders or zips in
     `source`, each with the one DICOM series of a scan.
-
-    Raises:
-        ConfigError: there is no such form, the form needs a run, or `out` is the folder itself.
-        DataError: there is no label map in the folder.
     """
     chosen = form_named(form, [source] if source else [])
     if chosen.write is None:

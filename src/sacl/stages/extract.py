@@ -55,10 +55,7 @@ def extract(settings: ExtractSettings, workspace: Workspace) -> Path:
     """Cut a query patch per organ and axial slice of every scan, and return the store's folder.
 
     Dense slices of the training scans are stored too, for the dense head: whole, or the region
-    around all organs.
-
-    Raises:
-        DataError: no coarse map holds an organ, a map is missing, or the disk has too little room.
+    around all organs. Refused where no coarse map holds an organ, or the disk has too little room.
     """
     with recorded(workspace, "extract", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))

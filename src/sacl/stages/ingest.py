@@ -43,11 +43,8 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
 
     A training subject that is not chosen as labeled gets no reference file: what is not there
     cannot be learned from. References of validation and test scans are written for scoring. Each
-    case says which organs are annotated in it; another organ is unknown there, not absent.
-
-    Raises:
-        ConfigError: the settings ask for organs or subjects that the data does not have.
-        DataError: a file is damaged, or the cohort contradicts itself.
+    case says which organs are annotated in it; another organ is unknown there, not absent. Settings
+    that ask for what the data does not have, and damaged or contradictory files, are refused.
     """
     with recorded(workspace, "ingest", settings, inputs(settings, workspace)) as (folder, done):
         dataset, modality = list_sources(_sources(settings, workspace))
@@ -71,21 +68,12 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
 
 
 def list_cohort(settings: IngestSettings, workspace: Workspace) -> Dataset:
-    """Return the scans as listed before any is read, in the data's own splits.
-
-    Raises:
-        DataError: as `ingest`.
-    """
+    """Return the scans as listed before any is read, in the data's own splits."""
     return list_sources(_sources(settings, workspace))[0]
 
 
 def explain(settings: IngestSettings, workspace: Workspace) -> list[Explanation]:
-    """Return how every source would be read; nothing is written.
-
-    Raises:
-        ConfigError: there is no data to read.
-        DataError: a source is of no known layout, or its listing fails.
-    """
+    """Return how every source would be read; nothing is written."""
     sources = _sources(settings, workspace)
     return [explain_dataset(path, sources.layout, sources.export) for path in sources.paths]
 

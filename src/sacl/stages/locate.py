@@ -27,11 +27,7 @@ PHASE_THRESHOLD = 0.8
 
 
 def inputs(settings: LocateSettings, workspace: Workspace) -> dict[str, str]:
-    """Return the fingerprints of what the stage reads.
-
-    Raises:
-        DataError: the given label maps are not there.
-    """
+    """Return the fingerprints of what the stage reads."""
     fingerprints = {"ingest": fingerprint(workspace.require("ingest"))}
     if settings.maps is not None:
         fingerprints["source"] = fingerprint_of_maps(settings.maps.source)
@@ -46,9 +42,6 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
     all networks; so no scan is located by a network that saw a reference of its subject, but where
     nobody else shows its organs (`seen_by_every_network` in the record, without scores). With
     `settings.maps` nothing is trained: the maps are those given, cleaned in the same way.
-
-    Raises:
-        DataError: a given map is missing, lies on another grid, or has labels without names.
     """
     with recorded(workspace, "locate", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))

@@ -21,11 +21,7 @@ def inputs(settings: PhantomSettings, workspace: Workspace) -> dict[str, str]:
 
 
 def phantom(settings: PhantomSettings, workspace: Workspace) -> Path:
-    """Generate the cohort and return its dataset folder; every training case has its label file.
-
-    Raises:
-        ConfigError: no scan is asked for.
-    """
+    """Generate the cohort and return its dataset folder; every training case has its label file."""
     if settings.scans == 0:
         raise ConfigError("phantom.scans is 0; ask for at least one scan, for instance 24")
     planned = plan_cohort(settings.scans, workspace.seed)

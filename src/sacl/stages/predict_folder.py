@@ -68,12 +68,9 @@ def predict_folder(  # noqa: PLR0913
 
     The label maps get the scans' names, ending in `.nii.gz`, without the channel suffix where every
     scan of the folder has one; `images` may be one scan too. All headers are read before anything
-    is written. A scan whose voxels turn out to be bad is reported and left out. What is unset is as
-    in the run; `coarse` is a folder of coarse label maps, `force` overwrites files of the user's.
-
-    Raises:
-        ConfigError: the run has no such arm, or something would be overwritten.
-        DataError: there is no scan, a header is damaged, or (at the end) some scans were bad.
+    is written. A scan whose voxels turn out to be bad is left out, which is an error at the end.
+    What is unset is as in the run; `coarse` is a folder of coarse label maps, `force` overwrites
+    files of the user's.
     """
     workspace = Workspace(work, device=device)
     arm = arm_named(workspace, arm)

@@ -34,10 +34,6 @@ def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
     """Pretrain the encoder on the training scans, and return its folder.
 
     `encoder.json` says what the encoder is and how it was made; later stages read nothing else.
-
-    Raises:
-        ConfigError: there is no method of that name.
-        DataError: there is no training patch, or no dense slice where the method reads those.
     """
     method = method_named(settings.method)
     with recorded(workspace, "pretrain", settings, inputs(settings, workspace)) as (

@@ -53,9 +53,6 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
     """Write the page from what the work directory holds, and return its path.
 
     A part whose files are not there is left out, and the page says so.
-
-    Raises:
-        WorkspaceError: ingest or evaluate has not finished.
     """
     with recorded(workspace, "report", settings, inputs(settings, workspace)) as (folder, _):
         cohort = with_phases(read_cohort(workspace.folder("ingest")), workspace.folder("locate"))

@@ -120,10 +120,7 @@ def train(  # noqa: PLR0913
     run resumed from `checkpoint` (saved every two minutes and on SIGTERM or SIGUSR1, removed at
     the end) is the run that was never interrupted. The network ends on `device`, in eval mode, and
     so does its `average`, where one is given. A `pace` with a deadline ends by then, after as many
-    steps as fit.
-
-    Raises:
-        SaclError: the loss is not finite, or almost no step fits into the time.
+    steps as fit. A loss that is not finite is a SaclError, and a time in which almost no step fits.
     """
     fabric, pace = _fabric(device), pace or Pace()
     optimizer = torch.optim.AdamW(

@@ -67,11 +67,7 @@ class Pace:
     def begin(
         self, steps: int, device: torch.device, what: str, done: int = 0, position: float = 0.0
     ) -> None:
-        """Start with the first step, or with the one that an interrupted training is at.
-
-        Raises:
-            ConfigError: the time is over.
-        """
+        """Start with the first step, or with the one that an interrupted training is at."""
         self.steps, self.what = steps, what
         self.done, self._done_before, self.position = done, done, position
         self.stride = (steps - position) / max(1, steps - done)
@@ -106,11 +102,7 @@ class Pace:
             yield self.done
 
     def advance(self) -> None:
-        """Go on by a step.
-
-        Raises:
-            ConfigError: fewer than `LEAST_STEPS` fit into the time.
-        """
+        """Go on by a step; a time into which fewer than `LEAST_STEPS` fit is refused."""
         before, self._last = self._last, clock.now()
         self._note(self._last - before)
         self.done += 1
