@@ -174,10 +174,14 @@ class Grid:
 
 
 def workspace_of(cell: Cell, stage: str, entries: Mapping[str, Path]) -> Workspace:
-    """Return the work directory in which a stage of a cell sees the stages before it."""
+    """Return the work directory in which a stage of a cell sees the stages before it.
+
+    It has no name of its own: an entry that several cells share, and all that rest on it, are the
+    same whichever of them came first.
+    """
     root = entries.get(stage, next(iter(entries.values()), Path()))
     elsewhere = {name: entry for name, entry in entries.items() if entry != root}
-    return Workspace(root, cell.name, cell.seed_of(stage), cell.config.device, elsewhere)
+    return Workspace(root, seed=cell.seed_of(stage), device=cell.config.device, elsewhere=elsewhere)
 
 
 def map_folder(predicted: Path) -> Path:

@@ -74,7 +74,7 @@ def test_an_interruption_loses_no_finished_stage(stages, tmp_path):
     path, finetune = write_protocol(tmp_path), stages._finetune
 
     def interrupted(settings, workspace, folder, out):
-        if workspace.name == "n2-scratch-s1":
+        if stages.cell == "n2-scratch-s1":
             raise KeyboardInterrupt
         finetune(settings, workspace, folder, out)
 

@@ -50,6 +50,16 @@ def test_stages_of_equal_settings_and_inputs_are_done_once(stages, tmp_path):
     assert own["n2-pooled-s0"]["extract"] == own["n2-scratch-s1"]["extract"]
 
 
+def test_entries_are_the_same_whichever_cell_came_first(stages, tmp_path):
+    paths = []
+    for name, first in (("one", "other-batch"), ("other", "pooled")):
+        (tmp_path / name).mkdir()
+        paths.append(write_protocol(tmp_path / name, labeled_subjects=[2]))
+        assert run(paths[-1], "--only", first, "--seeds", "1") == 0
+        assert run(paths[-1]) == 0
+    assert entries(paths[0]) == entries(paths[1])
+
+
 def test_the_coarse_networks_may_vary_and_the_subjects_do_not(stages, tmp_path):
     path = write_protocol(tmp_path, vary_coarse=True)
     assert run(path, "--only", "scratch") == 0
