@@ -17,6 +17,7 @@ from sacl.errors import ConfigError
 from sacl.run.configure import (
     EXCLUSIVE_BLOCKS,
     dotted_settings,
+    drop_rivals,
     from_mapping,
     load_config,
     nearest,
@@ -222,7 +223,8 @@ def overridden(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
     for name, value in flat_settings(overrides).items():
         if name not in (*dotted_settings(), *EXCLUSIVE_BLOCKS):
             raise ConfigError(f"unknown setting '{name}'{nearest(name)}")
-        plant(tree, name, value, alone=True)
+        drop_rivals(tree, name)
+        plant(tree, name, value)
     return from_mapping(RunConfig, tree)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sacl.cohort.dataset import first_of
+from sacl.cohort.dataset import first_of, in_short
 from sacl.cohort.layouts.label_maps import Survey, given_fingerprint, read_given_map, survey_maps
 from sacl.cohort.references import overlap_in_words
 from sacl.errors import DataError
@@ -64,7 +64,7 @@ class GivenMaps:
         if total:
             say(f"locate: {overlap_in_words(self.contested.values())}; {_WINS} wins")
         if self.unnamed:
-            values = ", ".join(map(str, sorted(self.unnamed)[:_SAID]))
+            values = in_short(list(map(str, sorted(self.unnamed))), _SAID)
             say(f"locate: label values without a name became background: {values}")
         if self.contradictions:
             first = first_of(list(self.contradictions.items()), "maps")
@@ -119,40 +119,34 @@ def _require_grids(survey: Survey, grids: Mapping[str, Grid], repairs_grid: bool
         for path in (path for path in given.paths if is_nifti(path)):
             own = canonical_grid(read_frame(path).grid)
             if not same_grid(grids[case_id], own):
-                other[case_id] = (path, own)
-                break
-    if other and not repairs_grid:
-        case_id, (path, own) = next(iter(other.items()))
+                other.setdefault(case_id, (path, own))
+    if not other:
+        return
+    case_id, (path, own) = next(iter(other.items()))
+    so_many = f"{len(other)} of {len(survey.maps)}"
+    if not repairs_grid:
         mask = f", mask {path.name}" if survey.maps[case_id].file is None else ""
-        require_same_grid(
-            grids[case_id],
-            own,
-            f"case {case_id}{mask}",
-            f"{len(other)} of {len(survey.maps)} cases are so; resample the maps onto their"
-            " scans' grids, which `--locate.maps.repair_grid nearest` does",
+        remedy = (
+            f"{so_many} cases are so; resample the maps onto their scans' grids, which"
+            " `--locate.maps.repair_grid nearest` does"
         )
-    if other:
-        say(
-            f"locate: {len(other)} of {len(survey.maps)} given maps lie on another grid than their"
-            f" scan, the first is {next(iter(other))}; resampled by nearest neighbor"
-        )
+        require_same_grid(grids[case_id], own, f"case {case_id}{mask}", remedy)
+    say(
+        f"locate: {so_many} given maps lie on another grid than their scan, the first is {case_id};"
+        " resampled by nearest neighbor"
+    )
 
 
 def _announce(survey: Survey, scheme: LabelScheme) -> None:
     """Say how the names were understood, and what there is no map of."""
     say(f"locate: {len(survey.maps)} given maps")
     if survey.unmatched:
-        names = list(survey.unmatched)
-        more = f" and {len(names) - _SAID} more" if len(names) > _SAID else ""
-        say(f"locate: no organs of {scheme.name}, left out: {', '.join(names[:_SAID])}{more}")
+        left_out = in_short(list(survey.unmatched), _SAID)
+        say(f"locate: no organs of {scheme.name}, left out: {left_out}")
     if survey.absent:
-        say(
-            f"locate: no given map has {', '.join(survey.absent)}; no patch can be cut around"
-            f" {'it' if len(survey.absent) == 1 else 'them'}"
-        )
+        them = "it" if len(survey.absent) == 1 else "them"
+        absent = ", ".join(survey.absent)
+        say(f"locate: no given map has {absent}; no patch can be cut around {them}")
     if survey.missing:
-        first = ", ".join(survey.missing[:3])
-        say(
-            f"locate: no map of {len(survey.missing)} scans, the first {first}; they have"
-            " no organ, and so give no patches"
-        )
+        scans = f"{len(survey.missing)} scans, the first {', '.join(survey.missing[:3])}"
+        say(f"locate: no map of {scans}; they have no organ, and so give no patches")

@@ -80,7 +80,8 @@ def load_config(
     named = _block(tree, "ingest").keys() & set(_TABLES)
     for name, text in (flags or {}).items():
         if name in EXCLUSIVE_BLOCKS:
-            plant(tree, name, _parsed(text, f"--{name}: "), alone=True)
+            drop_rivals(tree, name)
+            plant(tree, name, _parsed(text, f"--{name}: "))
         elif name in dotted_settings():
             plant(tree, name, _from_text(dotted_settings()[name].hint, text))
         else:
@@ -278,29 +279,25 @@ def _block(tree: Tree, name: str) -> Tree:
     return tree
 
 
-def plant(tree: Tree, name: str, value: Any, alone: bool = False) -> None:
-    """Put a value into nested mappings by its dotted name, in place.
-
-    With `alone`, blocks that exclude the setting's own block give way to it.
-    """
-    (*blocks, leaf), where = name.split("."), ""
+def plant(tree: Tree, name: str, value: Any) -> None:
+    """Put a value into nested mappings by its dotted name, in place."""
+    (*blocks, leaf) = name.split(".")
     for block in blocks:
         inner = tree.get(block)
         if inner is None:
             inner = tree[block] = {}
         if not isinstance(inner, dict):
             raise ConfigError(f"{block}: expected settings by name, got {shown(inner)}")
-        where += block + "."
-        _drop_others(tree, where[:-1], alone)
         tree = inner
-    _drop_others(tree, name, alone)
     tree[leaf] = value
 
 
-def _drop_others(tree: Tree, name: str, alone: bool) -> None:
-    for other in EXCLUSIVE_BLOCKS if alone and name in EXCLUSIVE_BLOCKS else ():
-        if other != name and other.split(".")[0] == name.split(".", maxsplit=1)[0]:
-            tree[other.split(".")[1]] = None
+def drop_rivals(tree: Tree, name: str) -> None:
+    """Drop, in place, the blocks that exclude the one that a setting is or stands in."""
+    own = next((block for block in EXCLUSIVE_BLOCKS if f"{name}.".startswith(f"{block}.")), "")
+    for block in EXCLUSIVE_BLOCKS:
+        if block != own and block.split(".")[0] == own.split(".")[0]:
+            plant(tree, block, None)
 
 
 def _from_text(hint: Any, text: str) -> Any:
