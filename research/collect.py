@@ -30,8 +30,7 @@ from sacl.errors import DataError, WorkspaceError
 from sacl.files.atomic import remove_partials, replacing, write_text
 from sacl.run.record import git_revision, read_record, versions
 from sacl.scores.organs_of_case import EMPTY_RULE
-from sacl.scores.statistics import CONFIDENCE
-from sacl.scores.summary import read_scores
+from sacl.scores.summary import CONFIDENCE, read_scores
 from sacl.types import Cohort
 
 RESULTS, TABLE, LOCK = "results.json", "results.csv", ".results.lock"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from sacl.scores.statistics import Estimate, bootstrap_mean
+from sacl.scores.summary import Estimate, bootstrap_mean
 
 _DECIMALS = 12
 """Differences of means are rounded so that equal scores make a zero and not 1e-17."""

@@ -17,7 +17,7 @@ from scipy import stats
 
 from research.paired_tests import compare, holm, wilcoxon_p
 from research.results import Difference, Figures, Interval, SeedPairs
-from sacl.scores.statistics import CONFIDENCE, Estimate, bootstrap_mean
+from sacl.scores.summary import CONFIDENCE, Estimate, bootstrap_mean
 
 METRICS = ("dice", "nsd", "hd95_mm")
 TESTED = ("dice", "nsd")

@@ -55,10 +55,10 @@ from sacl.progress import say, track
 from sacl.run.pipeline import run_stage
 from sacl.run.record import fingerprint
 from sacl.scores.organs_of_case import score_case
-from sacl.scores.statistics import bootstrap_mean
 from sacl.scores.summary import (
     RESAMPLES,
     ScoreRow,
+    bootstrap_mean,
     score_table,
     subject_means,
     summarize,

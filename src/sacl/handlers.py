@@ -110,27 +110,20 @@ def export_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     misplaced = [name for name in ("arm", "splits", "folds") if getattr(known, name) is not None]
     if known.predicted is not None and misplaced:
         raise ConfigError(f"export: --{misplaced[0]} goes with a run only; leave it out")
+    from sacl.run.pipeline import workspace_at, workspace_of
     from sacl.stages.export import export, export_folder
 
     form, sources = known.form or "nifti", known.source or []
     if known.predicted is None:
         options = {"arm": known.arm, "splits": tuple(known.splits or ()), "sources": sources}
         folds = 5 if known.folds is None else known.folds
-        run = _finished_run(known, flags)
+        work = known.config
+        run = workspace_at(work) if work.is_dir() else workspace_of(config_of(known, flags))
         return export(run, known.out, form, folds=folds, force=known.force, **options)
     if len(sources) > 1:
         raise ConfigError("export: --predicted goes with one --source folder")
     source = next(iter(sources), None)
     return export_folder(known.predicted, known.out, form, source=source, force=known.force)
-
-
-def _finished_run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    """Return the work directory that is given, or that a configuration names."""
-    from sacl.run.pipeline import workspace_at, workspace_of
-
-    if known.config.is_dir():
-        return workspace_at(known.config)
-    return workspace_of(config_of(known, flags))
 
 
 def _require_flags(known: argparse.Namespace, *names: str) -> None:

@@ -87,7 +87,7 @@ def test_a_known_phase_stays_and_a_contradiction_is_told(workspace, capsys):
     assert [row["conflict"] for row in rows] == ["True", "False", "False", "False"]
     assert found["conflicts"] == ["c0"]
     said = capsys.readouterr().err
-    assert "c0 is labeled portal_venous, but its HU suggest native (1.00)" in said
+    assert "c0: labeled portal_venous, but its HU suggest native (1.00)" in said
     assert "the label is kept" in said
 
 

@@ -10,7 +10,7 @@ from sacl.report.page import (
     score_text,
     significant,
 )
-from sacl.scores.statistics import Estimate
+from sacl.scores.summary import Estimate
 
 
 def test_undefined_is_a_dash_and_minus_is_a_minus():

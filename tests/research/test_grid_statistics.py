@@ -17,7 +17,7 @@ from research.statistics import (
     strategy_figures,
     subject_by_seed,
 )
-from sacl.scores.statistics import bootstrap_mean
+from sacl.scores.summary import bootstrap_mean
 
 DRAWS = Draws(500, 0)
 

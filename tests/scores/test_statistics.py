@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from sacl.scores.statistics import bootstrap_mean
+from sacl.scores.summary import bootstrap_mean
 
 NAN = math.nan
 

@@ -114,7 +114,7 @@ def look_through(
 
 def _require_grids(survey: Survey, grids: Mapping[str, Grid], repairs_grid: bool) -> None:
     """Compare all maps' grids with their scans' by the headers; DICOM's when they are read."""
-    other = {}
+    other: dict[str, tuple[Path, Grid]] = {}
     for case_id, given in survey.maps.items():
         for path in (path for path in given.paths if is_nifti(path)):
             own = canonical_grid(read_frame(path).grid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from sacl.cohort.dataset import first_of
 from sacl.cohort.manifest import PHASES_FILE, PhaseSource, ScanPhase, read_image, write_phases
 from sacl.files.nifti import read_label_map
 from sacl.organs import canonical_name
@@ -14,7 +15,6 @@ from sacl.progress import say, track
 from sacl.types import UNKNOWN, Case, Cohort
 
 _CONTRADICTS = 0.95
-_SAID_CONFLICTS = 5
 
 
 def estimate_phases(
@@ -77,13 +77,10 @@ def _summarize(scans: list[ScanPhase]) -> dict[str, object]:
     if sources["unknown"]:
         parts.append(f"{sources['unknown']} unknown")
     say(f"locate: contrast phases: {'; '.join(parts)}")
-    for scan in conflicts[:_SAID_CONFLICTS]:
-        say(
-            f"locate: {scan.case_id} is labeled {scan.phase}, but its HU suggest {scan.estimated}"
-            f" ({scan.probability:.2f}); the label is kept"
-        )
-    if len(conflicts) > _SAID_CONFLICTS:
-        say(f"locate: {len(conflicts) - _SAID_CONFLICTS} more contradict; see {PHASES_FILE}")
+    if conflicts:
+        words = "labeled {0.phase}, but its HU suggest {0.estimated} ({0.probability:.2f})"
+        first = first_of([(scan.case_id, words.format(scan)) for scan in conflicts])
+        say(f"locate: {first}; labels are kept, see {PHASES_FILE}")
     return {
         "sources": dict(sources),
         "estimated": dict(phases),

@@ -12,7 +12,7 @@ from statistics import median
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from sacl.progress import duration
-from sacl.scores.statistics import Estimate
+from sacl.scores.summary import Estimate
 
 DASH = "\N{EN DASH}"
 """Stands for a value that is undefined, and between the ends of an interval."""

@@ -1,17 +1,23 @@
-"""What a page of results shows: scores, scan by scan, and the settings that they are of."""
+"""What a page of results shows: scores, scan by scan, losses, coarse maps, what they are of."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
+from sacl.errors import DataError
+from sacl.files.documents import text_of_cell
 from sacl.phase_words import PHASE
 from sacl.report.figures import box_plots, palette
 from sacl.run.record import Record
+from sacl.run.workspace import FOLDERS
 from sacl.scores.summary import ScoreRow, score_table
 from sacl.types import SPLITS, Cohort
 
@@ -116,3 +122,48 @@ def split_words(cohort: Cohort) -> str:
     counts = {split: len({c.subject_id for c in cohort.of_split(split)}) for split in SPLITS}
     words = {**dict.fromkeys(SPLITS, ""), "train": f" ({labeled} labeled)"}
     return ", ".join(f"{n} {split}{words[split]}" for split, n in counts.items() if n) + " subjects"
+
+
+def read_losses(path: Path, stage: str, name: str) -> list[pd.Series[float]]:
+    """Read curves by step from a table of losses, one per value of the column `network`."""
+    if not path.is_file():
+        return []
+    with _undamaged(path, stage):
+        table = pd.read_csv(path, dtype={"step": int, "loss": float}, index_col="step")
+        if "network" not in table:
+            return [table["loss"].rename(name)]
+        networks = table.groupby("network", sort=False)
+        return [part["loss"].rename(f"{name} {network}") for network, part in networks]
+
+
+def read_coverage(path: Path) -> list[Any]:
+    """Read for each `organ`, of how many `scans`, in how many the coarse maps have it `shown`.
+
+    `volume_ml` is its median where it is shown, `dice` its mean where it was judged.
+    """
+    if not path.is_file():
+        return []
+    with _undamaged(path, "locate"):
+        kinds = {"organ": str, "found": bool, "volume_ml": float, "dice": float}
+        table = pd.read_csv(path, dtype=kinds)
+        table["organ"] = table["organ"].map(text_of_cell)
+        table["volume_ml"] = table["volume_ml"].where(table["found"])
+        organs = table.groupby("organ", sort=False, as_index=False).agg(
+            scans=("found", "size"),
+            shown=("found", "sum"),
+            volume_ml=("volume_ml", "median"),
+            dice=("dice", "mean"),
+        )
+        return list(organs.itertuples(index=False))
+
+
+@contextlib.contextmanager
+def _undamaged(path: Path, stage: str) -> Iterator[None]:
+    """Refuse, in one line, a file of a stage that cannot be read as what it is."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{FOLDERS[stage]}/{path.name}: damaged ({type(error).__name__}); run `sacl {stage}"
+            " CONFIG.yaml --force`"
+        ) from None

@@ -81,12 +81,9 @@ def budgets_of(
     """Return what each stage of a command may take, `since` then or from now on, if time counts."""
     if config.time is None:
         return {}
-    asked_s, weights = seconds_of(config.time), dict.fromkeys(stages, 0.0)
-    weights |= {stage: weight for stage, weight in _WEIGHTS.items() if stage in weights}
-    if config.locate.maps is not None and "locate" in weights:
-        weights["locate"] = 0.0
-    if config.pretrain.method == "none" and "pretrain" in weights:
-        weights["pretrain"] = 0.0
+    asked_s = seconds_of(config.time)
+    trains = {"locate": config.locate.maps is None, "pretrain": config.pretrain.method != "none"}
+    weights = {stage: _WEIGHTS.get(stage, 0.0) * trains.get(stage, True) for stage in stages}
     ends = (clock.now() if since is None else since) + asked_s
     whole, in_turn = sum(weights.values()), list(weights.values())
     return {

@@ -17,12 +17,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
 
 from sacl.errors import DataError
 from sacl.files.atomic import replacing, write_text
 from sacl.files.documents import cell_text, text_of_cell
 from sacl.scores.organs_of_case import EMPTY_RULE
-from sacl.scores.statistics import CONFIDENCE, Estimate, bootstrap_mean
 from sacl.types import OrganScore
 
 COLUMNS = (
@@ -33,6 +34,7 @@ COLUMNS = (
 METRICS = ("dice", "nsd", "hd95_mm")
 RESAMPLES = 5000
 """Resamples of the bootstrap over subjects."""
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,16 @@ class ScoreRow:
     subject_id: str
     split: str
     score: OrganScore
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over subjects with its bootstrap interval; NaN where undefined."""
+
+    mean: float
+    low: float
+    high: float
+    subjects: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +129,29 @@ def summarize(
         organs=tuple(dict.fromkeys(row.score.organ for row in rows)),
         runs={run: _run(scores[scores["run"] == run], means, resamples, seed) for run in runs},
     )
+
+
+def bootstrap_mean(values: ArrayLike, resamples: int, seed: int) -> Estimate:
+    """Return the mean over subjects with its 95 % percentile-bootstrap interval.
+
+    Subjects are resampled with replacement (Efron and Tibshirani, An Introduction to the Bootstrap,
+    1993, ch. 13); NaN subjects are left out. With fewer than about 10 subjects such an interval is
+    too narrow. One subject gives a mean and no interval; none gives NaN.
+    """
+    value = np.asarray(values, dtype=np.float64)
+    value = value[np.isfinite(value)]
+    mean = float(value.mean()) if value.size else math.nan
+    if value.size < 2:
+        return Estimate(mean, math.nan, math.nan, int(value.size))
+    interval = stats.bootstrap(
+        (value,),
+        np.mean,
+        n_resamples=resamples,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Estimate(mean, float(interval.low), float(interval.high), int(value.size))
 
 
 def subject_means(scores: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -26,11 +26,12 @@ from sacl.report.results import (
     Records,
     ScoresPart,
     label_of_classes,
+    read_coverage,
+    read_losses,
     scores_part,
     shown_roles,
     split_words,
 )
-from sacl.report.tables import read_coverage, read_losses
 from sacl.run.record import RECORD, fingerprint, read_record, recorded
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.scores.summary import read_scores, read_summary
@@ -56,7 +57,10 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
     """
     with recorded(workspace, "report", settings, inputs(settings, workspace)) as (folder, _):
         cohort = with_phases(read_cohort(workspace.folder("ingest")), workspace.folder("locate"))
-        records, scored = _records(workspace), workspace.folder("evaluate")
+        stages = [stage for stage in FOLDERS if stage != "report"]
+        there = {stage: read_record(workspace.folder(stage)) for stage in stages}
+        records = {stage: record for stage, record in there.items() if record}
+        scored = workspace.folder("evaluate")
         scores = scores_part(read_scores(scored / "scores.csv"))
         label = label_of_classes(records)
         page = render(
@@ -98,12 +102,6 @@ def _chosen(workspace: Workspace, records: Records) -> dict[str, str]:
             why = f"yours; the plan had {choice.value}, since {choice.because}"
             chosen[f"{choice.setting} {used}"] = why
     return chosen
-
-
-def _records(workspace: Workspace) -> Records:
-    """Return the records of the finished stages, in the order in which they ran."""
-    records = {stage: read_record(workspace.folder(stage)) for stage in FOLDERS}
-    return {s: record for s, record in records.items() if record and s != "report"}
 
 
 def _pictures(workspace: Workspace, cohort: Cohort, scores: ScoresPart) -> Pictures | None:

@@ -21,12 +21,6 @@ def step_generator(seed: int, step: int) -> np.random.Generator:
     return np.random.default_rng([seed, step])
 
 
-def pixel_generator(rng: np.random.Generator, device: torch.device) -> torch.Generator:
-    """Return a generator of pixels on the device, or on the CPU beside another than CUDA."""
-    generator = torch.Generator(device if device.type == "cuda" else "cpu")
-    return generator.manual_seed(int(rng.integers(2**62)))
-
-
 @dataclass(frozen=True, kw_only=True)
 class StepRules:
     """What all tasks on stored slices or patches share.
@@ -42,9 +36,10 @@ class StepRules:
     frozen: nn.Module | None = None
 
     def randomness(self, step: int) -> tuple[np.random.Generator, torch.Generator]:
-        """Return a step's two generators: one draws rows, one draws pixels on the device."""
+        """Return a step's two generators: one draws rows, one pixels, on the device if CUDA."""
         rng = step_generator(self.seed, step)
-        return rng, pixel_generator(rng, self.device)
+        pixels = torch.Generator(self.device if self.device.type == "cuda" else "cpu")
+        return rng, pixels.manual_seed(int(rng.integers(2**62)))
 
     def rows(
         self, weights: Float[np.ndarray, " n"], count: int, rng: np.random.Generator
