@@ -96,7 +96,7 @@ def test_a_resumed_training_goes_on_from_its_position_in_its_new_time(time):
     assert positions[0] == 400.0
     assert len(positions) == 50
     assert pace.position == 1000
-    assert pace.paced().steps == 90
+    assert pace.paced()["steps"] == 90
 
 
 @pytest.mark.parametrize("seconds", [4.0, 400.0])

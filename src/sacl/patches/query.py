@@ -109,7 +109,10 @@ def cut(
     first_j, weight_j = _filter(box.shape[1], size, side)
     start = (box.start[0] + first_i, box.start[1] + first_j)
     pixels = crop(plane, start, (weight_i.shape[1], weight_j.shape[1])).astype(np.float32)
-    squares = [_both(weight_i, weight_j, one) for one in pixels.reshape(-1, *pixels.shape[-2:])]
+    squares = []
+    for one in pixels.reshape(-1, *pixels.shape[-2:]):
+        along_i = np.ascontiguousarray((weight_i @ one).T)
+        squares.append(np.asarray((weight_j @ along_i).T))
     return np.stack(squares).reshape(*pixels.shape[:-2], side, side)
 
 
@@ -168,13 +171,6 @@ def _positions(voxels: int, size: int, side: int) -> Float[np.ndarray, " side"]:
     """Return where the output pixels lie, in voxels from the first one's center."""
     pitch = voxels / size
     return (np.arange(side) + 0.5 - (side - size) / 2) * pitch - 0.5
-
-
-def _both(
-    weight_i: sparse.csr_array, weight_j: sparse.csr_array, plane: Float[np.ndarray, "i j"]
-) -> Float[np.ndarray, "side side"]:
-    """Filter along i, then along j."""
-    return np.asarray((weight_j @ np.ascontiguousarray((weight_i @ plane).T)).T)
 
 
 @lru_cache(maxsize=4096)

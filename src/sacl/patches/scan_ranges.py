@@ -80,10 +80,6 @@ def doubts_about(
     for what, name in _LENGTHS.items():
         value, least, most = (getattr(measures, name) for measures in (scan, small, large))
         if not least / _FACTOR <= value <= most * _FACTOR:
-            doubts.append(f"{what} of {value:.3g} mm, trained on {_span(least, most)} mm")
+            ends = " to ".join(dict.fromkeys((f"{least:.3g}", f"{most:.3g}")))
+            doubts.append(f"{what} of {value:.3g} mm, trained on {ends} mm")
     return doubts
-
-
-def _span(least: float, most: float) -> str:
-    low, high = f"{least:.3g}", f"{most:.3g}"
-    return low if low == high else f"{low} to {high}"

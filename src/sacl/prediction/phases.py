@@ -80,7 +80,7 @@ def _summarize(scans: list[ScanPhase]) -> dict[str, object]:
     if conflicts:
         words = "labeled {0.phase}, but its HU suggest {0.estimated} ({0.probability:.2f})"
         first = first_of([(scan.case_id, words.format(scan)) for scan in conflicts])
-        say(f"locate: {first}; labels are kept, see {PHASES_FILE}")
+        say(f"locate: {first}; the label is kept, see {PHASES_FILE}")
     return {
         "sources": dict(sources),
         "estimated": dict(phases),

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,17 +24,6 @@ STAGES = tuple(FOLDERS)
 _FREE_DISK_MB = 200
 _WEIGHTS = {"locate": 30.0, "pretrain": 10.0, "finetune": 60.0}
 """How the time of a run is shared out among the trainings (`time`)."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Where a run's results are, what each stage took, the scores as JSON, and what to doubt."""
-
-    work: str
-    report: str
-    duration_s: dict[str, float]
-    scores: dict[str, Any] | None
-    doubts: tuple[str, ...]
 
 
 def workspace_of(config: RunConfig) -> Workspace:
@@ -158,18 +147,18 @@ def run_stage(
     return folder
 
 
-def summary(config: RunConfig) -> Finished:
-    """Return where a run's results are, how long each stage took, and the scores."""
+def summary(config: RunConfig) -> dict[str, Any]:
+    """Return as JSON where a run's results are, what each stage took, scores, and doubts."""
     workspace = workspace_of(config)
     records = {stage: read_record(workspace.folder(stage)) for stage in STAGES}
     scores, predicted = workspace.folder("evaluate") / "summary.json", records["predict"]
-    return Finished(
-        str(workspace.root),
-        str(workspace.folder("report") / "report.html"),
-        {stage: record.duration_s for stage, record in records.items() if record},
-        json.loads(scores.read_text(encoding="utf-8")) if scores.is_file() else None,
-        tuple(predicted.results.get("doubts", ())) if predicted else (),
-    )
+    return {
+        "work": str(workspace.root),
+        "report": str(workspace.folder("report") / "report.html"),
+        "duration_s": {stage: record.duration_s for stage, record in records.items() if record},
+        "scores": json.loads(scores.read_bytes()) if scores.is_file() else None,
+        "doubts": list(predicted.results.get("doubts", ())) if predicted else [],
+    }
 
 
 def stage_module(stage: str) -> ModuleType:

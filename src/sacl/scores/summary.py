@@ -88,14 +88,6 @@ class RunFigures(PairCounts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bootstrap:
-    """How the intervals were drawn."""
-
-    resamples: int
-    seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Summary:
     """All figures of an evaluation; the first run is the main one.
 
@@ -105,7 +97,7 @@ class Summary:
     nsd_tolerance_mm: float
     rule_for_empty_organs: str
     confidence: float
-    bootstrap: Bootstrap
+    bootstrap: Mapping[str, int]
     subjects: Mapping[str, int]
     cases: Mapping[str, int]
     organs: tuple[str, ...]
@@ -123,7 +115,7 @@ def summarize(
         nsd_tolerance_mm=nsd_tolerance_mm,
         rule_for_empty_organs=EMPTY_RULE,
         confidence=CONFIDENCE,
-        bootstrap=Bootstrap(resamples=resamples, seed=seed),
+        bootstrap={"resamples": resamples, "seed": seed},
         subjects=_per_split(scores, "subject_id"),
         cases=_per_split(scores, "case_id"),
         organs=tuple(dict.fromkeys(row.score.organ for row in rows)),

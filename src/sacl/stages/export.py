@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sacl.cohort.label_names import map_files, scheme_of_folders
 from sacl.cohort.manifest import read_cohort
-from sacl.dicom.intake import Headers, ingested_series, series_named
+from sacl.dicom.intake import ingested_series, series_named
 from sacl.dicom.pseudonyms import KEY
 from sacl.errors import ConfigError, DataError
 from sacl.export.folder import Exported, Origin, write_export
@@ -18,7 +18,7 @@ from sacl.files.nifti import read_label_map
 from sacl.progress import say
 from sacl.run.record import arm_named, fingerprint, read_record
 from sacl.run.workspace import Workspace
-from sacl.types import SPLITS, Case, LabelScheme
+from sacl.types import SPLITS, Case
 
 
 def export(  # noqa: PLR0913
@@ -59,7 +59,11 @@ def export(  # noqa: PLR0913
         maps = workspace.require("predict") / arm
         cases = _predicted(cases, maps)
         find = ingested_series(sources, workspace.root / KEY) if sources else None
-        read = functools.partial(_read, maps, cohort.scheme, workspace.name, find)
+
+        def read(case_id: str) -> Result:
+            map_and_frame = read_label_map(maps / f"{case_id}.nii.gz", cohort.scheme)
+            return Result(case_id, *map_and_frame, workspace.name, find)
+
         load = {case.case_id: functools.partial(read, case.case_id) for case in cases}
     elif not cases:
         raise DataError(f"{cohort.name}: no scan in the splits {', '.join(wanted)}")
@@ -110,10 +114,3 @@ def _predicted(cases: Sequence[Case], folder: Path) -> list[Case]:
     if len(there) < len(cases):
         say(f"export: {len(cases) - len(there)} scans have no prediction by {folder.name}")
     return there
-
-
-def _read(
-    folder: Path, scheme: LabelScheme, run: str, find: Callable[[str], Headers] | None, case_id: str
-) -> Result:
-    label_map, native = read_label_map(folder / f"{case_id}.nii.gz", scheme)
-    return Result(case_id, label_map, native, run, find)

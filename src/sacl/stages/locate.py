@@ -11,16 +11,16 @@ from sacl.cohort.manifest import read_cohort
 from sacl.files.atomic import replacing
 from sacl.files.documents import cell_text
 from sacl.files.nifti import write_label_map
-from sacl.prediction.given import GivenMaps, fingerprint_of_maps, look_through
+from sacl.prediction.given import fingerprint_of_maps, look_through
 from sacl.prediction.phases import estimate_phases
 from sacl.progress import say, track
 from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.scores.overlap import dice, volume_ml
-from sacl.settings import LocateSettings, MapsSettings
+from sacl.settings import LocateSettings
 from sacl.stages.locate_networks import FOLDS, SEEN, Locator, deal_folds, network_locator
 from sacl.stages.scan import Scan
-from sacl.types import Case, Cohort, LabelMap
+from sacl.types import Case, LabelMap
 
 PHASE_THRESHOLD = 0.8
 """Least probability of an estimated contrast phase; below it the phase stays `unknown`."""
@@ -45,7 +45,11 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
     """
     with recorded(workspace, "locate", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
-        given = None if settings.maps is None else _given(settings.maps, workspace, cohort)
+        given = None
+        if (maps := settings.maps) is not None:
+            grids = {c.case_id: Scan(c, cohort, workspace).image.grid for c in cohort.cases}
+            how = maps.repair_grid == "nearest", maps.allow_missing
+            given = look_through(maps.source, cohort.scheme, grids, *how)
         locator = given.locate if given else network_locator(settings, workspace, cohort)
         fold_of = {} if given else deal_folds(cohort, FOLDS)
         seen = sorted(subject for subject, fold in fold_of.items() if fold == SEEN)
@@ -134,10 +138,3 @@ def _summary(coverage: pd.DataFrame, scans: int) -> dict[str, object]:
     words += f" ({', '.join(parts)}; see coverage.csv)" if missed else ""
     say(f"locate: {words}")
     return summary
-
-
-def _given(settings: MapsSettings, workspace: Workspace, cohort: Cohort) -> GivenMaps:
-    """Return the maps of another tool, looked through before the first one is read."""
-    grids = {case.case_id: Scan(case, cohort, workspace).image.grid for case in cohort.cases}
-    repairs = settings.repair_grid == "nearest"
-    return look_through(settings.source, cohort.scheme, grids, repairs, settings.allow_missing)

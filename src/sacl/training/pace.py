@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -36,20 +35,6 @@ _MEAN_OF = 50
 _WORTH_A_TRIAL = 50
 """Shorter trainings try no other number of threads."""
 _ROUNDING = 1e-6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Paced:
-    """What is recorded of a training's time; `seconds_allowed` is None where it had no end.
-
-    All but `steps` are of the last call, where a training was interrupted.
-    """
-
-    steps: int
-    steps_asked: int
-    seconds_allowed: float | None
-    seconds_per_step: float
-    threads: int
 
 
 class Pace:
@@ -114,16 +99,19 @@ class Pace:
             self._require_enough(self.deadline, self._last - before)
         self.stride = (self.steps - self.position) / self.to_do
 
-    def paced(self) -> Paced:
-        """Return what is recorded."""
+    def paced(self) -> dict[str, float | None]:
+        """Return what is recorded; `seconds_allowed` is None where the training had no end.
+
+        All but `steps` are of the last call, where a training was interrupted.
+        """
         taken, steps = self._last - self._begun, self.done - self._done_before
-        return Paced(
-            steps=self.done,
-            steps_asked=self.steps,
-            seconds_allowed=None if self._allowed_s is None else round(self._allowed_s, 1),
-            seconds_per_step=round(taken / max(1, steps), 4),
-            threads=torch.get_num_threads(),
-        )
+        return {
+            "steps": self.done,
+            "steps_asked": self.steps,
+            "seconds_allowed": None if self._allowed_s is None else round(self._allowed_s, 1),
+            "seconds_per_step": round(taken / max(1, steps), 4),
+            "threads": torch.get_num_threads(),
+        }
 
     def _note(self, seconds: float) -> None:
         """Keep the mean time of a step; those of a trial of threads are unlike those to come."""
@@ -153,4 +141,4 @@ class Pace:
 
 def keep_pace(folder: Path, name: str, pace: Pace) -> None:
     """Write the time of a training beside those that the stage has done before."""
-    write_text(folder / PACE, json.dumps({**paces_in(folder), name: asdict(pace.paced())}))
+    write_text(folder / PACE, json.dumps({**paces_in(folder), name: pace.paced()}))
