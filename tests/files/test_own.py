@@ -29,9 +29,10 @@ def test_a_file_that_sacl_did_not_write_or_that_was_changed_since_is_not_overwri
 
 def test_a_file_is_ours_until_the_one_that_was_noted_after_it_has_its_name(tmp_path):
     write_own(tmp_path / "a.nii.gz", "predicted")
-    (tmp_path / "whole").write_text("predicted again, and killed")
-    note_own(tmp_path / "a.nii.gz", tmp_path / "whole")
-    require_own(tmp_path, ["a.nii.gz"])
+    for text in ("predicted again, and killed", "and once more"):
+        (tmp_path / "whole").write_text(text)
+        note_own(tmp_path / "a.nii.gz", tmp_path / "whole")
+        require_own(tmp_path, ["a.nii.gz"])
 
 
 def test_a_file_of_the_user_is_not_ours_by_a_note_of_what_was_to_replace_it(tmp_path):

@@ -114,7 +114,8 @@ def note_own(path: Path, whole: Path) -> None:
     A process that is killed in between leaves nothing that sacl would not overwrite.
     """
     written = _written(path.parent)
-    states = [*written.get(path.name, [])[-1:], _state(whole)]
+    now = _state(path) if path.exists() else None
+    states = [state for state in written.get(path.name, []) if state == now] + [_state(whole)]
     write_text(path.parent / _WRITTEN, json.dumps(written | {path.name: states}, indent=0) + "\n")
 
 
