@@ -1,10 +1,14 @@
 """The benchmark of broken inputs: what it calls wrong, and what it holds to be open."""
 
+import mmap
+import os
+import signal
+
 import pytest
 
 from research.benchmarks.hostile import still_open
 from research.benchmarks.hostile_parts.ended import GIGABYTE_KB, Ended, judged
-from research.benchmarks.hostile_parts.kills import Whole, _differences, _files
+from research.benchmarks.hostile_parts.kills import Whole, _counting, _differences, _files
 
 FOUND = {"seed": 0, "findings": [{"case": 7}, {"case": 9}]}
 KILLS = {"seed": 0, "findings": [{"round": 7}]}
@@ -67,3 +71,27 @@ def test_what_a_killed_command_leaves_is_compared_without_its_times(tmp_path):
         "run.json: other bytes",
         "scores.csv: missing",
     ]
+
+
+def test_of_a_page_steps_are_compared_and_seconds_are_not(tmp_path):
+    def hashed(steps, seconds):
+        cells = f"<td>1</td><td>{steps}</td><td>{seconds}</td><td>0</td></tr>locate {seconds} s"
+        (tmp_path / "comparison.html").write_text(cells)
+        return dict(_files(tmp_path))
+
+    assert hashed("2 + 4", 1) == hashed("2 + 4", 12)
+    assert hashed("2 + 4", 1) != hashed("2 + 5", 1)
+
+
+def test_a_process_is_killed_before_one_of_its_changes_of_files(tmp_path):
+    counter = mmap.mmap(-1, 8)
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        _counting(counter, 3)()
+        for name in "abcd":
+            (tmp_path / name).mkdir()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert int.from_bytes(counter[:8], "little") == 3

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,18 +48,26 @@ def program_of(words: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", module, *rest]
 
 
-def forked(words: Sequence[str], root: Path, errors: Path) -> int:
-    """Start a command line in a fork of this process, leader of its own group; return its id."""
+def forked(
+    words: Sequence[str], root: Path, errors: Path, first: Callable[[], None] = lambda: None
+) -> int:
+    """Start a command line in a fork of this process, leader of its own group; return its id.
+
+    `first` is called there before anything else.
+    """
     child = os.fork()
     if child == 0:
-        _be_the_program(words, root, errors)
+        _be_the_program(words, root, errors, first)
     return child
 
 
-def _be_the_program(words: Sequence[str], root: Path, errors: Path) -> None:
+def _be_the_program(
+    words: Sequence[str], root: Path, errors: Path, first: Callable[[], None]
+) -> None:
     code = 70
     try:
         os.setsid()
+        first()
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)

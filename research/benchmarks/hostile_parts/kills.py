@@ -1,14 +1,20 @@
-"""Runs, predictions, exports and comparisons that are killed at random moments and go on."""
+"""Runs, predictions, exports and comparisons that are killed and go on.
+
+They are killed at random moments, or before one of the times at which they make, rename or delete
+a file: what goes wrong goes wrong between two of these, where a random moment seldom is.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +25,8 @@ from typing import Any
 import numpy as np
 
 from research.benchmarks.hostile_parts.ended import forked, program_of
+from research.compare import LOG
+from sacl.dicom.pseudonyms import KEY
 
 OF_ONE_TIME = ("started", "date", "duration_s", "seconds", "pace", "shared", "peak_memory_mb")
 """What a record says of when, or for how long; never compared."""
@@ -26,23 +34,37 @@ _OF_ONE_CALL = re.compile(rb"[0-9.]+ ?(s|min|h|GB)\b|(?<=[0-9] \+ [0-9]</td>)(<t
 """What a page says of that: numbers with their unit, and a comparison's costs in whole seconds,
 which follow the steps, with their unit in the head."""
 _TURNS = (
-    *("run", "predict", "export", "compare", "predict", "export"),
-    *("run", "predict", "export", "predict", "run", "export", "predict"),
-    *("run", "predict", "export", "compare", "predict", "export"),
-    *("run", "predict", "export", "predict", "run", "export"),
+    *("run", "predict", "compare", "export", "redo", "compare at once", "ingest"),
+    *("export onto DICOM", "predict", "redo", "compare at once", "locate and predict"),
+    *("run", "export"),
 )
-"""Commands in the order of the rounds: those that take seconds less often."""
-_MOST, _OWN_EVERY = 5, 16
+"""Commands in the order of the rounds."""
+_MOST, _OWN_EVERY = 5, 13
 """Kills of one command before it is let through; each so many-th round has programs of its own."""
+_CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
+"""What Python says of a process that makes, renames or deletes."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that is killed, what it is begun again with, and what lies in its folder before."""
+
+    words: tuple[str, ...]
+    again: tuple[str, ...] | None = None
+    onto: Path | None = None
 
 
 @dataclass(frozen=True)
 class Whole:
-    """What an undisturbed command leaves, which of it differs each time, and how long it takes."""
+    """What an undisturbed command leaves, which of it differs each time, and how long it takes.
+
+    `changes` says how often it makes, renames or deletes a file.
+    """
 
     files: dict[str, str]
     varies: tuple[str, ...]
     seconds: float
+    changes: int = 0
 
 
 def killed(
@@ -58,18 +80,18 @@ def killed(
     All processes of a command are killed at once, as by the system. Files that differ between two
     undisturbed commands are only looked for.
     """
-    commands, begun = _commands(base), time.monotonic()
-    whole = {
-        name: _undisturbed(words, scratch / f"whole-{name}") for name, words in commands.items()
-    }
-    counts, tried, findings = Counter[str](), Counter[str](), []
-    numbers = []
+    begun = time.monotonic()
+    commands = _commands(base, scratch / "onto")
+    whole = {name: _undisturbed(one, scratch / f"whole-{name}") for name, one in commands.items()}
+    counts, tried, within = Counter[str](), Counter[str](), Counter[str]()
+    findings, numbers = [], []
     for number in rounds:
         name = _TURNS[number % len(_TURNS)]
-        words = commands[name]
         root, rng = scratch / f"killed-{number}", np.random.default_rng([seed, number])
         own = number % _OWN_EVERY == _OWN_EVERY - 1
-        counts[name] += _until_through(words, root, rng, whole[name].seconds, own)
+        interrupted = _until_through(commands[name], root, rng, whole[name], own)
+        counts[name] += len(interrupted)
+        within.update(interrupted)
         tried[name] += 1
         numbers.append(number)
         if differing := _differences(whole[name], root):
@@ -81,10 +103,12 @@ def killed(
                 "seed": seed,
                 "kills": counts.total(),
                 "kills_of": dict(counts),
+                "kills_within": dict(sorted(within.items())),
                 "rounds_of": dict(tried),
                 **({"rounds": numbers} if len(numbers) <= 30 else {"first": numbers[0]}),
                 "only_looked_for": {name: one.varies for name, one in whole.items()},
                 "files_compared": {n: len(w.files) - len(w.varies) for n, w in whole.items()},
+                "changes_undisturbed": {name: one.changes for name, one in whole.items()},
                 "seconds_undisturbed": {name: round(w.seconds, 1) for name, w in whole.items()},
                 "findings": findings,
                 "minutes": round((time.monotonic() - begun) / 60, 1),
@@ -94,29 +118,63 @@ def killed(
             return
 
 
-def _commands(base: Path) -> dict[str, list[str]]:
-    work, images = str(base / "work"), str(base / "nnunet" / "imagesTr")
-    grid = ["research", "compare", str(base / "protocol.yaml"), "--data", str(base / "nnunet")]
+def _commands(base: Path, onto: Path) -> dict[str, Command]:
+    """Return the commands by name; `onto` is a folder for what two of them start from.
+
+    A redo sets finished stages aside, and is asked for again without `--force`. The run of DICOM
+    knows all pseudonyms but one, since those that are drawn are others each time.
+    """
+    work, mixed, images = str(base / "work"), str(base / "mixed"), str(base / "nnunet" / "imagesTr")
+    run = ("run", str(base / "run.yaml"), "--work", "{}")
+    finished, known = onto / "finished", onto / "known"
+    shutil.copytree(base / "work", finished)
+    known.mkdir()
+    key = (base / "mixed" / KEY).read_text().splitlines(keepends=True)
+    (known / KEY).write_text("".join(key[:-1]))
+    grid = ("research", "compare", str(base / "protocol.yaml"), "--data", str(base / "nnunet"))
+    predict = ("predict", "--images", images, "--out", "{}", "--segmenter")
+    source = ("--form", "dicom-seg", "--source", str(base / "hospital"))
     return {
-        "run": ["run", str(base / "run.yaml"), "--work", "{}"],
-        "predict": ["predict", "--segmenter", work, "--images", images, "--out", "{}"],
-        "export": ["export", work, "--form", "nifti-per-organ", "--out", "{}"],
-        "compare": [*grid, "--work", "{}"],
+        "run": Command(run),
+        "redo": Command((*run, "--force"), run, finished),
+        "ingest": Command(("run", str(base / "mixed.yaml"), "--work", "{}"), onto=known),
+        "predict": Command((*predict, work)),
+        "locate and predict": Command((*predict, mixed)),
+        "export": Command(("export", work, "--form", "nifti-per-organ", "--out", "{}")),
+        "export onto DICOM": Command(("export", mixed, *source, "--out", "{}")),
+        "compare": Command((*grid, "--work", "{}")),
+        "compare at once": Command((*grid, "--work", "{}", "--jobs", "2")),
     }
 
 
-def _start(words: list[str], root: Path, own: bool) -> int:
+def _start(words: Iterable[str], root: Path, own: bool, first: Callable[[], None]) -> int:
     """Start a command as leader of a group of processes, and return its id."""
     (root / "tmp").mkdir(parents=True, exist_ok=True)
     filled = [word.replace("{}", str(root / "out")) for word in words]
     if not own:
-        return forked(filled, root, root / "said")
+        return forked(filled, root, root / "said", first)
     environment = {**os.environ, "TMPDIR": str(root / "tmp")}
     with (root / "said").open("wb") as said:
         null = subprocess.DEVNULL
         return subprocess.Popen(
             program_of(filled), env=environment, stdout=null, stderr=said, start_new_session=True
         ).pid
+
+
+def _counting(counter: mmap.mmap, last: int) -> Callable[[], None]:
+    """Return what makes a process count its changes of files, and kill its group before the last.
+
+    Where `last` is 0 it counts alone.
+    """
+
+    def noticed(event: str, _arguments: object) -> None:
+        if event in _CHANGES:
+            now = int.from_bytes(counter[:8], "little") + 1
+            counter[:8] = now.to_bytes(8, "little")
+            if now == last:
+                os.killpg(0, signal.SIGKILL)
+
+    return lambda: sys.addaudithook(noticed)
 
 
 def _ended(child: int, seconds: float) -> int | None:
@@ -130,38 +188,65 @@ def _ended(child: int, seconds: float) -> int | None:
     return None
 
 
-def _undisturbed(words: list[str], root: Path) -> Whole:
+def _undisturbed(command: Command, root: Path) -> Whole:
     """Run a command twice in the same place, which nobody kills."""
     found = []
+    counter = mmap.mmap(-1, 8)
     for _ in range(2):
         shutil.rmtree(root, ignore_errors=True)
+        _prepare(command, root)
+        counter[:8] = bytes(8)
         begun = time.monotonic()
-        if _ended(_start(words, root, own=False), 600.0) != 0:
-            raise SystemExit(f"undisturbed: {words}: {(root / 'said').read_text()[-500:]}")
+        if _ended(_start(command.words, root, False, _counting(counter, 0)), 600.0) != 0:
+            said = (root / "said").read_text()[-500:]
+            raise SystemExit(f"undisturbed: {command.words}: {said}")
         seconds = time.monotonic() - begun
         found.append(dict(_files(root)))
     first, second = found
     if first.keys() != second.keys():
-        raise SystemExit(f"undisturbed: {words}: other files each time")
+        odd = sorted(first.keys() ^ second.keys())
+        raise SystemExit(f"undisturbed: {command.words}: other files each time, {odd}")
     varies = tuple(name for name in first if first[name] != second[name])
-    return Whole(first, varies, seconds)
+    return Whole(first, varies, seconds, int.from_bytes(counter[:8], "little"))
+
+
+def _prepare(command: Command, root: Path) -> None:
+    if command.onto is not None:
+        shutil.copytree(command.onto, root / "out")
 
 
 def _until_through(
-    words: list[str], root: Path, rng: np.random.Generator, whole_s: float, own: bool
-) -> int:
-    """Start a command and kill it at random moments, a few times at most; return how often."""
-    starting_s = 3.0 if own else 0.0
-    for kills in range(_MOST):
-        child = _start(words, root, own)
-        if _ended(child, float(rng.uniform(0.02, 1.0)) * (whole_s + starting_s)) is not None:
-            return kills
-        os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    command: Command, root: Path, rng: np.random.Generator, whole: Whole, own: bool
+) -> list[str]:
+    """Start a command and kill it, a few times at most; return what each kill was within.
+
+    A program of its own, and one that starts such programs, is killed at random moments; any other
+    in half of the rounds.
+    """
+    _prepare(command, root)
+    starting_s, words, within = 3.0 if own else 0.0, command.words, []
+    at_changes = not own and "--jobs" not in words and bool(rng.integers(2))
+    for _ in range(_MOST):
+        last = int(rng.integers(1, whole.changes + 1)) if at_changes else 0
+        child = _start(words, root, own, _counting(mmap.mmap(-1, 8), last))
+        moment_s = float(rng.uniform(0.02, 1.0)) * (whole.seconds + starting_s)
+        code = _ended(child, 600.0 if at_changes else moment_s)
+        if code is None:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        elif code != -signal.SIGKILL:
+            return within
         _wait_for_group(child)
-    if _ended(_start(words, root, own), 600.0) is None:
+        within.append(_under_way(root / "out") or command.words[0])
+        words = command.again or words
+    if _ended(_start(words, root, own, lambda: None), 600.0) is None:
         raise SystemExit(f"no end after kills: {words}")
-    return _MOST
+    return within
+
+
+def _under_way(out: Path) -> str:
+    """Name the stages whose notes say that they have begun and not ended; none where none has."""
+    return " and ".join(sorted({path.parent.name for path in out.rglob("partial.json")}))
 
 
 def _wait_for_group(leader: int) -> None:
@@ -189,13 +274,14 @@ def _how(before: str | None, after: str | None) -> str:
 def _files(root: Path) -> Iterator[tuple[str, str]]:
     """Give the files below a folder with hashes; records and pages without what is of one time.
 
-    Entries of the laboratory's store are named by what they were made of, never by when.
+    What a comparison's processes said is only looked for. Entries of the laboratory's store are
+    named by what they were made of, never by when.
     """
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root))
         if path.is_dir() or name == "said":
             continue
-        content = path.read_bytes()
+        content = path.read_bytes() if path.name != LOG else b""
         if path.suffix == ".json" and not path.name.startswith(".partial-"):
             content = json.dumps(_timeless(json.loads(content)), sort_keys=True).encode()
         elif path.suffix == ".html":
