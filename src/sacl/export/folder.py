@@ -1,7 +1,7 @@
 """An export's folder: what it is of and which files are its own, so that no other is touched.
 
-`export.json` says both. An interrupted export goes on; one that failed may be replaced by a
-corrected one; a finished one only with `--force`, which removes the files that it wrote itself.
+An interrupted export goes on; one that failed may be replaced by a corrected one; a finished one
+only with `--force`, which removes the files that it wrote itself.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
-from sacl.cohort.dataset import first_of
+from sacl.cohort.dataset import first_of, in_short
 from sacl.errors import ConfigError, DataError, NoSeriesError, SaclError
 from sacl.export.forms import Export, Form, Result
 from sacl.files.atomic import write_text
 from sacl.progress import say, track
 
 RECORD = "export.json"
-"""Says of what an export is, so that an interrupted one goes on and no other is mixed into it."""
 _NAMED = 20
-"""Scans named in a line, of those left out for one reason; `Exported` names all."""
+"""Scans named in a line, of those left out for one reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,23 +40,17 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRecord:
-    """What `export.json` says; `files` are the names of all that the export writes.
-
-    `state` is `started`, `failed` (refused in one line, with a remedy) or `finished`.
-    """
+    """What `export.json` says; `files` are the names of all that the export writes."""
 
     origin: Origin
     files: tuple[str, ...]
-    state: str
+    state: Literal["started", "failed", "finished"]
     scans: int = 0
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export did: `written` of its `scans` now, the others before; `files` for all.
-
-    Scans `left_out` have no DICOM series that the form needs.
-    """
+    """What an export did: `written` of its `scans` now, the others before; `files` for all."""
 
     form: str
     folder: str
@@ -72,12 +66,8 @@ def write_export(
     """Write all scans, then what is said of them together.
 
     Scans that are there already are skipped, unless `force` is set; those without a DICOM series
-    that the form needs are left out, with a line that names them.
-
-    Raises:
-        ConfigError: the folder holds something else.
-        DataError: a scan cannot be written, or none has a series; what is whole stays, for the same
-            command to go on.
+    that the form needs are left out, with a line that names them. Where one cannot be written, what
+    is whole stays, for the same command to go on.
     """
     names = {case_id: f"{case_id}{form.suffix}" for case_id in load}
     before = _claim(export.out, origin, set(names.values()), export.force)
@@ -89,7 +79,8 @@ def write_export(
         written, left_out = _write_each(form, export, load, names)
         more = tuple(path.name for path in form.finish(export)) if form.finish else ()
     except BaseException as error:
-        _give_up(export.out, record, before is None, isinstance(error, SaclError))
+        with contextlib.suppress(OSError, SaclError):
+            _give_up(export.out, record, before is None, isinstance(error, SaclError))
         raise
     scans = (len(export.cases) or len(load)) - len(left_out)
     absent = {names[case_id] for case_id in left_out}
@@ -101,10 +92,7 @@ def write_export(
 
 
 def _write_each(
-    form: Form,
-    export: Export,
-    load: Mapping[str, Callable[[], Result]],
-    names: Mapping[str, str],
+    form: Form, export: Export, load: Mapping[str, Callable[[], Result]], names: Mapping[str, str]
 ) -> tuple[int, tuple[str, ...]]:
     """Write the scans that are not there; return how many were, and the names of those left out."""
     written = 0
@@ -122,10 +110,7 @@ def _write_each(
         written += 1
         if result.native.contradiction:
             doubts.append((f"case {case_id}", result.native.contradiction))
-    lines = [
-        f"{reason}: {', '.join(cases[:_NAMED])}{', ...' * (len(cases) > _NAMED)}"
-        for reason, cases in without.items()
-    ]
+    lines = [f"{reason}: {in_short(cases, _NAMED)}" for reason, cases in without.items()]
     left_out = tuple(case_id for cases in without.values() for case_id in cases)
     if left_out and len(left_out) == len(load):
         raise DataError(f"no scan has a DICOM series to write onto ({'; '.join(lines)})")
@@ -137,10 +122,7 @@ def _write_each(
 
 
 def _claim(out: Path, origin: Origin, names: set[str], force: bool) -> tuple[str, ...] | None:
-    """Return the files that an export has in its folder, None of a new folder; refuse any other.
-
-    What another export wrote is removed, where that is allowed.
-    """
+    """Return the files that an export has in its folder, None of a new folder; refuse any other."""
     where = f"--out {out.name}"
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{where}: a file; give a folder")
@@ -171,13 +153,12 @@ def _claim(out: Path, origin: Origin, names: set[str], force: bool) -> tuple[str
 
 def _give_up(out: Path, record: ExportRecord, is_new: bool, is_refused: bool) -> None:
     """Leave nothing of an export that wrote nothing, else a record that lets it go on."""
-    with contextlib.suppress(OSError, SaclError):
-        _sweep(out)
-        if is_new and [path.name for path in out.iterdir()] == [RECORD]:
-            (out / RECORD).unlink()
-            out.rmdir()
-        elif is_refused:
-            _keep(out, dataclasses.replace(record, state="failed"))
+    _sweep(out)
+    if is_new and [path.name for path in out.iterdir()] == [RECORD]:
+        _remove(out, [RECORD])
+        out.rmdir()
+    elif is_refused:
+        _keep(out, dataclasses.replace(record, state="failed"))
 
 
 def _sweep(out: Path) -> None:

@@ -33,7 +33,7 @@ class Result:
     """A predicted label map on its canonical grid, and the frame of the scan's own file.
 
     `run` is the name of the run, or of the folder of label maps. `source` reads the headers of a
-    case's own DICOM images; None where it is not known where these are.
+    case's own DICOM images.
     """
 
     case_id: str
@@ -45,11 +45,7 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class Export:
-    """What all scans of an export share.
-
-    `workspace` and `cohort` are those of the run and `cases` the exported ones; None and empty
-    where a folder of label maps is exported. `force` is set to write again what is there.
-    """
+    """What all scans of an export share; a folder of label maps has no run, cohort and cases."""
 
     out: Path
     scheme: LabelScheme
@@ -65,9 +61,7 @@ class Form:
     """One way to write results.
 
     `write` puts one scan's result at a path, the case's name with `suffix`, whole or not at all;
-    None where a form needs no predictions. `finish` writes what is said of all scans together, and
-    returns the files. `splits` are the default ones. A form that `needs_source` refers to the
-    scan's own DICOM images.
+    None where a form needs no predictions. `finish` writes what is said of all scans together.
     """
 
     summary: str
@@ -78,19 +72,12 @@ class Form:
     needs_source: bool = False
 
 
-def write_map(result: Result, path: Path) -> None:
-    """Write all organs into one file, on the scan's own grid, with the label table in it."""
+def _write_map(result: Result, path: Path) -> None:
     write_label_map(path, result.label_map, result.native)
 
 
-def write_masks(result: Result, folder: Path) -> None:
-    """Write `ORGAN.nii.gz` per organ into a folder, 1 in the organ and 0 elsewhere.
-
-    An organ without voxels gets an empty mask. The folder appears when all masks are in it.
-
-    Raises:
-        DataError: two organs would have the same file name.
-    """
+def _write_masks(result: Result, folder: Path) -> None:
+    """Write a mask `ORGAN.nii.gz` per organ into a folder, which appears when all are in it."""
     scheme = result.label_map.scheme
     names = {organ: snake_case(organ) for organ in scheme.names}
     twice = next((name for name, count in Counter(names.values()).items() if count > 1), None)
@@ -108,12 +95,8 @@ def write_masks(result: Result, folder: Path) -> None:
     partial.replace(folder)
 
 
-def write_dicom(write: DicomWriter, result: Result, path: Path) -> None:
-    """Write a result onto the scan's own images, and say what these lack.
-
-    Raises:
-        DataError: the scan's images are not there, or the result does not lie on them.
-    """
+def _write_dicom(write: DicomWriter, result: Result, path: Path) -> None:
+    """Write a result onto the scan's own images, and say what these lack."""
     assert result.source is not None
     source = result.source(result.case_id)
     try:
@@ -127,7 +110,7 @@ def write_dicom(write: DicomWriter, result: Result, path: Path) -> None:
         )
 
 
-def finish_nnunet(export: Export) -> list[Path]:
+def _finish_nnunet(export: Export) -> list[Path]:
     """Write `dataset.json`, and of a run `splits_final.json`."""
     cohort = export.cohort
     labeled = cohort.labeled if cohort else ()
@@ -146,23 +129,22 @@ def finish_nnunet(export: Export) -> list[Path]:
     return written
 
 
-def finish_nnssl(export: Export) -> list[Path]:
+def _finish_nnssl(export: Export) -> list[Path]:
     """Write `pretrain_data.json` with the images and the coarse label maps that it names."""
     assert export.workspace is not None
     assert export.cohort is not None
-    maps = export.workspace.folder("locate") / "maps"
-    home = export.workspace.folder("ingest")
+    maps, home = export.workspace.folder("locate") / "maps", export.workspace.folder("ingest")
     return [write_collection(export.out, export.cohort, export.cases, home, maps, export.force)]
 
 
 def _dicom(summary: str, suffix: str, write: DicomWriter) -> Form:
-    return Form(summary, suffix, functools.partial(write_dicom, write), needs_source=True)
+    return Form(summary, suffix, functools.partial(_write_dicom, write), needs_source=True)
 
 
 FORMS: dict[str, Form] = {
-    "nifti": Form("one label map per scan, with the label table in it", ".nii.gz", write_map),
-    "nifti-per-organ": Form("a folder per scan with one mask per organ", "", write_masks),
-    "nnunet": Form("nnU-Net's predictions and JSON files", ".nii.gz", write_map, finish_nnunet),
+    "nifti": Form("one label map per scan, with the label table in it", ".nii.gz", _write_map),
+    "nifti-per-organ": Form("a folder per scan with one mask per organ", "", _write_masks),
+    "nnunet": Form("nnU-Net's predictions and JSON files", ".nii.gz", _write_map, _finish_nnunet),
     "dicom-seg": _dicom("a DICOM segmentation per scan, of bits", ".seg.dcm", write_segmentation),
     "dicom-seg-labelmap": _dicom(
         "a DICOM segmentation per scan, of label values",
@@ -170,17 +152,13 @@ FORMS: dict[str, Form] = {
         functools.partial(write_segmentation, kind=Kind.LABELMAP),
     ),
     "rtstruct": _dicom("a DICOM structure set per scan", ".rtstruct.dcm", write_rtstruct),
-    "nnssl": Form("the scans as nnssl pretrains on", finish=finish_nnssl, splits=("train",)),
+    "nnssl": Form("the scans as nnssl pretrains on", finish=_finish_nnssl, splits=("train",)),
 }
 """All forms by name."""
 
 
 def form_named(name: str, sources: Sequence[Path]) -> Form:
-    """Return a form by its name, for an export with these folders or zips of DICOM.
-
-    Raises:
-        ConfigError: there is none, or the sources are missing or of no use to it.
-    """
+    """Return a form by its name, for an export with these folders or zips of DICOM; or refuse."""
     if name not in FORMS:
         raise ConfigError(f"--form {name}: expected one of {', '.join(FORMS)}")
     form = FORMS[name]
