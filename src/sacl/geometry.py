@@ -23,9 +23,9 @@ _REMEDY = "resample the label map onto the image's grid"
 def orientation_of(grid: Grid) -> Orientation:
     """Return which voxel axis runs closest to x, y and z, and whether it has to be flipped.
 
-    Of the six assignments the one with the largest sum of absolute direction cosines is taken, so
-    that an oblique or sheared grid has an unambiguous answer. In a tie, as at 45 degrees, the axes
-    stay as they are: so a canonical grid stays canonical when a file rounds it to float32.
+    The assignment with the largest sum of absolute direction cosines is taken, also of an oblique
+    or sheared grid. In a tie, as at 45 degrees, the axes stay as they are: so a canonical grid
+    stays canonical when a file rounds it to float32.
     """
     cosine = grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0)
 
@@ -38,10 +38,7 @@ def orientation_of(grid: Grid) -> Orientation:
 
 
 def to_canonical(voxels: Shaped[np.ndarray, "i j k"], grid: Grid) -> tuple[np.ndarray, Grid]:
-    """Permute and flip axes so that i, j, k run closest to x, y, z; no voxel is resampled.
-
-    Returns a view of `voxels` and the grid on which it lies.
-    """
+    """Permute and flip axes so that i, j, k run closest to x, y, z; the result is a view."""
     orientation = orientation_of(grid)
     axes = [axis for axis, _ in orientation]
     shape = tuple(grid.shape[axis] for axis in axes)
@@ -116,8 +113,7 @@ def resample_nearest(voxels: Shaped[np.ndarray, "i j k"], source: Grid, target: 
 
     A source voxel owns the half-open cell around its center: a point halfway between two voxels
     takes the one further to the right, front or head, however the source is stored. So the values
-    are exact where the grids share their centers, as permuted, flipped and cropped grids do. On
-    the same grid the result is `voxels` itself. Memory: the result and one slice of indices.
+    are exact where the grids share their centers. On the same grid the result is `voxels` itself.
     """
     if same_grid(source, target):
         return voxels
@@ -140,10 +136,7 @@ def resample_nearest(voxels: Shaped[np.ndarray, "i j k"], source: Grid, target: 
 def repaired(
     voxels: Shaped[np.ndarray, "i j k"], own: Grid, image: Grid, where: str
 ) -> tuple[np.ndarray, str]:
-    """Resample a label map onto its image's grid, and say how the grids differed and what it did.
-
-    A map of which nothing lies in the image is refused.
-    """
+    """Resample a label map onto its image's grid, where it has to lie, and say what that did."""
     moved = resample_nearest(voxels, own, image)
     before_ml = np.count_nonzero(voxels) * own.voxel_ml
     after_ml = np.count_nonzero(moved) * image.voxel_ml

@@ -80,10 +80,7 @@ def snake_case(text: str) -> str:
 
 @functools.cache
 def canonical_name(name: str) -> str:
-    """Return the one spelling of an organ's name.
-
-    A name without a known alias is only put into snake case with its side last; the heart's
-    chambers keep theirs in front. Both sides of a paired organ together are the plural.
+    """Return the one spelling of an organ's name; both sides of a pair together are the plural.
 
     Example:
         >>> canonical_name("Right Kidney"), canonical_name("postcava"), canonical_name("kidney")
@@ -158,8 +155,7 @@ def is_complete(organ: str, names: Collection[str]) -> bool:
 def match(names: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
     """Return which of `wanted` each of `names` is, or is a part of; other names are left out.
 
-    Aliases agree. A wanted `kidneys` takes `kidney_left` and `kidney_right`, so that a finer scheme
-    is merged into a coarser one; the other way round there is nothing to be had.
+    So a finer scheme is merged into a coarser one; the other way round there is nothing to be had.
 
     Example:
         >>> match(["RK", "LK", "postcava", "skin"], ["kidneys", "inferior_vena_cava"])

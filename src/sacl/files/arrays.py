@@ -22,10 +22,7 @@ _INT16 = np.iinfo(np.int16)
 
 
 def allocate(path: Path, shape: Sequence[int], dtype: type) -> np.ndarray:
-    """Make an .npy file of zeros whose blocks are reserved, and map it.
-
-    Writing to a sparse file on a full disk kills the process; asking first raises an error.
-    """
+    """Make an .npy file of zeros whose blocks are reserved, and map it: a full disk is an error."""
     if 0 in shape:
         np.save(path, np.zeros(tuple(shape), dtype))
         return open_array(path)
@@ -87,10 +84,7 @@ def label_numbers(
 
 
 def distinct_values(labels: Integer[np.ndarray, "i j k"]) -> set[int]:
-    """Return all values of a label map.
-
-    A label map is made of runs of one value, so only the ends of the runs are looked at.
-    """
+    """Return all values of a label map, by the ends of its runs of one value."""
     values: set[int] = set()
     for k in range(labels.shape[2]):
         row = labels[:, :, k].ravel("K")

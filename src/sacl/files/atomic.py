@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -34,10 +33,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def require_ours(path: Path, mark: str, force: bool = False) -> None:
-    """Refuse to overwrite a file that does not have our mark near its start, unless `force` is on.
+    """Refuse to overwrite a file without our mark in its first 1,000 characters, unless forced.
 
-    `mark` is text that every file of this kind has in its first 1,000 characters. What a killed
-    process left of such a file is removed.
+    What a killed process left of such a file is removed.
     """
     remove_partials(path.parent, [path.name])
     if force or not path.exists():
@@ -55,10 +53,7 @@ def require_ours(path: Path, mark: str, force: bool = False) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, with its suffixes; rename it when the body succeeds.
-
-    A full disk, or a folder that cannot be written, is one line.
-    """
+    """Yield a temporary path beside `path`, with its suffixes; rename it when the body succeeds."""
     temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,16 +66,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_partials(folder: Path, names: Iterable[str] | None = None) -> None:
-    """Remove the temporary files that killed processes left.
+    """Remove the temporary files that killed processes left, at any depth of a locked folder.
 
-    They lie at any depth of the folder, or directly in it where only those of files of some names
-    are to go. Nobody may be writing them: a work directory is locked by then.
+    Where only those of files of some names are to go, they lie directly in the folder.
     """
-    if names is None:
-        partials = list(folder.rglob(".partial-*"))
-    else:
-        partials = [path for name in names for path in folder.glob(f".partial-*-{escape(name)}")]
-    for path in partials:
+    ours = ["**/.partial-*"] if names is None else [f".partial-*-{escape(name)}" for name in names]
+    for path in [path for pattern in ours for path in folder.glob(pattern)]:
         if path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
 
@@ -134,24 +125,17 @@ def _state(path: Path) -> list[int]:
 
 def plain(value: Any) -> Any:
     """Return settings as JSON types; of a path only the name is kept."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, msgspec.Struct):
-        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
-    if isinstance(value, Path):
-        return value.name
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    return value
+    return msgspec.json.decode(msgspec.json.encode(value, enc_hook=_name_of))
+
+
+def _name_of(value: Any) -> Any:
+    return value.name if isinstance(value, Path) else value.item()  # a number of NumPy
 
 
 def fingerprint_of(files: Iterable[Path], root: Path) -> str:
     """Return a hash of files: where they lie seen from a root, their sizes and their times.
 
-    Of a small table or JSON the content counts instead of the time. A symlink counts as what it
-    leads to; a file that is not there counts as missing.
+    Of a small table or JSON the content counts instead of the time.
     """
     digest = hashlib.sha256()
     for path in files:
@@ -168,10 +152,7 @@ def fingerprint_of(files: Iterable[Path], root: Path) -> str:
 
 
 def folder_fingerprint(root: Path) -> str:
-    """Return a hash of all files below a folder, hidden ones and pipes apart, or of one file.
-
-    Symlinks to folders are followed, each folder once.
-    """
+    """Return a hash of all files below a folder, hidden ones and pipes apart, or of one file."""
     if not root.is_dir():
         return fingerprint_of([root], root.parent)
     files: list[Path] = []

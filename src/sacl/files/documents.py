@@ -78,10 +78,9 @@ def as_record(document: Any, kind: Any, where: str, remedy: str) -> Any:
 
 
 def read_rows(path: Path, key: str = "case_id") -> dict[str, dict[str, str]]:
-    """Return the rows of a CSV by `case_id`; column names are put into snake case.
+    """Return the rows of a CSV by case, which the file calls `key`; column names in snake case.
 
-    Commas, semicolons and tabs separate columns. `key` is what the file calls the case. A file
-    without such a column, or with two rows of a case, is refused.
+    Commas, semicolons and tabs separate columns. Two rows of a case are refused.
     """
     rows: dict[str, dict[str, str]] = {}
     try:
@@ -111,7 +110,6 @@ def read_rows(path: Path, key: str = "case_id") -> dict[str, dict[str, str]]:
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> JsonObject:
-    """Build an object, and refuse one that has a key twice."""
     document = dict(pairs)
     if len(document) < len(pairs):
         keys = [key for key, _ in pairs]

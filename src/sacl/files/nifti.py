@@ -1,8 +1,7 @@
 """NIfTI in and out: canonical voxels, the exact way back, label names in the file.
 
-Every reader returns voxels in canonical (closest RAS+) order and the `NativeFrame` that leads back
-to the file's own grid. Integers stay integers: a CT costs two bytes per voxel. Gzip goes straight
-from the file into the array.
+Integers stay integers: a CT costs two bytes per voxel. Gzip goes straight from the file into the
+array.
 """
 
 from __future__ import annotations
@@ -68,9 +67,7 @@ def stem(path: Path) -> str:
 
 
 def read_volume(path: Path) -> tuple[Volume, NativeFrame]:
-    """Read an image: int16 where the file stores integers that fit, else float32.
-
-    A rescale slope and intercept are honored; a fractional one makes the voxels float32.
+    """Read an image: int16 where rescaled values are integers that fit, else float32.
 
     Raises:
         DataError: the file is missing, damaged, not NIfTI or not 3-D, its affine is not usable, or
@@ -107,11 +104,7 @@ def read_labels(path: Path) -> tuple[Integer[np.ndarray, "i j k"], Grid, NativeF
 
 
 def read_label_map(path: Path, scheme: LabelScheme) -> tuple[LabelMap, NativeFrame]:
-    """Read a label map whose values are those of `scheme`: 0 is background, n + 1 is `names[n]`.
-
-    Raises:
-        DataError: a value is not a whole number, or lies outside the scheme.
-    """
+    """Read a label map whose values are those of `scheme`; others are refused."""
     voxels, grid, frame = read_labels(path)
     low, high = int(voxels.min()), int(voxels.max())
     if low < 0 or high > len(scheme.names):
@@ -221,9 +214,7 @@ def _open(path: Path) -> tuple[Any, NativeFrame]:
     doubt = _contradiction(header, grid)
     if strange:
         words = " and ".join(f"{name} {code}" for name, code in strange.items())
-        doubt = (
-            f"{words}: no code of NIfTI, read as 0, other programs may use it; repair the header"
-        )
+        doubt = f"{words}: no code of NIfTI, read as 0, which others may use; repair the header"
     return image, NativeFrame(grid, qform, sform, units, stored if usable else (), doubt)
 
 
