@@ -19,6 +19,7 @@ from sacl.check.scan_checks import (
     looks_like_ct,
     robust_outliers,
 )
+from sacl.cohort.dataset import in_short
 from sacl.organs import canonical_name, side_pairs
 from sacl.types import SPLITS, UNKNOWN
 
@@ -40,24 +41,18 @@ _MEAN_ML = {
     "kidney_right": (156.5, 193.1),
     "kidneys": (313.0, 386.2),
     "pancreas": (64.4, 87.4),
+    "gallbladder": (0.0, 68.0),
+    "stomach": (0.0, 400.0),
+    "urinary_bladder": (0.0, 250.0),
 }
 """Mean volume of women and of men on CT: Geraghty, Boone, McGahan and Jain, Abdominal Imaging 29,
-482-490, 2004 (149 adults; both kidneys are twice the one)."""
-_LARGEST_MEAN_ML = {
-    "gallbladder": 68.0,
-    "stomach": 400.0,
-    "urinary_bladder": 250.0,
-}
-"""Hollow organs with their content, men: ICRP Publication 89 (2002), reference masses at 1 g per
-mL. They can be empty, so that they have no lower end."""
+482-490, 2004 (149 adults; both kidneys are twice the one). Hollow organs, which can be empty, with
+their content: men of ICRP Publication 89 (2002), reference masses at 1 g per mL."""
 
 
 @dataclass(frozen=True, eq=False)
 class CohortFacts:
-    """A measured cohort: what it is called, its organs and its scans.
-
-    `modality` is that of most scans where the data do not say it.
-    """
+    """A measured cohort: what it is called, its organs and its scans."""
 
     name: str
     organs: tuple[str, ...]
@@ -78,14 +73,15 @@ def likely_modality(scans: Iterable[ScanFacts]) -> Literal["ct", "mr"]:
 def check_cohort(cohort: CohortFacts) -> list[Finding]:
     """Return everything that is the matter with a cohort, in the order of the rules."""
     scans = cohort.scans
-    findings = [problem for scan in scans for problem in scan.problems]
-    findings += _across_splits(scans)
-    findings += _duplicates(scans)
-    findings += intensity_findings(scans, cohort.modality)
-    findings += geometry_findings(scans)
-    findings += _reference_findings(scans, cohort.organs)
-    findings += _scan_labels(cohort)
-    return findings
+    return [
+        *(problem for scan in scans for problem in scan.problems),
+        *_across_splits(scans),
+        *_duplicates(scans),
+        *intensity_findings(scans, cohort.modality),
+        *geometry_findings(scans),
+        *_reference_findings(scans, cohort.organs),
+        *_scan_labels(cohort),
+    ]
 
 
 def _across_splits(scans: Iterable[ScanFacts]) -> Iterator[Finding]:
@@ -121,9 +117,7 @@ def _duplicates(scans: Iterable[ScanFacts]) -> Iterator[Finding]:
 def _scan_labels(cohort: CohortFacts) -> Iterator[Finding]:
     train = [scan for scan in cohort.scans if scan.split == "train"]
     for name in cohort.scan_label_names():
-        by_value: dict[str, list[ScanFacts]] = defaultdict(list)
-        for scan in train:
-            by_value[scan.scan_labels.get(name, UNKNOWN)].append(scan)
+        by_value = _by(train, lambda scan, name=name: scan.scan_labels.get(name, UNKNOWN))
         unknown = by_value.pop(UNKNOWN, [])
         if unknown and by_value:
             message = f"'{name}' is unknown for {len(unknown)} of {len(train)} training scans"
@@ -141,11 +135,7 @@ def _by(scans: Iterable[ScanFacts], key: Callable[[ScanFacts], str]) -> dict[str
     return groups
 
 
-# -- references ------------------------------------------------------------------------------------
-
-
 def _reference_findings(scans: Sequence[ScanFacts], organs: Sequence[str]) -> Iterator[Finding]:
-    """Yield what is the matter with the references of a cohort, of all organs that it names."""
     annotated = {scan.case_id: scan.reference for scan in scans if scan.reference}
     for case, reference in annotated.items():
         if not reference.present:
@@ -170,8 +160,7 @@ def _never_seen(annotated: dict[str, ReferenceFacts], organs: Sequence[str]) -> 
     looked_for = {organ for reference in annotated.values() for organ in reference.annotated}
     missing = [organ for organ in organs if organ in looked_for and organ not in seen]
     if missing and seen:
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        message = f"{', '.join(missing[:_NAMED])}{more}: in none of {len(annotated)} references"
+        message = f"{in_short(missing, _NAMED)}: in none of {len(annotated)} references"
         yield Finding("organ-never-seen", "", message)
 
 
@@ -196,16 +185,14 @@ def _sides(case: str, reference: ReferenceFacts) -> Iterator[Finding]:
 def _pieces(case: str, reference: ReferenceFacts) -> Iterator[Finding]:
     stray = []
     for organ, facts in reference.present.items():
-        loose = facts.second_share if not _is_whole_pair(organ) else 0.0
-        rest = 1 - facts.main_share - (facts.second_share if _is_whole_pair(organ) else 0.0)
+        is_pair = canonical_name(organ) in ("kidneys", "lungs", "adrenal_glands")
+        rest = 1 - facts.main_share
+        loose = rest - facts.second_share if is_pair else max(rest, facts.second_share)
         whole = facts.voxels >= _FEWEST_VOXELS and not facts.at_border
-        if whole and max(loose, rest) > _LOOSE_SHARE:
-            yield Finding(
-                "fragments",
-                case,
-                f"{organ} in {facts.pieces} pieces, {1 - facts.main_share:.0%} of it outside the"
-                " largest, expected one piece" + (" per side" * _is_whole_pair(organ)),
-            )
+        if whole and loose > _LOOSE_SHARE:
+            message = f"{organ} in {facts.pieces} pieces, {rest:.0%} of it outside the largest"
+            expected = "expected one piece" + " per side" * is_pair
+            yield Finding("fragments", case, f"{message}, {expected}")
         elif facts.pieces > _MANY_PIECES:
             stray.append(f"{organ} in {facts.pieces} pieces")
     if stray:
@@ -219,9 +206,8 @@ def _volumes(organ: str, present: Mapping[str, OrganFacts]) -> Iterator[Finding]
         low, high = expected
         for case, facts in present.items():
             if facts.volume_ml > high or (facts.volume_ml < low and not facts.at_border):
-                message = (
-                    f"{organ} {facts.volume_ml:.3g} mL, adults have {low:.0f} to {high:.0f} mL"
-                )
+                adults = f"adults have {low:.0f} to {high:.0f} mL"
+                message = f"{organ} {facts.volume_ml:.3g} mL, {adults}"
                 yield Finding("organ-volume", case, message)
         return
     logs = {c: math.log10(f.volume_ml) for c, f in present.items() if not f.at_border}
@@ -234,22 +220,11 @@ def _volumes(organ: str, present: Mapping[str, OrganFacts]) -> Iterator[Finding]
 def adult_range_ml(organ: str) -> tuple[float, float] | None:
     """Return the smallest and the largest volume that is believed of an adult's whole organ.
 
-    None for organs of which no volume is published, or whose volume depends on how much of them
-    the scan shows (vessels, esophagus, bowel).
+    None where the volume depends on how much of an organ the scan shows, or none is published.
 
     Example:
         >>> adult_range_ml("Liver"), adult_range_ml("aorta")
         ((282.2, 8550.0), None)
     """
-    name = canonical_name(organ)
-    if name in _LARGEST_MEAN_ML:
-        return 0.0, _LARGEST_MEAN_ML[name] * _FACTOR
-    if name not in _MEAN_ML:
-        return None
-    women, men = _MEAN_ML[name]
-    return women / _FACTOR, men * _FACTOR
-
-
-def _is_whole_pair(organ: str) -> bool:
-    """Return whether a name means both of two paired organs, which have two pieces."""
-    return canonical_name(organ) in ("kidneys", "lungs", "adrenal_glands")
+    women, men = _MEAN_ML.get(canonical_name(organ), (0.0, 0.0))
+    return (women / _FACTOR, men * _FACTOR) if men else None

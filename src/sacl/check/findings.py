@@ -34,10 +34,7 @@ RULES: Mapping[str, Rule] = _rules()
 
 @dataclass(frozen=True)
 class Finding:
-    """Where a rule is broken: its code, the case (empty for the whole cohort), what is the matter.
-
-    `message` says what was got and what was expected, without a final period.
-    """
+    """Where a rule is broken: its code, the case (empty for all of them), what is the matter."""
 
     code: str
     case_id: str
@@ -61,9 +58,8 @@ class Finding:
 
 def grouped(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
     """Return the findings by code, the graver codes first, in the order of `RULES`."""
-    groups: dict[str, list[Finding]] = {code: [] for code in RULES}
-    for finding in findings:
-        groups[finding.code].append(finding)
+    listed = list(findings)
+    groups = {code: [finding for finding in listed if finding.code == code] for code in RULES}
     return {code: group for code, group in groups.items() if group}
 
 

@@ -39,7 +39,7 @@ class CheckRecord:
     """What a check says of a cohort: where it comes from, how much there is, what is the matter.
 
     `scan_labels` counts scans by label, value and split, `annotation` by organ and state; `kinds`
-    are the kinds of findings by level; `plan` is what a run would choose, in lines.
+    are the kinds of findings by level.
     """
 
     name: str
@@ -109,9 +109,7 @@ def check_record(
 def scan_table(cohort: CohortFacts, findings: Sequence[Finding]) -> str:
     """Return a CSV with a row per scan; an organ's column holds its volume in mL, or its state."""
     codes = _codes(findings)
-    rows = [
-        {**_row(scan, cohort), "findings": " ".join(codes[scan.case_id])} for scan in cohort.scans
-    ]
+    rows = [_row(s, cohort) | {"findings": " ".join(codes[s.case_id])} for s in cohort.scans]
     return pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
@@ -132,7 +130,6 @@ def _label_counts(cohort: CohortFacts, name: str) -> dict[str, dict[Split, int]]
 
 
 def _states(cohort: CohortFacts, organ: str) -> dict[str, int]:
-    """Return in how many scans an organ is annotated, absent, or not annotated."""
     states = Counter(scan.state_of(organ) for scan in cohort.scans)
     return {state: states[state] for state in ("annotated", "absent", "not annotated")}
 

@@ -45,10 +45,8 @@ def robust_outliers(values: Mapping[str, float], floor: float) -> dict[str, floa
     """Return the robust z-score of the values that lie more than 6 from the median.
 
     z = (x - median) / max(1.4826 MAD, floor), after Iglewicz and Hoaglin 1993 (who cut at 3.5: a
-    cohort is searched for faults, not for tails). NaN values are passed over; fewer than 8 values
-    have no outliers.
-
-    `floor` is the smallest believable standard deviation: nearly equal values are no outliers.
+    cohort is searched for faults, not for tails), where `floor` is the smallest believable standard
+    deviation. NaN values are passed over; fewer than 8 values have no outliers.
     """
     finite = {case: value for case, value in values.items() if np.isfinite(value)}
     if len(finite) < FEWEST:
@@ -60,9 +58,6 @@ def robust_outliers(values: Mapping[str, float], floor: float) -> dict[str, floa
     return {case: z for case, z in scores.items() if abs(z) > _LIMIT}
 
 
-# -- space -----------------------------------------------------------------------------------------
-
-
 def geometry_findings(scans: Sequence[ScanFacts]) -> Iterator[Finding]:
     """Yield what is the matter with the grids of a cohort."""
     placed = {scan.case_id: scan.geometry for scan in scans if scan.geometry}
@@ -70,7 +65,8 @@ def geometry_findings(scans: Sequence[ScanFacts]) -> Iterator[Finding]:
     resampled = len(placed) >= FEWEST and all(map(_is_one_mm, placed.values()))
     for case, geometry in placed.items():
         yield from _of_scan(case, geometry)
-        yield from _origin(case, geometry, resampled)
+        if not any(geometry.origin_mm):
+            yield _at_the_origin(case, geometry, resampled)
     for scan in scans:
         doubt = scan.reference.contradiction if scan.reference else ""
         if doubt and not (scan.geometry and scan.geometry.contradiction == doubt):
@@ -98,13 +94,10 @@ def _of_scan(case: str, geometry: Geometry) -> Iterator[Finding]:
         yield Finding("not-axial", case, message)
 
 
-def _origin(case: str, geometry: Geometry, resampled: bool) -> Iterator[Finding]:
-    if any(geometry.origin_mm):
-        return
+def _at_the_origin(case: str, geometry: Geometry, resampled: bool) -> Finding:
     if _is_one_mm(geometry) and geometry.tilt_deg == 0 and not resampled:
-        yield Finding("lost-header", case, "spacing 1 x 1 x 1 mm and origin 0, 0, 0")
-    else:
-        yield Finding("zero-origin", case, "origin 0, 0, 0")
+        return Finding("lost-header", case, "spacing 1 x 1 x 1 mm and origin 0, 0, 0")
+    return Finding("zero-origin", case, "origin 0, 0, 0")
 
 
 def _size(case: str, geometry: Geometry) -> Iterator[Finding]:
@@ -114,14 +107,14 @@ def _size(case: str, geometry: Geometry) -> Iterator[Finding]:
     if geometry.unit_mm != 1.0:
         unit = "meters" if geometry.unit_mm > 1 else "micrometers"
         message = f"the header's unit is {unit} with a spacing of {_words(spacing)}, expected mm"
-        yield Finding("implausible-size", case, message)
     elif min(spacing) < _SPACING_MM[0] or max(spacing) > _SPACING_MM[1]:
         message = f"{got}; expected {_SPACING_MM[0]:g} to {_SPACING_MM[1]:g} mm"
-        yield Finding("implausible-size", case, message)
     elif min(field[:2]) < _FIELD_MM[0] or max(field) > _FIELD_MM[1]:
-        message = f"{got}: a field of view of {_words(field)} mm, expected"
-        message += f" {_FIELD_MM[0]:g} to {_FIELD_MM[1]:g}"
-        yield Finding("implausible-size", case, message)
+        expected = f"expected {_FIELD_MM[0]:g} to {_FIELD_MM[1]:g}"
+        message = f"{got}: a field of view of {_words(field)} mm, {expected}"
+    else:
+        return
+    yield Finding("implausible-size", case, message)
 
 
 def _other_spacings(placed: dict[str, Geometry]) -> Iterator[Finding]:
@@ -151,9 +144,9 @@ def _of_all(placed: dict[str, Geometry]) -> Iterator[Finding]:
         low, high = shapes[:, :2].min(), shapes[:, :2].max()
         message = (
             f"all {len(placed)} scans have {_words(geometries[0].spacing_mm)} mm, though their"
+            f" slices measure from {low} to {high} voxels: resampled, or not measured"
         )
-        message += f" slices measure from {low} to {high} voxels: resampled, or a spacing that"
-        yield Finding("nominal-spacing", "", f"{message} was not measured")
+        yield Finding("nominal-spacing", "", message)
 
 
 def _is_one_mm(geometry: Geometry) -> bool:
@@ -236,10 +229,7 @@ def _extremes(images: Mapping[str, Intensities]) -> Iterator[Finding]:
 def _other_intensities(
     images: Mapping[str, Intensities], modality: Literal["ct", "mr"]
 ) -> Iterator[Finding]:
-    """Compare soft tissue (CT) or the upper end (MR) with the other scans'.
-
-    MR has no unit: its scans are compared by the logarithm.
-    """
+    """Compare soft tissue (CT) or the logarithm of the upper end (MR) with the other scans'."""
     ct = modality == "ct"
     values = {
         case: image.soft_median if ct else math.log10(image.p995) if image.p995 > 0 else math.nan

@@ -19,14 +19,7 @@ INGESTED = MANIFEST
 
 
 def dataset_of(ingest: IngestSettings, work: Path) -> tuple[Dataset, str]:
-    """List the cases of all sources, and say in a few words what they are read as.
-
-    Without data it is the phantom cohort that lies in the work directory.
-
-    Raises:
-        ConfigError: there is no data to look at.
-        DataError: the data cannot be listed.
-    """
+    """List the cases of all sources, else of the phantom in `work`, and what they are read as."""
     paths = ingest.data
     if not paths:
         made = sorted((work / FOLDERS["phantom"]).glob("*/dataset.json"))
