@@ -117,7 +117,9 @@ def _duplicates(scans: Iterable[ScanFacts]) -> Iterator[Finding]:
 def _scan_labels(cohort: CohortFacts) -> Iterator[Finding]:
     train = [scan for scan in cohort.scans if scan.split == "train"]
     for name in cohort.scan_label_names():
-        by_value = _by(train, lambda scan, name=name: scan.scan_labels.get(name, UNKNOWN))
+        by_value: dict[str, list[ScanFacts]] = defaultdict(list)
+        for scan in train:
+            by_value[scan.scan_labels.get(name, UNKNOWN)].append(scan)
         unknown = by_value.pop(UNKNOWN, [])
         if unknown and by_value:
             message = f"'{name}' is unknown for {len(unknown)} of {len(train)} training scans"

@@ -3,8 +3,7 @@
 An archive is refused as a whole where a member has an absolute name or one that climbs out of it,
 is a link or encrypted, or where sizes look like a bomb: `MEMBER_BYTES` and `ARCHIVE_BYTES` bound
 what a member and an archive may hold uncompressed, `RATIO` how often larger that may be than what
-is stored, for members above `RATIO_FROM_MEMBER_BYTES` and archives above
-`RATIO_FROM_ARCHIVE_BYTES` (a blank slice honestly shrinks a thousandfold). No member yields more
+is stored, for large ones (a blank slice honestly shrinks a thousandfold). No member yields more
 bytes than it declares: `zipfile` stops there.
 """
 
@@ -87,10 +86,7 @@ class Refused:
 
 
 def sources(root: Path) -> Iterator[Source | Refused]:
-    """Yield every file below a folder or in a zip by name, of any kind, and what is refused.
-
-    Links to files are followed, links to folders are not. A zip in a zip is a file like any other.
-    """
+    """Yield every file below a folder or in a zip by name, of any kind, and what is refused."""
     locked: list[Refused] = []
     for path in _files(root, locked):
         if path.suffix.lower() == ".zip":
@@ -101,7 +97,6 @@ def sources(root: Path) -> Iterator[Source | Refused]:
 
 
 def _in_zip(path: Path) -> Iterator[Source | Refused]:
-    """Yield what is in a zip by name, or why it must not be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -121,7 +116,7 @@ def archive_fault(members: list[zipfile.ZipInfo]) -> Fault | None:
     """Return why an archive must not be read, None where it may."""
     if any(member.flag_bits & _ENCRYPTED for member in members):
         return Fault("damaged_archive", "the zip is encrypted; decrypt it first")
-    why: str | None = None
+    why: str | None
     if any(_climbs(member.orig_filename) for member in members):
         why = "a member has an absolute name or one with '..'; pack it again"
     elif any(stat.S_ISLNK(member.external_attr >> 16) for member in members):
@@ -139,12 +134,9 @@ def looks_like_dicom(start: bytes) -> bool:
     Without one, the data set itself has to start: with group 0002 or 0008, little endian, and
     an element with a value representation (two capitals) or a short length.
     """
-    if start[128:132] == b"DICM":
-        return True
-    if len(start) < 12 or start[:2] not in (b"\x02\x00", b"\x08\x00"):
-        return False
     vr, length = start[4:6], int.from_bytes(start[4:8], "little")
-    return (vr.isalpha() and vr.isupper()) or length < 256
+    is_element = len(start) >= 12 and ((vr.isalpha() and vr.isupper()) or length < 256)
+    return start[128:132] == b"DICM" or (start[:2] in (b"\x02\x00", b"\x08\x00") and is_element)
 
 
 class Opener(contextlib.ExitStack):
@@ -156,7 +148,7 @@ class Opener(contextlib.ExitStack):
     def stream(self, source: Source, whole: bool = False) -> io.BufferedIOBase:
         """Return a source's bytes as a stream, to be closed; of a zip only what is read unpacks.
 
-        A `whole` member of a zip lies in memory, its checksum verified, so that seeking is cheap.
+        A `whole` member of a zip lies in memory, its checksum verified.
         """
         if not source.member:
             return source.path.open("rb")

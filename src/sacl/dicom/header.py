@@ -81,8 +81,7 @@ def near(a: Numbers | None, b: Numbers | None, tolerance: float) -> bool:
 def names_the_patient(words: str, header: Dataset) -> bool:
     """Tell whether a text holds a patient's name or number, whole or a part of three letters.
 
-    It does not where the header says that the identity has been removed: then its names are made
-    up (`PatientIdentityRemoved`).
+    Where the header says that the identity has been removed, its names are made up.
     """
     if text(header, "PatientIdentityRemoved").upper() == "YES":
         return False
@@ -92,8 +91,7 @@ def names_the_patient(words: str, header: Dataset) -> bool:
 def scrubbed(words: str, header: Dataset) -> str:
     """Return a text without words that name somebody, and without numbers of 5 digits or more.
 
-    Wherever such a word stands, also inside of another one, it becomes `***`. A person described
-    in other words is not recognized: look at a text before you pass it on.
+    A person described in other words is not recognized: look at a text before you pass it on.
     """
     for word in sorted(_words(header, _PATIENT + _STAFF_AND_PLACE), key=len, reverse=True):
         words = re.sub(re.escape(word), _MASK, words, flags=re.IGNORECASE)
@@ -115,7 +113,6 @@ def _values(header: Dataset, keyword: str) -> list[Any]:
 
 
 def _words(header: Dataset, keywords: tuple[str, ...]) -> set[str]:
-    """Return all values and parts of values of three letters or more, in lower case."""
     parts = {part for keyword in keywords for part in _parts(text(header, keyword))}
     return {part for part in parts if len(part) >= _SHORTEST}
 

@@ -1,8 +1,7 @@
 """Go through an export: list its files, group them into series and judge each; and read it again.
 
-`ingested_series` and `series_named` lead from a scan back to the headers of its images: what a
-DICOM object that refers to the scan is made from. They give one dataset per slice in the order of
-the native grid's k axis, or a single one of an enhanced multi-frame series, without pixels.
+`ingested_series` and `series_named` lead from a scan back to the headers of its images: one
+dataset per slice in the order of the native grid's k axis, or a single one of an enhanced series.
 """
 
 from __future__ import annotations
@@ -37,16 +36,11 @@ _NOT_READ = {
     "object": "DICOM files without an image",
     "damaged": "DICOM files with a damaged header",
 }
-"""What files are that no series has."""
 
 
 @dataclass(frozen=True, eq=False)
 class Intake:
-    """An export as judged: a verdict per series, and what is no image.
-
-    `files` counts the files that are no DICOM (`other`), that are DICOM but cannot be read
-    (`damaged`), DICOM without an image such as reports (`object`), and images (`image`).
-    """
+    """An export as judged: a verdict per series, what is refused, and the files by their kind."""
 
     verdicts: tuple[Verdict, ...]
     refused: tuple[Refused, ...]
@@ -72,10 +66,7 @@ class Intake:
 
 
 def take_in(root: Path, export: DicomExport | None = None) -> Intake:
-    """Judge all series of a folder, a zip or a folder of zips, in the order of patient and time.
-
-    Headers are read first, one file at a time; pixels only where a verdict needs them.
-    """
+    """Judge all series of a folder, a zip or a folder of zips, in the order of patient and time."""
     export = export or DicomExport()
     slices, refused, files = list_slices(root)
     with Opener() as opener:
@@ -114,8 +105,8 @@ def list_slices(root: Path) -> tuple[list[Slice], list[Refused], Counter[str]]:
 def what_is_dicom(root: Path) -> str | None:
     """Return in words by what a folder or zip is an export, None where it is none.
 
-    It stops at the first image. A zip is one whatever is in it, and so is a folder without any
-    image in which a zip or file is refused: `take_in` says why.
+    A zip is one whatever is in it, and so is a folder without any image in which a zip or file is
+    refused: `take_in` says why.
     """
     refused = False
     with Opener() as opener:
@@ -143,10 +134,8 @@ def names_a_patient(words: str, intake: Intake) -> bool:
 def ingested_series(roots: Sequence[Path], key: Path) -> Callable[[str], Headers]:
     """Return what reads the headers of a case's source images; the files are listed once for all.
 
-    `roots` are the folders or zips that the cohort was ingested from, `key` is the work directory's
-    `dicom-key.csv`, which knows the case by its pseudonym. Where an anonymizer emptied SOPClassUID
-    or SOPInstanceUID, the values of the file's meta information stand in for them. It raises
-    NoSeriesError where the key does not know the case, or its series is not in the roots any more.
+    `roots` are what the cohort was ingested from, `key` is the work directory's `dicom-key.csv`.
+    It raises NoSeriesError where the key does not know the case, or the roots have it no more.
     """
 
     @functools.cache
@@ -170,19 +159,14 @@ def ingested_series(roots: Sequence[Path], key: Path) -> Callable[[str], Headers
 
 
 def series_named(root: Path, case_id: str) -> Headers:
-    """Return the headers of the one series in a folder or zip of a case's name, as above.
-
-    Raises:
-        NoSeriesError: there is neither, or there are several series or none in it.
-    """
+    """Return the headers of the one series in a folder or zip of a case's name; or refuse."""
     paths = [path for path in (root / case_id, root / f"{case_id}.zip") if path.exists()]
     if not paths:
         raise NoSeriesError(
             f"{root.name} has no folder or zip of this name; give a folder with one DICOM series"
             " per case"
         )
-    slices = list_slices(paths[0])[0]
-    accepted = _accepted(slices)
+    accepted = _accepted(list_slices(paths[0])[0])
     if len(accepted) != 1:
         raise NoSeriesError(
             f"{len(accepted)} DICOM series are accepted in the folder, expected one; `sacl ingest"
@@ -192,13 +176,14 @@ def series_named(root: Path, case_id: str) -> Headers:
 
 
 def _accepted(slices: Sequence[Slice]) -> list[tuple[str, SliceStack]]:
-    """Return the accepted series among some slices, and what tells each from others of its UID."""
+    """Return the accepted series among some slices, each behind what tells it from its like."""
     with Opener() as opener:
         verdicts = [judge_series(series, opener) for series in group(slices)]
     return [(v.series.part, v.stack) for v in verdicts if v.stack is not None]
 
 
 def _headers(stack: SliceStack, case_id: str) -> Headers:
+    """Read a scan's images; emptied SOP UIDs are those of the file's meta information."""
     headers = []
     try:
         with Opener() as opener:

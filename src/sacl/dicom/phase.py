@@ -61,21 +61,19 @@ class Hint:
 def scan_labels(header: Dataset, modality: str) -> tuple[dict[str, str], str]:
     """Return a scan's labels, each `unknown` where the header does not tell, and why this phase.
 
-    `phase` and `contrast` (yes, no), `scanner` (manufacturer and model), and of CT `kernel` and
-    `kvp`, of MR `field_strength` in tesla. Names, dates and descriptions are not among them.
+    Names, dates and descriptions are not among them.
     """
     agent = _agent(header)
     words = [text(header, "SeriesDescription"), text(header, "ProtocolName")]
     hint = phase_hint(words[0], words[1], seconds_after_injection(header), agent)
-    maker, model = text(header, "Manufacturer"), text(header, "ManufacturerModelName")
-    scanner = snake_case(f"{maker} {model}".strip())
-    labels = {"phase": hint.phase, "contrast": _contrast(hint, agent), "scanner": scanner}
+    scanner = f"{text(header, 'Manufacturer')} {text(header, 'ManufacturerModelName')}"
+    labels = {"phase": hint.phase, "contrast": _contrast(hint, agent)}
+    labels["scanner"] = snake_case(scanner)
     if modality == "CT":
-        kernel = text(header, "ConvolutionKernel").split("\\")[0]
-        labels |= {"kernel": snake_case(kernel), "kvp": _rounded(one_number(header, "KVP"), 0)}
+        labels["kernel"] = snake_case(text(header, "ConvolutionKernel").split("\\")[0])
+        labels["kvp"] = _rounded(one_number(header, "KVP"), 0)
     else:
-        tesla = one_number(header, "MagneticFieldStrength")
-        labels["field_strength"] = _rounded(tesla, 1)
+        labels["field_strength"] = _rounded(one_number(header, "MagneticFieldStrength"), 1)
     return {name: value or UNKNOWN for name, value in labels.items()}, hint.reason
 
 
@@ -97,9 +95,8 @@ def phase_hint(description: str, protocol: str, delay_s: float | None, agent: bo
 
     The series description speaks first; the protocol's name, which often covers all phases of an
     examination, only where the description is silent. One text that names two phases tells none.
-    `art` alone is `arterial_late`, the usual one of the abdomen. The time from the start of the
-    injection to the acquisition and words may differ by one phase, then words win; by more they
-    contradict each other. An agent alone tells that contrast was given, not when; None is unknown.
+    The time since the injection and words may differ by one phase, then words win; by more they
+    contradict each other. An agent alone tells that contrast was given, not when.
     """
     by_time = phase_of_delay(delay_s)
     for name, words in (("description", description), ("protocol", protocol)):
@@ -127,10 +124,7 @@ def phase_of_delay(delay_s: float | None) -> str | None:
 
 
 def phases_in(words: str) -> dict[str, str]:
-    """Return the phases that a text names and the word that does, in German or English mostly.
-
-    Only whole words count: `ven` is none in `prevention`.
-    """
+    """Return the phases that a text names in whole words, and the word that does."""
     tokens = _tokens(words)
     named: dict[str, str] = {}
     is_plain = not _WORDS["with"] & set(tokens)
@@ -179,14 +173,10 @@ def _seconds(clock: str) -> float | None:
 
 def _agent(header: Dataset) -> bool | None:
     """Tell whether contrast was given; None where the header does not say."""
-    if "ContrastBolusAgent" not in header and "ContrastBolusAgentSequence" not in header:
-        return None
-    agent = text(header, "ContrastBolusAgent")
     if header.get("ContrastBolusAgentSequence"):
         return True
-    if not agent:
-        return None
-    return _NO_AGENT.fullmatch(agent) is None
+    agent = text(header, "ContrastBolusAgent")
+    return _NO_AGENT.fullmatch(agent) is None if agent else None
 
 
 def _contrast(hint: Hint, agent: bool | None) -> str:

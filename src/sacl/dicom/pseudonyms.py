@@ -1,9 +1,8 @@
 """The private key from pseudonyms to the hospital's identifiers: drawn once, kept, extended.
 
-Subjects become `p0001`, their scans `p0001-s01`, hospitals `site-01`. New subjects and hospitals
-are numbered in an order drawn at random by the operating system, not by a seed: no pseudonym can
-be computed from an identifier, nor guessed from the order of names. Only this file, readable by
-its owner alone, leads back.
+Subjects become `p0001`, their scans `p0001-s01`, hospitals `site-01`, in an order drawn at random
+by the operating system, not by a seed: no pseudonym can be computed from an identifier, nor
+guessed from the order of names. Only this file, readable by its owner alone, leads back.
 """
 
 from __future__ import annotations
@@ -93,11 +92,7 @@ def write_key(path: Path, rows: Iterable[KeyRow]) -> None:
 def with_pseudonyms(
     every: Sequence[Series], known: Sequence[KeyRow]
 ) -> tuple[list[KeyRow], list[KeyRow]]:
-    """Return a row per series, and the whole key: what was known, extended by what is new.
-
-    A scan, a subject and a hospital that the key knows keep their pseudonyms. The new scans of a
-    subject are numbered in the order given.
-    """
+    """Return a row per series, and the whole key: what was known, extended by what is new."""
     drawn = random.SystemRandom()
     identities = ({**dataclasses.asdict(s.identity), "part": s.part} for s in every)
     bare = [KeyRow(**{name: who.get(name, "") for name in _COLUMNS}) for who in identities]

@@ -58,12 +58,11 @@ _TILT_MM = 5e-3
 class SourceSeries:
     """The images that a result refers to: their stack, and of each by its UID the reference to it.
 
-    `patient` holds the attributes that are copied; `made_up` names the UIDs that the source lacks.
+    `made_up` names the UIDs that the source lacks.
     """
 
     stack: SliceStack
     references: Mapping[str, Dataset]
-    patient: Dataset
     made_up: tuple[str, ...]
 
     @property
@@ -89,9 +88,8 @@ def write_result(
 ) -> tuple[str, ...]:
     """Write a label map as a DICOM object on its source series, whole or not at all.
 
-    The map has to lie on the canonical grid of the source: a regular stack of datasets in any
-    order, whose pixels are not needed. The series is called "sacl RUN". Returns the names of the
-    UIDs that the source lacks and that were made up.
+    The map has to lie on the canonical grid of the source, datasets in any order without pixels.
+    Returns the names of the UIDs that the source lacks and that were made up.
     """
     names, title = label_map.scheme.names, f"sacl {run}".replace("\\", "/")[:_LONGEST].strip()
     for name in names:
@@ -114,7 +112,7 @@ def write_result(
                 CodingSchemeResponsibleOrganization="sacl",
             )
         ]
-        _file_under(result, images.patient, (title, *names))
+        _file_under(result, source[0], (title, *names))
         with replacing(path) as temporary:
             result.save_as(temporary, enforce_file_format=True)
     return images.made_up
@@ -139,8 +137,7 @@ def source_images(source: SourceSeries) -> tuple[list[Dataset], list[int]]:
     """Return the source's images as highdicom takes them, and which slice each of their frames is.
 
     That is one dataset per image in the stack's order, or a multi-frame image with its frames in
-    their own order; nothing of the patient is in them. All get the direction of the first slice,
-    from which none differs noticeably.
+    their own order; nothing of the patient is in them. All get the direction of the first slice.
     """
     slices, first = source.stack.slices, source.stack.slices[0]
     size = {"Rows": first.encoding.rows, "Columns": first.encoding.columns}
@@ -208,12 +205,10 @@ def _source_series(source: Sequence[Dataset]) -> SourceSeries:
     uids, made_up = _shared_uids(source)
     references = {meta_text(image, "SOPInstanceUID"): _reference(image, uids) for image in source}
     slices = [piece for image in source for piece in slices_in(image, Source(Path()))]
-    patient = Dataset()
-    _file_under(patient, source[0], ())
-    return SourceSeries(_stack(slices), references, patient, made_up)
+    return SourceSeries(_stack(slices), references, made_up)
 
 
-def _file_under(result: Dataset, patient: Dataset, texts: Sequence[str]) -> None:
+def _file_under(result: Dataset, source: Dataset, texts: Sequence[str]) -> None:
     """Set the patient and study of a result to those of its source, as they are there.
 
     The character set stays the source's, unless one of the result's own texts needs Unicode.
@@ -221,8 +216,8 @@ def _file_under(result: Dataset, patient: Dataset, texts: Sequence[str]) -> None
     for name in PATIENT_AND_STUDY:
         if name in result:
             del result[name]
-        if name in patient:
-            result[name] = copy.deepcopy(patient[name])
+        if name in source:
+            result[name] = copy.deepcopy(source[name])
         elif name in _ALWAYS:
             setattr(result, name, None)
     if not all(text.isascii() for text in texts):
@@ -247,8 +242,8 @@ def _thickness(piece: Slice) -> float:
 def _shared_uids(source: Sequence[Dataset]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the UIDs that all images of a series share, and the names of those made up.
 
-    De-identification may have emptied them. Then one is derived from the images' own UIDs, so
-    that all results of the scan agree; the source has to be given the same for a viewer to match.
+    Where de-identification emptied one, it is derived from the images' own UIDs, so that all
+    results of the scan agree.
     """
     instances = "|".join(sorted(_uid(image, "SOPInstanceUID") for image in source))
     uids, made_up = {}, []

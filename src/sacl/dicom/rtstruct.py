@@ -51,9 +51,8 @@ def write_rtstruct(
 ) -> tuple[str, ...]:
     """Write a label map as RTSTRUCT, with the arguments and errors of `result.write_result`.
 
-    A contour runs along the pixels' edges in the plane of its image. Every organ that the map has
-    is listed under its label value; of a map without any voxel all of the scheme, without contours.
-    The file is implicit little endian, which alone has room for contours of more than 64 kB.
+    Every organ that the map has is listed under its label value; of a map without any voxel all of
+    the scheme. The file is implicit little endian, which alone has room for contours of over 64 kB.
     """
     return write_result(path, label_map, source, run, _structures)
 
@@ -87,7 +86,17 @@ def _structures(
         )
         for number in organs
     ]
-    structures.RTROIObservationsSequence = [_observation(n, o) for n, o in organs.items()]
+    structures.RTROIObservationsSequence = [
+        item(
+            ObservationNumber=number,
+            ReferencedROINumber=number,
+            SegmentedPropertyCategoryCodeSequence=[category_of(organ)],
+            RTROIIdentificationCodeSequence=[organ_code(organ)],
+            RTROIInterpretedType="ORGAN",
+            ROIInterpreter=None,
+        )
+        for number, organ in organs.items()
+    ]
     return structures
 
 
@@ -133,17 +142,6 @@ def _frame_of_reference(source: SourceSeries) -> Dataset:
         RTReferencedSeriesSequence=[series],
     )
     return item(FrameOfReferenceUID=first.FrameOfReferenceUID, RTReferencedStudySequence=[study])
-
-
-def _observation(number: int, organ: str) -> Dataset:
-    return item(
-        ObservationNumber=number,
-        ReferencedROINumber=number,
-        SegmentedPropertyCategoryCodeSequence=[category_of(organ)],
-        RTROIIdentificationCodeSequence=[organ_code(organ)],
-        RTROIInterpretedType="ORGAN",
-        ROIInterpreter=None,
-    )
 
 
 def _all_contours(

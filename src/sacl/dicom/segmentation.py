@@ -54,9 +54,8 @@ _UNKNOWN = np.iinfo(np.uint16).max
 class Kind(enum.Enum):
     """How a segmentation is stored.
 
-    BINARY has a frame of single bits per organ and slice that it is in, uncompressed: any viewer
-    that knows segmentations reads it. LABELMAP has one frame per slice with all organs, losslessly
-    run-length coded: smaller, and for viewers of 2025 and later.
+    BINARY has bits per organ and slice, for any viewer; LABELMAP run-length coded values per slice,
+    smaller, for viewers of 2025 and later.
     """
 
     BINARY = "binary"
@@ -64,17 +63,13 @@ class Kind(enum.Enum):
 
 
 def write_segmentation(
-    path: Path,
-    label_map: LabelMap,
-    source: Sequence[Dataset],
-    run: str,
-    kind: Kind = Kind.BINARY,
+    path: Path, label_map: LabelMap, source: Sequence[Dataset], run: str, kind: Kind = Kind.BINARY
 ) -> tuple[str, ...]:
     """Write a label map as DICOM SEG, with the arguments and errors of `result.write_result`.
 
-    Every organ of the scheme is described, in its order, so that an organ without voxels is told
-    from one that was not looked for; it has no frame. A map without any voxel is written too: as
-    LABELMAP with frames of background, as BINARY with an empty frame per organ at the first slice.
+    Every organ of the scheme is described, so that one without voxels is told from one that was not
+    looked for. A map without any voxel is written too: as LABELMAP with frames of background, as
+    BINARY with an empty frame per organ at the first slice.
     """
     return write_result(path, label_map, source, run, functools.partial(_segmentation, kind))
 
@@ -90,11 +85,7 @@ def read_segmentation(path: Path, grid: Grid) -> LabelMap:
 
 
 def segment_names(path: Path) -> tuple[str, ...]:
-    """Return the organs of a DICOM SEG by the number of their segment; pixels are not read.
-
-    The name is the segment's label; its description where the label is only the readable form of
-    that, as in files of this program.
-    """
+    """Return the organs of a DICOM SEG by the number of their segment; pixels are not read."""
     with _one_line(path):
         return tuple(_segments(pydicom.dcmread(path, stop_before_pixels=True), path.name).values())
 
@@ -169,9 +160,8 @@ def _descriptions(names: Sequence[str]) -> list[SegmentDescription]:
     algorithm = AlgorithmIdentificationSequence(
         name="sacl", family=codes.DCM.ArtificialIntelligence, version=__version__
     )
-    descriptions = []
-    for number, organ in enumerate(names, start=1):
-        description = SegmentDescription(
+    descriptions = [
+        SegmentDescription(
             segment_number=number,
             segment_label=readable(organ),
             segmented_property_category=category_of(organ),
@@ -180,8 +170,10 @@ def _descriptions(names: Sequence[str]) -> list[SegmentDescription]:
             algorithm_identification=algorithm,
             display_color=CIELabColor.from_rgb(*rgb(number)),
         )
+        for number, organ in enumerate(names, start=1)
+    ]
+    for description, organ in zip(descriptions, names, strict=True):
         description.SegmentDescription = organ
-        descriptions.append(description)
     return descriptions
 
 
@@ -202,7 +194,10 @@ def _read(dataset: Dataset, grid: Grid, where: str) -> LabelMap:
 
 
 def _segments(dataset: Dataset, where: str) -> dict[int, str]:
-    """Return the organs by the number of their segment, without the background of a label map."""
+    """Return the organs by the number of their segment, without the background of a label map.
+
+    The name is the segment's label; its description where the label is the readable form of that.
+    """
     kind = str(dataset.get("SegmentationType"))
     if "SegmentSequence" not in dataset or kind not in _KINDS:
         what = "no DICOM segmentation" if "SegmentSequence" not in dataset else f"a {kind} one"
@@ -216,10 +211,7 @@ def _segments(dataset: Dataset, where: str) -> dict[int, str]:
 
 
 def _to_voxel(frame: Slice, grid: Grid, where: str) -> Int[np.ndarray, "3 3"]:
-    """Return the matrix from a frame's (column, row, 1) to the grid's (i, j, k).
-
-    A frame that lies more than a tenth of a voxel beside the grid's voxels is refused.
-    """
+    """Return the matrix from a frame's (column, row, 1) to the grid's (i, j, k), or refuse it."""
     if None in (frame.position_mm, frame.orientation, frame.spacing_mm):
         raise DataError(f"{where}: a frame lacks its position, orientation or pixel spacing")
     normal = np.cross(*np.reshape(frame.orientation or (), (2, 3)))

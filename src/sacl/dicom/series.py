@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,13 +45,11 @@ class Series:
 def group(slices: Iterable[Slice]) -> list[Series]:
     """Return the scans that slices belong to, in their order.
 
-    Slices of one SeriesInstanceUID (where an anonymizer emptied it: of one folder) belong
-    together. Of these, scouts and slices of another matrix, pixel spacing or orientation are set
-    apart. What is left stays one scan where it is one even stack; acquisitions of a CT have to lie
-    one behind the other in it, too. Where it is not, it is split by the first of stack, acquisition
-    number, temporal position, echo time, b-value, image type and trigger time that tells slices
-    apart, and so on. No split is made that leaves no part of five slices: the whole is judged
-    then, with one reason.
+    Of one SeriesInstanceUID (where an anonymizer emptied it: of one folder), scouts and slices of
+    another matrix, pixel spacing or orientation are set apart. What is left stays one scan where it
+    is one even stack, of CT with one acquisition behind the other. Else it is split by the first of
+    `_TRAITS` and trigger time that tells slices apart, and so on. No split is made that leaves no
+    part of five slices: the whole is judged then, with one reason.
     """
     by_series = _by(lambda piece: piece.identity.scan, slices)
     return [
@@ -62,7 +60,8 @@ def group(slices: Iterable[Slice]) -> list[Series]:
 
 
 def _parts(members: list[Slice]) -> list[tuple[str, list[Slice]]]:
-    if any(_has_no_plane(piece) for piece in members):
+    sizes = [min(piece.encoding.rows, piece.encoding.columns) for piece in members]
+    if min(sizes) < 1 or any(map(plane_fault, members)):
         return [("", members)]
     planes: list[list[Slice]] = []
     for piece in members:
@@ -79,15 +78,8 @@ def _parts(members: list[Slice]) -> list[tuple[str, list[Slice]]]:
     ]
 
 
-def _has_no_plane(piece: Slice) -> bool:
-    return min(piece.encoding.rows, piece.encoding.columns) < 1 or plane_fault(piece) is not None
-
-
 def _same_plane(a: Slice, b: Slice) -> bool:
-    """Tell whether two slices have one matrix, pixel spacing and orientation, and both are scans.
-
-    Compared is with the first of a stack, so that rounding does not add up.
-    """
+    """Tell whether two slices have one matrix, spacing and orientation, and both are scans."""
     return (
         (a.encoding.rows, a.encoding.columns) == (b.encoding.rows, b.encoding.columns)
         and is_localizer(a) == is_localizer(b)
@@ -105,7 +97,9 @@ def _separate(members: list[Slice]) -> list[tuple[str, list[Slice]]]:
     """Split slices of one plane by what tells them apart, until each part is one even stack."""
     if len(members) < MIN_SLICES or _is_one_scan(members):
         return [("", members)]
-    for name, by_value in _splits(members):
+    ways = {name: _by(operator.attrgetter(trait), members) for name, trait in _TRAITS.items()}
+    ways["trigger time"] = _by_trigger(members)
+    for name, by_value in ways.items():
         if len(by_value) > 1 and max(map(len, by_value.values())) >= MIN_SLICES:
             return [
                 (_join(f"{name} {_in_words(value)}", inner), kept)
@@ -113,13 +107,6 @@ def _separate(members: list[Slice]) -> list[tuple[str, list[Slice]]]:
                 for inner, kept in _separate(part)
             ]
     return [("", members)]
-
-
-def _splits(members: list[Slice]) -> Iterator[tuple[str, Mapping[Hashable, list[Slice]]]]:
-    """Yield the ways to tell slices apart, and the slices by what they say."""
-    for name, trait in _TRAITS.items():
-        yield name, _by(operator.attrgetter(trait), members)
-    yield "trigger time", _by_trigger(members)
 
 
 def _by(key: Callable[[Slice], Hashable], slices: Iterable[Slice]) -> dict[Hashable, list[Slice]]:
@@ -133,9 +120,9 @@ def _by(key: Callable[[Slice], Hashable], slices: Iterable[Slice]) -> dict[Hasha
 def _by_trigger(members: list[Slice]) -> dict[Hashable, list[Slice]]:
     """Return the frames of a cine by their usual time after the trigger, in ms.
 
-    The heart does not beat evenly: each slice has times of its own. The usual ones are the medians
-    over the positions at which no frame is missing; a frame belongs to the nearest. Nothing is
-    told apart where a slice says no time, or two of one position belong to the same.
+    The heart does not beat evenly. The usual times are the medians over the positions at which no
+    frame is missing; a frame belongs to the nearest. Nothing is told apart where a slice says no
+    time, or two of one position belong to the same.
     """
     places = positions(members)
     count = max(map(len, places))
@@ -169,17 +156,14 @@ def _is_one_scan(members: Sequence[Slice]) -> bool:
 
 def _plane_name(piece: Slice, planes: list[list[Slice]]) -> str:
     """Return what sets a plane apart, named only where it differs between the planes."""
-    kinds = zip(*(_plane_words(plane[0]) for plane in planes), strict=True)
-    return _join(
-        *(w for w, kind in zip(_plane_words(piece), kinds, strict=True) if len(set(kind)) > 1)
-    )
+    every = [_plane_words(plane[0]) for plane in planes]
+    return _join(*(w for n, w in enumerate(_plane_words(piece)) if len({e[n] for e in every}) > 1))
 
 
 def _plane_words(piece: Slice) -> tuple[str, ...]:
     spacing = " x ".join(f"{mm:.4g}" for mm in piece.spacing_mm or ())
-    cosines = ",".join(
-        f"{cosine:.2f}".replace("-0.00", "0.00") for cosine in piece.orientation or ()
-    )
+    cosines = ",".join(f"{cosine:.2f}" for cosine in piece.orientation or ())
+    cosines = cosines.replace("-0.00", "0.00")
     return (
         "localizer" if is_localizer(piece) else "scan",
         f"matrix {piece.encoding.columns} x {piece.encoding.rows}",

@@ -82,9 +82,8 @@ class Slice:
     """One image plane: a file, or a frame of one. None is what a header lacks or garbles.
 
     `frame` counts from 0. `spacing_mm` is (between rows, between columns) as DICOM has it;
-    orientation and position are in the patient's LPS system. `distance_mm` is that to the next
-    slice by the header's own word. A slope or intercept that is there and no number is NaN.
-    `image_type` to `trigger_ms` tell apart several scans that were put into one series.
+    orientation and position are in the patient's LPS system. A slope or intercept that is there
+    and no number is NaN. `image_type` to `trigger_ms` tell apart scans put into one series.
     """
 
     source: Source
@@ -185,10 +184,7 @@ def slices_in(
 
 
 def _flattened(header: Dataset, shared: Dataset, frame: Dataset) -> Dataset:
-    """Return a frame's attributes as if it were a slice: its own, else the shared, else the file's.
-
-    An enhanced object keeps them in one sequence of one item per purpose (functional groups).
-    """
+    """Return a frame's attributes as if it were a slice: its own, the shared, or the file's."""
     flat = Dataset()
     for keyword in ("ImageType", "AcquisitionNumber", "Modality"):
         if keyword in header:
@@ -212,10 +208,8 @@ def meta_text(header: Dataset, keyword: str) -> str:
 def _pixel_state(stream: io.BufferedIOBase, size: int, header: Dataset) -> PixelState:
     """Tell by lengths alone whether the pixels at which reading the header stopped are whole.
 
-    Native pixels are whole where rows x columns x samples x frames x bytes are left in the file,
-    compressed ones where every fragment is, up to the end mark. Of a deflated or big-endian file
-    the header alone is judged; decoding tells the rest. The stream is right behind the header, and
-    `size` the bytes of the whole file.
+    Native pixels are whole where all their bytes are left in a file of this `size`, compressed ones
+    where every fragment is, up to the end mark. Of a deflated or big-endian file decoding tells.
     """
     syntax = UID(header.file_meta.get("TransferSyntaxUID") or "1.2.840.10008.1.2")
     if syntax in (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian):
@@ -234,21 +228,13 @@ def _pixel_state(stream: io.BufferedIOBase, size: int, header: Dataset) -> Pixel
     if length == _UNDEFINED or syntax.is_encapsulated:
         stream.seek(start)
         return _fragments(stream)
-    held = min(length, size - start)
-    return "whole" if held >= _expected_bytes(header) else "truncated"
-
-
-def _expected_bytes(header: Dataset) -> int:
-    pixels = (integer(header, "Rows") or 0) * (integer(header, "Columns") or 0)
-    frames = (integer(header, "NumberOfFrames") or 1) * (integer(header, "SamplesPerPixel") or 1)
-    return pixels * frames * (integer(header, "BitsAllocated") or 0) // 8
+    bits = math.prod(integer(header, k) or 0 for k in ("Rows", "Columns", "BitsAllocated"))
+    bits *= math.prod(integer(header, k) or 1 for k in ("NumberOfFrames", "SamplesPerPixel"))
+    return "whole" if min(length, size - start) >= bits // 8 else "truncated"
 
 
 def _fragments(stream: io.BufferedIOBase) -> PixelState:
-    """Step over the fragments of compressed pixels to the end mark (PS3.5, A.4).
-
-    A step beyond the end of the file meets no mark there.
-    """
+    """Step over the fragments of compressed pixels to the end mark (PS3.5, A.4)."""
     while len(mark := stream.read(8)) == 8:
         if mark[:4] == _END:
             return "whole"

@@ -95,9 +95,8 @@ def positions(slices: Sequence[Slice]) -> list[list[Slice]]:
 def stack(slices: Sequence[Slice], thickness_mm: float = 1.0) -> SliceStack | Fault:
     """Return slices as a stack, or why they are none; each position is taken once.
 
-    The step is that from the first to the last slice; every slice has to lie within a tenth of
-    the slice distance of its place, along the normal and across it. The step of a slice alone is
-    `thickness_mm`.
+    Every slice has to lie within a tenth of the slice distance of its place between the first and
+    the last. The step of a slice alone is `thickness_mm`.
     """
     order = np.argsort(_distances_mm(slices), kind="stable")
     ordered = tuple(slices[n] for n in order)
@@ -140,8 +139,7 @@ def _cosines(piece: Slice) -> tuple[np.ndarray, np.ndarray]:
 def _uneven(distance: Float[np.ndarray, " n"], across: Float[np.ndarray, "n 3"]) -> Fault:
     """Return why slices are off the even grid: some are missing, or they lie unevenly.
 
-    `distance` is their places along the normal, ascending, `across` how far each is off in its
-    plane, mm.
+    `distance` is their places along the normal, `across` how far each is off in its plane, mm.
     """
     steps = np.diff(distance)
     usual = float(np.median(steps))
@@ -166,5 +164,5 @@ def _uneven(distance: Float[np.ndarray, " n"], across: Float[np.ndarray, "n 3"])
 
 def _changes(counts: Int[np.ndarray, " n"]) -> bool:
     """Tell whether several equally wide steps follow each other: another distance of slices."""
-    runs = [(count, len(list(run))) for count, run in itertools.groupby(counts.tolist())]
-    return any(count > 1 and length >= _CHANGED for count, length in runs)
+    runs = itertools.groupby(counts.tolist())
+    return any(count > 1 and len(list(run)) >= _CHANGED for count, run in runs)

@@ -81,8 +81,8 @@ class Verdict:
 def judge_series(series: Series, opener: Opener, wanted: str = "auto") -> Verdict:
     """Return the verdict on a series that is to be of the wanted modality.
 
-    Headers decide. Pixels are read only of slices that share a position, to tell copies from
-    contradictions, and of three slices of a CT that has no rescale values.
+    Headers decide. Pixels are read only of slices that share a position, and of three slices of a
+    CT that has no rescale values.
     """
     outcome = _stacked(series.slices, wanted, opener)
     if isinstance(outcome, Fault):
@@ -126,33 +126,29 @@ def only_largest(verdicts: Sequence[Verdict]) -> list[Verdict]:
     kept = []
     for verdict in verdicts:
         chosen = best.get(verdict.series.study, verdict)
-        if not verdict.accepted or verdict is chosen:
-            kept.append(verdict)
-            continue
         why = (
             f"{len(verdict.series.slices)} slices; another series of the study has"
             f" {len(chosen.series.slices)} and ingest.series is 'largest'"
         )
-        kept.append(Verdict(verdict.series, Fault("not_largest", why)))
+        is_kept = not verdict.accepted or verdict is chosen
+        kept.append(verdict if is_kept else Verdict(verdict.series, Fault("not_largest", why)))
     return kept
 
 
 def beside_others(verdicts: Sequence[Verdict]) -> list[Verdict]:
     """Note on an accepted scan that others of its series, such as a cine's, have more slices."""
-    most: dict[tuple[str, ...], int] = {}
     keys = [(*v.series.identity.scan, re.sub(r"[\d.]+", "", v.series.part)) for v in verdicts]
     counts = [len(v.stack.slices) if v.stack is not None else 0 for v in verdicts]
+    most: dict[tuple[str, ...], int] = {}
     for key, count in zip(keys, counts, strict=True):
         most[key] = max(count, most.get(key, 0))
-    return [
-        dataclasses.replace(
-            verdict,
-            notes=(*verdict.notes, f"{count} slices, where another scan of its series has {full}"),
-        )
-        if verdict.accepted and verdict.series.part and count < (full := most[key])
-        else verdict
-        for verdict, key, count in zip(verdicts, keys, counts, strict=True)
-    ]
+    noted = []
+    for verdict, key, count in zip(verdicts, keys, counts, strict=True):
+        note = f"{count} slices, where another scan of its series has {most[key]}"
+        is_short = verdict.accepted and verdict.series.part and count < most[key]
+        notes = (*verdict.notes, note) if is_short else verdict.notes
+        noted.append(dataclasses.replace(verdict, notes=notes))
+    return noted
 
 
 def _size(verdict: Verdict) -> tuple[int, int, int]:
@@ -189,8 +185,7 @@ def _are_copies(place: Sequence[Slice], opener: Opener) -> bool:
 
 
 def _values(slices: Sequence[Slice], opener: Opener) -> list[Shaped[np.ndarray, "row column"]]:
-    planes = stored_pixels(slices, opener)
-    return [rescaled(plane, piece) for plane, piece in zip(planes, slices, strict=True)]
+    return list(map(rescaled, stored_pixels(slices, opener), slices))
 
 
 def _lacks_rescale(piece: Slice) -> bool:

@@ -42,8 +42,7 @@ def read_stack(stack: SliceStack, case_id: str) -> tuple[Volume, NativeFrame]:
 
     Every slice's own slope and intercept are applied. Voxels are int16 where all of these are
     whole numbers and the values fit, else float32. CT padding becomes air, -1024 HU, and what is
-    below, as outside the field of measurement, too; MR padding becomes 0. One slice at a time is
-    decoded into the volume.
+    below, as outside the field of measurement, too; MR padding becomes 0.
 
     Raises:
         DataError: a slice cannot be decoded, or its file has changed.
@@ -71,10 +70,7 @@ def read_stack(stack: SliceStack, case_id: str) -> tuple[Volume, NativeFrame]:
 def stored_pixels(
     slices: Sequence[Slice], opener: Opener
 ) -> Iterator[Integer[np.ndarray, "row column"]]:
-    """Yield each slice's pixels as stored, `[row, column]`; one slice is in memory at a time.
-
-    Raises one of `files.DAMAGE` where a slice cannot be decoded.
-    """
+    """Yield each slice's pixels as stored, one at a time; raise `files.DAMAGE` where damaged."""
     for source, members in itertools.groupby(slices, key=lambda piece: piece.source):
         frames = [piece.frame or 0 for piece in members]
         with quiet(), opener.stream(source, whole=True) as stream:
@@ -84,10 +80,7 @@ def stored_pixels(
 
 
 def _decodable_source(stream: io.BufferedIOBase) -> io.BufferedIOBase | Dataset:
-    """Return a stream, or the whole data set where pydicom cannot decode from the stream.
-
-    That is so where the data set is deflated, or no meta information tells its encoding.
-    """
+    """Return a stream, or of a deflated file, or one without meta information, the data set."""
     header = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=[])
     syntax = header.file_meta.get("TransferSyntaxUID")
     stream.seek(0)
@@ -120,10 +113,7 @@ def decoder_fault(transfer_syntax: str) -> Fault | None:
 def rescaled(
     stored: Integer[np.ndarray, "row column"], piece: Slice
 ) -> Num[np.ndarray, "row column"]:
-    """Return a slice's values, stored x slope + intercept: int32 where these are whole, else float.
-
-    Raises ValueError where the pixels are not those that the header announced.
-    """
+    """Return stored x slope + intercept of a slice: int32 where these are whole, else float."""
     if stored.shape != (piece.encoding.rows, piece.encoding.columns):
         raise ValueError("another matrix than the header says")
     slope, intercept = _line(piece)
@@ -151,7 +141,7 @@ def padding_applies(piece: Slice) -> bool:
 def _line(piece: Slice) -> tuple[float, float]:
     """Return slope and intercept of a slice; 1 and 0 where the header does not say."""
     slope = 1.0 if piece.slope is None else piece.slope
-    return slope, 0.0 if piece.intercept is None else piece.intercept
+    return slope, piece.intercept or 0.0
 
 
 def _is_whole(piece: Slice) -> bool:
