@@ -51,11 +51,7 @@ def name_blocks(kind: type[Checked], where: str = "") -> None:
 
 
 def converted_value(value: Any, hint: type[Kind], name: str) -> Kind:
-    """Return a value as a declared type: lists become tuples, text becomes paths.
-
-    Raises:
-        ConfigError: naming the setting, what it got and expected.
-    """
+    """Return a value as a declared type: lists become tuples, text becomes paths."""
     try:
         converted = msgspec.convert(value, hint, dec_hook=_path_of)
     except msgspec.ValidationError as error:
@@ -68,7 +64,9 @@ def converted_value(value: Any, hint: type[Kind], name: str) -> Kind:
             f"{(name + place).strip('.')}: {_in_words(reason, declared)}, got {shown(part)}"
             + _nearest_choice(part, declared)
         ) from None
-    _require_finite(converted, name)
+    for number in converted if isinstance(converted, tuple) else (converted,):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ConfigError(f"{name}: expected a finite number, got {number}")
     return converted
 
 
@@ -94,12 +92,6 @@ def shown(value: Any) -> str:
     """Return a value as an error message shows it: short, however large it is."""
     text = reprlib.repr(str(value) if isinstance(value, Path) else value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _require_finite(value: Any, name: str) -> None:
-    for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, float) and not math.isfinite(number):
-            raise ConfigError(f"{name}: expected a finite number, got {number}")
 
 
 def _path_of(kind: type, value: Any) -> Any:

@@ -50,11 +50,7 @@ class LabelScheme:
         return np.uint8 if len(self.names) <= 255 else np.uint16
 
     def label_of(self, organ: str) -> int:
-        """Return the label value of an organ, 1-based.
-
-        Raises:
-            DataError: the scheme has no such organ.
-        """
+        """Return the label value of an organ, 1-based; one that is not in the scheme is refused."""
         if organ not in self.names:
             raise DataError(
                 f"scheme {self.name}: no organ '{organ}'; it has {', '.join(self.names)}"
@@ -129,10 +125,9 @@ class LabelMap:
 class NativeFrame:
     """How a scan lay in its own file, so that a result goes back to exactly that grid.
 
-    `grid` is the file's own grid, not the canonical one; the codes are those of its NIfTI header.
-    `qform` holds the header's pixdim[0:4], quaternion b, c, d and offset x, y, z as stored, since
-    a quaternion recomputed from the affine differs in the last bits; empty where there is none.
-    `contradiction` says in words how the header's own sform, qform and pixdim differ, if they do.
+    The codes are those of its NIfTI header. `qform` holds pixdim[0:4], quaternion b, c, d and
+    offset x, y, z as stored, since a quaternion recomputed from the affine differs in the last
+    bits. `contradiction` says in words how sform, qform and pixdim differ, if they do.
     """
 
     grid: Grid
@@ -163,11 +158,10 @@ class Box:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One scan of a subject.
+    """One scan of a subject, in canonical (closest RAS+) orientation.
 
-    `image` and `reference` are file names relative to the cohort's folder, both in canonical
-    (closest RAS+) orientation. `reference` is None where the scan has no annotation, or where a
-    few-label experiment hides it. `window` are the two intensities that become 0 and 1.
+    `image` and `reference` are file names in the cohort's folder; there is no reference where the
+    scan has none, or it is hidden. `window` are the two intensities that become 0 and 1.
     """
 
     case_id: str

@@ -31,7 +31,6 @@ _SPLITS: dict[str, Split] = {
 NOT_LABELS = ("case_id", "subject_id", "split", "image", "label", "annotated")
 """Columns of a table that are no scan-wise labels."""
 _LEAST_PROBABILITY = 0.5
-_SUFFIX = "_phase"
 
 
 def scan_labels_of(row: Mapping[str, Any], others: Collection[str] = NOT_LABELS) -> dict[str, str]:
@@ -96,14 +95,14 @@ def with_table(dataset: Dataset, path: Path) -> Dataset:
 
 def _with_row(case: SourceCase, row: Mapping[str, str], names: list[str], table: str) -> SourceCase:
     split = split_of(row, table)
+    said = {name: label for name, label in scan_labels_of(row).items() if row[name]}
     return dataclasses.replace(
         case,
         subject_id=row.get("subject_id") or case.subject_id,
         split=split or case.split,
         origin=table if split else case.origin,
         annotated=annotated_of(row) or case.annotated,
-        scan_labels={**dict.fromkeys(names, UNKNOWN), **case.scan_labels}
-        | {name: label for name, label in scan_labels_of(row).items() if row[name]},
+        scan_labels=dict.fromkeys(names, UNKNOWN) | dict(case.scan_labels) | said,
     )
 
 
@@ -139,7 +138,7 @@ def phase_in(path: Path, where: str) -> str:
 def _of_folder(folder: Path) -> JsonObject:
     phases: dict[str, str] = {}
     for path in sorted(folder.glob("[!.]*.json")):
-        case_id = path.stem.removesuffix(_SUFFIX)
+        case_id = path.stem.removesuffix("_phase")
         if case_id in phases:
             raise DataError(f"{folder.name}: case {case_id} has two files; remove one")
         phases[case_id] = phase_in(path, f"{folder.name}/{path.name}")

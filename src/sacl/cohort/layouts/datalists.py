@@ -2,13 +2,10 @@
 
 Both have `training [{image, label}]` and, as they like, `validation`, `test` or `testing`. The
 decathlon's is called `dataset.json` and names the labels; a datalist of MONAI may have any name.
-`image` and `label` are a path or a list of them, of which the first is taken. Paths are absolute,
-or relative to the JSON or to the folder above it; `._*` files of macOS are skipped. An entry
-without `label` is an unlabeled scan; other names for it (`seg`, `segmentation`, `mask`,
-`pseudo_label`) are not read, and a note says so. The other plain values of an entry are scan-wise
-labels, `fold` among them; `subject_id` names the subject. The label values are named by `labels` in
-the JSON (`{name: value}` or `{value: name}`), else by `labels.json` beside the JSON or the label
-table in the first label map.
+`image` and `label` are a path or a list of them, of which the first is taken; absolute, or relative
+to the JSON or to the folder above it. An entry without `label` is an unlabeled scan; other names
+for it (`seg`, `segmentation`, `mask`, `pseudo_label`) are not read, and a note says so. The other
+plain values of an entry are scan-wise labels, `fold` among them; `subject_id` names the subject.
 """
 
 from __future__ import annotations
@@ -147,8 +144,7 @@ def _notes(rows: Sequence[JsonObject]) -> tuple[str, ...]:
     several = sum(isinstance(row.get("image"), list) and len(row["image"]) > 1 for row in rows)
     notes = [f"{several} entries list several images, the first is used"] if several else []
     for name in _OTHER_LABELS:
-        lost = sum(name in row and not row.get("label") for row in rows)
-        if lost:
+        if lost := sum(name in row and not row.get("label") for row in rows):
             notes.append(f"{lost} entries have '{name}' and no 'label'; they count as unlabeled")
     return tuple(notes)
 

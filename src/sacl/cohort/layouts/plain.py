@@ -2,9 +2,8 @@
 
 `cohort.csv` has the columns case_id, image, and optionally label, subject_id and split. `annotated`
 lists the organs that somebody looked for, such as `liver;spleen`, where these are not all. Every
-other column is a scan-wise label. Paths are relative to the table. The meaning of the label values
-comes from `labels.json` beside the table (`{name: value}` or `{value: name}`), else from the label
-table in the first label map.
+other column is a scan-wise label. Paths are relative to the table. `labels.json` beside it names
+the label values, else the table in the first label map.
 
 A plain folder holds NIfTI scans; label maps among them are paired by name.
 """
