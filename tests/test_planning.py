@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from tests.planted import clean_files, write_files
 
@@ -52,13 +53,10 @@ def test_a_plan_is_yaml_of_the_chosen_settings(planted, tmp_path, capsys):
         {"ingest.data": "clinic", "name": "clinic", "work": "work/clinic", "device": "cpu"},
         base={**plan.settings, "time": "1h"},
     )
-    assert (config.time, config.pretrain.method, config.ingest.validation_subjects) == (
-        "1h",
-        "none",
-        0,
-    )
+    assert (config.time, config.ingest.validation_subjects) == ("1h", 0)
+    assert config.finetune.volume is not None
     assert "# volumes, not slices: spacing 14 mm against 14 mm" in told.out
-    assert "(docs/results.md, Table 2)" in " ".join(told.out.replace("#", "").split())
+    assert "(research/log.md, 2026-11-30)" in " ".join(told.out.replace("#", "").split())
 
 
 def test_facts_are_measured_on_the_ingested_cohort(planted, tmp_path, capsys):
@@ -95,9 +93,9 @@ def test_a_plan_is_not_changed_by_what_is_measured_later(planted, tmp_path, caps
     first = planned(capsys)
     path = tmp_path / "work" / "clinic" / PLAN_FILE
     document = json.loads(path.read_text())
-    next(c for c in document["choices"] if c["setting"] == "extract.dense_size")["value"] = 80
+    next(c for c in document["choices"] if c["setting"] == "locate.channels")["value"] = 24
     path.write_text(json.dumps(document))
-    assert planned(capsys).out == first.out.replace("dense_size: 64", "dense_size: 80")
+    assert planned(capsys).out == first.out.replace("channels: 16", "channels: 24")
 
 
 def test_flags_win_and_are_said_as_yours(planted, tmp_path, capsys):
@@ -163,19 +161,25 @@ def test_a_plan_of_settings_is_refused(tmp_path, monkeypatch, capsys):
 
 
 def test_a_trial_decides_the_kind_of_coarse_network_once(planted, capsys, tried, tmp_path):
+    files = clean_files()
+    for name, scan in files.scans.items():
+        files.scans[name] = replace(scan, affine=scan.affine @ np.diag([1.0, 1.0, 5.0, 1.0]))
+    shutil.rmtree(planted)
+    write_files(files, planted)
     told = planned(capsys, "--time", "1h")
     [(candidates, seconds)] = tried
-    assert list(candidates) == ["volume", "slices"]
+    assert list(candidates) == ["slices", "volume"]
     assert (candidates["volume"].volume is None, candidates["slices"].slices is None) == (
         False,
     ) * 2
     assert seconds == 0.15 * 3600
-    assert "volume 0.40, slices 0.30" in " ".join(told.out.replace("#", "").split())
+    assert "slices 0.30, volume 0.40" in " ".join(told.out.replace("#", "").split())
     assert planned(capsys, "--time", "1h").out == told.out
     assert len(tried) == 1
 
 
 def test_nothing_is_tried_in_too_short_a_time_nor_of_what_the_user_gave(planted, capsys, tried):
+    planned(capsys, "--time", "1h", "--work", "volumes")
     planned(capsys, "--time", "5m")
     planned(capsys, "--time", "1h", "--work", "other", "--locate.slices.size", "64")
     assert not tried

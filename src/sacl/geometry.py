@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Shaped
@@ -17,6 +19,7 @@ _TIE = 1e-5
 """Direction cosines that differ by less are taken as equal; float32 rounds them to 6e-8."""
 _HALFWAY = 1e-3
 """In voxels: a center this close to two voxels' border lies on it, as float32 affines round."""
+_LEAST_SLICES = 24
 _REMEDY = "resample the label map onto the image's grid"
 
 
@@ -146,3 +149,20 @@ def repaired(
             " two do not belong together"
         )
     return moved, f"{difference(image, own)}; {before_ml:.4g} ml became {after_ml:.4g} ml"
+
+
+def volume_grid(
+    spacing_mm: Sequence[float], field_of_view_mm: Sequence[float], large: bool
+) -> tuple[tuple[float, float, float], tuple[int, int, int]]:
+    """Return the voxel spacing and the crop of a network on volumes of such scans, along x, y, z.
+
+    The wider side of a slice takes 96 voxels at most and a crop 48 x 48 x 32, on a `large` machine
+    128 and 64 x 64 x 32. Slices are merged to voxels as thick as wide, but to no fewer than 24.
+    """
+    cells, most = (128, (64, 64, 32)) if large else (96, (48, 48, 32))
+    in_plane = round(max(min(spacing_mm[:2]), max(field_of_view_mm[:2]) / cells), 1)
+    length_mm = field_of_view_mm[2]
+    along = round(max(spacing_mm[2], min(in_plane, length_mm / _LEAST_SLICES)), 1)
+    fits = zip(field_of_view_mm, (in_plane, in_plane, along), most, strict=True)
+    i, j, k = (min(limit, 8 * math.ceil(mm / voxel / 8)) for mm, voxel, limit in fits)
+    return (in_plane, in_plane, along), (i, j, k)

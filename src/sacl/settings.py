@@ -213,8 +213,6 @@ class ExtractSettings(Checked, frozen=True, kw_only=True):
     """Pixels of the square that a dense slice is resampled to."""
     region: Literal["organs", "slice"] = "organs"
     """What a dense slice shows: the square around all organs of the coarse map, or all of it."""
-    context: Annotated[float, Meta(ge=1)] = 1.4
-    """Side of a query patch in units of the organ's largest in-plane extent in that scan."""
 
 
 class PretrainSettings(Checked, frozen=True, kw_only=True):
@@ -279,19 +277,33 @@ class QuerySettings(Checked, frozen=True, kw_only=True):
     """Segment one organ at a time, from its query patch (the paper's); it has no settings."""
 
 
+class WholeSettings(Checked, frozen=True, kw_only=True):
+    """Segment all organs at once, from volumes, by a 3-D U-Net.
+
+    It works on the grid of the coarse network, and starts from its weights, where that one is on
+    volumes too. Nothing is cut for it, and no encoder pretrained.
+    """
+
+    teacher_steps: Count = 3000
+    """Further steps in which unlabeled volumes are mixed with labeled ones, labeled by a slowly
+    moving teacher."""
+
+
 class FinetuneSettings(Checked, frozen=True, kw_only=True):
-    """Train encoder and decoder on the labeled scans."""
+    """Train the segmenter on the labeled scans."""
 
     dense: DenseSettings | None = None
     query: QuerySettings | None = None
+    volume: WholeSettings | None = None
     decoder: Decoder = "unet"
     """Decoder with skips at every level, or with none (the paper's)."""
     steps: Positive = 500
     """Training steps on labeled scans."""
-    batch: Annotated[int, Meta(ge=2)] = 16
-    """Slices or patches per step."""
-    learning_rate: Length = 3e-3
-    """Peak learning rate of the decoder (and of an encoder that was not pretrained)."""
+    batch: Positive | None = None
+    """Slices, patches or crops of volumes per step; 16, or 1 crop, where unset."""
+    learning_rate: Length | None = None
+    """Peak learning rate of the decoder (and of an encoder that was not pretrained); 0.003, or 0.01
+    on volumes, where unset."""
     encoder_rate: Annotated[float, Meta(ge=0)] = 1.0
     """Learning rate of a pretrained encoder relative to the decoder's; 0 freezes it."""
     augment: Augment = "strong"
@@ -301,7 +313,21 @@ class FinetuneSettings(Checked, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_one(self, ("dense", "query"), DenseSettings())
+        _require_one(self, ("dense", "query", "volume"), DenseSettings())
+        if self.volume is not None:
+            for name, usual in (("decoder", "unet"), ("encoder_rate", 1.0), ("twin", False)):
+                _require(
+                    getattr(self, name) == usual,
+                    f"finetune.{name}: a segmenter on volumes has none; leave it out",
+                )
+        else:
+            _require(self.batch != 1, "finetune.batch: expected 2 at least, got 1")
+
+    @property
+    def teacher_steps(self) -> int:
+        """Steps in which unlabeled scans take part."""
+        block = self.dense or self.volume
+        return block.teacher_steps if block else 0
 
 
 class PredictSettings(Checked, frozen=True, kw_only=True):
@@ -361,6 +387,11 @@ class RunConfig(Checked, frozen=True, kw_only=True):
             not self.finetune.twin or self.pretrain.method != "none",
             "finetune.twin: pretrain.method is none, the twin would be the same; leave it out",
         )
+        for name, unread in (("extract", ExtractSettings()), ("pretrain", PretrainSettings())):
+            _require(
+                self.finetune.volume is None or getattr(self, name) == unread,
+                f"{name}: is not read beside finetune.volume, which needs none; leave it out",
+            )
 
 
 name_blocks(RunConfig)

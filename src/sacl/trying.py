@@ -20,7 +20,7 @@ def tried_for(flags: Mapping[str, str], situation: Situation) -> tuple[Tried, ..
     """
     kinds = kinds_of(situation.facts)
     seconds = SHARE * situation.seconds
-    if situation.gives("locate") or seconds < 2 * len(kinds) * LEAST_S:
+    if situation.gives("locate") or len(kinds) == 1 or seconds < 2 * len(kinds) * LEAST_S:
         return ()
     base = {
         kind: {c.setting: c.value for c in choose(replace(situation, coarse=kind)) if c.setting}

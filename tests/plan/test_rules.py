@@ -58,7 +58,7 @@ NECK = dataclasses.replace(
     drawn=DrawnOrgans(280.0, 0.634, "esophagus", 11.5, 24.0, 25.5),
 )
 NECK_LABELED = dataclasses.replace(NECK, unlabeled_scans=0, labeled_subjects=100)
-LONG = dataclasses.replace(NECK, slices=200_000)
+LONG = dataclasses.replace(HEART, slices=200_000)
 UNDRAWN = dataclasses.replace(HEART, drawn=None)
 
 
@@ -76,11 +76,10 @@ def chosen(facts, machine=CPU, hours=2.0, **given):
         (HEART, GPU, {"extract.dense_size": 256, "pretrain.network": "resnet50"}),
         (HEART, GPU, {"pretrain.width": 64, "finetune.learning_rate": 1e-3}),
         (HEART, CPU, {"pretrain.method": "none", "finetune.dense.teacher_steps": 8000}),
-        (BRAIN, CPU, {"locate.slices.size": 64, "extract.region": "slice"}),
-        (BRAIN, CPU, {"extract.dense_size": 64, "extract.patch_size": 48}),
-        (BRAIN, GPU, {"extract.dense_size": 128}),
-        (NECK, CPU, {"locate.volume": None, "extract.dense_size": 80}),
-        (NECK, CPU, {"predict.copies": 4, "finetune.dense.copy_paste": 0.0}),
+        (BRAIN, CPU, {"locate.volume.spacing_mm": [1.0, 1.0, 1.0], "finetune.volume": None}),
+        (BRAIN, CPU, {"locate.volume.crop": [40, 48, 32]}),
+        (NECK, CPU, {"locate.volume": None, "finetune.volume.teacher_steps": 8000}),
+        (HEART, CPU, {"predict.copies": 4, "finetune.dense.copy_paste": 0.0}),
         (LONG, CPU, {"predict.copies": 0}),
         (LONG, GPU, {"predict.copies": 4}),
         (NECK_LABELED, CPU, {"locate.volume.crop": [48, 48, 32], "locate.channels": 16}),
@@ -112,14 +111,33 @@ def test_the_reason_for_slices_names_both_spacings():
 
 
 def test_what_facts_cannot_tell_is_said():
-    choices = {c.setting: c for c in choose(Situation(NECK, CPU, 7200.0))}
+    choices = {c.setting: c for c in choose(Situation(HEART, CPU, 7200.0))}
     assert "strong or mild is open" in choices["finetune.augment"].because
 
 
 def test_the_better_known_kind_of_coarse_network_comes_first():
     assert kinds_of(HEART) == ("slices", "volume")
-    assert kinds_of(NECK) == ("volume", "slices")
-    assert kinds_of(BRAIN) == ("slices", "volume")
+    assert kinds_of(NECK) == kinds_of(BRAIN) == ("volume",)
+
+
+@pytest.mark.parametrize(
+    ("given", "volumes"),
+    [
+        ({}, True),
+        ({"finetune.steps": 9}, True),
+        ({"finetune.dense.teacher_steps": 5}, False),
+        ({"pretrain.method": "semantic"}, False),
+        ({"extract.dense_size": 64}, False),
+        ({"finetune.twin": True}, False),
+        ({"locate.slices": {}}, False),
+    ],
+)
+def test_thin_slices_are_segmented_as_volumes_unless_the_user_asks_for_slices(given, volumes):
+    names = {c.setting for c in choose(Situation(BRAIN, CPU, 7200.0, given))}
+    assert ("finetune.volume" in names) == volumes
+    read = any(name.startswith(("extract.", "pretrain.", "finetune.dense")) for name in names)
+    assert read != volumes
+    assert "finetune.volume" not in chosen(HEART)
 
 
 def test_in_a_short_time_a_cpu_locates_on_volumes():

@@ -14,6 +14,7 @@ from sacl.patches.coarse_grid import (
     linear_weights,
 )
 from sacl.prediction.coarse import VolumeEnsemble, load_coarse, save_network
+from sacl.prediction.windows import probability
 from sacl.scores.overlap import dice
 from sacl.types import Grid, Volume
 
@@ -153,8 +154,8 @@ def test_an_ensemble_averages_probabilities_not_labels():
             return [self.logit.expand(len(image), -1, *image.shape[2:])]
 
     networks = (Sure([0.8, 0.1, 0.1]), Sure([0.2, 0.6, 0.2]))
-    probability = VolumeEnsemble(spec_for(), networks, CPU).probability(torch.rand(16, 16, 8))
-    assert probability[:, 3, 3, 3].tolist() == pytest.approx([0.5, 0.35, 0.15], abs=0.01)
+    mean = probability(networks, spec_for(), torch.rand(16, 16, 8))
+    assert mean[:, 3, 3, 3].tolist() == pytest.approx([0.5, 0.35, 0.15], abs=0.01)
 
 
 def test_saved_networks_are_read_back_and_locate_the_same(tmp_path):
@@ -166,8 +167,8 @@ def test_saved_networks_are_read_back_and_locate_the_same(tmp_path):
     loaded = load_coarse(tmp_path, CPU)
     assert loaded.spec == spec
     image = torch.rand(20, 18, 9)
-    expected = VolumeEnsemble(spec, networks, CPU).probability(image)
-    assert torch.allclose(loaded.probability(image), expected, atol=1e-6)
+    expected = probability(networks, spec, image)
+    assert torch.allclose(probability(loaded.networks, spec, image), expected, atol=1e-6)
 
 
 def test_a_folder_of_given_maps_has_no_network_to_load(tmp_path):

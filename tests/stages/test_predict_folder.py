@@ -10,7 +10,7 @@ from block_cohort import NATIVE, SHAPE, copy_of
 
 from sacl.cohort.manifest import read_cohort
 from sacl.errors import ConfigError, DataError
-from sacl.prediction.volume import MapRecipe, write_recipe
+from sacl.prediction.volume import MapRecipe, Predictor, write_recipe
 from sacl.stages import predict_folder as module
 from sacl.stages.predict_folder import predict_folder
 from sacl.types import LabelMap
@@ -237,7 +237,7 @@ def test_what_is_odd_in_a_coarse_map_or_its_header_is_said(finished, tmp_path, c
     nibabel.save(odd, maps / "case-4.nii.gz")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "doubts_about", lambda *_: [])
-        patch.setattr(module.Predictor, "needs_coarse", True)
+        patch.setattr(Predictor, "needs_coarse", True)
         predicted = predict_folder(finished.root, scans, tmp_path / "out", coarse=maps)
     first, second = predicted.doubts["case-4.nii"][:2]
     assert first.startswith("coarse map: ")

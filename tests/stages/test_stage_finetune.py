@@ -11,7 +11,8 @@ from block_cohort import copy_of, settings_of
 
 from sacl.errors import DataError
 from sacl.files.weights import read_weights
-from sacl.networks.segmenter import SegmenterSpec, TrainedModel, build_segmenter
+from sacl.networks.segmenter import SegmenterSpec, build_segmenter
+from sacl.networks.trained import TrainedModel
 from sacl.run.record import read_record
 from sacl.settings import PredictSettings, PretrainSettings
 from sacl.stages import arms

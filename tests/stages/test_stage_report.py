@@ -79,7 +79,10 @@ def test_page_says_what_was_run_with_every_setting_in_one_line(page):
     assert "<dt>Cohort</dt><dd>fake, CT, 8 scans</dd>" in page
     assert "<dd>native (3), portal venous (3), unknown (2)</dd>" in page
     assert re.search(r"<dt>Duration</dt><dd>\d+ s in all: ingest \d+ s, locate \d+ s", page)
-    assert "<dd>dense.teacher_steps 3000, dense.copy_paste 0.0, query None, decoder unet," in page
+    assert (
+        "<dd>dense.teacher_steps 3000, dense.copy_paste 0.0, query None, volume None, decoder unet,"
+        in page
+    )
 
 
 def test_a_block_without_settings_is_not_said(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -65,37 +65,6 @@ class SegmenterSpec:
         return described(cls, text, f"{SEGMENTER}.json", remedy)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainedModel:
-    """What `segmenter.json` says: the segmenter, and how it was trained.
-
-    `method` pretrained its encoder, `none` where it started from random weights. `seconds` are
-    those of the last uninterrupted stretch of training.
-    """
-
-    spec: SegmenterSpec
-    method: str
-    steps: int
-    seconds: float
-
-    def to_json(self) -> JsonObject:
-        """Return the spec's fields, and those of the training in a block of their own."""
-        training = asdict(self)
-        return {**training.pop("spec"), "training": training}
-
-    @classmethod
-    def from_json(cls, text: JsonObject) -> TrainedModel:
-        """Return the record that was saved as JSON; a DataError where it is damaged."""
-        spec = SegmenterSpec.from_json(text)
-        try:
-            return cls(spec=spec, **text["training"])
-        except (KeyError, TypeError) as error:
-            raise DataError(
-                f"{SEGMENTER}.json: how it was trained is missing or damaged; redo it with"
-                " `sacl finetune CONFIG.yaml --force`"
-            ) from error
-
-
 class Segmenter(nn.Module):
     """A network from pixels `[n, channel, i, j]` to logits of the same size."""
 
@@ -138,6 +107,12 @@ def build_segmenter(
 def restored_segmenter(state: State, text: JsonObject, where: str) -> Segmenter:
     """Return a segmenter in eval mode from its saved weights and description, which have to fit."""
     segmenter = Segmenter(SegmenterSpec.from_json(text))
+    fill(segmenter, state, where)
+    return segmenter.eval()
+
+
+def fill(segmenter: nn.Module, state: State, where: str) -> None:
+    """Give a segmenter its saved weights; a DataError where they do not fit it."""
     try:
         segmenter.load_state_dict(state)
     except RuntimeError as error:
@@ -145,4 +120,3 @@ def restored_segmenter(state: State, text: JsonObject, where: str) -> Segmenter:
             f"{where}/{SEGMENTER}.safetensors: the weights do not fit {SEGMENTER}.json; copy both"
             " files of one training"
         ) from error
-    return segmenter.eval()

@@ -14,17 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
-from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from sacl.errors import DataError
 from sacl.files.weights import read_weights, save_weights
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec
-from sacl.networks.device import autocast
 from sacl.networks.segmenter import Segmenter, SegmenterSpec
-from sacl.patches.coarse_grid import arg_max_on_scan, coarse_grid, image_to_coarse
 from sacl.prediction.assemble import clean_components
 from sacl.prediction.volume import Network, Predictor, load_segmenter, predict_volume
+from sacl.prediction.windows import labels_by_windows
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
 MIN_VOLUME_ML = 0.05
@@ -48,33 +46,10 @@ class VolumeEnsemble:
     networks: Sequence[nn.Module]
     device: torch.device
 
-    @torch.inference_mode()
-    def probability(self, image: Float[Tensor, "i j k"]) -> Float[Tensor, "class i j k"]:
-        """Return class probabilities of a windowed image on the coarse grid."""
-
-        def mean_of_networks(crops: Float[Tensor, "n 1 _i _j _k"]) -> Tensor:
-            with autocast(self.device):
-                logits = [network(crops)[0] for network in self.networks]
-            return torch.stack([logit.float().softmax(dim=1) for logit in logits]).mean(dim=0)
-
-        # A scan smaller than the crop is padded with 0, as in training, and the pad cut off again.
-        crops = sliding_window_inference(
-            image[None, None].to(self.device),
-            roi_size=self.spec.crop,
-            sw_batch_size=2,
-            predictor=mean_of_networks,
-            overlap=0.5,
-            mode="gaussian",
-        )
-        return crops[0]
-
     def locate(self, volume: Volume, window: tuple[float, float]) -> LabelMap:
         """Return the cleaned coarse label map of a canonical scan, of any size and spacing."""
-        spec = self.spec
-        grid = coarse_grid(volume.grid, spec.spacing_mm, spec.in_plane_size)
-        image = image_to_coarse(volume.voxels, window, grid, self.device)
-        voxels = arg_max_on_scan(self.probability(image), grid)
-        return cleaned(voxels, volume.grid, LabelScheme(spec.scheme, spec.organs))
+        voxels = labels_by_windows(self.networks, self.spec, self.device, volume, window)
+        return cleaned(voxels, volume.grid, LabelScheme(self.spec.scheme, self.spec.organs))
 
 
 class MeanOfNetworks:

@@ -20,12 +20,18 @@ from sacl.files.documents import read_as
 from sacl.files.weights import read_weights
 from sacl.networks.device import autocast
 from sacl.networks.segmenter import SEGMENTER, Segmenter, SegmenterSpec, restored_segmenter
+from sacl.networks.volume_segmenter import (
+    VOLUME_HEAD,
+    VolumeSegmenterSpec,
+    restored_volume_segmenter,
+)
 from sacl.patches.query import coverage, cut
 from sacl.patches.region import dense_boxes, patch_boxes
 from sacl.patches.window import normalize
 from sacl.prediction.assemble import clean_components, fuse, labels_of_slice
 from sacl.prediction.copies import mean_over_copies, wider
 from sacl.prediction.guard import with_organs_of
+from sacl.prediction.windows import labels_by_windows
 from sacl.settings import PredictSettings
 from sacl.types import Box, LabelMap, Volume
 
@@ -125,8 +131,55 @@ class Predictor:
         return mean_over_copies(network, batch, self.spec.image_size, self.recipe.copies)
 
 
+@runtime_checkable
+class VolumeNetwork(Protocol):
+    """What is asked of a segmenter on volumes: its spec, and the logits of all its levels."""
+
+    spec: VolumeSegmenterSpec
+
+    def __call__(self, image: Float[Tensor, "n 1 i j k"]) -> list[Float[Tensor, "n class _ _ _"]]:
+        """Return the logits of volumes, the finest level first."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class VolumePredictor:
+    """A segmenter on volumes ready to run: in eval mode, on its device."""
+
+    network: VolumeNetwork
+    device: torch.device
+    recipe: MapRecipe = MapRecipe()
+
+    @property
+    def spec(self) -> VolumeSegmenterSpec:
+        """The segmenter's spec."""
+        return self.network.spec
+
+    @property
+    def needs_coarse(self) -> bool:
+        """Tell whether a scan's coarse label map has to be known."""
+        return bool(self.recipe.from_coarse)
+
+
+AnyPredictor = Predictor | VolumePredictor
+
+
+def load_predictor(folder: Path, device: torch.device, recipe: MapRecipe) -> AnyPredictor:
+    """Return a run's saved segmenter, of either kind, ready to run.
+
+    Raises:
+        DataError: there is none, it is damaged, or its weights do not fit its description.
+    """
+    state, text = read_weights(folder, SEGMENTER)
+    if text.get("head") == VOLUME_HEAD:
+        network = restored_volume_segmenter(state, text, folder.name).to(device)
+        return VolumePredictor(network, device, recipe)
+    segmenter = restored_segmenter(state, text, folder.name)
+    return Predictor(segmenter.to(device, memory_format=torch.channels_last), device, recipe)
+
+
 def predict_volume(
-    predictor: Predictor,
+    predictor: AnyPredictor,
     volume: Volume,
     window: tuple[float, float],
     coarse: LabelMap | None = None,
@@ -145,7 +198,10 @@ def predict_volume(
     # Slices are read and written one by one: column order keeps each of them in one piece.
     labels = np.zeros(volume.grid.shape, scheme.label_type, order="F")
     assert coarse is not None or not predictor.needs_coarse, "a coarse label map is needed"
-    if predictor.spec.head == "dense":
+    if isinstance(predictor, VolumePredictor):
+        how = (predictor.spec.network, predictor.device, volume, window, recipe.copies)
+        labels = labels_by_windows((predictor.network,), *how)
+    elif predictor.spec.head == "dense":
         boxes = dense_boxes(predictor.spec.placement, volume.grid, coarse)
         _predict_slices(predictor, volume, window, boxes, labels)
     else:

@@ -47,7 +47,7 @@ def run(config: RunConfig, force: bool = False, since: float | None = None) -> P
     """
     if config.phantom.scans == 0 and not config.ingest.data:
         raise ConfigError("ingest.data: no data to run on; give --data DIR or --phantom.scans N")
-    stages = [s for s in STAGES if s != "phantom" or config.phantom.scans > 0]
+    stages = stages_of(config)
     workspace, budgets = workspace_of(config), budgets_of(config, stages, since)
     importlib.import_module("sacl.networks.device").resolve_device(config.device)
     with workspace.locked():
@@ -62,6 +62,14 @@ def run(config: RunConfig, force: bool = False, since: float | None = None) -> P
         taken_s = of_run.asked_s - of_run.left_s
         say(f"time: {duration(taken_s)} of {duration(of_run.asked_s)} were taken")
     return workspace.folder("report") / "report.html"
+
+
+def stages_of(config: RunConfig) -> list[str]:
+    """Return the stages of a run: nothing is cut or pretrained for a segmenter on volumes."""
+    left_out = () if config.phantom.scans else ("phantom",)
+    if config.finetune.volume is not None:
+        left_out = (*left_out, "extract", "pretrain")
+    return [stage for stage in STAGES if stage not in left_out]
 
 
 def budgets_of(

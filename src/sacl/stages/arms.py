@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,15 +12,12 @@ import torch
 from sacl.files.weights import read_weights, save_weights
 from sacl.networks.device import compile_for, resolve_device
 from sacl.networks.encoder import PretrainedEncoder, State
-from sacl.networks.segmenter import (
-    SEGMENTER,
-    Segmenter,
-    SegmenterSpec,
-    TrainedModel,
-    build_segmenter,
-)
+from sacl.networks.segmenter import SEGMENTER, Segmenter, SegmenterSpec, build_segmenter
+from sacl.networks.trained import TrainedModel
+from sacl.networks.volume_segmenter import VolumeSegmenter
 from sacl.patches.store import PatchStore
 from sacl.patches.views import VIEWS
+from sacl.prediction.volume import Predictor
 from sacl.progress import say
 from sacl.run.workspace import Workspace
 from sacl.settings import FinetuneSettings
@@ -29,6 +27,10 @@ from sacl.training.pace import Pace, keep_pace
 from sacl.training.sampler import StepRules
 from sacl.training.teacher import TeacherTask, with_teacher
 
+SLICES_PER_STEP = 16
+"""Slices or patches of a step, where the settings say nothing."""
+LEARNING_RATE = 3e-3
+"""Peak rate of what starts from random weights, likewise."""
 _WORTH_COMPILING_S = 600.0
 """A training that has less time does not compile its networks, which takes a minute or two."""
 
@@ -42,15 +44,46 @@ class Arm:
     encoder_rate: float
 
 
+class Start(Protocol):
+    """Where every arm starts from."""
+
+    @property
+    def method(self) -> str:
+        """What pretrained the weights that there are."""
+        ...
+
+    def train(
+        self, arm: Arm, settings: FinetuneSettings, workspace: Workspace, pace: Pace
+    ) -> tuple[Segmenter | VolumeSegmenter, list[float]]:
+        """Train an arm; return its segmenter and the loss of every step."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
-class Start:
-    """Where every arm starts from: what is trained, on what, and from which pretrained weights."""
+class SliceStart:
+    """What is trained on slices or patches, on which, and from which pretrained weights."""
 
     spec: SegmenterSpec
     store: PatchStore
     made: PretrainedEncoder
     encoder: State
     decoder: State | None
+
+    @property
+    def method(self) -> str:
+        """What pretrained the encoder."""
+        return self.made.method
+
+    def untrained(self, workspace: Workspace) -> Predictor:
+        """Return what predicts as a trained segmenter will, to measure how long that takes."""
+        device = resolve_device(workspace.device)
+        return Predictor(build_segmenter(self.spec, workspace.seed).to(device).eval(), device)
+
+    def train(
+        self, arm: Arm, settings: FinetuneSettings, workspace: Workspace, pace: Pace
+    ) -> tuple[Segmenter, list[float]]:
+        """Train an arm; return its segmenter and the loss of every step."""
+        return _train(arm, self, settings, workspace, pace)
 
 
 def train_arm(
@@ -61,12 +94,12 @@ def train_arm(
     if (folder / f"{SEGMENTER}.json").is_file():
         return TrainedModel.from_json(read_weights(folder, SEGMENTER)[1])
     begun = time.monotonic()
-    segmenter, losses = _train(arm, start, settings, workspace, pace)
+    segmenter, losses = start.train(arm, settings, workspace, pace)
     write_losses(folder / "losses.csv", losses)
     keep_pace(folder.parent, arm.name, pace)
     model = TrainedModel(
         spec=segmenter.spec,
-        method=start.made.method if arm.pretrained else "none",
+        method=start.method if arm.pretrained else "none",
         steps=len(losses),
         seconds=round(time.monotonic() - begun, 1),
     )
@@ -76,7 +109,7 @@ def train_arm(
 
 
 def _train(
-    arm: Arm, start: Start, settings: FinetuneSettings, workspace: Workspace, pace: Pace
+    arm: Arm, start: SliceStart, settings: FinetuneSettings, workspace: Workspace, pace: Pace
 ) -> tuple[Segmenter, list[float]]:
     device = resolve_device(workspace.device)
     segmenter = build_segmenter(
@@ -87,7 +120,7 @@ def _train(
     ).to(device, memory_format=torch.channels_last)
     segmenter.encoder.requires_grad_(arm.encoder_rate > 0)
     rules = StepRules(
-        batch=settings.batch,
+        batch=settings.batch or SLICES_PER_STEP,
         ranges=VIEWS[settings.augment],
         seed=workspace.seed,
         device=device,
@@ -95,13 +128,13 @@ def _train(
     )
     task, average = _task(segmenter, start.store, rules, settings, pace)
     trained = average.network if average else segmenter
-    steps = settings.steps + (settings.dense.teacher_steps if settings.dense else 0)
+    steps = settings.steps + settings.teacher_steps
     short = pace.deadline is not None and pace.deadline.left_s < _WORTH_COMPILING_S
     compile_for(0 if short else steps, {segmenter, trained}, device)
     losses = train(
         segmenter,
         task.loss,
-        _groups(segmenter, settings.learning_rate, arm.encoder_rate),
+        _groups(segmenter, settings.learning_rate or LEARNING_RATE, arm.encoder_rate),
         Plan(steps=steps),
         device,
         what=f"finetune ({arm.name}, {steps} steps)",

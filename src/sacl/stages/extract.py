@@ -90,7 +90,7 @@ def _meta(cohort: Cohort, settings: ExtractSettings) -> StoreMeta:
         scan_labels=tuple(sorted({name for case in cohort.cases for name in case.scan_labels})),
         scheme=cohort.scheme.name,
         window=WindowRule(cohort.modality, cohort.window_hu),
-        placement=Placement(context=settings.context, region=settings.region),
+        placement=Placement(region=settings.region),
     )
 
 

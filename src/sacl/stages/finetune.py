@@ -7,21 +7,22 @@ from pathlib import Path
 from sacl.cohort.manifest import read_cohort
 from sacl.errors import DataError
 from sacl.files.weights import read_weights
-from sacl.networks.device import resolve_device
 from sacl.networks.encoder import PretrainedEncoder
-from sacl.networks.segmenter import SegmenterSpec, build_segmenter
+from sacl.networks.segmenter import SegmenterSpec
 from sacl.patches.store import read_patches
 from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import FinetuneSettings
-from sacl.stages.arms import Arm, Start, train_arm
+from sacl.stages.arms import Arm, SliceStart, train_arm
 from sacl.stages.reserve import measure_costs
+from sacl.stages.volumes import VolumeStart, read_volumes
 from sacl.training.pace import Pace
 
 
 def inputs(settings: FinetuneSettings, workspace: Workspace) -> dict[str, str]:
     """Return the fingerprints of what the stage reads."""
-    return {s: fingerprint(workspace.require(s)) for s in ("extract", "pretrain")}
+    read = ("extract", "pretrain") if settings.volume is None else ("ingest", "locate")
+    return {s: fingerprint(workspace.require(s)) for s in read}
 
 
 def finetune(settings: FinetuneSettings, workspace: Workspace) -> Path:
@@ -37,8 +38,7 @@ def finetune(settings: FinetuneSettings, workspace: Workspace) -> Path:
         folder,
         results,
     ):
-        start = read_start(settings, workspace)
-        arms = plan_arms(settings, start.made.method)
+        arms, start = _arms_and_start(settings, workspace)
         models, reserve_s = {}, _reserve_s(start, settings.twin, workspace)
         for number, arm in enumerate(arms):
             pace = Pace(workspace.deadline(number, len(arms), reserve_s))
@@ -61,7 +61,16 @@ def plan_arms(settings: FinetuneSettings, method: str) -> list[Arm]:
     return [*arms, Arm("scratch", False, 1.0)] if settings.twin else arms
 
 
-def read_start(settings: FinetuneSettings, workspace: Workspace) -> Start:
+def _arms_and_start(
+    settings: FinetuneSettings, workspace: Workspace
+) -> tuple[list[Arm], SliceStart | VolumeStart]:
+    if settings.volume is not None:
+        return [Arm("volume", False, 1.0)], read_volumes(settings, workspace)
+    start = read_start(settings, workspace)
+    return plan_arms(settings, start.method), start
+
+
+def read_start(settings: FinetuneSettings, workspace: Workspace) -> SliceStart:
     """Return what is trained, from the store and the encoder alone.
 
     Raises:
@@ -90,17 +99,17 @@ def read_start(settings: FinetuneSettings, workspace: Workspace) -> Start:
     decoder = None
     if dense and made.decoder == settings.decoder:
         decoder = read_weights(workspace.require("pretrain"), "decoder")[0]
-    return Start(spec, store, made, state, decoder)
+    return SliceStart(spec, store, made, state, decoder)
 
 
-def _reserve_s(start: Start, twin: bool, workspace: Workspace) -> float | None:
+def _reserve_s(start: SliceStart | VolumeStart, twin: bool, workspace: Workspace) -> float | None:
     """Return how much time predicting and scoring will take, None where no time is given."""
     budget = workspace.budget
     if budget is None or budget.copies is None:
         return None
-    cohort, device = read_cohort(workspace.require("ingest")), resolve_device(workspace.device)
+    cohort = read_cohort(workspace.require("ingest"))
     held_out = [case for case in cohort.cases if case.split != "train" and case.reference]
-    segmenter = build_segmenter(start.spec, workspace.seed).to(device)
+    predictor = start.untrained(workspace)
     predicted = [*cohort.cases, *(held_out if twin else ())]
-    costs = measure_costs(segmenter, device, predicted, workspace, cohort)
+    costs = measure_costs(predictor, predicted, workspace, cohort)
     return costs.reserve(budget.copies, budget.left_s)

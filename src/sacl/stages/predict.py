@@ -23,9 +23,9 @@ from sacl.prediction.guard import (
     write_findings,
 )
 from sacl.prediction.volume import (
+    AnyPredictor,
     MapRecipe,
-    Predictor,
-    load_segmenter,
+    load_predictor,
     predict_volume,
     write_recipe,
 )
@@ -78,15 +78,14 @@ def predict(settings: PredictSettings, workspace: Workspace) -> Path:
 
 def _predict_cases(
     arm: str, cases: Sequence[Case], recipe: MapRecipe, workspace: Workspace, cohort: Cohort
-) -> Predictor:
+) -> AnyPredictor:
     """Write the label maps of an arm that are not there, and return what predicted.
 
     Raises:
         DataError: some scans are bad; said at the end, when the others are done.
     """
     device, bad = resolve_device(workspace.device), []
-    segmenter = load_segmenter(workspace.require("finetune") / arm, device)
-    predictor = Predictor(segmenter, device, recipe)
+    predictor = load_predictor(workspace.require("finetune") / arm, device, recipe)
     for case in track(cases, f"predict ({arm})"):
         path = _map_of(arm, case, workspace)
         try:
@@ -106,7 +105,7 @@ def _predict_cases(
     return predictor
 
 
-def _judged(arm: str, predictor: Predictor, workspace: Workspace, cohort: Cohort) -> Findings:
+def _judged(arm: str, predictor: AnyPredictor, workspace: Workspace, cohort: Cohort) -> Findings:
     """Compare an arm's maps with the coarse maps; say, write and return what is to be doubted.
 
     Findings that are there are those of an interrupted run, which may have changed maps since.

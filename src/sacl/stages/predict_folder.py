@@ -20,8 +20,8 @@ from sacl.patches.scan_ranges import doubts_about, measures_of
 from sacl.patches.window import window_of
 from sacl.prediction.coarse import load_coarse
 from sacl.prediction.volume import (
-    Predictor,
-    load_segmenter,
+    AnyPredictor,
+    load_predictor,
     predict_volume,
     read_recipe,
     usual_recipe,
@@ -79,7 +79,6 @@ def predict_folder(  # noqa: PLR0913
     require_own(out, names, force)
     _announce(list(targets))
     where = resolve_device(device)
-    segmenter = load_segmenter(workspace.require("finetune") / arm, where)
     recipe = read_recipe(workspace.folder("predict")) or usual_recipe()
     recipe = replace(
         recipe,
@@ -87,12 +86,14 @@ def predict_folder(  # noqa: PLR0913
         keep_component=recipe.keep_component if keep_component is None else keep_component,
         from_coarse=recipe.from_coarse if arm == arms_of(workspace)[0] else (),
     )
-    predictor = Predictor(segmenter, where, recipe)
+    predictor = load_predictor(workspace.require("finetune") / arm, where, recipe)
     locator = _locator(predictor, workspace, coarse, [stem(p) for p in targets.values()])
     return _predict_all(targets, predictor, locator)
 
 
-def _predict_all(targets: Mapping[Path, Path], predictor: Predictor, locator: Locator) -> Predicted:
+def _predict_all(
+    targets: Mapping[Path, Path], predictor: AnyPredictor, locator: Locator
+) -> Predicted:
     written: list[Path] = []
     bad, doubts = [], {}
     for scan, path in track(targets.items(), "predict", total=len(targets)):
@@ -115,7 +116,7 @@ def _predict_all(targets: Mapping[Path, Path], predictor: Predictor, locator: Lo
     return Predicted(tuple(written), doubts)
 
 
-def predict_file(scan: Path, path: Path, predictor: Predictor, locator: Locator) -> list[str]:
+def predict_file(scan: Path, path: Path, predictor: AnyPredictor, locator: Locator) -> list[str]:
     """Write a scan's label map, and return what speaks against believing it."""
     volume, native = read_volume(scan)
     spec = predictor.spec
@@ -134,7 +135,7 @@ def predict_file(scan: Path, path: Path, predictor: Predictor, locator: Locator)
 
 
 def _locator(
-    predictor: Predictor, workspace: Workspace, coarse: Path | None, names: Sequence[str]
+    predictor: AnyPredictor, workspace: Workspace, coarse: Path | None, names: Sequence[str]
 ) -> Locator:
     """Return what locates the organs of a scan, before the first scan is read."""
     if not predictor.needs_coarse:

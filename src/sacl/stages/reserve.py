@@ -9,20 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sacl.files.nifti import write_label_map
 from sacl.networks.device import resolve_device
-from sacl.networks.segmenter import Segmenter
+from sacl.networks.segmenter import SegmenterSpec
 from sacl.patches.region import dense_boxes
 from sacl.prediction.assemble import clean_components
 from sacl.prediction.guard import changes_of
 from sacl.prediction.volume import (
+    AnyPredictor,
     MapRecipe,
-    Predictor,
-    load_segmenter,
+    load_predictor,
     predict_volume,
     read_recipe,
     write_recipe,
@@ -33,7 +32,7 @@ from sacl.run.workspace import Workspace
 from sacl.scores.organs_of_case import score_case
 from sacl.settings import PredictSettings
 from sacl.stages.scan import Scan
-from sacl.types import Case, Cohort
+from sacl.types import Box, Case, Cohort
 
 _REPORT_S = 10.0
 _MOST = 0.3
@@ -76,8 +75,7 @@ class Costs:
 
 
 def measure_costs(
-    segmenter: Segmenter,
-    device: torch.device,
+    predictor: AnyPredictor,
     predicted: Sequence[Case],
     workspace: Workspace,
     cohort: Cohort,
@@ -85,14 +83,18 @@ def measure_costs(
     """Return what predicting and scoring some scans will take, by a segmenter trained or not."""
     case = middle_of(predicted)
     scan = Scan(case, cohort, workspace)
-    image, coarse, spec = scan.image, scan.coarse, segmenter.spec
+    image, coarse, spec = scan.image, scan.coarse, predictor.spec
+    nothing: Any = _Nothing(predictor.network)
+    quiet = replace(predictor, network=nothing, recipe=MapRecipe())
 
     def one_pass() -> None:
-        predict_volume(Predictor(_Nothing(segmenter), device), image, case.window, coarse)
+        predict_volume(quiet, image, case.window, coarse)
 
     def beside() -> None:
         read = Scan(case, cohort, workspace)
-        boxes = dense_boxes(spec.placement, read.image.grid, read.coarse)
+        boxes: Sequence[Box] = ()
+        if isinstance(spec, SegmenterSpec) and spec.head == "dense":
+            boxes = dense_boxes(spec.placement, read.image.grid, read.coarse)
         clean_components(read.coarse.voxels, len(cohort.scheme.names), 0.1, 0)
         with tempfile.TemporaryDirectory() as folder:
             write_label_map(Path(folder) / "map.nii.gz", read.coarse, case.native)
@@ -125,8 +127,8 @@ def recipe_that_fits(
     if workspace.budget is None or settings.copies == 0:
         return recipe
     device = resolve_device(workspace.device)
-    segmenter = load_segmenter(workspace.require("finetune") / arm, device)
-    costs = measure_costs(segmenter, device, to_predict, workspace, cohort)
+    predictor = load_predictor(workspace.require("finetune") / arm, device, recipe)
+    costs = measure_costs(predictor, to_predict, workspace, cohort)
     copies = costs.copies_that_fit(settings.copies, workspace.budget.left_s)
     if copies < settings.copies:
         say(
@@ -155,11 +157,12 @@ def _scoring_seconds(scored: Sequence[Case], workspace: Workspace, cohort: Cohor
 class _Nothing:
     """A segmenter at work that marks nothing, since what it marks untrained is nowhere near."""
 
-    def __init__(self, segmenter: Segmenter) -> None:
-        self.segmenter, self.spec = segmenter.eval(), segmenter.spec
+    def __init__(self, network: Any) -> None:
+        self.network, self.spec = network, network.spec
 
-    def __call__(self, pixels: Float[Tensor, "n channel i j"]) -> Float[Tensor, "n out i j"]:
-        return self.segmenter(pixels) * 0 - 1
+    def __call__(self, pixels: Float[Tensor, "n channel *axes"]) -> Any:
+        logits = self.network(pixels)
+        return [level * 0 for level in logits] if isinstance(logits, list) else logits * 0 - 1
 
 
 def timed(work: Callable[[], Any]) -> float:

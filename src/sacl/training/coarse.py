@@ -110,6 +110,48 @@ def volume_spec(
     )
 
 
+class CropTask:
+    """Random crops of labeled volumes, changed in intensity by `ranges`, and the loss of a step."""
+
+    def __init__(
+        self,
+        cases: Sequence[CoarseCase],
+        spec: CoarseSpec,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        ranges: ViewRanges = _INTENSITY,
+    ) -> None:
+        self.cases, self.spec, self.batch, self.seed = cases, spec, batch, seed
+        self.device, self.ranges = device, ranges
+        classes = 1 + len(spec.organs)
+        counts = [case.labels.flatten().long().bincount(minlength=classes) for case in cases]
+        counted = torch.stack(counts).sum(dim=0).float()
+        self.weights = class_weights(counted, _BALANCE).to(device)
+
+    def generator(self, step: int) -> torch.Generator:
+        """Return the generator of one step, the same however the training got there."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+
+    def drawn(self, cases: Sequence[CoarseCase], generator: torch.Generator) -> Crops:
+        """Draw a batch of crops of some volumes."""
+        return draw_crops(cases, self.spec.crop, self.batch, generator, self.device)
+
+    def changed(
+        self, image: Float[Tensor, "n 1 i j k"], generator: torch.Generator
+    ) -> Float[Tensor, "n 1 i j k"]:
+        """Change the intensity; outside of the scan the pad stays 0, as when a scan is located."""
+        changed = change_intensity(image.flatten(2, 3), self.ranges, generator)
+        return changed.view_as(image) * (image > 0)
+
+    def loss(self, network: nn.Module, step: int) -> Float[Tensor, ""]:
+        """Return the loss of one step."""
+        generator = self.generator(step)
+        crops = self.drawn(self.cases, generator)
+        logits = network(self.changed(crops.image, generator))
+        return loss_of_levels(logits, crops, self.weights)
+
+
 def train_coarse(  # noqa: PLR0913
     spec: CoarseSpec,
     cases: Sequence[CoarseCase],
@@ -134,29 +176,22 @@ def train_coarse(  # noqa: PLR0913
         torch.manual_seed(plan.seed)
         network = CoarseNetwork(spec)
 
-    counts = [c.labels.flatten().long().bincount(minlength=1 + len(spec.organs)) for c in cases]
-    weights = class_weights(torch.stack(counts).sum(dim=0).float(), _BALANCE).to(device)
-
-    def loss_of_step(trained: nn.Module, step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
-        crops = draw_crops(cases, spec.crop, plan.batch, generator, device)
-        image = change_intensity(crops.image.flatten(2, 3), _INTENSITY, generator)
-        # Outside of the scan the pad stays 0, as it is when a scan is located.
-        logits = trained(image.view_as(crops.image) * (crops.image > 0))
-        return loss_of_levels(logits, crops, weights)
-
+    task = CropTask(cases, spec, plan.batch, plan.seed, device)
     groups = [RatedParameters(list(network.parameters()), plan.learning_rate)]
     how = (groups, Plan(steps=plan.steps), device)
-    losses = train(network, loss_of_step, *how, what=what, checkpoint=checkpoint, pace=pace)
+    losses = train(network, task.loss, *how, what=what, checkpoint=checkpoint, pace=pace)
     return network, losses
 
 
 def loss_of_levels(
     logits: Sequence[Float[Tensor, "n class _i _j _k"]],
     crops: Crops,
-    weights: Float[Tensor, " class"],
+    weights: Float[Tensor, " class"] | None = None,
+    counts: Float[Tensor, "n i j k"] | None = None,
 ) -> Float[Tensor, ""]:
     """Return soft Dice plus weighted cross-entropy, averaged over the network's levels.
+
+    `weights` are those of the classes, `counts` how much each voxel counts; all alike where unset.
 
     A level counts half of the one above (deep supervision, as in nnU-Net): its labels are those at
     the middle of its voxels. Organs that a case does not have annotated are part of its background.
@@ -166,9 +201,10 @@ def loss_of_levels(
         steps = [n // m for n, m in zip(crops.labels.shape[1:], logit.shape[2:], strict=True)]
         i, j, k = (slice(step // 2, None, step) for step in steps)
         labels = crops.labels[:, i, j, k]
+        counted = None if counts is None else counts[:, i, j, k].flatten(2)
         # The loss is written for two axes; it does not mind which voxels are neighbors.
         total = total + share * dense_loss(
-            logit.flatten(3), labels.flatten(2), crops.annotated, weights
+            logit.flatten(3), labels.flatten(2), crops.annotated, weights, counted
         )
         share /= 2
     return total / (2 - 2 * share)

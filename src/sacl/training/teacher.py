@@ -47,11 +47,19 @@ class Trust:
     balanced: bool = False
 
 
-class TeacherTask:
-    """Labeled slices alone for `start` steps, then mixed with unlabeled ones if there are any.
+def is_early(step: int, start: int, pace: Pace | None) -> bool:
+    """Tell whether a step is of labeled scans alone, which the first `start` steps are.
 
     Where a `pace` lets fewer steps fit than planned, these are at most the first `LEAST_SHARE` of
     those, but no less than their share of the plan.
+    """
+    if pace is None:
+        return step < start
+    return step < start and pace.position < max(start, LEAST_SHARE * pace.steps)
+
+
+class TeacherTask:
+    """Labeled slices alone for `start` steps (`is_early`), then mixed with unlabeled ones.
 
     A mixed step makes as many images as a labeled one: half of them labeled slices with a square
     of an unlabeled one, half the other way round. The teacher is the moving average of the network,
@@ -117,16 +125,9 @@ class TeacherTask:
         changed = change_intensity(image, rules.ranges, generator)
         return Slices(changed, labels, torch.ones_like(annotated)), believed
 
-    def _is_early(self, step: int) -> bool:
-        """Tell whether a step is of labeled slices alone."""
-        if self.pace is None:
-            return step < self.start
-        share = max(self.start, LEAST_SHARE * self.pace.steps)
-        return step < self.start and self.pace.position < share
-
     def loss(self, network: nn.Module, step: int) -> Float[Tensor, ""]:
         """Return the loss of one step."""
-        if self._is_early(step):
+        if is_early(step, self.start, self.pace):
             return self.labeled.loss(network, step)
         self.labeled.rules.hold_frozen()
         slices, weight = self.batch(step) if len(self.rows) else (self.labeled.batch(step), None)

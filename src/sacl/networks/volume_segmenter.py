@@ -1,0 +1,71 @@
+"""The segmenter on volumes: the coarse network's U-Net, and all that is needed to use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sacl.files.documents import JsonObject
+from sacl.files.weights import described
+from sacl.networks.coarse import CoarseNetwork, CoarseSpec
+from sacl.networks.encoder import State
+from sacl.networks.segmenter import SEGMENTER, fill
+from sacl.patches.scan_ranges import ScanRanges
+from sacl.patches.window import WindowRule
+from sacl.types import LabelScheme
+
+VOLUME_HEAD: Literal["volume"] = "volume"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeSegmenterSpec:
+    """What a segmenter on volumes is and how its input is made.
+
+    `network` says on which grid it works, `window` which intensities become 0 and 1, `scans` what
+    the scans of its training were like. It reads whole scans, so that no coarse map is needed.
+    """
+
+    network: CoarseSpec
+    window: WindowRule
+    scans: ScanRanges | None = None
+    head: Literal["volume"] = VOLUME_HEAD
+
+    @property
+    def needs_coarse(self) -> bool:
+        """Tell whether a scan's coarse label map has to be known."""
+        return False
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        """The organs, in the order of their label values."""
+        return self.network.organs
+
+    @property
+    def label_scheme(self) -> LabelScheme:
+        """The organs as a label scheme."""
+        return LabelScheme(self.network.scheme, self.network.organs)
+
+    @classmethod
+    def from_json(cls, text: JsonObject) -> VolumeSegmenterSpec:
+        """Return the spec that was saved as JSON; a DataError where it is damaged."""
+        remedy = "train the segmenter again (`sacl finetune CONFIG.yaml --force`)"
+        return described(cls, text, f"{SEGMENTER}.json", remedy)
+
+
+class VolumeSegmenter(CoarseNetwork):
+    """A U-Net from volumes `[n, 1, i, j, k]` to the logits of all its levels, the finest first."""
+
+    def __init__(self, spec: VolumeSegmenterSpec) -> None:
+        super().__init__(spec.network)
+        self.spec = spec
+
+
+def restored_volume_segmenter(state: State, text: JsonObject, where: str) -> VolumeSegmenter:
+    """Return a segmenter from its saved weights and description, in eval mode.
+
+    Raises:
+        DataError: the description is damaged, or the weights do not fit it.
+    """
+    segmenter = VolumeSegmenter(VolumeSegmenterSpec.from_json(text))
+    fill(segmenter, state, where)
+    return segmenter.eval()
