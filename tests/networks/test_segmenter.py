@@ -13,7 +13,7 @@ from sacl.networks.segmenter import (
     build_segmenter,
     restored_segmenter,
 )
-from sacl.networks.trained import TrainedModel
+from sacl.networks.volume_segmenter import TrainedModel
 from sacl.patches.region import Placement
 from sacl.patches.window import WindowRule
 

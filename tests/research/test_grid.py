@@ -69,7 +69,10 @@ def test_the_coarse_networks_may_vary_and_the_subjects_do_not(stages, tmp_path):
 
 
 def test_other_settings_of_an_early_stage_part_only_what_reads_it(stages, tmp_path):
-    ablations = {"wide": {"finetune.learning_rate": 2.0}, "same": {"finetune.learning_rate": 2}}
+    ablations = {
+        "wide": {"extract.dense_size": 64, "finetune.learning_rate": 2.0},
+        "same": {"extract.dense_size": 64, "finetune.learning_rate": 2},
+    }
     path = write_protocol(tmp_path, ablations=ablations, labeled_subjects=[2])
     assert run(path, "--seeds", "0") == 0
     own = entries(path)

@@ -12,10 +12,10 @@ from block_cohort import copy_of, settings_of
 from sacl.errors import DataError
 from sacl.files.weights import read_weights
 from sacl.networks.segmenter import SegmenterSpec, build_segmenter
-from sacl.networks.trained import TrainedModel
+from sacl.networks.volume_segmenter import TrainedModel
 from sacl.run.record import read_record
 from sacl.settings import PredictSettings, PretrainSettings
-from sacl.stages import arms
+from sacl.stages import slices
 from sacl.stages.arms import Arm
 from sacl.stages.finetune import finetune, plan_arms
 from sacl.stages.predict import predict
@@ -40,7 +40,7 @@ def test_an_interrupted_stage_does_not_train_a_finished_arm_again(
 ):
     workspace = copy_of(pretrained, tmp_path / "work")
     settings = settings_of("dense")
-    whole, trained = arms._train, []
+    whole, trained = slices._train, []
 
     def stops_at_the_twin(arm, *rest):
         trained.append(arm.name)
@@ -48,7 +48,7 @@ def test_an_interrupted_stage_does_not_train_a_finished_arm_again(
             raise KeyboardInterrupt
         return whole(arm, *rest)
 
-    monkeypatch.setattr(arms, "_train", stops_at_the_twin)
+    monkeypatch.setattr(slices, "_train", stops_at_the_twin)
     with pytest.raises(KeyboardInterrupt):
         finetune(settings, workspace)
     finetune(settings, workspace)
@@ -86,7 +86,7 @@ def test_a_pretrained_decoder_is_taken_over_by_the_pretrained_arm_only(
     shutil.rmtree(workspace.folder("pretrain"))
     pretrain(PretrainSettings(width=8, steps=2, batch=4), workspace)
     weights = read_weights(workspace.folder("pretrain"), "decoder")[0]
-    monkeypatch.setattr(arms, "Plan", partial(Plan, weight_decay=0.0))
+    monkeypatch.setattr(slices, "Plan", partial(Plan, weight_decay=0.0))
     still = settings_of("dense", steps=1, learning_rate=1e-12)
     finetune(still, workspace)
 

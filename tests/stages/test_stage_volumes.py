@@ -67,14 +67,14 @@ def test_trains_predicts_and_reads_back_without_patches_or_an_encoder(located):
 
 def test_starts_from_the_coarse_network_that_saw_all_labeled_scans(located):
     coarse = load_network(located.folder("locate"), ALL_LABELED, CPU)
-    start = read_volumes(settings_of(), located)
+    start = read_volumes(settings_of(), located).scans
     assert start.spec.network == coarse.spec
     for name, value in coarse.networks[0].state_dict().items():
         assert torch.equal(start.weights[name], value)
 
 
 def test_without_a_coarse_network_the_grid_follows_the_scans(tmp_path):
-    start = read_volumes(settings_of(teacher_steps=1), locate_toy_cohort(tmp_path))
+    start = read_volumes(settings_of(teacher_steps=1), locate_toy_cohort(tmp_path)).scans
     assert start.weights is None
     # Slices of 5 mm over 60 mm, pixels of 2 mm over 96 and 80 mm.
     assert start.spec.network.spacing_mm == (2.0, 2.0, 5.0)

@@ -7,7 +7,7 @@ from torch import nn
 
 from sacl.training.coarse import CropTask
 from sacl.training.teacher import Trust
-from sacl.training.volumes import MixedCropTask, random_boxes, with_teacher
+from sacl.training.volumes import MixedCropTask, random_boxes
 
 
 class SaysTwo(nn.Module):
@@ -52,10 +52,3 @@ def test_the_first_steps_and_those_without_unlabeled_scans_are_of_labeled_crops(
         alone = task.labeled.loss(Counted(), step)
         assert task.loss(Counted(), step) == alone
     assert task_of(start=2).loss(Counted(), 2) != task_of(start=2).labeled.loss(Counted(), 2)
-
-
-def test_the_teacher_is_a_copy_that_no_gradient_moves():
-    network = nn.Conv3d(1, 3, 1)
-    task, average = with_teacher(task_of().labeled, [case_of()], network, 0)
-    assert task.teacher is average.network is not network
-    assert not any(parameter.requires_grad for parameter in average.network.parameters())

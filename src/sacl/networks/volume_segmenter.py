@@ -1,15 +1,16 @@
-"""The segmenter on volumes: the coarse network's U-Net, and all that is needed to use it."""
+"""The segmenter on volumes, and what is said of a trained segmenter of either kind."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
+from sacl.errors import DataError
 from sacl.files.documents import JsonObject
 from sacl.files.weights import described
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec
 from sacl.networks.encoder import State
-from sacl.networks.segmenter import SEGMENTER, fill
+from sacl.networks.segmenter import SEGMENTER, SegmenterSpec, fill
 from sacl.patches.scan_ranges import ScanRanges
 from sacl.patches.window import WindowRule
 from sacl.types import LabelScheme
@@ -69,3 +70,35 @@ def restored_volume_segmenter(state: State, text: JsonObject, where: str) -> Vol
     segmenter = VolumeSegmenter(VolumeSegmenterSpec.from_json(text))
     fill(segmenter, state, where)
     return segmenter.eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """What `segmenter.json` says: the segmenter, and how it was trained.
+
+    `method` pretrained its encoder, `none` where it started from random weights. `seconds` are
+    those of the last uninterrupted stretch of training.
+    """
+
+    spec: SegmenterSpec | VolumeSegmenterSpec
+    method: str
+    steps: int
+    seconds: float
+
+    def to_json(self) -> JsonObject:
+        """Return the spec's fields, and those of the training in a block of their own."""
+        training = asdict(self)
+        return {**training.pop("spec"), "training": training}
+
+    @classmethod
+    def from_json(cls, text: JsonObject) -> TrainedModel:
+        """Return the record that was saved as JSON; a DataError where it is damaged."""
+        kind = VolumeSegmenterSpec if text.get("head") == VOLUME_HEAD else SegmenterSpec
+        spec = kind.from_json(text)
+        try:
+            return cls(spec=spec, **text["training"])
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{SEGMENTER}.json: how it was trained is missing or damaged; redo it with"
+                " `sacl finetune CONFIG.yaml --force`"
+            ) from error

@@ -22,6 +22,7 @@ from sacl.networks.device import autocast
 from sacl.networks.segmenter import SEGMENTER, Segmenter, SegmenterSpec, restored_segmenter
 from sacl.networks.volume_segmenter import (
     VOLUME_HEAD,
+    VolumeSegmenter,
     VolumeSegmenterSpec,
     restored_volume_segmenter,
 )
@@ -32,7 +33,6 @@ from sacl.prediction.assemble import clean_components, fuse, labels_of_slice
 from sacl.prediction.copies import mean_over_copies, wider
 from sacl.prediction.guard import with_organs_of
 from sacl.prediction.windows import labels_by_windows
-from sacl.settings import PredictSettings
 from sacl.types import Box, LabelMap, Volume
 
 _RECIPE_FILE = "recipe.json"
@@ -73,12 +73,6 @@ def read_recipe(folder: Path) -> MapRecipe | None:
     path = folder / _RECIPE_FILE
     remedy = "run `sacl predict CONFIG.yaml --force`"
     return read_as(path, MapRecipe, remedy) if path.is_file() else None
-
-
-def usual_recipe() -> MapRecipe:
-    """Return how maps are made where no run has made any."""
-    usual = PredictSettings()
-    return MapRecipe(usual.copies, usual.keep_component)
 
 
 def load_segmenter(folder: Path, device: torch.device, name: str = SEGMENTER) -> Segmenter:
@@ -171,11 +165,18 @@ def load_predictor(folder: Path, device: torch.device, recipe: MapRecipe) -> Any
         DataError: there is none, it is damaged, or its weights do not fit its description.
     """
     state, text = read_weights(folder, SEGMENTER)
-    if text.get("head") == VOLUME_HEAD:
-        network = restored_volume_segmenter(state, text, folder.name).to(device)
-        return VolumePredictor(network, device, recipe)
-    segmenter = restored_segmenter(state, text, folder.name)
-    return Predictor(segmenter.to(device, memory_format=torch.channels_last), device, recipe)
+    restored = restored_volume_segmenter if text.get("head") == VOLUME_HEAD else restored_segmenter
+    return predictor_of(restored(state, text, folder.name), device, recipe)
+
+
+def predictor_of(
+    segmenter: Segmenter | VolumeSegmenter, device: torch.device, recipe: MapRecipe = MapRecipe()
+) -> AnyPredictor:
+    """Return a segmenter, trained or not, ready to run."""
+    if isinstance(segmenter, VolumeSegmenter):
+        return VolumePredictor(segmenter.to(device).eval(), device, recipe)
+    segmenter = segmenter.to(device, memory_format=torch.channels_last)
+    return Predictor(segmenter.eval(), device, recipe)
 
 
 def predict_volume(

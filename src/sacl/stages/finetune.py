@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from sacl.cohort.manifest import read_cohort
-from sacl.errors import DataError
-from sacl.files.weights import read_weights
-from sacl.networks.encoder import PretrainedEncoder
-from sacl.networks.segmenter import SegmenterSpec
-from sacl.patches.store import read_patches
+from sacl.networks.device import resolve_device
+from sacl.prediction.volume import predictor_of
 from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import FinetuneSettings
-from sacl.stages.arms import Arm, SliceStart, train_arm
+from sacl.stages.arms import Arm, train_arm
 from sacl.stages.reserve import measure_costs
+from sacl.stages.slices import SliceStart, read_start
 from sacl.stages.volumes import VolumeStart, read_volumes
 from sacl.training.pace import Pace
 
@@ -70,46 +68,14 @@ def _arms_and_start(
     return plan_arms(settings, start.method), start
 
 
-def read_start(settings: FinetuneSettings, workspace: Workspace) -> SliceStart:
-    """Return what is trained, from the store and the encoder alone.
-
-    Raises:
-        DataError: no labeled scan has a slice or a patch to train on.
-    """
-    store = read_patches(workspace.require("extract"))
-    state, text = read_weights(workspace.require("pretrain"), "encoder")
-    made = PretrainedEncoder.from_json(text)
-    dense = settings.dense is not None
-    if not ((store.dense_index if dense else store.index)["reference_row"] >= 0).any():
-        raise DataError(
-            f"finetune: the labeled scans have no {'slice' if dense else 'query patch'} to train"
-            " on; label training scans, or look at 2-coarse/coverage.csv"
-        )
-    spec = SegmenterSpec(
-        encoder=made.spec,
-        decoder=settings.decoder,
-        head="dense" if dense else "query",
-        scheme=store.meta.scheme,
-        organs=store.meta.organs,
-        image_size=store.meta.dense_size if dense else store.meta.patch_size,
-        window=store.meta.window,
-        placement=store.meta.placement,
-        scans=store.meta.scans,
-    )
-    decoder = None
-    if dense and made.decoder == settings.decoder:
-        decoder = read_weights(workspace.require("pretrain"), "decoder")[0]
-    return SliceStart(spec, store, made, state, decoder)
-
-
 def _reserve_s(start: SliceStart | VolumeStart, twin: bool, workspace: Workspace) -> float | None:
     """Return how much time predicting and scoring will take, None where no time is given."""
     budget = workspace.budget
     if budget is None or budget.copies is None:
         return None
-    cohort = read_cohort(workspace.require("ingest"))
+    cohort, device = read_cohort(workspace.require("ingest")), resolve_device(workspace.device)
     held_out = [case for case in cohort.cases if case.split != "train" and case.reference]
-    predictor = start.untrained(workspace)
+    predictor = predictor_of(start.build(workspace.seed, pretrained=False), device)
     predicted = [*cohort.cases, *(held_out if twin else ())]
     costs = measure_costs(predictor, predicted, workspace, cohort)
     return costs.reserve(budget.copies, budget.left_s)

@@ -24,11 +24,11 @@ from sacl.prediction.volume import (
     load_predictor,
     predict_volume,
     read_recipe,
-    usual_recipe,
 )
 from sacl.progress import say, track
 from sacl.run.record import arm_named, arms_of
 from sacl.run.workspace import Workspace
+from sacl.settings import PredictSettings
 from sacl.types import Volume
 
 _BYTES_PER_VOXEL, _BASE_GB = 17, 0.7
@@ -79,7 +79,7 @@ def predict_folder(  # noqa: PLR0913
     require_own(out, names, force)
     _announce(list(targets))
     where = resolve_device(device)
-    recipe = read_recipe(workspace.folder("predict")) or usual_recipe()
+    recipe = read_recipe(workspace.folder("predict")) or _usual_recipe()
     recipe = replace(
         recipe,
         copies=recipe.copies if copies is None else copies,
@@ -89,6 +89,12 @@ def predict_folder(  # noqa: PLR0913
     predictor = load_predictor(workspace.require("finetune") / arm, where, recipe)
     locator = _locator(predictor, workspace, coarse, [stem(p) for p in targets.values()])
     return _predict_all(targets, predictor, locator)
+
+
+def _usual_recipe() -> MapRecipe:
+    """Return how maps are made where no run has made any."""
+    usual = PredictSettings()
+    return MapRecipe(usual.copies, usual.keep_component)
 
 
 def _predict_all(

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sacl.errors import DataError
+from sacl.geometry import volume_grid
 from sacl.losses.segmentation import class_weights, dense_loss
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec, Triple, plan_levels
 from sacl.patches.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
 from sacl.patches.views import ViewRanges, change_intensity
 from sacl.training.loop import Plan, RatedParameters, train
 from sacl.training.pace import Pace
-from sacl.types import LabelMap, LabelScheme, Volume
+from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
 _FOREGROUND = 0.67
 """Share of the crops that are centered on a voxel of an organ, each organ being as likely."""
@@ -85,6 +86,16 @@ def coarse_case(
         torch.tensor([organ in annotated for organ in organs]),
         grid.spacing_mm,
     )
+
+
+def spec_of_scans(
+    scheme: LabelScheme, grids: Sequence[Grid], large: bool, channels: int
+) -> CoarseSpec:
+    """Return the network for scans of these canonical grids (`geometry.volume_grid`)."""
+    sides_mm = np.median([np.multiply(grid.shape, grid.spacing_mm) for grid in grids], axis=0)
+    own_mm = np.median([grid.spacing_mm for grid in grids], axis=0)
+    spacing_mm, crop = volume_grid(own_mm.tolist(), sides_mm.tolist(), large)
+    return volume_spec(scheme, [spacing_mm], crop, None, channels)
 
 
 def volume_spec(
@@ -152,6 +163,16 @@ class CropTask:
         return loss_of_levels(logits, crops, self.weights)
 
 
+def require_organs(cases: Sequence[CoarseCase], who: str) -> None:
+    """Refuse labeled scans none of which holds an organ.
+
+    Raises:
+        DataError: that is so.
+    """
+    if not any(bool(case.labels.any()) for case in cases):
+        raise DataError(f"{who} hold no organ; check their references")
+
+
 def train_coarse(  # noqa: PLR0913
     spec: CoarseSpec,
     cases: Sequence[CoarseCase],
@@ -170,8 +191,7 @@ def train_coarse(  # noqa: PLR0913
     Raises:
         DataError: no case has an organ.
     """
-    if not any(bool(case.labels.any()) for case in cases):
-        raise DataError("locate: the labeled scans of a fold hold no organ; check their references")
+    require_organs(cases, "locate: the labeled scans of a fold")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         network = CoarseNetwork(spec)

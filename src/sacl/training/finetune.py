@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 
+from sacl.errors import DataError
 from sacl.losses.segmentation import class_weights, dense_loss, query_loss
 from sacl.networks.device import channels_last
 from sacl.patches.store import COVERAGE_SCALE, IMAGE_SCALE, PatchStore
@@ -61,6 +62,23 @@ def paste(source: Slices, target: Slices, inside: Bool[Tensor, "n i j"]) -> Slic
     )
 
 
+def labeled_rows(
+    reference_row: Integer[np.ndarray, " n"], what: str
+) -> Integer[np.ndarray, " labeled"]:
+    """Return which rows of a store have a reference.
+
+    Raises:
+        DataError: none has.
+    """
+    rows = np.flatnonzero(reference_row >= 0)
+    if len(rows) == 0:
+        raise DataError(
+            f"finetune: the labeled scans have no {what} to train on; label training scans, or look"
+            " at 2-coarse/coverage.csv"
+        )
+    return rows
+
+
 class DenseTask:
     """All organs at once from dense slices.
 
@@ -75,7 +93,7 @@ class DenseTask:
     ) -> None:
         self.store, self.rules, self.copy_paste = store, rules, copy_paste
         reference_row = store.dense_index["reference_row"].to_numpy()
-        self.rows = np.flatnonzero(reference_row >= 0)
+        self.rows = labeled_rows(reference_row, "slice")
         self.reference_rows = reference_row[self.rows]
         counts = np.bincount(store.dense_references.ravel(), minlength=len(store.meta.organs) + 1)
         self.class_weight = class_weights(torch.from_numpy(counts).float(), balance)
@@ -132,7 +150,7 @@ class QueryTask:
 
     def __init__(self, store: PatchStore, rules: StepRules) -> None:
         self.store, self.rules = store, rules
-        self.rows = np.flatnonzero((store.index["reference_row"] >= 0).to_numpy())
+        self.rows = labeled_rows(store.index["reference_row"].to_numpy(), "query patch")
         self.reference_rows = store.index["reference_row"].to_numpy()[self.rows]
         self.organ = store.organ_code[self.rows]
         held = np.bincount(self.organ, minlength=len(store.meta.organs))

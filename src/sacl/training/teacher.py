@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sacl.losses.segmentation import dense_loss
 from sacl.networks.device import autocast, channels_last
 from sacl.patches.views import change_intensity
+from sacl.progress import say
 from sacl.training.finetune import DenseTask, Slices, paste, random_squares
 from sacl.training.loop import Average
 from sacl.training.pace import Pace
@@ -143,5 +144,7 @@ def with_teacher(
     pace: Pace | None = None,
 ) -> tuple[TeacherTask, Average]:
     """Return a task with unlabeled slices from a step on, and the teacher that labels them."""
+    if not (labeled.store.dense_index["reference_row"] < 0).any():
+        say("every training scan is labeled, so the teacher's steps see labeled slices")
     average = Average(copy.deepcopy(network).requires_grad_(False), DECAY)
     return TeacherTask(labeled, average.network, start, trust, pace), average

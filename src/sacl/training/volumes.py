@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 
 from sacl.networks.coarse import Triple
 from sacl.networks.device import autocast
+from sacl.networks.volume_segmenter import VolumeSegmenter
+from sacl.patches.views import ViewRanges
 from sacl.training.coarse import CoarseCase, Crops, CropTask, loss_of_levels
 from sacl.training.finetune import PASTED_SHARE
-from sacl.training.loop import Average
+from sacl.training.loop import Average, Plan, RatedParameters, train
 from sacl.training.pace import Pace
 from sacl.training.teacher import DECAY, Trust, is_early
 
@@ -86,13 +89,53 @@ class MixedCropTask:
         return loss_of_levels(network(crops.image), crops, counts=counts)
 
 
-def with_teacher(
-    labeled: CropTask,
+@dataclass(frozen=True, kw_only=True)
+class VolumePlan:
+    """How long and how fast a segmenter is trained, on what crops, and from which seed.
+
+    `steps` on labeled crops alone, then `teacher_steps` mixed with unlabeled ones, where there are.
+    """
+
+    steps: int
+    teacher_steps: int
+    batch: int
+    learning_rate: float
+    ranges: ViewRanges
+    seed: int
+
+
+def train_on_volumes(  # noqa: PLR0913
+    segmenter: VolumeSegmenter,
+    labeled: Sequence[CoarseCase],
     unlabeled: Sequence[CoarseCase],
-    network: nn.Module,
-    start: int,
-    pace: Pace | None = None,
-) -> tuple[MixedCropTask, Average]:
-    """Return a task with unlabeled crops from a step on, and the teacher that labels them."""
-    average = Average(copy.deepcopy(network).requires_grad_(False), DECAY)
-    return MixedCropTask(labeled, unlabeled, average.network, start, pace), average
+    plan: VolumePlan,
+    device: torch.device,
+    *,
+    what: str,
+    checkpoint: Path,
+    pace: Pace,
+) -> tuple[VolumeSegmenter, list[float]]:
+    """Train a segmenter; return it, or its teacher where there is one, and the loss of every step.
+
+    Images of the unlabeled scans may be in half precision; their labels say where crops are drawn.
+    """
+    crops = CropTask(labeled, segmenter.spec.network, plan.batch, plan.seed, device, plan.ranges)
+    task: CropTask | MixedCropTask = crops
+    average = None
+    if plan.teacher_steps:
+        average = Average(copy.deepcopy(segmenter).requires_grad_(False), DECAY)
+        task = MixedCropTask(crops, unlabeled, average.network, plan.steps, pace)
+    losses = train(
+        segmenter,
+        task.loss,
+        [RatedParameters(list(segmenter.parameters()), plan.learning_rate)],
+        Plan(steps=plan.steps + plan.teacher_steps),
+        device,
+        what=what,
+        checkpoint=checkpoint,
+        average=average,
+        pace=pace,
+    )
+    trained = average.network if average else segmenter
+    assert isinstance(trained, VolumeSegmenter), "the average is a copy of the network"
+    return trained, losses
