@@ -10,7 +10,8 @@ from block_cohort import NATIVE, SHAPE, copy_of
 
 from sacl.cohort.manifest import read_cohort
 from sacl.errors import ConfigError, DataError
-from sacl.prediction.volume import MapRecipe, Predictor, write_recipe
+from sacl.prediction.volume import USUAL_RECIPE, MapRecipe, Predictor, write_recipe
+from sacl.settings import PredictSettings
 from sacl.stages import predict_folder as module
 from sacl.stages.predict_folder import predict_folder
 from sacl.types import LabelMap
@@ -251,3 +252,8 @@ def filled(predictor, volume, window, coarse):
     """Return a map that is all liver."""
     ones = np.ones(volume.grid.shape, np.uint8)
     return LabelMap(ones, volume.grid, predictor.spec.label_scheme)
+
+
+def test_the_usual_recipe_is_that_of_the_settings():
+    usual = PredictSettings()
+    assert MapRecipe(usual.copies, usual.keep_component) == USUAL_RECIPE

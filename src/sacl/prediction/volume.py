@@ -63,6 +63,10 @@ class MapRecipe:
     from_coarse: tuple[str, ...] = ()
 
 
+USUAL_RECIPE = MapRecipe(copies=4, keep_component=0.1)
+"""How maps are made where no run has made any: the defaults of the settings."""
+
+
 def write_recipe(folder: Path, recipe: MapRecipe) -> None:
     """Write how a run's final maps were made into the folder of its predictions."""
     write_text(folder / _RECIPE_FILE, json.dumps(asdict(recipe), indent=1) + "\n")

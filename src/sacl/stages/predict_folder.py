@@ -20,6 +20,7 @@ from sacl.patches.scan_ranges import doubts_about, measures_of
 from sacl.patches.window import window_of
 from sacl.prediction.coarse import load_coarse
 from sacl.prediction.volume import (
+    USUAL_RECIPE,
     AnyPredictor,
     load_predictor,
     predict_volume,
@@ -28,7 +29,6 @@ from sacl.prediction.volume import (
 from sacl.progress import say, track
 from sacl.run.record import arm_named, arms_of
 from sacl.run.workspace import Workspace
-from sacl.settings import PredictSettings
 from sacl.types import Volume
 
 _BYTES_PER_VOXEL, _BASE_GB = 17, 0.7
@@ -79,7 +79,7 @@ def predict_folder(  # noqa: PLR0913
     require_own(out, names, force)
     _announce(list(targets))
     where = resolve_device(device)
-    recipe = read_recipe(workspace.folder("predict")) or _usual_recipe()
+    recipe = read_recipe(workspace.folder("predict")) or USUAL_RECIPE
     recipe = replace(
         recipe,
         copies=recipe.copies if copies is None else copies,
@@ -89,12 +89,6 @@ def predict_folder(  # noqa: PLR0913
     predictor = load_predictor(workspace.require("finetune") / arm, where, recipe)
     locator = _locator(predictor, workspace, coarse, [stem(p) for p in targets.values()])
     return _predict_all(targets, predictor, locator)
-
-
-def _usual_recipe() -> MapRecipe:
-    """Return how maps are made where no run has made any."""
-    usual = PredictSettings()
-    return MapRecipe(usual.copies, usual.keep_component)
 
 
 def _predict_all(
