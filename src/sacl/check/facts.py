@@ -41,12 +41,12 @@ _UNITS_MM = {1: 1000.0, 3: 0.001}
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """How a scan lies in space.
+    """How a scan lies in space, and how its header contradicts itself, if it does.
 
     `shape` and `spacing_mm` are canonical (x, y, z), `orientation` is the file's own (`LPS`: i
     runs to the left, j to the back, k to the head). `tilt_deg` is the largest angle between a
     voxel axis and its world axis, `shear` the largest cosine between two voxel axes, `unit_mm` the
-    unit that the header names. `contradiction` says how the header contradicts itself, if it does.
+    unit that the header names.
     """
 
     shape: tuple[int, int, int]
@@ -69,9 +69,9 @@ class Geometry:
 class Intensities:
     """An image in a few numbers, and what tells its voxels from any other's.
 
-    `p005`, `median` and `p995` are percentiles 0.5, 50 and 99.5. `soft_share` is the share of the
-    voxels between -150 and 250, `soft_median` their median (NaN where there are none);
-    `unshifted_share` the share that would be soft tissue in a CT without its intercept.
+    `p005` and `p995` are percentiles 0.5 and 99.5. `soft_share` is the share of the voxels between
+    -150 and 250, `soft_median` their median (NaN where there are none); `unshifted_share` the share
+    that would be soft tissue in a CT without its intercept.
     """
 
     low: float
@@ -101,10 +101,7 @@ class OrganFacts:
 
 @dataclass(frozen=True, eq=False)
 class ReferenceFacts:
-    """What was annotated in a scan: the organs looked for, and those that are there.
-
-    `contradiction` says how the header of a label file contradicts itself, if it does.
-    """
+    """What was annotated in a scan: the organs looked for, those there, and a header's doubt."""
 
     annotated: tuple[str, ...]
     present: Mapping[str, OrganFacts]

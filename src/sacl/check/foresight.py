@@ -24,10 +24,7 @@ from sacl.settings import IngestSettings, RunConfig
 def foresee_split(
     dataset: Dataset, config: RunConfig, given: Mapping[str, Any] | None
 ) -> tuple[IngestSettings, Choice | str]:
-    """Return the settings of ingest as a run would have them, and who is held out.
-
-    It is a text where nothing is planned: empty, or what stops the plan.
-    """
+    """Return the settings of ingest as a run would have them, and who is held out, or why not."""
     ingest = config.ingest
     if given is None or dataset.layout == INGESTED:
         return ingest, ""

@@ -81,9 +81,8 @@ def survey_maps(
     (nnssl) names each image's anatomy mask.
 
     The values of a single file are named by the label table in it (of DICOM, by its segments), else
-    by a `labels.json` or `dataset.json` beside it or in the source. Aliases agree, and sides are
-    merged where the scheme has the whole. Refused where a case has no map or two, label values have
-    no names, or no name is an organ of the scheme.
+    by a `labels.json` or `dataset.json` beside it or in the source. Refused where a case has no map
+    or two, label values have no names, or no name is an organ of the scheme.
     """
     drawn = anatomy_masks(source) if source.suffix == ".json" else {}
     maps = {case_id: GivenMap(case_id, drawn[case_id]) for case_id in case_ids if case_id in drawn}
@@ -129,8 +128,7 @@ def read_given_map(
     """Return a case's label map in the cohort's scheme, on the canonical grid of its scan.
 
     Names that are no organ of the scheme become background. Where masks of two organs overlap, the
-    organ that is smaller in this scan wins. A map on another grid is refused, unless it is to be
-    repaired and lies in the scan.
+    organ that is smaller in this scan wins.
     """
     rules = MapRules(scheme, repairs_grid=repairs_grid, remedy=_REMEDY)
     where, organ_of = f"case {given.case_id}", given.organ_of

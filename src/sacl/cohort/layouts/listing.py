@@ -38,9 +38,9 @@ class Sources:
     def __post_init__(self) -> None:
         """Refuse a source that is named twice, whose scans would count twice; or no table."""
         places = [real(path) for path in self.paths]
-        for path, place in zip(self.paths, places, strict=True):
-            if places.count(place) > 1:
-                raise ConfigError(f"data: {path.name} is named twice; name it once")
+        twice = next((path for path in self.paths if places.count(real(path)) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"data: {twice.name} is named twice; name it once")
         table = self.scan_labels
         if table is not None and not table.exists():
             raise DataError(
@@ -123,9 +123,5 @@ def _unlabeled(dataset: Dataset) -> str:
     """Name the training scans without a reference where others have one, nothing where all have."""
     training = [case for case in dataset.cases if case.split == "train"]
     without = [case.case_id for case in training if not case.has_reference]
-    if not without or len(without) == len(training):
-        return ""
-    return (
-        f"{len(without)} of {len(training)} training scans have no label map and count as"
-        f" unlabeled: {in_short(without)}"
-    )
+    note = f"{len(without)} of {len(training)} training scans have no label map and count as"
+    return f"{note} unlabeled: {in_short(without)}" if 0 < len(without) < len(training) else ""

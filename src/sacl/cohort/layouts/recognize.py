@@ -41,10 +41,7 @@ def find(
 
 
 def recognize(root: Path, layout: str = "auto") -> tuple[str, str]:
-    """Return the name of a dataset's layout and by what it was recognized.
-
-    Refused where there is no such folder, or its layout is not the named one or none that is known.
-    """
+    """Return the name of a dataset's layout, which is to be this one, and how it was recognized."""
     _require_there(root)
     for name in LAYOUTS if layout == "auto" else [layout]:
         if reason := LAYOUTS[name].recognize(root):
