@@ -199,7 +199,7 @@ def test_a_folder_that_is_a_file_or_an_older_record_is_refused(work, tmp_path):
         export(work, tmp_path / "file")
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "export.json").write_text('{"form": "nifti", "finished": true}')
-    with pytest.raises(ConfigError, match=r"export.json is damaged or of an older version"):
+    with pytest.raises(DataError, match=r"old/export.json: damaged.*; give another folder"):
         export(work, tmp_path / "old")
 
 

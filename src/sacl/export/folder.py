@@ -20,6 +20,7 @@ from sacl.cohort.dataset import first_of, in_short
 from sacl.errors import ConfigError, DataError, NoSeriesError, SaclError
 from sacl.export.forms import Export, Form, Result
 from sacl.files.atomic import write_text
+from sacl.files.documents import read_as
 from sacl.progress import say, track
 
 RECORD = "export.json"
@@ -181,13 +182,8 @@ def _keep(out: Path, record: ExportRecord) -> None:
 
 def _read(out: Path) -> ExportRecord | None:
     """Return the record of an export, None where there is none; refuse one that is damaged."""
-    try:
-        record = msgspec.json.decode((out / RECORD).read_bytes(), type=ExportRecord)
-    except FileNotFoundError:
+    if not (out / RECORD).is_file():
         return None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(
-            f"--out {out.name}: {RECORD} is damaged or of an older version; give another folder"
-        ) from error
+    record = read_as(out / RECORD, ExportRecord, "give another folder")
     names = tuple(Path(name).name for name in record.files)
     return dataclasses.replace(record, files=tuple(filter(None, names)))
