@@ -105,7 +105,7 @@ def embedding_of_work(work: Path) -> Embedding:
     return Embedding(
         embed(encoder, store, rows),
         index["organ"].to_numpy(dtype=str),
-        store.scan_label(PHASE)[rows].astype(str),
+        store.joined_label((PHASE,))[rows].astype(str),
         index["split"].to_numpy(dtype=str),
     )
 

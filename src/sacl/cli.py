@@ -19,18 +19,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sacl import __version__
+from sacl import __version__, handlers
 from sacl.commands import parsed, program
 from sacl.errors import SaclError
-from sacl.handlers import (
-    check_command,
-    config_of,
-    evaluate_command,
-    explain_command,
-    export_command,
-    plan_command,
-    predict_command,
-)
 from sacl.progress import say
 from sacl.run.configure import load_config
 from sacl.settings import RunConfig
@@ -100,8 +91,8 @@ def _dispatch(arguments: list[str]) -> int:
     if known.command is None:
         program().print_help()
         return 0
-    handlers = _HANDLERS if known.config else _HANDLERS | _OF_FOLDERS
-    result = handlers.get(known.command, _stage)(known, flags)
+    work = _HANDLERS if known.config else _HANDLERS | _OF_FOLDERS
+    result = work.get(known.command, _stage)(known, flags)
     if known.json:
         print(json.dumps(dataclasses.asdict(result) if not isinstance(result, dict) else result))
     return 0
@@ -112,7 +103,7 @@ def _run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     from sacl.run import clock, pipeline
 
     since, demo = None, known.command == "demo"
-    config: RunConfig = load_config("demo", flags) if demo else config_of(known, flags)
+    config: RunConfig = load_config("demo", flags) if demo else handlers.config_of(known, flags)
     if known.command == "run" and known.config is None and "phantom.scans" not in flags:
         from sacl.planning import plan_run
 
@@ -130,24 +121,26 @@ def _stage(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Run one stage."""
     from sacl.run import pipeline
 
-    folder = pipeline.run_stage(config_of(known, flags), known.command, force=known.force)
+    folder = pipeline.run_stage(handlers.config_of(known, flags), known.command, force=known.force)
     return {"stage": known.command, "folder": str(folder)}
 
 
 def _ingest(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Read a cohort, or only say how it would be read."""
-    return (explain_command if known.explain else _stage)(known, flags)
+    return (handlers.explain_command if known.explain else _stage)(known, flags)
 
 
 _Handler = Callable[[argparse.Namespace, dict[str, str]], Any]
 _HANDLERS: dict[str, _Handler] = dict(
     run=_run,
     demo=_run,
-    plan=plan_command,
-    check=check_command,
+    plan=handlers.plan_command,
+    check=handlers.check_command,
     ingest=_ingest,
-    export=export_command,
+    export=handlers.export_command,
 )
 """What the commands do that are more than a stage."""
-_OF_FOLDERS: dict[str, _Handler] = dict(predict=predict_command, evaluate=evaluate_command)
+_OF_FOLDERS: dict[str, _Handler] = dict(
+    predict=handlers.predict_command, evaluate=handlers.evaluate_command
+)
 """What the commands do where no run is given, but folders."""

@@ -68,7 +68,7 @@ def test_reads_what_was_written(store):
 
 def test_keeps_names_that_look_like_numbers_or_like_nothing(store):
     assert store.index["case_id"].tolist() == ["001", "001", "002", "NA"]
-    assert store.scan_label("phase").tolist() == ["native", "unknown", "portal_venous", "null"]
+    assert store.joined_label(("phase",)).tolist() == ["native", "unknown", "portal_venous", "null"]
 
 
 def test_knows_organs_by_their_place_in_the_scheme(store):
@@ -76,7 +76,7 @@ def test_knows_organs_by_their_place_in_the_scheme(store):
 
 
 def test_takes_a_label_that_the_cohort_does_not_have_for_unknown(store):
-    assert store.scan_label("scanner").tolist() == ["unknown"] * 4
+    assert store.joined_label(("scanner",)).tolist() == ["unknown"] * 4
 
 
 def test_is_mapped_from_disk_and_cannot_be_written(store):

@@ -256,6 +256,6 @@ def test_estimated_phases_make_classes_where_nobody_gave_one(tmp_path):
     write_phases(workspace.folder("locate") / "phases.csv", scans, [])
     extract(ExtractSettings(patch_size=16, dense_size=16, region="slice"), workspace)
     store = read_patches(workspace.folder("extract"))
-    assert store.scan_label("phase")[0] == "native"
+    assert store.joined_label(("phase",))[0] == "native"
     assert store.meta.scan_labels == ("phase",)
     assert results_of(stage.pretrain(SETTINGS, workspace))["classes"] == 4

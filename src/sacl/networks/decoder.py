@@ -28,9 +28,8 @@ def resize(maps: Float[Tensor, "n c i j"], size: Sequence[int]) -> Float[Tensor,
 def aspp_dilations(map_size: int) -> tuple[int, ...]:
     """Return the dilations of a pyramid on a map of the given side.
 
-    The paper's 6, 12 and 18 in proportion to a 48-pixel map, so that the outer taps of the widest
-    branch still lie inside the map for more than half of its pixels; on a 16-pixel map the paper's
-    own dilation of 18 reaches no pixel but the center's.
+    The paper's 6, 12 and 18 in proportion to a 48-pixel map, so that most pixels' outer taps lie
+    inside the map; on a 16-pixel map the paper's own 18 reaches no pixel but the center's.
     """
     return tuple(sorted({max(1, round(map_size * dilation / 48)) for dilation in (6, 12, 18)}))
 

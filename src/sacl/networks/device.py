@@ -61,9 +61,8 @@ def autocast(device: torch.device) -> torch.autocast:
 def compile_for(steps: int, networks: Iterable[nn.Module], device: torch.device) -> None:
     """Compile networks in place for a long training on a GPU; elsewhere leave them as they are.
 
-    Their normalizations, activations and resizing are then few kernels instead of many. Weights
-    and their names stay what they are. Where compiling fails, as it does without a C compiler,
-    they run uncompiled.
+    Weights and their names stay. Where compiling fails, as it does without a C compiler, they run
+    uncompiled.
     """
     if device.type == "cuda" and steps >= _LONG and find_spec("triton") is not None:
         torch._dynamo.config.suppress_errors = True

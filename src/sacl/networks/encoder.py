@@ -128,8 +128,7 @@ def pooled(features: list[Float[Tensor, "n _ ..."]]) -> Float[Tensor, "n channel
 def with_inputs(state: State, channels: Literal[1, 2]) -> State:
     """Return an encoder's weights for images alone (1 channel), or with attention (2).
 
-    The attention's weights are dropped, so that the encoder reads images alone; where there were
-    none, they start at 0.
+    The attention's weights are dropped for images alone; where there were none, they start at 0.
     """
     image, attention = state[STEM_WEIGHT][:, :1], state[STEM_WEIGHT][:, 1:]
     if channels == 2 and attention.shape[1] == 0:

@@ -89,8 +89,7 @@ def build_segmenter(
     """Return a segmenter with random weights, and a pretrained encoder or decoder where given.
 
     With the same seed, decoder and head start from the same weights, pretrained or not. A dense
-    segmenter drops the encoder's attention input; a query segmenter whose encoder was pretrained
-    without attention gets one that starts at 0.
+    segmenter drops the encoder's attention input, a query segmenter gets one that starts at 0.
     """
     channels: Literal[1, 2] = 1 if spec.head == "dense" else 2
     spec = replace(spec, encoder=replace(spec.encoder, in_channels=channels))

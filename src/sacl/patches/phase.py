@@ -100,12 +100,11 @@ class PhaseEstimate:
 
 
 def organ_hu(image: Volume, label_map: LabelMap) -> dict[str, float]:
-    """Return the median HU of every tissue of `TISSUES` that the map holds.
+    """Return the median HU of every tissue of `TISSUES` that the map holds at least 0.3 ml of.
 
-    A coarse mask is wrong at its edge first, so voxels near the edge are left out: those within
-    4 mm (kidneys: 2 mm), and in a thin organ at most half of its greatest depth. Of the rest, fat,
-    air and bone are no part of the organ and left out too, unless there is hardly anything else.
-    Voxels finer than 2 mm are thinned out before. A tissue with less than 0.3 ml is not measured.
+    A coarse mask is wrong at its edge first, so 4 mm (kidneys: 2 mm) of it are left out, of a thin
+    organ half of its depth. Fat, air and bone are left out too, unless there is hardly anything
+    else. Voxels finer than 2 mm are thinned out before.
     """
     values: defaultdict[str, list[np.ndarray]] = defaultdict(list)
     milliliters: defaultdict[str, float] = defaultdict(float)

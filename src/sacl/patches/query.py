@@ -132,9 +132,8 @@ def coverage(
 ) -> Float[np.ndarray, "side side"]:
     """Return the attention of a patch: the share of each pixel that a label covers, in [0, 1].
 
-    The mask goes through the same antialiased filter as the image, so that both lie on each other
-    to a fraction of a pixel. It is not thresholded: a soft edge says where the boundary runs, a
-    hard one only which pixels it crosses. Size and scale are those of `cut`.
+    The mask goes through the same antialiased filter as the image, and is not thresholded: a soft
+    edge says where the boundary runs. Size and scale are those of `cut`.
     """
     return np.clip(cut(labels == label, box, size, scale), 0.0, 1.0)
 

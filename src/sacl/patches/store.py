@@ -41,9 +41,8 @@ def quantized(pixels: Float[np.ndarray, "*shape"], scale: int) -> Float[np.ndarr
 class StoreMeta:
     """What a store holds: sides in pixels, organs (label value `n + 1`) and scan-wise labels.
 
-    The `stored` sides include the margin around patches and slices. `window` and `placement` say
-    how its pixels were made, so that a segmenter can make its own in the same way; `scans` what
-    the training scans were like.
+    The `stored` sides include the margin. `window` and `placement` say how its pixels were made, so
+    that a segmenter can make its own likewise; `scans` what the training scans were like.
     """
 
     patch_size: int
@@ -100,16 +99,10 @@ class PatchStore:
         codes = pd.Index(self.meta.organs).get_indexer(pd.Index(self.index["organ"]))
         return codes.astype(np.int64)
 
-    def scan_label(self, name: str) -> Shaped[np.ndarray, " patch"]:
-        """Return a scan-wise label of every patch; `unknown` where the cohort has no such label."""
-        column = self.index.get(LABEL_PREFIX + name, pd.Series(UNKNOWN, self.index.index))
-        return column.to_numpy(dtype=object)
-
     def joined_label(self, names: Sequence[str]) -> Shaped[np.ndarray, " patch"]:
-        """Return several scan-wise labels of every patch as one, unknown where one of them is."""
-        if not names:
-            return np.full(len(self), UNKNOWN, dtype=object)
-        columns = [self.scan_label(name) for name in names]
+        """Return scan-wise labels of every patch as one, unknown where one of them is, or none."""
+        unknown = pd.Series(UNKNOWN, self.index.index)
+        columns = [self.index.get(LABEL_PREFIX + name, unknown) for name in names] or [unknown]
         return np.array([join_labels(row) for row in zip(*columns, strict=True)], dtype=object)
 
     def joined_dense_label(self, names: Sequence[str]) -> Shaped[np.ndarray, " slice"]:

@@ -68,9 +68,9 @@ class MeasuredScan:
 class DrawnOrgans:
     """The organs of the labeled scans in numbers, medians over scans.
 
-    `square_mm` is the side of the square that a segmenter would read around all organs, and
-    `square_share` that relative to the square around the whole slice. `narrowest` is the organ of
-    the smallest `width_mm` and `widest_mm` the largest width of an organ.
+    `square_mm` is the side of the square around all organs that a segmenter would read, and
+    `square_share` that relative to a whole slice's; `narrowest` is the organ of the smallest
+    `width_mm`, `widest_mm` the largest width of one.
     """
 
     square_mm: float
@@ -113,10 +113,9 @@ class TaskFacts:
         """Spacing between slices relative to the finer one within them."""
         return self.spacing_mm[2] / min(self.spacing_mm[:2])
 
-    def pixels_of_narrowest(self, size: int, side_mm: float | None = None) -> float:
+    def pixels_of_narrowest(self, size: int) -> float:
         """Return the narrowest organ's width in pixels of a square of `size`, of whole slices."""
-        side_mm = side_mm or self.side_mm[0]
-        return (self.drawn.narrowest_mm if self.drawn else side_mm) * size / side_mm
+        return (self.drawn.narrowest_mm / self.side_mm[0] if self.drawn else 1.0) * size
 
 
 def measure_cohort(folder: Path) -> TaskFacts:
@@ -129,8 +128,15 @@ def measure_cohort(folder: Path) -> TaskFacts:
 
 
 def _measured(case: Case, cohort: Cohort, folder: Path, reads: bool) -> MeasuredScan:
-    grid = canonical_grid(case.native.grid)
+    grid, names = canonical_grid(case.native.grid), cohort.scheme.names
     reference = read_reference(folder, case, cohort.scheme) if reads else None
+    organs: dict[str, OrganExtent] = {}
+    if reference is not None:
+        boxes = ndimage.find_objects(reference.voxels, max_label=len(names))
+        for label, (organ, box) in enumerate(zip(names, boxes, strict=True), start=1):
+            if box is not None:
+                areas = np.count_nonzero(reference.voxels[box] == label, axis=(0, 1))
+                organs[organ] = extent_of(areas, box, grid)
     return MeasuredScan(
         subject_id=case.subject_id,
         split=case.split,
@@ -139,19 +145,8 @@ def _measured(case: Case, cohort: Cohort, folder: Path, reads: bool) -> Measured
         scan_labels=case.scan_labels,
         labeled=case.reference is not None,
         annotated=case.annotated,
-        organs=None if reference is None else _extents(reference.voxels, grid, cohort),
+        organs=None if reference is None else organs,
     )
-
-
-def _extents(
-    voxels: Integer[np.ndarray, "i j k"], grid: Grid, cohort: Cohort
-) -> dict[str, OrganExtent]:
-    boxes = ndimage.find_objects(voxels, max_label=len(cohort.scheme.names))
-    return {
-        organ: extent_of(np.count_nonzero(voxels[box] == n, axis=(0, 1)), box, grid)
-        for n, (organ, box) in enumerate(zip(cohort.scheme.names, boxes, strict=True), start=1)
-        if box is not None
-    }
 
 
 def extent_of(areas: Integer[np.ndarray, " k"], box: Sequence[slice], grid: Grid) -> OrganExtent:

@@ -238,8 +238,8 @@ def overlay(
 def as_seen(plane: Shaped[np.ndarray, "i j"]) -> Shaped[np.ndarray, "j i"]:
     """Return a canonical axial plane as an image `[row, column]` for radiologists.
 
-    In canonical order i runs to the patient's right, j to the front; on the screen the patient's
-    right is on the left and the front is at the top, so both axes are reversed.
+    The patient's right (high i) is on the left and the front (high j) at the top of the screen, so
+    both axes are reversed.
     """
     return np.asarray(plane.T[::-1, ::-1])
 

@@ -69,8 +69,8 @@ class Budget:
     """What a stage may take of the time of its command.
 
     `ends` is the command's end on the clock `now`. What is left by then, but for a reserve, is
-    shared out by the `weight` of this stage and the weights `later` of those still to come; `whole`
-    are those of all. `copies` are those of the prediction that follows, None where none does.
+    shared out by the `weight` of this stage and the weights `later` of those to come; `whole` are
+    those of all. `copies` are those of the prediction that follows, None where none does.
     """
 
     asked_s: float

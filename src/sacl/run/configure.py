@@ -76,7 +76,9 @@ def load_config(
         ConfigError: the file cannot be read, a name is unknown or a value is not allowed.
     """
     file = config_file(path) if path else None
-    tree = read_yaml(file) if file else nested(base or {})
+    tree = read_yaml(file) if file else {}
+    for name, value in (base or {}).items():
+        plant(tree, name, {} if value is None else value)
     named = _block(tree, "ingest").keys() & set(_TABLES)
     for name, text in (flags or {}).items():
         if name in EXCLUSIVE_BLOCKS:
@@ -90,14 +92,6 @@ def load_config(
         tree["locate"] = {"maps": {**_block(tree, "locate.maps"), "source": str(maps)}}
     named -= {name.removeprefix("ingest.") for name in flags or {}}
     return _with_tables(from_mapping(RunConfig, tree), file.parent if file else None, named)
-
-
-def nested(settings: Mapping[str, Any]) -> Tree:
-    """Return settings by dotted name as nested mappings; None stands for a whole block."""
-    tree: Tree = {}
-    for name, value in settings.items():
-        plant(tree, name, {} if value is None else value)
-    return tree
 
 
 def config_file(name: Path | str) -> Path:

@@ -10,7 +10,7 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -158,10 +158,10 @@ def subject_means(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     return means.reindex(columns=list(dict.fromkeys(scores["run"])))
 
 
-def count_pairs(scores: pd.DataFrame) -> PairCounts:
+def count_pairs(scores: pd.DataFrame) -> dict[str, int]:
     """Count the pairs of scan and organ that are scored, undefined, missed or invented."""
     there, predicted = scores["reference_ml"] > 0, scores["predicted_ml"] > 0
-    return PairCounts(
+    return dict(
         pairs=len(scores),
         undefined=int((~there & ~predicted).sum()),
         missed=int((there & ~predicted).sum()),
@@ -245,10 +245,9 @@ def _run(
     run = part["run"].iloc[0]
     dice, nsd, hd95_mm = (bootstrap_mean(means[m][run], resamples, seed) for m in METRICS)
     organs = {str(organ): _organ(rows) for organ, rows in part.groupby("organ", sort=False)}
-    counts = asdict(count_pairs(part))
-    return RunFigures(dice=dice, nsd=nsd, hd95_mm=hd95_mm, organs=organs, **counts)
+    return RunFigures(dice=dice, nsd=nsd, hd95_mm=hd95_mm, organs=organs, **count_pairs(part))
 
 
 def _organ(part: pd.DataFrame) -> OrganFigures:
     dice, nsd, hd95_mm = (float(subject_means(part, m).iloc[:, 0].mean()) for m in METRICS)
-    return OrganFigures(dice=dice, nsd=nsd, hd95_mm=hd95_mm, **asdict(count_pairs(part)))
+    return OrganFigures(dice=dice, nsd=nsd, hd95_mm=hd95_mm, **count_pairs(part))

@@ -14,24 +14,8 @@ from sacl.files.atomic import write_text
 from sacl.files.nifti import read_label_map
 from sacl.plan.document import read_plan
 from sacl.prediction.guard import read_findings
-from sacl.report.figures import (
-    Pictures,
-    ShownScan,
-    loss_curves,
-    only_annotated,
-    pictures,
-)
+from sacl.report import figures, results
 from sacl.report.page import number, render
-from sacl.report.results import (
-    Records,
-    ScoresPart,
-    label_of_classes,
-    read_coverage,
-    read_losses,
-    scores_part,
-    shown_roles,
-    split_words,
-)
 from sacl.run.record import RECORD, fingerprint, read_record, recorded
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.scores.summary import read_scores, read_summary
@@ -61,20 +45,20 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
         there = {stage: read_record(workspace.folder(stage)) for stage in stages}
         records = {stage: record for stage, record in there.items() if record}
         scored = workspace.folder("evaluate")
-        scores = scores_part(read_scores(scored / "scores.csv"))
-        label = label_of_classes(records)
+        scores = results.scores_part(read_scores(scored / "scores.csv"))
+        label = results.label_of_classes(records)
         page = render(
             "run.html",
             title=workspace.name,
             cohort=cohort,
-            subjects=split_words(cohort),
+            subjects=results.split_words(cohort),
             summary=read_summary(scored / "summary.json"),
             scores=scores,
             pictures=_pictures(workspace, cohort, scores) if scores else None,
             doubts=read_findings(workspace.folder("predict")).doubts,
             curves=_curves(workspace),
             chosen=_chosen(workspace, records),
-            coverage=read_coverage(workspace.folder("locate") / "coverage.csv"),
+            coverage=results.read_coverage(workspace.folder("locate") / "coverage.csv"),
             records=records,
             label=label,
             label_counts=Counter(case.scan_label(label) for case in cohort.cases),
@@ -83,7 +67,7 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
     return folder / _PAGE
 
 
-def _chosen(workspace: Workspace, records: Records) -> dict[str, str]:
+def _chosen(workspace: Workspace, records: results.Records) -> dict[str, str]:
     """Return what the run's plan chose, as the stages were run, and why."""
     plan = read_plan(workspace.root)
     if plan is None:
@@ -104,21 +88,27 @@ def _chosen(workspace: Workspace, records: Records) -> dict[str, str]:
     return chosen
 
 
-def _pictures(workspace: Workspace, cohort: Cohort, scores: ScoresPart) -> Pictures | None:
+def _pictures(
+    workspace: Workspace, cohort: Cohort, scores: results.ScoresPart
+) -> figures.Pictures | None:
     """Read the main run's worst, median and best scans, and return their pictures."""
     home, cases = workspace.folder("ingest"), {case.case_id: case for case in cohort.cases}
     shown = []
-    for role, line in shown_roles(scores.scans).items():
+    for role, line in results.shown_roles(scores.scans).items():
         case = cases[line.case_id]
         reference = read_reference(home, case, cohort.scheme)
         path = workspace.folder("predict") / scores.main / f"{case.case_id}.nii.gz"
         if reference is not None and path.is_file():
-            predicted = only_annotated(read_label_map(path, cohort.scheme)[0], case.annotated)
+            predicted = figures.only_annotated(
+                read_label_map(path, cohort.scheme)[0], case.annotated
+            )
             caption = f"{case.case_id}, mean Dice {number(line.dice)}"
             image = read_image(home, case)
-            scan = ShownScan(role.capitalize(), caption, image, case.window, reference, predicted)
+            scan = figures.ShownScan(
+                role.capitalize(), caption, image, case.window, reference, predicted
+            )
             shown.append(scan)
-    return pictures(shown) if shown else None
+    return figures.pictures(shown) if shown else None
 
 
 def _curves(workspace: Workspace) -> Markup | None:
@@ -126,9 +116,11 @@ def _curves(workspace: Workspace) -> Markup | None:
     arms = sorted(workspace.folder("finetune").glob("*/losses.csv"))
     coarse, encoder = (workspace.folder(s) / "losses.csv" for s in ("locate", "pretrain"))
     panels = {
-        "coarse networks": read_losses(coarse, "locate", "network"),
-        "pretraining": read_losses(encoder, "pretrain", "pretraining"),
-        "fine-tuning": [c for arm in arms for c in read_losses(arm, "finetune", arm.parent.name)],
+        "coarse networks": results.read_losses(coarse, "locate", "network"),
+        "pretraining": results.read_losses(encoder, "pretrain", "pretraining"),
+        "fine-tuning": [
+            c for arm in arms for c in results.read_losses(arm, "finetune", arm.parent.name)
+        ],
     }
     panels = {title: curves for title, curves in panels.items() if curves}
-    return loss_curves(panels) if panels else None
+    return figures.loss_curves(panels) if panels else None
