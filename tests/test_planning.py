@@ -75,6 +75,7 @@ def test_facts_are_measured_on_the_ingested_cohort(planted, tmp_path, capsys):
     # Organs lie from voxel 3 to 21 along x, which is 18 x 14 mm; with 1.75 of that, all is shown.
     assert (facts.drawn.square_mm, facts.drawn.square_share) == (336.0, 1.0)
     assert (facts.drawn.narrowest, facts.drawn.narrowest_mm) == ("aorta", 28.0)
+    assert facts.drawn.second_piece == 0.0
 
 
 def test_the_same_command_reads_its_plan_and_its_cohort_again(planted, tmp_path, capsys):

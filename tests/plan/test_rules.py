@@ -30,7 +30,7 @@ HEART = TaskFacts(
     field_of_view_mm=(243.0, 288.0, 90.0),
     side_mm=(288.0, 234.0, 576.0),
     values={"phase": {"end_diastole": 70, "end_systole": 70}},
-    drawn=DrawnOrgans(184.0, 0.638, "right_ventricle", 38.0, 111.0, 40.0),
+    drawn=DrawnOrgans(184.0, 0.638, "right_ventricle", 38.0, 111.0, 40.0, 0.12),
 )
 BRAIN = dataclasses.replace(
     HEART,
@@ -41,7 +41,7 @@ BRAIN = dataclasses.replace(
     field_of_view_mm=(35.0, 50.0, 35.0),
     side_mm=(50.0, 40.0, 58.0),
     values={},
-    drawn=DrawnOrgans(49.5, 1.0, "posterior", 8.6, 1.6, 11.5),
+    drawn=DrawnOrgans(49.5, 1.0, "posterior", 8.6, 1.6, 11.5, 0.0),
 )
 NECK = dataclasses.replace(
     HEART,
@@ -55,7 +55,7 @@ NECK = dataclasses.replace(
     field_of_view_mm=(492.0, 281.0, 306.0),
     side_mm=(492.0, 203.0, 620.0),
     values={"contrast": {"contrast": 14, "native": 13, "unknown": 73}},
-    drawn=DrawnOrgans(280.0, 0.634, "esophagus", 11.5, 24.0, 25.5),
+    drawn=DrawnOrgans(280.0, 0.634, "esophagus", 11.5, 24.0, 25.5, 0.008),
 )
 NECK_LABELED = dataclasses.replace(NECK, unlabeled_scans=0, labeled_subjects=100)
 LONG = dataclasses.replace(HEART, slices=200_000)
@@ -80,6 +80,8 @@ def chosen(facts, machine=CPU, hours=2.0, **given):
         (BRAIN, CPU, {"locate.volume.crop": [40, 48, 32]}),
         (NECK, CPU, {"locate.volume": None, "finetune.volume.teacher_steps": 8000}),
         (HEART, CPU, {"predict.copies": 4, "finetune.dense.copy_paste": 0.0}),
+        (NECK, CPU, {"predict.keep_component": 1.0}),
+        (HEART, CPU, {"predict.keep_component": None}),
         (LONG, CPU, {"predict.copies": 0}),
         (LONG, GPU, {"predict.copies": 4}),
         (NECK_LABELED, CPU, {"locate.volume.crop": [48, 48, 32], "locate.channels": 16}),

@@ -104,6 +104,28 @@ def test_an_organ_never_predicted_weighs_more_than_a_loss_of_volume():
     assert find_doubts(rows).doubts[0].text.endswith("the coarse map has it in 3")
 
 
+def test_a_coarse_map_that_is_too_large_where_it_was_drawn_is_no_measure_of_a_loss():
+    """Drawn are 40 ml, the coarse map has 100, so that 40 is no loss and 15 is one."""
+    drawn = [change(n, final=40.0, drawn_ml=40.0) for n in range(3)]
+    assert find_doubts([*drawn, change(3, final=21.0)]) == Findings()
+    findings = find_doubts([*drawn, change(3, final=15.0)])
+    assert findings.doubts[0].text == (
+        "spleen: less than 20% of the coarse map's volume, which is 2.5 times too large where it"
+        " was drawn, in 1 of the 4 scans whose coarse map has it"
+    )
+    small = [change(n, coarse=20.0, final=40.0, drawn_ml=40.0) for n in range(3)]
+    assert kinds(find_doubts([*small, change(3, coarse=20.0, final=9.0)])) == [
+        ("spleen", "lost_volume")
+    ]
+
+
+def test_a_reference_that_training_saw_gives_a_volume_and_no_score():
+    coarse = label_map(liver=CUBE)
+    liver, _ = changes_of(case_of(), coarse, coarse, reference=coarse, unseen=False)
+    assert liver.drawn_ml == pytest.approx(2.0)
+    assert np.isnan(liver.coarse_dice)
+
+
 def test_an_organ_that_no_coarse_map_has_is_said():
     assert kinds(find_doubts([change(n, coarse=0.0, final=0.0) for n in range(3)])) == [
         ("spleen", "never_located")

@@ -203,7 +203,7 @@ def measure_organ(
     ends = [first + n for first, n in zip(start, mask.shape, strict=True)]
     box = [slice(first, end) for first, end in zip(start, ends, strict=True)]
     return OrganFacts(
-        extent=extent_of(held[2], box, grid),
+        extent=extent_of(mask, box, grid),
         voxels=voxels,
         volume_ml=voxels * grid.voxel_ml,
         center_mm=(float(x), float(y), float(z)),

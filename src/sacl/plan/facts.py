@@ -10,7 +10,7 @@ from statistics import median
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Bool
 from scipy import ndimage
 
 from sacl.cohort.manifest import read_cohort, read_reference
@@ -30,13 +30,15 @@ _MOST_MEASURED = 60
 class OrganExtent:
     """An organ of one label map: its volume, width and in-plane ends from the scan's corner.
 
-    `width_mm` is the root of its median area over the axial slices that show it.
+    `width_mm` is the root of its median area over the axial slices that show it; `second_piece`
+    the volume of its second largest piece relative to the largest, 0 where it is in one.
     """
 
     volume_ml: float
     width_mm: float
     low_mm: tuple[float, float]
     high_mm: tuple[float, float]
+    second_piece: float
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class DrawnOrgans:
 
     `square_mm` is the side of the square around all organs that a segmenter would read, and
     `square_share` that relative to a whole slice's; `narrowest` is the organ of the smallest
-    `width_mm`, `widest_mm` the largest width of one.
+    `width_mm`, `widest_mm` the largest width of one. `second_piece` is the largest of all organs
+    and scans, relative to the organ's main piece.
     """
 
     square_mm: float
@@ -79,6 +82,7 @@ class DrawnOrgans:
     narrowest_mm: float
     narrowest_ml: float
     widest_mm: float
+    second_piece: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +139,7 @@ def _measured(case: Case, cohort: Cohort, folder: Path, reads: bool) -> Measured
         boxes = ndimage.find_objects(reference.voxels, max_label=len(names))
         for label, (organ, box) in enumerate(zip(names, boxes, strict=True), start=1):
             if box is not None:
-                areas = np.count_nonzero(reference.voxels[box] == label, axis=(0, 1))
-                organs[organ] = extent_of(areas, box, grid)
+                organs[organ] = extent_of(reference.voxels[box] == label, box, grid)
     return MeasuredScan(
         subject_id=case.subject_id,
         split=case.split,
@@ -149,14 +152,18 @@ def _measured(case: Case, cohort: Cohort, folder: Path, reads: bool) -> Measured
     )
 
 
-def extent_of(areas: Integer[np.ndarray, " k"], box: Sequence[slice], grid: Grid) -> OrganExtent:
-    """Return an organ's extent by its bounding box and how many voxels each slice of that has."""
+def extent_of(mask: Bool[np.ndarray, "i j k"], box: Sequence[slice], grid: Grid) -> OrganExtent:
+    """Return an organ's extent by its bounding box and its mask, not empty, in that."""
     i_mm, j_mm, _ = grid.spacing_mm
+    areas = np.count_nonzero(mask, axis=(0, 1))
+    pieces, _ = ndimage.label(mask)
+    *_, second, first = sorted([0, *np.bincount(pieces.ravel())[1:]])
     return OrganExtent(
         volume_ml=float(areas.sum()) * grid.voxel_ml,
         width_mm=float(np.sqrt(np.median(areas[areas > 0]) * i_mm * j_mm)),
         low_mm=(box[0].start * i_mm, box[1].start * j_mm),
         high_mm=(box[0].stop * i_mm, box[1].stop * j_mm),
+        second_piece=float(second / first),
     )
 
 
@@ -217,6 +224,7 @@ def _figures(scans: Sequence[MeasuredScan]) -> DrawnOrgans | None:
         narrowest_mm=_rounded(widths_mm[narrowest]),
         narrowest_ml=_rounded(median(extent.volume_ml for extent in extents[narrowest])),
         widest_mm=_rounded(max(widths_mm.values())),
+        second_piece=_rounded(max(e.second_piece for own in extents.values() for e in own)),
     )
 
 

@@ -36,6 +36,8 @@ _SQUARE_PAYS = 0.8
 _READING_S = 0.007
 """Processor time in which a slice of 96 x 96 is read once (research/log.md, 2026-11-29)."""
 _PREDICTION_SHARE = 0.1
+_NO_PIECE = 0.05
+"""An organ whose second piece is smaller than this share of the first is drawn in one piece."""
 _REASONS = {
     "slices": (
         "networks on slices learn from unlabeled scans too, and were ahead on hearts",
@@ -299,6 +301,10 @@ def _training(situation: Situation) -> Iterator[Choice]:
 
 def _prediction(situation: Situation) -> Iterator[Choice]:
     facts, copies = situation.facts, 4
+    if facts.drawn and facts.drawn.second_piece <= _NO_PIECE:
+        second = f"{100 * facts.drawn.second_piece:.0f} % of the first"
+        reason = f"organs are drawn in one piece (of a second one {second}), so the largest is kept"
+        yield Choice("predict.keep_component", 1.0, reason, f"{_LOG}, 2026-11-30")
     if on_volumes(situation):
         yield Choice("predict.copies", 0, "of volumes copies were not measured", said=False)
         return

@@ -33,6 +33,8 @@ Kind = Literal[
 _BELIEVABLE_ML = 0.05
 _MOST_OF_IT = 0.5
 """An organ below this share of its coarse volume has lost most of it."""
+_LARGE = 1.2
+"""Coarse maps this many times larger than what was drawn are said to be."""
 _AT_BORDER = 0.005
 """An organ with this share of its voxels on the square's border is cut off by it."""
 _WORSE = 0.05
@@ -46,7 +48,8 @@ class Change:
     """One organ of one scan in its coarse and in its final map.
 
     `at_border` is the share of the final organ's voxels on the border of the square that the
-    segmenter read. The Dice are NaN where the scan has no annotation that training did not see.
+    segmenter read; `drawn_ml` the volume in a reference, NaN without one. The Dice are NaN where
+    the scan has no annotation that training did not see.
     """
 
     case_id: str
@@ -54,6 +57,7 @@ class Change:
     coarse_ml: float
     final_ml: float
     at_border: float = 0.0
+    drawn_ml: float = float("nan")
     coarse_dice: float = float("nan")
     final_dice: float = float("nan")
 
@@ -90,11 +94,12 @@ def changes_of(
     final: LabelMap,
     boxes: Sequence[Box] = (),
     reference: LabelMap | None = None,
+    unseen: bool = True,
 ) -> list[Change]:
     """Return what became of every organ of a scan, by its coarse and final map on one grid.
 
     `boxes` are what the segmenter read of every axial slice, none where it read organ by organ. Of
-    a reference, which training did not see, only the annotated organs are scored.
+    a reference only the annotated organs count; they are scored where training has not seen it.
     """
     border = _border(boxes[0], final) if boxes else np.zeros(final.grid.shape[:2], np.bool_)
     changes = []
@@ -110,7 +115,10 @@ def changes_of(
         )
         if reference and organ in case.annotated:
             truth = reference.mask(organ)
-            change = replace(change, coarse_dice=dice(truth, before), final_dice=dice(truth, after))
+            change = replace(change, drawn_ml=volume_ml(truth, reference.grid.voxel_ml))
+            if unseen:
+                before_dice, after_dice = dice(truth, before), dice(truth, after)
+                change = replace(change, coarse_dice=before_dice, final_dice=after_dice)
         changes.append(change)
     return changes
 
@@ -173,7 +181,7 @@ def _doubts(rows: Sequence[Change], replaced: bool) -> Iterator[_Said]:
         words = f"predicted in none of {len(rows)} scans; the coarse map has it in {len(located)}"
         yield "never_predicted", located, words + taken
     else:
-        yield from _losses(located, taken)
+        yield from _losses(located, _excess_of(located), taken)
     scored = [row for row in rows if not np.isnan(row.coarse_dice + row.final_dice)]
     if scored:
         before = float(np.mean([row.coarse_dice for row in scored]))
@@ -186,16 +194,26 @@ def _doubts(rows: Sequence[Change], replaced: bool) -> Iterator[_Said]:
             yield "worse_than_coarse", scored, words
 
 
-def _losses(located: Sequence[Change], taken: str) -> Iterator[_Said]:
+def _excess_of(rows: Sequence[Change]) -> float:
+    """Return how many times too large the coarse maps are, by the scans with a reference."""
+    times = [row.coarse_ml / row.drawn_ml for row in rows if row.drawn_ml > 0]
+    return max(1.0, float(np.median(times))) if times else 1.0
+
+
+def _losses(located: Sequence[Change], excess: float, taken: str) -> Iterator[_Said]:
+    """Yield what is lost, where a coarse volume counts as that many times smaller."""
     of = f"of the {len(located)} scans whose coarse map has it"
     gone = [row for row in located if row.vanished]
-    shrunken = [row for row in located if 0 < row.final_ml < _MOST_OF_IT * row.coarse_ml]
+    least_of_it = _MOST_OF_IT / excess
+    shrunken = [row for row in located if 0 < row.final_ml < least_of_it * row.coarse_ml]
     cut = [row for row in located if row.at_border >= _AT_BORDER]
     least = max(1.0, _WORTH_SAYING * len(located))
     if len(gone) >= least:
         yield "vanished", gone, f"vanished in {len(gone)} {of}{taken}"
     if len(shrunken) >= least:
-        words = f"less than half of the coarse map's volume in {len(shrunken)} {of}"
+        but = f", which is {excess:.1f} times too large where it was drawn," * (excess > _LARGE)
+        words = f"less than {least_of_it:.0%} of the coarse map's volume{but}"
+        words += f" in {len(shrunken)} {of}"
         yield "lost_volume", shrunken, words
     if len(cut) >= least:
         words = f"cut off by the border of the square that the segmenter reads in {len(cut)} {of}"

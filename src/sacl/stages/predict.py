@@ -119,9 +119,9 @@ def _judged(arm: str, predictor: AnyPredictor, workspace: Workspace, cohort: Coh
         scan = Scan(case, cohort, workspace)
         final = read_label_map(_map_of(arm, case, workspace), cohort.scheme)[0]
         boxes = dense_boxes(spec.placement, final.grid, scan.coarse) if spec.head == "dense" else ()
-        unseen = case.split == "validation" and case.reference is not None
-        reference = scan.reference if unseen else None
-        changes += changes_of(case, scan.coarse, final, boxes, reference)
+        reference = scan.reference if case.split != "test" and case.reference else None
+        unseen = case.split == "validation"
+        changes += changes_of(case, scan.coarse, final, boxes, reference, unseen)
     test = {case.case_id for case in cohort.of_split("test")}
     lost = organs_to_take_from_coarse(row for row in changes if row.case_id not in test)
     findings = find_doubts(changes, lost)
