@@ -1,0 +1,175 @@
+"""Runs without a settings file: how good they get in a given time, and whether they keep it.
+
+`python -m research benchmark planned_runs --data DIR --cohort neck --labeled 4 --time 15m` makes a
+folder as a user would have it, of a cohort of real scans: all training scans, label maps of a few
+labeled subjects, and held-out scans with theirs, which `sacl run` finds by the folders' names. Then
+`sacl run FOLDER --time T` runs in a process of its own. Every call puts one record into
+`results/planned_runs.json`: cohort, labels, seed, time asked and taken, steps, what was chosen, and
+Dice of final and coarse maps by organ on the held-out scans, which no part of the training saw.
+
+- `heart`: ACDC, its own order of labeled subjects, 10 validation subjects held out.
+- `hippocampus`: grouped by person; 20 persons or so are held out, by a seed of the split's own.
+- `neck`: OpenKBP, its own order of labeled patients, 8 held out; the others count as unlabeled.
+
+One thread, so that two calls can run beside each other on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from circumstances import circumstances
+
+from sacl.files.atomic import write_text
+
+RESULT = Path(__file__).parents[1] / "results" / "planned_runs.json"
+_HELD_OUT_SCANS = 40
+
+
+@dataclass(frozen=True)
+class Split:
+    """Cases by what a user has of them; images and labels of the held-out lie in other folders."""
+
+    dataset: str
+    train: Sequence[str]
+    labeled: Sequence[str]
+    held_out: Sequence[str]
+    held_in: str
+    table: str
+
+
+def main() -> None:
+    """Run once and add the record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("SACL_DATA", ".")))
+    parser.add_argument("--cohort", choices=list(SPLITS), required=True)
+    parser.add_argument("--labeled", type=int, required=True, help="labeled subjects")
+    parser.add_argument("--time", default="15m")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--flags", nargs="*", default=[], help="settings as NAME=VALUE")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    given = parser.parse_args()
+    split = SPLITS[given.cohort](given.data, given.labeled)
+    with tempfile.TemporaryDirectory() as folder:
+        cohort = Path(folder) / given.cohort
+        _lay_out(given.data / split.dataset, split, cohort)
+        record = _run(cohort, Path(folder) / "work", given)
+    records = json.loads(given.out.read_text("utf-8")) if given.out.is_file() else []
+    write_text(given.out, json.dumps([*records, record], indent=1) + "\n")
+    print(json.dumps(record, indent=1))
+
+
+def _run(cohort: Path, work: Path, given: argparse.Namespace) -> dict[str, object]:
+    """Run the cohort in a process of its own, and return what came of it."""
+    flags = [word for flag in given.flags for word in (f"--{flag}".split("=", 1))]
+    words = ["run", str(cohort), "--work", str(work), "--time", given.time, "--device", "cpu"]
+    begun = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-m", "sacl", *words, "--seed", str(given.seed), *flags],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    taken = time.monotonic() - begun
+    scores = json.loads((work / "7-scores" / "summary.json").read_text("utf-8"))["runs"]
+    trained = json.loads((work / "5-segmenter" / "run.json").read_text("utf-8"))["results"]
+    plan = json.loads((work / "plan.json").read_text("utf-8"))
+    return {
+        "cohort": given.cohort,
+        "labeled_subjects": given.labeled,
+        "seed": given.seed,
+        "flags": given.flags,
+        "asked": given.time,
+        "taken_s": round(taken, 1),
+        "steps": trained["steps"],
+        "dice": {run: round(of["dice"]["mean"], 4) for run, of in scores.items()},
+        "hd95_mm": {run: round(of["hd95_mm"]["mean"], 1) for run, of in scores.items()},
+        "organs": {
+            run: {organ: round(part["dice"], 3) for organ, part in of["organs"].items()}
+            for run, of in scores.items()
+        },
+        "chosen": {c["setting"]: c["value"] for c in plan["choices"] if c["setting"]},
+        "threads": 1,
+        **circumstances(),
+    }
+
+
+def _lay_out(source: Path, split: Split, folder: Path) -> None:
+    """Make the folder of links to the data, with nothing in it that a user would not have."""
+    parts = [
+        ("imagesTr", split.train, "imagesTr", "_0000"),
+        ("labelsTr", split.labeled, "labelsTr", ""),
+        ("imagesTs", split.held_out, f"images{split.held_in}", "_0000"),
+        ("labelsTs", split.held_out, f"labels{split.held_in}", ""),
+    ]
+    for into, cases, of, suffix in parts:
+        (folder / into).mkdir(parents=True)
+        for case in cases:
+            name = f"{case}{suffix}.nii.gz"
+            (folder / into / name).symlink_to((source / of / name).resolve())
+    document = json.loads((source / "dataset.json").read_text("utf-8"))
+    document["numTraining"] = len(split.labeled)
+    (folder / "dataset.json").write_text(json.dumps(document), encoding="utf-8")
+    kept = {*split.train, *split.held_out}
+    with (source / split.table).open(encoding="utf-8") as table:
+        header, *rows = csv.reader(table)
+    with (folder / split.table).open("w", encoding="utf-8", newline="") as table:
+        csv.writer(table).writerows([header, *(row for row in rows if row[0] in kept)])
+
+
+def _cases(folder: Path) -> list[str]:
+    return sorted(path.name.removesuffix(".nii.gz") for path in folder.glob("*.nii.gz"))
+
+
+def _heart(data: Path, labeled: int) -> Split:
+    folder = data / "Dataset027_ACDC"
+    order = json.loads((folder / "few_label_split.json").read_text())["train_subjects_in_order"]
+    train, held = _cases(folder / "labelsTr"), _cases(folder / "labelsVa")
+    drawn = [case for case in train if case.split("_")[0] in order[:labeled]]
+    return Split(folder.name, train, drawn, held, "Va", "scan_labels.csv")
+
+
+def _neck(data: Path, labeled: int) -> Split:
+    folder = data / "Dataset061_OpenKBP"
+    split = json.loads((folder / "few_label_split.json").read_text())
+    held = split["validation_subjects"]
+    train = [case for case in _cases(folder / "labelsTr") if case not in held]
+    drawn = split["train_subjects_in_order"][:labeled]
+    return Split(folder.name, train, drawn, held, "Tr", "scan_labels.csv")
+
+
+def _hippocampus(data: Path, labeled: int) -> Split:
+    folder = data / "Dataset004_Hippocampus"
+    with (folder / "subjects.csv").open(encoding="utf-8") as table:
+        person_of = {row["case_id"]: row["subject_id"] for row in csv.DictReader(table)}
+    persons = sorted(set(person_of.values()))
+    random.Random(0).shuffle(persons)
+    held_out: set[str] = set()
+    while sum(person in held_out for person in person_of.values()) < _HELD_OUT_SCANS:
+        held_out.add(persons[len(held_out)])
+    drawn = persons[len(held_out) :][:labeled]
+    return Split(
+        folder.name,
+        [case for case, person in person_of.items() if person not in held_out],
+        [case for case, person in person_of.items() if person in drawn],
+        [case for case, person in person_of.items() if person in held_out],
+        "Tr",
+        "subjects.csv",
+    )
+
+
+SPLITS = {"heart": _heart, "hippocampus": _hippocampus, "neck": _neck}
+
+
+if __name__ == "__main__":
+    main()
