@@ -111,11 +111,9 @@ def _series_table(intake: Intake, known: Sequence[KeyRow]) -> tuple[SeriesRow, .
             subject = by_subject.get(key.subject, str(number))
             case_id = by_scan.get(key.scan) if verdict.accepted else None
             rows.append(_row(verdict, count, subject, case_id, opener))
-    refused = [each.fault for each in intake.refused]
-    return (
-        *rows,
-        *(SeriesRow(verdict="rejected", code=f.code, reason=f.sentence) for f in refused),
-    )
+    for fault in (each.fault for each in intake.refused):
+        rows.append(SeriesRow(verdict="rejected", code=fault.code, reason=fault.sentence))
+    return tuple(rows)
 
 
 def _row(
