@@ -85,7 +85,8 @@ def run_comparison(grid: Grid, wanted: Wanted, command: Sequence[str]) -> dict[s
     if wanted.jobs > 1:
 
         def came_of(cell: Cell, cause: str) -> None:
-            tally.note(cell, cause)
+            is_left = not cause and grid.state(cell) != "done"  # to another process
+            tally.note(cell, None if is_left else cause)
             write()
 
         _run_beside(grid, todo, wanted.jobs, command, came_of)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from filelock import FileLock
 
 from research import compare
 from research.__main__ import main
+from research.grid import run_cell
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,6 +118,23 @@ def test_a_cell_that_another_process_runs_is_left_to_it(stages, tmp_path, capsys
     assert "n2-pooled-s0: another process is at it" in capsys.readouterr().err
     assert states(path)["n2-pooled-s0"] != "done"
     assert states(path)["n2-pooled-s1"] == "done"
+
+
+def test_a_process_that_leaves_its_cell_to_another_one_has_not_done_it(
+    stages, tmp_path, capsys, monkeypatch
+):
+    path, grid = write_protocol(tmp_path), grid_of(tmp_path)
+
+    def start(arguments: list[str], *_: object) -> subprocess.Popen[bytes]:
+        if arguments[-1] == "n2-pooled-s0":
+            run_cell(grid, grid.cells[0])
+        return subprocess.Popen([sys.executable, "-c", ""])
+
+    monkeypatch.setattr(compare, "start", start)
+    assert run(path, "--jobs", "2", "--only", "pooled", "--seeds", "0") == 0
+    said = capsys.readouterr().err
+    assert "n2-pooled-s0: done" in said
+    assert "n4-pooled-s0: another process is at it" in said
 
 
 @pytest.mark.parametrize(
