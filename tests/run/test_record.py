@@ -160,6 +160,21 @@ def test_finished_results_outlive_a_redo_that_is_refused_or_killed(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.name]
 
 
+def test_a_stage_that_was_killed_as_it_finished_leaves_no_note(tmp_path, monkeypatch):
+    def killed(_folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("sacl.run.record.settle", lambda folder: None)
+        with recorded(Workspace(tmp_path), "evaluate", SETTINGS, {}) as (folder, _):
+            patch.setattr("sacl.run.record.settle", killed)
+    assert sorted(path.name for path in folder.iterdir()) == ["partial.json", "run.json"]
+    settle(folder)
+    assert [path.name for path in folder.iterdir()] == ["run.json"]
+    finish(Workspace(tmp_path))
+    assert sorted(path.name for path in folder.iterdir()) == ["run.json", "scores.csv"]
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", '{"a": 1}}', "\xff"])
 def test_a_damaged_note_of_the_time_of_trainings_is_dropped(tmp_path, text):
     with recorded(Workspace(tmp_path), "evaluate", SETTINGS, {}) as (folder, _):

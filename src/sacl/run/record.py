@@ -199,7 +199,6 @@ def recorded(
         )
         text = json.dumps(dataclasses.asdict(record), indent=1, allow_nan=False) + "\n"
         write_text(folder / RECORD, text)
-        partial.unlink(missing_ok=True)
         settle(folder)
 
 
@@ -235,9 +234,13 @@ def restore(workspace: Workspace, stage: str, settings: Checked, inputs: Mapping
 
 
 def settle(folder: Path) -> None:
-    """Put finished results back that a killed redo set aside, or delete them where it finished."""
+    """Put finished results back that a killed redo set aside, or delete them where it finished.
+
+    A finished stage has no note of what was begun.
+    """
     aside = aside_of(folder)
     if (folder / RECORD).exists():
+        (folder / _PARTIAL).unlink(missing_ok=True)
         _delete(aside)
     elif not folder.exists():
         _put_back(folder)
