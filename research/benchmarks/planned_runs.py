@@ -29,8 +29,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from circumstances import circumstances
-
+from research.benchmarks.circumstances import circumstances
 from sacl.files.atomic import write_text
 
 RESULT = Path(__file__).parents[1] / "results" / "planned_runs.json"
