@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt
 from monai.inferers import sliding_window_inference
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from sacl.networks.coarse import CoarseSpec
@@ -18,12 +18,15 @@ from sacl.patches.coarse_grid import arg_max_on_scan, coarse_grid, image_to_coar
 from sacl.prediction.copies import mean_over_copies, wider
 from sacl.types import Volume
 
+Levels = Callable[[Tensor], list[Tensor]]
+"""A network on volumes `[n, 1, i, j, k]`: the logits of its levels, the finest first."""
+
 _OVERLAP = 0.5
 _LEAST_PROBABILITY = 1e-6
 
 
 def labels_by_windows(
-    networks: Sequence[nn.Module],
+    networks: Sequence[Levels],
     spec: CoarseSpec,
     device: torch.device,
     volume: Volume,
@@ -42,7 +45,7 @@ def labels_by_windows(
 
 @torch.inference_mode()
 def probability(
-    networks: Sequence[nn.Module], spec: CoarseSpec, image: Float[Tensor, "i j k"]
+    networks: Sequence[Levels], spec: CoarseSpec, image: Float[Tensor, "i j k"]
 ) -> Float[Tensor, "class i j k"]:
     """Return class probabilities of a windowed image on the networks' grid, on its device."""
 
@@ -64,7 +67,7 @@ def probability(
 
 
 def _over_copies(
-    networks: Sequence[nn.Module], spec: CoarseSpec, image: Float[Tensor, "i j k"], copies: int
+    networks: Sequence[Levels], spec: CoarseSpec, image: Float[Tensor, "i j k"], copies: int
 ) -> Float[Tensor, "class i j k"]:
     """Return the mean probability over copies: the slices of a volume are turned all alike."""
     if copies == 0:
