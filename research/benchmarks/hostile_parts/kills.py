@@ -82,11 +82,13 @@ def killed(
     """
     begun = time.monotonic()
     commands = _commands(base, scratch / "onto")
-    whole = {name: _undisturbed(one, scratch / f"whole-{name}") for name, one in commands.items()}
+    whole: dict[str, Whole] = {}
     counts, tried, within = Counter[str](), Counter[str](), Counter[str]()
     findings, numbers = [], []
     for number in rounds:
         name = _TURNS[number % len(_TURNS)]
+        if name not in whole:
+            whole[name] = _undisturbed(commands[name], scratch / f"whole-{name}")
         root, rng = scratch / f"killed-{number}", np.random.default_rng([seed, number])
         own = number % _OWN_EVERY == _OWN_EVERY - 1
         interrupted = _until_through(commands[name], root, rng, whole[name], own)
