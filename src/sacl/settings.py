@@ -277,7 +277,7 @@ class QuerySettings(Checked, frozen=True, kw_only=True):
     """Segment one organ at a time, from its query patch (the paper's); it has no settings."""
 
 
-class WholeSettings(Checked, frozen=True, kw_only=True):
+class VolumeHeadSettings(Checked, frozen=True, kw_only=True):
     """Segment all organs at once, from volumes, by a 3-D U-Net.
 
     It works on the grid of the coarse network, and starts from its weights, where that one is on
@@ -294,7 +294,7 @@ class FinetuneSettings(Checked, frozen=True, kw_only=True):
 
     dense: DenseSettings | None = None
     query: QuerySettings | None = None
-    volume: WholeSettings | None = None
+    volume: VolumeHeadSettings | None = None
     decoder: Decoder = "unet"
     """Decoder with skips at every level, or with none (the paper's)."""
     steps: Positive = 500

@@ -154,6 +154,7 @@ def test_one_slice_without_rows_leaves_no_scan_with_a_hole(tmp_path, rng):
     assert not any(verdict.accepted for verdict in verdicts)
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
 @pytest.mark.parametrize("name", ["RescaleIntercept", "RescaleSlope"])
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 def test_a_slope_that_is_no_number_is_named(tmp_path, rng, name, modality):

@@ -286,6 +286,7 @@ def test_uids_that_an_anonymizer_emptied_are_made_up_and_told(tmp_path):
     assert all(uid.is_valid for uid in uids[0])
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
 def test_headers_that_hospitals_leave_odd_are_copied_as_they_are(tmp_path):
     layout = Layout()
     source = make_series(layout, PatientSex="W", StudyTime="7 o'clock", AccessionNumber="")

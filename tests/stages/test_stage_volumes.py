@@ -24,8 +24,8 @@ from sacl.settings import (
     PredictSettings,
     PretrainSettings,
     RunConfig,
+    VolumeHeadSettings,
     VolumeSettings,
-    WholeSettings,
 )
 from sacl.stages.arms import Arm
 from sacl.stages.finetune import finetune
@@ -38,7 +38,9 @@ CPU = torch.device("cpu")
 
 
 def settings_of(teacher_steps=0, **given) -> FinetuneSettings:
-    return FinetuneSettings(volume=WholeSettings(teacher_steps=teacher_steps), steps=2, **given)
+    return FinetuneSettings(
+        volume=VolumeHeadSettings(teacher_steps=teacher_steps), steps=2, **given
+    )
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,7 @@ def test_a_description_that_is_damaged_is_one_line(located, tmp_path):
 )
 def test_what_a_segmenter_on_volumes_does_not_have_is_refused(tree):
     with pytest.raises(ConfigError, match="a segmenter on volumes has none"):
-        FinetuneSettings(**(tree["finetune"] | {"volume": WholeSettings()}))
+        FinetuneSettings(**(tree["finetune"] | {"volume": VolumeHeadSettings()}))
 
 
 @pytest.mark.parametrize(
