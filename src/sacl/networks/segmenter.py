@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,8 @@ from sacl.patches.region import Placement
 from sacl.patches.scan_ranges import ScanRanges
 from sacl.patches.window import WindowRule
 from sacl.types import LabelScheme
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 SEGMENTER = "segmenter"
 """Name of the files of a segmenter, without suffix."""
@@ -105,13 +107,11 @@ def build_segmenter(
 
 def restored_segmenter(state: State, text: JsonObject, where: str) -> Segmenter:
     """Return a segmenter in eval mode from its saved weights and description, which have to fit."""
-    segmenter = Segmenter(SegmenterSpec.from_json(text))
-    fill(segmenter, state, where)
-    return segmenter.eval()
+    return filled(Segmenter(SegmenterSpec.from_json(text)), state, where)
 
 
-def fill(segmenter: nn.Module, state: State, where: str) -> None:
-    """Give a segmenter its saved weights; a DataError where they do not fit it."""
+def filled(segmenter: AnyModule, state: State, where: str) -> AnyModule:
+    """Return a segmenter in eval mode with its saved weights; a DataError where they do not fit."""
     try:
         segmenter.load_state_dict(state)
     except RuntimeError as error:
@@ -119,3 +119,4 @@ def fill(segmenter: nn.Module, state: State, where: str) -> None:
             f"{where}/{SEGMENTER}.safetensors: the weights do not fit {SEGMENTER}.json; copy both"
             " files of one training"
         ) from error
+    return segmenter.eval()

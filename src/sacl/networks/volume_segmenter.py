@@ -10,7 +10,7 @@ from sacl.files.documents import JsonObject
 from sacl.files.weights import described
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec
 from sacl.networks.encoder import State
-from sacl.networks.segmenter import SEGMENTER, SegmenterSpec, fill
+from sacl.networks.segmenter import SEGMENTER, Segmenter, SegmenterSpec, filled
 from sacl.patches.scan_ranges import ScanRanges
 from sacl.patches.window import WindowRule
 from sacl.types import LabelScheme
@@ -30,11 +30,6 @@ class VolumeSegmenterSpec:
     window: WindowRule
     scans: ScanRanges | None = None
     head: Literal["volume"] = VOLUME_HEAD
-
-    @property
-    def needs_coarse(self) -> bool:
-        """Tell whether a scan's coarse label map has to be known."""
-        return False
 
     @property
     def organs(self) -> tuple[str, ...]:
@@ -61,15 +56,22 @@ class VolumeSegmenter(CoarseNetwork):
         self.spec = spec
 
 
-def restored_volume_segmenter(state: State, text: JsonObject, where: str) -> VolumeSegmenter:
-    """Return a segmenter from its saved weights and description, in eval mode.
+def spec_of(text: JsonObject) -> SegmenterSpec | VolumeSegmenterSpec:
+    """Return the spec of either kind that was saved as JSON; a DataError where it is damaged."""
+    kind = VolumeSegmenterSpec if text.get("head") == VOLUME_HEAD else SegmenterSpec
+    return kind.from_json(text)
+
+
+def restored(state: State, text: JsonObject, where: str) -> Segmenter | VolumeSegmenter:
+    """Return a segmenter of either kind in eval mode from its saved weights and description.
 
     Raises:
         DataError: the description is damaged, or the weights do not fit it.
     """
-    segmenter = VolumeSegmenter(VolumeSegmenterSpec.from_json(text))
-    fill(segmenter, state, where)
-    return segmenter.eval()
+    spec = spec_of(text)
+    if isinstance(spec, VolumeSegmenterSpec):
+        return filled(VolumeSegmenter(spec), state, where)
+    return filled(Segmenter(spec), state, where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +95,7 @@ class TrainedModel:
     @classmethod
     def from_json(cls, text: JsonObject) -> TrainedModel:
         """Return the record that was saved as JSON; a DataError where it is damaged."""
-        kind = VolumeSegmenterSpec if text.get("head") == VOLUME_HEAD else SegmenterSpec
-        spec = kind.from_json(text)
+        spec = spec_of(text)
         try:
             return cls(spec=spec, **text["training"])
         except (KeyError, TypeError) as error:

@@ -20,12 +20,7 @@ from sacl.files.documents import read_as
 from sacl.files.weights import read_weights
 from sacl.networks.device import autocast
 from sacl.networks.segmenter import SEGMENTER, Segmenter, SegmenterSpec, restored_segmenter
-from sacl.networks.volume_segmenter import (
-    VOLUME_HEAD,
-    VolumeSegmenter,
-    VolumeSegmenterSpec,
-    restored_volume_segmenter,
-)
+from sacl.networks.volume_segmenter import VolumeSegmenter, VolumeSegmenterSpec, restored
 from sacl.patches.query import coverage, cut
 from sacl.patches.region import dense_boxes, patch_boxes
 from sacl.patches.window import normalize
@@ -169,7 +164,6 @@ def load_predictor(folder: Path, device: torch.device, recipe: MapRecipe) -> Any
         DataError: there is none, it is damaged, or its weights do not fit its description.
     """
     state, text = read_weights(folder, SEGMENTER)
-    restored = restored_volume_segmenter if text.get("head") == VOLUME_HEAD else restored_segmenter
     return predictor_of(restored(state, text, folder.name), device, recipe)
 
 

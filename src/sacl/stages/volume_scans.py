@@ -61,30 +61,25 @@ def read_scans(workspace: Workspace, with_unlabeled: bool) -> VolumeScans:
         scan, how = Scan(case, cohort, workspace), (case.window, case.annotated)
         labeled.append(coarse_case(scan.image, scan.reference, *how, *grid))
     require_organs(labeled, "finetune: the labeled scans")
-    scans = (Scan(case, cohort, workspace) for case in track(cases, "measure training scans"))
-    spec = VolumeSegmenterSpec(
-        network=network,
-        window=WindowRule(cohort.modality, cohort.window_hu),
-        scans=ranges_of([measures_of(scan.image) for scan in scans]),
-    )
     each = sum(math.prod(case.image.shape) for case in labeled) / len(labeled)
-    unlabeled = _unlabeled(spec, each, workspace, cohort) if with_unlabeled else []
+    taking_part = _unlabeled(cohort, each) if with_unlabeled else set()
+    measures, unlabeled = [], []
+    for case in track(cases, "read training scans"):
+        scan = Scan(case, cohort, workspace)
+        measures.append(measures_of(scan.image))
+        if case.case_id in taking_part:
+            on_grid = coarse_case(scan.image, scan.coarse, case.window, network.organs, *grid)
+            unlabeled.append(replace(on_grid, image=on_grid.image.half()))
+    window = WindowRule(cohort.modality, cohort.window_hu)
+    spec = VolumeSegmenterSpec(network=network, window=window, scans=ranges_of(measures))
     return VolumeScans(spec, labeled, unlabeled, weights)
 
 
-def _unlabeled(
-    spec: VolumeSegmenterSpec, voxels: float, workspace: Workspace, cohort: Cohort
-) -> list[CoarseCase]:
-    """Return training scans of subjects without any reference, of about so many voxels each."""
+def _unlabeled(cohort: Cohort, voxels: float) -> set[str]:
+    """Return which training scans without any reference take part, each of about so many voxels."""
     seen = {case.subject_id for case in cohort.labeled}
     cases = [case for case in cohort.of_split("train") if case.subject_id not in seen]
     if not cases:
         say("finetune: every training scan is labeled, so the teacher's steps see labeled scans")
-    read = []
     every = max(1, math.ceil(len(cases) * voxels / _MOST_VOXELS))
-    for case in track(cases[::every], "read unlabeled scans"):
-        scan, how = Scan(case, cohort, workspace), (case.window, spec.organs)
-        grid = (spec.network.spacing_mm, spec.network.in_plane_size)
-        on_grid = coarse_case(scan.image, scan.coarse, *how, *grid)
-        read.append(replace(on_grid, image=on_grid.image.half()))
-    return read
+    return {case.case_id for case in cases[::every]}
