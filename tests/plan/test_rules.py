@@ -149,6 +149,13 @@ def test_in_a_short_time_a_cpu_locates_on_volumes():
     assert "locate.volume" not in chosen(HEART, hours=0.2, locate__slices={})
 
 
+@pytest.mark.parametrize(("facts", "hearts"), [(HEART, True), (BRAIN, False), (NECK, False)])
+def test_hearts_in_a_short_time_are_the_reason_for_thick_slices_alone(facts, hearts):
+    choices = choose(Situation(facts, CPU, 720.0))
+    reason = next(c.reason for c in choices if c.setting == "locate.volume")
+    assert ("hearts had Dice" in reason) == hearts
+
+
 @pytest.mark.parametrize("facts", [HEART, NECK])
 @pytest.mark.parametrize("name", ["in_plane_size", "spacing_mm"])
 def test_of_two_settings_that_exclude_each_other_the_users_stays_alone(facts, name):
