@@ -64,6 +64,13 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 """Where a word of camel case ends: `SpinalCord`, `LKidney`."""
 _NOT_MIRRORED = {"ventricle", "atrium", "heart_ventricle", "heart_atrium"}
 """The heart's left and right chambers are different organs, not mirror images."""
+_WORDS = {
+    "autochthon": "deep back muscles",
+    "clavicula": "clavicle",
+    "iliac vena": "iliac vein",
+    "vertebrae": "vertebra",
+}
+"""What people say for TotalSegmentator's words."""
 _WHOLES = {"kidneys": "kidney", "lungs": "lung", "adrenal_glands": "adrenal_gland"}
 """Name of both sides together: the plural of the paired organ."""
 _LOBES = {
@@ -98,6 +105,19 @@ def canonical_name(name: str) -> str:
     if base in _NOT_MIRRORED:
         return name
     return f"{base}_{side}"
+
+
+def readable(name: str) -> str:
+    """Return an organ's name as people write it.
+
+    Example:
+        >>> readable("kidney_right"), readable("rib_left_1"), readable("iliac_vena_left")
+        ('Right kidney', 'Left rib 1', 'Left iliac vein')
+    """
+    text = re.sub(r"^(.+)_(left|right)(?=_|$)", r"\2_\1", name).replace("_", " ")
+    for word, spoken in _WORDS.items():
+        text = re.sub(rf"\b{word}\b", spoken, text)
+    return text[:1].upper() + text[1:]
 
 
 def side_pairs(names: Sequence[str]) -> list[tuple[str, str]]:

@@ -85,7 +85,7 @@ def test_every_scan_gets_a_result_on_its_own_images(work, hospital, tmp_path, fo
     for path in results:
         result = pydicom.dcmread(path)
         assert result.SOPClassUID == FORMS[form]
-        assert result.SeriesDescription == "sacl clinic run"
+        assert result.SeriesDescription == "sacl: liver, left kidney"
         patients.add((result.PatientID, result.StudyInstanceUID))
     assert patients == {(p.patient_id, p.study_uid) for p in map(_patient, range(4))}
 
@@ -165,7 +165,8 @@ def test_label_maps_of_any_program_go_onto_the_series_of_their_name(tmp_path):
     assert main(["export", *map(str, arguments)]) == 0
     read = read_segmentation(tmp_path / "out" / "case-1.seg.dcm", volume.grid)
     np.testing.assert_array_equal(read.voxels, label_map.voxels)
-    assert pydicom.dcmread(tmp_path / "out" / "case-1.seg.dcm").SeriesDescription == "sacl maps"
+    result = pydicom.dcmread(tmp_path / "out" / "case-1.seg.dcm")
+    assert (result.SeriesDescription, result.ContentDescription) == ("sacl: liver", "sacl maps")
 
 
 def test_a_case_with_several_series_or_none_is_refused(tmp_path):

@@ -90,7 +90,8 @@ def test_is_a_conforming_structure_set(tmp_path):
     assert told == ()
     assert result.SOPClassUID == "1.2.840.10008.5.1.4.1.1.481.3"
     assert result.file_meta.MediaStorageSOPInstanceUID == result.SOPInstanceUID
-    assert (result.Modality, result.SeriesDescription) == ("RTSTRUCT", "sacl first try")
+    assert (result.Modality, result.StructureSetName) == ("RTSTRUCT", "sacl first try")
+    assert result.SeriesDescription == "sacl: liver, right kidney, spleen"
     for module in ("patient", "general-study", "rt-series", "general-equipment", "sop-common"):
         check_required_attributes(result, module)
     for module in ("structure-set", "roi-contour", "rt-roi-observations", "approval"):
@@ -109,9 +110,11 @@ def test_organs_are_named_coded_and_colored(tmp_path):
     write_rtstruct(tmp_path / "a.dcm", label_map, make_series(layout), "r")
     result = pydicom.dcmread(tmp_path / "a.dcm")
     structures = result.StructureSetROISequence
-    assert [item.ROIName for item in structures] == ["Liver", "Kidney right", "Odd thing"]
+    assert [item.ROIName for item in structures] == ["Liver", "Right kidney", "Odd thing"]
     assert [item.ROIDescription for item in structures] == ["liver", "kidney_right", "odd thing"]
     assert [item.ROINumber for item in structures] == [1, 2, 4], "no structure without a contour"
+    told = result.StructureSetDescription
+    assert told == "1 of 4 organs not found: Nothing of the kind"
     for n, item in zip((1, 2, 4), result.ROIContourSequence, strict=True):
         assert item.ReferencedROINumber == n
         assert list(item.ROIDisplayColor) == [round(255 * part) for part in label_color(n)]
@@ -154,6 +157,7 @@ def test_a_map_without_any_voxel_lists_its_organs(tmp_path):
     write_rtstruct(tmp_path / "a.dcm", empty, make_series(layout), "r")
     result = pydicom.dcmread(tmp_path / "a.dcm")
     assert len(result.StructureSetROISequence) == 4
+    assert result.StructureSetDescription.startswith("4 of 4 organs not found: Liver, Right kid")
     assert not any("ContourSequence" in item for item in result.ROIContourSequence)
 
 

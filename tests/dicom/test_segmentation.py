@@ -118,7 +118,8 @@ def test_is_a_conforming_object_of_its_class(tmp_path, kind):
     storage, syntax = STORAGE[kind]
     assert result.SOPClassUID == result.file_meta.MediaStorageSOPClassUID == storage
     assert result.file_meta.TransferSyntaxUID == syntax
-    assert result.SeriesDescription == "sacl first try"
+    assert result.ContentDescription == "sacl first try"
+    assert result.SeriesDescription == "sacl: liver, left kidney, the left one of the things"
     # Frames of several segments at one place are no plain stack.
     is_stack = kind is Kind.LABELMAP
     assert result.get("DimensionOrganizationType") == ("3D" if is_stack else None)
@@ -178,7 +179,7 @@ def test_organs_are_coded_colored_and_sided(tmp_path, kind):
     segments = [s for s in pydicom.dcmread(tmp_path / "a.dcm").SegmentSequence if s.SegmentNumber]
     assert [s.SegmentLabel for s in segments] == [
         "Liver",
-        "Kidney left",
+        "Left kidney",
         "The left one of the things",
     ]
     assert [s.SegmentDescription for s in segments] == list(ORGANS)
@@ -219,6 +220,8 @@ def test_a_map_without_any_voxel_is_written_and_read(tmp_path, kind, is_multifra
     read = read_segmentation(tmp_path / "a.dcm", label_map.grid)
     assert read.voxels.shape == label_map.voxels.shape
     assert not read.voxels.any()
+    described = pydicom.dcmread(tmp_path / "a.dcm", stop_before_pixels=True).SeriesDescription
+    assert described == "sacl: no organ found"
 
 
 @both_kinds

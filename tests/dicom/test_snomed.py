@@ -5,7 +5,7 @@ from pydicom.sr.codedict import codes
 
 from sacl.dicom import snomed
 from sacl.dicom.snomed import SnomedCode, code_of
-from sacl.organs import BTCV_ORGANS
+from sacl.organs import BTCV_ORGANS, readable
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,8 @@ def test_every_organ_of_the_table_stands_under_its_canonical_name(organ):
         ("hippocampus_anterior", "Hippocampus", None),
         ("hippocampus_left", "Hippocampus", "left"),
         ("hippocampus_anterior_left", "Hippocampus", "left"),
-        ("rib_left_11", "Rib", "left"),
-        ("rib_right_1", "Rib", "right"),
+        ("rib_left_13", "Rib", "left"),
+        ("ribs", "Rib", None),
         ("lung_upper_lobe_left", "UpperLobeOfLung", "left"),
         ("lung_middle_lobe_right", "MiddleLobeOfRightLung", None),
         ("vertebrae_L3", "L3Vertebra", None),
@@ -86,16 +86,19 @@ def test_an_organ_that_is_not_listed_has_no_code(organ):
         ("gluteus_minimus_right", "75297007", "Gluteus minimus muscle", "right"),
         ("iliopsoas_left", "68455001", "Iliopsoas muscle", "left"),
         ("vertebrae_S1", "65985001", "First sacral vertebra", None),
+        ("rib_left_1", "48535007", "First rib", "left"),
+        ("rib_right_11", "58830002", "Eleventh rib", "right"),
     ],
 )
-def test_muscles_that_dicom_does_not_list_have_the_code_of_snomed(
+def test_organs_that_dicom_does_not_list_have_the_code_of_snomed(
     organ, value, meaning, laterality, listed
 ):
     assert code_of(organ) == SnomedCode(value, meaning, laterality)
     assert value not in listed
 
 
-def test_every_class_of_totalsegmentator_has_a_code():
+@pytest.fixture(scope="module")
+def totalsegmentator():
     pairs = (
         "kidney adrenal_gland lung_upper_lobe lung_lower_lobe kidney_cyst subclavian_artery"
         " common_carotid_artery brachiocephalic_vein iliac_artery iliac_vena humerus scapula"
@@ -116,7 +119,35 @@ def test_every_class_of_totalsegmentator_has_a_code():
         *(f"vertebrae_{part}{n}" for part, last in spine.items() for n in range(1, last + 1)),
     ]
     assert len(names) == 117
-    assert [name for name in names if code_of(name) is None] == []
+    return names
+
+
+def test_every_class_of_totalsegmentator_has_a_code_of_its_own(totalsegmentator):
+    assert len(set(map(code_of, totalsegmentator)) - {None}) == 117
+
+
+def test_every_class_of_totalsegmentator_has_a_name_of_its_own_for_people(totalsegmentator):
+    names = set(map(readable, totalsegmentator))
+    assert len(names) == 117
+    assert {"Right kidney", "Left rib 1", "Vertebra L5", "Inferior vena cava"} < names
+    assert {"Left lung upper lobe", "Right iliac vein", "Left deep back muscles"} < names
+
+
+@pytest.mark.parametrize("organ", sorted(snomed._NOT_IN_DICOM))
+def test_codes_that_dicom_does_not_list_have_the_check_digit_of_snomed(organ):
+    """Verhoeff's: products in the group of the pentagon's symmetries, digits permuted by place."""
+
+    def times(a, b):
+        if a < 5:
+            return (a + b) % 5 + 5 * (b > 4)
+        return (a - b) % 5 + 5 * (b < 5)
+
+    shuffle, check = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4), 0
+    for place, digit in enumerate(map(int, reversed(snomed._NOT_IN_DICOM[organ][0]))):
+        for _ in range(place):
+            digit = shuffle[digit]  # noqa: PLW2901
+        check = times(check, digit)
+    assert check == 0
 
 
 def test_a_cyst_is_no_organ():

@@ -29,6 +29,7 @@ from sacl.errors import DataError
 from sacl.files.atomic import replacing
 from sacl.files.label_table import label_color
 from sacl.geometry import canonical_grid, require_same_grid, to_canonical, to_native
+from sacl.organs import readable
 from sacl.types import LabelMap
 
 PRIVATE_SCHEME = "99SACL"
@@ -89,11 +90,12 @@ def write_result(
     """Write a label map as a DICOM object on its source series, whole or not at all.
 
     The map has to lie on the canonical grid of the source, datasets in any order without pixels.
-    Returns the names of the UIDs that the source lacks and that were made up.
+    The new series is described by the organs found, its content by the name of the run. Returns
+    the names of the UIDs that the source lacks and that were made up.
     """
     names, title = label_map.scheme.names, f"sacl {run}".replace("\\", "/")[:_LONGEST].strip()
     for name in names:
-        if len(name) > _LONGEST or "\\" in name or not name.isprintable():
+        if max(len(name), len(readable(name))) > _LONGEST or "\\" in name or not name.isprintable():
             raise DataError(
                 f"organ '{name}': DICOM names have at most {_LONGEST} characters and no backslash;"
                 " rename the organ"
@@ -105,6 +107,8 @@ def write_result(
         require_same_grid(canonical_grid(images.stack.grid), grid, _WHERE, remedy)
         voxels = to_native(canonical, images.stack.grid).transpose(2, 1, 0)
         result = build(voxels, names, images, title)
+        found = [names[label - 1] for label in np.unique(voxels) if label]
+        result.SeriesDescription = series_description(found)
         result.CodingSchemeIdentificationSequence = [
             item(
                 CodingSchemeDesignator=PRIVATE_SCHEME,
@@ -116,6 +120,22 @@ def write_result(
         with replacing(path) as temporary:
             result.save_as(temporary, enforce_file_format=True)
     return images.made_up
+
+
+def series_description(organs: Sequence[str]) -> str:
+    """Return what a new series is called in a viewer's list: the first organs, how many more.
+
+    Example:
+        >>> series_description(["kidney_right", "liver"])
+        'sacl: right kidney, liver'
+    """
+    for count in range(len(organs), 0, -1):
+        more = f" and {len(organs) - count} more" if count < len(organs) else ""
+        named = [readable(organ) for organ in organs[:count]]
+        text = f"sacl: {', '.join(name[:1].lower() + name[1:] for name in named)}{more}"
+        if len(text) <= _LONGEST:
+            return text
+    return f"sacl: {len(organs)} organs" if organs else "sacl: no organ found"
 
 
 def item(*parts: Dataset, **values: Any) -> Dataset:
@@ -164,12 +184,6 @@ def source_images(source: SourceSeries) -> tuple[list[Dataset], list[int]]:
         PerFrameFunctionalGroupsSequence=planes,
     )
     return [image], order
-
-
-def readable(organ: str) -> str:
-    """Return an organ's name as viewers show it: `kidney_right` becomes `Kidney right`."""
-    words = organ.replace("_", " ")
-    return words[:1].upper() + words[1:]
 
 
 def category_of(organ: str) -> CodedConcept:

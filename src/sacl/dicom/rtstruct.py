@@ -29,11 +29,11 @@ from sacl.dicom.result import (
     category_of,
     item,
     organ_code,
-    readable,
     rgb,
     write_result,
 )
 from sacl.dicom.slices import Slice
+from sacl.organs import readable
 from sacl.types import LabelMap
 
 _SERIES_NUMBER = 9101
@@ -42,6 +42,8 @@ _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 """Detached Study Management, retired, which is what structure sets still call a study."""
 Corner = tuple[int, int]
 _CONTOUR_DATA = Tag("ContourData")
+_LONGEST_TEXT = 1024
+"""Of DICOM's value representation ST."""
 _DECIMALS = 5
 """Of contour points in mm: a hundredth of a micrometer, in less than 16 characters."""
 
@@ -51,8 +53,9 @@ def write_rtstruct(
 ) -> tuple[str, ...]:
     """Write a label map as RTSTRUCT, with the arguments and errors of `result.write_result`.
 
-    Every organ that the map has is listed under its label value; of a map without any voxel all of
-    the scheme. The file is implicit little endian, which alone has room for contours of over 64 kB.
+    Every organ that the map has is listed under its label value, and the set's description says
+    which are left out. A map without any voxel lists all, as a set needs one at least. The file is
+    implicit little endian, which alone has room for contours of over 64 kB.
     """
     return write_result(path, label_map, source, run, _structures)
 
@@ -65,8 +68,12 @@ def _structures(
 ) -> Dataset:
     contours = _all_contours(slices, len(names), source)
     organs = {n: names[n - 1] for n, drawn in contours.items() if drawn}
+    missing = [readable(name) for n, name in enumerate(names, start=1) if n not in organs]
     organs = organs or dict(enumerate(names, start=1))
     structures = _structure_set(source, title)
+    if missing:
+        text = f"{len(missing)} of {len(names)} organs not found: {', '.join(missing)}"
+        structures.StructureSetDescription = text[:_LONGEST_TEXT]
     structures.StructureSetROISequence = [
         item(
             ROINumber=number,
@@ -112,7 +119,6 @@ def _structure_set(source: SourceSeries, title: str) -> Dataset:
         SeriesInstanceUID=generate_uid(None),
         SeriesNumber=_SERIES_NUMBER,
         InstanceNumber=1,
-        SeriesDescription=title,
         OperatorsName=None,
         Manufacturer="sacl",
         ManufacturerModelName="sacl",

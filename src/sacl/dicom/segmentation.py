@@ -32,7 +32,6 @@ from sacl.dicom.result import (
     category_of,
     decimal_strings,
     organ_code,
-    readable,
     rgb,
     source_images,
     write_result,
@@ -41,6 +40,7 @@ from sacl.dicom.slices import Slice, slices_in
 from sacl.dicom.stack import OFF_GRID, grid_of
 from sacl.errors import DataError
 from sacl.geometry import describe
+from sacl.organs import readable
 from sacl.types import Grid, LabelMap, LabelScheme
 
 _SERIES_NUMBER = 9100
@@ -141,7 +141,6 @@ def _segmentation(
             omit_empty_frames=not is_labelmap,
             content_label="SACL",
             content_description=title,
-            series_description=title,
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(

@@ -66,6 +66,18 @@ _NOT_IN_DICOM = {
     "gluteus_minimus": ("75297007", "Gluteus minimus muscle"),
     "iliopsoas": ("68455001", "Iliopsoas muscle"),
     "vertebrae_s1": ("65985001", "First sacral vertebra"),
+    "rib_1": ("48535007", "First rib"),
+    "rib_2": ("78247007", "Second rib"),
+    "rib_3": ("25888004", "Third rib"),
+    "rib_4": ("25523003", "Fourth rib"),
+    "rib_5": ("15339008", "Fifth rib"),
+    "rib_6": ("59558009", "Sixth rib"),
+    "rib_7": ("24915002", "Seventh rib"),
+    "rib_8": ("5953002", "Eighth rib"),
+    "rib_9": ("22565002", "Ninth rib"),
+    "rib_10": ("77644006", "Tenth rib"),
+    "rib_11": ("58830002", "Eleventh rib"),
+    "rib_12": ("43993008", "Twelfth rib"),
 }
 _CODES: dict[str, tuple[str, str]] = _NOT_IN_DICOM | {
     name: (code.value, code.meaning)
@@ -92,7 +104,7 @@ def code_of(organ: str) -> SnomedCode | None:
     """Return the SNOMED CT code of an organ by its name or alias, None where none is known.
 
     A part or a numbered organ without a code of its own has that of the whole: both parts of the
-    hippocampus are coded as hippocampus, all ribs as rib.
+    hippocampus are coded as hippocampus.
 
     Example:
         >>> code_of("RK")
