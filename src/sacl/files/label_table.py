@@ -1,16 +1,30 @@
-"""The names of a label map's values inside the file: the table that Caret and 3D Slicer read."""
+"""Names and colors of a label map's values; as the table in a file that Caret and Slicer read."""
 
 from __future__ import annotations
 
-import colorsys
+import functools
+import itertools
 import re
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
+
+import numpy as np
+from jaxtyping import Float
 
 from sacl.files.arrays import HIGHEST_LABEL
 
 CARET = 30
 """Code of the NIfTI extension that Caret, Workbench and 3D Slicer keep label tables in."""
+_COUNT = 255
+_FIRST = np.divide(
+    [
+        *((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167)),
+        *((213, 94, 0), (86, 180, 233), (184, 169, 0)),
+    ],
+    255,
+)
+"""Okabe and Ito's palette without black; its yellow darker, to be seen on white."""
+_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
 
 def label_table(names: tuple[str, ...]) -> bytes:
@@ -51,8 +65,45 @@ def names_in_table(content: bytes) -> dict[str, int] | None:
 
 
 def label_color(value: int) -> tuple[float, float, float]:
-    """Return red, green and blue of a label value, each from 0 to 1.
+    """Return red, green and blue of a label value from 1 on, each from 0 to 1.
 
-    Steps of the golden ratio keep neighboring values far apart in hue.
+    All that shows an organ takes its color from here: pictures, label tables and DICOM. The first
+    seven are Okabe and Ito's, safe for color-blind readers; 255 values differ, then they repeat.
     """
-    return colorsys.hsv_to_rgb(value * 0.618034 % 1.0, 0.75, 0.95)
+    red, green, blue = _colors()[(value - 1) % _COUNT]
+    return float(red), float(green), float(blue)
+
+
+def hex_color(value: int) -> str:
+    """Return the color of a label value as `#rrggbb`."""
+    return "#" + "".join(f"{round(255 * part):02x}" for part in label_color(value))
+
+
+@functools.cache
+def _colors() -> Float[np.ndarray, "color rgb"]:
+    """Return colors of which each is the furthest in CIELAB from all before it.
+
+    So Glasbey et al. choose them ("Colour displays for categorical images", Color Research and
+    Application 32(4), 2007). Near black, white and gray, as the scan is, there is none.
+    """
+    cube = itertools.product(np.linspace(0.0, 1.0, 12), repeat=3)
+    rgb = np.array([*_FIRST, *cube])
+    lab = _lab(rgb)
+    vivid = (np.abs(lab[:, 0] - 64) < 24) & (np.hypot(lab[:, 1], lab[:, 2]) > 25)
+    vivid[: len(_FIRST)] = True
+    rgb, lab = rgb[vivid], lab[vivid]
+    chosen: list[int] = []
+    distance = np.full(len(rgb), np.inf)
+    for n in range(_COUNT):
+        chosen.append(n if n < len(_FIRST) else int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
+    return rgb[chosen]
+
+
+def _lab(rgb: Float[np.ndarray, "color rgb"]) -> Float[np.ndarray, "color lab"]:
+    """Return sRGB colors, 0 to 1, in CIELAB under daylight (IEC 61966-2-1, D65)."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = linear @ _TO_XYZ.T / _TO_XYZ.sum(axis=1)
+    root = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    x, y, z = root.T
+    return np.column_stack([116 * y - 16, 500 * (x - y), 200 * (y - z)])

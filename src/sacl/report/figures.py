@@ -20,6 +20,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from sacl.files.label_table import hex_color
 from sacl.types import LabelMap, Volume
 
 INK = "#010203"
@@ -41,13 +42,6 @@ _STYLE = {
     "axes.linewidth": 0.6,
     "legend.frameon": False,
 }
-FEW_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#b8a900")
-"""Okabe and Ito's palette, safe for color-blind readers, without black."""
-MANY_COLORS = (
-    *("#1965b0", "#dc050c", "#4eb265", "#f6c141", "#882e72", "#7bafde", "#f1932d"),
-    *("#ae76a3", "#90c987", "#e8601c", "#5289c7", "#c8b400", "#b98ec0", "#777777"),
-)
-"""Paul Tol's discrete rainbow in an order that keeps neighbors apart, for up to 14 organs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +65,8 @@ class Pictures:
 
 
 def palette(names: Sequence[str]) -> dict[str, str]:
-    """Return a color for every name; names beyond 14 begin again from the first color."""
-    colors = FEW_COLORS if len(names) <= len(FEW_COLORS) else MANY_COLORS
-    return {name: colors[n % len(colors)] for n, name in enumerate(names)}
+    """Return a color for every name; of a scheme's organs those that label maps and DICOM have."""
+    return {name: hex_color(n) for n, name in enumerate(names, start=1)}
 
 
 def drawn(size: tuple[float, float], alt: str, draw: Callable[[Figure], None]) -> Markup:
@@ -132,7 +125,7 @@ def dot_rows(values: Mapping[str, Sequence[float]], label: str) -> Markup:
     def draw(figure: Figure) -> None:
         axes = _rows(figure, list(values), label)
         for row, group in enumerate(values.values()):
-            axes.plot(group, [row] * len(group), "o", color=FEW_COLORS[0], ms=4, alpha=0.4, mew=0)
+            axes.plot(group, [row] * len(group), "o", color=hex_color(1), ms=4, alpha=0.4, mew=0)
             axes.plot([float(np.median(group))] * 2, [row - 0.3, row + 0.3], color=INK, lw=1.4)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
