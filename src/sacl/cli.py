@@ -138,6 +138,8 @@ _HANDLERS: dict[str, _Handler] = dict(
     check=handlers.check_command,
     ingest=_ingest,
     export=handlers.export_command,
+    doctor=handlers.doctor_command,
+    completion=handlers.completion_command,
 )
 """What the commands do that are more than a stage."""
 _OF_FOLDERS: dict[str, _Handler] = dict(

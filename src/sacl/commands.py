@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from sacl import __version__
 from sacl.checked import converted_value
 from sacl.errors import ConfigError
-from sacl.run.configure import dotted_settings, is_config, nearest, shipped
+from sacl.run.configure import Declared, dotted_settings, is_config, nearest, shipped
 
 _SHORTHANDS = {
     "repair_grid": "ingest.repair_grid",
@@ -146,6 +146,10 @@ COMMANDS = {
         ),
         "WORK|CONFIG.yaml",
     ),
+    "doctor": _Command("say what a bug report needs, and test this installation", takes=""),
+    "completion": _Command(
+        "print what makes a shell complete commands: bash, zsh, fish ...", takes="SHELL"
+    ),
 }
 """All commands with their flags; every setting is a dotted flag besides."""
 
@@ -176,8 +180,11 @@ def parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]
     return known, flags
 
 
-def program() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
+def program(with_settings: bool = False) -> argparse.ArgumentParser:
+    """Return the parser of the whole command line, with every setting as a flag where asked for.
+
+    Those are for the completion of shells: settings are read by `take_dotted_flags`.
+    """
     parser = _Parser(
         prog="sacl",
         description="Train a multi-organ segmenter from many scans and few annotations.",
@@ -200,16 +207,26 @@ def program() -> argparse.ArgumentParser:
             inner.add_argument("words", nargs="*", metavar=command.takes, help=words)
         for flag in (*_COMMON, *command.flags):
             flag.add_to(inner)
+        for setting, declared in _settings_of(name).items() if with_settings else ():
+            inner.add_argument(f"--{setting}", help=declared.text.replace("%", "%%"))
     return parser
+
+
+def _settings_of(command: str) -> dict[str, Declared]:
+    """Return the settings that a command takes, by dotted name."""
+    return {
+        name: declared
+        for name, declared in dotted_settings().items()
+        if "." in name and command in ("run", "plan", name.split(".")[0])
+    }
 
 
 def _settings_help(command: str) -> str:
     """Return the settings of a command as text for `--help`."""
     lines = []
-    for name, declared in dotted_settings().items():
-        if command in ("run", "plan", name.split(".")[0]):
-            lines += [f"  --{name}  {declared.kind} ({declared.usual or 'unset'})"]
-            lines += [f"      {declared.text}"]
+    for name, declared in _settings_of(command).items():
+        lines += [f"  --{name}  {declared.kind} ({declared.usual or 'unset'})"]
+        lines += [f"      {declared.text}"]
     return "\n".join(["settings, as dotted flags or YAML keys (default):", *lines] if lines else [])
 
 

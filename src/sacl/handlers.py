@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sacl.commands import COMMANDS
-from sacl.errors import ConfigError, DataError
+from sacl.commands import COMMANDS, program
+from sacl.errors import ConfigError, DataError, SaclError
 from sacl.run.configure import load_config
 from sacl.settings import RunConfig
 
@@ -124,6 +124,34 @@ def export_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         raise ConfigError("export: --predicted goes with one --source folder")
     source = next(iter(sources), None)
     return export_folder(known.predicted, known.out, form, source=source, force=known.force)
+
+
+def doctor_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Print what a bug report needs; what is wrong ends the program."""
+    from sacl.doctor import examine
+
+    config = load_config(None, flags)
+    health = examine(config.device, Path(config.work))
+    record = dataclasses.asdict(health)
+    if not known.json:
+        print("\n".join(health.lines()))
+    elif health.faults:
+        print(json.dumps(record))
+    if health.faults:
+        raise SaclError(f"doctor: {'; '.join(health.faults)}; report this with the lines above")
+    return record
+
+
+def completion_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Print a shell's script that completes commands, flags and settings."""
+    import shtab
+
+    shell = str(known.config)
+    if shell not in shtab.SUPPORTED_SHELLS:
+        shells = ", ".join(shtab.SUPPORTED_SHELLS)
+        raise ConfigError(f"completion: which shell? expected one of {shells}")
+    print(shtab.complete(program(with_settings=True), shell))
+    return {"shell": shell}
 
 
 def _require_flags(known: argparse.Namespace, *names: str) -> None:
