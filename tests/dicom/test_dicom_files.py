@@ -11,6 +11,7 @@ from sacl.cohort.layouts import dicom
 from sacl.dicom import files
 from sacl.dicom.files import archive_fault, looks_like_dicom
 from sacl.dicom.intake import take_in, what_is_dicom
+from sacl.dicom.volume import read_stack
 from sacl.errors import DataError
 
 
@@ -52,6 +53,40 @@ def test_a_tree_a_zip_and_a_folder_of_zips_are_read_alike(tmp_path, rng, folder)
     second = write_scan(make_scan(rng), tmp_path / "second", rng)
     zipped(second, several / "two.zip")
     assert [verdict.accepted for verdict in take_in(several).verdicts] == [True, True]
+
+
+def nested(path, depth):
+    """Pack a zip into a zip beside it, so many times."""
+    for n in range(depth):
+        outer = path.with_name(f"outer{n}-{path.name}")
+        with zipfile.ZipFile(outer, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(path, f"b/{path.name}")
+        path = outer
+    return path
+
+
+def test_zips_in_zips_are_read_alike_three_deep(tmp_path, folder):
+    inner = zipped(folder, tmp_path / "a.zip")
+    plain, deep = take_in(inner), take_in(nested(inner, 2))
+    (verdict,) = deep.verdicts
+    assert verdict.accepted
+    voxels = [read_stack(t.verdicts[0].stack, "x")[0].voxels for t in (plain, deep)]
+    np.testing.assert_array_equal(*voxels)
+    source = verdict.series.slices[0].source
+    assert source.folder(source.path) == "b/outer0-a.zip/b/a.zip/a"
+    (refused,) = take_in(nested(inner, 3)).refused
+    assert refused.fault.code == "unsafe_archive"
+    assert "3 deep" in refused.fault.sentence
+
+
+def test_a_bad_zip_in_a_zip_is_refused_alone(tmp_path, folder):
+    bad = tmp_path / "bad.zip"
+    with zipfile.ZipFile(bad, "w") as archive:
+        archive.writestr("../evil.dcm", b"x")
+    also = [("bad.zip", bad.read_bytes()), ("worse.zip", b"PK\x03\x04 nothing"), ("no.zip", b"")]
+    taken = take_in(zipped(folder, tmp_path / "a.zip", also=also))
+    assert [verdict.accepted for verdict in taken.verdicts] == [True]
+    assert [each.fault.code for each in taken.refused] == ["unsafe_archive", "damaged_archive"]
 
 
 def test_a_series_may_be_spread_over_zips(tmp_path, folder):

@@ -1,4 +1,6 @@
-"""Where DICOM files lie: a folder, a zip or zips in it, never unpacked; and why one is rejected.
+"""Where DICOM files lie: a folder, a zip, zips in either; and why one is rejected.
+
+A zip is read in place, one in a zip from a nameless copy of it, at most `DEPTH` zips deep.
 
 An archive is refused as a whole where a member has an absolute name or one that climbs out of it,
 is a link or encrypted, or where sizes look like a bomb: `MEMBER_BYTES` and `ARCHIVE_BYTES` bound
@@ -12,8 +14,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import stat
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -54,6 +58,7 @@ class Fault:
 MEMBER_BYTES = 2 * 1024**3
 ARCHIVE_BYTES = 64 * 1024**3
 MEMBERS = 500_000
+DEPTH = 3
 RATIO = 200
 RATIO_FROM_MEMBER_BYTES = 16 * 1024**2
 RATIO_FROM_ARCHIVE_BYTES = 256 * 1024**2
@@ -64,16 +69,22 @@ _ENCRYPTED = 0x1
 
 @dataclass(frozen=True, slots=True, order=True)
 class Source:
-    """One file where it lies; `member` is its name in the zip that `path` then is."""
+    """One file where it lies; `member` is its name in the zip that `path` then is.
+
+    `within` are the zips in that zip, the outer one first, that lead to it.
+    """
 
     path: Path
     member: str = ""
     is_empty: bool = False
+    within: tuple[str, ...] = ()
 
     def folder(self, root: Path) -> str:
         """Return the folder in which the file lies, relative to the root; private like any path."""
         inside = self.path.relative_to(root) if self.path != root else Path()
-        whole = PurePosixPath(inside.as_posix(), self.member) if self.member else inside
+        whole = (
+            PurePosixPath(inside.as_posix(), *self.within, self.member) if self.member else inside
+        )
         return str(whole.parent)
 
 
@@ -96,10 +107,10 @@ def sources(root: Path) -> Iterator[Source | Refused]:
     yield from locked
 
 
-def _in_zip(path: Path) -> Iterator[Source | Refused]:
+def _in_zip(path: Path, within: tuple[str, ...] = ()) -> Iterator[Source | Refused]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
+        with Opener() as opener:
+            members = opener.archive(path, within).infolist()
         fault = archive_fault(members)
     except PermissionError:
         fault = NO_PERMISSION
@@ -109,7 +120,15 @@ def _in_zip(path: Path) -> Iterator[Source | Refused]:
         yield Refused(path, fault)
         return
     sizes = {member.filename: member.file_size for member in members if not member.is_dir()}
-    yield from (Source(path, name, size == 0) for name, size in sorted(sizes.items()))
+    for name, size in sorted(sizes.items()):
+        if not name.lower().endswith(".zip") or size == 0:
+            yield Source(path, name, size == 0, within)
+        elif len(within) + 1 < DEPTH:
+            yield from _in_zip(path, (*within, name))
+        else:
+            yield Refused(
+                path, Fault("unsafe_archive", f"zips more than {DEPTH} deep; unpack them")
+            )
 
 
 def archive_fault(members: list[zipfile.ZipInfo]) -> Fault | None:
@@ -142,7 +161,7 @@ def looks_like_dicom(start: bytes) -> bool:
 class Opener(contextlib.ExitStack):
     """Opens one source after the other; the last zip stays open, its directory is read once."""
 
-    _path: Path | None = None
+    _open: tuple[Path, tuple[str, ...]] | None = None
     _archive: zipfile.ZipFile
 
     def stream(self, source: Source, whole: bool = False) -> io.BufferedIOBase:
@@ -152,7 +171,7 @@ class Opener(contextlib.ExitStack):
         """
         if not source.member:
             return source.path.open("rb")
-        archive = self._zip(source.path)
+        archive = self.archive(source.path, source.within)
         if whole:
             return io.BytesIO(archive.read(source.member))
         return cast(io.BufferedIOBase, archive.open(source.member))
@@ -161,14 +180,20 @@ class Opener(contextlib.ExitStack):
         """Return the bytes of a source, uncompressed."""
         if not source.member:
             return source.path.stat().st_size
-        return self._zip(source.path).getinfo(source.member).file_size
+        return self.archive(source.path, source.within).getinfo(source.member).file_size
 
-    def _zip(self, path: Path) -> zipfile.ZipFile:
-        if self._path != path:
+    def archive(self, path: Path, within: tuple[str, ...] = ()) -> zipfile.ZipFile:
+        """Return a zip, or one in it, open until another one is asked for."""
+        if self._open != (path, within):
             self.close()
-            self._path = None
+            self._open = None
             self._archive = self.enter_context(zipfile.ZipFile(path))
-            self._path = path
+            for name in within:
+                copy = self.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+                with self._archive.open(name) as member:
+                    shutil.copyfileobj(member, copy)
+                self._archive = self.enter_context(zipfile.ZipFile(copy))
+            self._open = path, within
         return self._archive
 
 

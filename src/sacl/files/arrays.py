@@ -16,6 +16,8 @@ from sacl.errors import DataError
 
 HIGHEST_LABEL = 65535
 """Largest value that a label may have; whatever is larger is no label."""
+LARGEST_RATIO = 1100
+"""Deflate cannot shrink anything further; a header that promises more is damaged."""
 _NOISE = 1e-3
 """How far a label value may lie from a whole number: a scale factor in float32 leaves 1e-7."""
 _INT16 = np.iinfo(np.int16)

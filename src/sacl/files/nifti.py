@@ -25,7 +25,7 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 from nibabel.wrapstruct import WrapStructError
 
 from sacl.errors import DataError
-from sacl.files.arrays import intensities, label_numbers, require_finite
+from sacl.files.arrays import LARGEST_RATIO, intensities, label_numbers, require_finite
 from sacl.files.atomic import replacing
 from sacl.files.label_table import CARET, label_table, names_in_table
 from sacl.geometry import to_canonical, to_native
@@ -44,8 +44,6 @@ _KINDS = (
     (128, b"DICM", "a DICOM file; give its folder as --data"),
 )
 """What else a file may be: where its mark stands, the mark, what to say."""
-_LARGEST_RATIO = 1100
-"""Deflate cannot shrink anything further; a header that promises more is damaged."""
 _STEP = 1 << 20
 _CODES, _LAST_CODE = ("sform_code", "qform_code"), 5
 _OTHER_SPACING = 0.01
@@ -283,7 +281,7 @@ def _stored(image: Any, path: Path) -> tuple[Num[np.ndarray, "i j k"], float, fl
 
 def _inflated(path: Path, start: int, size: int) -> UInt8[np.ndarray, " byte"]:
     """Return `size` decompressed bytes from `start` on, refusing more than the file can hold."""
-    if size > _LARGEST_RATIO * path.stat().st_size:
+    if size > LARGEST_RATIO * path.stat().st_size:
         raise EOFError("the file is too short for what its header promises")
     content = np.empty(size, np.uint8)
     view, filled = content.data, 0
