@@ -188,7 +188,7 @@ def _base(path: Path, protocol: Protocol, flags: Mapping[str, str]) -> RunConfig
     given = {name.replace("-", "_"): text for name, text in flags.items()}
     beside = path.parent / protocol.base
     own = flat_settings(protocol.settings)
-    _require_free([*own, *given], "settings", fixed=("ingest.labeled_subjects", "finetune.twin"))
+    _require_free([*own, *given], "settings", "ingest.labeled_subjects")
     base = load_config(beside if beside.is_file() else protocol.base, given)
     try:
         return overridden(base, {name: own[name] for name in own if name not in given})
@@ -198,7 +198,7 @@ def _base(path: Path, protocol: Protocol, flags: Mapping[str, str]) -> RunConfig
 
 def _varied(base: RunConfig, overrides: Mapping[str, Any], what: str) -> RunConfig:
     own = flat_settings(overrides)
-    _require_free(own, what, fixed=("finetune.twin",))
+    _require_free(own, what)
     for name in own:
         if "." in name and name.split(".")[0] not in _VARIED:
             raise ConfigError(
@@ -246,7 +246,7 @@ def _with_decoder(config: RunConfig, decoder: str) -> RunConfig:
     return msgspec.structs.replace(config, finetune=finetune)
 
 
-def _require_free(names: Iterable[str], what: str, fixed: tuple[str, ...]) -> None:
+def _require_free(names: Iterable[str], what: str, *fixed: str) -> None:
     for name in names:
         if name in ("name", "work", "seed", *fixed) or (name == "device" and what != "settings"):
             raise ConfigError(f"{what}: '{name}' is set by the protocol; leave it out")

@@ -98,7 +98,6 @@ IMPOSSIBLE = [
     ({"finetune": {"query": {"teacher_steps": 3}}}, "unknown setting 'finetune.query.teacher_st"),
     ({"finetune": {"learning_rate": -1}}, "finetune.learning_rate: expected number > 0, got -1"),
     ({"finetune": {"dense": {"copy_paste": 1.5}}}, "finetune.dense.copy_paste: expected number <="),
-    ({"finetune": {"twin": True}, "pretrain": {"method": "none"}}, "the twin would be the same"),
     ({"predict": {"batch": 0}}, "unknown setting 'predict.batch'"),
     ({"predict": {"keep_component": -0.1}}, "predict.keep_component: expected number >= 0"),
     ({"evaluate": {"nsd_tolerance_mm": NAN}}, "evaluate.nsd_tolerance_mm: expected"),

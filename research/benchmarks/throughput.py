@@ -34,7 +34,7 @@ from sacl.patches.query import coverage, cut, plan_boxes
 from sacl.patches.store import PatchStore, StoreMeta, read_patches, writing_patches
 from sacl.patches.views import VIEWS, ViewRanges
 from sacl.patches.window import normalize
-from sacl.training.loop import Plan, RatedParameters, train
+from sacl.training.loop import train
 from sacl.training.sampler import BalancedSampler, StepRules
 from sacl.types import Box, Grid, LabelMap, LabelScheme
 
@@ -87,8 +87,8 @@ def step_overhead(steps: int, batch: int, network: str, size: int = 64) -> dict[
         train(
             embedder.to(memory_format=torch.channels_last),
             loss,
-            [RatedParameters(list(embedder.parameters()), 1e-3)],
-            Plan(steps=steps + 3),
+            {embedder: 1e-3},
+            steps + 3,
             torch.device("cpu"),
             what="steps",
         )

@@ -26,7 +26,7 @@ from sacl.methods.pooled import (
     region_masks,
     region_relations,
 )
-from sacl.networks.device import channels_last
+from sacl.networks.device import channels_last, seeded
 from sacl.networks.encoder import pooled
 from sacl.networks.projector import DensePretrainer
 from sacl.patches.store import PatchStore
@@ -53,7 +53,7 @@ def on_slices(
     def build(store: PatchStore, recipe: Recipe) -> Pretraining:
         views = SliceViews(store, recipe)
         shape = (recipe.encoder_spec(), recipe.decoder, views.size, recipe.projector)
-        with recipe.seeded():
+        with seeded(recipe.seed):
             network = (
                 DensePretrainer(*shape)
                 if pretrainer is None

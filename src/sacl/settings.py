@@ -308,14 +308,12 @@ class FinetuneSettings(Checked, frozen=True, kw_only=True):
     """Learning rate of a pretrained encoder relative to the decoder's; 0 freezes it."""
     augment: Augment = "strong"
     """How strongly the labeled patches are turned, scaled and changed in intensity."""
-    twin: bool = False
-    """Train a twin from scratch too, of the same budget, to see what pretraining gives."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_one(self, ("dense", "query", "volume"), DenseSettings())
         if self.volume is not None:
-            for name, usual in (("decoder", "unet"), ("encoder_rate", 1.0), ("twin", False)):
+            for name, usual in (("decoder", "unet"), ("encoder_rate", 1.0)):
                 _require(
                     getattr(self, name) == usual,
                     f"finetune.{name}: a segmenter on volumes has none; leave it out",
@@ -382,10 +380,6 @@ class RunConfig(Checked, frozen=True, kw_only=True):
         _require(
             self.phantom.scans == 0 or not self.ingest.data,
             "phantom.scans: a phantom is generated or ingest.data is read; leave one of them out",
-        )
-        _require(
-            not self.finetune.twin or self.pretrain.method != "none",
-            "finetune.twin: pretrain.method is none, the twin would be the same; leave it out",
         )
         for name, unread in (("extract", ExtractSettings()), ("pretrain", PretrainSettings())):
             _require(

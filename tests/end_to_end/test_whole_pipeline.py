@@ -27,7 +27,6 @@ finetune:
   steps: 120
   batch: 8
   learning_rate: 2e-3
-  twin: true
 predict: {copies: 0}
 """
 
@@ -71,14 +70,14 @@ def test_every_scan_has_a_label_map_on_its_own_grid(finished):
         assert table["liver"] == 6
 
 
-def test_the_twins_are_scored_on_the_same_held_out_scans(finished):
+def test_the_held_out_scans_and_no_others_are_scored(finished):
     rows = read_scores(finished / "work" / "7-scores" / "scores.csv")
     scored = {
         name: {(r.score.case_id, r.score.organ) for r in rows if r.run == name}
-        for name in ("semantic", "scratch")
+        for name in ("semantic", "coarse")
     }
     assert scored["semantic"]
-    assert scored["semantic"] == scored["scratch"]
+    assert scored["semantic"] == scored["coarse"]
     cohort = json.loads((finished / "work" / "1-cohort" / "cohort.json").read_text())
     held_out = {c["case_id"] for c in cohort["cases"] if c["split"] != "train"}
     assert {case for case, _ in scored["semantic"]} <= held_out
@@ -137,7 +136,7 @@ def test_scans_never_ingested_are_predicted(finished, tmp_path, head):
     for stage_folder in ("1-cohort", "2-coarse", "3-patches", "4-encoder"):
         (work / stage_folder).parent.mkdir(exist_ok=True)
         (work / stage_folder).symlink_to(finished / "work" / stage_folder)
-    flags = ["--work", str(work), "--finetune.query", "{}", "--finetune.twin", "false"]
+    flags = ["--work", str(work), "--finetune.query", "{}"]
     assert main(["finetune", str(config), *flags]) == 0
     out = tmp_path / "labels"
     arguments = ["--segmenter", str(work), "--images", str(images), "--out", str(out)]

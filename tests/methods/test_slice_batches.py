@@ -13,7 +13,7 @@ from sacl.methods.batches import SliceViews
 from sacl.networks.encoder import EncoderSpec
 from sacl.networks.projector import DenseFeatures, DensePretrainer
 from sacl.patches.views import ViewRanges
-from sacl.training.loop import Plan, RatedParameters, train
+from sacl.training.loop import train
 
 RANGES = ViewRanges(rotation_deg=20, scale=(0.9, 1.1), contrast=0.2)
 
@@ -79,8 +79,8 @@ def test_training_learns():
     losses = train(
         pretrained,
         pooled_loss(),
-        [RatedParameters(list(pretrained.parameters()), 3e-3)],
-        Plan(steps=25),
+        {pretrained: 3e-3},
+        25,
         CPU,
         what="test",
     )

@@ -10,10 +10,10 @@ from sacl.errors import DataError
 from sacl.networks.encoder import Encoder, EncoderSpec
 from sacl.networks.segmenter import (
     SegmenterSpec,
+    TrainedModel,
     build_segmenter,
     restored_segmenter,
 )
-from sacl.networks.volume_segmenter import TrainedModel
 from sacl.patches.region import Placement
 from sacl.patches.window import WindowRule
 

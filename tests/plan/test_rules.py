@@ -130,7 +130,6 @@ def test_the_better_known_kind_of_coarse_network_comes_first():
         ({"finetune.dense.teacher_steps": 5}, False),
         ({"pretrain.method": "semantic"}, False),
         ({"extract.dense_size": 64}, False),
-        ({"finetune.twin": True}, False),
         ({"locate.slices": {}}, False),
     ],
 )
@@ -193,7 +192,7 @@ def test_what_the_user_gave_is_not_chosen(given, gone):
 
 
 def test_settings_of_pretraining_bring_pretraining_and_its_classes():
-    made = chosen(HEART, finetune__twin=True)
+    made = chosen(HEART, finetune__encoder_rate=0.5)
     assert (made["pretrain.method"], made["pretrain.scan_label"]) == ("pooled", "phase")
     assert "pretrain.scan_label" not in chosen(HEART, pretrain__method="simclr")
 

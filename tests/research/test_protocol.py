@@ -38,7 +38,6 @@ STRATEGIES = PROTOCOL["strategies"]
         ({"ablations": {"simclr": {}}}, "'simclr' is a strategy too"),
         ({"ablations": {"x": {"ingest.organs": ["liver"]}}}, "'ingest.organs' has to be the same"),
         ({"ablations": {"x": {"seed": 3}}}, "ablation 'x': 'seed' is set by the protocol"),
-        ({"ablations": {"x": {"finetune.twin": True}}}, "'finetune.twin' is set by the protocol"),
         ({"ablations": {"x": {"device": "cpu"}}}, "'device' is set by the protocol"),
         ({"families": {"simclr": ["scrach"]}}, "families: no strategy 'scrach'; did you mean"),
         ({"after": {"pooled": "scrach"}}, "after: no strategy 'scrach'"),

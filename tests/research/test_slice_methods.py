@@ -10,7 +10,7 @@ import research.methods  # noqa: F401 - enters the methods into the table
 from sacl.losses.contrastive import patch_contrastive_loss
 from sacl.methods import method_named
 from sacl.methods.batches import SliceViews
-from sacl.training.loop import Plan, RatedParameters, train
+from sacl.training.loop import train
 
 WHOLE = ["parts", "pixel", "self-training", "mim", "simclr-slices"]
 
@@ -35,8 +35,8 @@ def test_training_learns(name):
     losses = train(
         pretraining.network,
         pretraining.loss,
-        [RatedParameters(list(pretraining.network.parameters()), 3e-3)],
-        Plan(steps=25),
+        {pretraining.network: 3e-3},
+        25,
         CPU,
         what="test",
     )

@@ -74,7 +74,7 @@ def forget(folder: Path, *names: str) -> None:
     (folder / "run.json").write_text(json.dumps(record))
 
 
-@pytest.mark.parametrize("names", [("twin",), ("dense", "copy_paste")])
+@pytest.mark.parametrize("names", [("steps",), ("dense", "copy_paste")])
 def test_a_setting_that_an_older_version_did_not_know_counts_as_its_default(tmp_path, names):
     workspace, settings = Workspace(tmp_path), FinetuneSettings()
     with recorded(workspace, "finetune", settings, {}):
@@ -82,7 +82,7 @@ def test_a_setting_that_an_older_version_did_not_know_counts_as_its_default(tmp_
     forget(workspace.folder("finetune"), *names)
     assert state_of(workspace, "finetune", settings, {}) == "current"
     for other in (
-        FinetuneSettings(twin=True, dense=DenseSettings(copy_paste=0.5)),
+        FinetuneSettings(dense=DenseSettings(copy_paste=0.5)),
         FinetuneSettings(steps=7),
     ):
         with pytest.raises(WorkspaceError, match="of another configuration"):

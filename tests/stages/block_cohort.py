@@ -78,5 +78,5 @@ def copy_of(workspace: Workspace, path: Path) -> Workspace:
 def settings_of(head: str, steps: int = 2, teacher_steps: int = 0, **changes) -> FinetuneSettings:
     """Return settings of a very short fine-tuning."""
     block = DenseSettings(teacher_steps=teacher_steps) if head == "dense" else QuerySettings()
-    given = {head: block, "twin": True, **changes}
+    given = {head: block, **changes}
     return FinetuneSettings(steps=steps, batch=4, augment="mild", **given)

@@ -53,7 +53,7 @@ def test_one_scan_and_one_arm_can_be_chosen(finished, tmp_path):
         finished.root,
         scans / "case-4.nii",
         tmp_path / "out",
-        arm="scratch",
+        arm="semantic",
         coarse=finished.folder("locate") / "maps",
         device="cpu",
     )
@@ -61,7 +61,7 @@ def test_one_scan_and_one_arm_can_be_chosen(finished, tmp_path):
 
 
 def test_an_arm_that_is_not_there_is_one_line(finished, tmp_path):
-    with pytest.raises(ConfigError, match=r"--arm best: .* has semantic, scratch"):
+    with pytest.raises(ConfigError, match=r"--arm best: .* has semantic"):
         predict_folder(finished.root, tmp_path, tmp_path / "out", arm="best")
 
 
@@ -131,12 +131,7 @@ def test_copies_and_cleaning_are_those_of_the_run_unless_told_otherwise(
     scan = write_scans(finished, tmp_path / "scans") / "case-4.nii"
     predict_to(workspace, scan, tmp_path / "a")
     predict_to(workspace, scan, tmp_path / "b", copies=0)
-    predict_to(workspace, scan, tmp_path / "c", arm="scratch")
-    assert used == [
-        MapRecipe(2, 0.3, ("spleen",)),
-        MapRecipe(0, 0.3, ("spleen",)),
-        MapRecipe(2, 0.3),
-    ]
+    assert used == [MapRecipe(2, 0.3, ("spleen",)), MapRecipe(0, 0.3, ("spleen",))]
 
 
 def test_the_channel_suffix_of_nnunet_is_no_part_of_a_case(finished, tmp_path):

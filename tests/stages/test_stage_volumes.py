@@ -27,7 +27,6 @@ from sacl.settings import (
     VolumeHeadSettings,
     VolumeSettings,
 )
-from sacl.stages.arms import Arm
 from sacl.stages.finetune import finetune
 from sacl.stages.locate import locate
 from sacl.stages.predict import predict
@@ -69,15 +68,16 @@ def test_trains_predicts_and_reads_back_without_patches_or_an_encoder(located):
 
 def test_starts_from_the_coarse_network_that_saw_all_labeled_scans(located):
     coarse = load_network(located.folder("locate"), ALL_LABELED, CPU)
-    start = read_volumes(settings_of(), located).scans
+    start = read_volumes(settings_of(), located)
     assert start.spec.network == coarse.spec
+    weights = start.build(7).state_dict()
     for name, value in coarse.networks[0].state_dict().items():
-        assert torch.equal(start.weights[name], value)
+        assert torch.equal(weights[name], value)
 
 
 def test_without_a_coarse_network_the_grid_follows_the_scans(tmp_path):
-    start = read_volumes(settings_of(teacher_steps=1), locate_toy_cohort(tmp_path)).scans
-    assert start.weights is None
+    start = read_volumes(settings_of(teacher_steps=1), locate_toy_cohort(tmp_path))
+    assert start.coarse is None
     # Slices of 5 mm over 60 mm, pixels of 2 mm over 96 and 80 mm.
     assert start.spec.network.spacing_mm == (2.0, 2.0, 5.0)
     assert start.spec.network.crop == (48, 40, 16)
@@ -99,7 +99,6 @@ def test_a_description_that_is_damaged_is_one_line(located, tmp_path):
     [
         {"finetune": {"volume": {}, "decoder": "aspp"}},
         {"finetune": {"volume": {}, "encoder_rate": 0.5}},
-        {"finetune": {"volume": {}, "twin": True}},
     ],
 )
 def test_what_a_segmenter_on_volumes_does_not_have_is_refused(tree):
@@ -123,14 +122,13 @@ def test_nothing_is_cut_or_pretrained_for_volumes():
     assert "pretrain" in stages_of(RunConfig())
 
 
-def test_the_same_seed_trains_the_same_segmenter(located):
+def test_the_same_seed_trains_the_same_segmenter(located, tmp_path):
     first, second = (
-        read_volumes(settings_of(), located).train(*_how(located, seed=7)) for _ in range(2)
+        read_volumes(settings_of(), located).train(
+            replace(located, seed=7), tmp_path / "training.pt", Pace()
+        )
+        for _ in range(2)
     )
     assert first[1] == second[1]
     states = zip(first[0].state_dict().values(), second[0].state_dict().values(), strict=True)
     assert all(np.array_equal(a, b) for a, b in states)
-
-
-def _how(workspace, seed):
-    return Arm("volume", False, 1.0), settings_of(), replace(workspace, seed=seed), Pace()

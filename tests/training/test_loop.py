@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from sacl.errors import SaclError
-from sacl.training.loop import Plan, RatedParameters, cosine, train, write_losses
+from sacl.training.loop import cosine, train, write_losses
 
 CPU = torch.device("cpu")
 
@@ -20,8 +20,8 @@ def loss_of_step(network, step):
 
 
 def fit(network, steps, checkpoint=None, loss=loss_of_step):
-    groups = [RatedParameters(list(network.parameters()), 0.05)]
-    return train(network, loss, groups, Plan(steps=steps), CPU, what="test", checkpoint=checkpoint)
+    groups = {network: 0.05}
+    return train(network, loss, groups, steps, CPU, what="test", checkpoint=checkpoint)
 
 
 def test_the_loss_falls():

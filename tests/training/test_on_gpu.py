@@ -17,7 +17,7 @@ from sacl.networks.segmenter import build_segmenter
 from sacl.patches.views import VIEWS
 from sacl.prediction.volume import MapRecipe, Predictor, predict_volume
 from sacl.training.finetune import DenseTask, QueryTask
-from sacl.training.loop import Average, Plan, RatedParameters, train
+from sacl.training.loop import Average, train
 from sacl.training.teacher import TeacherTask
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
@@ -29,8 +29,8 @@ RULES = rules(ranges=RANGES, device=GPU)
 
 def fit(network, loss, average=None):
     """Return the losses of a few steps."""
-    groups = [RatedParameters(list(network.parameters()), 1e-3)]
-    return train(network, loss, groups, Plan(steps=4), GPU, what="fit", average=average)
+    groups = {network: 1e-3}
+    return train(network, loss, groups, 4, GPU, what="fit", average=average)
 
 
 @pytest.mark.parametrize("head", ["dense", "query"])

@@ -13,7 +13,7 @@ from sacl.run import clock
 from sacl.run.clock import Deadline
 from sacl.run.record import PACE
 from sacl.training import threads
-from sacl.training.loop import Plan, RatedParameters, cosine, train
+from sacl.training.loop import cosine, train
 from sacl.training.pace import Pace, keep_pace
 from sacl.training.threads import ThreadChoice
 
@@ -146,9 +146,9 @@ def loss_at(time, seconds):
 def fit(loss, pace=None, checkpoint=None, steps=200):
     torch.manual_seed(0)
     network = nn.Linear(4, 1)
-    groups = [RatedParameters(list(network.parameters()), 0.05)]
+    groups = {network: 0.05}
     how = {"what": "test", "checkpoint": checkpoint, "pace": pace}
-    return network, train(network, loss, groups, Plan(steps=steps), CPU, **how)
+    return network, train(network, loss, groups, steps, CPU, **how)
 
 
 def test_a_training_ends_at_its_deadline_with_as_many_steps_as_fit(time):

@@ -14,7 +14,7 @@ from sacl.patches.store import PatchStore, StoreMeta
 from sacl.patches.views import ViewRanges
 from sacl.patches.window import WindowRule
 from sacl.training.finetune import DenseTask, QueryTask
-from sacl.training.loop import Plan, RatedParameters, train
+from sacl.training.loop import train
 from sacl.training.sampler import StepRules, slice_weights
 
 ORGANS = ("liver", "spleen")
@@ -155,8 +155,8 @@ def test_training_learns(head):
     losses = train(
         segmenter,
         task_of(head).loss,
-        [RatedParameters(list(segmenter.parameters()), 1e-2)],
-        Plan(steps=25),
+        {segmenter: 1e-2},
+        25,
         CPU,
         what="test",
     )
@@ -167,12 +167,11 @@ def test_a_frozen_encoder_does_not_change_at_all():
     segmenter = build_segmenter(spec_of("dense"), seed=0)
     segmenter.encoder.requires_grad_(False)
     before = {k: v.clone() for k, v in segmenter.encoder.state_dict().items()}
-    rest = [*segmenter.decoder.parameters(), *segmenter.head.parameters()]
     train(
         segmenter,
         task_of("dense", frozen=segmenter.encoder).loss,
-        [RatedParameters(rest, 1e-2)],
-        Plan(steps=2),
+        {segmenter.decoder: 1e-2, segmenter.head: 1e-2},
+        2,
         CPU,
         what="test",
     )

@@ -10,9 +10,9 @@ from torch import nn
 
 from sacl.networks.segmenter import build_segmenter
 from sacl.training.finetune import DenseTask, Slices, paste
-from sacl.training.loop import Average, Plan, RatedParameters, train
+from sacl.training.loop import Average, train
 from sacl.training.pace import Pace
-from sacl.training.teacher import TeacherTask, Trust
+from sacl.training.teacher import TRUST, TeacherTask
 
 
 class Says(nn.Module):
@@ -35,10 +35,8 @@ def half_labeled():
     return store
 
 
-def task_with(teacher, start=0, weight=0.5):
-    return TeacherTask(
-        DenseTask(half_labeled(), rules(), balance=0.0), teacher, start, Trust(weight=weight)
-    )
+def task_with(teacher, start=0):
+    return TeacherTask(DenseTask(half_labeled(), rules(), balance=0.0), teacher, start)
 
 
 def test_only_labeled_slices_are_drawn_as_labeled():
@@ -59,9 +57,9 @@ def test_a_mixed_step_has_the_teachers_labels_where_nobody_drew_any():
 def test_pixels_and_labels_move_together():
     store = half_labeled()
     store.dense_images[6:] = 65535  # unlabeled slices are white
-    task = TeacherTask(DenseTask(store, rules(), balance=0.0), Says(1), 0, Trust(weight=0.25))
+    task = TeacherTask(DenseTask(store, rules(), balance=0.0), Says(1), 0)
     slices, weight = task.batch(0)
-    assert torch.equal(slices.image[:, 0] > 0.99, weight == 0.25)
+    assert torch.equal(slices.image[:, 0] > 0.99, weight == TRUST)
 
 
 def test_the_first_steps_are_those_without_a_teacher():
@@ -132,12 +130,12 @@ def test_a_resumed_training_has_the_same_teacher(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             return task.loss(network, step)
 
-        groups = [RatedParameters(list(network.parameters()), 1e-3)]
+        groups = {network: 1e-3}
         train(
             network,
             loss,
             groups,
-            Plan(steps=6),
+            6,
             CPU,
             what="test",
             checkpoint=checkpoint,
@@ -181,52 +179,3 @@ def test_copy_paste_between_labeled_slices_changes_the_share_that_was_asked():
         own = mixed.image[n, 0] == plain.image[n, 0]
         assert torch.equal(mixed.image[n, 0][~own], plain.image[n - 1, 0][~own])
         assert np.isin(mixed.labels[n][~own], plain.labels[n - 1].unique()).all()
-
-
-class Doubts(nn.Module):
-    """A teacher that is sure of background in the upper half, and unsure of an organ below."""
-
-    def forward(self, pixels):
-        logit = torch.zeros(len(pixels), 3, *pixels.shape[2:])
-        half = pixels.shape[2] // 2
-        logit[:, 0, :half] = 9.0
-        logit[:, 1, half:] = 0.1
-        return logit
-
-
-def test_pixels_that_the_teacher_is_unsure_of_do_not_count():
-    def weight_of(confidence):
-        task = TeacherTask(
-            DenseTask(half_labeled(), rules()), Doubts(), 0, Trust(confidence=confidence)
-        )
-        return task.batch(0)
-
-    plain, cautious = weight_of(0.0), weight_of(0.8)
-    assert torch.equal(plain[0].image, cautious[0].image)
-    by_teacher = plain[1] == 0.5
-    unsure = by_teacher & (cautious[0].labels == 1)
-    assert unsure.any()
-    assert (cautious[1][unsure] == 0).all()
-    assert torch.equal(cautious[1][~unsure], plain[1][~unsure])
-
-
-def test_an_organ_of_the_coarse_map_that_the_teacher_loses_is_not_unlearned():
-    store = half_labeled()
-    task = TeacherTask(DenseTask(store, rules()), Says(0), 0, Trust(spare_coarse=True))
-    slices, weight = task.batch(0)
-    plain = task_with(Says(0)).batch(0)
-    assert torch.equal(slices.image, plain[0].image)
-    spared = (plain[1] == 0.5) & (weight == 0)
-    # Every disk is brighter than the noise around it.
-    assert spared.any()
-    assert (slices.image[:, 0][spared] > 0.25).all()
-    assert (slices.image[:, 0][weight == 0.5] < 0.25).all()
-
-
-def test_slices_with_a_rare_organ_are_shown_to_the_teacher_more_often():
-    store = half_labeled()
-    store.dense_coarse[6:] = 0
-    store.dense_coarse[6, :4, :4] = 2
-    balanced = TeacherTask(DenseTask(store, rules()), Says(0), 0, Trust(balanced=True))
-    assert balanced.weights[0] > 0.5
-    assert task_with(Says(0)).weights[0] == pytest.approx(1 / 6)

@@ -6,7 +6,7 @@ from test_coarse_training import CPU, case_of, spec_of
 from torch import nn
 
 from sacl.training.coarse import CropTask
-from sacl.training.teacher import Trust
+from sacl.training.teacher import TRUST
 from sacl.training.volumes import MixedCropTask, random_boxes
 
 
@@ -38,7 +38,7 @@ def test_the_teacher_labels_what_is_not_drawn_by_hand_and_counts_half(step):
     drawn = counts == 1
     share = drawn.float().mean().item()
     assert share == pytest.approx(8 / 27 if step % 2 == 0 else 19 / 27, abs=0.1)
-    assert set(counts.unique().tolist()) == {Trust().weight, 1.0}
+    assert set(counts.unique().tolist()) == {TRUST, 1.0}
     assert (crops.labels[~drawn] == 2).all()
     assert (crops.labels[drawn] != 2).any()
 

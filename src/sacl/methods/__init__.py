@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -46,13 +45,6 @@ class Recipe:
     def encoder_spec(self, *, attention: bool = False) -> EncoderSpec:
         """Return the encoder of images, or of images with attention."""
         return EncoderSpec(self.network, self.width, in_channels=2 if attention else 1)
-
-    @contextmanager
-    def seeded(self) -> Iterator[None]:
-        """Let networks that are built in the body start from weights that the seed decides."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            yield
 
 
 @dataclass(frozen=True, kw_only=True)

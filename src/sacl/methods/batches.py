@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sacl.errors import DataError
 from sacl.losses.contrastive import patch_contrastive_loss
 from sacl.methods import Pretraining, Recipe
-from sacl.networks.device import channels_last
+from sacl.networks.device import channels_last, seeded
 from sacl.networks.encoder import Encoder
 from sacl.networks.projector import Embedder
 from sacl.patches.store import COVERAGE_SCALE, IMAGE_SCALE, PatchStore
@@ -97,7 +97,7 @@ class PatchViews:
 
 def embedder_of(recipe: Recipe, *, attention: bool) -> Embedder:
     """Return an encoder of images, or of images with attention, and its projector."""
-    with recipe.seeded():
+    with seeded(recipe.seed):
         return Embedder(Encoder(recipe.encoder_spec(attention=attention)), *recipe.projector)
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from sacl.losses.contrastive import contrastive_loss, semantic_relations
 from sacl.methods import Method, Pretraining, Recipe, register
 from sacl.methods.batches import SliceViews
-from sacl.networks.device import channels_last
+from sacl.networks.device import channels_last, seeded
 from sacl.networks.projector import DensePretrainer
 from sacl.patches.store import PatchStore
 
@@ -40,7 +40,7 @@ def pooled_pretraining(store: PatchStore, recipe: Recipe) -> Pretraining:
         total = contrastive_loss(coarsest, *relations, recipe.temperature)
         return total + contrastive_loss(finest, *relations, recipe.temperature)
 
-    with recipe.seeded():
+    with seeded(recipe.seed):
         network = DensePretrainer(
             recipe.encoder_spec(), recipe.decoder, views.size, recipe.projector
         )

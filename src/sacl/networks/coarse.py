@@ -101,6 +101,7 @@ class CoarseNetwork(nn.Module):
 
     def __init__(self, spec: CoarseSpec) -> None:
         super().__init__()
+        self.grid_spec = spec
         norm = ("instance", {"affine": True})
         widths = [spec.channels * min(2**level, _WIDEST) for level in range(len(spec.strides))]
         self.down = nn.ModuleList(

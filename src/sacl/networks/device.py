@@ -1,10 +1,11 @@
-"""Which device computes, in which precision, and on a CPU in how many threads."""
+"""Which device computes, in which precision, from which seed, and on a CPU in how many threads."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
@@ -69,6 +70,14 @@ def compile_for(steps: int, networks: Iterable[nn.Module], device: torch.device)
         logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
         for network in networks:
             network.compile(dynamic=False)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let networks that are built in the body start from weights that the seed decides."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def thread_choices(device: torch.device) -> tuple[int, ...]:

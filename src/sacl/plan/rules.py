@@ -51,13 +51,13 @@ _REASONS = {
 }
 """Why a kind of coarse network is taken where no trial was made, and where that was measured."""
 _OF_PRETRAINING = (
-    *("finetune.twin", "finetune.encoder_rate", "pretrain.scan_label", "pretrain.steps"),
-    *("pretrain.batch", "pretrain.temperature", "pretrain.augment"),
+    *("finetune.encoder_rate", "pretrain.scan_label", "pretrain.steps", "pretrain.batch"),
+    *("pretrain.temperature", "pretrain.augment"),
 )
 """Settings that mean nothing without pretraining."""
 _OF_SLICES = (
-    *("finetune.dense", "finetune.query", "finetune.decoder", "finetune.twin"),
-    *("finetune.encoder_rate", "extract", "pretrain", "locate.slices"),
+    *("finetune.dense", "finetune.query", "finetune.decoder", "finetune.encoder_rate"),
+    *("extract", "pretrain", "locate.slices"),
 )
 """Settings and blocks that mean nothing to a segmenter on volumes."""
 _MOST_VALUES = 12

@@ -19,8 +19,15 @@ from sacl.files.atomic import write_text
 from sacl.files.documents import read_as
 from sacl.files.weights import read_weights
 from sacl.networks.device import autocast
-from sacl.networks.segmenter import SEGMENTER, Segmenter, SegmenterSpec, restored_segmenter
-from sacl.networks.volume_segmenter import VolumeSegmenter, VolumeSegmenterSpec, restored
+from sacl.networks.segmenter import (
+    SEGMENTER,
+    Segmenter,
+    SegmenterSpec,
+    VolumeSegmenter,
+    VolumeSegmenterSpec,
+    restored,
+    restored_segmenter,
+)
 from sacl.patches.query import coverage, cut
 from sacl.patches.region import dense_boxes, patch_boxes
 from sacl.patches.window import normalize

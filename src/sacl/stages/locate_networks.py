@@ -14,7 +14,6 @@ import torch
 from sacl.cohort.dataset import in_short
 from sacl.files.atomic import replacing
 from sacl.networks.device import resolve_device
-from sacl.patches.views import VIEWS
 from sacl.prediction.coarse import (
     ALL_LABELED,
     Ensemble,
@@ -29,7 +28,7 @@ from sacl.run.workspace import Workspace
 from sacl.settings import LocateSettings
 from sacl.stages.reserve import middle_of, share_of, timed
 from sacl.stages.scan import Scan
-from sacl.training.coarse import CoarsePlan, coarse_case, train_coarse, volume_spec
+from sacl.training.coarse import coarse_case, volume_spec
 from sacl.training.coarse_slices import (
     ScanSlices,
     SlicePlan,
@@ -38,6 +37,7 @@ from sacl.training.coarse_slices import (
     train_on_slices,
 )
 from sacl.training.pace import Pace, keep_pace
+from sacl.training.volumes import VolumePlan, train_coarse
 from sacl.types import Case, Cohort, LabelMap
 
 FOLDS = 3
@@ -227,7 +227,7 @@ def _on_volumes(
     spec = volume_spec(cohort.scheme, *grid, settings.channels)
 
     def train_one(cases: Sequence[Case], seed: int, **how: Any) -> tuple[Ensemble, list[float]]:
-        plan = CoarsePlan(steps=volume.steps, seed=seed, learning_rate=VOLUME_LEARNING_RATE)
+        plan = VolumePlan(steps=volume.steps, learning_rate=VOLUME_LEARNING_RATE, seed=seed)
         scans = [labeled[case.case_id] for case in cases]
         network, losses = train_coarse(spec, scans, plan, device, **how)
         return VolumeEnsemble(spec, (network,), device), losses
@@ -253,7 +253,7 @@ def _on_slices(
             steps=slices.steps,
             teacher_steps=slices.teacher_steps,
             copy_paste=slices.copy_paste,
-            ranges=VIEWS[slices.augment],
+            augment=slices.augment,
             seed=seed,
             batch=SLICES_PER_STEP,
             learning_rate=SLICES_LEARNING_RATE,

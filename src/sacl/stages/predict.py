@@ -47,37 +47,32 @@ def inputs(settings: PredictSettings, workspace: Workspace) -> dict[str, str]:
 
 
 def predict(settings: PredictSettings, workspace: Workspace) -> Path:
-    """Write a label map per arm and scan, on the grid of the scan's own file; return the folder.
+    """Write a label map per scan, on the grid of the scan's own file, and return the folder.
 
-    The first arm predicts all scans, its twin those held-out ones that have a reference to be
-    scored against. What the first arm's maps lose against the coarse maps is said and recorded; an
-    organ that vanishes in most scans is taken from the coarse maps.
+    What the maps lose against the coarse maps is said and recorded; an organ that vanishes in most
+    scans is taken from the coarse maps.
 
     Raises:
         DataError: some scans could not be predicted; the others are.
     """
     with recorded(workspace, "predict", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
-        first, *twins = arms_of(workspace)
-        held_out = [c for c in cohort.cases if c.split != "train" and c.reference is not None]
-        to_predict = [*cohort.cases, *(held_out * len(twins))]
-        recipe = recipe_that_fits(settings, first, to_predict, workspace, cohort)
-        for twin in twins:
-            _predict_cases(twin, held_out, recipe, workspace, cohort)
-        predictor = _predict_cases(first, cohort.cases, recipe, workspace, cohort)
-        findings = _judged(first, predictor, workspace, cohort)
+        arm = arms_of(workspace)[0]
+        recipe = recipe_that_fits(settings, arm, workspace, cohort)
+        predictor = _predict_cases(arm, recipe, workspace, cohort)
+        findings = _judged(arm, predictor, workspace, cohort)
         if findings.from_coarse:
-            _take_from_coarse(first, findings.from_coarse, workspace, cohort)
+            _take_from_coarse(arm, findings.from_coarse, workspace, cohort)
         write_recipe(folder, replace(recipe, from_coarse=findings.from_coarse))
         results["copies"] = recipe.copies
-        results["scans"] = {first: len(cohort.cases)} | dict.fromkeys(twins, len(held_out))
+        results["scans"] = {arm: len(cohort.cases)}
         results["doubts"] = [doubt.text for doubt in findings.doubts]
         results["from_coarse"] = list(findings.from_coarse)
     return folder
 
 
 def _predict_cases(
-    arm: str, cases: Sequence[Case], recipe: MapRecipe, workspace: Workspace, cohort: Cohort
+    arm: str, recipe: MapRecipe, workspace: Workspace, cohort: Cohort
 ) -> AnyPredictor:
     """Write the label maps of an arm that are not there, and return what predicted.
 
@@ -86,7 +81,7 @@ def _predict_cases(
     """
     device, bad = resolve_device(workspace.device), []
     predictor = load_predictor(workspace.require("finetune") / arm, device, recipe)
-    for case in track(cases, f"predict ({arm})"):
+    for case in track(cohort.cases, "predict"):
         path = _map_of(arm, case, workspace)
         try:
             if not path.is_file():
@@ -99,7 +94,7 @@ def _predict_cases(
             say(f"  left out: {error}")
     if bad:
         raise DataError(
-            f"predict: {len(bad)} of {len(cases)} scans could not be predicted"
+            f"predict: {len(bad)} of {len(cohort.cases)} scans could not be predicted"
             f" ({', '.join(bad[:3])}); the reasons stand above, the others are done"
         )
     return predictor

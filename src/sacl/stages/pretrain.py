@@ -18,7 +18,7 @@ from sacl.progress import say
 from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import PretrainSettings
-from sacl.training.loop import Plan, RatedParameters, train, write_losses
+from sacl.training.loop import train, write_losses
 from sacl.training.pace import Pace, keep_pace
 from sacl.types import UNKNOWN
 
@@ -109,8 +109,8 @@ def _train(
     losses = train(
         network,
         pretraining.loss,
-        [RatedParameters(list(network.parameters()), LEARNING_RATE)],
-        Plan(steps=settings.steps),
+        {network: LEARNING_RATE},
+        settings.steps,
         device,
         what=f"pretrain ({settings.method})",
         checkpoint=folder / "training.pt",

@@ -74,14 +74,9 @@ class Costs:
         return max(self.seconds(0), min(self.seconds(copies), _MOST * left_s))
 
 
-def measure_costs(
-    predictor: AnyPredictor,
-    predicted: Sequence[Case],
-    workspace: Workspace,
-    cohort: Cohort,
-) -> Costs:
-    """Return what predicting and scoring some scans will take, by a segmenter trained or not."""
-    case = middle_of(predicted)
+def measure_costs(predictor: AnyPredictor, workspace: Workspace, cohort: Cohort) -> Costs:
+    """Return what predicting and scoring all scans will take, by a segmenter trained or not."""
+    case = middle_of(cohort.cases)
     scan = Scan(case, cohort, workspace)
     image, coarse, spec = scan.image, scan.coarse, predictor.spec
     nothing: Any = _Nothing(predictor.network)
@@ -101,7 +96,7 @@ def measure_costs(
         changes_of(case, read.coarse, read.coarse, boxes, None)
 
     scored = [case for case in cohort.cases if case.split != "train" and case.reference is not None]
-    scans = share_of(predicted, case)
+    scans = share_of(cohort.cases, case)
     return Costs(
         scans * timed(beside),
         scans * timed(one_pass),
@@ -110,11 +105,7 @@ def measure_costs(
 
 
 def recipe_that_fits(
-    settings: PredictSettings,
-    arm: str,
-    to_predict: Sequence[Case],
-    workspace: Workspace,
-    cohort: Cohort,
+    settings: PredictSettings, arm: str, workspace: Workspace, cohort: Cohort
 ) -> MapRecipe:
     """Return how maps are made: with fewer copies than asked for where the time is too short.
 
@@ -128,7 +119,7 @@ def recipe_that_fits(
         return recipe
     device = resolve_device(workspace.device)
     predictor = load_predictor(workspace.require("finetune") / arm, device, recipe)
-    costs = measure_costs(predictor, to_predict, workspace, cohort)
+    costs = measure_costs(predictor, workspace, cohort)
     copies = costs.copies_that_fit(settings.copies, workspace.budget.left_s)
     if copies < settings.copies:
         say(

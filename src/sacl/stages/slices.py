@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from torch import nn
 
 from sacl.files.weights import read_weights
 from sacl.networks.device import compile_for, resolve_device
@@ -14,9 +16,8 @@ from sacl.patches.store import PatchStore, read_patches
 from sacl.patches.views import VIEWS
 from sacl.run.workspace import Workspace
 from sacl.settings import FinetuneSettings
-from sacl.stages.arms import Arm
 from sacl.training.finetune import BALANCE, DenseTask, QueryTask
-from sacl.training.loop import Average, Plan, RatedParameters, train
+from sacl.training.loop import train
 from sacl.training.pace import Pace
 from sacl.training.sampler import StepRules
 from sacl.training.teacher import TeacherTask, with_teacher
@@ -31,29 +32,70 @@ _WORTH_COMPILING_S = 600.0
 
 @dataclass(frozen=True, eq=False)
 class SliceStart:
-    """What is trained on slices or patches, on which, and from which pretrained weights."""
+    """What is trained on slices or patches, on which, how, and from which pretrained weights."""
 
+    settings: FinetuneSettings
     spec: SegmenterSpec
     store: PatchStore
-    made: PretrainedEncoder
-    encoder: State
+    method: str
+    encoder: State | None
     decoder: State | None
 
     @property
-    def method(self) -> str:
-        """What pretrained the encoder."""
-        return self.made.method
+    def name(self) -> str:
+        """Name of the segmenter: that of the method that pretrained its encoder."""
+        return self.method
 
-    def build(self, seed: int, pretrained: bool) -> Segmenter:
-        """Return the segmenter, its encoder and decoder pretrained or not."""
-        weights = (self.encoder, self.decoder) if pretrained else (None, None)
-        return build_segmenter(self.spec, seed, *weights)
+    @property
+    def encoder_rate(self) -> float:
+        """Learning rate of the encoder relative to the decoder's.
+
+        One that was not pretrained learns as fast as the decoder, unless it is to be frozen.
+        """
+        asked = self.settings.encoder_rate
+        return asked if self.encoder is not None or asked == 0 else 1.0
+
+    def build(self, seed: int) -> Segmenter:
+        """Return the segmenter, its encoder and decoder pretrained where they were."""
+        return build_segmenter(self.spec, seed, self.encoder, self.decoder)
 
     def train(
-        self, arm: Arm, settings: FinetuneSettings, workspace: Workspace, pace: Pace
+        self, workspace: Workspace, checkpoint: Path, pace: Pace
     ) -> tuple[Segmenter, list[float]]:
-        """Train an arm; return its segmenter and the loss of every step."""
-        return _train(arm, self, settings, workspace, pace)
+        """Train the segmenter; return it and the loss of every step."""
+        settings, device, rate = self.settings, resolve_device(workspace.device), self.encoder_rate
+        segmenter = self.build(workspace.seed).to(device, memory_format=torch.channels_last)
+        segmenter.encoder.requires_grad_(rate > 0)
+        rules = StepRules(
+            batch=settings.batch or _SLICES_PER_STEP,
+            ranges=VIEWS[settings.augment],
+            seed=workspace.seed,
+            device=device,
+            frozen=None if rate > 0 else segmenter.encoder,
+        )
+        steps = settings.steps + settings.teacher_steps
+        average = None
+        if settings.dense is None:
+            task: QueryTask | DenseTask | TeacherTask = QueryTask(self.store, rules)
+        else:
+            labeled = DenseTask(self.store, rules, BALANCE, settings.dense.copy_paste)
+            how = (settings.steps, settings.teacher_steps, pace)
+            task, average = with_teacher(labeled, segmenter, *how)
+        short = pace.deadline is not None and pace.deadline.left_s < _WORTH_COMPILING_S
+        networks = {segmenter} | ({average.network} if average else set())
+        compile_for(0 if short else steps, networks, device)
+        losses = train(
+            segmenter,
+            task.loss,
+            _rates(segmenter, settings.learning_rate or _LEARNING_RATE, rate),
+            steps,
+            device,
+            what=f"finetune ({self.name}, {steps} steps)",
+            checkpoint=checkpoint,
+            average=average,
+            pace=pace,
+        )
+        return segmenter, losses
 
 
 def read_start(settings: FinetuneSettings, workspace: Workspace) -> SliceStart:
@@ -73,66 +115,14 @@ def read_start(settings: FinetuneSettings, workspace: Workspace) -> SliceStart:
         placement=store.meta.placement,
         scans=store.meta.scans,
     )
+    if made.method == "none":
+        return SliceStart(settings, spec, store, made.method, None, None)
     decoder = None
     if dense and made.decoder == settings.decoder:
         decoder = read_weights(workspace.require("pretrain"), "decoder")[0]
-    return SliceStart(spec, store, made, state, decoder)
+    return SliceStart(settings, spec, store, made.method, state, decoder)
 
 
-def _train(
-    arm: Arm, start: SliceStart, settings: FinetuneSettings, workspace: Workspace, pace: Pace
-) -> tuple[Segmenter, list[float]]:
-    device = resolve_device(workspace.device)
-    segmenter = start.build(workspace.seed, arm.pretrained)
-    segmenter = segmenter.to(device, memory_format=torch.channels_last)
-    segmenter.encoder.requires_grad_(arm.encoder_rate > 0)
-    rules = StepRules(
-        batch=settings.batch or _SLICES_PER_STEP,
-        ranges=VIEWS[settings.augment],
-        seed=workspace.seed,
-        device=device,
-        frozen=None if arm.encoder_rate > 0 else segmenter.encoder,
-    )
-    task, average = _task(segmenter, start.store, rules, settings, pace)
-    trained = average.network if average else segmenter
-    steps = settings.steps + settings.teacher_steps
-    short = pace.deadline is not None and pace.deadline.left_s < _WORTH_COMPILING_S
-    compile_for(0 if short else steps, {segmenter, trained}, device)
-    losses = train(
-        segmenter,
-        task.loss,
-        _groups(segmenter, settings.learning_rate or _LEARNING_RATE, arm.encoder_rate),
-        Plan(steps=steps),
-        device,
-        what=f"finetune ({arm.name}, {steps} steps)",
-        checkpoint=workspace.folder("finetune") / arm.name / "training.pt",
-        average=average,
-        pace=pace,
-    )
-    assert isinstance(trained, Segmenter), "the average is a copy of the network"
-    return trained, losses
-
-
-def _task(
-    segmenter: Segmenter,
-    store: PatchStore,
-    rules: StepRules,
-    settings: FinetuneSettings,
-    pace: Pace,
-) -> tuple[DenseTask | QueryTask | TeacherTask, Average | None]:
-    """Return the task, and the teacher where the settings ask for one."""
-    if settings.dense is None:
-        return QueryTask(store, rules), None
-    labeled = DenseTask(store, rules, BALANCE, settings.dense.copy_paste)
-    if settings.dense.teacher_steps == 0:
-        return labeled, None
-    return with_teacher(labeled, segmenter, settings.steps, pace=pace)
-
-
-def _groups(segmenter: Segmenter, learning_rate: float, rate: float) -> list[RatedParameters]:
-    rest = [*segmenter.decoder.parameters(), *segmenter.head.parameters()]
-    groups = [RatedParameters(rest, learning_rate)]
-    if rate > 0:
-        encoder = list(segmenter.encoder.parameters())
-        groups.append(RatedParameters(encoder, learning_rate * rate))
-    return groups
+def _rates(segmenter: Segmenter, peak: float, of_encoder: float) -> dict[nn.Module, float]:
+    rates = {segmenter.decoder: peak, segmenter.head: peak}
+    return rates | ({segmenter.encoder: peak * of_encoder} if of_encoder > 0 else {})

@@ -1,11 +1,10 @@
-"""Train a 3-D coarse network on the labeled scans, held on the coarse grid in memory."""
+"""Scans on a coarse grid in memory, crops of them, and the loss of a network on volumes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,13 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sacl.errors import DataError
-from sacl.geometry import volume_grid
+from sacl.geometry import canonical_grid, volume_grid
 from sacl.losses.segmentation import class_weights, dense_loss
-from sacl.networks.coarse import CoarseNetwork, CoarseSpec, Triple, plan_levels
+from sacl.networks.coarse import CoarseSpec, Triple, plan_levels
 from sacl.patches.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
 from sacl.patches.views import ViewRanges, change_intensity
-from sacl.training.loop import Plan, RatedParameters, train
-from sacl.training.pace import Pace
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
 _FOREGROUND = 0.67
@@ -34,7 +31,7 @@ _MARGIN = 1.3
 """Crops are cut this much larger, so that a turned one has no empty corners."""
 _BALANCE = 0.5
 """Exponent of the class weights: the cross-entropy weighs rare organs more."""
-_INTENSITY = ViewRanges(brightness=0.1, contrast=0.3, gamma=0.5, noise=0.06)
+INTENSITY = ViewRanges(brightness=0.1, contrast=0.3, gamma=0.5, noise=0.06)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,16 +45,6 @@ class CoarseCase:
     labels: Int16[Tensor, "i j k"]
     annotated: Bool[Tensor, " organ"]
     spacing_mm: tuple[float, float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CoarsePlan:
-    """How long and how fast a coarse network is trained, and from which seed."""
-
-    steps: int
-    seed: int
-    learning_rate: float
-    batch: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +76,10 @@ def coarse_case(
 
 
 def spec_of_scans(
-    scheme: LabelScheme, grids: Sequence[Grid], large: bool, channels: int
+    scheme: LabelScheme, native: Sequence[Grid], large: bool, channels: int
 ) -> CoarseSpec:
-    """Return the network for scans of these canonical grids (`geometry.volume_grid`)."""
+    """Return the network for scans that lie on these grids in their files (`volume_grid`)."""
+    grids = list(map(canonical_grid, native))
     sides_mm = np.median([np.multiply(grid.shape, grid.spacing_mm) for grid in grids], axis=0)
     own_mm = np.median([grid.spacing_mm for grid in grids], axis=0)
     spacing_mm, crop = volume_grid(own_mm.tolist(), sides_mm.tolist(), large)
@@ -131,7 +119,7 @@ class CropTask:
         batch: int,
         seed: int,
         device: torch.device,
-        ranges: ViewRanges = _INTENSITY,
+        ranges: ViewRanges = INTENSITY,
     ) -> None:
         self.cases, self.spec, self.batch, self.seed = cases, spec, batch, seed
         self.device, self.ranges = device, ranges
@@ -171,36 +159,6 @@ def require_organs(cases: Sequence[CoarseCase], who: str) -> None:
     """
     if not any(bool(case.labels.any()) for case in cases):
         raise DataError(f"{who} hold no organ; check their references")
-
-
-def train_coarse(  # noqa: PLR0913
-    spec: CoarseSpec,
-    cases: Sequence[CoarseCase],
-    plan: CoarsePlan,
-    device: torch.device,
-    *,
-    what: str,
-    checkpoint: Path | None = None,
-    pace: Pace | None = None,
-) -> tuple[nn.Module, list[float]]:
-    """Return a trained network and the loss of every step.
-
-    Random crops, most of them around an organ, are turned, scaled, shifted and changed in intensity
-    in one batch on the device; nothing is flipped, since left and right organs differ.
-
-    Raises:
-        DataError: no case has an organ.
-    """
-    require_organs(cases, "locate: the labeled scans of a fold")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.seed)
-        network = CoarseNetwork(spec)
-
-    task = CropTask(cases, spec, plan.batch, plan.seed, device)
-    groups = [RatedParameters(list(network.parameters()), plan.learning_rate)]
-    how = (groups, Plan(steps=plan.steps), device)
-    losses = train(network, task.loss, *how, what=what, checkpoint=checkpoint, pace=pace)
-    return network, losses
 
 
 def loss_of_levels(

@@ -21,13 +21,13 @@ from sacl.networks.segmenter import Segmenter, SegmenterSpec, build_segmenter
 from sacl.patches.query import cut, round_to_even
 from sacl.patches.region import Placement, slice_boxes
 from sacl.patches.store import IMAGE_SCALE, PatchStore, StoreMeta, quantized
-from sacl.patches.views import ViewRanges
+from sacl.patches.views import VIEWS
 from sacl.patches.window import WindowRule, normalize
 from sacl.training.finetune import BALANCE, DenseTask
-from sacl.training.loop import Plan, RatedParameters, train
+from sacl.training.loop import train
 from sacl.training.pace import Pace
 from sacl.training.sampler import StepRules
-from sacl.training.teacher import TeacherTask, with_teacher
+from sacl.training.teacher import with_teacher
 from sacl.types import Cohort, LabelMap, Volume
 
 MARGIN = 1.6
@@ -57,7 +57,7 @@ class SlicePlan:
     steps: int
     teacher_steps: int
     copy_paste: float
-    ranges: ViewRanges
+    augment: str
     seed: int
     batch: int
     learning_rate: float
@@ -119,27 +119,21 @@ def train_on_slices(  # noqa: PLR0913
     if not store.dense_references.any():
         raise DataError("locate: the labeled scans of a fold hold no organ; check their references")
     network = build_segmenter(spec, plan.seed).to(device, memory_format=torch.channels_last)
-    rules = StepRules(batch=plan.batch, ranges=plan.ranges, seed=plan.seed, device=device)
+    rules = StepRules(batch=plan.batch, ranges=VIEWS[plan.augment], seed=plan.seed, device=device)
     labeled = DenseTask(store, rules, BALANCE, plan.copy_paste)
-    task: DenseTask | TeacherTask = labeled
-    average = None
-    if plan.teacher_steps:
-        task, average = with_teacher(labeled, network, plan.steps, pace=pace)
-    groups = [RatedParameters(list(network.parameters()), plan.learning_rate)]
+    task, average = with_teacher(labeled, network, plan.steps, plan.teacher_steps, pace)
     losses = train(
         network,
         task.loss,
-        groups,
-        Plan(steps=plan.steps + plan.teacher_steps),
+        {network: plan.learning_rate},
+        plan.steps + plan.teacher_steps,
         device,
         what=what,
         checkpoint=checkpoint,
         average=average,
         pace=pace,
     )
-    trained = network if average is None else average.network
-    assert isinstance(trained, Segmenter), "the average is a copy of the network"
-    return trained, losses
+    return network, losses
 
 
 def store_of(scans: Sequence[ScanSlices], spec: SegmenterSpec) -> PatchStore:

@@ -30,6 +30,8 @@ Loss = Callable[[nn.Module, int], Float[Tensor, ""]]
 """From a network and the number of a step to the step's loss."""
 _Parts = Mapping[str, Any]
 """What a checkpoint keeps: networks and optimizer, by name."""
+_WEIGHT_DECAY, _WARM_UP, _CLIP_NORM = 1e-4, 0.05, 5.0
+"""Of AdamW; the share of the steps in which the rate rises; the longest gradient."""
 _SAVE_EVERY_S = 120.0
 _STOPS = [getattr(signal, n) for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, n)]
 """Signals by which a cluster says that time is up; Windows has the first only."""
@@ -37,24 +39,6 @@ _STOPS = [getattr(signal, n) for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, 
 # Fabric announces its precision at every setup.
 for _package in ("lightning.fabric", "lightning.pytorch"):
     logging.getLogger(_package).setLevel(logging.ERROR)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How long and how fast a network is trained."""
-
-    steps: int
-    weight_decay: float = 1e-4
-    warmup: float = 0.05
-    clip_norm: float = 5.0
-
-
-@dataclass(frozen=True)
-class RatedParameters:
-    """Parameters that share a peak learning rate."""
-
-    parameters: Sequence[nn.Parameter]
-    learning_rate: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +51,11 @@ class Average:
 
     network: nn.Module
     decay: float
+
+    @classmethod
+    def of(cls, network: nn.Module, decay: float) -> Average:
+        """Return the average of a network that is to be trained."""
+        return cls(copy.deepcopy(network).requires_grad_(False), decay)
 
     @torch.no_grad()
     def follow(self, network: nn.Module, step: int) -> None:
@@ -105,8 +94,8 @@ def cosine(step: float, steps: int, warmup: float, stride: float = 1.0) -> float
 def train(  # noqa: PLR0913
     network: nn.Module,
     loss_of_step: Loss,
-    groups: Sequence[RatedParameters],
-    plan: Plan,
+    rates: Mapping[nn.Module, float],
+    steps: int,
     device: torch.device,
     *,
     what: str,
@@ -116,34 +105,38 @@ def train(  # noqa: PLR0913
 ) -> list[float]:
     """Train a network in place and return the loss of every step.
 
+    `rates` are the peak learning rates of the network, or of its parts that are trained.
     `loss_of_step(network, step)` draws its batch from a generator seeded with the step, so that a
     run resumed from `checkpoint` (saved every two minutes and on SIGTERM or SIGUSR1, removed at
-    the end) is the run that was never interrupted. The network ends on `device`, in eval mode, and
-    so does its `average`, where one is given. A `pace` with a deadline ends by then, after as many
-    steps as fit. A loss that is not finite is a SaclError, and a time in which almost no step fits.
+    the end) is the run that was never interrupted. The network ends on `device`, in eval mode, with
+    the weights of its `average` where one is given. A `pace` with a deadline ends by then, after as
+    many steps as fit.
+
+    Raises:
+        SaclError: a loss is not finite, or there is time for almost no step.
     """
     fabric, pace = _fabric(device), pace or Pace()
     optimizer = torch.optim.AdamW(
-        [{"params": list(g.parameters), "lr": g.learning_rate} for g in groups],
-        weight_decay=plan.weight_decay,
+        [{"params": list(part.parameters()), "lr": rate} for part, rate in rates.items()],
+        weight_decay=_WEIGHT_DECAY,
         fused=True,  # one pass over all weights; an eighth of a small network's step on a CPU
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda _: cosine(pace.position, plan.steps, plan.warmup, pace.stride)
+        optimizer, lambda _: cosine(pace.position, steps, _WARM_UP, pace.stride)
     )
     trained, fabric_optimizer = fabric.setup(network, optimizer)
-    followers = {"network": network} | ({"average": average.network} if average else {})
-    parts = followers | {"optimizer": optimizer}
-    losses, position = _resume(checkpoint, parts, schedule, plan.steps, what)
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer}
+    parts |= {"average": average.network} if average else {}
+    losses, position = _resume(checkpoint, parts, schedule, steps, what)
     trained.train()
-    pace.begin(plan.steps, device, what, len(losses), position)
+    pace.begin(steps, device, what, len(losses), position)
     with _stop_signals() as stop:
         saved = time.monotonic()
         for step in track(pace, what, pace.total):
             loss = loss_of_step(trained, step)
             if not torch.isfinite(loss):
                 raise SaclError(f"{what}: the loss is not finite at step {step}; lower the rate")
-            _descend(fabric, fabric_optimizer, network, loss, plan.clip_norm)
+            _descend(fabric, fabric_optimizer, network, loss)
             pace.advance()
             schedule.step()
             losses.append(float(loss.detach()))
@@ -154,19 +147,22 @@ def train(  # noqa: PLR0913
                 _save(checkpoint, parts, pace, losses)
             if stop:
                 raise KeyboardInterrupt
-    for module in followers.values():
-        module.eval()
-    if checkpoint:
-        checkpoint.unlink(missing_ok=True)
+    _finish(network, average, checkpoint)
     return losses
 
 
-def _descend(
-    fabric: Fabric, optimizer: Any, network: nn.Module, loss: Float[Tensor, ""], clip_norm: float
-) -> None:
+def _finish(network: nn.Module, average: Average | None, checkpoint: Path | None) -> None:
+    if average:
+        network.load_state_dict(average.network.state_dict())
+    network.eval()
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+
+
+def _descend(fabric: Fabric, optimizer: Any, network: nn.Module, loss: Float[Tensor, ""]) -> None:
     optimizer.zero_grad(set_to_none=True)
     fabric.backward(loss)
-    nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
+    nn.utils.clip_grad_norm_(network.parameters(), _CLIP_NORM)
     optimizer.step()
 
 

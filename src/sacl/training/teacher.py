@@ -9,12 +9,9 @@ and the network learns to mark still more. In the steps before, on labeled slice
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sacl.losses.segmentation import dense_loss
@@ -24,28 +21,13 @@ from sacl.progress import say
 from sacl.training.finetune import DenseTask, Slices, paste, random_squares
 from sacl.training.loop import Average
 from sacl.training.pace import Pace
-from sacl.training.sampler import slice_weights
 
 DECAY = 0.99
 """Share of itself that the teacher keeps in a step."""
+TRUST = 0.5
+"""How much a pixel with the teacher's label counts; one that was drawn by hand counts 1."""
 LEAST_SHARE = 0.3
 """A short training learns from labeled slices alone for at most this share of its steps."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trust:
-    """How far the teacher is believed; a pixel drawn by hand counts 1.
-
-    One with its label counts `weight`, or not at all below `confidence` in the most likely class;
-    with `spare_coarse` also where the coarse map has an organ and the teacher background, so that
-    an organ that the teacher loses is not unlearned. `balanced` draws unlabeled slices like labeled
-    ones, half of them evenly over the organs of the coarse map; otherwise all evenly.
-    """
-
-    weight: float = 0.5
-    confidence: float = 0.0
-    spare_coarse: bool = False
-    balanced: bool = False
 
 
 def is_early(step: int, start: int, pace: Pace | None) -> bool:
@@ -72,16 +54,11 @@ class TeacherTask:
         labeled: DenseTask,
         teacher: nn.Module,
         start: int,
-        trust: Trust = Trust(),
         pace: Pace | None = None,
     ) -> None:
-        self.labeled, self.teacher, self.start, self.trust = labeled, teacher, start, trust
-        self.pace = pace
-        store = labeled.store
-        self.rows = np.flatnonzero(store.dense_index["reference_row"].to_numpy() < 0)
+        self.labeled, self.teacher, self.start, self.pace = labeled, teacher, start, pace
+        self.rows = np.flatnonzero(labeled.store.dense_index["reference_row"].to_numpy() < 0)
         self.weights = np.full(len(self.rows), 1 / max(len(self.rows), 1))
-        if trust.balanced and len(self.rows):
-            self.weights = slice_weights(store.dense_coarse[self.rows], len(store.meta.organs))
 
     def batch(self, step: int) -> tuple[Slices, Float[Tensor, "n i j"]]:
         """Return the mixed slices of a step, and how much each of their pixels counts."""
@@ -89,42 +66,25 @@ class TeacherTask:
         rng, generator = rules.randomness(step)
         half = max(rules.batch // 2, 1)
         drawn = self.labeled.slices(half, rng, generator)
-        unlabeled, believed = self._unlabeled(drawn.annotated, rng, generator)
+        unlabeled = self._unlabeled(drawn, rng, generator)
         inside = random_squares(half, drawn.image.shape[-1], generator, rules.device)
         mixed = (paste(drawn, unlabeled, inside), paste(unlabeled, drawn, inside))
         by_hand = torch.cat([inside, ~inside])
-        weight = torch.where(believed, self.trust.weight, 0.0).repeat(2, 1, 1)
-        return (
-            Slices(*(torch.cat(parts) for parts in zip(*mixed, strict=True))),
-            torch.where(by_hand, 1.0, weight),
-        )
+        slices = Slices(*(torch.cat(parts) for parts in zip(*mixed, strict=True)))
+        return slices, torch.where(by_hand, 1.0, TRUST)
 
     def _unlabeled(
-        self,
-        annotated: Bool[Tensor, "n organ"],
-        rng: np.random.Generator,
-        generator: torch.Generator,
-    ) -> tuple[Slices, Bool[Tensor, "n i j"]]:
-        """Draw unlabeled slices with the teacher's labels, and tell where these are believed.
-
-        The teacher sees the slices before their intensity changes.
-        """
-        store, rules, trust = self.labeled.store, self.labeled.rules, self.trust
-        rows = self.rows[rules.rows(self.weights, len(annotated), rng)]
-        channels = [(store.dense_images, rows)]
-        if trust.spare_coarse:
-            channels.append((store.dense_coarse, rows))
-        pixels = rules.mapped(store.meta, channels, generator)
-        image = pixels[:, :1].clone()
+        self, drawn: Slices, rng: np.random.Generator, generator: torch.Generator
+    ) -> Slices:
+        """Draw as many unlabeled slices; the teacher labels them before their intensity changes."""
+        store, rules = self.labeled.store, self.labeled.rules
+        rows = self.rows[rules.rows(self.weights, len(drawn.image), rng)]
+        image = rules.mapped(store.meta, [(store.dense_images, rows)], generator)
         self.teacher.eval()
         with torch.no_grad(), autocast(rules.device):
-            logit = self.teacher(channels_last(image)).float()
-        labels = logit.argmax(dim=1)
-        believed = logit.softmax(dim=1).amax(dim=1) >= trust.confidence
-        if trust.spare_coarse:
-            believed &= (labels > 0) | (pixels[:, 1] == 0)
+            labels = self.teacher(channels_last(image)).float().argmax(dim=1)
         changed = change_intensity(image, rules.ranges, generator)
-        return Slices(changed, labels, torch.ones_like(annotated)), believed
+        return Slices(changed, labels, torch.ones_like(drawn.annotated))
 
     def loss(self, network: nn.Module, step: int) -> Float[Tensor, ""]:
         """Return the loss of one step."""
@@ -137,14 +97,16 @@ class TeacherTask:
 
 
 def with_teacher(
-    labeled: DenseTask,
-    network: nn.Module,
-    start: int,
-    trust: Trust = Trust(),
-    pace: Pace | None = None,
-) -> tuple[TeacherTask, Average]:
-    """Return a task with unlabeled slices from a step on, and the teacher that labels them."""
-    if not (labeled.store.dense_index["reference_row"] < 0).any():
+    labeled: DenseTask, network: nn.Module, steps: int, teacher_steps: int, pace: Pace | None
+) -> tuple[DenseTask | TeacherTask, Average | None]:
+    """Return a task that goes on with unlabeled slices after some steps, and their teacher.
+
+    Without steps for a teacher it is the task on labeled slices, and there is none.
+    """
+    if teacher_steps == 0:
+        return labeled, None
+    average = Average.of(network, DECAY)
+    task = TeacherTask(labeled, average.network, steps, pace)
+    if not len(task.rows):
         say("every training scan is labeled, so the teacher's steps see labeled slices")
-    average = Average(copy.deepcopy(network).requires_grad_(False), DECAY)
-    return TeacherTask(labeled, average.network, start, trust, pace), average
+    return task, average

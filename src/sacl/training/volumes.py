@@ -1,30 +1,36 @@
-"""Fine-tuning on volumes with unlabeled scans: copy-paste both ways, labels by a slow teacher.
+"""Train a network on volumes, labeled ones and then with unlabeled ones, labeled by its teacher.
 
-As `training.teacher` does with slices: a box of a labeled crop in an unlabeled one and the other
-way round (Bai et al., CVPR 2023, doi 10.1109/CVPR52729.2023.01108), where the teacher is the moving
-average of the network.
+As `training.teacher` does with slices, copy-paste goes both ways: a box of a labeled crop in an
+unlabeled one and the other way round (Bai et al., CVPR 2023, doi 10.1109/CVPR52729.2023.01108),
+where the teacher is the moving average of the network.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sacl.networks.coarse import Triple
-from sacl.networks.device import autocast
-from sacl.networks.volume_segmenter import VolumeSegmenter
-from sacl.patches.views import ViewRanges
-from sacl.training.coarse import CoarseCase, Crops, CropTask, loss_of_levels
+from sacl.networks.coarse import CoarseNetwork, CoarseSpec, Triple
+from sacl.networks.device import autocast, seeded
+from sacl.patches.views import VIEWS
+from sacl.training.coarse import (
+    INTENSITY,
+    CoarseCase,
+    Crops,
+    CropTask,
+    loss_of_levels,
+    require_organs,
+)
 from sacl.training.finetune import PASTED_SHARE
-from sacl.training.loop import Average, Plan, RatedParameters, train
+from sacl.training.loop import Average, train
 from sacl.training.pace import Pace
-from sacl.training.teacher import DECAY, Trust, is_early
+from sacl.training.teacher import DECAY, TRUST, is_early
 
 _THIN = 4
 """A crop of up to so many voxels along an axis is pasted over all of it."""
@@ -79,7 +85,7 @@ class MixedCropTask:
             image=torch.where(drawn[:, None], image, other_image),
             labels=torch.where(drawn, by_hand.labels, labels),
         )
-        return mixed, torch.where(drawn, 1.0, Trust().weight)
+        return mixed, torch.where(drawn, 1.0, TRUST)
 
     def loss(self, network: nn.Module, step: int) -> Float[Tensor, ""]:
         """Return the loss of one step."""
@@ -91,51 +97,70 @@ class MixedCropTask:
 
 @dataclass(frozen=True, kw_only=True)
 class VolumePlan:
-    """How long and how fast a segmenter is trained, on what crops, and from which seed.
+    """How long and how fast a network is trained, on what crops, and from which seed.
 
     `steps` on labeled crops alone, then `teacher_steps` mixed with unlabeled ones, where there are.
+    `augment` says how strongly intensities are changed, by the name of `views.VIEWS`.
     """
 
     steps: int
-    teacher_steps: int
-    batch: int
     learning_rate: float
-    ranges: ViewRanges
     seed: int
+    teacher_steps: int = 0
+    batch: int = 1
+    augment: str | None = None
 
 
 def train_on_volumes(  # noqa: PLR0913
-    segmenter: VolumeSegmenter,
+    network: CoarseNetwork,
     labeled: Sequence[CoarseCase],
     unlabeled: Sequence[CoarseCase],
     plan: VolumePlan,
     device: torch.device,
     *,
     what: str,
-    checkpoint: Path,
-    pace: Pace,
-) -> tuple[VolumeSegmenter, list[float]]:
-    """Train a segmenter; return it, or its teacher where there is one, and the loss of every step.
+    checkpoint: Path | None = None,
+    pace: Pace | None = None,
+) -> list[float]:
+    """Train a network in place, so that it ends as its teacher where it has one; return the losses.
 
-    Images of the unlabeled scans may be in half precision; their labels say where crops are drawn.
+    Random crops, most of them around an organ, are turned, scaled, shifted and changed in intensity
+    in one batch on the device; nothing is flipped, since left and right organs differ. Images of
+    the unlabeled scans may be in half precision; their labels say where crops are drawn.
     """
-    crops = CropTask(labeled, segmenter.spec.network, plan.batch, plan.seed, device, plan.ranges)
+    ranges = replace(VIEWS[plan.augment], blur=0.0) if plan.augment else INTENSITY
+    crops = CropTask(labeled, network.grid_spec, plan.batch, plan.seed, device, ranges)
     task: CropTask | MixedCropTask = crops
     average = None
     if plan.teacher_steps:
-        average = Average(copy.deepcopy(segmenter).requires_grad_(False), DECAY)
+        average = Average.of(network, DECAY)
         task = MixedCropTask(crops, unlabeled, average.network, plan.steps, pace)
-    losses = train(
-        segmenter,
+    return train(
+        network,
         task.loss,
-        [RatedParameters(list(segmenter.parameters()), plan.learning_rate)],
-        Plan(steps=plan.steps + plan.teacher_steps),
+        {network: plan.learning_rate},
+        plan.steps + plan.teacher_steps,
         device,
         what=what,
         checkpoint=checkpoint,
         average=average,
         pace=pace,
     )
-    trained = average.network if average else segmenter
-    assert isinstance(trained, VolumeSegmenter), "the average is a copy of the network"
-    return trained, losses
+
+
+def train_coarse(
+    spec: CoarseSpec,
+    labeled: Sequence[CoarseCase],
+    plan: VolumePlan,
+    device: torch.device,
+    **how: Any,
+) -> tuple[CoarseNetwork, list[float]]:
+    """Return a coarse network, trained as by `train_on_volumes`, and the loss of every step.
+
+    Raises:
+        DataError: no case has an organ.
+    """
+    require_organs(labeled, "locate: the labeled scans of a fold")
+    with seeded(plan.seed):
+        network = CoarseNetwork(spec)
+    return network, train_on_volumes(network, labeled, (), plan, device, **how)
