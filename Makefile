@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
-.PHONY: install demo test lint unit end-to-end clean
+.PHONY: install demo test lint unit end-to-end installed clean
 
 install: .venv/.installed
 
@@ -33,6 +33,17 @@ unit: install
 
 end-to-end: install
 	$(BIN)/python -m pytest -m end_to_end
+
+# What a user gets: the wheel alone, in a fresh environment and an empty folder.
+DEMO := --phantom.scans 12 --locate.volume.steps 4 --pretrain.steps 3 --finetune.steps 3
+installed: install
+	rm -rf dist work/installed
+	$(BIN)/python -m build --outdir dist . > /dev/null
+	$(PYTHON) -m venv work/installed/venv
+	work/installed/venv/bin/pip install --quiet "$(TORCH)"
+	work/installed/venv/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	cd work/installed && venv/bin/sacl doctor && venv/bin/python -m sacl demo $(DEMO)
+	rm -rf work/installed
 
 clean:
 	rm -rf .venv work build dist .pytest_cache .mypy_cache .ruff_cache
