@@ -20,6 +20,7 @@ from research.benchmarks.circumstances import circumstances
 from sacl.files.atomic import write_text
 from sacl.files.nifti import read_label_table, read_labels, read_volume
 from sacl.geometry import require_same_grid
+from sacl.model import load_model
 from sacl.run.record import read_record
 from sacl.run.workspace import Workspace
 from sacl.scores.overlap import dice
@@ -40,7 +41,7 @@ def main() -> None:
     scores = {}
     with tempfile.TemporaryDirectory() as out:
         start = time.monotonic()
-        (written,) = predict_folder(known.work, scan, Path(out)).written
+        (written,) = predict_folder(load_model(known.work), scan, Path(out)).written
         seconds = time.monotonic() - start
         predicted, predicted_grid, frame = read_labels(written)
         require_same_grid(grid, predicted_grid, scan.name)

@@ -61,6 +61,7 @@ def main() -> None:
 
 def measure(head: str, slices: int) -> dict[str, float | bool]:
     """Return the memory and time that one head takes for one scan."""
+    from sacl.model import Member, Model
     from sacl.networks.segmenter import build_segmenter
     from sacl.prediction.coarse import VolumeEnsemble
     from sacl.prediction.volume import MapRecipe, Predictor
@@ -74,12 +75,13 @@ def measure(head: str, slices: int) -> dict[str, float | bool]:
         # The scan is made by another process: what making it takes is not this one's.
         subprocess.run([sys.executable, "-c", _MAKE_SCAN, str(scan), str(slices)], check=True)
         predictor = Predictor(segmenter, device, MapRecipe(keep_component=0.1))
+        model = Model((Member("random", predictor, _Drawn(ensemble)),))
         # Networks allocate on their first call what they then keep; that is part of being ready.
         predictor.logits([np.zeros((2 if head == "query" else 1, 64, 64), np.float32)])
         idle = _resident_gb()
         begun, watch = time.monotonic(), _Watch()
         with watch:
-            predict_file(scan, path, predictor, _locator(head, ensemble))
+            predict_file(scan, path, model, lambda *_: None)
         seconds = time.monotonic() - begun
     above = watch.peak_gb - idle
     return {
@@ -178,16 +180,16 @@ def _coarse_networks(count: int):
     return tuple(CoarseNetwork(_coarse_spec()).eval() for _ in range(count))
 
 
-def _locator(head: str, ensemble):
-    if head == "dense":
-        return lambda name, volume, window: None
+class _Drawn:
+    """Coarse networks whose label map is drawn over."""
 
-    def locate(name, volume, window):
-        located = ensemble.locate(volume, window)
+    def __init__(self, ensemble):
+        self.ensemble = ensemble
+
+    def locate(self, volume, window):
+        located = self.ensemble.locate(volume, window)
         _draw_ellipsoids(located.voxels)
         return located
-
-    return locate
 
 
 def _draw_ellipsoids(voxels: np.ndarray) -> None:

@@ -1,7 +1,7 @@
 """Semantic-aware contrastive learning: from many scans and few annotations to a segmenter.
 
-The stages are functions: `sacl.ingest(settings, workspace)`, and so on; `import sacl` loads none
-of them before it is used.
+The stages are functions: `sacl.ingest(settings, workspace)`, and so on; `sacl.load_model(work)`
+returns a trained segmenter. `import sacl` loads none of them before it is used.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ _STAGES = (
 _HOME = {
     **{stage: f"sacl.stages.{stage}" for stage in _STAGES},
     "run": "sacl.run.pipeline",
+    "load_model": "sacl.model",
     "load_config": "sacl.run.configure",
     "Workspace": "sacl.run.workspace",
 }

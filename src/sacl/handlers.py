@@ -80,15 +80,18 @@ def explain_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def predict_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Predict label maps of a folder of scans by a segmenter."""
     _require_flags(known, "segmenter", "images", "out")
+    from sacl.model import load_model
     from sacl.stages.predict_folder import predict_folder
 
     config = load_config(None, flags)
-    options = {name: getattr(known, name) for name in ("arm", "coarse", "force")}
-    for name in ("copies", "keep_component"):
-        if f"predict.{name}" in flags:
-            options[name] = getattr(config.predict, name)
-    folders = (known.segmenter, known.images, known.out)
-    predicted = predict_folder(*folders, device=config.device, **options)
+    chosen = {
+        name: getattr(config.predict, name)
+        for name in ("copies", "keep_component")
+        if f"predict.{name}" in flags
+    }
+    model = load_model(known.segmenter, device=config.device, arm=known.arm, **chosen)
+    options = {"coarse": known.coarse, "force": known.force}
+    predicted = predict_folder(model, known.images, known.out, **options)
     return {"written": [str(p) for p in predicted.written], "doubts": dict(predicted.doubts)}
 
 

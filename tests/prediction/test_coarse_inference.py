@@ -4,7 +4,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sacl.errors import DataError
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec, plan_levels
 from sacl.patches.coarse_grid import (
     arg_max_on_scan,
@@ -172,5 +171,4 @@ def test_saved_networks_are_read_back_and_locate_the_same(tmp_path):
 
 
 def test_a_folder_of_given_maps_has_no_network_to_load(tmp_path):
-    with pytest.raises(DataError, match="no coarse network"):
-        load_coarse(tmp_path, CPU)
+    assert load_coarse(tmp_path, CPU) is None

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sacl.model import Member, Model
 from sacl.networks.encoder import EncoderSpec
 from sacl.networks.segmenter import SegmenterSpec
 from sacl.patches.region import Placement
@@ -45,12 +46,8 @@ def predicted(voxels, affine, folder, codes=(1, 1)):
     scan.set_sform(affine, code=codes[1])
     nibabel.save(scan, folder / "scan.nii.gz")
     predictor = Predictor(Oracle(), torch.device("cpu"))
-    predict_file(
-        folder / "scan.nii.gz",
-        folder / "label.nii.gz",
-        predictor,
-        lambda name, volume, window: None,
-    )
+    model = Model((Member("oracle", predictor, None),))
+    predict_file(folder / "scan.nii.gz", folder / "label.nii.gz", model, lambda *_: None)
     return nibabel.load(folder / "scan.nii.gz"), nibabel.load(folder / "label.nii.gz")
 
 

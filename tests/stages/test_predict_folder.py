@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from block_cohort import NATIVE, SHAPE, copy_of
 
+from sacl import model
 from sacl.cohort.manifest import read_cohort
 from sacl.errors import ConfigError, DataError
+from sacl.model import load_model
 from sacl.prediction.volume import USUAL_RECIPE, MapRecipe, Predictor, write_recipe
 from sacl.settings import PredictSettings
 from sacl.stages import predict_folder as module
@@ -32,13 +34,7 @@ def write_scans(finished, folder):
 
 def test_a_folder_gets_what_the_stage_predicts(finished, tmp_path):
     scans = write_scans(finished, tmp_path / "scans")
-    predicted = predict_folder(
-        finished.root,
-        scans,
-        tmp_path / "out",
-        coarse=finished.folder("locate") / "maps",
-        device="cpu",
-    )
+    predicted = predict_to(finished, scans, tmp_path / "out")
     assert [p.name for p in predicted.written] == ["case-3.nii.gz", "case-4.nii.gz"]
     for path in predicted.written:
         ours = nibabel.load(path)
@@ -49,20 +45,13 @@ def test_a_folder_gets_what_the_stage_predicts(finished, tmp_path):
 
 def test_one_scan_and_one_arm_can_be_chosen(finished, tmp_path):
     scans = write_scans(finished, tmp_path / "scans")
-    predicted = predict_folder(
-        finished.root,
-        scans / "case-4.nii",
-        tmp_path / "out",
-        arm="semantic",
-        coarse=finished.folder("locate") / "maps",
-        device="cpu",
-    )
+    predicted = predict_to(finished, scans / "case-4.nii", tmp_path / "out", arm="semantic")
     assert [path.name for path in predicted.written] == ["case-4.nii.gz"]
 
 
-def test_an_arm_that_is_not_there_is_one_line(finished, tmp_path):
+def test_an_arm_that_is_not_there_is_one_line(finished):
     with pytest.raises(ConfigError, match=r"--arm best: .* has semantic"):
-        predict_folder(finished.root, tmp_path, tmp_path / "out", arm="best")
+        load_model(finished.root, arm="best")
 
 
 def test_a_scan_is_never_overwritten(finished, tmp_path):
@@ -70,26 +59,26 @@ def test_a_scan_is_never_overwritten(finished, tmp_path):
     volume = nibabel.load(scans / "case-3.nii")
     nibabel.save(volume, scans / "packed.nii.gz")
     with pytest.raises(ConfigError, match=r"packed\.nii\.gz would overwrite the scan"):
-        predict_folder(finished.root, scans, scans)
+        predict_to(finished, scans, scans)
 
 
 def test_an_empty_folder_is_one_line(finished, tmp_path):
     with pytest.raises(DataError, match="no NIfTI scan"):
-        predict_folder(finished.root, tmp_path, tmp_path / "out")
+        predict_to(finished, tmp_path, tmp_path / "out")
 
 
 def test_two_scans_of_one_name_are_one_line(finished, tmp_path):
     scans = write_scans(finished, tmp_path / "scans")
     nibabel.save(nibabel.load(scans / "case-3.nii"), scans / "case-3.nii.gz")
     with pytest.raises(DataError, match="two scans differ only in"):
-        predict_folder(finished.root, scans, tmp_path / "out")
+        predict_to(finished, scans, tmp_path / "out")
 
 
 def test_a_damaged_header_stops_before_anything_is_written(finished, tmp_path):
     scans = write_scans(finished, tmp_path / "scans")
     (scans / "damaged.nii").write_bytes(b"not a scan")
     with pytest.raises(DataError, match=r"damaged\.nii"):
-        predict_folder(finished.root, scans, tmp_path / "out")
+        predict_to(finished, scans, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -98,22 +87,17 @@ def test_a_scan_with_bad_voxels_is_left_out_and_told(finished, tmp_path, capsys)
     constant = nibabel.Nifti1Image(np.zeros(SHAPE, np.int16), NATIVE)
     nibabel.save(constant, scans / "case-0.nii")
     with pytest.raises(DataError, match=r"1 of 3 scans could not be predicted \(case-0\.nii\)"):
-        predict_folder(
-            finished.root,
-            scans,
-            tmp_path / "out",
-            coarse=finished.folder("locate") / "maps",
-            device="cpu",
-        )
+        predict_to(finished, scans, tmp_path / "out")
     assert "constant image" in capsys.readouterr().err
     written = sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz"))
     assert written == ["case-3.nii.gz", "case-4.nii.gz"]
 
 
-def predict_to(finished, scans, out, **more):
+def predict_to(finished, scans, out, maps=None, force=False, **more):
     """Predict with the run's coarse maps."""
-    maps = finished.folder("locate") / "maps"
-    return predict_folder(finished.root, scans, out, coarse=maps, device="cpu", **more)
+    maps = maps or finished.folder("locate") / "maps"
+    model = load_model(finished.root, device="cpu", **more)
+    return predict_folder(model, scans, out, coarse=maps, force=force)
 
 
 def test_copies_and_cleaning_are_those_of_the_run_unless_told_otherwise(
@@ -121,13 +105,13 @@ def test_copies_and_cleaning_are_those_of_the_run_unless_told_otherwise(
 ):
     workspace, used = copy_of(finished, tmp_path / "work"), []
     write_recipe(workspace.folder("predict"), MapRecipe(2, 0.3, ("spleen",)))
-    real = module.predict_volume
+    real = model.predict_volume
 
     def remember(predictor, *rest):
         used.append(predictor.recipe)
         return real(predictor, *rest)
 
-    monkeypatch.setattr(module, "predict_volume", remember)
+    monkeypatch.setattr(model, "predict_volume", remember)
     scan = write_scans(finished, tmp_path / "scans") / "case-4.nii"
     predict_to(workspace, scan, tmp_path / "a")
     predict_to(workspace, scan, tmp_path / "b", copies=0)
@@ -208,8 +192,9 @@ def test_a_scan_unlike_those_of_the_training_is_in_doubt(finished, tmp_path, cap
     )
     (scans / "case-4.nii").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_locator", lambda *_: lambda *scan: None)
-        patch.setattr(module, "predict_volume", filled)
+        patch.setattr(module, "_given_maps", lambda *_: lambda *scan: None)
+        patch.setattr(model.Member, "see", lambda _, volume, *scan: (volume, (0, 1), None))
+        patch.setattr(model, "predict_volume", filled)
         predicted = predict_to(finished, scans, tmp_path / "out")
     assert list(predicted.doubts) == ["case-3.nii", "odd.nii"]
     assert predicted.doubts["case-3.nii"] == ("organs fill 100% of the scan, expected at most 60%",)
@@ -232,9 +217,9 @@ def test_what_is_odd_in_a_coarse_map_or_its_header_is_said(finished, tmp_path, c
     odd.set_qform(image.affine @ np.diag([1, 1, 2, 1]), code=1)
     nibabel.save(odd, maps / "case-4.nii.gz")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "doubts_about", lambda *_: [])
+        patch.setattr(model, "doubts_about", lambda *_: [])
         patch.setattr(Predictor, "needs_coarse", True)
-        predicted = predict_folder(finished.root, scans, tmp_path / "out", coarse=maps)
+        predicted = predict_to(finished, scans, tmp_path / "out", maps)
     first, second = predicted.doubts["case-4.nii"][:2]
     assert first.startswith("coarse map: ")
     assert "by the sform, which is used" in first

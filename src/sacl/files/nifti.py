@@ -12,6 +12,7 @@ import logging
 import math
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from jaxtyping import Integer, Num, Shaped, UInt8
 from nibabel.filebasedimages import ImageFileError
 from nibabel.nifti1 import Nifti1Extension
 from nibabel.openers import ImageOpener
-from nibabel.spatialimages import HeaderDataError, HeaderTypeError
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
 from sacl.errors import DataError
@@ -73,9 +74,48 @@ def read_volume(path: Path) -> tuple[Volume, NativeFrame]:
     """
     with _one_line(path):
         image, frame = _open(path)
-        voxels, grid = to_canonical(intensities(*_stored(image, path)), frame.grid)
-    require_finite(voxels, path.name)
-    return Volume(voxels, grid), frame
+        return volume_of(*_stored(image, path), frame.grid, path.name), frame
+
+
+def is_image(image: object) -> bool:
+    """Tell whether something is an image as nibabel reads and makes them."""
+    return isinstance(image, SpatialImage)
+
+
+def volume_of_image(image: Any, where: str) -> tuple[Volume, NativeFrame]:
+    """Return the volume of nibabel's image, as `read_volume` reads it from a file.
+
+    Raises:
+        DataError: as `read_volume` does; `where` names the image.
+    """
+    stored, slope, inter, grid = image.dataobj, 1.0, 0.0, _grid_of(image, where)
+    if nibabel.is_proxy(stored) and hasattr(stored, "get_unscaled"):
+        slope, inter = float(stored.slope), float(stored.inter)
+        stored = stored.get_unscaled()
+    voxels = np.asanyarray(stored).reshape(grid.shape, order="F")
+    is_nifti = isinstance(image.header, nibabel.Nifti1Header)
+    frame = _frame_of(image.header, grid) if is_nifti else NativeFrame(grid)
+    return volume_of(voxels, slope, inter, grid, where), frame
+
+
+def volume_of(
+    stored: Shaped[np.ndarray, "i j k"], slope: float, inter: float, native: Grid, where: str
+) -> Volume:
+    """Return `stored * slope + inter`, on any grid, as a canonical volume.
+
+    Raises:
+        DataError: voxels are not plain numbers, or one is NaN or infinite; `where` names them.
+    """
+    if stored.dtype.kind not in "biuf":
+        raise DataError(f"{where}: voxels of type {stored.dtype}, expected plain numbers")
+    voxels, grid = to_canonical(intensities(stored, slope, inter), native)
+    require_finite(voxels, where)
+    return Volume(voxels, grid)
+
+
+def image_of_labels(label_map: LabelMap, native: NativeFrame) -> Any:
+    """Return a canonical label map as nibabel's NIfTI image, as `write_label_map` writes it."""
+    return _labeled_image(label_map, native, native.grid.affine)
 
 
 def read_frame(path: Path) -> NativeFrame:
@@ -115,7 +155,7 @@ def read_label_map(path: Path, scheme: LabelScheme) -> tuple[LabelMap, NativeFra
 
 def write_volume(path: Path, volume: Volume) -> None:
     """Write a volume on its own grid, whole or not at all."""
-    _save(path, volume.voxels, NativeFrame(volume.grid), None)
+    _save(path, _image(volume.voxels, NativeFrame(volume.grid)))
 
 
 def write_label_map(
@@ -130,11 +170,7 @@ def write_label_map(
     native frame, so that the result overlays the scan in any viewer. The names stand in a
     Caret-style LabelTable in a NIfTI extension. `note` is told the whole file before it is renamed.
     """
-    scheme = label_map.scheme
-    voxels = label_map.voxels.astype(scheme.label_type, copy=False)
-    if native is not None:
-        voxels = to_native(voxels, native.grid)
-    _save(path, voxels, native or NativeFrame(label_map.grid), label_table(scheme.names), note)
+    _save(path, _labeled_image(label_map, native), note)
 
 
 def read_label_table(path: Path) -> dict[str, int] | None:
@@ -186,34 +222,51 @@ def _open(path: Path) -> tuple[Any, NativeFrame]:
     strange = {name: int(header[name]) for name in _CODES if not 0 <= header[name] <= _LAST_CODE}
     for name in strange:  # nibabel does so too
         header[name] = 0
-    sform, qform = (int(header[name]) for name in _CODES)
-    stored = tuple(float(number) for name in _QFORM for number in np.ravel(header[name])[:4])
-    usable = np.isfinite(stored).all() and 0 not in stored[1:4]
+    stored = _qform_in(header)
     # nibabel would quietly replace a zero spacing by 1 mm.
-    if sform == 0 and not usable:
+    if header["sform_code"] == 0 and not _is_usable(stored):
         raise DataError(
             f"{path.name}: voxel spacing {stored[1:4]}, quaternion {stored[4:7]} and offset"
             f" {stored[7:]} give no affine; repair the header"
         )
     image = nibabel.load(path)
-    shape = tuple(int(n) for n in image.shape)
-    if len(shape) > 3 and math.prod(shape[3:]) > 1:
-        raise DataError(
-            f"{path.name}: a {len(shape)}-D image of {math.prod(shape[3:])} volumes, expected"
-            " one; split it (for instance `fslsplit`) and choose one volume per case"
-        )
-    if len(shape) < 3:
-        raise DataError(f"{path.name}: a {len(shape)}-D image of shape {shape}, expected 3-D")
-    try:
-        grid = Grid((shape[0], shape[1], shape[2]), image.affine)
-    except DataError as error:
-        raise DataError(f"{path.name}: {error}") from error
-    units = int(header["xyzt_units"])
-    doubt = _contradiction(header, grid)
+    frame = _frame_of(header, _grid_of(image, path.name))
     if strange:
         words = " and ".join(f"{name} {code}" for name, code in strange.items())
         doubt = f"{words}: no code of NIfTI, read as 0, which others may use; repair the header"
-    return image, NativeFrame(grid, qform, sform, units, stored if usable else (), doubt)
+        frame = replace(frame, contradiction=doubt)
+    return image, frame
+
+
+def _frame_of(header: Any, grid: Grid) -> NativeFrame:
+    """Return how a scan of this header and grid lies in its file."""
+    sform, qform = (int(header[name]) for name in _CODES)
+    stored, doubt = _qform_in(header), _contradiction(header, grid)
+    usable = stored if _is_usable(stored) else ()
+    return NativeFrame(grid, qform, sform, int(header["xyzt_units"]), usable, doubt)
+
+
+def _qform_in(header: Any) -> tuple[float, ...]:
+    return tuple(float(number) for name in _QFORM for number in np.ravel(header[name])[:4])
+
+
+def _is_usable(qform: tuple[float, ...]) -> bool:
+    return bool(np.isfinite(qform).all()) and 0 not in qform[1:4]
+
+
+def _grid_of(image: Any, where: str) -> Grid:
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) > 3 and math.prod(shape[3:]) > 1:
+        raise DataError(
+            f"{where}: a {len(shape)}-D image of {math.prod(shape[3:])} volumes, expected"
+            " one; split it (for instance `fslsplit`) and choose one volume per case"
+        )
+    if len(shape) < 3:
+        raise DataError(f"{where}: a {len(shape)}-D image of shape {shape}, expected 3-D")
+    try:
+        return Grid((shape[0], shape[1], shape[2]), image.affine)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 def _contradiction(header: Any, grid: Grid) -> str:
@@ -301,13 +354,24 @@ def _inflated(path: Path, start: int, size: int) -> UInt8[np.ndarray, " byte"]:
     return content
 
 
-def _save(
-    path: Path,
+def _labeled_image(
+    label_map: LabelMap, native: NativeFrame | None, affine: Shaped[np.ndarray, "4 4"] | None = None
+) -> Any:
+    scheme = label_map.scheme
+    voxels = label_map.voxels.astype(scheme.label_type, copy=False)
+    if native is not None:
+        voxels = to_native(voxels, native.grid)
+    frame = native or NativeFrame(label_map.grid)
+    return _image(voxels, frame, label_table(scheme.names), affine)
+
+
+def _image(
     voxels: Shaped[np.ndarray, "i j k"],
     frame: NativeFrame,
-    table: bytes | None,
-    note: Callable[[Path], object] | None = None,
-) -> None:
+    table: bytes | None = None,
+    affine: Shaped[np.ndarray, "4 4"] | None = None,
+) -> Any:
+    """Return an image; its affine is that of its header, in float32, where none is given."""
     header = nibabel.Nifti1Header()
     header.set_data_dtype(voxels.dtype)
     header.set_data_shape(voxels.shape)
@@ -322,7 +386,11 @@ def _save(
         header["intent_code"] = 1002  # NIFTI_INTENT_LABEL
         header.extensions.append(Nifti1Extension(CARET, table))
     header.set_slope_inter(1, 0)
+    return nibabel.Nifti1Image(voxels, affine, header)
+
+
+def _save(path: Path, image: Any, note: Callable[[Path], object] | None = None) -> None:
     with replacing(path) as temporary:
-        nibabel.save(nibabel.Nifti1Image(voxels, None, header), temporary)
+        nibabel.save(image, temporary)
         if note is not None:
             note(temporary)

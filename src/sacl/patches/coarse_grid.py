@@ -152,6 +152,15 @@ def arg_max_on_scan(
     return labels
 
 
+def slices_on_scan(
+    probability: Float[Tensor, "class a b c"], grid: CoarseGrid
+) -> Iterator[Float[Tensor, "class i j"]]:
+    """Yield the interpolated probabilities of every axial slice of the scan, by rising k."""
+    along_i, along_j, along_k = (weights.to(probability.device) for weights in grid.to_scan)
+    for weights in along_k:
+        yield torch.einsum("ia,cab,jb->cij", along_i, probability.float() @ weights, along_j)
+
+
 def _enlarge(
     thin: Float[Tensor, "a b k"], along_i: Float[Tensor, "i a"], along_j: Float[Tensor, "j b"]
 ) -> Float[Tensor, "i j k"]:

@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from sacl.errors import DataError
 from sacl.files.weights import read_weights, save_weights
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec
 from sacl.networks.segmenter import Segmenter, SegmenterSpec
+from sacl.patches.coarse_grid import arg_max_on_scan
 from sacl.prediction.assemble import clean_components
 from sacl.prediction.volume import Network, Predictor, load_segmenter, predict_volume
-from sacl.prediction.windows import labels_by_windows
+from sacl.prediction.windows import probability_by_windows
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
 MIN_VOLUME_ML = 0.05
@@ -48,7 +48,8 @@ class VolumeEnsemble:
 
     def locate(self, volume: Volume, window: tuple[float, float]) -> LabelMap:
         """Return the cleaned coarse label map of a canonical scan, of any size and spacing."""
-        voxels = labels_by_windows(self.networks, self.spec, self.device, volume, window)
+        how = (self.networks, self.spec, self.device, volume, window)
+        voxels = arg_max_on_scan(*probability_by_windows(*how))
         return cleaned(voxels, volume.grid, LabelScheme(self.spec.scheme, self.spec.organs))
 
 
@@ -114,20 +115,14 @@ def load_network(folder: Path, name: str, device: torch.device) -> Ensemble | No
     return None
 
 
-def load_coarse(folder: Path, device: torch.device) -> Ensemble:
+def load_coarse(folder: Path, device: torch.device) -> Ensemble | None:
     """Return all networks of a finished `locate` stage as one ensemble.
 
-    Raises:
-        DataError: the folder has no coarse network.
+    None where its coarse maps came from elsewhere.
     """
     names = sorted(path.name for path in (folder / _NETWORKS).glob("*/"))
     networks = [network for name in names if (network := load_network(folder, name, device))]
-    if not networks:
-        raise DataError(
-            f"{folder.name}: no coarse network, its label maps came from elsewhere (--from);"
-            " give coarse label maps of these scans with --coarse"
-        )
-    return together(networks)
+    return together(networks) if networks else None
 
 
 def together(ensembles: Sequence[Ensemble]) -> Ensemble:

@@ -28,13 +28,14 @@ from sacl.networks.segmenter import (
     restored,
     restored_segmenter,
 )
+from sacl.patches.coarse_grid import CoarseGrid, arg_max_on_scan, slices_on_scan
 from sacl.patches.query import coverage, cut
 from sacl.patches.region import dense_boxes, patch_boxes
 from sacl.patches.window import normalize
-from sacl.prediction.assemble import clean_components, fuse, labels_of_slice
+from sacl.prediction.assemble import clean_components, fuse, labels_of_slice, to_voxels
 from sacl.prediction.copies import mean_over_copies, wider
 from sacl.prediction.guard import with_organs_of
-from sacl.prediction.windows import labels_by_windows
+from sacl.prediction.windows import probability_by_windows
 from sacl.types import Box, LabelMap, Volume
 
 _RECIPE_FILE = "recipe.json"
@@ -201,43 +202,89 @@ def predict_volume(
             the whole slices where it holds none.
     """
     scheme, recipe = predictor.spec.label_scheme, predictor.recipe
+    assert coarse is not None or not predictor.needs_coarse, "a coarse label map is needed"
     # Slices are read and written one by one: column order keeps each of them in one piece.
     labels = np.zeros(volume.grid.shape, scheme.label_type, order="F")
-    assert coarse is not None or not predictor.needs_coarse, "a coarse label map is needed"
     if isinstance(predictor, VolumePredictor):
-        how = (predictor.spec.network, predictor.device, volume, window, recipe.copies)
-        labels = labels_by_windows((predictor.network,), *how)
+        labels = arg_max_on_scan(*_by_windows(predictor, volume, window))
     elif predictor.spec.head == "dense":
-        boxes = dense_boxes(predictor.spec.placement, volume.grid, coarse)
-        _predict_slices(predictor, volume, window, boxes, labels)
+        for box, logit in _slice_logits(predictor, volume, window, coarse):
+            labels[:, :, box.start[2]] = labels_of_slice(logit, box, volume.grid.shape[:2])
     else:
         assert coarse is not None
         _predict_patches(predictor, volume, window, coarse, labels)
+    return finished_map(LabelMap(labels, volume.grid, scheme), recipe, coarse)
+
+
+def finished_map(label_map: LabelMap, recipe: MapRecipe, coarse: LabelMap | None) -> LabelMap:
+    """Return a map without small components, with the organs that are taken from the coarse map."""
     if recipe.keep_component > 0:
-        labels = clean_components(labels, len(scheme.names), recipe.keep_component, 0)
-    label_map = LabelMap(labels, volume.grid, scheme)
+        count = len(label_map.scheme.names)
+        cleaned = clean_components(label_map.voxels, count, recipe.keep_component, 0)
+        label_map = LabelMap(cleaned, label_map.grid, label_map.scheme)
     if coarse is None or not recipe.from_coarse:
         return label_map
     return with_organs_of(label_map, coarse, recipe.from_coarse)
 
 
-def _predict_slices(
-    predictor: Predictor,
+def slice_probabilities(
+    predictor: AnyPredictor,
     volume: Volume,
     window: tuple[float, float],
-    boxes: Sequence[Box],
-    labels: UInt[np.ndarray, "i j k"],
-) -> None:
+    coarse: LabelMap | None = None,
+) -> Iterator[Float[Tensor, "class i j"]]:
+    """Yield the class probabilities of every axial slice of a scan, by rising k, on the CPU.
+
+    Their largest is the class that `predict_volume` gives a voxel, before its map is cleaned. Query
+    patches compete as there: an organ wins where its probability exceeds one half, and those of all
+    other organs. The arguments are those of `predict_volume`.
+    """
+    if isinstance(predictor, VolumePredictor):
+        on_grid = _by_windows(predictor, volume, window)
+        yield from (probability.cpu() for probability in slices_on_scan(*on_grid))
+        return
+    shape, classes = volume.grid.shape[:2], 1 + len(predictor.spec.organs)
+    if predictor.spec.head == "dense":
+        for box, logit in _slice_logits(predictor, volume, window, coarse):
+            probability = torch.zeros(classes, *shape)
+            probability[0] = 1
+            region, voxels = to_voxels(logit.cpu(), box, shape)
+            probability[:, *region] = voxels.softmax(dim=0)
+            yield probability
+        return
+    assert coarse is not None
+    patches = groupby(_patch_logits(predictor, volume, window, coarse), lambda p: p[0].start[2])
+    of_slice = {k: list(group) for k, group in patches}
+    for k in range(volume.grid.shape[2]):
+        probability = torch.zeros(classes, *shape)
+        for box, label, logit in of_slice.get(k, ()):
+            region, voxels = to_voxels(logit[None], box, shape)
+            inside = probability[label][region]
+            inside[:] = torch.maximum(inside, voxels[0].sigmoid())
+        probability[0] = 1 - probability[1:].amax(dim=0)
+        yield probability / probability.sum(dim=0)
+
+
+def _by_windows(
+    predictor: VolumePredictor, volume: Volume, window: tuple[float, float]
+) -> tuple[Float[Tensor, "class a b c"], CoarseGrid]:
+    how = (predictor.spec.network, predictor.device, volume, window, predictor.recipe.copies)
+    return probability_by_windows((predictor.network,), *how)
+
+
+def _slice_logits(
+    predictor: Predictor, volume: Volume, window: tuple[float, float], coarse: LabelMap | None
+) -> Iterator[tuple[Box, Float[Tensor, "class side side"]]]:
+    """Yield box and logits of what a dense segmenter reads of every axial slice, by rising k."""
+    boxes = dense_boxes(predictor.spec.placement, volume.grid, coarse)
     size, scale = predictor.spec.image_size, predictor.scale
-    shape = (volume.grid.shape[0], volume.grid.shape[1])
     for first in range(0, len(boxes), predictor.batch):
         batch = boxes[first : first + predictor.batch]
         pixels = [
             cut(normalize(volume.voxels[:, :, box.start[2]], window), box, size, scale)[None]
             for box in batch
         ]
-        for box, logit in zip(batch, predictor.logits(pixels), strict=True):
-            labels[:, :, box.start[2]] = labels_of_slice(logit, box, shape)
+        yield from zip(batch, predictor.logits(pixels), strict=True)
 
 
 def _predict_patches(

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt
+from jaxtyping import Float
 from monai.inferers import sliding_window_inference
 from torch import Tensor
 from torch.nn import functional
 
 from sacl.networks.coarse import CoarseSpec
 from sacl.networks.device import autocast
-from sacl.patches.coarse_grid import arg_max_on_scan, coarse_grid, image_to_coarse
+from sacl.patches.coarse_grid import CoarseGrid, coarse_grid, image_to_coarse
 from sacl.prediction.copies import mean_over_copies, wider
 from sacl.types import Volume
 
@@ -25,22 +24,22 @@ _OVERLAP = 0.5
 _LEAST_PROBABILITY = 1e-6
 
 
-def labels_by_windows(
+def probability_by_windows(
     networks: Sequence[Levels],
     spec: CoarseSpec,
     device: torch.device,
     volume: Volume,
     window: tuple[float, float],
     copies: int = 0,
-) -> UInt[np.ndarray, "i j k"]:
-    """Return the most probable class of every voxel of a canonical scan, of any size and spacing.
+) -> tuple[Float[Tensor, "class a b c"], CoarseGrid]:
+    """Return a scan's class probabilities on the grid on which the networks work, and that grid.
 
-    It is that of the mean probability over the networks, all of one spec, and over `copies` turned
-    and scaled copies (`prediction.copies`).
+    The scan is canonical, of any size and spacing. The mean is over the networks, all of one spec,
+    and over `copies` turned and scaled copies (`prediction.copies`).
     """
     grid = coarse_grid(volume.grid, spec.spacing_mm, spec.in_plane_size)
     image = image_to_coarse(volume.voxels, window, grid, device)
-    return arg_max_on_scan(_over_copies(networks, spec, image, copies), grid)
+    return _over_copies(networks, spec, image, copies), grid
 
 
 @torch.inference_mode()

@@ -1,0 +1,302 @@
+"""Trained segmenters in memory: label maps of scans, in Python as on the command line."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from sacl.errors import ConfigError, DataError
+from sacl.files.nifti import image_of_labels, is_image, volume_of, volume_of_image
+from sacl.geometry import require_same_grid, to_native
+from sacl.networks.device import resolve_device
+from sacl.patches.scan_ranges import doubts_about, measures_of
+from sacl.patches.window import window_of
+from sacl.prediction.coarse import Ensemble, load_coarse
+from sacl.prediction.volume import (
+    USUAL_RECIPE,
+    AnyPredictor,
+    finished_map,
+    load_predictor,
+    predict_volume,
+    read_recipe,
+    slice_probabilities,
+)
+from sacl.run.record import arm_named, arms_of
+from sacl.run.workspace import Workspace
+from sacl.types import Grid, LabelMap, LabelScheme, Volume
+
+Image = TypeVar("Image")
+"""An array, or an image of nibabel or SimpleITK."""
+
+Seen = tuple[Volume, tuple[float, float], LabelMap | None]
+"""What a segmenter sees of a scan: its voxels, its window and, where it reads one, a coarse map."""
+
+_MOST_ORGAN = 0.6
+"""Organs in more of a scan's voxels than this are a doubt."""
+_IMAGE = "image"
+"""What errors call an image that has no name."""
+_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""From LPS, the world of SimpleITK and of DICOM, to RAS+."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segmented:
+    """The label map of a scan, on its canonical grid, and what speaks against believing it."""
+
+    label_map: LabelMap
+    doubts: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One segmenter of a model, by its name, and the coarse networks that it came with, if any."""
+
+    name: str
+    predictor: AnyPredictor
+    coarse: Ensemble | None
+
+    def see(self, volume: Volume, scan: str, given: LabelMap | None) -> Seen:
+        """Return a scan as the segmenter sees it, located by its own networks if none is given."""
+        window = window_of(volume.voxels, self.predictor.spec.window, scan)
+        if not self.predictor.needs_coarse:
+            return volume, window, None
+        self.require_coarse(given is not None)
+        if given is None and self.coarse is not None:
+            given = self.coarse.locate(volume, window)
+        return volume, window, given
+
+    def require_coarse(self, given: bool) -> None:
+        """Refuse to go on without a coarse label map where one is read and cannot be made."""
+        if self.predictor.needs_coarse and self.coarse is None and not given:
+            raise DataError(
+                f"{self.name}: no coarse network, its label maps came from elsewhere (--from);"
+                " give coarse label maps of these scans with --coarse"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """One segmenter, or several of the same organs that predict together, from `load_model`.
+
+    Of several, the mean of their class probabilities on the scan's own grid decides. Nothing of a
+    model changes while it predicts, so that several threads may share it.
+    """
+
+    members: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        first, *others = self.members
+        for other in others:
+            for what in ("organs", "modality"):
+                a, b = (_trait(member, what) for member in (first, other))
+                if a != b:
+                    raise ConfigError(
+                        f"{first.name} and {other.name}: {what} {a} and {b}; models that predict"
+                        " together need the same organs, in the same order, and one modality"
+                    )
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """The organs and their label values."""
+        return self.members[0].predictor.spec.label_scheme
+
+    @property
+    def needs_coarse(self) -> bool:
+        """Tell whether a coarse label map of every scan is read, given or made by the model."""
+        return any(member.predictor.needs_coarse for member in self.members)
+
+    def require_coarse(self, given: bool) -> None:
+        """Refuse to go on without coarse label maps where they are read and cannot be made.
+
+        Raises:
+            DataError: naming the segmenter that has no coarse network.
+        """
+        for member in self.members:
+            member.require_coarse(given)
+
+    def segment(self, volume: Volume, name: str, coarse: LabelMap | None = None) -> Segmented:
+        """Return the label map of a canonical scan, and what speaks against believing it.
+
+        Args:
+            volume: The scan, of any size and spacing; HU for CT.
+            name: What errors call it.
+            coarse: Its coarse label map on the same grid; where one is needed and none is given,
+                the model's own networks make it.
+
+        Raises:
+            DataError: all voxels are equal, or a coarse label map is missing or on another grid.
+        """
+        if coarse is not None:
+            require_same_grid(volume.grid, coarse.grid, name)
+        seen = [member.see(volume, name, coarse) for member in self.members]
+        if len(seen) == 1:
+            label_map = predict_volume(self.members[0].predictor, *seen[0])
+        else:
+            label_map = self._together(seen)
+        return Segmented(label_map, tuple(self._doubts(volume, label_map)))
+
+    def predict(self, image: Image, affine: ArrayLike | None = None) -> Image:
+        """Return the label map of an image, as an image of the same kind on the same grid.
+
+        What speaks against believing it is a `UserWarning`.
+
+        Args:
+            image: An image of nibabel or SimpleITK, or an array `[i, j, k]`; HU for CT.
+            affine: Of an array, from (i, j, k) to (x, y, z) in mm, RAS+, `[4, 4]`.
+
+        Raises:
+            DataError: it is no such image, not 3-D, not of finite numbers, or all are equal.
+        """
+        volume, doubts, as_given = _opened(image, affine)
+        segmented = self.segment(volume, _IMAGE)
+        for doubt in (*doubts, *segmented.doubts):
+            warnings.warn(f"in doubt: {doubt}", stacklevel=2)
+        return as_given(segmented.label_map)
+
+    def _together(self, seen: Sequence[Seen]) -> LabelMap:
+        """Return the label map that the mean of all segmenters' probabilities gives.
+
+        Small components are removed as by the first one. An organ is taken from a coarse map where
+        every segmenter takes it from there.
+        """
+        grid, predictors = seen[0][0].grid, [member.predictor for member in self.members]
+        labels = np.zeros(grid.shape, self.scheme.label_type, order="F")
+        slices = [
+            slice_probabilities(predictor, *scan)
+            for predictor, scan in zip(predictors, seen, strict=True)
+        ]
+        for k, probabilities in enumerate(zip(*slices, strict=True)):
+            labels[:, :, k] = torch.stack(probabilities).mean(dim=0).numpy().argmax(axis=0)
+        taken = set.intersection(*(set(one.recipe.from_coarse) for one in predictors))
+        recipe = replace(predictors[0].recipe, from_coarse=tuple(sorted(taken)))
+        coarse = next((coarse for _, _, coarse in seen if coarse is not None), None)
+        return finished_map(LabelMap(labels, grid, self.scheme), recipe, coarse)
+
+    def _doubts(self, volume: Volume, label_map: LabelMap) -> list[str]:
+        measures, doubts = measures_of(volume), []
+        for spec in (member.predictor.spec for member in self.members):
+            if spec.scans is not None:
+                doubts += doubts_about(measures, spec.scans, spec.window.modality)
+        share = np.count_nonzero(label_map.voxels) / label_map.voxels.size
+        if share > _MOST_ORGAN:
+            doubts.append(
+                f"organs fill {share:.0%} of the scan, expected at most {_MOST_ORGAN:.0%}"
+            )
+        return list(dict.fromkeys(doubts))
+
+
+def load_model(
+    *paths: Path | str,
+    device: str = "auto",
+    arm: str | None = None,
+    copies: int | None = None,
+    keep_component: float | None = None,
+) -> Model:
+    """Return the segmenter of a finished run, or those of several that predict together.
+
+    Args:
+        paths: Work directories.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        arm: Which network of the run; the segmenter where none is named.
+        copies: Turned and scaled copies per scan; as in the run where unset.
+        keep_component: The share of an organ's largest component below which one is removed; as in
+            the run where unset.
+
+    Raises:
+        WorkspaceError: a run is not finished.
+        ConfigError: it has no such network, or the organs of several are not the same.
+        DataError: a file is missing or damaged.
+        DeviceError: the device is not there.
+    """
+    if not paths:
+        raise ConfigError("load_model: which model? give a work directory")
+    where = resolve_device(device)
+    changes = {"copies": copies, "keep_component": keep_component}
+    given = {name: value for name, value in changes.items() if value is not None}
+    members = [_of_run(Workspace(Path(path)), arm, where) for path in paths]
+    return Model(tuple(_with_recipe(member, given) for member in members))
+
+
+def _of_run(workspace: Workspace, wanted: str | None, device: torch.device) -> Member:
+    """Return the segmenter of a finished run, and its coarse networks where it reads their maps."""
+    arm = arm_named(workspace, wanted)
+    recipe = read_recipe(workspace.folder("predict")) or USUAL_RECIPE
+    if arm != arms_of(workspace)[0]:
+        recipe = replace(recipe, from_coarse=())
+    predictor = load_predictor(workspace.require("finetune") / arm, device, recipe)
+    coarse = load_coarse(workspace.folder("locate"), device) if predictor.needs_coarse else None
+    return Member(workspace.root.resolve().name, predictor, coarse)
+
+
+def _with_recipe(member: Member, changes: Any) -> Member:
+    recipe = replace(member.predictor.recipe, **changes)
+    return replace(member, predictor=replace(member.predictor, recipe=recipe))
+
+
+def _trait(member: Member, what: str) -> str:
+    spec = member.predictor.spec
+    return spec.window.modality if what == "modality" else ", ".join(spec.organs)
+
+
+def _opened(
+    image: Any, affine: ArrayLike | None
+) -> tuple[Volume, list[str], Callable[[LabelMap], Any]]:
+    """Return an image as a canonical volume, what is odd in it, and what turns a map back."""
+    if isinstance(image, np.ndarray):
+        grid = _grid_of_array(image, affine)
+        volume = volume_of(image, 1.0, 0.0, grid, _IMAGE)
+        return volume, [], lambda labels: to_native(labels.voxels, grid).copy()
+    if affine is not None:
+        raise DataError(
+            f"{_IMAGE}: affine goes with an array; a {type(image).__name__} has its own"
+        )
+    if is_image(image):
+        volume, frame = volume_of_image(image, _IMAGE)
+        doubts = [frame.contradiction] if frame.contradiction else []
+        return volume, doubts, lambda labels: image_of_labels(labels, frame)
+    if type(image).__module__.split(".")[0] == "SimpleITK":
+        return _opened_by_simpleitk(image)
+    raise DataError(
+        f"{_IMAGE}: got {type(image).__name__}, expected an image of nibabel or SimpleITK, or a"
+        " NumPy array with its affine"
+    )
+
+
+def _grid_of_array(array: np.ndarray, affine: ArrayLike | None) -> Grid:
+    if array.ndim != 3:
+        raise DataError(f"{_IMAGE}: an array of shape {array.shape}, expected [i, j, k]")
+    if affine is None:
+        raise DataError(
+            f"{_IMAGE}: where does the array lie? give affine=, the 4 x 4 matrix from (i, j, k) to"
+            " (x, y, z) in mm, RAS+"
+        )
+    i, j, k = array.shape
+    return Grid((i, j, k), np.asarray(affine))
+
+
+def _opened_by_simpleitk(image: Any) -> tuple[Volume, list[str], Callable[[LabelMap], Any]]:
+    """Open an image of SimpleITK, whose arrays are `[k, j, i]` and whose world is LPS."""
+    simpleitk = sys.modules["SimpleITK"]
+    axes, numbers = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
+    if (axes, numbers) != (3, 1):
+        raise DataError(f"{_IMAGE}: {axes}-D of {numbers} numbers a voxel, expected 3-D of one")
+    array = simpleitk.GetArrayViewFromImage(image).T
+    lps = np.eye(4)
+    lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    lps[:3, 3] = image.GetOrigin()
+    grid = _grid_of_array(array, _TO_RAS @ lps)
+
+    def as_given(label_map: LabelMap) -> Any:
+        labels = simpleitk.GetImageFromArray(to_native(label_map.voxels, grid).T)
+        labels.CopyInformation(image)
+        return labels
+
+    return volume_of(array, 1.0, 0.0, grid, _IMAGE), [], as_given
