@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from sacl.scores.overlap import dice, volume_ml
+from sacl.scores.organs_of_case import dice, volume_ml
 
 
 def _mask(*voxels):

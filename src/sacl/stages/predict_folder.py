@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sacl.cohort.layouts.label_maps import read_given_map, survey_maps
 from sacl.cohort.references import SchemeMap
 from sacl.errors import ConfigError, DataError, SaclError
 from sacl.files.atomic import note_own, real, require_own
 from sacl.files.nifti import is_nifti, read_frame, read_volume, stem, write_label_map
 from sacl.model import Model
+from sacl.prediction.given import read_given_map, survey_maps
 from sacl.progress import say, track
 from sacl.types import Grid
 
