@@ -65,13 +65,13 @@ def measure(head: str, slices: int) -> dict[str, float | bool]:
     from sacl.networks.segmenter import build_segmenter
     from sacl.prediction.coarse import VolumeEnsemble
     from sacl.prediction.volume import MapRecipe, Predictor
-    from sacl.stages.predict_folder import predict_file
+    from sacl.stages.predict_folder import predict_folder
 
     device = _cpu()
     segmenter = build_segmenter(_spec(head), seed=0).eval()
     ensemble = VolumeEnsemble(_coarse_spec(), _coarse_networks(3), device)
     with tempfile.TemporaryDirectory() as folder:
-        scan, path = Path(folder) / "scan.nii.gz", Path(folder) / "label.nii.gz"
+        scan = Path(folder) / "scan.nii.gz"
         # The scan is made by another process: what making it takes is not this one's.
         subprocess.run([sys.executable, "-c", _MAKE_SCAN, str(scan), str(slices)], check=True)
         predictor = Predictor(segmenter, device, MapRecipe(keep_component=0.1))
@@ -81,7 +81,7 @@ def measure(head: str, slices: int) -> dict[str, float | bool]:
         idle = _resident_gb()
         begun, watch = time.monotonic(), _Watch()
         with watch:
-            predict_file(scan, path, model, lambda *_: None)
+            predict_folder(model, scan, Path(folder) / "out")
         seconds = time.monotonic() - begun
     above = watch.peak_gb - idle
     return {

@@ -22,7 +22,7 @@ from typing import Any
 from sacl import __version__, handlers
 from sacl.commands import parsed, program
 from sacl.errors import SaclError
-from sacl.progress import say
+from sacl.progress import say, silent
 from sacl.run.configure import load_config
 from sacl.settings import RunConfig
 
@@ -92,7 +92,8 @@ def _dispatch(arguments: list[str]) -> int:
         program().print_help()
         return 0
     work = _HANDLERS if known.config else _HANDLERS | _OF_FOLDERS
-    result = work.get(known.command, _stage)(known, flags)
+    with silent(known.quiet):
+        result = work.get(known.command, _stage)(known, flags)
     if known.json:
         print(json.dumps(dataclasses.asdict(result) if not isinstance(result, dict) else result))
     return 0

@@ -29,15 +29,18 @@ class _Flag:
     help: str
     shown: str = "DIR"
     many: bool = False
+    also: tuple[str, ...] = ()
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
         """Declare the flag; what is shown as a folder or file is a path."""
         if not self.shown:
-            parser.add_argument(self.name, action="store_true", help=self.help)
+            parser.add_argument(self.name, *self.also, action="store_true", help=self.help)
             return
-        kind: Any = {"N": int, "DIR": self._path, "HTML": self._path}.get(self.shown, str)
+        paths = dict.fromkeys(("DIR", "PATH", "HTML"), self._path)
+        kind: Any = {"N": int, **paths}.get(self.shown, str)
         parser.add_argument(
             self.name,
+            *self.also,
             dest="from_" if self.name == "--from" else None,
             type=kind,
             nargs="+" if self.many else None,
@@ -72,6 +75,7 @@ _COMMON = (
     _Flag("--time", "how long all stages of the command may take, such as 30m or 2h", "TIME"),
     _Flag("--force", "redo what is up to date; overwrite what is in the way", ""),
     _Flag("--json", "print the result as JSON on stdout", ""),
+    _Flag("--quiet", "say nothing but what went wrong", "", also=("-q",)),
 )
 _REPAIR = "resample a label map that is on another grid than its image"
 _DATA = (
@@ -82,6 +86,7 @@ _ARM = _Flag("--arm", "which network: the segmenter (default), or `scratch`, its
 _EXPLAIN = "only say how the data would be read, series by series for DICOM"
 _FORM = "nifti (default), nifti-per-organ, nnunet, nnssl, dicom-seg, dicom-seg-labelmap or rtstruct"
 _SEGMENTER = "work directory of a finished run; --work, --name, --seed have no effect beside it"
+_SCANS = "scans: a file, a folder or a zip of NIfTI, NRRD, MetaImage or DICOM (also --images)"
 _OR_DATA = "CONFIG.yaml|DATA"
 COMMANDS = {
     "run": _Command(
@@ -117,8 +122,10 @@ COMMANDS = {
         "predict label maps for a run's scans, or of any folder (--segmenter)",
         (
             _Flag("--segmenter", _SEGMENTER),
-            _Flag("--images", "folder of NIfTI scans, or one scan"),
-            _Flag("--out", "folder for the label maps"),
+            _Flag("--input", _SCANS, "PATH", also=("--images", "-i")),
+            _Flag("--out", "folder for the label maps", also=("-o",)),
+            _Flag("--per-organ", "a mask per organ too, in a folder per scan", ""),
+            _Flag("--nifti", "NIfTI label maps of scans of other formats too", ""),
             _ARM,
             _Flag("--coarse", "folder of coarse label maps, for a run without coarse networks"),
         ),

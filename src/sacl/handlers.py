@@ -78,10 +78,10 @@ def explain_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 
 
 def predict_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    """Predict label maps of a folder of scans by a segmenter."""
-    _require_flags(known, "segmenter", "images", "out")
+    """Predict label maps of new scans by a segmenter; scans left out are an error at the end."""
+    _require_flags(known, "segmenter", "input", "out")
     from sacl.model import load_model
-    from sacl.stages.predict_folder import predict_folder
+    from sacl.stages.predict_folder import Extras, predict_folder
 
     config = load_config(None, flags)
     chosen = {
@@ -91,8 +91,14 @@ def predict_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     }
     model = load_model(known.segmenter, device=config.device, arm=known.arm, **chosen)
     options = {"coarse": known.coarse, "force": known.force}
-    predicted = predict_folder(model, known.images, known.out, **options)
-    return {"written": [str(p) for p in predicted.written], "doubts": dict(predicted.doubts)}
+    extras = Extras(known.nifti, known.per_organ)
+    predicted = predict_folder(model, known.input, known.out, extras=extras, **options)
+    result = dataclasses.asdict(predicted)
+    result |= {name: list(map(str, result[name])) for name in ("written", "beside")}
+    if known.json and predicted.failures:
+        print(json.dumps(result))
+    predicted.require_all()
+    return result
 
 
 def evaluate_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:

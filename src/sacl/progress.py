@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextvars import ContextVar
 from typing import TypeVar
 
 from rich.console import Console
@@ -12,11 +14,23 @@ from rich.progress import MofNCompleteColumn, Progress
 
 Item = TypeVar("Item")
 _LOG_EVERY_S = 60.0
+_SILENT = ContextVar("silent", default=False)
+
+
+@contextlib.contextmanager
+def silent(is_silent: bool = True) -> Iterator[None]:
+    """Say nothing and draw no bar inside, if so."""
+    token = _SILENT.set(is_silent)
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
 
 
 def say(message: str) -> None:
     """Print one line of progress on stderr."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201
+    if not _SILENT.get():
+        print(message, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def duration(seconds: float) -> str:
@@ -42,7 +56,7 @@ def track(
     count = total if callable(total) else lambda: total
     if isinstance(items, Sized):
         count = items.__len__
-    if not sys.stderr.isatty():
+    if _SILENT.get() or not sys.stderr.isatty():
         yield from _lines(items, what, count)
         return
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())

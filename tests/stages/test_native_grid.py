@@ -15,7 +15,7 @@ from sacl.networks.segmenter import SegmenterSpec
 from sacl.patches.region import Placement
 from sacl.patches.window import WindowRule
 from sacl.prediction.volume import Predictor
-from sacl.stages.predict_folder import predict_file
+from sacl.stages.predict_folder import predict_folder
 
 SHAPE = (20, 17, 6)
 
@@ -47,8 +47,8 @@ def predicted(voxels, affine, folder, codes=(1, 1)):
     nibabel.save(scan, folder / "scan.nii.gz")
     predictor = Predictor(Oracle(), torch.device("cpu"))
     model = Model((Member("oracle", predictor, None),))
-    predict_file(folder / "scan.nii.gz", folder / "label.nii.gz", model, lambda *_: None)
-    return nibabel.load(folder / "scan.nii.gz"), nibabel.load(folder / "label.nii.gz")
+    (written,) = predict_folder(model, folder / "scan.nii.gz", folder / "out").written
+    return nibabel.load(folder / "scan.nii.gz"), nibabel.load(written)
 
 
 def scan_voxels(seed=0):

@@ -63,41 +63,52 @@ def test_a_scan_is_never_overwritten(finished, tmp_path):
 
 
 def test_an_empty_folder_is_one_line(finished, tmp_path):
-    with pytest.raises(DataError, match="no NIfTI scan"):
+    with pytest.raises(DataError, match="no scan; expected NIfTI"):
         predict_to(finished, tmp_path, tmp_path / "out")
 
 
 def test_two_scans_of_one_name_are_one_line(finished, tmp_path):
     scans = write_scans(finished, tmp_path / "scans")
     nibabel.save(nibabel.load(scans / "case-3.nii"), scans / "case-3.nii.gz")
-    with pytest.raises(DataError, match="two scans differ only in"):
+    with pytest.raises(DataError, match=r"case-3\.nii and case-3\.nii\.gz differ only"):
         predict_to(finished, scans, tmp_path / "out")
 
 
-def test_a_damaged_header_stops_before_anything_is_written(finished, tmp_path):
+def test_a_damaged_header_is_said_first_and_the_others_are_done(finished, tmp_path, capsys):
     scans = write_scans(finished, tmp_path / "scans")
     (scans / "damaged.nii").write_bytes(b"not a scan")
-    with pytest.raises(DataError, match=r"damaged\.nii"):
-        predict_to(finished, scans, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    predicted = predict_to(finished, scans, tmp_path / "out")
+    assert len(predicted.written) == 2
+    assert list(predicted.failures) == ["damaged.nii"]
+    assert capsys.readouterr().err.startswith("  left out: damaged.nii: not a readable NIfTI")
+    with pytest.raises(DataError, match=r"no label map of 1 of 3 scans: damaged\.nii: .*are done"):
+        predicted.require_all()
+    for path in scans.glob("case*"):
+        path.unlink()
+    with pytest.raises(DataError, match="no label map of 1 of 1 scans: damaged"):
+        predict_to(finished, scans, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_scan_with_bad_voxels_is_left_out_and_told(finished, tmp_path, capsys):
     scans = write_scans(finished, tmp_path / "scans")
     constant = nibabel.Nifti1Image(np.zeros(SHAPE, np.int16), NATIVE)
     nibabel.save(constant, scans / "case-0.nii")
-    with pytest.raises(DataError, match=r"1 of 3 scans could not be predicted \(case-0\.nii\)"):
-        predict_to(finished, scans, tmp_path / "out")
-    assert "constant image" in capsys.readouterr().err
+    predicted = predict_to(finished, scans, tmp_path / "out")
+    assert "constant image" in predicted.failures["case-0.nii"]
+    err = capsys.readouterr().err
+    assert "left out: case-0.nii: constant image" in err
+    assert "predict: 2 label maps written to " in err
+    assert "; 1 left out" in err
     written = sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz"))
     assert written == ["case-3.nii.gz", "case-4.nii.gz"]
 
 
-def predict_to(finished, scans, out, maps=None, force=False, **more):
+def predict_to(finished, scans, out, maps=None, force=False, extras=None, **more):
     """Predict with the run's coarse maps."""
     maps = maps or finished.folder("locate") / "maps"
     model = load_model(finished.root, device="cpu", **more)
-    return predict_folder(model, scans, out, coarse=maps, force=force)
+    return predict_folder(model, scans, out, coarse=maps, force=force, extras=extras)
 
 
 def test_copies_and_cleaning_are_those_of_the_run_unless_told_otherwise(
@@ -128,13 +139,6 @@ def test_the_channel_suffix_of_nnunet_is_no_part_of_a_case(finished, tmp_path):
     assert [path.name for path in one.written] == ["case-4.nii.gz"]
 
 
-def test_a_number_that_not_all_scans_have_is_part_of_the_case(tmp_path):
-    for name in ("scan_0000.nii.gz", "scan_0001.nii.gz"):
-        (tmp_path / name).touch()
-    targets = module._targets(tmp_path, tmp_path / "out")
-    assert [path.name for path in targets.values()] == ["scan_0000.nii.gz", "scan_0001.nii.gz"]
-
-
 def test_label_maps_of_others_are_not_overwritten(finished, tmp_path):
     scans, out = write_scans(finished, tmp_path / "scans"), tmp_path / "out"
     out.mkdir()
@@ -152,10 +156,11 @@ def test_label_maps_of_others_are_not_overwritten(finished, tmp_path):
 
 
 @pytest.mark.parametrize("renamed", [0, 1])
-@pytest.mark.parametrize("moment", range(4), ids=["first_note", "first", "second_note", "second"])
+@pytest.mark.parametrize("moment", range(8))
 def test_a_prediction_that_is_killed_before_or_after_a_file_has_its_name_goes_on(
     finished, tmp_path, monkeypatch, moment, renamed
 ):
+    """Each map is renamed, noted and renamed again, and the statistics are noted and renamed."""
     scans, out = write_scans(finished, tmp_path / "scans"), tmp_path / "out"
     rename, moments = Path.replace, iter(range(99))
 
@@ -173,13 +178,13 @@ def test_a_prediction_that_is_killed_before_or_after_a_file_has_its_name_goes_on
             with pytest.raises(KeyboardInterrupt):
                 predict_to(finished, scans, out)
         assert len(predict_to(finished, scans, out).written) == 2
+    assert not list(out.glob(".partial-*"))
 
 
 def test_a_link_that_leads_to_itself_is_one_line(finished, tmp_path):
     scans = write_scans(finished, tmp_path / "scans")
     (scans / "loop.nii.gz").symlink_to(scans / "loop.nii.gz")
-    with pytest.raises(DataError, match=r"loop\.nii\.gz"):
-        predict_to(finished, scans, tmp_path / "out")
+    assert list(predict_to(finished, scans, tmp_path / "out").failures) == ["loop.nii.gz"]
 
 
 def test_a_scan_unlike_those_of_the_training_is_in_doubt(finished, tmp_path, capsys):

@@ -153,7 +153,7 @@ def ingested_series(roots: Sequence[Path], key: Path) -> Callable[[str], Headers
                 "the series is not in the folder given, or is not accepted any more; give the"
                 " folder that was ingested"
             )
-        return _headers(stack, case_id)
+        return headers_of(stack, case_id)
 
     return read
 
@@ -172,7 +172,7 @@ def series_named(root: Path, case_id: str) -> Headers:
             f"{len(accepted)} DICOM series are accepted in the folder, expected one; `sacl ingest"
             " FOLDER --explain` says why of each"
         )
-    return _headers(accepted[0][1], case_id)
+    return headers_of(accepted[0][1], case_id)
 
 
 def _accepted(slices: Sequence[Slice]) -> list[tuple[str, SliceStack]]:
@@ -182,8 +182,12 @@ def _accepted(slices: Sequence[Slice]) -> list[tuple[str, SliceStack]]:
     return [(v.series.part, v.stack) for v in verdicts if v.stack is not None]
 
 
-def _headers(stack: SliceStack, case_id: str) -> Headers:
-    """Read a scan's images; emptied SOP UIDs are those of the file's meta information."""
+def headers_of(stack: SliceStack, case_id: str) -> Headers:
+    """Return the headers of a scan's images; emptied SOP UIDs are those of the files' meta data.
+
+    Raises:
+        DataError: the series has changed since it was stacked.
+    """
     headers = []
     try:
         with Opener() as opener:

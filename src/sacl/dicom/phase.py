@@ -14,7 +14,8 @@ from pydicom import Dataset
 
 from sacl.dicom.header import one_number, text
 from sacl.organs import snake_case
-from sacl.types import PHASES, UNKNOWN
+from sacl.phase_words import PHASES
+from sacl.types import UNKNOWN
 
 _WORDS = {
     name: frozenset(words.split())

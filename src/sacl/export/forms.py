@@ -78,21 +78,28 @@ def _write_map(result: Result, path: Path) -> None:
 
 def _write_masks(result: Result, folder: Path) -> None:
     """Write a mask `ORGAN.nii.gz` per organ into a folder, which appears when all are in it."""
-    scheme = result.label_map.scheme
-    names = {organ: snake_case(organ) for organ in scheme.names}
-    twice = next((name for name, count in Counter(names.values()).items() if count > 1), None)
-    if twice is not None:
-        raise DataError(
-            f"scheme {scheme.name}: two organs would be written to {twice}.nii.gz; rename one"
-        )
     partial = folder.with_name(f".partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    for organ, name in names.items():
-        mask = result.label_map.mask(organ).astype(np.uint8)
-        alone = LabelMap(mask, result.label_map.grid, LabelScheme(organ, (organ,)))
+    for organ, name in mask_names(result.label_map.scheme).items():
+        alone = mask_alone(result.label_map, organ)
         write_label_map(partial / f"{name}.nii.gz", alone, result.native)
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
+
+
+def mask_names(scheme: LabelScheme) -> dict[str, str]:
+    """Return what the file of each organ's mask is called, without a suffix; no two alike."""
+    names = {organ: snake_case(organ) for organ in scheme.names}
+    twice = next((name for name, count in Counter(names.values()).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"scheme {scheme.name}: two organs would be written to {twice}; rename one")
+    return names
+
+
+def mask_alone(label_map: LabelMap, organ: str) -> LabelMap:
+    """Return the mask of an organ as a label map of it alone."""
+    mask = label_map.mask(organ).astype(np.uint8)
+    return LabelMap(mask, label_map.grid, LabelScheme(organ, (organ,)))
 
 
 def _write_dicom(write: DicomWriter, result: Result, path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from glob import escape
 from pathlib import Path
@@ -18,6 +19,7 @@ from sacl.errors import ConfigError, DataError
 _TEXTS = (".csv", ".tsv", ".json", ".txt")
 _SMALL = 1_000_000
 _WRITTEN = ".written-by-sacl.json"
+_PARTIAL = re.compile(r"^(\.partial-\d+-)+")
 
 
 def real(path: Path) -> Path:
@@ -60,7 +62,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise DataError(f"{path.name}: cannot be written, {error.strerror or error}") from error
+        name = _PARTIAL.sub("", path.name)
+        raise DataError(f"{name}: cannot be written, {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -97,6 +100,14 @@ def require_own(folder: Path, names: Sequence[str], force: bool = False) -> None
                 f"{path}: is there already and is not as sacl wrote it; give another folder, or"
                 " --force to overwrite it"
             )
+
+
+@contextlib.contextmanager
+def owned(path: Path) -> Iterator[Path]:
+    """Yield a temporary path as `replacing` does; the file may be overwritten by `require_own`."""
+    with replacing(path) as temporary:
+        yield temporary
+        note_own(path, temporary)
 
 
 def note_own(path: Path, whole: Path) -> None:

@@ -16,10 +16,11 @@ import numpy as np
 import SimpleITK
 
 from sacl.errors import DataError
-from sacl.files.arrays import LARGEST_RATIO, intensities, require_finite
+from sacl.files.arrays import LARGEST_RATIO
 from sacl.files.atomic import replacing
 from sacl.files.label_table import label_color
-from sacl.geometry import to_canonical, to_native
+from sacl.files.nifti import volume_of
+from sacl.geometry import to_native
 from sacl.types import Grid, LabelMap, NativeFrame, Volume
 
 SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
@@ -57,9 +58,7 @@ def read_itk(path: Path) -> tuple[Volume, NativeFrame]:
         stored = SimpleITK.GetArrayFromImage(reader.Execute()).T.reshape(
             frame.grid.shape, order="F"
         )
-    voxels, grid = to_canonical(intensities(stored, 1.0, 0.0), frame.grid)
-    require_finite(voxels, path.name)
-    return Volume(voxels, grid), frame
+    return volume_of(stored, 1.0, 0.0, frame.grid, path.name), frame
 
 
 def read_itk_frame(path: Path) -> NativeFrame:

@@ -11,7 +11,7 @@ import gzip
 import logging
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,19 +158,14 @@ def write_volume(path: Path, volume: Volume) -> None:
     _save(path, _image(volume.voxels, NativeFrame(volume.grid)))
 
 
-def write_label_map(
-    path: Path,
-    label_map: LabelMap,
-    native: NativeFrame | None = None,
-    note: Callable[[Path], object] | None = None,
-) -> None:
+def write_label_map(path: Path, label_map: LabelMap, native: NativeFrame | None = None) -> None:
     """Write a canonical label map, on the native grid where one is given, with its label names.
 
     The voxels are uint8 (uint16 beyond 255 organs). The affine and the form codes are those of the
     native frame, so that the result overlays the scan in any viewer. The names stand in a
-    Caret-style LabelTable in a NIfTI extension. `note` is told the whole file before it is renamed.
+    Caret-style LabelTable in a NIfTI extension.
     """
-    _save(path, _labeled_image(label_map, native), note)
+    _save(path, _labeled_image(label_map, native))
 
 
 def read_label_table(path: Path) -> dict[str, int] | None:
@@ -389,8 +384,6 @@ def _image(
     return nibabel.Nifti1Image(voxels, affine, header)
 
 
-def _save(path: Path, image: Any, note: Callable[[Path], object] | None = None) -> None:
+def _save(path: Path, image: Any) -> None:
     with replacing(path) as temporary:
         nibabel.save(image, temporary)
-        if note is not None:
-            note(temporary)

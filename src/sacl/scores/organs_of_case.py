@@ -1,4 +1,4 @@
-"""Scores of all organs of one scan: overlap, volumes, and distances between the masks' surfaces.
+"""Scores of all organs of one scan, and the distances between two masks' surfaces behind them.
 
 A mask's surface are its voxels that have a face neighbor outside the mask; beyond the array's edge
 counts as outside, so a mask cut off by the edge has a surface there. Distances run between voxel
@@ -18,6 +18,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from sacl.geometry import require_same_grid
+from sacl.scores.overlap import dice, volume_ml
 from sacl.types import LabelMap, OrganScore
 
 EMPTY_RULE = (
@@ -36,22 +37,6 @@ _OTHER_GRID = (
     "score a label map on its reference's own grid: predict the image that the reference was drawn"
     " on, or resample the map onto that grid by nearest neighbor"
 )
-
-
-def dice(reference: Bool[np.ndarray, "*axes"], predicted: Bool[np.ndarray, "*axes"]) -> float:
-    """Return the Dice coefficient, 2 |R ∩ P| / (|R| + |P|), of two masks.
-
-    NaN when both masks are empty; 0 when exactly one is.
-    """
-    total = int(np.count_nonzero(reference)) + int(np.count_nonzero(predicted))
-    if total == 0:
-        return math.nan
-    return 2.0 * int(np.count_nonzero(reference & predicted)) / total
-
-
-def volume_ml(mask: Bool[np.ndarray, "*axes"], voxel_ml: float) -> float:
-    """Return the volume of a mask in milliliters; 0 when it is empty."""
-    return int(np.count_nonzero(mask)) * voxel_ml
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,90 +2,226 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from sacl.cohort.dataset import counted
+from sacl.cohort.layouts.label_maps import read_given_map, survey_maps
 from sacl.cohort.references import SchemeMap
 from sacl.errors import ConfigError, DataError, SaclError
-from sacl.files.atomic import note_own, real, require_own
-from sacl.files.nifti import is_nifti, read_frame, read_volume, stem, write_label_map
+from sacl.export.forms import mask_alone, mask_names
+from sacl.files.atomic import owned, real, require_own
+from sacl.files.documents import cell_text
 from sacl.model import Model
-from sacl.prediction.given import read_given_map, survey_maps
+from sacl.prediction.new_scans import NIFTI, NewScan, find_scans
 from sacl.progress import say, track
-from sacl.types import Grid
+from sacl.scores.overlap import OrganMeasures, measure_organs
+from sacl.types import Grid, LabelMap, NativeFrame
 
 _BYTES_PER_VOXEL, _BASE_GB = 17, 0.7
 """Of a scan while it is read, predicted and cleaned, and of the rest: imports, networks, a batch;
 by research/benchmarks/prediction_memory.py at 50 and at 200 slices."""
 _SAY_ABOVE_GB = 2.0
-_CHANNEL = "_0000"
-"""nnU-Net's suffix of an image's first channel, which its label map does not have."""
+STATISTICS, PREVIEWS = "statistics.csv", "previews"
+_COLUMNS = ("case", "organ", "volume_ml", "mean", "sd")
+_SAID = 3
 
 ReadCoarse = Callable[[str, Grid], SchemeMap | None]
 """From a case and its scan's grid to the coarse label map that was given; None where none was."""
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """The label maps that were written, and by scan what speaks against believing them."""
+class Extras:
+    """What is written beside the label maps.
 
-    written: tuple[Path, ...]
-    doubts: Mapping[str, tuple[str, ...]]
+    `nifti`: NIfTI label maps of scans in other formats too; `per_organ`: a mask per organ in a
+    folder per scan, of DICOM as NIfTI; `beside`: `statistics.csv` and a picture of every scan.
+    """
+
+    nifti: bool = False
+    per_organ: bool = False
+    beside: bool = True
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What was written: a label map per scan, and files beside them.
+
+    `doubts` are by scan what speaks against believing its map, `failures` why it has none,
+    `ignored` what was not read at all.
+    """
+
+    written: tuple[Path, ...] = ()
+    beside: tuple[Path, ...] = ()
+    doubts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+    def require_all(self) -> None:
+        """Refuse to go on where scans have no label map.
+
+        Raises:
+            DataError: with the reasons.
+        """
+        if self.failures:
+            total = len(self.written) + len(self.failures)
+            why = "; ".join([*self.failures.values()][:_SAID])
+            more = f"; and {len(self.failures) - _SAID} more" * (len(self.failures) > _SAID)
+            done = "; the others are done" if self.written else ""
+            raise DataError(
+                f"no label map of {len(self.failures)} of {total} scans: {why}{more}{done}"
+            )
 
 
 def predict_folder(
-    model: Model, images: Path, out: Path, *, coarse: Path | None = None, force: bool = False
+    model: Model,
+    images: Path,
+    out: Path,
+    *,
+    coarse: Path | None = None,
+    extras: Extras | None = None,
+    force: bool = False,
 ) -> Predicted:
-    """Predict scans as a run's own were, and say in what a scan is unlike those it learned from.
+    """Predict new scans, and say in what one is unlike those that were learned from.
 
-    The label maps get the scans' names, ending in `.nii.gz`, without the channel suffix where every
-    scan of the folder has one; `images` may be one scan too. All headers are read before anything
-    is written. A scan whose voxels turn out to be bad is left out, which is an error at the end.
-    `coarse` is a folder of coarse label maps, `force` overwrites files of the user's.
+    `images` is a file, a folder or a zip, read by `new_scans.find_scans`. A label map is called and
+    stored as its scan, on the scan's own grid: NIfTI as `.nii.gz`, NRRD as `.seg.nrrd`, MetaImage
+    as `.mha`, and a DICOM series gets a DICOM segmentation `.seg.dcm` of its images. A scan that is
+    bad is left out, and the others are done. `coarse` is a folder of coarse label maps; `force`
+    overwrites files of the user's.
+
+    Raises:
+        DataError: there is no scan that can be read.
+        ConfigError: a file of the user's is in the way.
     """
-    targets = _targets(images, out)
-    names = [path.name for path in targets.values()]
-    require_own(out, names, force)
-    _announce(list(targets))
-    read_coarse = _given_maps(model, coarse, [stem(path) for path in targets.values()])
-    return _predict_all(targets, model, read_coarse)
+    modality = model.members[0].predictor.spec.window.modality
+    found = find_scans(images, modality)
+    for note in found.notes:
+        say(f"predict: {note}")
+    answers = [Answer(scan, out, model, extras or Extras()) for scan in found.scans]
+    failures: dict[str, str] = {}
+    answers = _with_good_headers(answers, failures)
+    _require_free(answers, out, force)
+    read_coarse = _given_maps(model, coarse, [answer.scan.name for answer in answers])
+    return _predict_all(answers, read_coarse, failures, found.notes)
 
 
-def _predict_all(targets: Mapping[Path, Path], model: Model, read_coarse: ReadCoarse) -> Predicted:
-    written: list[Path] = []
-    bad, doubts = [], {}
-    for scan, path in track(targets.items(), "predict", total=len(targets)):
-        try:
-            if against := predict_file(scan, path, model, read_coarse):
-                doubts[scan.name] = tuple(against)
-                say(f"  in doubt: {scan.name}: {'; '.join(against)}")
-            written.append(path)
-        except DataError as error:
-            bad.append(scan.name)
-            say(f"  left out: {error}")
-    if bad:
-        raise DataError(
-            f"{len(bad)} of {len(targets)} scans could not be predicted ({', '.join(bad[:3])});"
-            f" the reasons stand above, the other {len(written)} are done"
-        )
-    more = f"; {len(doubts)} in doubt" if doubts else ""
-    maps = "1 label map" if len(written) == 1 else f"{len(written)} label maps"
-    say(f"predict: {maps} written to {written[0].parent}{more}")
-    return Predicted(tuple(written), doubts)
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a scan gets: where its label map and the files beside it lie."""
+
+    scan: NewScan
+    out: Path
+    model: Model
+    extras: Extras
+
+    @property
+    def path(self) -> Path:
+        """Where the label map lies."""
+        return self.out / f"{self.scan.name}{self.scan.suffix}"
+
+    @property
+    def masks(self) -> dict[Path, str]:
+        """Where the masks lie, if any are written, and of which organ each is."""
+        if not self.extras.per_organ:
+            return {}
+        folder, suffix = self.out / self.scan.name, self.scan.mask_suffix
+        names = mask_names(self.model.scheme)
+        return {folder / f"{name}{suffix}": organ for organ, name in names.items()}
+
+    @property
+    def others(self) -> list[Path]:
+        """Where all files but the label map lie."""
+        nifti = [self.out / f"{self.scan.name}{NIFTI}"] if self.extras.nifti else []
+        return [path for path in nifti if path != self.path] + list(self.masks)
+
+    def write(self, label_map: LabelMap, native: NativeFrame) -> list[str]:
+        """Write all files, each whole or not at all; return what is to be doubted of them."""
+        name = self.model.members[0].name
+        doubts: list[str] = []
+        for path in (*self.others, self.path):
+            organ = self.masks.get(path)
+            shown = mask_alone(label_map, organ) if organ else label_map
+            with owned(path) as temporary:
+                doubts += self.scan.write(temporary, shown, native, name)
+        return doubts
 
 
-def predict_file(scan: Path, path: Path, model: Model, read_coarse: ReadCoarse) -> list[str]:
-    """Write a scan's label map, and return what speaks against believing it."""
-    volume, native = read_volume(scan)
-    coarse = read_coarse(stem(path), volume.grid)
-    segmented = model.segment(volume, scan.name, coarse.label_map if coarse else None)
-    write_label_map(path, segmented.label_map, native, note=partial(note_own, path))
+def _predict_all(
+    answers: Sequence[Answer],
+    read_coarse: ReadCoarse,
+    failures: dict[str, str],
+    notes: Sequence[str],
+) -> Predicted:
+    done: list[Answer] = []
+    doubts: dict[str, tuple[str, ...]] = {}
+    measures: dict[str, list[OrganMeasures]] = {}
+    out = answers[0].out
+    try:
+        for answer in track(answers, "predict", total=len(answers)):
+            name = answer.scan.shown
+            try:
+                against, measures[answer.scan.name] = predict_scan(answer, read_coarse)
+            except DataError as error:
+                failures[name] = str(error)
+                if len(answers) > 1:
+                    say(f"  left out: {error}")
+                continue
+            done.append(answer)
+            if against:
+                doubts[name] = tuple(against)
+                say(f"  in doubt: {name}: {'; '.join(against)}")
+    finally:
+        beside = [path for answer in done for path in answer.others]
+        if measures and answers[0].extras.beside:
+            write_statistics(out / STATISTICS, measures)
+            beside.append(out / STATISTICS)
+    if done:
+        lines = [f"{counted(len(done), 'label map')} written to {out}"]
+        lines += [f"{len(doubts)} in doubt"] * bool(doubts)
+        lines += [f"{len(failures)} left out"] * bool(failures)
+        say(f"predict: {'; '.join(lines)}")
+    written = tuple(answer.path for answer in done)
+    return Predicted(written, tuple(beside), doubts, failures, tuple(notes))
+
+
+def predict_scan(answer: Answer, read_coarse: ReadCoarse) -> tuple[list[str], list[OrganMeasures]]:
+    """Write what a scan gets; return what speaks against believing it, and its organs' measures."""
+    scan, model = answer.scan, answer.model
+    volume, native = scan.load()
+    coarse = read_coarse(scan.name, volume.grid)
+    segmented = model.segment(volume, scan.shown, coarse.label_map if coarse else None)
     doubts = [native.contradiction] if native.contradiction else []
     doubts += [f"coarse map: {doubt}" for doubt in coarse.doubts] if coarse else []
-    return [*doubts, *segmented.doubts]
+    doubts += [*segmented.doubts, *answer.write(segmented.label_map, native)]
+    return doubts, measure_organs(volume, segmented.label_map)
+
+
+def write_statistics(path: Path, measures: Mapping[str, Sequence[OrganMeasures]]) -> None:
+    """Write a row per case and organ; those of other cases that stand in the file stay.
+
+    Volumes are in ml, mean and standard deviation in the scan's intensities, empty of an organ that
+    was not found.
+    """
+    new = {case: [_row(case, organ) for organ in organs] for case, organs in measures.items()}
+    kept: list[list[str]] = []
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            columns, *rows = [*csv.reader(file)] or [[]]
+        cases = {cell_text(case) for case in new}
+        kept = [row for row in rows if columns == list(_COLUMNS) and row and row[0] not in cases]
+    with owned(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(
+            [_COLUMNS, *kept, *(row for rows in new.values() for row in rows)]
+        )
+
+
+def _row(case: str, organ: OrganMeasures) -> list[str]:
+    numbers = (f"{organ.volume_ml:.3f}", f"{organ.mean:.2f}", f"{organ.sd:.2f}")
+    return [cell_text(case), cell_text(organ.organ), *(n if n != "nan" else "" for n in numbers)]
 
 
 def _given_maps(model: Model, coarse: Path | None, names: Sequence[str]) -> ReadCoarse:
@@ -97,39 +233,40 @@ def _given_maps(model: Model, coarse: Path | None, names: Sequence[str]) -> Read
     return lambda name, grid: read_given_map(survey.maps[name], model.scheme, grid)
 
 
-def _targets(images: Path, out: Path) -> dict[Path, Path]:
-    """Return where each scan's label map goes; two may not share a name, nor overwrite a scan."""
-    if not images.exists():
-        raise DataError(f"--images {images}: no such file or folder")
-    scans = [images]
-    if images.is_dir():
-        scans = sorted(path for path in images.iterdir() if is_nifti(path))
-    if not scans:
-        raise DataError(f"{images}: no NIfTI scan (.nii or .nii.gz) in this folder")
-    beside = scans if images.is_dir() else [p for p in images.parent.iterdir() if is_nifti(p)]
-    has_channels = all(stem(path).endswith(_CHANNEL) for path in beside)
-    suffix = _CHANNEL if has_channels else ""
-    targets = {scan: out / f"{stem(scan).removesuffix(suffix)}.nii.gz" for scan in scans}
-    if len(set(targets.values())) < len(targets):
-        raise DataError(f"{images}: two scans differ only in .nii and .nii.gz; keep one of them")
-    resolved = {real(scan) for scan in scans}
-    if over := next((path.name for path in targets.values() if real(path) in resolved), None):
-        raise ConfigError(
-            f"--out {out}: the label map {over} would overwrite the scan; give another folder"
-        )
-    return targets
+def _with_good_headers(answers: Sequence[Answer], failures: dict[str, str]) -> list[Answer]:
+    """Check all headers, say which are bad, and how much memory the largest scan takes if much.
 
-
-def _announce(scans: Sequence[Path]) -> None:
-    """Check all headers, and say how much memory the largest scan takes where it is much."""
-    voxels, bad = [], []
-    for scan in scans:
+    Raises:
+        DataError: all are bad.
+    """
+    good, most = [], 0
+    for answer in answers:
         try:
-            voxels.append(math.prod(read_frame(scan).grid.shape))
+            most = max(most, math.prod(answer.scan.frame().grid.shape))
+            good.append(answer)
         except SaclError as error:
-            bad.append(str(error))
-    if bad:
-        raise DataError("; ".join(bad))
-    need = _BASE_GB + max(voxels) * _BYTES_PER_VOXEL / 1e9
+            failures[answer.scan.shown] = str(error)
+    if not good:
+        Predicted(failures=failures).require_all()
+    for reason in failures.values():
+        say(f"  left out: {reason}")
+    need = _BASE_GB + most * _BYTES_PER_VOXEL / 1e9
     if need > _SAY_ABOVE_GB:
         say(f"predict: the largest scan takes about {need:.1f} GB of memory")
+    return good
+
+
+def _require_free(answers: Sequence[Answer], out: Path, force: bool) -> None:
+    """Refuse to overwrite a scan, and whatever sacl did not write."""
+    scans = {real(answer.scan.path) for answer in answers if answer.scan.path}
+    by_folder: dict[Path, list[str]] = {}
+    if answers[0].extras.beside:
+        by_folder[out] = [STATISTICS]
+    for path in (path for answer in answers for path in (answer.path, *answer.others)):
+        if real(path) in scans:
+            raise ConfigError(
+                f"--out {out}: {path.name} would overwrite the scan; give another folder"
+            )
+        by_folder.setdefault(path.parent, []).append(path.name)
+    for folder, names in by_folder.items():
+        require_own(folder, names, force)
