@@ -26,12 +26,11 @@ from sacl.files.weights import read_weights
 from sacl.networks.device import autocast, channels_last
 from sacl.networks.encoder import Encoder, PretrainedEncoder, pooled
 from sacl.patches.store import COVERAGE_SCALE, IMAGE_SCALE, PatchStore, read_patches
-from sacl.phase_words import PHASE
 from sacl.progress import track
 from sacl.report.figures import PAPER, drawn, palette
 from sacl.run.record import read_record
 from sacl.run.workspace import Workspace
-from sacl.types import UNKNOWN
+from sacl.types import PHASE, UNKNOWN
 
 _BATCH = 256
 _EMBEDDED = 2000

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tests.planted import clean_files, write_files
 
-from sacl import trying
+from sacl import planning
 from sacl.cli import main
 from sacl.plan.document import PLAN_FILE, YOURS, read_plan
-from sacl.plan.trials import Tried
+from sacl.plan.facts import Tried
 from sacl.run.configure import load_config
 
 
@@ -30,7 +30,7 @@ def tried(monkeypatch):
         asked.append((candidates, seconds))
         return tuple(Tried(n, 0.3 + 0.1 * (n == "volume"), {}, 9, 1.0) for n in candidates)
 
-    monkeypatch.setattr(trying, "try_candidates", try_candidates)
+    monkeypatch.setattr(planning, "try_candidates", try_candidates)
     return asked
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from sacl.patches.phase import TISSUE_OF
 from sacl.patches.query import organ_regions
+from sacl.prediction.phases import TISSUE_OF
 from sacl.types import LabelMap
 
 

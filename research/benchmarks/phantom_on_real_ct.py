@@ -23,7 +23,7 @@ from sacl.geometry import require_same_grid
 from sacl.model import load_model
 from sacl.run.record import read_record
 from sacl.run.workspace import Workspace
-from sacl.scores.overlap import dice
+from sacl.scores.organs_of_case import dice
 from sacl.stages.predict_folder import predict_folder
 
 RESULT = Path(__file__).parents[1] / "results" / "phantom_on_real_ct.json"

@@ -32,13 +32,12 @@ from sacl.dicom.volume import read_stack
 from sacl.files.atomic import write_text
 from sacl.files.nifti import read_label_map, read_labels, read_volume
 from sacl.geometry import require_same_grid
-from sacl.patches.phase import TISSUE_OF, estimate_phase, organ_hu, phase_probabilities
-from sacl.phase_words import PHASE, PHASES
+from sacl.prediction.phases import TISSUE_OF, estimate_phase, organ_hu, phase_probabilities
 from sacl.run.record import read_record
 from sacl.run.workspace import Workspace
-from sacl.scores.overlap import dice
+from sacl.scores.organs_of_case import dice
 from sacl.stages.locate import PHASE_THRESHOLD
-from sacl.types import UNKNOWN, LabelMap, LabelScheme, Volume
+from sacl.types import PHASE, PHASES, UNKNOWN, LabelMap, LabelScheme, Volume
 from sacl_phantom import make_scan
 from sacl_phantom.contrast import draw_contrast
 from sacl_phantom.scan import PhantomScan

@@ -26,7 +26,7 @@ from sacl.files.nifti import read_label_map, write_label_map
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec, plan_levels
 from sacl.networks.device import available_cores, compute_in, mixed_dtype, resolve_device
 from sacl.networks.encoder import Encoder, EncoderSpec
-from sacl.plan.machine import measure_machine
+from sacl.plan.facts import measure_machine
 from sacl.training.threads import probed_rate
 from sacl.types import Grid, LabelMap, LabelScheme, NativeFrame
 

@@ -13,18 +13,17 @@ import msgspec
 
 from sacl.files.atomic import plain, real
 from sacl.plan.document import USUAL_TIME, RunPlan, as_yaml, make_plan, read_plan, write_plan
-from sacl.plan.facts import measure_cohort
+from sacl.plan.facts import TRIAL_LEAST_S, TRIAL_SHARE, Tried, measure_cohort, measure_machine
 from sacl.plan.holdout import hold_out_of
-from sacl.plan.machine import measure_machine
-from sacl.plan.rules import Situation
-from sacl.progress import say
+from sacl.plan.rules import Situation, choose, kinds_of
+from sacl.progress import duration, say
 from sacl.run.clock import seconds_of
 from sacl.run.configure import load_config
 from sacl.run.pipeline import run_stage, workspace_of
 from sacl.run.record import fingerprint
 from sacl.settings import RunConfig
 from sacl.stages.ingest import list_cohort
-from sacl.trying import tried_for
+from sacl.stages.trial import try_candidates
 
 _OF_THE_RUN = ("name", "work", "seed", "device", "time", "ingest.data")
 """Settings that are no choice: what is run on, where and for how long."""
@@ -60,7 +59,7 @@ def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, 
             facts = measure_cohort(folder)
             machine = measure_machine(asked.device)
             situation = Situation(facts, machine, seconds_of(time), given)
-            situation = replace(situation, tried=tried_for(flags, situation))
+            situation = replace(situation, tried=_tried_for(flags, situation))
             plan = make_plan(time, fingerprint(folder), held, situation)
         elif plan.given != given:
             situation = Situation(plan.facts, plan.machine, seconds_of(time), given, plan.tried)
@@ -69,6 +68,26 @@ def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, 
             say("plan: the cohort has changed; its plan is kept, --force plans again")
         write_plan(asked.work, plan)
     return load_config(None, {**flags, "time": time}, base=plan.settings), plan
+
+
+def _tried_for(flags: Mapping[str, str], situation: Situation) -> tuple[Tried, ...]:
+    """Try which coarse network is the better one here, where the rules and the user leave it open.
+
+    Nothing is tried where the time is too short for that to say anything.
+    """
+    kinds = kinds_of(situation.facts)
+    seconds = TRIAL_SHARE * situation.seconds
+    if situation.gives("locate") or len(kinds) == 1 or seconds < 2 * len(kinds) * TRIAL_LEAST_S:
+        return ()
+    base = {
+        kind: {c.setting: c.value for c in choose(replace(situation, coarse=kind)) if c.setting}
+        for kind in kinds
+    }
+    configs = {kind: load_config(None, flags, base=chosen) for kind, chosen in base.items()}
+    say(f"plan: a trial of {' and '.join(kinds)}, at most {duration(seconds)}")
+    workspace = workspace_of(next(iter(configs.values())))
+    candidates = {kind: config.locate for kind, config in configs.items()}
+    return try_candidates(candidates, workspace, seconds)
 
 
 def with_places(flags: Mapping[str, str]) -> dict[str, str]:

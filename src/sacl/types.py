@@ -19,6 +19,10 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 UNKNOWN = "unknown"
 """The value of a scan-wise label that is not known; allowed everywhere."""
+PHASE = "phase"
+"""Name of the scan-wise label that holds the contrast phase."""
+PHASES = ("native", "arterial_early", "arterial_late", "portal_venous", "delayed")
+"""The contrast phases in the order of time after the injection."""
 
 
 def join_labels(values: Sequence[str]) -> str:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sacl.cohort.dataset import Dataset, SourceCase
-from sacl.cohort.tables import read_phases, with_table
+from sacl.cohort.tables import phase_word, read_phases, with_table
 from sacl.errors import DataError
-from sacl.phase_words import PHASES, phase_word
+from sacl.types import PHASES
 
 FOUND = Dataset(
     "nnunet",

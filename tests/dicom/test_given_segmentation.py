@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from plain_series import Layout, make_series
 
-from sacl.cohort.layouts.label_maps import read_given_map, survey_maps
 from sacl.dicom.segmentation import write_segmentation
 from sacl.errors import DataError
+from sacl.prediction.given import read_given_map, survey_maps
 from sacl.types import Grid, LabelScheme
 
 SCHEME = LabelScheme("ours", ("spleen", "kidneys"))

@@ -4,11 +4,9 @@ import dataclasses
 
 import pytest
 
-from sacl.plan.facts import DrawnOrgans, TaskFacts
+from sacl.plan.facts import DrawnOrgans, MachineFacts, TaskFacts, Tried
 from sacl.plan.holdout import held_out
-from sacl.plan.machine import MachineFacts
 from sacl.plan.rules import Situation, choose, kinds_of, scan_label_of
-from sacl.plan.trials import Tried
 
 CPU = MachineFacts("cpu", 2, 16.0)
 GPU = MachineFacts("cuda", 16, 128.0, 80.0)

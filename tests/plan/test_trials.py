@@ -1,4 +1,4 @@
-from sacl.plan.trials import Tried, best_of, in_words
+from sacl.plan.facts import Tried, best_of, in_words
 
 
 def tried(**dice):

@@ -14,7 +14,7 @@ from sacl.patches.coarse_grid import (
 )
 from sacl.prediction.coarse import VolumeEnsemble, load_coarse, save_network
 from sacl.prediction.windows import probability
-from sacl.scores.overlap import dice
+from sacl.scores.organs_of_case import dice
 from sacl.types import Grid, Volume
 
 CPU = torch.device("cpu")

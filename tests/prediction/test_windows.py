@@ -7,7 +7,7 @@ from test_coarse_inference import ByIntensity, cylinders, grid_of, spec_for
 
 from sacl.patches.coarse_grid import arg_max_on_scan, slices_on_scan
 from sacl.prediction.windows import probability_by_windows
-from sacl.scores.overlap import dice
+from sacl.scores.organs_of_case import dice
 from sacl.types import Volume
 
 CPU = torch.device("cpu")

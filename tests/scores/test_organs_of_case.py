@@ -3,8 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from sacl.scores.organs_of_case import score_case, surface_distances
-from sacl.scores.overlap import dice
+from sacl.scores.organs_of_case import dice, score_case, surface_distances
 from sacl.types import Grid, LabelMap, LabelScheme
 
 SCHEME = LabelScheme("two", ("liver", "spleen", "gallbladder"))

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from sacl.scores.overlap import dice, measure_organs, volume_ml
+from sacl.scores.organs_of_case import dice, measure_organs, volume_ml
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
 

@@ -20,11 +20,11 @@ from blob_cohort import (
     make_cohort,
 )
 
-from sacl.cohort.layouts.label_maps import read_given_map, survey_maps
 from sacl.errors import DataError
 from sacl.files.atomic import write_text
 from sacl.files.nifti import read_label_map, write_label_map, write_volume
 from sacl.geometry import canonical_grid
+from sacl.prediction.given import read_given_map, survey_maps
 from sacl.stages import locate as stage
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 

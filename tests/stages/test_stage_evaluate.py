@@ -10,7 +10,7 @@ from sacl.errors import ConfigError, DataError, WorkspaceError
 from sacl.files.nifti import read_label_map, write_label_map
 from sacl.run.record import read_record
 from sacl.run.workspace import Workspace
-from sacl.scores.overlap import dice
+from sacl.scores.organs_of_case import dice
 from sacl.scores.summary import read_scores
 from sacl.settings import EvaluateSettings
 from sacl.stages.evaluate import evaluate, evaluate_folders, inputs

@@ -20,8 +20,7 @@ from sacl.errors import DataError
 from sacl.files.atomic import replacing, write_text
 from sacl.files.documents import cell_text, read_rows, text_of_cell
 from sacl.files.nifti import map_volume, read_label_map, read_volume
-from sacl.phase_words import PHASE
-from sacl.types import UNKNOWN, Case, Cohort, LabelMap, LabelScheme, Volume
+from sacl.types import PHASE, UNKNOWN, Case, Cohort, LabelMap, LabelScheme, Volume
 
 MANIFEST = "cohort.json"
 PHASES_FILE = "phases.csv"

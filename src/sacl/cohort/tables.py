@@ -18,8 +18,7 @@ from sacl.cohort.dataset import Dataset, SourceCase, in_short
 from sacl.errors import DataError
 from sacl.files.documents import JsonObject, read_json, read_object, read_rows
 from sacl.organs import snake_case
-from sacl.phase_words import PHASE, phase_word
-from sacl.types import UNKNOWN, Split
+from sacl.types import PHASE, PHASES, UNKNOWN, Split
 
 BESIDE = ("scan_labels.csv", "subjects.csv")
 """Tables that are read without being asked for where they lie in the data's folder."""
@@ -31,12 +30,23 @@ _SPLITS: dict[str, Split] = {
 NOT_LABELS = ("case_id", "subject_id", "split", "image", "label", "annotated")
 """Columns of a table that are no scan-wise labels."""
 _LEAST_PROBABILITY = 0.5
+_PHASE_ALIASES = {
+    "native": "non_contrast noncontrast non_enhanced unenhanced without_contrast"
+    " pre_contrast precontrast plain nc ncct",
+    "arterial_early": "early_arterial eap",
+    # Without a further word the abdomen's arterial phase is the late one.
+    "arterial_late": "late_arterial arterial hepatic_arterial corticomedullary lap",
+    "portal_venous": "portal portalvenous portovenous venous pv pvp",
+    "delayed": "delay equilibrium excretory urographic",
+}
+_PHASE_OF = {a: phase for phase, aliases in _PHASE_ALIASES.items() for a in aliases.split()}
+"""What hospitals and other tools call a contrast phase."""
 
 
 def scan_labels_of(row: Mapping[str, Any], others: Collection[str] = NOT_LABELS) -> dict[str, str]:
     """Return the scan-wise labels among plain values in snake case; `others` are no labels.
 
-    The contrast phases of other tools and languages get the words of `phase_words`.
+    The contrast phases of other tools get this program's words.
     """
     labels = {
         snake_case(name): "" if value is None else str(value)
@@ -48,6 +58,20 @@ def scan_labels_of(row: Mapping[str, Any], others: Collection[str] = NOT_LABELS)
         for name, value in labels.items()
         if name and name not in others
     }
+
+
+def phase_word(text: str) -> str:
+    """Return the one word for a contrast phase; another word is only put into snake case.
+
+    Example:
+        >>> phase_word("Portal-venous phase"), phase_word("non-contrast"), phase_word("ED")
+        ('portal_venous', 'native', 'ed')
+    """
+    word = snake_case(text)
+    if not word:
+        return UNKNOWN
+    short = word.removesuffix("_phase")
+    return short if short in PHASES else _PHASE_OF.get(short, word)
 
 
 def split_of(row: Mapping[str, str], where: str) -> Split | None:

@@ -14,8 +14,7 @@ from pydicom import Dataset
 
 from sacl.dicom.header import one_number, text
 from sacl.organs import snake_case
-from sacl.phase_words import PHASES
-from sacl.types import UNKNOWN
+from sacl.types import PHASES, UNKNOWN
 
 _WORDS = {
     name: frozenset(words.split())

@@ -15,10 +15,8 @@ import msgspec
 from sacl.errors import WorkspaceError
 from sacl.files.atomic import write_text
 from sacl.files.documents import read_as
-from sacl.plan.facts import TaskFacts
-from sacl.plan.machine import MachineFacts
+from sacl.plan.facts import MachineFacts, TaskFacts, Tried
 from sacl.plan.rules import Choice, Situation, Value, choose
-from sacl.plan.trials import Tried
 
 USUAL_TIME = "2h"
 """What a run may take where the user says nothing of it."""

@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sacl.geometry import volume_grid
-from sacl.plan.facts import TaskFacts
-from sacl.plan.machine import MachineFacts
-from sacl.plan.trials import Tried, best_of, in_words
+from sacl.plan.facts import MachineFacts, TaskFacts, Tried, best_of, in_words
 from sacl.types import UNKNOWN
 
 Value = str | int | float | bool | list[Any] | dict[str, Any] | None

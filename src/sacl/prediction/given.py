@@ -1,26 +1,210 @@
-"""Coarse label maps made by another tool: checked before the first is read, cleaned, counted."""
+"""Coarse label maps that another tool made: matched to cases and to organs by name, and read.
+
+They are checked before the first is read, cleaned as those of our own networks, and counted.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from sacl.cohort.dataset import first_of, in_short
-from sacl.cohort.layouts.label_maps import Survey, given_fingerprint, read_given_map, survey_maps
-from sacl.cohort.references import overlap_in_words
+from sacl.cohort.dataset import first_of, in_short, nifti_files
+from sacl.cohort.label_names import TABLES, names_in_folder, names_in_map, require_labels
+from sacl.cohort.layouts.nnssl import anatomy_masks
+from sacl.cohort.references import MapRules, SchemeMap, in_scheme, lay_masks, overlap_in_words
+from sacl.dicom.segmentation import read_segmentation, segment_names
 from sacl.errors import DataError
-from sacl.files.nifti import is_nifti, read_frame
+from sacl.files.atomic import folder_fingerprint
+from sacl.files.nifti import SUFFIXES, is_nifti, read_frame, read_labels, stem
 from sacl.geometry import canonical_grid, require_same_grid, same_grid
+from sacl.organs import match
 from sacl.prediction.coarse import cleaned
 from sacl.progress import say
 from sacl.types import Case, Grid, LabelMap, LabelScheme
 
+DICOM = ".dcm"
+"""Suffix of a DICOM segmentation."""
+_POSTFIXES = ("seg", "segmentation", "pred", "prediction", "label", "labels", "mask", "trans")
+"""What is appended to a case's name, the likeliest first; MONAI's SaveImage takes any word."""
+_WHOLE = ("combined_labels", "segmentations", "segmentation", "labels")
+"""Names of the one label map in a case's folder, where it is not called as the case."""
+_REMEDY = "resample the label map onto the image's grid"
 _SAID = 8
 _WINS = "the organ that is smaller in the scan"
+
+
+@dataclass(frozen=True)
+class GivenMap:
+    """One case's label map: one file of many values, or a mask per organ; what its names are.
+
+    `names` has the name of each value of a single file; `organ_of` the names that are an organ of
+    the cohort or a part of one.
+    """
+
+    case_id: str
+    file: Path | None = None
+    masks: Mapping[str, Path] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
+    organ_of: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        if self.file is not None:
+            return (self.file,)
+        return tuple(self.masks[name] for name in self.organ_of)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of all given maps before a voxel is read.
+
+    `unmatched` counts the maps by name that is no organ; `absent` are the organs that no map has.
+    """
+
+    maps: Mapping[str, GivenMap]
+    missing: tuple[str, ...]
+    unmatched: Mapping[str, int]
+    absent: tuple[str, ...]
+
+
+def survey_maps(
+    source: Path,
+    case_ids: Sequence[str],
+    scheme: LabelScheme,
+    allow_missing: bool = False,
+    remedy: str = "add them",
+) -> Survey:
+    """List the cases' label maps and match their names to the scheme's organs.
+
+    In a folder, a case's map is `CASE.nii.gz` (nnU-Net, a table's folder), `CASE_seg.nii.gz` or
+    `CASE/CASE_seg.nii.gz` (MONAI, which may keep nnU-Net's `_0000` in the name), or the masks
+    `CASE/ORGAN.nii.gz` or `CASE/segmentations/ORGAN.nii.gz` (TotalSegmentator, AbdomenAtlas). DICOM
+    segmentations are `CASE.dcm`, or the one file `.dcm` in a folder `CASE`. A `pretrain_data.json`
+    (nnssl) names each image's anatomy mask.
+
+    The values of a single file are named by the label table in it (of DICOM, by its segments), else
+    by a `labels.json` or `dataset.json` beside it or in the source. Refused where a case has no map
+    or two, label values have no names, or no name is an organ of the scheme.
+    """
+    drawn = anatomy_masks(source) if source.suffix == ".json" else {}
+    maps = {case_id: GivenMap(case_id, drawn[case_id]) for case_id in case_ids if case_id in drawn}
+    if not drawn:
+        maps = {name: given for name in case_ids if (given := _in_folder(source, name))}
+    missing = tuple(name for name in case_ids if name not in maps)
+    if missing and not (allow_missing and maps):
+        expected = f"{missing[0]}.nii.gz, or a folder {missing[0]} with one mask per organ"
+        if source.suffix == ".json":
+            expected = "an 'anatomy_mask' of it"
+        raise DataError(
+            f"{source.name}: no label map for {len(missing)} of {len(case_ids)} cases, the first is"
+            f" {missing[0]}; expected {expected}; {remedy}"
+        )
+    unmatched = Counter[str]()
+    for case_id, given in maps.items():
+        names = {} if given.file is None else _names_of(given.file, source)
+        listed = list(dict.fromkeys(names.values() if given.file is not None else given.masks))
+        organ_of = match(listed, scheme.names)
+        maps[case_id] = GivenMap(case_id, given.file, given.masks, names, organ_of)
+        unmatched.update(name for name in listed if name not in organ_of)
+    matched = {organ for given in maps.values() for organ in given.organ_of.values()}
+    if not matched:
+        raise DataError(
+            f"{source.name}: none of its labels ({', '.join(list(unmatched)[:5])}) is an organ of"
+            f" the cohort ({', '.join(scheme.names[:5])}); rename them"
+        )
+    absent = tuple(organ for organ in scheme.names if organ not in matched)
+    return Survey(maps, missing, dict(unmatched.most_common()), absent)
+
+
+def given_fingerprint(source: Path) -> str:
+    """Return a hash of the places, sizes and times of all files that a source may be read from."""
+    listed = [folder_fingerprint(source)]
+    if source.suffix == ".json":
+        listed += [folder_fingerprint(path) for path in anatomy_masks(source).values()]
+    return hashlib.sha256("".join(listed).encode()).hexdigest()[:16]
+
+
+def read_given_map(
+    given: GivenMap, scheme: LabelScheme, grid: Grid, repairs_grid: bool = False
+) -> SchemeMap:
+    """Return a case's label map in the cohort's scheme, on the canonical grid of its scan.
+
+    Names that are no organ of the scheme become background. Where masks of two organs overlap, the
+    organ that is smaller in this scan wins.
+    """
+    rules = MapRules(scheme, repairs_grid=repairs_grid, remedy=_REMEDY)
+    where, organ_of = f"case {given.case_id}", given.organ_of
+    if given.file is None:
+        organs = [organ for organ in scheme.names if organ in organ_of.values()]
+        try:
+            return lay_masks(given.masks, organ_of, organs, grid, rules)
+        except DataError as error:
+            raise DataError(f"{where}, {error}") from error
+    if given.file.suffix == DICOM:  # its frames are laid on the scan's slices, or refused
+        voxels, own, doubt = read_segmentation(given.file, grid).voxels, grid, ""
+    else:
+        voxels, own, frame = read_labels(given.file)
+        doubt = frame.contradiction
+    require_labels(int(voxels.min()), int(voxels.max()), given.file.name)
+    names = given.names.items()
+    label_of = {v: scheme.label_of(organ_of[name]) if name in organ_of else 0 for v, name in names}
+    return dataclasses.replace(
+        in_scheme(voxels, label_of, own, grid, rules, where), contradiction=doubt
+    )
+
+
+def _names_of(file: Path, source: Path) -> Mapping[int, str]:
+    if file.suffix == DICOM:
+        return dict(enumerate(segment_names(file), start=1))
+    home = source if source.is_dir() else source.parent
+    names = names_in_map(file) or names_in_folder(file.parent) or names_in_folder(home)
+    if names is not None:
+        return names.organs
+    raise DataError(
+        f"{file.name}: its label values have no names; write them into {TABLES[0]} beside the"
+        ' maps, such as {"1": "spleen", "2": "liver"}'
+    )
+
+
+def _in_folder(source: Path, case_id: str) -> GivenMap | None:
+    for suffix in (*SUFFIXES, DICOM):
+        if (source / f"{case_id}{suffix}").is_file():
+            return GivenMap(case_id, source / f"{case_id}{suffix}")
+    for name in (case_id, f"{case_id}_0000"):
+        flat = [source / f"{name}_{word}{suffix}" for word in _POSTFIXES for suffix in SUFFIXES]
+        named = [path for path in flat if path.is_file()]
+        whole = re.compile(f"{re.escape(name)}(_.*)?|{'|'.join(_WHOLE)}")
+        named += [path for path in nifti_files(source / name) if whole.fullmatch(stem(path))]
+        named += sorted((source / name).glob(f"*{DICOM}"))
+        if named:
+            return GivenMap(case_id, _likeliest(named, name))
+        for folder in (source / name / "segmentations", source / name):
+            if masks := nifti_files(folder):
+                return GivenMap(case_id, masks={stem(path): path for path in masks})
+    return None
+
+
+def _likeliest(paths: list[Path], name: str) -> Path:
+    """Return the label map among a case's files, which may hold the image too (MONAI's `trans`)."""
+
+    def rank(path: Path) -> int:
+        word = stem(path).removeprefix(name).lstrip("_")
+        return _POSTFIXES.index(word) if word in _POSTFIXES else len(_POSTFIXES)
+
+    first, *others = sorted(paths, key=rank)
+    if others and rank(others[0]) == rank(first):
+        raise DataError(
+            f"case {name}: both {first.name} and {others[0].name} may be its label map; keep one"
+        )
+    return first
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from sacl.files.atomic import write_text
 from sacl.files.documents import read_as
-from sacl.scores.overlap import dice, volume_ml
+from sacl.scores.organs_of_case import dice, volume_ml
 from sacl.types import Box, Case, LabelMap
 
 FINDINGS_FILE = "findings.json"

@@ -14,12 +14,11 @@ from markupsafe import Markup
 
 from sacl.errors import DataError
 from sacl.files.documents import text_of_cell
-from sacl.phase_words import PHASE
 from sacl.report.figures import box_plots, palette
 from sacl.run.record import Record
 from sacl.run.workspace import FOLDERS
 from sacl.scores.summary import ScoreRow, score_table
-from sacl.types import SPLITS, Cohort
+from sacl.types import PHASE, SPLITS, Cohort
 
 Records = Mapping[str, Record]
 """The finished stages' run records, in the order in which the stages ran."""

@@ -16,7 +16,7 @@ from sacl.prediction.phases import estimate_phases
 from sacl.progress import say, track
 from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
-from sacl.scores.overlap import dice, volume_ml
+from sacl.scores.organs_of_case import dice, volume_ml
 from sacl.settings import LocateSettings
 from sacl.stages.locate_networks import FOLDS, SEEN, Locator, deal_folds, network_locator
 from sacl.stages.scan import Scan

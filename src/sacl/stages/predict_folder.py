@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sacl.cohort.dataset import counted
-from sacl.cohort.layouts.label_maps import read_given_map, survey_maps
 from sacl.cohort.references import SchemeMap
 from sacl.errors import ConfigError, DataError, SaclError
 from sacl.export.forms import mask_alone, mask_names
 from sacl.files.atomic import owned, real, require_own
 from sacl.files.documents import cell_text
 from sacl.model import Model
+from sacl.prediction.given import read_given_map, survey_maps
 from sacl.prediction.new_scans import NIFTI, NewScan, find_scans
 from sacl.progress import say, track
-from sacl.scores.overlap import OrganMeasures, measure_organs
+from sacl.scores.organs_of_case import OrganMeasures, measure_organs
 from sacl.types import Grid, LabelMap, NativeFrame
 
 _BYTES_PER_VOXEL, _BASE_GB = 17, 0.7

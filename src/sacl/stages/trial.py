@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from sacl.cohort.manifest import read_cohort
-from sacl.plan.trials import Tried
+from sacl.plan.facts import Tried
 from sacl.progress import duration, say
 from sacl.run import clock
 from sacl.run.clock import Deadline

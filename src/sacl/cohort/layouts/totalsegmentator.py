@@ -20,12 +20,12 @@ from sacl.cohort.dataset import (
     files_by_case,
     require_labels_read,
 )
-from sacl.cohort.tables import phase_in, scan_labels_of, split_of
+from sacl.cohort.tables import phase_in, phase_word, scan_labels_of, split_of
 from sacl.errors import DataError
 from sacl.files.atomic import real
 from sacl.files.documents import read_rows
 from sacl.files.nifti import SUFFIXES, stem
-from sacl.phase_words import PHASE, phase_word
+from sacl.types import PHASE
 
 _IMAGES: dict[str, Modality] = {"ct": "ct", "mri": "mr"}
 _MASKS = "segmentations"

@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
 from sacl.files.nifti import read_labels, read_volume
-from sacl.patches import phase as module
-from sacl.patches.phase import TISSUES, estimate_phase, organ_hu, phase_probabilities
-from sacl.phase_words import PHASES
-from sacl.types import LabelMap, LabelScheme
+from sacl.prediction import phases as module
+from sacl.prediction.phases import TISSUES, estimate_phase, organ_hu, phase_probabilities
+from sacl.types import PHASES, LabelMap, LabelScheme
 
 NATIVE = {"aorta": 41, "portal_vein": 40, "kidneys": 31, "liver": 57, "spleen": 49}
 EARLY = {"aorta": 330, "portal_vein": 48, "kidneys": 105, "liver": 62, "spleen": 85}

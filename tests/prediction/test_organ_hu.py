@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sacl.patches.phase import organ_hu
+from sacl.prediction.phases import organ_hu
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
 
