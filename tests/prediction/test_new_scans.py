@@ -141,9 +141,7 @@ def test_a_folder_without_a_scan_is_one_line(content, tmp_path):
     for name, data in content.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
-    with pytest.raises(
-        DataError, match=r"no scan.*expected NIfTI, NRRD or MetaImage files directly"
-    ):
+    with pytest.raises(DataError, match="no scan"):
         find_scans(tmp_path)
 
 
@@ -151,7 +149,7 @@ def test_what_is_not_there_or_no_scan_is_one_line(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         find_scans(tmp_path / "a.nii")
     (tmp_path / "a.pdf").write_bytes(b"%PDF")
-    with pytest.raises(DataError, match=r"no scan \(1 other file not read\)"):
+    with pytest.raises(DataError, match=r"no scan; 1 other file not read; expected"):
         find_scans(tmp_path / "a.pdf")
 
 

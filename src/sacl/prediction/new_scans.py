@@ -33,6 +33,10 @@ _DETACHED = (".nhdr", ".mhd")
 _PACKED = re.compile(r"\.(zip|dcm)$", re.IGNORECASE)
 _LONGEST = 100
 _NAMELESS = "scan"
+_EXPECTED = (
+    "expected NIfTI, NRRD or MetaImage files, directly in the folder, or DICOM, anywhere below it"
+    " or in a zip"
+)
 _EXPLAIN = "`sacl ingest FOLDER --explain` says of each series why"
 
 Write = Callable[[Path, LabelMap, NativeFrame], tuple[str, ...]]
@@ -104,22 +108,21 @@ def find_scans(root: Path, modality: Literal["auto", "ct", "mr"] = "auto") -> Fo
     notes = [f"{counted(len(ignored), 'segmentation')} skipped: {in_short(ignored)}"] * bool(
         ignored
     )
+    hint = ""
     if root.is_dir() or not files:
         intake = take_in(root, DicomExport(modality))
         detached = sum(path.suffix.lower() in _DETACHED for path in files)
         others = intake.files.pop("other", 0) - len(files) - len(ignored) - detached
         scans += _scans_of_series(root, intake, {scan.name for scan in scans})
-        notes += intake.notes[0 if intake.verdicts else 1 :]
-        if not all(verdict.accepted for verdict in intake.verdicts):
-            notes.append(_EXPLAIN)
+        if all(verdict.accepted for verdict in intake.verdicts):
+            notes += intake.notes[1:]
+        else:
+            notes += [*intake.notes, _EXPLAIN]
         if others > 0:
             notes.append(f"{counted(others, 'other file')} not read")
+        hint = "" if intake.verdicts or intake.refused else _EXPECTED
     if not scans:
-        why = f" ({'; '.join(notes)})" if notes else ""
-        raise DataError(
-            f"{root}: no scan{why}; expected NIfTI, NRRD or MetaImage files directly in the folder,"
-            " or DICOM anywhere below it or in a zip"
-        )
+        raise DataError("; ".join(filter(None, [f"{root}: no scan", *notes, hint])))
     return Found(tuple(scans), tuple(notes))
 
 

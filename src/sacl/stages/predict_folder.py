@@ -66,14 +66,14 @@ class Predicted:
         Raises:
             DataError: with the reasons.
         """
-        if self.failures:
-            total = len(self.written) + len(self.failures)
-            why = "; ".join([*self.failures.values()][:_SAID])
-            more = f"; and {len(self.failures) - _SAID} more" * (len(self.failures) > _SAID)
+        reasons, total = list(self.failures.values()), len(self.written) + len(self.failures)
+        if total == 1 and reasons:
+            raise DataError(reasons[0])
+        if reasons:
+            more = f"; and {len(reasons) - _SAID} more" if len(reasons) > _SAID else ""
             done = "; the others are done" if self.written else ""
-            raise DataError(
-                f"no label map of {len(self.failures)} of {total} scans: {why}{more}{done}"
-            )
+            why = "; ".join(reasons[:_SAID])
+            raise DataError(f"no label map of {len(reasons)} of {total} scans: {why}{more}{done}")
 
 
 def predict_folder(
