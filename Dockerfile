@@ -9,7 +9,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src src
 RUN torch="$(sed -n 's/^torch==/torch==/p' constraints.txt)" \
  && pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$torch" \
- && pip install --no-cache-dir --constraint constraints.txt . \
+ && pip install --no-cache-dir --constraint constraints.txt ".[node]" \
  && sacl --version
 
 # Any user may run it: caches go to a folder that everybody can write.

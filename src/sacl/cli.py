@@ -140,6 +140,7 @@ _HANDLERS: dict[str, _Handler] = dict(
     ingest=_ingest,
     export=handlers.export_command,
     doctor=handlers.doctor_command,
+    serve=handlers.serve_command,
     completion=handlers.completion_command,
 )
 """What the commands do that are more than a stage."""

@@ -140,6 +140,24 @@ COMMANDS = {
         ),
     ),
     "report": _Command("write the HTML report of a run"),
+    "serve": _Command(
+        "receive DICOM studies, segment each once and send the result back",
+        (
+            _Flag("--model", "work directory of a finished run, or several that agree", many=True),
+            _Flag("--store", "folder of its own, for what waits and what was done"),
+            _Flag("--send-to", "AET@HOST:PORT, an Orthanc's URL or a folder", "WHERE"),
+            _Flag("--allow", "AE titles that may send", "AET", many=True),
+            _Flag("--aet", "AE title of its own (SACL)", "AET"),
+            _Flag("--host", "address to listen on (127.0.0.1)", "HOST"),
+            _Flag("--port", "port for DICOM (11112)", "N"),
+            _Flag("--health-port", "port for the health page (11180)", "N"),
+            _Flag("--folder", "watch a folder instead of receiving"),
+            _Flag("--orthanc", "ask an Orthanc for its new studies instead of receiving", "URL"),
+            _Flag("--settle", "seconds without an image after which a study is complete (30)", "N"),
+            _Flag("--max-disk", "what may wait on the disk (20GB)", "SIZE"),
+        ),
+        takes="",
+    ),
     "export": _Command(
         "write the predictions of a run, or any label maps (--predicted), for other programs",
         (

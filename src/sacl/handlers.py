@@ -101,6 +101,18 @@ def predict_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     return result
 
 
+def serve_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Segment the DICOM studies that come in, until it is asked to stop."""
+    try:
+        from sacl_node.serve import serve_by_flags
+    except ModuleNotFoundError as error:
+        if error.name != "pynetdicom":
+            raise
+        remedy = "`pip install 'sacl[node]'`"
+        raise ConfigError(f"serve: pynetdicom is not installed; {remedy}") from error
+    return serve_by_flags(known, load_config(None, flags).device)
+
+
 def evaluate_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Score a folder of label maps against another."""
     _require_flags(known, "reference", "predicted", "out")

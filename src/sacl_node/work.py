@@ -1,0 +1,98 @@
+"""Predict a study: its best series goes through the segmenter, a DICOM segmentation comes out."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import pydicom
+
+from sacl.dicom.intake import headers_of, take_in
+from sacl.dicom.segmentation import write_segmentation
+from sacl.dicom.verdict import DicomExport, only_largest
+from sacl.dicom.volume import read_stack
+from sacl.errors import DataError
+from sacl.files.atomic import replacing
+from sacl.types import Volume
+
+if TYPE_CHECKING:
+    from sacl.model import Segmented
+
+
+class UnsuitableError(DataError):
+    """No series of a study is a scan that the segmenter reads."""
+
+
+class Segmenter(Protocol):
+    """What is asked of a model of `sacl.load_model`."""
+
+    def segment(self, volume: Volume, name: str) -> Segmented:
+        """Return the label map of a scan, and what is to be doubted; errors call it by the name."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A segmenter, the fingerprint that stands for it in UIDs, and the modality that it reads."""
+
+    segmenter: Segmenter
+    fingerprint: str
+    modality: Literal["auto", "ct", "mr"] = "auto"
+
+
+def open_model(paths: Sequence[Path], device: str) -> Model:
+    """Return a trained model; its fingerprint is that of its weights, wherever they lie."""
+    from sacl.model import load_model
+
+    model = load_model(*paths, device=device)
+    digest = hashlib.sha256()
+    for path in paths:
+        files = path.rglob("*.safetensors") if path.is_dir() else [path]
+        for file in sorted(files):
+            digest.update(file.read_bytes())
+    modality = model.members[0].predictor.spec.window.modality
+    return Model(model, digest.hexdigest()[:16], modality)
+
+
+def segment_study(images: Path, result: Path, model: Model) -> list[str]:
+    """Write the segmentation of a study's best series; return in words which, and what is in doubt.
+
+    The best is the one of the model's modality with the most slices. The UIDs are derived from
+    those of the series and the model's fingerprint, so that the same work has the same UIDs.
+
+    Raises:
+        UnsuitableError: no series is accepted; the reasons are in it, without identifiers.
+    """
+    intake = take_in(images, DicomExport(modality=model.modality))
+    best = next((each for each in only_largest(intake.verdicts) if each.accepted), None)
+    if best is None or best.stack is None:
+        raise UnsuitableError("; ".join(intake.notes))
+    name = images.parent.name
+    volume, _ = read_stack(best.stack, name)
+    segmented = model.segmenter.segment(volume, name)
+    with replacing(result) as temporary:
+        run = f"model {model.fingerprint}"
+        write_segmentation(temporary, segmented.label_map, headers_of(best.stack, name), run)
+        _give_own_uids(temporary, model.fingerprint)
+    i, j, k = best.stack.grid.shape
+    accepted = sum(each.accepted for each in intake.verdicts)
+    return [
+        f"{accepted} of {len(intake.verdicts)} series are scans; taken is one of {i} x {j} x {k}"
+        f" voxels, {best.stack.grid.spacing_mm[2]:.3g} mm apart",
+        *(f"in doubt: {doubt}" for doubt in segmented.doubts),
+    ]
+
+
+def _give_own_uids(path: Path, fingerprint: str) -> None:
+    """Derive a segmentation's UIDs from those of its source series and the model."""
+    result = pydicom.dcmread(path)
+    series = result.ReferencedSeriesSequence[0].SeriesInstanceUID
+    for name in ("SOPInstanceUID", "SeriesInstanceUID"):
+        number = uuid.uuid5(uuid.NAMESPACE_OID, f"{name}|{series}|{fingerprint}").int
+        setattr(result, name, f"2.25.{number}")
+    result.file_meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
+    result.save_as(path, enforce_file_format=True)
