@@ -10,12 +10,9 @@ import numpy as np
 
 from sacl.check.facts import Geometry, Intensities, ScanFacts
 from sacl.check.findings import Finding
+from sacl.scores.summary import FEWEST, robust_z
 
-FEWEST = 8
-"""A cohort of fewer values says nothing of what is usual."""
 _LIMIT = 6.0
-_NORMAL = 1.4826
-"""The median absolute deviation times this is the standard deviation of a normal distribution."""
 _SPACING_MM = (0.05, 25.0)
 _FIELD_MM = (10.0, 2500.0)
 """From a crop around the smallest organ to a whole body."""
@@ -44,18 +41,10 @@ _FEW_SHARE = 0.1
 def robust_outliers(values: Mapping[str, float], floor: float) -> dict[str, float]:
     """Return the robust z-score of the values that lie more than 6 from the median.
 
-    z = (x - median) / max(1.4826 MAD, floor), after Iglewicz and Hoaglin 1993 (who cut at 3.5: a
-    cohort is searched for faults, not for tails), where `floor` is the smallest believable standard
-    deviation. NaN values are passed over; fewer than 8 values have no outliers.
+    A cohort is searched for faults, not for tails: 3.5 is usual. NaN values are passed over.
     """
-    finite = {case: value for case, value in values.items() if np.isfinite(value)}
-    if len(finite) < FEWEST:
-        return {}
-    numbers = np.array(list(finite.values()))
-    center = float(np.median(numbers))
-    spread = max(_NORMAL * float(np.median(np.abs(numbers - center))), floor)
-    scores = {case: (value - center) / spread for case, value in finite.items()}
-    return {case: z for case, z in scores.items() if abs(z) > _LIMIT}
+    scores = robust_z(np.array(list(values.values()), dtype=np.float64), floor)
+    return {case: float(z) for case, z in zip(values, scores, strict=True) if abs(z) > _LIMIT}
 
 
 def geometry_findings(scans: Sequence[ScanFacts]) -> Iterator[Finding]:

@@ -5,8 +5,10 @@ What they say is in `templates/`: `base.html` with the styles, and a file for ea
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from statistics import median
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -21,9 +23,42 @@ GENERATOR = '<meta name="generator" content="sacl">'
 """What every page has near its start: by it a page of ours is told from a file of the user's."""
 
 
+@dataclass(frozen=True)
+class Axis:
+    """An axis on which values are drawn, with a few ticks; linear, or logarithmic."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+    is_log: bool = False
+
+    def at(self, value: float) -> float:
+        """Return where a value lies, in percent of the axis; beyond an end it lies there."""
+        low, high, value = (
+            math.log10(max(v, 1e-9)) if self.is_log else v for v in (self.low, self.high, value)
+        )
+        return round(100 * min(1.0, max(0.0, (value - low) / (high - low))), 1)
+
+
+SHARE_AXIS = Axis(0.0, 1.0, (0.0, 0.5, 1.0))
+"""Of Dice and of all that lies between 0 and 1."""
+
+
+def log_axis(values: Iterable[float]) -> Axis:
+    """Return a logarithmic axis for values > 0, from tick to tick: of 1, 2 and 5, or decades."""
+    known = sorted(values)
+    low, high = known[0], known[-1] * 1.0001
+    digits = (1, 2, 5) if high < 50 * low else (1,)
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**exponent for exponent in exponents for digit in digits]
+    first = max(tick for tick in ticks if tick <= low)
+    last = min(tick for tick in ticks if tick >= high)
+    return Axis(first, last, tuple(tick for tick in ticks if first <= tick <= last), is_log=True)
+
+
 def render(template: str, **values: object) -> str:
     """Return what a file of `templates/` makes of some values."""
-    return environment().get_template(template).render(generator=GENERATOR, **values)
+    return _ours().get_template(template).render(generator=GENERATOR, **values)
 
 
 def environment() -> Environment:
@@ -40,7 +75,11 @@ def environment() -> Environment:
         *(median, duration),
     ):
         made.filters[writer.__name__] = writer
+    made.globals |= {"share_axis": SHARE_AXIS, "log_axis": log_axis, "nan": math.nan}
     return made
+
+
+_ours = functools.cache(environment)
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:

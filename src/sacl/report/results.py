@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from sacl.errors import DataError
 from sacl.files.documents import text_of_cell
-from sacl.report.figures import box_plots, palette
+from sacl.report.page import number
 from sacl.run.record import Record
 from sacl.run.workspace import FOLDERS
-from sacl.scores.summary import ScoreRow, score_table
+from sacl.scores.summary import (
+    FEWEST,
+    RESAMPLES,
+    Estimate,
+    ScoreRow,
+    bootstrap_mean,
+    robust_z,
+    score_table,
+    subject_means,
+)
 from sacl.types import PHASE, SPLITS, Cohort
 
 Records = Mapping[str, Record]
@@ -25,88 +35,181 @@ Records = Mapping[str, Record]
 
 POOR = 0.5
 """Dice below which an organ counts as poorly segmented."""
+UNUSUAL = 3.5
+"""Robust z-score from which on a volume is in doubt, where there is no Dice."""
+_LOG_FLOOR = 0.08
+"""Smallest believable standard deviation of the decimal logarithm of an organ's volume."""
+_NEARLY_ALL = 0.9
+
+
+@dataclass(frozen=True)
+class OrganLine:
+    """An organ of a scan: its scores, NaN where it has none, and its volume beside the cohort's.
+
+    `usual_ml` is the median over the label maps that show it, `z` the robust z-score of the
+    volume's logarithm: minus infinity where this map alone lacks it, NaN where too few have it.
+    """
+
+    organ: str
+    dice: float
+    hd95_mm: float
+    nsd: float
+    reference_ml: float
+    predicted_ml: float
+    usual_ml: float
+    z: float
+
+    @property
+    def times(self) -> float:
+        """The volume relative to the usual one."""
+        return self.predicted_ml / self.usual_ml
+
+    @property
+    def doubt(self) -> str:
+        """What is wrong with it, or odd, in words; nothing where all is well."""
+        if self.reference_ml > 0 and self.predicted_ml == 0:
+            return "missed"
+        if self.reference_ml == 0 and self.predicted_ml > 0:
+            return "invented"
+        if self.dice < POOR:
+            return f"Dice {number(self.dice, 2)}"
+        if math.isnan(self.dice) and math.isnan(self.reference_ml) and abs(self.z) >= UNUSUAL:
+            return f"{self.times:.2g} times the usual volume" if self.times else "absent"
+        return ""
 
 
 @dataclass(frozen=True)
 class ScanLine:
-    """A scan's scores: mean Dice over its organs, the worst organ, what is missed and invented."""
+    """A scan and its organs; `dice` is their mean, `hd95_mm` the largest one."""
 
     case_id: str
     subject_id: str
     split: str
+    organs: tuple[OrganLine, ...]
     dice: float
-    worst_organ: str
-    worst_dice: float
     hd95_mm: float
-    missed: tuple[str, ...]
-    invented: tuple[str, ...]
+
+    @property
+    def worst(self) -> OrganLine | None:
+        """The organ with the lowest Dice."""
+        scored = [line for line in self.organs if not math.isnan(line.dice)]
+        return min(scored, key=lambda line: line.dice, default=None)
+
+    @property
+    def strangest(self) -> OrganLine | None:
+        """The organ whose volume is the furthest from the cohort's."""
+        known = [line for line in self.organs if not math.isnan(line.z)]
+        return max(known, key=lambda line: abs(line.z), default=None)
+
+    @property
+    def doubtful(self) -> list[OrganLine]:
+        """The organs that are missed, invented, poor or of an odd volume."""
+        return [line for line in self.organs if line.doubt]
+
+
+@dataclass(frozen=True)
+class OrganPart:
+    """An organ's Dice by subject with its interval, by scan, and the volumes of its label maps."""
+
+    dice: Estimate
+    by_scan: tuple[float, ...]
+    volumes_ml: tuple[float, ...]
+    maps: int
 
 
 @dataclass(frozen=True)
 class ScoresPart:
-    """The main run's name, scans and number of poor organs, and all runs' boxes and colors."""
+    """The main run's name, its scans, those in doubt first, and its organs."""
 
     main: str
     scans: Sequence[ScanLine]
-    poor: int
-    boxes: Markup
-    run_colors: Mapping[str, str]
+    organs: Mapping[str, OrganPart]
+
+    @property
+    def scored(self) -> list[ScanLine]:
+        """The scans with a Dice."""
+        return [line for line in self.scans if not math.isnan(line.dice)]
 
 
 def scan_lines(scores: pd.DataFrame) -> list[ScanLine]:
-    """Return the scans of one run, the lowest mean Dice first, undefined ones last."""
+    """Return the scans of one run: those with most organs in doubt first, of these the lowest Dice.
+
+    Where an organ was not scored, its Dice and the volume of its reference are NaN.
+    """
     lines = []
-    for case_id, part in scores.groupby("case_id", sort=False):
-        there, predicted = part["reference_ml"] > 0, part["predicted_ml"] > 0
-        defined = part.dropna(subset="dice").sort_values("dice", kind="stable")
+    for case_id, part in _with_usual_volumes(scores).groupby("case_id", sort=False):
+        fields = part[[field.name for field in dataclasses.fields(OrganLine)]]
         lines.append(
             ScanLine(
                 case_id=str(case_id),
                 subject_id=str(part["subject_id"].iloc[0]),
                 split=str(part["split"].iloc[0]),
-                dice=float(defined["dice"].mean()),
-                worst_organ=str(defined["organ"].iloc[0]) if len(defined) else "",
-                worst_dice=float(defined["dice"].min()),
+                organs=tuple(OrganLine(*row) for row in fields.itertuples(index=False)),
+                dice=float(part["dice"].mean()),
                 hd95_mm=float(part["hd95_mm"].max()),
-                missed=tuple(part.loc[there & ~predicted, "organ"]),
-                invented=tuple(part.loc[~there & predicted, "organ"]),
             )
         )
-    return sorted(lines, key=lambda line: (math.isnan(line.dice), line.dice, line.case_id))
+    return sorted(lines, key=_doubtful_first)
+
+
+def _doubtful_first(line: ScanLine) -> tuple[int, float, str]:
+    dice = math.inf if math.isnan(line.dice) else line.dice
+    return -len(line.doubtful), dice, line.case_id
+
+
+def _with_usual_volumes(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return a run's table with the columns `usual_ml` and `z`."""
+    shown = scores["predicted_ml"].where(scores["predicted_ml"] > 0)
+    logs, organ = np.log10(shown), scores["organ"]
+    z = logs.groupby(organ).transform(lambda part: robust_z(part.to_numpy(float), _LOG_FLOOR))
+    rows = shown.notna().groupby(organ)
+    common = (rows.transform("mean") >= _NEARLY_ALL) & (rows.transform("size") >= FEWEST)
+    z = z.mask((scores["predicted_ml"] == 0) & common, -math.inf)
+    return scores.assign(usual_ml=10 ** logs.groupby(organ).transform("median"), z=z)
 
 
 def shown_roles(lines: Sequence[ScanLine]) -> dict[str, ScanLine]:
-    """Return the worst three scans, the median and the best one by role; each scan once.
+    """Return the scans to picture by role: of those scored the worst three, median and best one.
 
-    Of an even number the lower of the two middle scans is the median.
+    Of an even number the lower of the two middle scans is the median. Up to three without a score
+    follow whose volumes are in doubt. Each scan is shown once.
     """
     ranked = [line for line in lines if not math.isnan(line.dice)]
-    if not ranked:
-        return {}
-    middle, best = ranked[(len(ranked) - 1) // 2], ranked[-1]
-    role_of: dict[ScanLine, str] = {}
+    odd = [line for line in lines if math.isnan(line.dice) and line.doubtful][:3]
     names = ("worst", "second worst", "third worst")
-    for role, line in [*zip(names, ranked, strict=False), ("median", middle), ("best", best)]:
-        role_of.setdefault(line, role)
-    return {role: line for line, role in role_of.items()}
+    roles = list(zip(names, ranked, strict=False))
+    roles += [(f"in doubt, {n} of {len(odd)}", line) for n, line in enumerate(odd, start=1)]
+    if ranked:
+        roles += [("median", ranked[(len(ranked) - 1) // 2]), ("best", ranked[-1])]
+    role_of: dict[str, tuple[str, ScanLine]] = {}
+    for role, line in roles:
+        role_of.setdefault(line.case_id, (role, line))
+    return dict(role_of.values())
 
 
-def scores_part(rows: Sequence[ScoreRow]) -> ScoresPart | None:
+def scores_part(rows: Sequence[ScoreRow], unscored: Sequence[ScoreRow] = ()) -> ScoresPart | None:
     """Return what every page shows of the scores, None without any; the first run is the main one.
 
-    The boxes are the spread of Dice over scans by organ.
+    Volumes of its label maps that were not scored take part where the volumes are compared.
     """
-    if not rows:
+    both = [*rows, *unscored]
+    if not both:
         return None
-    scores, name = score_table(rows), rows[0].run
-    values = {
-        str(organ): {str(run): part["dice"].tolist() for run, part in group.groupby("run")}
-        for organ, group in scores.groupby("organ", sort=False)
-    }
-    colors = palette(list(dict.fromkeys(scores["run"])))
-    main = scores[scores["run"] == name]
-    boxes = box_plots(values, colors, "Dice")
-    return ScoresPart(name, scan_lines(main), int((main["dice"] < POOR).sum()), boxes, colors)
+    own = score_table([row for row in both if row.run == both[0].run])
+    by_organ = own.groupby("organ", sort=False)
+    organs = {str(organ): _organ_part(part) for organ, part in by_organ}
+    return ScoresPart(both[0].run, scan_lines(own), organs)
+
+
+def _organ_part(part: pd.DataFrame) -> OrganPart:
+    by_subject = subject_means(part, "dice").iloc[:, 0]
+    ml = part["predicted_ml"]
+    return OrganPart(
+        dice=bootstrap_mean(by_subject, RESAMPLES, seed=0),
+        by_scan=tuple(part["dice"].dropna()),
+        volumes_ml=tuple(ml[ml > 0]),
+        maps=len(ml),
+    )
 
 
 def label_of_classes(records: Records) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import stats
 
@@ -35,6 +36,10 @@ METRICS = ("dice", "nsd", "hd95_mm")
 RESAMPLES = 5000
 """Resamples of the bootstrap over subjects."""
 CONFIDENCE = 0.95
+FEWEST = 8
+"""Fewer values say nothing of what is usual among them."""
+_NORMAL = 1.4826
+"""The median absolute deviation times this is the standard deviation of a normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,20 @@ def bootstrap_mean(values: ArrayLike, resamples: int, seed: int) -> Estimate:
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Estimate(mean, float(interval.low), float(interval.high), int(value.size))
+
+
+def robust_z(values: Float[np.ndarray, " n"], floor: float) -> Float[np.ndarray, " n"]:
+    """Return the robust z-score of every value; of fewer than 8 finite ones all are NaN.
+
+    z = (x - median) / max(1.4826 MAD, floor), after Iglewicz and Hoaglin 1993, where `floor` is the
+    smallest believable standard deviation. What is not finite counts for nothing and gives NaN.
+    """
+    values = np.where(np.isfinite(values), values, math.nan)
+    finite = values[np.isfinite(values)]
+    if finite.size < FEWEST:
+        return np.full(values.shape, math.nan)
+    center = np.median(finite)
+    return (values - center) / max(_NORMAL * float(np.median(np.abs(finite - center))), floor)
 
 
 def subject_means(scores: pd.DataFrame, metric: str) -> pd.DataFrame:

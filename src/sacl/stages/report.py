@@ -1,28 +1,55 @@
-"""report: a work directory -> one self-contained HTML page."""
+"""report: a work directory -> one HTML page, and beside it one per scan to scroll through."""
 
 from __future__ import annotations
 
+import math
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from sacl.cohort.manifest import read_cohort, read_image, read_reference, with_phases
-from sacl.files.atomic import write_text
+from sacl.files.atomic import replacing, write_text
 from sacl.files.nifti import read_label_map
 from sacl.plan.document import read_plan
 from sacl.prediction.guard import read_findings
+from sacl.progress import track
 from sacl.report import figures, results
-from sacl.report.page import number, render
+from sacl.report.page import render
+from sacl.report.pictures import (
+    ShownScan,
+    data_uri,
+    only_annotated,
+    reels,
+    strip,
+    telling_slices,
+)
 from sacl.run.record import RECORD, fingerprint, read_record, recorded
 from sacl.run.workspace import FOLDERS, Workspace
-from sacl.scores.summary import read_scores, read_summary
+from sacl.scores.summary import ScoreRow, read_scores, read_summary
 from sacl.settings import ReportSettings
-from sacl.types import Cohort
+from sacl.types import Case, Cohort, OrganScore
 
 _PAGE = "report.html"
+_SCANS = "scans"
+_STRIP_PIXELS, _REEL_PIXELS, _REEL_SLICES = 256, 320, 24
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """The label maps that the page is about: the cohort, and where it and its maps are."""
+
+    cohort: Cohort
+    home: Path
+    folder: Path
+
+    def path(self, case_id: str) -> Path:
+        return self.folder / f"{case_id}.nii.gz"
 
 
 def inputs(settings: ReportSettings, workspace: Workspace) -> dict[str, str]:
@@ -35,9 +62,11 @@ def inputs(settings: ReportSettings, workspace: Workspace) -> dict[str, str]:
 
 
 def report(settings: ReportSettings, workspace: Workspace) -> Path:
-    """Write the page from what the work directory holds, and return its path.
+    """Write the pages from what the work directory holds, and return the path of the first one.
 
-    A part whose files are not there is left out, and the page says so.
+    It holds all its figures and the pictures of the scans in doubt, so that it can be sent alone;
+    the pages and the pictures of all scans lie in `scans` beside it. A part whose files are not
+    there is left out, and the page says so.
     """
     with recorded(workspace, "report", settings, inputs(settings, workspace)) as (folder, _):
         cohort = with_phases(read_cohort(workspace.folder("ingest")), workspace.folder("locate"))
@@ -45,26 +74,108 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
         there = {stage: read_record(workspace.folder(stage)) for stage in stages}
         records = {stage: record for stage, record in there.items() if record}
         scored = workspace.folder("evaluate")
-        scores = results.scores_part(read_scores(scored / "scores.csv"))
+        rows = read_scores(scored / "scores.csv")
+        main = _main_run(rows, records)
+        maps = _Maps(cohort, workspace.folder("ingest"), workspace.folder("predict") / main)
+        scores = results.scores_part(rows, list(_unscored(maps, rows, main)))
         label = results.label_of_classes(records)
+        about = {
+            "title": workspace.name,
+            "cases": {case.case_id: case for case in cohort.cases},
+            "colors": figures.palette(cohort.scheme.names),
+            "label": label,
+            "maps": _link(maps.folder, folder),
+        }
+        pictured = _write_scans(maps, scores, folder / _SCANS, about) if scores else []
         page = render(
             "run.html",
-            title=workspace.name,
+            **about,
             cohort=cohort,
             subjects=results.split_words(cohort),
             summary=read_summary(scored / "summary.json"),
             scores=scores,
-            pictures=_pictures(workspace, cohort, scores) if scores else None,
+            pictured=pictured,
+            tables=_link(scored, folder),
             doubts=read_findings(workspace.folder("predict")).doubts,
             curves=_curves(workspace),
             chosen=_chosen(workspace, records),
             coverage=results.read_coverage(workspace.folder("locate") / "coverage.csv"),
             records=records,
-            label=label,
             label_counts=Counter(case.scan_label(label) for case in cohort.cases),
         )
         write_text(folder / _PAGE, page)
     return folder / _PAGE
+
+
+def _main_run(rows: Sequence[ScoreRow], records: results.Records) -> str:
+    """Return the run that the page is about: the first that was scored, or would have been."""
+    if rows:
+        return rows[0].run
+    runs = records["evaluate"].results.get("runs") if "evaluate" in records else None
+    return str(runs[0]) if runs else ""
+
+
+def _link(path: Path, start: Path) -> str:
+    """Return a path as a link from a folder's pages."""
+    return Path(os.path.relpath(path, start)).as_posix()
+
+
+def _unscored(maps: _Maps, rows: Sequence[ScoreRow], run: str) -> Iterator[ScoreRow]:
+    """Yield the volumes of all organs that were not scored, in every label map that is there."""
+    scored = {(row.score.case_id, row.score.organ) for row in rows if row.run == run}
+    names, nothing = maps.cohort.scheme.names, math.nan
+    for case in track(maps.cohort.cases, "measure label maps"):
+        organs = [organ for organ in names if (case.case_id, organ) not in scored]
+        if organs and maps.path(case.case_id).is_file():
+            label_map = read_label_map(maps.path(case.case_id), maps.cohort.scheme)[0]
+            slices = label_map.voxels.T
+            voxels = sum(np.bincount(one.ravel(), minlength=len(names) + 1) for one in slices)
+            for organ in organs:
+                ml = float(voxels[label_map.scheme.label_of(organ)]) * label_map.grid.voxel_ml
+                score = OrganScore(case.case_id, organ, *(nothing,) * 4, predicted_ml=ml)
+                yield ScoreRow(run, case.subject_id, case.split, score)
+
+
+def _write_scans(
+    maps: _Maps, scores: results.ScoresPart, folder: Path, about: Mapping[str, Any]
+) -> list[tuple[str, results.ScanLine, str]]:
+    """Write a page and a strip of three planes per scan; return roles with their scans and strips.
+
+    What is returned is to be shown on the first page.
+    """
+    lines = [line for line in scores.scans if maps.path(line.case_id).is_file()]
+    names = [None, *(line.case_id for line in lines), None]
+    roles = results.shown_roles(lines)
+    uris: dict[str, str] = {}
+    for n, line in enumerate(track(lines, "draw scans")):
+        case = about["cases"][line.case_id]
+        scan, at = _shown(maps, case, line)
+        content = strip(scan, at, _STRIP_PIXELS)
+        if line in roles.values():
+            uris[line.case_id] = data_uri(content)
+        with replacing(folder / f"{line.case_id}.webp") as temporary:
+            temporary.write_bytes(content)
+        drawn = reels(scan, at, _REEL_PIXELS, _REEL_SLICES)
+        values = {"line": line, "case": case, "before": names[n], "after": names[n + 2]}
+        page = render("scan.html", **about, **values, reels=drawn)
+        write_text(folder / f"{line.case_id}.html", page)
+    return [(role, line, uris[line.case_id]) for role, line in roles.items()]
+
+
+def _shown(
+    maps: _Maps, case: Case, line: results.ScanLine
+) -> tuple[ShownScan, tuple[int, int, int]]:
+    """Read a scan, and choose its slices: where most is wrong, else where most is in doubt."""
+    image, scheme = read_image(maps.home, case), maps.cohort.scheme
+    predicted = read_label_map(maps.path(case.case_id), scheme)[0]
+    reference = read_reference(maps.home, case, scheme)
+    doubtful = [scheme.label_of(organ.organ) for organ in line.doubtful]
+    where = np.isin(predicted.voxels, doubtful)
+    if reference is not None:
+        where = reference.voxels != only_annotated(predicted, case.annotated).voxels
+    at = telling_slices(where if where.any() else predicted.voxels > 0)
+    drawn = None if reference is None else reference.voxels
+    return ShownScan(image.voxels, image.grid.spacing_mm, case.window, predicted.voxels, drawn), at
 
 
 def _chosen(workspace: Workspace, records: results.Records) -> dict[str, str]:
@@ -86,29 +197,6 @@ def _chosen(workspace: Workspace, records: results.Records) -> dict[str, str]:
             why = f"yours; the plan had {choice.value}, since {choice.because}"
             chosen[f"{choice.setting} {used}"] = why
     return chosen
-
-
-def _pictures(
-    workspace: Workspace, cohort: Cohort, scores: results.ScoresPart
-) -> figures.Pictures | None:
-    """Read the main run's worst, median and best scans, and return their pictures."""
-    home, cases = workspace.folder("ingest"), {case.case_id: case for case in cohort.cases}
-    shown = []
-    for role, line in results.shown_roles(scores.scans).items():
-        case = cases[line.case_id]
-        reference = read_reference(home, case, cohort.scheme)
-        path = workspace.folder("predict") / scores.main / f"{case.case_id}.nii.gz"
-        if reference is not None and path.is_file():
-            predicted = figures.only_annotated(
-                read_label_map(path, cohort.scheme)[0], case.annotated
-            )
-            caption = f"{case.case_id}, mean Dice {number(line.dice)}"
-            image = read_image(home, case)
-            scan = figures.ShownScan(
-                role.capitalize(), caption, image, case.window, reference, predicted
-            )
-            shown.append(scan)
-    return figures.pictures(shown) if shown else None
 
 
 def _curves(workspace: Workspace) -> Markup | None:
