@@ -5,6 +5,8 @@ import pytest
 from sacl.report.page import (
     DASH,
     GENERATOR,
+    SHARE_AXIS,
+    log_axis,
     number,
     render,
     score_text,
@@ -41,3 +43,17 @@ def test_three_digits_are_significant(value, text):
 
 def test_a_page_says_near_its_start_whose_it_is():
     assert GENERATOR in render("base.html")[:1000]
+
+
+def test_an_axis_has_few_ticks_and_ends_at_them():
+    assert log_axis([3.0, 1700.0]).ticks == (1, 10, 100, 1000, 10000)
+    assert log_axis([1.1, 2.9]).ticks == (1, 2, 5)
+    assert log_axis([150.0, 900.0]).ticks == (100, 200, 500, 1000)
+    assert log_axis([0.03]).ticks == pytest.approx((0.02, 0.05))
+    assert log_axis([10.0]).ticks == (10, 20)
+
+
+def test_places_on_an_axis_are_percent_and_never_beyond_it():
+    axis = log_axis([1.0, 90.0])
+    assert [axis.at(value) for value in (1, 10, 100, 1e9, 0)] == [0, 50, 100, 100, 0]
+    assert [SHARE_AXIS.at(value) for value in (0.0, 0.25, 1.0)] == [0, 25, 100]

@@ -5,11 +5,10 @@ from html import unescape
 import numpy as np
 import pytest
 
-from sacl.report.figures import only_annotated, telling_slice
 from sacl.report.page import render
 from sacl.report.results import scan_lines, scores_part, shown_roles
 from sacl.scores.summary import ScoreRow, score_table, summarize
-from sacl.types import Grid, LabelMap, LabelScheme, OrganScore
+from sacl.types import OrganScore
 
 
 def _rows(run, dice_of, organ="liver", volumes=(5.0, 5.0)):
@@ -39,6 +38,11 @@ def test_the_first_sentence_says_how_good_the_segmenter_is():
     assert details == "0 of 8 organs were missed, 0 shown where there is none."
 
 
+def test_poor_organs_are_named_at_once():
+    rows = _rows("pooled", HIGH) + _rows("pooled", [0.4] * 8, "portal_vein")
+    assert "1 of 2 organs has a mean Dice below 0.5: portal vein." in _headline(rows)[1]
+
+
 def test_missed_and_invented_organs_are_counted_first():
     rows = _rows("pooled", HIGH) + _rows("pooled", [0.0], "spleen", (5.0, 0.0))
     rows += _rows("pooled", [0.0], "aorta", (0.0, 5.0))
@@ -51,7 +55,9 @@ def test_one_subject_has_no_interval():
 
 
 def test_no_run_says_so():
-    assert _headline([])[0].startswith("Nothing was scored")
+    sentence, details = _headline([])
+    assert sentence.startswith("How good this segmenter is, is not known")
+    assert "Nothing was scored" in details
 
 
 def test_scans_are_listed_the_worst_first_with_what_went_wrong():
@@ -59,10 +65,12 @@ def test_scans_are_listed_the_worst_first_with_what_went_wrong():
     rows += _rows("pooled", [0.0], "spleen", (5.0, 0.0)) + _rows("pooled", [0.0], "aorta", (0, 5.0))
     lines = scan_lines(score_table(rows))
     assert [line.case_id for line in lines] == ["s0-a", "s1-a", "s3-a", "s2-a"]
-    assert (lines[0].dice, lines[0].worst_organ) == (pytest.approx(0.3), "spleen")
-    assert (lines[0].missed, lines[0].invented) == (("spleen",), ("aorta",))
+    assert (lines[0].dice, lines[0].worst.organ) == (pytest.approx(0.3), "spleen")
+    doubts = {organ.organ: organ.doubt for organ in lines[0].doubtful}
+    assert doubts == {"spleen": "missed", "aorta": "invented"}
+    assert [organ.doubt for organ in lines[1].doubtful] == ["Dice 0.30"]
     assert math.isnan(lines[-1].dice)
-    assert (lines[-1].worst_organ, lines[-1].missed) == ("", ())
+    assert (lines[-1].worst, lines[-1].doubtful) == (None, [])
 
 
 def _roles(dice_of):
@@ -83,18 +91,53 @@ def test_the_worst_the_median_and_the_best_scans_are_shown_once_each():
     assert _roles([math.nan]) == {}
 
 
-def test_the_slice_with_most_wrong_pixels_is_shown_else_the_fullest():
-    reference, predicted = np.zeros((2, 4, 4, 3), np.uint8)
-    reference[1, 1, 0] = predicted[1, 1, 0] = 2
-    reference[1:3, 1, 2] = predicted[1:3, 1, 2] = 1
-    assert telling_slice(reference, predicted) == 2
-    predicted[0, 0, 1] = 1
-    assert telling_slice(reference, predicted) == 1
+def _unscored(case, organ, volume):
+    nothing = (math.nan,) * 4
+    return ScoreRow("pooled", case, "train", OrganScore(case, organ, *nothing, volume))
 
 
-def test_an_organ_that_was_not_annotated_is_not_shown_as_a_mistake():
-    scheme = LabelScheme("s", ("liver", "spleen", "aorta"))
-    voxels = np.arange(8, dtype=np.uint8).reshape(2, 2, 2) % 4
-    shown = only_annotated(LabelMap(voxels, Grid((2, 2, 2), np.eye(4)), scheme), ("aorta", "liver"))
-    np.testing.assert_array_equal(shown.voxels, np.where(voxels == 2, 0, voxels))
-    assert shown.voxels.dtype == np.uint8
+def test_without_a_score_an_unusual_volume_is_in_doubt():
+    volumes = [100.0, 104.0, 96.0, 101.0, 99.0, 103.0, 97.0, 100.0, 25.0, 120.0, 0.0]
+    rows = [_unscored(f"s{n}", "liver", ml) for n, ml in enumerate(volumes)]
+    lines = {line.case_id: line for line in scan_lines(score_table(rows))}
+    assert {c: [o.doubt for o in line.doubtful] for c, line in lines.items() if line.doubtful} == {
+        "s8": ["0.25 times the usual volume"],
+        "s10": ["absent"],
+    }
+    # by hand: the floor of 0.08 is the standard deviation, and the median is 100
+    assert lines["s8"].strangest.z == pytest.approx(math.log10(0.25) / 0.08)
+    assert lines["s9"].strangest.times == pytest.approx(1.2)
+
+
+def test_a_volume_is_not_in_doubt_where_there_is_a_score_or_few_scans():
+    few = [_unscored(f"s{n}", "liver", ml) for n, ml in enumerate([100, 100, 100, 1.0])]
+    assert not any(line.doubtful for line in scan_lines(score_table(few)))
+    many = [_unscored(f"s{n}", "liver", 100.0) for n in range(9)]
+    scored = _rows("pooled", [0.9], volumes=(9.0, 10.0))
+    lines = scan_lines(score_table([*many, *scored]))
+    assert not any(line.doubtful for line in lines)
+    assert max(lines, key=lambda line: abs(line.strangest.z)).case_id == "s0-a"
+
+
+def test_scans_without_a_score_are_pictured_too_where_they_are_in_doubt():
+    volumes = [100.0] * 8 + [1.0, 2.0, 3.0, 4.0]
+    rows = [_unscored(f"u{n}", "liver", ml) for n, ml in enumerate(volumes)]
+    lines = scan_lines(score_table([*_rows("pooled", [0.9, 0.2]), *rows]))
+    assert {role: line.case_id for role, line in shown_roles(lines).items()} == {
+        "worst": "s1-a",
+        "second worst": "s0-a",
+        "in doubt, 1 of 3": "u10",
+        "in doubt, 2 of 3": "u11",
+        "in doubt, 3 of 3": "u8",
+    }
+
+
+def test_an_organ_has_an_interval_over_subjects_and_the_volumes_of_all_maps():
+    rows = _rows("pooled", HIGH, volumes=(5.0, 6.0))
+    part = scores_part(rows, [_unscored("u", "liver", 7.0), _unscored("v", "liver", 0.0)])
+    organ = part.organs["liver"]
+    assert organ.dice.mean == pytest.approx(np.mean(HIGH))
+    assert HIGH[0] < organ.dice.low < organ.dice.mean < organ.dice.high < HIGH[-1]
+    assert organ.volumes_ml == (6.0,) * 8 + (7.0,)
+    assert organ.maps == 10
+    assert [line.case_id for line in part.scored] == [f"s{n}-a" for n in range(8)]

@@ -1,23 +1,34 @@
 import dataclasses
+import functools
+import itertools
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from fake_work import fake_work
 
 from sacl.errors import DataError, WorkspaceError
+from sacl.files.label_table import hex_color
+from sacl.files.nifti import read_label_map
 from sacl.prediction.guard import Doubt, Findings, write_findings
+from sacl.report.page import significant
+from sacl.report.pictures import reels
 from sacl.run.record import recorded, state_of
 from sacl.run.workspace import Workspace
 from sacl.settings import EvaluateSettings, PhantomSettings, ReportSettings
+from sacl.stages import report as stage_report
 from sacl.stages.evaluate import evaluate
 from sacl.stages.report import inputs, report
+from sacl.types import LabelScheme
 
 SETTINGS = ReportSettings()
 SCORING = EvaluateSettings()
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "input"}
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +43,27 @@ def page(work):
     return report(SETTINGS, work).read_text(encoding="utf-8")
 
 
+@pytest.fixture(autouse=True)
+def _small_pictures(monkeypatch):
+    """Draw few small slices in all tests but those of the page that they share."""
+    monkeypatch.setattr(stage_report, "reels", functools.partial(reels, side=40, most=2))
+
+
 class _Reader(HTMLParser):
     def __init__(self):
         super().__init__()
-        self.open, self.links, self.titles = [], [], []
+        self.open, self.links, self.titles, self.images, self.ids = [], [], [], [], set()
 
     def handle_starttag(self, tag, attributes):
         if tag not in VOID:
             self.open.append(tag)
+        if tag == "img":
+            self.images.append(dict(attributes))
+        self.ids |= {v for k, v in attributes if k == "id"}
         self.links += [v for k, v in attributes if k in ("src", "href", "xlink:href", "action")]
 
     def handle_startendtag(self, tag, attributes):
+        self.ids |= {v for k, v in attributes if k == "id"}
         self.links += [v for k, v in attributes if k in ("src", "href", "xlink:href", "action")]
 
     def handle_endtag(self, tag):
@@ -60,16 +81,15 @@ def _read(page):
     return reader
 
 
-def test_page_says_first_how_good_the_segmenter_is_and_last_what_it_does_not_say(page):
+def test_page_says_first_how_good_the_segmenter_is_and_last_what_each_step_brought(page):
     assert _read(page).titles == [
         "fake",
         "Organ by organ",
-        "Scan by scan",
-        "How training went",
-        "Coarse maps",
-        "The runs side by side",
-        "What was run",
+        "Look at these first",
+        "All scans",
         "What this page does not say",
+        "How it was made",
+        "What each step brought",
     ]
     assert "Mean Dice" in page[: page.index("Organ by organ")]
     assert "Left out" not in page
@@ -95,15 +115,95 @@ def test_a_block_without_settings_is_not_said(tmp_path):
     assert "<dd>dense None, steps 5</dd>" in report(SETTINGS, work).read_text()
 
 
-def test_page_needs_nothing_but_itself(page, work):
-    links = _read(page).links
-    assert links
-    assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
-    assert page.count("<script>") == page.count("<script") == 1
-    assert "@import" not in page
-    assert not re.search(r"url\((?!#)", page)
-    assert str(work.root) not in page
-    assert str(work.root.parent) not in page
+def _all_pages(work):
+    folder = work.folder("report")
+    return [folder / "report.html", *sorted((folder / "scans").glob("*.html"))]
+
+
+def test_every_link_leads_to_a_file_that_is_there(page, work):
+    read = {path.resolve(): _read(path.read_text("utf-8")) for path in _all_pages(work)}
+    for path, parts in read.items():
+        links = [link for link in parts.links if not link.startswith("data:")]
+        assert len(links) >= 3
+        for link in links:
+            file, _, place = unquote(link).partition("#")
+            target = (path.parent / file).resolve() if file else path
+            assert target.exists(), link
+            assert not place or place in read[target].ids, link
+
+
+def test_pages_need_no_network_and_say_no_path(page, work):
+    for path in _all_pages(work):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"https?:(?!//www\.w3\.org/1999/xlink)", text)
+        assert text.count("<script>") == text.count("<script") == 1
+        assert "@import" not in text
+        assert not re.search(r"url\((?!#)", text)
+        assert str(work.root) not in text
+        assert str(work.root.parent) not in text
+
+
+def test_the_first_page_can_be_sent_alone(page):
+    images = [image["src"] for image in _read(page).images if "loading" not in image]
+    assert len(images) == 4, "worst, second and third worst, best"
+    assert all(uri.startswith("data:image/webp;base64,") for uri in images)
+
+
+def test_every_picture_has_words(page, work):
+    for path in _all_pages(work):
+        text = path.read_text(encoding="utf-8")
+        assert all(len(image["alt"]) > 10 for image in _read(text).images)
+        for svg in re.findall("<svg[^>]*>", text):
+            assert 'aria-label="' in svg
+
+
+def test_label_maps_are_linked_before_anything_else(page):
+    headline = page[: page.index("Organ by organ")]
+    assert 'href="../6-predictions/semantic/"' in headline
+    assert 'href="../7-scores/scores.csv"' in headline
+
+
+def test_every_organ_has_an_interval_and_the_color_of_the_segmentation(page):
+    for number, organ in enumerate(("liver", "spleen", "gallbladder"), start=1):
+        row = re.search(rf"<tr><th scope=\"row\">.*?{organ}</th>.*?</tr>", page, re.DOTALL)[0]
+        assert re.search(r"<td>0\.\d{3} to 0\.\d{3}</td>", row)
+        assert f"background:{hex_color(number)}" in row
+
+
+def test_a_scan_has_a_page_with_all_planes_and_its_neighbors(page, work):
+    folder = work.folder("report") / "scans"
+    pages = sorted(path.stem for path in folder.glob("*.html"))
+    assert pages == sorted(path.stem for path in folder.glob("*.webp"))
+    assert len(pages) == 8
+    text = (folder / "subject-05-a.html").read_text(encoding="utf-8")
+    assert re.findall(r'<img class="scan"[^>]* alt="(\w+) slices', text) == [
+        "Axial",
+        "Coronal",
+        "Sagittal",
+    ]
+    assert text.count('<img class="reference"') == text.count('<img class="prediction"') == 3
+    assert text.count('type="range"') == 3
+    # scan after scan, as in the table
+    order = re.findall(r'<a href="scans/([\w-]+)\.html"><img src="scans', page)
+    assert len(order) == 8
+    for before, after in itertools.pairwise(order):
+        assert f'href="{after}.html" rel="next"' in (folder / f"{before}.html").read_text()
+        assert f'href="{before}.html" rel="prev"' in (folder / f"{after}.html").read_text()
+
+
+def test_a_scan_without_a_score_says_why_and_has_its_volumes(page, work):
+    folder = work.folder("report") / "scans"
+    unlabeled, seen = ((folder / f"subject-0{n}-a.html").read_text() for n in (3, 1))
+    assert "Not scored: it has no reference." in unlabeled
+    assert '<img class="reference"' not in unlabeled
+    assert "Not scored: training has seen its reference." in seen
+    label_map = read_label_map(
+        work.folder("predict") / "semantic" / "subject-03-a.nii.gz",
+        LabelScheme("fake", ("liver", "spleen", "gallbladder")),
+    )[0]
+    liver_ml = np.count_nonzero(label_map.mask("liver")) * label_map.grid.voxel_ml
+    row = re.search(r"liver</th>(.*?)</tr>", unlabeled, re.DOTALL)[1]
+    assert f">{significant(liver_ml)}</td>" in row
 
 
 def test_page_has_the_figures_of_the_summary(page, work):
@@ -115,14 +215,17 @@ def test_page_has_the_figures_of_the_summary(page, work):
     assert "4 held-out subjects" in page
 
 
-def test_every_scan_is_in_a_table_that_sorts_and_the_worst_have_pictures(page, work):
-    table = page[page.index("Scan by scan") : page.index("Worst, median and best")]
-    assert 'class="sortable"' in table
-    dice = [float(text) for text in re.findall(r'data-value="([\d.]+)"[^>]*>0\.\d+</td>', table)]
-    means = dice[::2]
-    assert len(means) == 4
-    assert means == sorted(means)
-    assert page.count("<img ") == 4
+def test_every_scan_is_in_the_table_those_in_doubt_first(page):
+    table = page[page.index("<h2>All scans</h2>") : page.index('<section id="limits">')]
+    assert 'class="sortable scans"' in table
+    dice = [float(text or "inf") for text in re.findall(r'"Dice" data-value="(.*?)"', table)]
+    doubts = [
+        int(text) for text in re.findall(r'"in doubt" class="text" data-value="(.*?)"', table)
+    ]
+    assert len(dice) == len(doubts) == 8
+    assert sum(map(math.isfinite, dice)) == 4
+    order = [(-count, value) for count, value in zip(doubts, dice, strict=True)]
+    assert order == sorted(order)
 
 
 def test_page_is_readable_in_the_dark_and_in_print(page):
@@ -151,15 +254,15 @@ def test_doubts_about_predictions_stand_before_the_other_runs(tmp_path):
     write_findings(work.folder("predict"), Findings((doubt,)))
     evaluate(SCORING, work)
     text = report(SETTINGS, work).read_text()
-    assert text.index("Scan by scan") < text.index("liver: vanished in 1 of 8 scans")
-    assert text.index("liver: vanished in 1 of 8 scans") < text.index("The runs side by side")
+    assert text.index("<h2>All scans") < text.index("liver: vanished in 1 of 8 scans")
+    assert text.index("liver: vanished in 1 of 8 scans") < text.index("<h2>What each step brought")
 
 
 def test_a_run_whose_encoder_was_deleted_still_has_a_page(tmp_path):
     work = fake_work(tmp_path / "work")
     evaluate(SCORING, work)
     shutil.rmtree(work.folder("pretrain"))
-    assert "What was run" in report(SETTINGS, work).read_text()
+    assert "How it was made" in report(SETTINGS, work).read_text()
 
 
 def test_report_is_up_to_date_until_the_scores_change(tmp_path):
@@ -181,7 +284,7 @@ def test_parts_without_files_are_left_out_and_said(tmp_path):
         path.unlink()
     text = report(SETTINGS, work).read_text()
     assert "Left out: losses.csv is not in the work directory." in text
-    assert "<h2>Coarse maps" not in text
+    assert "<h3>Coarse maps" not in text
     _read(text)
 
 
@@ -208,8 +311,11 @@ def test_run_without_scores_still_has_a_page(tmp_path):
     work = fake_work(tmp_path / "work", test_subjects=0)
     evaluate(SCORING, work)
     text = report(SETTINGS, work).read_text()
+    assert "How good this segmenter is, is not known" in text
     assert "Nothing was scored" in text
-    assert "What was run" in text
+    assert text.count("<td>not known</td>") == 3
+    assert _read(text).titles[1:4] == ["Organ by organ", "All scans", "What this page does not say"]
+    assert "How it was made" in text
 
 
 def test_phantoms_are_called_phantoms(tmp_path, page):

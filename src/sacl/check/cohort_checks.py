@@ -10,13 +10,12 @@ from typing import Literal
 
 import numpy as np
 
-from sacl.check.facts import OrganFacts, ReferenceFacts, ScanFacts
+from sacl.check.facts import OrganFacts, ReferenceFacts, ScanFacts, looks_like_ct
 from sacl.check.findings import Finding
 from sacl.check.scan_checks import (
     LOG_FLOOR,
     geometry_findings,
     intensity_findings,
-    looks_like_ct,
     robust_outliers,
 )
 from sacl.cohort.dataset import in_short

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Integer, Num, UInt8
+from jaxtyping import Bool, Int32, Integer, Num, UInt8
 from scipy import ndimage
 
 from sacl.check.findings import Finding
@@ -26,6 +26,7 @@ from sacl.files.nifti import read_frame, read_labels, read_volume
 from sacl.geometry import describe, orientation_of, same_grid
 from sacl.organs import canonical_name
 from sacl.plan.facts import OrganExtent, extent_of
+from sacl.report.pictures import ShownScan, reduced, strip, telling_slices
 from sacl.types import Grid, NativeFrame, Split
 
 _UNREADABLE = (SaclError, OSError, ValueError, MemoryError)
@@ -34,6 +35,10 @@ _SAMPLE_VOXELS = 1_000_000
 _SOFT_TISSUE_HU = (-150.0, 250.0)
 _UNSHIFTED_TISSUE = (874.0, 1274.0)
 """Where soft tissue lies when an intercept of -1024 was not applied."""
+AIR_HU = -500.0
+"""No MR goes below: its intensities are magnitudes, or normalized to a few units."""
+_DRAWN_HU = (-175.0, 275.0)
+_DRAWN_VOXELS, _DRAWN_PIXELS = 128, 96
 _ANY_NEIGHBOR = ndimage.generate_binary_structure(3, 3)
 _UNITS_MM = {1: 1000.0, 3: 0.001}
 """NIfTI's codes of meters and micrometers, in mm; all other codes are taken as mm."""
@@ -114,6 +119,7 @@ class ScanFacts:
     """All that is known of one case; None where it could not be read, or is not there.
 
     `split` and `labeled` (whether its reference is used) are those that a run would have.
+    `picture` is a strip of three planes (WebP), empty where the image could not be read.
     """
 
     case_id: str
@@ -126,12 +132,18 @@ class ScanFacts:
     modality: Literal["ct", "mr"] | None = None
     labeled: bool = False
     problems: tuple[Finding, ...] = ()
+    picture: bytes = field(default=b"", repr=False)
 
     def state_of(self, organ: str) -> Literal["annotated", "absent", "not annotated"]:
         """Return whether an organ is there, was looked for in vain, or was not looked for."""
         if self.reference is None or organ not in self.reference.annotated:
             return "not annotated"
         return "annotated" if organ in self.reference.present else "absent"
+
+
+def looks_like_ct(image: Intensities) -> bool:
+    """Return whether an image holds intensities as low as air has in HU."""
+    return image.low <= AIR_HU
 
 
 def measure_geometry(frame: NativeFrame) -> Geometry:
@@ -239,10 +251,11 @@ class _Fault(Exception):
 def measure_case(case: SourceCase, dataset: Dataset) -> ScanFacts:
     """Return the facts of a case; one image or one label map is in memory at a time."""
     problems: list[Finding] = []
-    geometry, image, grid = _measure_image(case, problems)
+    geometry, image, grid, small = _measure_image(case, problems)
+    drawn = np.zeros((1, 1, 1) if small is None else small.shape, np.int32)
     reference = None
     try:
-        reference = _measure_reference(case, dataset, grid) if case.has_reference else None
+        reference = _measure_reference(case, dataset, grid, drawn) if case.has_reference else None
     except _Fault as fault:
         code, message = fault.args
         problems.append(Finding(code, case.case_id, message))
@@ -257,7 +270,25 @@ def measure_case(case: SourceCase, dataset: Dataset) -> ScanFacts:
         modality=case.modality,
         labeled=case.has_reference,
         problems=tuple(problems),
+        picture=b""
+        if small is None or not image or not grid
+        else _picture(small, drawn, image, grid),
     )
+
+
+def _picture(
+    small: Num[np.ndarray, "i j k"],
+    drawn: Integer[np.ndarray, "i j k"],
+    image: Intensities,
+    grid: Grid,
+) -> bytes:
+    """Return three planes of a scan, of few of its voxels, through where most is annotated."""
+    low, high = _DRAWN_HU if looks_like_ct(image) else (image.p005, image.p995)
+    x, y, z = (
+        s * n / few for s, n, few in zip(grid.spacing_mm, grid.shape, small.shape, strict=True)
+    )
+    scan = ShownScan(small, (x, y, z), (low, max(high, low + 1e-6)), drawn)
+    return strip(scan, telling_slices(drawn > 0), _DRAWN_PIXELS, quality=70)
 
 
 def all_organs(dataset: Dataset) -> tuple[str, ...]:
@@ -271,20 +302,24 @@ def all_organs(dataset: Dataset) -> tuple[str, ...]:
 
 def _measure_image(
     case: SourceCase, problems: list[Finding]
-) -> tuple[Geometry | None, Intensities | None, Grid | None]:
-    """Measure the image; where its voxels cannot be read, its header alone."""
+) -> tuple[Geometry | None, Intensities | None, Grid | None, np.ndarray | None]:
+    """Measure the image and return few of its voxels; of one that is damaged the header alone."""
     try:
         volume, frame = case.load() if case.load else read_volume(case.image)
     except _UNREADABLE as error:
         problems.append(Finding("unreadable", case.case_id, _reason(error)))
         with contextlib.suppress(*_UNREADABLE):
-            return measure_geometry(read_frame(case.image)) if not case.load else None, None, None
-        return None, None, None
-    return measure_geometry(frame), measure_image(volume.voxels), volume.grid
+            header = None if case.load else measure_geometry(read_frame(case.image))
+            return header, None, None, None
+        return None, None, None, None
+    small = reduced(volume.voxels, _DRAWN_VOXELS).copy()
+    return measure_geometry(frame), measure_image(volume.voxels), volume.grid, small
 
 
-def _measure_reference(case: SourceCase, dataset: Dataset, grid: Grid | None) -> ReferenceFacts:
-    """Measure a label map, or one mask after the other.
+def _measure_reference(
+    case: SourceCase, dataset: Dataset, grid: Grid | None, drawn: Int32[np.ndarray, "i j k"]
+) -> ReferenceFacts:
+    """Measure a label map, or one mask after the other, and draw it on the scan's few voxels.
 
     Raises:
         _Fault: a file cannot be read, lies on another grid than the image, or has other values.
@@ -295,7 +330,7 @@ def _measure_reference(case: SourceCase, dataset: Dataset, grid: Grid | None) ->
     present: dict[str, OrganFacts] = {}
     digests, doubts = [], []
     files = {"": case.reference} if case.reference else case.masks
-    for name, path in files.items():
+    for number, (name, path) in enumerate(files.items(), start=1):
         voxels, own, doubt = _labels_on(grid, path)
         if name:
             voxels, names = _as_mask(voxels, path), {1: canonical_name(name)}
@@ -309,6 +344,9 @@ def _measure_reference(case: SourceCase, dataset: Dataset, grid: Grid | None) ->
             message = f"values {strange[:10]} in {path.name}, expected {sorted(names)}"
             raise _Fault("label-values", message)
         present |= held
+        few = reduced(voxels, _DRAWN_VOXELS)
+        if few.shape == drawn.shape:
+            np.copyto(drawn, few * (number if name else 1), where=few > 0)
         digests.append(f"{name} {digest_of(voxels)}")
         doubts.append(doubt)
     return ReferenceFacts(annotated, present, "; ".join(digests), next(filter(None, doubts), ""))

@@ -13,15 +13,14 @@ from sacl.check.cohort_checks import CohortFacts, adult_range_ml
 from sacl.check.facts import ScanFacts
 from sacl.check.findings import Finding, Level, count_by_level, grouped
 from sacl.files.documents import cell_text
-from sacl.report.figures import dot_rows
 from sacl.report.page import render
+from sacl.report.pictures import data_uri
 from sacl.types import SPLITS, UNKNOWN, Split
 
 MARK = '"program": "sacl check"'
 """What the JSON has near its start."""
 TABLE_MARK = "case_id,subject_id,split,labeled"
 """What the table starts with."""
-_DRAWN_ORGANS = 40
 
 
 @dataclass(frozen=True)
@@ -169,18 +168,22 @@ def _codes(findings: Iterable[Finding]) -> dict[str, list[str]]:
     return codes
 
 
-def check_page(cohort: CohortFacts, record: CheckRecord) -> str:
-    """Return the page; its findings and counts are those of the record."""
+def check_page(cohort: CohortFacts, record: CheckRecord, beside: str = "check") -> str:
+    """Return the page; its findings and counts are those of the record.
+
+    It links to the table and the record, which are `beside` it with `.csv` and `.json`.
+    """
     present = [scan.reference.present for scan in cohort.scans if scan.reference]
+    codes = _codes(finding for finding in record.findings if finding.level != "note")
     volumes = {o: [held[o].volume_ml for held in present if o in held] for o in cohort.organs}
-    seen = {organ: values for organ, values in volumes.items() if values}
-    is_drawn = 0 < len(seen) <= _DRAWN_ORGANS
     return render(
         "check.html",
         record=record,
         cohort=cohort,
-        codes=_codes(finding for finding in record.findings if finding.level != "note"),
+        codes=codes,
+        scans=sorted(cohort.scans, key=lambda scan: scan.case_id not in codes),
         volumes=volumes if present else {},
         adults={organ: adult_range_ml(organ) for organ in cohort.organs},
-        drawing=dot_rows(seen, "volume of every annotated scan, mL") if is_drawn else None,
+        pictures={s.case_id: data_uri(s.picture) for s in cohort.scans if s.picture},
+        beside=beside,
     )

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from sacl.check.facts import Geometry, Intensities, ScanFacts
+from sacl.check.facts import AIR_HU, Geometry, Intensities, ScanFacts, looks_like_ct
 from sacl.check.findings import Finding
 from sacl.scores.summary import FEWEST, robust_z
 
@@ -23,8 +23,6 @@ _SHEAR = 1e-3
 _SIZES_DIFFER = 1.5
 _THICK = 1.7
 """Spacing along x or y, in units of both others, from which slices are sagittal or coronal."""
-_AIR_HU = -500.0
-"""No MR goes below: its intensities are magnitudes, or normalized to a few units."""
 _LEAST_SOFT_SHARE = 0.02
 _UNSHIFTED_SHARE = 0.1
 """No scan is to this share of bone as dense as 1000 HU: it is soft tissue without its intercept."""
@@ -149,11 +147,6 @@ def _words(numbers: Sequence[float]) -> str:
 # -- intensities -----------------------------------------------------------------------------------
 
 
-def looks_like_ct(image: Intensities) -> bool:
-    """Return whether an image holds intensities as low as air has in HU."""
-    return image.low <= _AIR_HU
-
-
 def intensity_findings(
     scans: Sequence[ScanFacts], modality: Literal["ct", "mr"]
 ) -> Iterator[Finding]:
@@ -176,7 +169,7 @@ def _fault_of(scan: ScanFacts, image: Intensities, modality: Literal["ct", "mr"]
         message = f"the scan is {scan.modality.upper()}, the cohort {modality.upper()}"
         return Finding("other-modality", scan.case_id, message)
     if modality == "mr" and looks_like_ct(image):
-        message = f"lowest intensity {image.low:g}, as air in CT; MR has none below {_AIR_HU:g}"
+        message = f"lowest intensity {image.low:g}, as air in CT; MR has none below {AIR_HU:g}"
         return Finding("ct-in-mr", scan.case_id, message)
     if modality == "ct" and (why := _not_hu(image)):
         return Finding("not-hu", scan.case_id, why)

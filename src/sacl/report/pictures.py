@@ -77,7 +77,7 @@ def only_annotated(predicted: LabelMap, annotated: Collection[str]) -> LabelMap:
     return LabelMap(kept.astype(predicted.voxels.dtype)[predicted.voxels], predicted.grid, scheme)
 
 
-def strip(scan: ShownScan, at: Triple, side: int, quality: int = 80) -> bytes:
+def strip(scan: ShownScan, at: Triple, side: int = 256, quality: int = 80) -> bytes:
     """Return axial, coronal and sagittal slices side by side as WebP, `3 side` x `side` pixels.
 
     The prediction is outlined in its organs' colors, over the reference in white.
@@ -96,7 +96,7 @@ def strip(scan: ShownScan, at: Triple, side: int, quality: int = 80) -> bytes:
     return _encoded(Image.fromarray(canvas), "WEBP", quality=quality)
 
 
-def reels(scan: ShownScan, at: Triple, side: int, most: int) -> list[Reel]:
+def reels(scan: ShownScan, at: Triple, side: int = 320, most: int = 24) -> list[Reel]:
     """Return a reel per plane, axial first, of `most` slices or one more, among them those given.
 
     A slice's longer side has `side` pixels.
@@ -185,5 +185,5 @@ def _lines(
 
 def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
-    image.save(file, kind, **options)
+    image.save(file, kind, method=2, **options)  # of WebP: half the time for 7 % more bytes
     return file.getvalue()

@@ -60,7 +60,7 @@ def check(
     record = check_record(cohort, findings, origin, dataset.notes, plan)
     write_text(table, scan_table(cohort, findings))
     write_text(document, json.dumps(record.as_json(), indent=1, allow_nan=False) + "\n")
-    write_text(out, check_page(cohort, record))
+    write_text(out, check_page(cohort, record, out.stem))
     return record
 
 

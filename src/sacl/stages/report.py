@@ -37,7 +37,6 @@ from sacl.types import Case, Cohort, OrganScore
 
 _PAGE = "report.html"
 _SCANS = "scans"
-_STRIP_PIXELS, _REEL_PIXELS, _REEL_SLICES = 256, 320, 24
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,8 @@ def _unscored(maps: _Maps, rows: Sequence[ScoreRow], run: str) -> Iterator[Score
         if organs and maps.path(case.case_id).is_file():
             label_map = read_label_map(maps.path(case.case_id), maps.cohort.scheme)[0]
             slices = label_map.voxels.T
-            voxels = sum(np.bincount(one.ravel(), minlength=len(names) + 1) for one in slices)
+            counts = [np.bincount(one.ravel(), minlength=len(names) + 1) for one in slices]
+            voxels = np.sum(counts, axis=0)
             for organ in organs:
                 ml = float(voxels[label_map.scheme.label_of(organ)]) * label_map.grid.voxel_ml
                 score = OrganScore(case.case_id, organ, *(nothing,) * 4, predicted_ml=ml)
@@ -150,14 +150,13 @@ def _write_scans(
     for n, line in enumerate(track(lines, "draw scans")):
         case = about["cases"][line.case_id]
         scan, at = _shown(maps, case, line)
-        content = strip(scan, at, _STRIP_PIXELS)
+        content = strip(scan, at)
         if line in roles.values():
             uris[line.case_id] = data_uri(content)
         with replacing(folder / f"{line.case_id}.webp") as temporary:
             temporary.write_bytes(content)
-        drawn = reels(scan, at, _REEL_PIXELS, _REEL_SLICES)
         values = {"line": line, "case": case, "before": names[n], "after": names[n + 2]}
-        page = render("scan.html", **about, **values, reels=drawn)
+        page = render("scan.html", **about, **values, reels=reels(scan, at))
         write_text(folder / f"{line.case_id}.html", page)
     return [(role, line, uris[line.case_id]) for role, line in roles.items()]
 

@@ -1,4 +1,4 @@
-"""What prediction and scoring will take, measured on one scan: time that no training may use."""
+"""What prediction, scoring and pictures will take, measured on one scan: no training may use it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from sacl.prediction.volume import (
     write_recipe,
 )
 from sacl.progress import duration, say
+from sacl.report.pictures import ShownScan, reels, telling_slices
 from sacl.run import clock
 from sacl.run.workspace import Workspace
 from sacl.scores.organs_of_case import score_case
@@ -75,7 +76,7 @@ class Costs:
 
 
 def measure_costs(predictor: AnyPredictor, workspace: Workspace, cohort: Cohort) -> Costs:
-    """Return what predicting and scoring all scans will take, by a segmenter trained or not."""
+    """Return what predicting, scoring and drawing all scans take, by a segmenter trained or not."""
     case = middle_of(cohort.cases)
     scan = Scan(case, cohort, workspace)
     image, coarse, spec = scan.image, scan.coarse, predictor.spec
@@ -94,6 +95,9 @@ def measure_costs(predictor: AnyPredictor, workspace: Workspace, cohort: Cohort)
         with tempfile.TemporaryDirectory() as folder:
             write_label_map(Path(folder) / "map.nii.gz", read.coarse, case.native)
         changes_of(case, read.coarse, read.coarse, boxes, None)
+        image, labels = read.image, read.coarse.voxels
+        shown = ShownScan(image.voxels, image.grid.spacing_mm, case.window, labels, labels)
+        reels(shown, telling_slices(labels > 0))
 
     scored = [case for case in cohort.cases if case.split != "train" and case.reference is not None]
     scans = share_of(cohort.cases, case)

@@ -35,7 +35,7 @@ for (const table of document.querySelectorAll("table.scans")) {
   const form = table.closest("section").querySelector("form.tools");
   const rows = [...table.tBodies[0].rows].map((row) => ({
     row, text: row.textContent.toLowerCase(), tags: row.dataset.tags.split(" "),
-    organs: row.dataset.organs.split("|").map((organ) => organ.split(";")),
+    organs: (row.dataset.organs ?? "").split("|").map((organ) => organ.split(";")),
     own: [1, 3, 4].map((n) => [row.cells[n].textContent, row.cells[n].dataset.value]),
   }));
   const shown = (text) => Number.isFinite(Number(text)) && text ? text : text === "inf" ? "∞" : "–";
@@ -66,7 +66,7 @@ for (const table of document.querySelectorAll("table.scans")) {
     }
   };
   form.addEventListener("input", find);
-  form.elements.organ.addEventListener("input", choose);
+  form.elements.organ?.addEventListener("input", choose);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.hidden = false;
   find();
