@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from sacl.errors import DataError
 from sacl.files.documents import text_of_cell
+from sacl.report.figures import loss_curves, palette
 from sacl.report.page import number
 from sacl.run.record import Record
-from sacl.run.workspace import FOLDERS
+from sacl.run.workspace import FOLDERS, Workspace
 from sacl.scores.summary import (
     FEWEST,
     RESAMPLES,
@@ -28,7 +30,7 @@ from sacl.scores.summary import (
     score_table,
     subject_means,
 )
-from sacl.types import PHASE, SPLITS, Cohort
+from sacl.types import PHASE, SPLITS, Cohort, LabelScheme
 
 Records = Mapping[str, Record]
 """The finished stages' run records, in the order in which the stages ran."""
@@ -224,6 +226,24 @@ def split_words(cohort: Cohort) -> str:
     counts = {split: len({c.subject_id for c in cohort.of_split(split)}) for split in SPLITS}
     words = {**dict.fromkeys(SPLITS, ""), "train": f" ({labeled} labeled)"}
     return ", ".join(f"{n} {split}{words[split]}" for split, n in counts.items() if n) + " subjects"
+
+
+def organ_colors(scheme: LabelScheme) -> dict[str, str]:
+    """Return the color of every organ, which is that of its label maps and segmentations."""
+    return palette(scheme.names)
+
+
+def curves(workspace: Workspace) -> Markup | None:
+    """Draw the losses of all networks that were trained, one panel per stage."""
+    arms = sorted(workspace.folder("finetune").glob("*/losses.csv"))
+    coarse, encoder = (workspace.folder(s) / "losses.csv" for s in ("locate", "pretrain"))
+    panels = {
+        "coarse networks": read_losses(coarse, "locate", "network"),
+        "pretraining": read_losses(encoder, "pretrain", "pretraining"),
+        "fine-tuning": [c for arm in arms for c in read_losses(arm, "finetune", arm.parent.name)],
+    }
+    panels = {title: curves for title, curves in panels.items() if curves}
+    return loss_curves(panels) if panels else None
 
 
 def read_losses(path: Path, stage: str, name: str) -> list[pd.Series[float]]:

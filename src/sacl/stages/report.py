@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from sacl.cohort.manifest import read_cohort, read_image, read_reference, with_phases
 from sacl.files.atomic import replacing, write_text
@@ -19,7 +18,7 @@ from sacl.files.nifti import read_label_map
 from sacl.plan.document import read_plan
 from sacl.prediction.guard import read_findings
 from sacl.progress import track
-from sacl.report import figures, results
+from sacl.report import results
 from sacl.report.page import render
 from sacl.report.pictures import (
     ShownScan,
@@ -81,7 +80,7 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
         about = {
             "title": workspace.name,
             "cases": {case.case_id: case for case in cohort.cases},
-            "colors": figures.palette(cohort.scheme.names),
+            "colors": results.organ_colors(cohort.scheme),
             "label": label,
             "maps": _link(maps.folder, folder),
         }
@@ -96,7 +95,7 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
             pictured=pictured,
             tables=_link(scored, folder),
             doubts=read_findings(workspace.folder("predict")).doubts,
-            curves=_curves(workspace),
+            curves=results.curves(workspace),
             chosen=_chosen(workspace, records),
             coverage=results.read_coverage(workspace.folder("locate") / "coverage.csv"),
             records=records,
@@ -196,18 +195,3 @@ def _chosen(workspace: Workspace, records: results.Records) -> dict[str, str]:
             why = f"yours; the plan had {choice.value}, since {choice.because}"
             chosen[f"{choice.setting} {used}"] = why
     return chosen
-
-
-def _curves(workspace: Workspace) -> Markup | None:
-    """Draw the losses of all networks that were trained, one panel per stage."""
-    arms = sorted(workspace.folder("finetune").glob("*/losses.csv"))
-    coarse, encoder = (workspace.folder(s) / "losses.csv" for s in ("locate", "pretrain"))
-    panels = {
-        "coarse networks": results.read_losses(coarse, "locate", "network"),
-        "pretraining": results.read_losses(encoder, "pretrain", "pretraining"),
-        "fine-tuning": [
-            c for arm in arms for c in results.read_losses(arm, "finetune", arm.parent.name)
-        ],
-    }
-    panels = {title: curves for title, curves in panels.items() if curves}
-    return figures.loss_curves(panels) if panels else None

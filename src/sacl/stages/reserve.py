@@ -1,4 +1,4 @@
-"""What prediction, scoring and pictures will take, measured on one scan: no training may use it."""
+"""What prediction and scoring will take, measured on one scan: time that no training may use."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from sacl.prediction.volume import (
     write_recipe,
 )
 from sacl.progress import duration, say
-from sacl.report.pictures import ShownScan, reels, telling_slices
 from sacl.run import clock
 from sacl.run.workspace import Workspace
 from sacl.scores.organs_of_case import score_case
@@ -36,6 +35,8 @@ from sacl.stages.scan import Scan
 from sacl.types import Box, Case, Cohort
 
 _REPORT_S = 10.0
+_DRAWN_S, _DRAWN_VOXEL_S = 0.5, 6e-8
+"""What a scan's page takes, and each of its voxels more (`research/results/page_of_500.json`)."""
 _MOST = 0.3
 """Copies at prediction may take this share of the time that is left for training and prediction."""
 _AGAIN_BELOW_S = 5.0
@@ -76,7 +77,7 @@ class Costs:
 
 
 def measure_costs(predictor: AnyPredictor, workspace: Workspace, cohort: Cohort) -> Costs:
-    """Return what predicting, scoring and drawing all scans take, by a segmenter trained or not."""
+    """Return what predicting and scoring all scans will take, by a segmenter trained or not."""
     case = middle_of(cohort.cases)
     scan = Scan(case, cohort, workspace)
     image, coarse, spec = scan.image, scan.coarse, predictor.spec
@@ -95,16 +96,15 @@ def measure_costs(predictor: AnyPredictor, workspace: Workspace, cohort: Cohort)
         with tempfile.TemporaryDirectory() as folder:
             write_label_map(Path(folder) / "map.nii.gz", read.coarse, case.native)
         changes_of(case, read.coarse, read.coarse, boxes, None)
-        image, labels = read.image, read.coarse.voxels
-        shown = ShownScan(image.voxels, image.grid.spacing_mm, case.window, labels, labels)
-        reels(shown, telling_slices(labels > 0))
 
     scored = [case for case in cohort.cases if case.split != "train" and case.reference is not None]
     scans = share_of(cohort.cases, case)
     return Costs(
         scans * timed(beside),
         scans * timed(one_pass),
-        _REPORT_S + _scoring_seconds(scored, workspace, cohort),
+        _REPORT_S
+        + sum(map(_drawing_seconds, cohort.cases))
+        + _scoring_seconds(scored, workspace, cohort),
     )
 
 
@@ -134,6 +134,10 @@ def recipe_that_fits(
     recipe = replace(recipe, copies=copies)
     write_recipe(folder, recipe)
     return recipe
+
+
+def _drawing_seconds(case: Case) -> float:
+    return _DRAWN_S + _DRAWN_VOXEL_S * _voxels(case)
 
 
 def _scoring_seconds(scored: Sequence[Case], workspace: Workspace, cohort: Cohort) -> float:
