@@ -16,6 +16,14 @@ install: .venv/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@
 
+# What tests open exports with. Of nnU-Net's dependencies only those that its networks need.
+NNUNET := nnunetv2 dynamic-network-architectures acvl-utils batchgenerators batchgeneratorsv2 blosc2 \
+	connected-components-3d httpx lazy-loader msgpack ndindex numexpr scikit-image seaborn tifffile
+.venv/.others: .venv/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt onnx onnxruntime onnxscript
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt $(NNUNET)
+	touch $@
+
 demo: install
 	$(BIN)/sacl demo --work work/demo
 
@@ -28,7 +36,7 @@ lint: install
 	$(BIN)/lint-imports
 
 # A file stays on one worker: examples of a page build on each other, fixtures are made once.
-unit: install
+unit: install .venv/.others
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not end_to_end"
 
 end-to-end: install

@@ -84,7 +84,10 @@ _DATA = (
 )
 _ARM = _Flag("--arm", "which network: the segmenter (default), or `scratch`, its twin", "ARM")
 _EXPLAIN = "only say how the data would be read, series by series for DICOM"
-_FORM = "nifti (default), nifti-per-organ, nnunet, nnssl, dicom-seg, dicom-seg-labelmap or rtstruct"
+_FORM = (
+    "nifti (default), nifti-per-organ, nnunet, nnssl, dicom-seg, dicom-seg-labelmap or rtstruct;"
+    " of the network: weights, onnx, monai-bundle or nnunet-encoder"
+)
 _SEGMENTER = "work directory of a finished run; --work, --name, --seed have no effect beside it"
 _SCANS = "scans: a file, a folder or a zip of NIfTI, NRRD, MetaImage or DICOM (also --images)"
 _OR_DATA = "CONFIG.yaml|DATA"
@@ -159,7 +162,7 @@ COMMANDS = {
         takes="",
     ),
     "export": _Command(
-        "write the predictions of a run, or any label maps (--predicted), for other programs",
+        "write a run's predictions or network, or any label maps (--predicted), for other programs",
         (
             _Flag("--out", "folder for the files"),
             _Flag("--form", _FORM, "FORM"),

@@ -88,7 +88,8 @@ def write_export(
     files = tuple(name for name in dict.fromkeys((*files, *more)) if name not in absent)
     _keep(export.out, dataclasses.replace(record, state="finished", files=files, scans=scans))
     earlier = f", {scans - written} of them before" if written < len(load) - len(left_out) else ""
-    say(f"export: {scans} scans done{earlier}; {form.summary}")
+    done = ", ".join(more) if form.network else f"{scans} scans done{earlier}"
+    say(f"export: {done}; {form.summary}")
     return Exported(origin.form, str(export.out), scans, written, more, left_out)
 
 

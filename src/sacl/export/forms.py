@@ -62,6 +62,8 @@ class Form:
 
     `write` puts one scan's result at a path, the case's name with `suffix`, whole or not at all;
     None where a form needs no predictions. `finish` writes what is said of all scans together.
+    `network` names the function that writes what was trained instead, `module:function`, so that
+    torch is imported by these forms alone.
     """
 
     summary: str
@@ -70,6 +72,7 @@ class Form:
     finish: Callable[[Export], list[Path]] | None = None
     splits: tuple[Split, ...] = SPLITS
     needs_source: bool = False
+    network: str = ""
 
 
 def _write_map(result: Result, path: Path) -> None:
@@ -160,6 +163,10 @@ FORMS: dict[str, Form] = {
     ),
     "rtstruct": _dicom("a DICOM structure set per scan", ".rtstruct.dcm", write_rtstruct),
     "nnssl": Form("the scans as nnssl pretrains on", finish=_finish_nnssl, splits=("train",)),
+    "weights": Form("the segmenter's weights", network="networks:write_weights"),
+    "onnx": Form("the segmenter for onnxruntime", network="networks:write_onnx"),
+    "monai-bundle": Form("the segmenter as a MONAI bundle", network="bundle:write_bundle"),
+    "nnunet-encoder": Form("weights for nnU-Net to train on", network="networks:write_nnunet"),
 }
 """All forms by name."""
 

@@ -40,6 +40,11 @@ class CoarseSpec:
     kernels: tuple[Triple, ...]
     strides: tuple[Triple, ...]
 
+    @property
+    def widths(self) -> list[int]:
+        """Channels of every level."""
+        return [self.channels * min(2**level, _WIDEST) for level in range(len(self.strides))]
+
     @classmethod
     def from_json(cls, document: JsonObject) -> CoarseSpec:
         """Return the spec that was saved as JSON; a DataError where it is damaged."""
@@ -103,7 +108,7 @@ class CoarseNetwork(nn.Module):
         super().__init__()
         self.grid_spec = spec
         norm = ("instance", {"affine": True})
-        widths = [spec.channels * min(2**level, _WIDEST) for level in range(len(spec.strides))]
+        widths = spec.widths
         self.down = nn.ModuleList(
             UnetBasicBlock(3, entering, width, kernel, stride, norm)
             for entering, width, kernel, stride in zip(

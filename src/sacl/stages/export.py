@@ -1,9 +1,11 @@
-"""export: predicted label maps -> the files that other programs read."""
+"""export: predicted label maps, or what was trained -> the files that other programs read."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 
 from sacl.cohort.label_names import map_files, scheme_of_folders
@@ -45,11 +47,15 @@ def export(  # noqa: PLR0913
             " use --form nifti"
         )
     chosen = form_named(form, sources)
+    allowed = () if chosen.network else SPLITS
+    strange = next((name for name in splits if name not in allowed), None)
+    if strange is not None:
+        expected = f"one of {', '.join(allowed)}" if allowed else f"none with --form {form}"
+        raise ConfigError(f"--splits {strange}: expected {expected}")
+    if chosen.network:
+        return export_model(workspace.root, out, form, arm=arm, force=force)
     if folds < 2:
         raise ConfigError(f"--folds {folds}: expected 2 or more")
-    strange = next((name for name in splits if name not in SPLITS), None)
-    if strange is not None:
-        raise ConfigError(f"--splits {strange}: expected one of {', '.join(SPLITS)}")
     cohort = read_cohort(workspace.require("ingest"))
     wanted = tuple(splits) or chosen.splits
     cases = [case for case in cohort.cases if case.split in wanted]
@@ -102,6 +108,28 @@ def export_folder(
     load = {case_id: functools.partial(read, case_id) for case_id in paths}
     origin = Origin(form=form, inputs={"predicted": folder_fingerprint(predicted)})
     return write_export(chosen, Export(out, scheme, force=force), load, origin)
+
+
+def export_model(
+    path: Path, out: Path, form: str, *, arm: str | None = None, force: bool = False
+) -> Exported:
+    """Write the segmenter of a finished run, by its work directory, for other programs.
+
+    It is the pretrained one unless an `arm` is named. What a form has no place for is refused.
+    """
+    chosen = form_named(form, ())
+    [member] = import_module("sacl.model").load_model(path, device="cpu", arm=arm).members
+    predictor = member.predictor
+    module, name = chosen.network.split(":")
+    trained = import_module("sacl.export.networks").Trained(
+        predictor.network, member.name, **asdict(predictor.recipe)
+    )
+    write = getattr(import_module(f"sacl.export.{module}"), name)
+    chosen = replace(chosen, finish=lambda export: write(trained, export.out))
+    inputs = {"finetune": fingerprint(Workspace(path).folder("finetune"))}
+    origin = Origin(form=form, run=member.name, arm=arm, inputs=inputs)
+    common = Export(out, predictor.spec.label_scheme, force=force)
+    return write_export(chosen, common, {}, origin)
 
 
 def _predicted(cases: Sequence[Case], folder: Path) -> list[Case]:
