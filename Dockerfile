@@ -13,6 +13,7 @@ RUN torch="$(sed -n 's/^torch==/torch==/p' constraints.txt)" \
  && sacl --version
 
 # Any user may run it: caches go to a folder that everybody can write.
+RUN install --directory --owner 1000 --group 1000 /var/lib/sacl /data
 ENV HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /data
 USER 1000:1000
