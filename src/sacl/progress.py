@@ -71,7 +71,7 @@ def _lines(items: Iterable[Item], what: str, count: Callable[[], int | None]) ->
     start = last = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
-        if now - last > _LOG_EVERY_S:
+        if done and now - last > _LOG_EVERY_S:
             last, total = now, count()
             left = f", about {(now - start) / done * (total - done):.0f} s left" if total else ""
             say(f"  {what}: {done}/{total or '?'}{left}")

@@ -24,7 +24,7 @@ from sacl_phantom.scan import make_scan
 NOISE_HU = 18.0
 """Standard deviation of the image noise; a low-dose CT has about 20."""
 _SUFFIX: dict[Split, str] = {"train": "Tr", "validation": "Va", "test": "Ts"}
-_STORED_FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (0, 1))
+STORED_FLIPS: tuple[tuple[int, ...], ...] = ((), (0,), (0, 1))
 """Axes stored backward: RAS, LAS and LPS order, all met in hospital exports."""
 _MANY_VOXELS = 20_000_000
 
@@ -114,15 +114,15 @@ def _generate(
         NOISE_HU,
         seed * 10_000 + scan.subject,
     )
-    flips = _STORED_FLIPS[scan.number % len(_STORED_FLIPS)]
-    native = _flipped(made.image.grid, flips)
+    flips = STORED_FLIPS[scan.number % len(STORED_FLIPS)]
+    native = flipped(made.image.grid, flips)
     write_label_map(
         root / f"labels{suffix}" / f"{scan.case_id}.nii.gz", made.labels, NativeFrame(native)
     )
     write_volume(image_path, Volume(np.flip(made.image.voxels, flips), native))
 
 
-def _flipped(grid: Grid, axes: tuple[int, ...]) -> Grid:
+def flipped(grid: Grid, axes: tuple[int, ...]) -> Grid:
     """Return the grid of the same voxels stored backward along some axes."""
     affine = grid.affine.copy()
     for axis in axes:

@@ -52,7 +52,8 @@ def choose_scheme(dataset: Dataset, wanted: Sequence[str]) -> tuple[LabelScheme,
     for name in wanted if sources else ():
         if not any(is_complete(name, table) for table in canonical):
             raise ConfigError(
-                f"ingest.organs: no organ '{name}' in {dataset.name}; it has {', '.join(sources)}"
+                f"ingest.organs: no organ '{name}' in {dataset.name}; it has {', '.join(sources)};"
+                " name it as the data do"
             )
     if wanted:
         return LabelScheme(dataset.name, tuple(map(canonical_name, wanted))), ()

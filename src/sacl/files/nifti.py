@@ -153,9 +153,11 @@ def read_label_map(path: Path, scheme: LabelScheme) -> tuple[LabelMap, NativeFra
     return LabelMap(voxels.astype(scheme.label_type, copy=False), grid, scheme), frame
 
 
-def write_volume(path: Path, volume: Volume) -> None:
-    """Write a volume on its own grid, whole or not at all."""
-    _save(path, _image(volume.voxels, NativeFrame(volume.grid)))
+def write_volume(path: Path, volume: Volume, inter: int = 0) -> None:
+    """Write a volume on its own grid, whole or not at all, stored as its voxels less `inter`."""
+    image = _image(volume.voxels - inter if inter else volume.voxels, NativeFrame(volume.grid))
+    image.header.set_slope_inter(1, inter)
+    _save(path, image)
 
 
 def write_label_map(path: Path, label_map: LabelMap, native: NativeFrame | None = None) -> None:

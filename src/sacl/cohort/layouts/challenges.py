@@ -7,7 +7,8 @@ are those of the publication; the data's own `dataset.json` misspells the aorta.
 
 BTCV / Synapse: `RawData/Training/img/img0001.nii.gz` and `.../label/label0001.nii.gz`. Thirteen
 organs on portal venous CT (Landman et al., MICCAI 2015 multi-atlas labeling beyond the cranial
-vault, doi 10.7303/syn3193805). The labels of `RawData/Testing` are not public.
+vault, doi 10.7303/syn3193805). The labels of `RawData/Testing` are not public. The same download
+has a cervix set (`Cervix/RawData`, files like `0507688-Image.nii.gz`) of other organs.
 
 FLARE 2021: `TrainingImg/train_000_0000.nii.gz` and `TrainingMask/train_000.nii.gz`. Four organs on
 CT, both kidneys in one label (Ma et al., Medical Image Analysis 82, 2022, doi
@@ -18,6 +19,7 @@ its own name.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -30,9 +32,12 @@ from sacl.cohort.dataset import (
     SourceCase,
     cases_of,
     common_modality,
+    in_short,
     nifti_files,
     three_parts,
 )
+from sacl.errors import DataError
+from sacl.files.nifti import stem
 from sacl.organs import BTCV_ORGANS
 from sacl.types import Split
 
@@ -44,6 +49,7 @@ _AMOS_ORGANS = (
 _FLARE_SPLITS: dict[str, Split] = {"Training": "train", "Validation": "validation"}
 _AMOS_LAST_CT = 500
 _BTCV_ROOTS = (".", "RawData", "Abdomen/RawData", "averaged-training-images/RawData")
+_CERVIX = re.compile(r"\d{7}-(Image|Mask)")
 
 
 def _amos_parts(root: Path) -> list[Part]:
@@ -61,6 +67,24 @@ def _btcv_parts(root: Path) -> list[Part]:
                 test = folder.parent / "Testing"
                 return [training, Part(test / "img", test / "label", "test", *names)]
     return []
+
+
+def _beside(root: Path, parts: list[Part]) -> tuple[str, ...]:
+    """Say that BTCV's cervix set, which has other organs, is not read; refuse it among the scans.
+
+    Raises:
+        DataError: its files lie in the folder of the abdominal ones.
+    """
+    folders = {folder for part in parts for folder in (part.images, part.labels)}
+    files = sorted(path for folder in folders for path in nifti_files(folder))
+    cervix = [path.name for path in files if _CERVIX.fullmatch(stem(path))]
+    if cervix:
+        raise DataError(
+            f"{root.name}: {in_short(cervix)} among the abdominal scans are of BTCV's cervix set,"
+            " which has other organs; move them to a folder of their own"
+        )
+    is_there = (root / "Cervix").is_dir()
+    return ("Cervix: not read, a set of other organs",) if is_there else ()
 
 
 def _flare_parts(root: Path) -> list[Part]:
@@ -95,13 +119,15 @@ def _challenge(
         return f"{parts[0].images.name} with {len(scans)} scans like {scans[0].name}"
 
     def read(root: Path) -> Dataset:
-        cases, notes = cases_of(parts_of(root))
+        parts = parts_of(root)
+        beside = _beside(root, parts)
+        cases, notes = cases_of(parts)
         cases = tuple(dataclasses.replace(case, modality=_modality_of(case)) for case in cases)
         counts = Counter(case.modality for case in cases)
         if len(counts) > 1:
             notes += (f"{counts['ct']} CT scans and {counts['mr']} MR scans, by their numbers",)
         table = dict(enumerate(organs, start=1))
-        return Dataset(layout, name, table, cases, common_modality(cases), notes=notes)
+        return Dataset(layout, name, table, cases, common_modality(cases), notes=notes + beside)
 
     return Layout(expected, recognize, read)
 
