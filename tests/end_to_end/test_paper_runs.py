@@ -51,14 +51,14 @@ def test_it_is_the_papers_setting(root, layout):
     assert finetune["settings"]["finetune"]["decoder"] == "aspp"
     assert finetune["settings"]["finetune"]["query"] == {}
     assert finetune["settings"]["finetune"]["encoder_rate"] == 0
-    assert finetune["results"]["arms"] == ["semantic", "scratch"]
+    assert finetune["results"]["arms"] == ["semantic"]
     assert record_of(root, layout, "ingest")["settings"]["ingest"]["window_hu"] == [-175, 275]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_held_out_scans_are_scored_against_the_twin(root, layout):
+def test_held_out_scans_are_scored(root, layout):
     rows = read_scores(root / "work" / layout / FOLDERS["evaluate"] / "scores.csv")
-    assert {row.run for row in rows} == {"semantic", "scratch", "coarse"}
+    assert {row.run for row in rows} == {"semantic", "coarse"}
     assert len({row.score.organ for row in rows}) == ORGANS[layout]
     assert len({row.subject_id for row in rows}) == 1
     assert (root / "work" / layout / FOLDERS["report"] / "report.html").is_file()
