@@ -201,7 +201,7 @@ def test_a_file_that_is_no_file_of_settings_is_named_as_it_was_typed(tmp_path):
         load_config(tmp_path / "large.yaml")
     with pytest.raises(ConfigError, match=r"nowhere/x\.yaml: cannot be read"):
         load_config(Path("nowhere/x.yaml"))
-    with pytest.raises(ConfigError, match="no-such: no such file; settings come with acdc, btcv, demo"):
+    with pytest.raises(ConfigError, match="no-such: no such file; settings come with acdc, btcv"):
         load_config("no-such")
 
 
