@@ -11,6 +11,9 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Collection, Sequence
+from importlib.resources import files
+
+import yaml
 
 BTCV_ORGANS = (
     *("spleen", "kidney_right", "kidney_left", "gallbladder", "esophagus", "liver", "stomach"),
@@ -19,46 +22,14 @@ BTCV_ORGANS = (
 )
 """The organs of the BTCV abdomen data; their label values are 1 to 13."""
 
-_ALIASES = {
-    "adrenal_gland": "adrenal suprarenal_gland ag glnd_adrenal",
-    "adrenal_gland_left": "lad lag",
-    "adrenal_gland_right": "rad rag",
-    "aorta": "aor ao abdominal_aorta a_aorta",
-    "brainstem": "brain_stem",
-    "celiac_trunk": "celiac_aa celiac_artery coeliac_trunk",
-    "clavicula": "clavicle",
-    "duodenum": "duo",
-    "esophagus": "eso oesophagus esophagous",
-    "gallbladder": "gall_bladder gb gbl",
-    "inferior_vena_cava": "ivc postcava post_cava inf_vena_cava vena_cava_inferior v_venacava_i",
-    "kidney": "kidneys renal",
-    "kidney_left": "lk lkid",
-    "kidney_right": "rk rkid",
-    "lacrimal_gland": "glnd_lacrimal",
-    "left_atrium": "heart_atrium_left",
-    "left_ventricle": "lv lvc heart_ventricle_left",
-    "liver": "liv hepar",
-    "lung": "lungs",
-    "mandible": "bone_mandible",
-    "myocardium": "myo mlv lvm heart_myocardium",
-    "optic_nerve": "optic_nrv opticnrv",
-    "oral_cavity": "cavity_oral",
-    "pancreas": "pan panc",
-    "parotid": "parotid_gland glnd_parotid",
-    "portal_vein_and_splenic_vein": "psv pv_sv portal_and_splenic_vein"
-    " portal_and_splenic_veins portal_vein_splenic_vein splenic_vein_and_portal_vein",
-    "prostate": "pro",
-    "right_atrium": "heart_atrium_right",
-    "right_ventricle": "rv heart_ventricle_right",
-    "small_bowel": "small_intestine bowel_small",
-    "spinal_cord": "spinalcord",
-    "spleen": "spl",
-    "stomach": "sto stomac",
-    "submandibular_gland": "glnd_submand submandibular submand",
-    "thyroid_gland": "thyroid glnd_thyroid",
-    "urinary_bladder": "bladder bla",
-}
-_CANONICAL = {alias: name for name, aliases in _ALIASES.items() for alias in aliases.split()}
+
+def words_for(kind: str) -> dict[str, tuple[str, ...]]:
+    """Return the words by what they stand for, of one kind of those in `words.yaml`."""
+    text = files("sacl").joinpath("words.yaml").read_text(encoding="utf-8")
+    return {name: tuple(words.split()) for name, words in yaml.safe_load(text)[kind].items()}
+
+
+_CANONICAL = {alias: name for name, aliases in words_for("organs").items() for alias in aliases}
 _SIDES = {side: name for name in ("left", "right") for side in (name, name[0], f"{name[0]}t")}
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 """Where a word of camel case ends: `SpinalCord`, `LKidney`."""

@@ -17,7 +17,7 @@ from typing import Any
 from sacl.cohort.dataset import Dataset, SourceCase, in_short
 from sacl.errors import DataError
 from sacl.files.documents import JsonObject, read_json, read_object, read_rows
-from sacl.organs import snake_case
+from sacl.organs import snake_case, words_for
 from sacl.types import PHASE, PHASES, UNKNOWN, Split
 
 BESIDE = ("scan_labels.csv", "subjects.csv")
@@ -30,16 +30,7 @@ _SPLITS: dict[str, Split] = {
 NOT_LABELS = ("case_id", "subject_id", "split", "image", "label", "annotated")
 """Columns of a table that are no scan-wise labels."""
 _LEAST_PROBABILITY = 0.5
-_PHASE_ALIASES = {
-    "native": "non_contrast noncontrast non_enhanced unenhanced without_contrast"
-    " pre_contrast precontrast plain nc ncct",
-    "arterial_early": "early_arterial eap",
-    # Without a further word the abdomen's arterial phase is the late one.
-    "arterial_late": "late_arterial arterial hepatic_arterial corticomedullary lap",
-    "portal_venous": "portal portalvenous portovenous venous pv pvp",
-    "delayed": "delay equilibrium excretory urographic",
-}
-_PHASE_OF = {a: phase for phase, aliases in _PHASE_ALIASES.items() for a in aliases.split()}
+_PHASE_OF = {alias: phase for phase, aliases in words_for("phases").items() for alias in aliases}
 """What hospitals and other tools call a contrast phase."""
 
 

@@ -13,34 +13,10 @@ from itertools import pairwise
 from pydicom import Dataset
 
 from sacl.dicom.header import one_number, text
-from sacl.organs import snake_case
+from sacl.organs import snake_case, words_for
 from sacl.types import PHASES, UNKNOWN
 
-_WORDS = {
-    name: frozenset(words.split())
-    for name, words in {
-        "native": "nativ native nativa nativphase natif plain unenhanced noncontrast nonenhanced"
-        " precontrast ncct nect",
-        "arterial": "art arterial arteriell arterielle arteriel arteriale arterialphase artphase"
-        " hap",
-        "venous": "pv pvp pven portal portale portovenous portovenoes portovenos portalvenous"
-        " portalvenos portalvenoes portalvenose portalvenoese ven venous venos venoes venose"
-        " venoese veneux veineux",
-        "delayed": "delayed delay nephrographic nephrogram nephrographisch excretory urographic"
-        " urographisch ausscheidung ausscheidungsphase equilibrium spatphase spaetphase spatvenos"
-        " spaetvenoes",
-        "arterial_early": "fruharteriell frueharteriell",
-        "arterial_late": "spatarteriell spaetarteriell",
-        "early": "early fruh frueh fruhe fruehe precoce",
-        "late": "late spat spaet spate spaete tardif tardive",
-        "with": "with w mit avec",
-        "without": "w_o wo without ohne sans non no pre vor",
-        "contrast": "contrast contr contraste kontrast kontrastmittel km cm iv c ce gd gad"
-        " injection enhanced",
-        "not contrast": "mar imar omar metal fs fat fatsat fbp asir ir filter breath breathhold bh"
-        " gating movement",
-    }.items()
-}
+_WORDS = {name: frozenset(words) for name, words in words_for("dicom_phases").items()}
 """What hospitals write, in lower case without accents, by what it says."""
 _ENDS_S = (10.0, 30.0, 50.0, 110.0)
 """Seconds after the start of the injection at which native, arterial early, arterial late and
