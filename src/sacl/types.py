@@ -229,6 +229,22 @@ class Cohort:
         """The training cases with a reference: all that any training may see of annotation."""
         return tuple(c for c in self.of_split("train") if c.reference is not None)
 
+    @property
+    def labeled_subjects(self) -> frozenset[str]:
+        """The subjects of those cases."""
+        return frozenset(case.subject_id for case in self.labeled)
+
+    @property
+    def unlabeled(self) -> tuple[Case, ...]:
+        """The training cases of subjects without any reference."""
+        seen = self.labeled_subjects
+        return tuple(case for case in self.of_split("train") if case.subject_id not in seen)
+
+    @property
+    def held_out(self) -> tuple[Case, ...]:
+        """The cases with a reference that no training sees."""
+        return tuple(c for c in self.cases if c.split != "train" and c.reference is not None)
+
 
 @dataclass(frozen=True)
 class OrganScore:

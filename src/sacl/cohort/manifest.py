@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,10 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import pandas as pd
 
 from sacl.errors import DataError
-from sacl.files.atomic import replacing, write_text
-from sacl.files.documents import cell_text, read_rows, text_of_cell
+from sacl.files.documents import cell_text, read_rows, text_of_cell, write_json, write_table
 from sacl.files.nifti import map_volume, read_label_map, read_volume
 from sacl.types import PHASE, UNKNOWN, Case, Cohort, LabelMap, LabelScheme, Volume
 
@@ -50,8 +49,8 @@ class ScanPhase:
 
 def write_cohort(folder: Path, cohort: Cohort) -> None:
     """Write the cohort's manifest into its folder; it holds no path outside of it."""
-    document = {"version": _VERSION, **msgspec.to_builtins(cohort, enc_hook=_plain)}
-    write_text(folder / MANIFEST, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    cohort_as_json = msgspec.to_builtins(cohort, enc_hook=_plain)
+    write_json(folder / MANIFEST, {"version": _VERSION, **cohort_as_json})
 
 
 def read_cohort(folder: Path) -> Cohort:
@@ -88,15 +87,14 @@ def read_reference(folder: Path, case: Case, scheme: LabelScheme) -> LabelMap | 
 def write_phases(path: Path, phases: Sequence[ScanPhase], tissues: Sequence[str]) -> None:
     """Write a row per scan and a column of HU per tissue, empty where it was not measured."""
     given = [field.name for field in dataclasses.fields(ScanPhase) if field.name != "hu"]
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*given, *(f"hu_{tissue}" for tissue in tissues)])
-        for scan in phases:
-            row = dataclasses.replace(
-                scan, case_id=cell_text(scan.case_id), probability=round(scan.probability, 4)
-            )
-            hu = [f"{scan.hu[t]:.1f}" if t in scan.hu else "" for t in tissues]
-            writer.writerow([*(getattr(row, name) for name in given), *hu])
+    rows = []
+    for scan in phases:
+        row = {name: getattr(scan, name) for name in given}
+        row |= {"case_id": cell_text(scan.case_id), "probability": round(scan.probability, 4)}
+        hu = {f"hu_{t}": f"{scan.hu[t]:.1f}" if t in scan.hu else "" for t in tissues}
+        rows.append(row | hu)
+    columns = [*given, *(f"hu_{tissue}" for tissue in tissues)]
+    write_table(path, pd.DataFrame(rows, columns=columns), lineterminator="\r\n")
 
 
 def with_phases(cohort: Cohort, folder: Path) -> Cohort:

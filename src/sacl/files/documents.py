@@ -7,12 +7,16 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from sacl.errors import DataError
+from sacl.files.atomic import plain, replacing, write_text
 from sacl.organs import snake_case
+
+if TYPE_CHECKING:  # pandas takes a while to import
+    import pandas as pd
 
 Record = TypeVar("Record")
 JsonObject = Mapping[str, Any]
@@ -66,6 +70,22 @@ def read_as(path: Path, kind: type[Record], remedy: str) -> Record:
     except DataError as error:
         raise DataError(f"{where}, {error}; {remedy}") from error
     return as_record(document, kind, where, remedy)
+
+
+def read_if_there(path: Path, kind: type[Record], remedy: str) -> Record | None:
+    """Return a JSON file of ours as by `read_as`, None where there is no such file."""
+    return read_as(path, kind, remedy) if path.is_file() else None
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write JSON, or a record of ours as JSON, whole or not at all."""
+    write_text(path, json.dumps(plain(document), indent=1, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, table: pd.DataFrame, **how: Any) -> None:
+    """Write a table as CSV whole or not at all; `how` are arguments of `to_csv`."""
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, **how)
 
 
 def as_record(document: Any, kind: Any, where: str, remedy: str) -> Any:

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from jaxtyping import Float, Int64, Shaped, UInt
 
 from sacl.errors import DataError
 from sacl.files.arrays import allocate, open_array
-from sacl.files.atomic import replacing, write_text
+from sacl.files.atomic import replacing
+from sacl.files.documents import write_json, write_table
 from sacl.patches.region import Placement
 from sacl.patches.scan_ranges import ScanRanges
 from sacl.patches.window import WindowRule
@@ -141,9 +142,8 @@ def writing_patches(
             arrays[name] = allocate(path, shape, kind)
         yield PatchStore(meta, index, dense_index, **arrays)
     for name, table in (("index", index), ("dense_index", dense_index)):
-        with replacing(folder / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False)
-    write_text(folder / "store.json", json.dumps(asdict(meta), indent=1) + "\n")
+        write_table(folder / f"{name}.csv", table)
+    write_json(folder / "store.json", meta)
 
 
 def read_patches(folder: Path) -> PatchStore:

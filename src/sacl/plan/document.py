@@ -10,11 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from sacl.errors import WorkspaceError
-from sacl.files.atomic import write_text
-from sacl.files.documents import read_as
+from sacl.files.documents import read_if_there, write_json
 from sacl.plan.facts import MachineFacts, TaskFacts, Tried
 from sacl.plan.rules import Choice, Situation, Value, choose
 
@@ -96,15 +93,12 @@ def make_plan(time: str, cohort: str, held: Choice, situation: Situation) -> Run
 
 def write_plan(root: Path, plan: RunPlan) -> None:
     """Write `plan.json` into a work directory."""
-    text = json.dumps(msgspec.to_builtins(plan), indent=1, allow_nan=False)
-    write_text(root / PLAN_FILE, text + "\n")
+    write_json(root / PLAN_FILE, plan)
 
 
 def read_plan(root: Path) -> RunPlan | None:
     """Return the plan of a work directory, None where it has none; a damaged one is refused."""
-    path = root / PLAN_FILE
-    remedy = "plan again with `sacl run DIR --force`"
-    return read_as(path, RunPlan, remedy) if path.is_file() else None
+    return read_if_there(root / PLAN_FILE, RunPlan, "plan again with `sacl run DIR --force`")
 
 
 def as_yaml(plan: RunPlan, told: Mapping[str, Any]) -> str:

@@ -6,10 +6,9 @@ but the two maps is needed to see that, so it is looked at in every scan, annota
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,8 +16,7 @@ import numpy as np
 from jaxtyping import Bool
 from scipy import ndimage
 
-from sacl.files.atomic import write_text
-from sacl.files.documents import read_as
+from sacl.files.documents import read_if_there, write_json
 from sacl.scores.organs_of_case import dice, volume_ml
 from sacl.types import Box, Case, LabelMap
 
@@ -222,11 +220,10 @@ def _losses(located: Sequence[Change], excess: float, taken: str) -> Iterator[_S
 
 def write_findings(folder: Path, findings: Findings) -> None:
     """Write `findings.json`."""
-    write_text(folder / FINDINGS_FILE, json.dumps(asdict(findings), indent=1) + "\n")
+    write_json(folder / FINDINGS_FILE, findings)
 
 
 def read_findings(folder: Path) -> Findings:
     """Return the findings of a run's predictions; none where nothing was recorded."""
-    path = folder / FINDINGS_FILE
     remedy = "run `sacl predict CONFIG.yaml --force`"
-    return read_as(path, Findings, remedy) if path.is_file() else Findings()
+    return read_if_there(folder / FINDINGS_FILE, Findings, remedy) or Findings()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -20,7 +19,7 @@ from typing import Any, Literal
 from sacl.checked import Checked, paths_in, shown
 from sacl.errors import ConfigError, SaclError, WorkspaceError
 from sacl.files.atomic import plain, real, remove_partials, write_text
-from sacl.files.documents import read_as
+from sacl.files.documents import read_if_there, write_json
 from sacl.run.workspace import FOLDERS, Workspace
 
 resource: types.ModuleType | None
@@ -70,8 +69,7 @@ def fingerprint(folder: Path) -> str:
 
 def read_record(folder: Path) -> Record | None:
     """Return a stage's record, None where the stage has not finished; a damaged one is refused."""
-    path = folder / RECORD
-    return read_as(path, Record, "redo the stage with --force") if path.is_file() else None
+    return read_if_there(folder / RECORD, Record, "redo the stage with --force")
 
 
 def arms_of(workspace: Workspace) -> tuple[str, ...]:
@@ -197,8 +195,7 @@ def recorded(
             duration_s=round(time.time() - start, 2),
             peak_memory_mb=peak_memory_mb(),
         )
-        text = json.dumps(dataclasses.asdict(record), indent=1, allow_nan=False) + "\n"
-        write_text(folder / RECORD, text)
+        write_json(folder / RECORD, record)
         settle(folder)
 
 

@@ -22,8 +22,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from sacl.errors import DataError
-from sacl.files.atomic import replacing, write_text
-from sacl.files.documents import cell_text, text_of_cell
+from sacl.files.atomic import write_text
+from sacl.files.documents import cell_text, text_of_cell, write_table
 from sacl.scores.organs_of_case import EMPTY_RULE
 from sacl.types import OrganScore
 
@@ -203,8 +203,7 @@ def write_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
     table = score_table(rows)
     names = list(COLUMNS[:5])
     table[names] = table[names].map(cell_text)
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\r\n")
+    write_table(path, table, lineterminator="\r\n")
 
 
 def read_scores(path: Path) -> list[ScoreRow]:

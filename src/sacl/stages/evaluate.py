@@ -29,7 +29,6 @@ from sacl.types import Case, LabelMap, LabelScheme
 
 COARSE = "coarse"
 """Name under which the coarse maps are scored: the bound of what the query head starts from."""
-_SCORED = ("validation", "test")
 _SCORES, _SUMMARY = "scores.csv", "summary.json"
 
 
@@ -47,10 +46,10 @@ def evaluate(settings: EvaluateSettings, workspace: Workspace) -> Path:
     """
     with recorded(workspace, "evaluate", settings, inputs(settings, workspace)) as (folder, done):
         cohort = read_cohort(workspace.folder("ingest"))
-        cases = [c for c in cohort.cases if c.split in _SCORED and c.reference is not None]
+        cases = cohort.held_out
         if not cases:
             say(
-                f"evaluate: no scan of the splits {' and '.join(_SCORED)} has a reference, nothing"
+                "evaluate: no scan of the splits validation and test has a reference, nothing"
                 " is scored; hold annotated subjects out at ingest to get scores"
             )
         maps = {arm: workspace.folder("predict") / arm for arm in arms_of(workspace)}

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sacl.cohort.manifest import read_cohort
-from sacl.files.atomic import replacing
-from sacl.files.documents import cell_text
+from sacl.files.documents import cell_text, write_table
 from sacl.files.nifti import write_label_map
 from sacl.prediction.given import fingerprint_of_maps, look_through
 from sacl.prediction.phases import estimate_phases
@@ -98,8 +97,7 @@ def dice_by_organ(coverage: pd.DataFrame) -> pd.Series[float]:
 def write_coverage(path: Path, coverage: pd.DataFrame) -> None:
     """Write a row per scan and organ; names are written so that no spreadsheet runs them."""
     names = {name: coverage[name].map(cell_text) for name in ("case_id", "organ")}
-    with replacing(path) as temporary:
-        coverage.assign(**names).to_csv(temporary, index=False)
+    write_table(path, coverage.assign(**names))
 
 
 def _located_once(scan: Scan, locator: Locator, resumes: bool) -> LabelMap:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from sacl.cohort.dataset import in_short
-from sacl.files.atomic import replacing
+from sacl.files.documents import write_table
 from sacl.networks.device import resolve_device
 from sacl.prediction.coarse import (
     ALL_LABELED,
@@ -200,7 +200,7 @@ def _cost_of_maps(network: Ensemble, workspace: Workspace, cohort: Cohort) -> Co
     case = middle_of(cohort.cases)
     scan = Scan(case, cohort, workspace)
     seconds = timed(lambda: network.locate(scan.image, case.window))
-    labeled = {case.subject_id for case in cohort.labeled}
+    labeled = cohort.labeled_subjects
     others = [case for case in cohort.cases if case.subject_id not in labeled]
     return CostOfMaps(seconds * share_of(cohort.cases, case), seconds * share_of(others, case))
 
@@ -267,11 +267,10 @@ def _on_slices(
 
 def _unlabeled(size: int, workspace: Workspace, cohort: Cohort) -> list[ScanSlices]:
     """Return the training scans of subjects without any reference."""
-    seen = {case.subject_id for case in cohort.labeled}
-    cases = [case for case in cohort.of_split("train") if case.subject_id not in seen]
-    slices = sum(case.native.grid.shape[2] for case in cases)
+    slices = sum(case.native.grid.shape[2] for case in cohort.unlabeled)
     every = max(1, math.ceil(slices / _MOST_UNLABELED))
-    scans = (Scan(case, cohort, workspace) for case in track(cases, "read unlabeled scans"))
+    cases = track(cohort.unlabeled, "read unlabeled scans")
+    scans = (Scan(case, cohort, workspace) for case in cases)
     return [slices_of(scan.image, scan.case.window, size, every=every) for scan in scans]
 
 
@@ -281,5 +280,4 @@ def _write_losses(path: Path, name: str, losses: Sequence[float]) -> None:
     if path.is_file():
         before = pd.read_csv(path)
         rows = pd.concat([before[before["network"] != name], rows])
-    with replacing(path) as temporary:
-        rows.to_csv(temporary, index=False, float_format="%.5f")
+    write_table(path, rows, float_format="%.5f")

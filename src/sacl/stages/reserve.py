@@ -97,14 +97,13 @@ def measure_costs(predictor: AnyPredictor, workspace: Workspace, cohort: Cohort)
             write_label_map(Path(folder) / "map.nii.gz", read.coarse, case.native)
         changes_of(case, read.coarse, read.coarse, boxes, None)
 
-    scored = [case for case in cohort.cases if case.split != "train" and case.reference is not None]
     scans = share_of(cohort.cases, case)
     return Costs(
         scans * timed(beside),
         scans * timed(one_pass),
         _REPORT_S
         + sum(map(_drawing_seconds, cohort.cases))
-        + _scoring_seconds(scored, workspace, cohort),
+        + _scoring_seconds(cohort.held_out, workspace, cohort),
     )
 
 

@@ -121,8 +121,7 @@ def read_volumes(settings: FinetuneSettings, workspace: Workspace) -> VolumeStar
 
 def _unlabeled(cohort: Cohort, voxels: float) -> set[str]:
     """Return which training scans without any reference take part, each of about so many voxels."""
-    seen = {case.subject_id for case in cohort.labeled}
-    cases = [case for case in cohort.of_split("train") if case.subject_id not in seen]
+    cases = cohort.unlabeled
     if not cases:
         say("finetune: every training scan is labeled, so the teacher's steps see labeled scans")
     every = max(1, math.ceil(len(cases) * voxels / _MOST_VOXELS))

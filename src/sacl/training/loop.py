@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from sacl.errors import SaclError
 from sacl.files.atomic import replacing
+from sacl.files.documents import write_table
 from sacl.networks.device import mixed_dtype
 from sacl.progress import say, track
 from sacl.training.pace import Pace
@@ -76,8 +77,7 @@ class Average:
 def write_losses(path: Path, losses: Sequence[float]) -> None:
     """Write a table of steps and losses, whole or not at all."""
     table = pd.DataFrame({"step": range(len(losses)), "loss": list(losses)})
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
+    write_table(path, table, float_format="%.6g")
 
 
 def cosine(step: float, steps: int, warmup: float, stride: float = 1.0) -> float:
