@@ -28,7 +28,7 @@ from research.benchmarks.circumstances import circumstances
 from research.benchmarks.damaged_maps import Damage, damaged
 from sacl.cohort.manifest import read_cohort, read_image
 from sacl.dicom.intake import take_in
-from sacl.dicom.volume import read_stack
+from sacl.dicom.stack import read_stack
 from sacl.files.atomic import write_text
 from sacl.files.nifti import read_label_map, read_labels, read_volume
 from sacl.geometry import require_same_grid

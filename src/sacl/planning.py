@@ -14,8 +14,7 @@ import msgspec
 from sacl.files.atomic import plain, real
 from sacl.plan.document import USUAL_TIME, RunPlan, as_yaml, make_plan, read_plan, write_plan
 from sacl.plan.facts import TRIAL_LEAST_S, TRIAL_SHARE, Tried, measure_cohort, measure_machine
-from sacl.plan.holdout import hold_out_of
-from sacl.plan.rules import Situation, choose, kinds_of
+from sacl.plan.rules import Situation, choose, hold_out_of, kinds_of
 from sacl.progress import duration, say
 from sacl.run.clock import seconds_of
 from sacl.run.configure import load_config

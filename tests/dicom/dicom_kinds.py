@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from make_series import Patient, Scan, make_scan, oblique, tilted, uid
 
+from sacl.dicom.stack import read_stack
 from sacl.dicom.verdict import Verdict
-from sacl.dicom.volume import read_stack
 from sacl.geometry import to_canonical
 from sacl.types import Grid, NativeFrame, Volume
 

@@ -12,7 +12,7 @@ import SimpleITK
 from make_series import AXIAL, CORONAL, make_scan, oblique, other, tilted, write_scan
 
 from sacl.dicom.intake import take_in
-from sacl.dicom.volume import read_stack
+from sacl.dicom.stack import read_stack
 from sacl.files.nifti import read_labels
 from sacl.geometry import describe, same_grid, to_canonical
 from sacl.types import Grid

@@ -15,7 +15,7 @@ from sacl.cli import main
 from sacl.cohort.layouts import dicom
 from sacl.dicom.intake import take_in
 from sacl.dicom.pseudonyms import KEY, read_key
-from sacl.dicom.volume import read_stack
+from sacl.dicom.stack import read_stack
 from sacl.errors import DataError
 
 

@@ -11,7 +11,7 @@ from sacl.cohort.layouts import dicom
 from sacl.dicom import files
 from sacl.dicom.files import archive_fault, looks_like_dicom
 from sacl.dicom.intake import take_in, what_is_dicom
-from sacl.dicom.volume import read_stack
+from sacl.dicom.stack import read_stack
 from sacl.errors import DataError
 
 

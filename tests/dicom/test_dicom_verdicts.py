@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from make_faults import every
 from make_series import make_scan, other, slices_of, turned, write, write_scan
 
-from sacl.dicom import volume as volumes
+from sacl.dicom import stack as volumes
 from sacl.dicom.files import CODES, Source
 from sacl.dicom.intake import take_in
 from sacl.dicom.slices import Encoding, Identity, Slice
-from sacl.dicom.stack import SliceStack, stack
+from sacl.dicom.stack import SliceStack, read_stack, stack
 from sacl.dicom.verdict import DicomExport
-from sacl.dicom.volume import read_stack
 from sacl.errors import DataError
 
 

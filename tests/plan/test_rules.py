@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 
 from sacl.plan.facts import DrawnOrgans, MachineFacts, TaskFacts, Tried
-from sacl.plan.holdout import held_out
-from sacl.plan.rules import Situation, choose, kinds_of, scan_label_of
+from sacl.plan.rules import Situation, choose, held_out, kinds_of, scan_label_of
 
 CPU = MachineFacts("cpu", 2, 16.0)
 GPU = MachineFacts("cuda", 16, 128.0, 80.0)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sacl.prediction.copies import _inverse, _maps, mean_over_copies, wider
+from sacl.prediction.assemble import _inverse, _maps, mean_over_copies, wider
 
 
 def blob(side=84, center=(40.0, 46.0), radius=14.0):

@@ -14,8 +14,7 @@ from sacl.cohort.dataset import Dataset
 from sacl.errors import DataError
 from sacl.plan.document import USUAL_TIME, make_plan
 from sacl.plan.facts import MeasuredScan, measure_machine, task_facts
-from sacl.plan.holdout import hold_out_of
-from sacl.plan.rules import Choice, Situation, kinds_of
+from sacl.plan.rules import Choice, Situation, hold_out_of, kinds_of
 from sacl.run.clock import seconds_of
 from sacl.settings import IngestSettings, RunConfig
 

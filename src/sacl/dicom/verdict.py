@@ -19,8 +19,18 @@ from sacl.dicom.header import near, text
 from sacl.dicom.phase import scan_labels
 from sacl.dicom.series import MIN_SLICES, Series, is_localizer
 from sacl.dicom.slices import Slice, read_dataset
-from sacl.dicom.stack import SAME_PLACE_MM, SliceStack, mixed_fault, plane_fault, positions, stack
-from sacl.dicom.volume import decoder_fault, padding_applies, rescaled, stored_pixels
+from sacl.dicom.stack import (
+    SAME_PLACE_MM,
+    SliceStack,
+    decoder_fault,
+    mixed_fault,
+    padding_applies,
+    plane_fault,
+    positions,
+    rescaled,
+    stack,
+    stored_pixels,
+)
 
 _COMPUTED = frozenset(
     (

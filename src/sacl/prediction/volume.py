@@ -32,8 +32,14 @@ from sacl.patches.coarse_grid import CoarseGrid, arg_max_on_scan, slices_on_scan
 from sacl.patches.query import coverage, cut
 from sacl.patches.region import dense_boxes, patch_boxes
 from sacl.patches.window import normalize
-from sacl.prediction.assemble import clean_components, fuse, labels_of_slice, to_voxels
-from sacl.prediction.copies import mean_over_copies, wider
+from sacl.prediction.assemble import (
+    clean_components,
+    fuse,
+    labels_of_slice,
+    mean_over_copies,
+    to_voxels,
+    wider,
+)
 from sacl.prediction.guard import with_organs_of
 from sacl.prediction.windows import probability_by_windows
 from sacl.types import Box, LabelMap, Volume

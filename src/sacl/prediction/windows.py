@@ -14,7 +14,7 @@ from torch.nn import functional
 from sacl.networks.coarse import CoarseSpec
 from sacl.networks.device import autocast
 from sacl.patches.coarse_grid import CoarseGrid, coarse_grid, image_to_coarse
-from sacl.prediction.copies import mean_over_copies, wider
+from sacl.prediction.assemble import mean_over_copies, wider
 from sacl.types import Volume
 
 Levels = Callable[[Tensor], list[Tensor]]
@@ -35,7 +35,7 @@ def probability_by_windows(
     """Return a scan's class probabilities on the grid on which the networks work, and that grid.
 
     The scan is canonical, of any size and spacing. The mean is over the networks, all of one spec,
-    and over `copies` turned and scaled copies (`prediction.copies`).
+    and over `copies` turned and scaled copies (`prediction.assemble`).
     """
     grid = coarse_grid(volume.grid, spec.spacing_mm, spec.in_plane_size)
     image = image_to_coarse(volume.voxels, window, grid, device)

@@ -13,8 +13,8 @@ from pathlib import Path
 from sacl.cohort.dataset import Dataset, Layout, SourceCase, common_modality, counted, first_of
 from sacl.dicom.intake import Intake, names_a_patient, take_in, what_is_dicom
 from sacl.dicom.pseudonyms import KeyRow, read_key, with_pseudonyms, write_key
+from sacl.dicom.stack import read_stack
 from sacl.dicom.verdict import DicomExport, Verdict
-from sacl.dicom.volume import read_stack
 from sacl.errors import DataError
 
 NAME = "dicom"
