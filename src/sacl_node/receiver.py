@@ -11,7 +11,7 @@ from pynetdicom.events import Event
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
-from sacl.dicom.volume import decoder_fault
+from sacl.dicom.stack import decoder_fault
 from sacl.errors import ConfigError
 from sacl_node.store import Added, Store
 

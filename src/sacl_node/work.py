@@ -13,8 +13,8 @@ import pydicom
 
 from sacl.dicom.intake import headers_of, take_in
 from sacl.dicom.segmentation import write_segmentation
+from sacl.dicom.stack import read_stack
 from sacl.dicom.verdict import DicomExport, only_largest
-from sacl.dicom.volume import read_stack
 from sacl.errors import DataError
 from sacl.files.atomic import replacing
 from sacl.types import Volume

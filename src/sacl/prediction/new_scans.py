@@ -16,9 +16,8 @@ from sacl.dicom.header import names_the_patient
 from sacl.dicom.intake import Intake, headers_of, take_in
 from sacl.dicom.segmentation import write_segmentation
 from sacl.dicom.slices import read_dataset
-from sacl.dicom.stack import SliceStack
+from sacl.dicom.stack import SliceStack, read_stack
 from sacl.dicom.verdict import DicomExport, Verdict
-from sacl.dicom.volume import read_stack
 from sacl.errors import DataError
 from sacl.files.itk import SUFFIXES, is_itk, read_itk, read_itk_frame, write_itk
 from sacl.files.nifti import is_nifti, read_frame, read_volume, stem, write_label_map
