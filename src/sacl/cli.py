@@ -139,6 +139,7 @@ _HANDLERS: dict[str, _Handler] = dict(
     check=handlers.check_command,
     ingest=_ingest,
     export=handlers.export_command,
+    pack=handlers.pack_command,
     doctor=handlers.doctor_command,
     serve=handlers.serve_command,
     completion=handlers.completion_command,

@@ -36,7 +36,7 @@ class _Flag:
         if not self.shown:
             parser.add_argument(self.name, *self.also, action="store_true", help=self.help)
             return
-        paths = dict.fromkeys(("DIR", "PATH", "HTML"), self._path)
+        paths = dict.fromkeys(("DIR", "PATH", "HTML", "MODEL"), self._path)
         kind: Any = {"N": int, **paths}.get(self.shown, str)
         parser.add_argument(
             self.name,
@@ -59,7 +59,10 @@ class _Command:
     summary: str
     flags: tuple[_Flag, ...] = ()
     takes: str = "CONFIG.yaml"
-    """The words after the command; none where empty, scans too where they end in `DATA`."""
+    """The words after the command; none where empty, scans too where they end in `DATA`.
+
+    Of two the second is the file to write.
+    """
 
     @property
     def takes_data(self) -> bool:
@@ -88,7 +91,8 @@ _FORM = (
     "nifti (default), nifti-per-organ, nnunet, nnssl, dicom-seg, dicom-seg-labelmap or rtstruct;"
     " of the network: weights, onnx, monai-bundle or nnunet-encoder"
 )
-_SEGMENTER = "work directory of a finished run; --work, --name, --seed have no effect beside it"
+_MODEL = "work directory of a finished run, or file of `sacl pack`; several predict together"
+_LICENSE = "under what terms others may use the model; it stands in its card"
 _SCANS = "scans: a file, a folder or a zip of NIfTI, NRRD, MetaImage or DICOM (also --images)"
 _OR_DATA = "CONFIG.yaml|DATA"
 COMMANDS = {
@@ -122,9 +126,9 @@ COMMANDS = {
     "pretrain": _Command("pretrain the encoder on all scans, without annotation"),
     "finetune": _Command("train the segmenter on labeled and unlabeled scans"),
     "predict": _Command(
-        "predict label maps for a run's scans, or of any folder (--segmenter)",
+        "predict label maps for a run's scans, or of any folder (--model)",
         (
-            _Flag("--segmenter", _SEGMENTER),
+            _Flag("--model", _MODEL, "MODEL", many=True, also=("--segmenter",)),
             _Flag("--input", _SCANS, "PATH", also=("--images", "-i")),
             _Flag("--out", "folder for the label maps", also=("-o",)),
             _Flag("--per-organ", "a mask per organ too, in a folder per scan", ""),
@@ -146,7 +150,7 @@ COMMANDS = {
     "serve": _Command(
         "receive DICOM studies, segment each once and send the result back",
         (
-            _Flag("--model", "work directory of a finished run, or several that agree", many=True),
+            _Flag("--model", _MODEL, "MODEL", many=True),
             _Flag("--store", "folder of its own, for what waits and what was done"),
             _Flag("--send-to", "AET@HOST:PORT, an Orthanc's URL or a folder", "WHERE"),
             _Flag("--allow", "AE titles that may send", "AET", many=True),
@@ -173,6 +177,15 @@ COMMANDS = {
             _Flag("--predicted", "folder of label maps to export, instead of a run's"),
         ),
         "WORK|CONFIG.yaml",
+    ),
+    "pack": _Command(
+        "write the segmenter of a finished run into one file, which predicts anywhere",
+        (
+            _ARM,
+            _Flag("--title", "what the model is called (its organs and modality)", "TITLE"),
+            _Flag("--license", _LICENSE, "TEXT"),
+        ),
+        "WORK|CONFIG.yaml MODEL.sacl",
     ),
     "doctor": _Command("say what a bug report needs, and test this installation", takes=""),
     "completion": _Command(
@@ -306,7 +319,9 @@ def _take_words(
     if command.takes_data:
         known.config, data = config_and_data([*words, *(known.data or ())])
         flags |= {} if data is None else {"ingest.data": data}
-    elif len(words) > 1:
-        raise ConfigError(f"{known.command}: one {command.takes} is expected, got {words[1]}")
-    elif words:
-        known.config = Path(words[0])
+        return
+    wanted = command.takes.split()
+    if len(words) > len(wanted):
+        beyond = words[len(wanted)]
+        raise ConfigError(f"{known.command}: expected {command.takes}, got {beyond} too")
+    known.config, known.target = [*map(Path, words), None, None][:2]

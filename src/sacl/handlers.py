@@ -79,7 +79,7 @@ def explain_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 
 def predict_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Predict label maps of new scans by a segmenter; scans left out are an error at the end."""
-    _require_flags(known, "segmenter", "input", "out")
+    _require_flags(known, "model", "input", "out")
     from sacl.model import load_model
     from sacl.stages.predict_folder import Extras, predict_folder
 
@@ -89,7 +89,7 @@ def predict_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         for name in ("copies", "keep_component")
         if f"predict.{name}" in flags
     }
-    model = load_model(known.segmenter, device=config.device, arm=known.arm, **chosen)
+    model = load_model(*known.model, device=config.device, arm=known.arm, **chosen)
     options = {"coarse": known.coarse, "force": known.force}
     extras = Extras(known.nifti, known.per_organ)
     predicted = predict_folder(model, known.input, known.out, extras=extras, **options)
@@ -131,20 +131,41 @@ def export_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     misplaced = [name for name in ("arm", "splits", "folds") if getattr(known, name) is not None]
     if known.predicted is not None and misplaced:
         raise ConfigError(f"export: --{misplaced[0]} goes with a run only; leave it out")
-    from sacl.run.pipeline import workspace_at, workspace_of
     from sacl.stages.export import export, export_folder
 
     form, sources = known.form or "nifti", known.source or []
     if known.predicted is None:
         options = {"arm": known.arm, "splits": tuple(known.splits or ()), "sources": sources}
         folds = 5 if known.folds is None else known.folds
-        work = known.config
-        run = workspace_at(work) if work.is_dir() else workspace_of(config_of(known, flags))
+        run = _run_of(known, flags)
         return export(run, known.out, form, folds=folds, force=known.force, **options)
     if len(sources) > 1:
         raise ConfigError("export: --predicted goes with one --source folder")
     source = next(iter(sources), None)
     return export_folder(known.predicted, known.out, form, source=source, force=known.force)
+
+
+def pack_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Write the segmenter of a run into one file."""
+    if known.target is None:
+        raise ConfigError("pack: give WORK|CONFIG.yaml of a run, and the file to write: MODEL.sacl")
+    from sacl.pack import pack
+    from sacl.progress import say
+
+    told = {"title": known.title, "license_text": known.license}
+    run = _run_of(known, flags)
+    manifest = pack(run, known.target, arm=known.arm, force=known.force, **told)
+    size_mb = known.target.stat().st_size / 1e6
+    say(f"pack: {known.target}, {manifest.title}, {size_mb:.1f} MB; license: {manifest.license}")
+    return {"file": str(known.target), "title": manifest.title, "scores": manifest.scores}
+
+
+def _run_of(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Return the work directory of a run that is named by it, or by its settings."""
+    from sacl.run.pipeline import workspace_at, workspace_of
+
+    named = known.config
+    return workspace_at(named) if named.is_dir() else workspace_of(config_of(known, flags))
 
 
 def doctor_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,19 +17,18 @@ from sacl.errors import ConfigError, DataError
 from sacl.files.nifti import image_of_labels, is_image, volume_of, volume_of_image
 from sacl.geometry import require_same_grid, to_native
 from sacl.networks.device import resolve_device
+from sacl.networks.segmenter import restored
+from sacl.pack import parts_of_run, read_pack
 from sacl.patches.scan_ranges import doubts_about, measures_of
 from sacl.patches.window import window_of
-from sacl.prediction.coarse import Ensemble, load_coarse
+from sacl.prediction.coarse import Ensemble, ensemble_of
 from sacl.prediction.volume import (
-    USUAL_RECIPE,
     AnyPredictor,
     finished_map,
-    load_predictor,
     predict_volume,
-    read_recipe,
+    predictor_of,
     slice_probabilities,
 )
-from sacl.run.record import arm_named, arms_of
 from sacl.run.workspace import Workspace
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
@@ -200,10 +199,10 @@ def load_model(
     copies: int | None = None,
     keep_component: float | None = None,
 ) -> Model:
-    """Return the segmenter of a finished run, or those of several that predict together.
+    """Return the segmenter of a finished run or of a pack, or those of several together.
 
     Args:
-        paths: Work directories.
+        paths: Work directories, and files that `sacl pack` wrote.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         arm: Which network of the run; the segmenter where none is named.
         copies: Turned and scaled copies per scan; as in the run where unset.
@@ -217,28 +216,26 @@ def load_model(
         DeviceError: the device is not there.
     """
     if not paths:
-        raise ConfigError("load_model: which model? give a work directory")
-    where = resolve_device(device)
-    changes = {"copies": copies, "keep_component": keep_component}
+        raise ConfigError("load_model: which model? give a work directory or a .sacl file")
+    where, changes = resolve_device(device), {"copies": copies, "keep_component": keep_component}
     given = {name: value for name, value in changes.items() if value is not None}
-    members = [_of_run(Workspace(Path(path)), arm, where) for path in paths]
-    return Model(tuple(_with_recipe(member, given) for member in members))
+    return Model(tuple(_member(Path(path), arm, where, given) for path in paths))
 
 
-def _of_run(workspace: Workspace, wanted: str | None, device: torch.device) -> Member:
-    """Return the segmenter of a finished run, and its coarse networks where it reads their maps."""
-    arm = arm_named(workspace, wanted)
-    recipe = read_recipe(workspace.folder("predict")) or USUAL_RECIPE
-    if arm != arms_of(workspace)[0]:
-        recipe = replace(recipe, from_coarse=())
-    predictor = load_predictor(workspace.require("finetune") / arm, device, recipe)
-    coarse = load_coarse(workspace.folder("locate"), device) if predictor.needs_coarse else None
-    return Member(workspace.root.resolve().name, predictor, coarse)
-
-
-def _with_recipe(member: Member, changes: Any) -> Member:
-    recipe = replace(member.predictor.recipe, **changes)
-    return replace(member, predictor=replace(member.predictor, recipe=recipe))
+def _member(
+    path: Path, arm: str | None, device: torch.device, changes: Mapping[str, Any]
+) -> Member:
+    """Return the segmenter of a run or a pack, its recipe changed."""
+    name = path.resolve().name
+    if path.is_dir():
+        parts = parts_of_run(Workspace(path), arm)
+    elif arm is None:
+        parts = read_pack(path)[1]
+    else:
+        raise ConfigError(f"--arm {arm}: {name} has one segmenter; leave it out")
+    recipe = replace(parts.recipe, **changes)
+    predictor = predictor_of(restored(parts.state, parts.text, name), device, recipe)
+    return Member(name, predictor, ensemble_of(parts.coarse, device, name))
 
 
 def _trait(member: Member, what: str) -> str:

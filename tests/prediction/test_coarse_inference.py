@@ -12,7 +12,7 @@ from sacl.patches.coarse_grid import (
     labels_to_coarse,
     linear_weights,
 )
-from sacl.prediction.coarse import VolumeEnsemble, load_coarse, save_network
+from sacl.prediction.coarse import VolumeEnsemble, ensemble_of, read_networks, save_network
 from sacl.prediction.windows import probability
 from sacl.scores.organs_of_case import dice
 from sacl.types import Grid, Volume
@@ -163,7 +163,7 @@ def test_saved_networks_are_read_back_and_locate_the_same(tmp_path):
     networks = [CoarseNetwork(spec).eval() for _ in range(2)]
     for name, network in zip(("fold-0", "all"), networks, strict=True):
         save_network(tmp_path, name, VolumeEnsemble(spec, (network,), CPU))
-    loaded = load_coarse(tmp_path, CPU)
+    loaded = ensemble_of(read_networks(tmp_path), CPU, "here")
     assert loaded.spec == spec
     image = torch.rand(20, 18, 9)
     expected = probability(networks, spec, image)
@@ -171,4 +171,4 @@ def test_saved_networks_are_read_back_and_locate_the_same(tmp_path):
 
 
 def test_a_folder_of_given_maps_has_no_network_to_load(tmp_path):
-    assert load_coarse(tmp_path, CPU) is None
+    assert ensemble_of(read_networks(tmp_path), CPU, "here") is None

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from sacl.cohort.manifest import read_cohort, write_cohort
 from sacl.files.nifti import read_label_map
 from sacl.networks.segmenter import build_segmenter
-from sacl.prediction.coarse import SliceEnsemble, VolumeEnsemble, load_coarse
+from sacl.prediction.coarse import SliceEnsemble, VolumeEnsemble, ensemble_of, read_networks
 from sacl.run.record import fingerprint, read_record
 from sacl.run.workspace import Workspace
 from sacl.settings import LocateSettings, SlicesSettings, VolumeSettings
@@ -73,7 +73,7 @@ def test_the_losses_of_every_network_are_kept(located):
 
 
 def test_all_networks_can_be_loaded_and_locate_a_new_scan(located):
-    ensemble = load_coarse(located.folder("locate"), torch.device("cpu"))
+    ensemble = ensemble_of(read_networks(located.folder("locate")), torch.device("cpu"), "here")
     assert len(ensemble.networks) == 3
     image, labels = blobs(77)
     found = ensemble.locate(Volume(image, GRID), (-50.0, 200.0))
@@ -136,7 +136,9 @@ def test_networks_on_slices_give_every_case_a_map_on_its_own_grid(located_on_sli
 
 
 def test_networks_on_slices_can_be_loaded_and_locate_a_new_scan(located_on_slices):
-    ensemble = load_coarse(located_on_slices.folder("locate"), torch.device("cpu"))
+    ensemble = ensemble_of(
+        read_networks(located_on_slices.folder("locate")), torch.device("cpu"), "here"
+    )
     assert isinstance(ensemble, SliceEnsemble)
     assert len(ensemble.networks) == 3
     image, labels = blobs(77)

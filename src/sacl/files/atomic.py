@@ -48,7 +48,7 @@ def require_ours(path: Path, mark: str, force: bool = False) -> None:
         ours = False
     if not ours:
         raise DataError(
-            f"{path.name}: lies there and was not written by sacl; name another --out, or overwrite"
+            f"{path.name}: lies there and was not written by sacl; give another name, or overwrite"
             " it with --force"
         )
 

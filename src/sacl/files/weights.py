@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
 
 from sacl.errors import DataError
@@ -41,6 +42,19 @@ def read_weights(folder: Path, name: str) -> tuple[dict[str, Tensor], JsonObject
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise DataError(f"{folder.name}/{name}: weights are broken ({error})") from error
     return state, meta
+
+
+def packed(state: Mapping[str, Tensor]) -> bytes:
+    """Return weights as safetensors, without a file."""
+    return save(dict(state))
+
+
+def unpacked(content: bytes, where: str) -> dict[str, Tensor]:
+    """Return what `packed` wrote; header, sizes and offsets are checked, nothing is unpickled."""
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise DataError(f"{where}: no whole safetensors file ({error}); copy it again") from error
 
 
 def described(kind: type[Record], document: JsonObject, where: str, remedy: str) -> Record:

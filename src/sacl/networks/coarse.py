@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from jaxtyping import Float
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetUpBlock
 from monai.networks.nets import DynUNet
+from msgspec import Meta
 from torch import Tensor, nn
 
 from sacl.errors import ConfigError
@@ -16,6 +17,8 @@ from sacl.files.weights import described
 
 Triple = tuple[int, int, int]
 
+_Length = Annotated[float, Meta(ge=0.01, le=1000)]
+_Side = Annotated[int, Meta(ge=1, le=4096)]
 _SMALLEST_MAP = 4
 """No axis is pooled to fewer voxels than this."""
 _LEVELS = 5
@@ -33,9 +36,9 @@ class CoarseSpec:
 
     scheme: str
     organs: tuple[str, ...]
-    spacing_mm: tuple[float, float, float]
-    in_plane_size: int | None
-    crop: Triple
+    spacing_mm: tuple[_Length, _Length, _Length]
+    in_plane_size: _Side | None
+    crop: tuple[_Side, _Side, _Side]
     channels: int
     kernels: tuple[Triple, ...]
     strides: tuple[Triple, ...]

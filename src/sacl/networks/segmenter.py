@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
+import torch
 from jaxtyping import Float
+from msgspec import Meta
 from torch import Tensor, nn
 
 from sacl.errors import DataError
@@ -42,7 +45,7 @@ class SegmenterSpec:
     head: Literal["dense", "query"]
     scheme: str
     organs: tuple[str, ...]
-    image_size: int
+    image_size: Annotated[int, Meta(ge=8, le=4096)]
     window: WindowRule
     placement: Placement
     scans: ScanRanges | None = None
@@ -106,21 +109,40 @@ def build_segmenter(
     return segmenter
 
 
-def restored_segmenter(state: State, text: JsonObject, where: str) -> Segmenter:
+def restored_segmenter(
+    state: State, text: JsonObject, where: str, name: str = SEGMENTER
+) -> Segmenter:
     """Return a segmenter in eval mode from its saved weights and description, which have to fit."""
-    return filled(Segmenter(SegmenterSpec.from_json(text)), state, where)
+    spec = SegmenterSpec.from_json(text)
+    return filled(lambda: Segmenter(spec), state, f"{where}/{name}")
 
 
-def filled(segmenter: AnyModule, state: State, where: str) -> AnyModule:
-    """Return a segmenter in eval mode with its saved weights; a DataError where they do not fit."""
+def filled(build: Callable[[], AnyModule], state: State, where: str) -> AnyModule:
+    """Return a network in eval mode with its saved weights.
+
+    Their shapes are compared with the network's before either takes memory.
+
+    Raises:
+        DataError: they differ; `where` is the name of both files, without suffix.
+    """
     try:
-        segmenter.load_state_dict(state)
-    except RuntimeError as error:
+        with torch.device("meta"):
+            wanted = _shapes(build().state_dict())
+        fits = wanted == _shapes(state)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
+        fits = False  # no network can be built as described
+    if not fits:
         raise DataError(
-            f"{where}/{SEGMENTER}.safetensors: the weights do not fit {SEGMENTER}.json; copy both"
-            " files of one training"
-        ) from error
-    return segmenter.eval()
+            f"{where}.safetensors: the weights do not fit {where.rpartition('/')[2]}.json; copy"
+            " both files of one training"
+        )
+    network = build()
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def _shapes(state: State) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (value.shape, value.dtype) for name, value in state.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +157,11 @@ class VolumeSegmenterSpec:
     window: WindowRule
     scans: ScanRanges | None = None
     head: Literal["volume"] = VOLUME_HEAD
+
+    @property
+    def needs_coarse(self) -> bool:
+        """Tell whether a scan's coarse label map has to be known."""
+        return False
 
     @property
     def organs(self) -> tuple[str, ...]:
@@ -174,9 +201,10 @@ def restored(state: State, text: JsonObject, where: str) -> Segmenter | VolumeSe
         DataError: the description is damaged, or the weights do not fit it.
     """
     spec = spec_of(text)
+    where = f"{where}/{SEGMENTER}"
     if isinstance(spec, VolumeSegmenterSpec):
-        return filled(VolumeSegmenter(spec), state, where)
-    return filled(Segmenter(spec), state, where)
+        return filled(lambda: VolumeSegmenter(spec), state, where)
+    return filled(lambda: Segmenter(spec), state, where)
 
 
 @dataclass(frozen=True, kw_only=True)

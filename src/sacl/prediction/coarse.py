@@ -9,19 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from sacl.errors import DataError
+from sacl.files.documents import JsonObject
 from sacl.files.weights import read_weights, save_weights
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec
-from sacl.networks.segmenter import Segmenter, SegmenterSpec
+from sacl.networks.encoder import State
+from sacl.networks.segmenter import Segmenter, SegmenterSpec, filled, restored_segmenter
 from sacl.patches.coarse_grid import arg_max_on_scan
 from sacl.prediction.assemble import clean_components
-from sacl.prediction.volume import Network, Predictor, load_segmenter, predict_volume
+from sacl.prediction.volume import Network, Predictor, predict_volume
 from sacl.prediction.windows import probability_by_windows
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
@@ -33,7 +36,8 @@ ALL_LABELED = "all"
 """Name of the network that was trained on all labeled scans."""
 
 _NETWORKS = "networks"
-_SLICES, _VOLUMES = "slices", "volumes"
+_SLICES: Literal["slices"] = "slices"
+_VOLUMES: Literal["volumes"] = "volumes"
 _LEAST_PROBABILITY = 1e-6
 _BATCH = 16
 
@@ -101,28 +105,64 @@ def save_network(folder: Path, name: str, trained: Ensemble) -> None:
     save_weights(folder / _NETWORKS / name, kind, network, asdict(trained.spec))
 
 
+@dataclass(frozen=True, eq=False)
+class SavedNetwork:
+    """A coarse network as it is saved: of slices or of volumes, its weights and its description."""
+
+    kind: Literal["slices", "volumes"]
+    state: State
+    text: JsonObject
+
+    @property
+    def spec(self) -> SegmenterSpec | CoarseSpec:
+        """What the description says; a DataError where it is damaged."""
+        kind = SegmenterSpec if self.kind == _SLICES else CoarseSpec
+        return kind.from_json(self.text)
+
+    def ready(self, device: torch.device, where: str) -> Ensemble:
+        """Return an ensemble of this network alone; errors start with where it is from.
+
+        Raises:
+            DataError: the description is damaged, or the weights do not fit it.
+        """
+        if self.kind == _SLICES:
+            segmenter = restored_segmenter(self.state, self.text, where, _SLICES)
+            return SliceEnsemble((segmenter.to(device, memory_format=torch.channels_last),), device)
+        spec = CoarseSpec.from_json(self.text)
+        network = filled(lambda: CoarseNetwork(spec), self.state, f"{where}/{_VOLUMES}")
+        return VolumeEnsemble(spec, (network.to(device),), device)
+
+
+def read_network(folder: Path, name: str) -> SavedNetwork | None:
+    """Return a network as it was saved by a `locate` stage; None where it was not."""
+    place = folder / _NETWORKS / name
+    kinds: tuple[Literal["slices", "volumes"], ...] = (_SLICES, _VOLUMES)
+    kind = next((kind for kind in kinds if (place / f"{kind}.json").is_file()), None)
+    return None if kind is None else SavedNetwork(kind, *read_weights(place, kind))
+
+
+def read_networks(folder: Path) -> list[SavedNetwork]:
+    """Return all networks of a finished `locate` stage; none where its maps are from elsewhere."""
+    names = sorted(path.name for path in (folder / _NETWORKS).glob("*/"))
+    return [network for name in names if (network := read_network(folder, name))]
+
+
 def load_network(folder: Path, name: str, device: torch.device) -> Ensemble | None:
     """Return a network as an ensemble of one; None where it was not saved."""
-    place = folder / _NETWORKS / name
-    if (place / f"{_SLICES}.json").is_file():
-        return SliceEnsemble((load_segmenter(place, device, _SLICES),), device)
-    if (place / f"{_VOLUMES}.json").is_file():
-        weights, text = read_weights(place, _VOLUMES)
-        spec = CoarseSpec.from_json(text)
-        network = CoarseNetwork(spec)
-        network.load_state_dict(weights)
-        return VolumeEnsemble(spec, (network.to(device).eval(),), device)
-    return None
+    saved = read_network(folder, name)
+    return saved.ready(device, name) if saved else None
 
 
-def load_coarse(folder: Path, device: torch.device) -> Ensemble | None:
-    """Return all networks of a finished `locate` stage as one ensemble.
+def ensemble_of(saved: Sequence[SavedNetwork], device: torch.device, where: str) -> Ensemble | None:
+    """Return saved networks as one ensemble, None of no network.
 
-    None where its coarse maps came from elsewhere.
+    Raises:
+        DataError: one of them is damaged, or they are of several kinds or specs.
     """
-    names = sorted(path.name for path in (folder / _NETWORKS).glob("*/"))
-    networks = [network for name in names if (network := load_network(folder, name, device))]
-    return together(networks) if networks else None
+    ready = [network.ready(device, where) for network in saved]
+    if any(type(one) is not type(ready[0]) or one.spec != ready[0].spec for one in ready):
+        raise DataError(f"{where}: coarse networks of several kinds; copy those of one training")
+    return together(ready) if ready else None
 
 
 def together(ensembles: Sequence[Ensemble]) -> Ensemble:

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt
+from msgspec import Meta
 from torch import Tensor
 
 from sacl.files.atomic import write_text
@@ -26,7 +27,6 @@ from sacl.networks.segmenter import (
     VolumeSegmenter,
     VolumeSegmenterSpec,
     restored,
-    restored_segmenter,
 )
 from sacl.patches.coarse_grid import CoarseGrid, arg_max_on_scan, slices_on_scan
 from sacl.patches.query import coverage, cut
@@ -67,8 +67,8 @@ class MapRecipe:
     those of the coarse map, since the segmenter loses them (`guard`).
     """
 
-    copies: int = 0
-    keep_component: float = 0.0
+    copies: Annotated[int, Meta(ge=0, le=100)] = 0
+    keep_component: Annotated[float, Meta(ge=0, le=1)] = 0.0
     from_coarse: tuple[str, ...] = ()
 
 
@@ -86,16 +86,6 @@ def read_recipe(folder: Path) -> MapRecipe | None:
     path = folder / _RECIPE_FILE
     remedy = "run `sacl predict CONFIG.yaml --force`"
     return read_as(path, MapRecipe, remedy) if path.is_file() else None
-
-
-def load_segmenter(folder: Path, device: torch.device, name: str = SEGMENTER) -> Segmenter:
-    """Return a saved segmenter on a device, in eval mode.
-
-    Raises:
-        DataError: there is none, it is damaged, or its weights do not fit its description.
-    """
-    segmenter = restored_segmenter(*read_weights(folder, name), folder.name)
-    return segmenter.to(device, memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +155,7 @@ class VolumePredictor:
     @property
     def needs_coarse(self) -> bool:
         """Tell whether a scan's coarse label map has to be known."""
-        return bool(self.recipe.from_coarse)
+        return self.spec.needs_coarse or bool(self.recipe.from_coarse)
 
 
 AnyPredictor = Predictor | VolumePredictor
