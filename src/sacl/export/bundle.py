@@ -27,10 +27,9 @@ from sacl.export.networks import (
     fits_monai,
     on_volumes,
     page,
-    write_json,
 )
 from sacl.files.atomic import plain, replacing, write_text
-from sacl.files.documents import JsonObject
+from sacl.files.documents import JsonObject, write_json
 from sacl.patches import coarse_grid, window
 from sacl.patches.query import triangle
 from sacl.patches.region import without_islands

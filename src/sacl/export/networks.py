@@ -23,7 +23,7 @@ from torch.nn import functional
 from sacl import __version__
 from sacl.errors import ConfigError
 from sacl.files.atomic import plain, replacing, write_text
-from sacl.files.documents import JsonObject
+from sacl.files.documents import JsonObject, write_json
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec
 from sacl.networks.encoder import State
 from sacl.networks.segmenter import Segmenter, VolumeSegmenter, VolumeSegmenterSpec
@@ -290,11 +290,6 @@ def on_volumes(trained: Trained, form: str = "", reason: str = "") -> VolumeSegm
             " --form onnx or weights"
         )
     return trained.segmenter
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write a document as JSON."""
-    write_text(path, json.dumps(plain(document), indent=1) + "\n")
 
 
 def page(template: str, **values: object) -> str:
