@@ -176,7 +176,7 @@ COMMANDS = {
             _Flag("--source", "the DICOM that was ingested, for dicom-seg and rtstruct", many=True),
             _Flag("--predicted", "folder of label maps to export, instead of a run's"),
         ),
-        "WORK|CONFIG.yaml",
+        "WORK|CONFIG.yaml|MODEL.sacl",
     ),
     "pack": _Command(
         "write the segmenter of a finished run into one file, which predicts anywhere",

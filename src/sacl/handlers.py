@@ -127,13 +127,19 @@ def evaluate_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def export_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Write label maps of a run, or of a folder, in another form."""
     if known.out is None or (known.config is None) == (known.predicted is None):
-        raise ConfigError("export: give --out, and either WORK|CONFIG.yaml or --predicted")
+        raise ConfigError(
+            "export: give --out, and either WORK|CONFIG.yaml|MODEL.sacl or --predicted"
+        )
     misplaced = [name for name in ("arm", "splits", "folds") if getattr(known, name) is not None]
     if known.predicted is not None and misplaced:
         raise ConfigError(f"export: --{misplaced[0]} goes with a run only; leave it out")
-    from sacl.stages.export import export, export_folder
+    from sacl.stages.export import export, export_folder, export_model
 
     form, sources = known.form or "nifti", known.source or []
+    if known.config is not None and known.config.suffix == ".sacl":
+        if misplaced or sources:
+            raise ConfigError(f"export: --{[*misplaced, 'source'][0]} goes with a run, not a pack")
+        return export_model(known.config, known.out, form, force=known.force)
     if known.predicted is None:
         options = {"arm": known.arm, "splits": tuple(known.splits or ()), "sources": sources}
         folds = 5 if known.folds is None else known.folds

@@ -151,9 +151,9 @@ def pack(
         license=license_text or NO_LICENSE,
         organs=tuple(_organ(*numbered) for numbered in enumerate(spec.organs, start=1)),
         recipe=parts.recipe,
-        segmenter=_nameless(parts.text),
+        segmenter=nameless(parts.text),
         coarse=tuple(
-            PackedNetwork(kind=n.kind, description=_nameless(n.text)) for n in parts.coarse
+            PackedNetwork(kind=n.kind, description=nameless(n.text)) for n in parts.coarse
         ),
         trained_on=_counts(workspace),
         scores=_scores(workspace, arm_named(workspace, arm)),
@@ -279,11 +279,11 @@ def _organ(label: int, name: str) -> PackedOrgan:
     return PackedOrgan(label=label, name=name, **of_snomed)
 
 
-def _nameless(value: Any) -> Any:
+def nameless(value: Any) -> Any:
     """Return a description in which the label scheme has no name of a cohort's."""
     if not isinstance(value, Mapping):
         return value
-    return {key: _SCHEME if key == "scheme" else _nameless(item) for key, item in value.items()}
+    return {key: _SCHEME if key == "scheme" else nameless(item) for key, item in value.items()}
 
 
 def _counts(workspace: Workspace) -> JsonObject:

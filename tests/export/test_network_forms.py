@@ -45,7 +45,7 @@ def on_volumes(crop=(16, 16, 8), window=CT, in_plane_size=None) -> Trained:
     )
     torch.manual_seed(3)
     segmenter = VolumeSegmenter(VolumeSegmenterSpec(network=spec, window=window))
-    return Trained(shaken(segmenter), "run")
+    return Trained(shaken(segmenter), "run", "CC-BY-4.0")
 
 
 def on_slices(head="dense") -> Trained:
@@ -60,7 +60,7 @@ def on_slices(head="dense") -> Trained:
         placement=Placement(),
     )
     torch.manual_seed(3)
-    return Trained(shaken(Segmenter(spec)), "run")
+    return Trained(shaken(Segmenter(spec)), "run", "CC-BY-4.0")
 
 
 def shaken(segmenter):
@@ -264,3 +264,4 @@ def test_a_bundle_says_what_it_leaves_out(tmp_path):
     said = (tmp_path / "docs" / "README.md").read_text()
     assert "sacl predict --predict.copies 0" in said
     assert "took aorta from coarse label maps" in said
+    assert '"run": CC-BY-4.0' in (tmp_path / "LICENSE").read_text()

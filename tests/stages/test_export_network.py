@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -107,8 +108,8 @@ def test_an_export_of_a_network_is_recorded_and_keeps_to_its_folder(work, tmp_pa
     assert "holds another export, of other form" in capsys.readouterr().err
     assert export(work, tmp_path / "out", "nnunet-encoder", "--force") == 0
     assert not (tmp_path / "out" / "weights.safetensors").exists()
-    for path in tmp_path.rglob("*"):
-        assert path.is_dir() or str(work.root).encode() not in path.read_bytes()
+    for path in filter(Path.is_file, tmp_path.rglob("*")):  # no path, no name of the cohort
+        assert not [t for t in (str(work.root), '"toy"') if t.encode() in path.read_bytes()]
 
 
 @pytest.mark.parametrize("flags", [("--splits", "test"), ("--source", "dicom")])
@@ -116,6 +117,25 @@ def test_flags_of_label_maps_are_refused_beside_a_network(work, tmp_path, flags,
     assert export(work, tmp_path / "out", "weights", *flags) == 2
     assert flags[0] in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pack_is_exported_as_its_run_is_with_its_title_and_terms(work, tmp_path, capsys):
+    pack = tmp_path / "model.sacl"
+    terms = ("--title", "Toy organs", "--license", "CC0-1.0")
+    assert main(["pack", str(work.root), str(pack), *terms]) == 0
+    assert main(["export", str(pack), "--form", "weights", "--out", str(tmp_path / "pack")]) == 0
+    assert export(work, tmp_path / "run", "weights") == 0
+    of_pack, of_run = (tmp_path / name / "weights.safetensors" for name in ("pack", "run"))
+    assert of_pack.read_bytes() == of_run.read_bytes()
+    about = json.loads((tmp_path / "pack" / "about.json").read_text())
+    assert (about["title"], about["license"]) == ("Toy organs", "CC0-1.0")
+    for more in (["--form", "nifti"], ["--form", "weights", "--arm", "volume"]):
+        assert main(["export", str(pack), "--out", str(tmp_path / "no"), *more]) == 2
+    assert "a pack has none" in capsys.readouterr().err
+    (tmp_path / "other.sacl").write_text("no pack")
+    arguments = ["export", str(tmp_path / "other.sacl"), "--form", "onnx"]
+    assert main([*arguments, "--out", str(tmp_path / "no")]) == 2
+    assert not (tmp_path / "no").exists()
 
 
 def test_a_folder_of_label_maps_has_no_network(work, tmp_path, capsys):

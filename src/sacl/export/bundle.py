@@ -97,10 +97,10 @@ def _metadata(trained: Trained, facts: JsonObject, needed: dict[str, str]) -> Js
         "required_packages_version": {
             name: needed[name] for name in ("nibabel", "pytorch-ignite", "scipy")
         },
-        "name": trained.run,
+        "name": trained.title,
         "task": "segmentation of organs",
         "description": f"{', '.join(trained.segmenter.spec.organs)}; {facts['intensity']}",
-        "authors": "the owner of the run",
+        "authors": "see LICENSE",
         "copyright": "see LICENSE",
         "intended_use": "research, not a medical device",
         "network_data_format": {

@@ -38,13 +38,15 @@ _CHECKPOINT, _PLAN = "checkpoint_final.pth", "adaptation_plan.json"
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A segmenter in eval mode on the CPU, its run's name, and what the run's maps need beside it.
+    """A segmenter in eval mode on the CPU, and what its label maps are made with beside it.
 
     These are the turned copies, the removal of small components, and organs of the coarse maps.
+    `license` says under what terms others may use it.
     """
 
     segmenter: Segmenter | VolumeSegmenter
-    run: str
+    title: str
+    license: str
     copies: int = 0
     keep_component: float = 0.0
     from_coarse: tuple[str, ...] = ()
@@ -75,7 +77,8 @@ def about(trained: Trained) -> JsonObject:
     one = "of the organ" if spec.head == "query" else "per class, background first"
     return {
         "made_by": f"sacl {__version__}",
-        "run": trained.run,
+        "title": trained.title,
+        "license": trained.license,
         "labels": {"0": "background"} | {str(n): o for n, o in enumerate(spec.organs, start=1)},
         "input": f"{where}; i to the right, j to the front, k to the head (RAS+)",
         "intensity": f"{window.modality}: {low:g} {scale} becomes 0, {high:g} becomes 1, clipped",
@@ -286,7 +289,7 @@ def on_volumes(trained: Trained, form: str = "", reason: str = "") -> VolumeSegm
     """Return a segmenter on volumes; refuse one on slices for a form, with the reason."""
     if not isinstance(trained.segmenter, VolumeSegmenter):
         raise ConfigError(
-            f"--form {form}: the segmenter of {trained.run} works on slices, and {reason}; use"
+            f"--form {form}: the segmenter of {trained.title} works on slices, and {reason}; use"
             " --form onnx or weights"
         )
     return trained.segmenter

@@ -113,22 +113,29 @@ def export_folder(
 def export_model(
     path: Path, out: Path, form: str, *, arm: str | None = None, force: bool = False
 ) -> Exported:
-    """Write the segmenter of a finished run, by its work directory, for other programs.
+    """Write the segmenter of a finished run, by its work directory, or of a pack, in a `form`.
 
-    It is the pretrained one unless an `arm` is named. What a form has no place for is refused.
+    It is a run's first unless an `arm` is named. What a form has no place for is refused.
     """
-    chosen = form_named(form, ())
-    [member] = import_module("sacl.model").load_model(path, device="cpu", arm=arm).members
-    predictor = member.predictor
+    chosen, pack = form_named(form, ()), import_module("sacl.pack")
+    if not chosen.network:
+        raise ConfigError(f"--form {form}: is of label maps; a pack has none, only a run")
+    if path.is_dir():
+        title, terms = path.resolve().name, pack.NO_LICENSE
+        parts = pack.parts_of_run(Workspace(path), arm)
+        inputs = {"finetune": fingerprint(Workspace(path).folder("finetune"))}
+    else:
+        manifest, parts = pack.read_pack(path)
+        title, terms, inputs = manifest.title, manifest.license, {"pack": folder_fingerprint(path)}
+    restored = import_module("sacl.networks.segmenter").restored
+    segmenter = restored(parts.state, pack.nameless(parts.text), title)
+    recipe = asdict(parts.recipe)
+    trained = import_module("sacl.export.networks").Trained(segmenter, title, terms, **recipe)
     module, name = chosen.network.split(":")
-    trained = import_module("sacl.export.networks").Trained(
-        predictor.network, member.name, **asdict(predictor.recipe)
-    )
     write = getattr(import_module(f"sacl.export.{module}"), name)
     chosen = replace(chosen, finish=lambda export: write(trained, export.out))
-    inputs = {"finetune": fingerprint(Workspace(path).folder("finetune"))}
-    origin = Origin(form=form, run=member.name, arm=arm, inputs=inputs)
-    common = Export(out, predictor.spec.label_scheme, force=force)
+    origin = Origin(form=form, run=title, arm=arm, inputs=inputs)
+    common = Export(out, trained.segmenter.spec.label_scheme, force=force)
     return write_export(chosen, common, {}, origin)
 
 
