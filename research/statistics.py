@@ -15,13 +15,18 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from research.paired_tests import compare, holm, wilcoxon_p
+from research.paired_tests import compare
 from research.results import Difference, Figures, Interval, SeedPairs
-from sacl.scores.summary import CONFIDENCE, Estimate, bootstrap_mean
+from sacl.scores.summary import (
+    CONFIDENCE,
+    TESTED,
+    Estimate,
+    bootstrap_mean,
+    holm,
+    wilcoxon_p,
+)
 
 METRICS = ("dice", "nsd", "hd95_mm")
-TESTED = ("dice", "nsd")
-"""Metrics that are compared; each is its own family of tests."""
 
 PRIMARY = (
     "Wilcoxon's signed-rank test, paired over subjects; a subject's value is the mean over its"

@@ -1,8 +1,21 @@
 from __future__ import annotations
 
-import pytest
+import itertools
 
-from sacl.organs import canonical_name, is_complete, match, side_pairs, snake_case, wholes
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sacl.organs import (
+    BTCV_ORGANS,
+    canonical_name,
+    is_complete,
+    match,
+    shared_organs,
+    side_pairs,
+    snake_case,
+    wholes,
+)
 
 
 @pytest.mark.parametrize(
@@ -145,3 +158,115 @@ def test_sides_in_camel_case_are_a_pair():
     assert side_pairs(["RightParotid", "LeftParotid", "SpinalCord"]) == [
         ("LeftParotid", "RightParotid")
     ]
+
+
+# -- what two schemes share ----------------------------------------------------------------------
+
+FLARE = ("liver", "kidneys", "spleen", "pancreas")
+LOBES_LEFT = ("lung_upper_lobe_left", "lung_lower_lobe_left")
+LOBES_RIGHT = ("lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right")
+PIECES = {
+    "liver": {"liver"},
+    "kidney_left": {"kidney_left"},
+    "kidney_right": {"kidney_right"},
+    "kidneys": {"kidney_left", "kidney_right"},
+    "lung_left": {*LOBES_LEFT},
+    "lung_right": {*LOBES_RIGHT},
+    "lungs": {*LOBES_LEFT, *LOBES_RIGHT},
+    **{lobe: {lobe} for lobe in (*LOBES_LEFT, *LOBES_RIGHT)},
+}
+"""What cannot be divided of each organ."""
+
+
+def test_merged_kidneys_are_compared_with_both_sides_together_whichever_side_merges():
+    kidneys = ("kidney_right", "kidney_left")
+    assert shared_organs({"run": BTCV_ORGANS, "data": FLARE}).parts == {
+        "spleen": {"run": ("spleen",), "data": ("spleen",)},
+        "liver": {"run": ("liver",), "data": ("liver",)},
+        "pancreas": {"run": ("pancreas",), "data": ("pancreas",)},
+        "kidneys": {"run": kidneys, "data": ("kidneys",)},
+    }
+    turned = shared_organs({"run": FLARE, "data": BTCV_ORGANS})
+    assert turned.parts["kidneys"] == {"run": ("kidneys",), "data": kidneys}
+    assert set(turned.alone["data"]) == {
+        *("gallbladder", "esophagus", "stomach", "aorta", "inferior_vena_cava"),
+        *("portal_vein_and_splenic_vein", "adrenal_gland_right", "adrenal_gland_left"),
+    }
+
+
+def test_three_schemes_share_what_all_of_them_have():
+    named = {"a": ["LK", "RK", "liver"], "b": ["kidneys", "spleen"], "c": ["lkid", "rkid"]}
+    shared = shared_organs(named)
+    assert shared.parts == {
+        "kidneys": {"a": ("LK", "RK"), "b": ("kidneys",), "c": ("lkid", "rkid")}
+    }
+    assert shared.alone == {"a": {"liver": "b has none"}, "b": {"spleen": "a has none"}, "c": {}}
+
+
+def test_one_side_alone_is_not_compared_with_both_and_it_says_why():
+    shared = shared_organs({"run": ["kidney_left", "liver"], "data": ["kidneys", "liver"]})
+    assert list(shared.parts) == ["liver"]
+    assert shared.alone == {
+        "run": {"kidney_left": "data has kidneys in one"},
+        "data": {"kidneys": "run has kidney_left alone of it"},
+    }
+
+
+def test_an_organ_that_a_third_scheme_lacks_says_which():
+    shared = shared_organs({"a": ["LK", "RK"], "b": ["liver"], "c": ["kidneys", "liver"]})
+    assert shared.parts == {}
+    assert shared.alone["c"] == {"kidneys": "b has none", "liver": "a has none"}
+    assert shared.alone["a"] == {"LK": "b has none", "RK": "b has none"}
+
+
+def test_a_misspelled_organ_is_met_with_the_nearest_name():
+    shared = shared_organs({"run": ["liver", "Milz", "pancreas"], "data": ["livver", "pancraes"]})
+    assert shared.parts == {}
+    assert list(shared.lines()) == [
+        "left out of run: liver (is it livver? call it so), Milz, pancreas (is it pancraes? call it"
+        " so)",
+        "left out of data: livver (is it liver? call it so), pancraes (is it pancreas? call it so)",
+    ]
+
+
+def test_the_other_side_is_not_suggested():
+    shared = shared_organs({"run": ["kidney_left", "kidney_right"], "data": ["kidney_left"]})
+    assert shared.alone == {"run": {"kidney_right": ""}, "data": {}}
+    assert shared_organs({"run": ["lung_left"], "data": ["lung_right"]}).alone["run"] == {
+        "lung_left": ""
+    }
+
+
+def schemes():
+    """Return schemes of organs that do not overlap, as those of label maps."""
+    names = st.lists(st.sampled_from(sorted(PIECES)), unique=True)
+    return names.map(
+        lambda drawn: [
+            n for k, n in enumerate(drawn) if not any(PIECES[n] & PIECES[m] for m in drawn[:k])
+        ]
+    )
+
+
+@given(schemes(), schemes())
+def test_shared_organs_are_the_finest_that_both_can_be_merged_into(ours, theirs):
+    def made_of(organ, scheme):
+        """Return the names that together are exactly an organ, by trying all of them."""
+        return next(
+            (
+                names
+                for size in range(1, len(scheme) + 1)
+                for names in itertools.combinations(scheme, size)
+                if set().union(*(PIECES[n] for n in names)) == PIECES[organ]
+            ),
+            None,
+        )
+
+    both = [n for n in {*ours, *theirs} if made_of(n, ours) and made_of(n, theirs)]
+    finest = [n for n in both if not any(PIECES[m] < PIECES[n] for m in both)]
+    named = {"ours": ours, "theirs": theirs}
+    shared = shared_organs(named)
+    assert shared.parts == {n: {s: made_of(n, own) for s, own in named.items()} for n in finest}
+    for name, scheme in named.items():
+        assert set(shared.alone[name]) == {
+            n for n in scheme if not any(PIECES[n] <= PIECES[m] for m in finest)
+        }

@@ -131,6 +131,19 @@ def _ingest(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     return (handlers.explain_command if known.explain else _stage)(known, flags)
 
 
+def _evaluate(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Score a folder of label maps against another, or models on another cohort."""
+    if not (known.model or known.data):
+        return handlers.evaluate_command(known, flags)
+    config, changes = handlers.settings_of_test(known, flags)
+    from sacl.external import external_test
+
+    options = {"coarse": known.coarse, "changes": changes, "force": known.force}
+    tested = external_test(known.model, config, known.out, **options)
+    print(f"report: {tested['report']}", file=sys.stderr)
+    return tested
+
+
 _Handler = Callable[[argparse.Namespace, dict[str, str]], Any]
 _HANDLERS: dict[str, _Handler] = dict(
     run=_run,
@@ -145,7 +158,5 @@ _HANDLERS: dict[str, _Handler] = dict(
     completion=handlers.completion_command,
 )
 """What the commands do that are more than a stage."""
-_OF_FOLDERS: dict[str, _Handler] = dict(
-    predict=handlers.predict_command, evaluate=handlers.evaluate_command
-)
+_OF_FOLDERS: dict[str, _Handler] = dict(predict=handlers.predict_command, evaluate=_evaluate)
 """What the commands do where no run is given, but folders."""

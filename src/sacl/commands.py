@@ -94,6 +94,8 @@ _FORM = (
 _MODEL = "work directory of a finished run, or file of `sacl pack`; several predict together"
 _LICENSE = "under what terms others may use the model; it stands in its card"
 _SCANS = "scans: a file, a folder or a zip of NIfTI, NRRD, MetaImage or DICOM (also --images)"
+_MODELS = "work directories of finished runs, the first to be compared with the others"
+_COARSE = _Flag("--coarse", "folder of coarse label maps, for a run without coarse networks")
 _OR_DATA = "CONFIG.yaml|DATA"
 COMMANDS = {
     "run": _Command(
@@ -134,12 +136,15 @@ COMMANDS = {
             _Flag("--per-organ", "a mask per organ too, in a folder per scan", ""),
             _Flag("--nifti", "NIfTI label maps of scans of other formats too", ""),
             _ARM,
-            _Flag("--coarse", "folder of coarse label maps, for a run without coarse networks"),
+            _COARSE,
         ),
     ),
     "evaluate": _Command(
-        "score the predictions of a run, or of any folder (--predicted)",
+        "score a run, any folder (--predicted), or models on another cohort (--model --data)",
         (
+            _Flag("--model", _MODELS, many=True),
+            *_DATA,
+            _COARSE,
             _Flag("--reference", "folder of reference label maps"),
             _Flag("--predicted", "folder of predicted label maps"),
             _Flag("--out", "folder for the scores"),

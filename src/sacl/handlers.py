@@ -17,6 +17,12 @@ from sacl.errors import ConfigError, DataError, SaclError
 from sacl.run.configure import load_config
 from sacl.settings import RunConfig
 
+_OF_TESTS = {
+    *("ingest.data", "ingest.layout", "ingest.modality", "ingest.series", "ingest.window_hu"),
+    *("ingest.organs", "ingest.overlap", "ingest.repair_grid", "ingest.scan_labels"),
+}
+"""Settings of `ingest` that an external test has, too."""
+
 
 def config_of(known: argparse.Namespace, flags: dict[str, str]) -> RunConfig:
     """Return the settings that a command names, by a file, a folder of scans or flags."""
@@ -84,11 +90,7 @@ def predict_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     from sacl.stages.predict_folder import Extras, predict_folder
 
     config = load_config(None, flags)
-    chosen = {
-        name: getattr(config.predict, name)
-        for name in ("copies", "keep_component")
-        if f"predict.{name}" in flags
-    }
+    chosen = _chosen_recipe(config, flags)
     model = load_model(*known.model, device=config.device, arm=known.arm, **chosen)
     options = {"coarse": known.coarse, "force": known.force}
     extras = Extras(known.nifti, known.per_organ)
@@ -122,6 +124,30 @@ def evaluate_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     folders = (known.reference, known.predicted, known.out)
     options = {"allow_missing": known.allow_missing, "force": known.force}
     return {"folder": str(evaluate_folders(*folders, settings, **options))}
+
+
+def settings_of_test(
+    known: argparse.Namespace, flags: dict[str, str]
+) -> tuple[RunConfig, dict[str, Any]]:
+    """Return the settings of an external test and how label maps are to be made otherwise.
+
+    Settings that choose who is trained, and on what, are refused.
+    """
+    _require_flags(known, "model", "data")
+    splits = [name for name in flags if name.startswith("ingest.") and name not in _OF_TESTS]
+    if splits:
+        raise ConfigError(
+            f"evaluate: --{splits[0]} has no effect on an external test, in which all labeled scans"
+            " are scored; leave it out"
+        )
+    config = load_config(None, {**flags, "ingest.data": json.dumps(known.data)})
+    return config, _chosen_recipe(config, flags)
+
+
+def _chosen_recipe(config: RunConfig, flags: dict[str, str]) -> dict[str, Any]:
+    """Return how label maps are to be made otherwise than by the run's own recipe."""
+    names = ("copies", "keep_component")
+    return {n: getattr(config.predict, n) for n in names if f"predict.{n}" in flags}
 
 
 def export_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch import nn
 
 from sacl.errors import ConfigError, DataError
 from sacl.files.nifti import image_of_labels, is_image, volume_of, volume_of_image
@@ -111,6 +114,20 @@ class Model:
     def needs_coarse(self) -> bool:
         """Tell whether a coarse label map of every scan is read, given or made by the model."""
         return any(member.predictor.needs_coarse for member in self.members)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that decides its label maps: descriptions, weights, how maps are made."""
+        digest = hashlib.sha256()
+        for member in self.members:
+            predictor, located = member.predictor, member.coarse
+            digest.update(f"{predictor.spec} {predictor.recipe}".encode())
+            for network in (predictor.network, *(located.networks if located else ())):
+                assert isinstance(network, nn.Module), "what load_model returns"
+                for name, value in network.state_dict().items():
+                    digest.update(name.encode())
+                    digest.update(np.ascontiguousarray(value.cpu()).data)
+        return digest.hexdigest()[:16]
 
     def require_coarse(self, given: bool) -> None:
         """Refuse to go on without coarse label maps where they are read and cannot be made.

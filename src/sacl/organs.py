@@ -8,9 +8,11 @@ name is only brought into that form.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 
 import yaml
@@ -155,11 +157,89 @@ def match(names: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
     by_canonical = {canonical_name(name): name for name in wanted}
     organ_of = {}
     for name in names:
-        ways = (canonical_name(name), *wholes(name))
-        target = next((by_canonical[way] for way in ways if way in by_canonical), None)
+        target = next((by_canonical[way] for way in _ways(name) if way in by_canonical), None)
         if target is not None:
             organ_of[name] = target
     return organ_of
+
+
+@dataclass(frozen=True)
+class SharedOrgans:
+    """What several schemes have in common, each called by a name.
+
+    `parts` has for every shared organ, by its canonical name, what each scheme calls it or its
+    parts; `alone`, for each scheme, the names that are part of none, with a hint or an empty text.
+    """
+
+    parts: Mapping[str, Mapping[str, tuple[str, ...]]]
+    alone: Mapping[str, Mapping[str, str]]
+
+    def lines(self) -> Iterator[str]:
+        """Yield it as a table, then what is left out."""
+        rows = [["organ", *self.alone]]
+        rows += [[o, *(" + ".join(names) for names in of.values())] for o, of in self.parts.items()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows if self.parts else ():
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            yield "  ".join(cells).rstrip()
+        for scheme, names in self.alone.items():
+            hinted = (f"{name} ({hint})" if hint else name for name, hint in names.items())
+            if names:
+                yield f"left out of {scheme}: {', '.join(hinted)}"
+
+
+def shared_organs(schemes: Mapping[str, Sequence[str]]) -> SharedOrgans:
+    """Return the finest organs that every scheme has, whole or in all of its parts.
+
+    Example:
+        >>> shared = shared_organs({"run": ["liver", "LK", "RK"], "data": ["kidneys", "livr"]})
+        >>> for line in shared.lines():
+        ...     print(line)
+        organ    run      data
+        kidneys  LK + RK  kidneys
+        left out of run: liver (is it livr? call it so)
+        left out of data: livr (is it liver? call it so)
+    """
+    known = [{canonical_name(name) for name in names} for names in schemes.values()]
+    named = dict.fromkeys(canonical_name(name) for names in schemes.values() for name in names)
+    shared = [organ for organ in named if all(is_complete(organ, names) for names in known)]
+    coarser = {whole for organ in shared for whole in wholes(organ)}
+    parts = {
+        organ: {s: tuple(n for n in own if organ in _ways(n)) for s, own in schemes.items()}
+        for organ in shared
+        if organ not in coarser
+    }
+    left = {s: [n for n in own if not set(_ways(n)) & set(parts)] for s, own in schemes.items()}
+    alone = {
+        scheme: {name: _hint(name, scheme, schemes) for name in own} for scheme, own in left.items()
+    }
+    return SharedOrgans(parts, alone)
+
+
+def _ways(name: str) -> tuple[str, ...]:
+    """Return the organs that a name is, or is a part of, the nearest first."""
+    return canonical_name(name), *wholes(name)
+
+
+def _hint(name: str, of: str, schemes: Mapping[str, Sequence[str]]) -> str:
+    """Return why a scheme's name has no match in all others, or which of their names it may be."""
+    own, hint = canonical_name(name), ""
+    mine = {canonical_name(other) for other in schemes[of]}
+    for scheme, names in schemes.items():
+        known = {canonical_name(other): other for other in names}
+        parts = [other for other in names if own in _ways(other)]
+        whole = next((way for way in wholes(name) if way in known), None)
+        if not parts and not whole:
+            side = _split_side(own)[1]
+            free = [other for other in known if other not in mine and _split_side(other)[1] == side]
+            close = difflib.get_close_matches(own, free, n=1)
+            missing = f"{scheme} has none" if len(schemes) > 2 else ""
+            return f"is it {known[close[0]]}? call it so" if close else missing
+        if whole and scheme != of:
+            hint = hint or f"{scheme} has {known[whole]} in one"
+        elif not is_complete(own, known):
+            hint = f"{scheme} has {' and '.join(parts)} alone of it"
+    return hint
 
 
 def _split_side(name: str) -> tuple[str, str | None]:

@@ -45,7 +45,7 @@ def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, 
     workspace = workspace_of(asked)
     before = None if force else read_plan(asked.work)
     if before is None:
-        listed = list_cohort(asked.ingest, workspace)
+        listed, _ = list_cohort(asked.ingest, workspace)
         held = hold_out_of(listed, asked.ingest, asked.seed)
         time = asked.time or USUAL_TIME
     else:

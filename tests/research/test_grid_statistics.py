@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from research.paired_tests import holm
 from research.statistics import (
     Draws,
     compare_strategies,
@@ -17,7 +16,7 @@ from research.statistics import (
     strategy_figures,
     subject_by_seed,
 )
-from sacl.scores.summary import bootstrap_mean
+from sacl.scores.summary import bootstrap_mean, holm
 
 DRAWS = Draws(500, 0)
 

@@ -78,7 +78,8 @@ def fake_work(
         for arm in arms:
             _write_losses(folder / arm / "losses.csv", (), generator)
         results["arms"] = list(arms)
-    with recorded(workspace, "predict", PredictSettings(), {}) as (folder, _):
+    with recorded(workspace, "predict", PredictSettings(), {}) as (folder, results):
+        results["scans"] = dict.fromkeys(arms, len(shown))
         for arm in arms:
             for case, offset in cases if arm == arms[0] else shown:
                 error = offset + QUALITY[arm] * generator.normal(0, 7, offset.shape)

@@ -14,7 +14,6 @@ from sacl.errors import ConfigError, DataError
 from sacl.model import load_model
 from sacl.prediction.volume import USUAL_RECIPE, MapRecipe, Predictor, write_recipe
 from sacl.settings import PredictSettings
-from sacl.stages import predict_folder as module
 from sacl.stages.predict_folder import predict_folder
 from sacl.types import LabelMap
 
@@ -197,7 +196,7 @@ def test_a_scan_unlike_those_of_the_training_is_in_doubt(finished, tmp_path, cap
     )
     (scans / "case-4.nii").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_given_maps", lambda *_: lambda *scan: None)
+        patch.setattr(Predictor, "needs_coarse", False)
         patch.setattr(model.Member, "see", lambda _, volume, *scan: (volume, (0, 1), None))
         patch.setattr(model, "predict_volume", filled)
         predicted = predict_to(finished, scans, tmp_path / "out")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from sacl.cohort.dataset import Dataset, SourceCase, counted, in_short
 from sacl.errors import ConfigError, DataError
@@ -63,6 +64,18 @@ def choose_scheme(dataset: Dataset, wanted: Sequence[str]) -> tuple[LabelScheme,
         for whole, parts in merged.items()
     )
     return LabelScheme(dataset.name, names), notes
+
+
+def only_labeled(dataset: Dataset) -> tuple[Dataset, tuple[str, ...]]:
+    """Return the scans with a reference, all for testing, and the names of the others."""
+    labeled = tuple(replace(c, split="test") for c in dataset.cases if c.has_reference)
+    if not labeled:
+        raise DataError(
+            f"{dataset.name}: none of {counted(len(dataset.cases), 'scan')} has a label map, so"
+            " nothing can be scored; `sacl predict` makes label maps of such scans"
+        )
+    others = tuple(case.case_id for case in dataset.cases if not case.has_reference)
+    return replace(dataset, cases=labeled), others
 
 
 def label_of_value(

@@ -108,6 +108,19 @@ def in_scheme(
     return SchemeMap(label_map, unnamed=unnamed, repair=repair)
 
 
+def merged_into(label_map: LabelMap, scheme: LabelScheme) -> LabelMap:
+    """Return a label map in another scheme, parts merged into their whole, other organs left out.
+
+    Every organ of the scheme has to be complete in the map's own one.
+    """
+    organ_of = match(label_map.scheme.names, scheme.names)
+    label_of = [
+        scheme.label_of(organ_of[n]) if n in organ_of else 0 for n in label_map.scheme.names
+    ]
+    table = np.array([0, *label_of], scheme.label_type)
+    return LabelMap(relabeled(label_map.voxels, table), label_map.grid, scheme)
+
+
 def _require_known(
     case: SourceCase, values: set[int], label_of: Mapping[int, int], ignore: int | None
 ) -> None:

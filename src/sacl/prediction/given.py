@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,9 @@ _POSTFIXES = ("seg", "segmentation", "pred", "prediction", "label", "labels", "m
 _WHOLE = ("combined_labels", "segmentations", "segmentation", "labels")
 """Names of the one label map in a case's folder, where it is not called as the case."""
 _REMEDY = "resample the label map onto the image's grid"
+ReadCoarse = Callable[[str, Grid], SchemeMap | None]
+"""From a case and its scan's grid to the coarse label map that was given; None where none was."""
+
 _SAID = 8
 _WINS = "the organ that is smaller in the scan"
 
@@ -130,6 +133,14 @@ def given_fingerprint(source: Path) -> str:
     if source.suffix == ".json":
         listed += [folder_fingerprint(path) for path in anatomy_masks(source).values()]
     return hashlib.sha256("".join(listed).encode()).hexdigest()[:16]
+
+
+def coarse_reader(source: Path | None, names: Sequence[str], scheme: LabelScheme) -> ReadCoarse:
+    """Return what reads the given coarse map of a scan; the maps are listed before the first."""
+    if source is None:
+        return lambda name, grid: None
+    survey = survey_maps(source, names, scheme)
+    return lambda name, grid: read_given_map(survey.maps[name], scheme, grid)
 
 
 def read_given_map(

@@ -24,7 +24,13 @@ FINDINGS_FILE = "findings.json"
 """In the folder of a run's predictions."""
 
 Kind = Literal[
-    "vanished", "never_predicted", "worse_than_coarse", "lost_volume", "at_border", "never_located"
+    "unlike_training",
+    "vanished",
+    "never_predicted",
+    "worse_than_coarse",
+    "lost_volume",
+    "at_border",
+    "never_located",
 ]
 """What is doubted, from what weighs most to what weighs least."""
 
@@ -70,7 +76,7 @@ _Said = tuple[Kind, Sequence[Change], str]
 
 @dataclass(frozen=True)
 class Doubt:
-    """One doubt about an organ, in which scans, and in words."""
+    """One doubt about an organ, or about all where it is empty; in which scans, and in words."""
 
     organ: str
     kind: Kind

@@ -121,12 +121,16 @@ def run_stage(
     workspace: Workspace | None = None,
     force: bool = False,
     label: str = "",
+    by: Any = None,
 ) -> Path:
-    """Run one stage, unless it is up to date, in the configuration's work directory or another."""
+    """Run one stage, unless it is up to date, in the configuration's work directory or another.
+
+    `by` does its work in place of the stage's module, if given: it has the same two functions.
+    """
     if workspace is None:
         budget = budgets_of(config, (stage,)).get(stage)
         workspace = replace(workspace_of(config), budget=budget)
-    settings, module = getattr(config, stage), stage_module(stage)
+    settings, module = getattr(config, stage), by or stage_module(stage)
     with workspace.locked():
         _check_disk(workspace.root)
         inputs = module.inputs(settings, workspace)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ COLUMNS = (
 )
 """Columns of `scores.csv`: five of text, five of numbers."""
 METRICS = ("dice", "nsd", "hd95_mm")
+TESTED = ("dice", "nsd")
+"""Metrics by which runs are compared: those that are finite wherever they are defined."""
 RESAMPLES = 5000
 """Resamples of the bootstrap over subjects."""
 CONFIDENCE = 0.95
@@ -40,6 +42,8 @@ FEWEST = 8
 """Fewer values say nothing of what is usual among them."""
 _NORMAL = 1.4826
 """The median absolute deviation times this is the standard deviation of a normal distribution."""
+_DECIMALS = 12
+"""Differences of means are rounded so that equal scores make a zero and not 1e-17."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,28 @@ class RunFigures(PairCounts):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """A run less another one, paired over subjects.
+
+    `organ` is empty for the mean over organs. `p` is of Wilcoxon's signed-rank test; `p_holm` of an
+    organ is Holm-corrected for the number of organs, and that of the mean is `p` itself.
+    """
+
+    run: str
+    against: str
+    metric: str
+    organ: str
+    difference: Estimate
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """All figures of an evaluation; the first run is the main one.
 
-    `subjects` and `cases` count those that were scored, by split.
+    `subjects` and `cases` count those that were scored, by split. `differences` are those of the
+    main run from its rivals.
     """
 
     nsd_tolerance_mm: float
@@ -107,12 +129,17 @@ class Summary:
     cases: Mapping[str, int]
     organs: tuple[str, ...]
     runs: Mapping[str, RunFigures]
+    differences: tuple[PairedDifference, ...] = ()
 
 
 def summarize(
-    rows: Sequence[ScoreRow], nsd_tolerance_mm: float, resamples: int = RESAMPLES, seed: int = 0
+    rows: Sequence[ScoreRow],
+    nsd_tolerance_mm: float,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    rivals: Sequence[str] = (),
 ) -> Summary:
-    """Return all figures of some scores."""
+    """Return all figures of some scores; the first run is compared with its rivals."""
     scores = score_table(rows)
     runs = list(dict.fromkeys(row.run for row in rows))
     means = {metric: subject_means(scores, metric) for metric in METRICS}
@@ -125,6 +152,12 @@ def summarize(
         cases=_per_split(scores, "case_id"),
         organs=tuple(dict.fromkeys(row.score.organ for row in rows)),
         runs={run: _run(scores[scores["run"] == run], means, resamples, seed) for run in runs},
+        differences=tuple(
+            difference
+            for rival in rivals
+            if rival in runs
+            for difference in paired_differences(scores, runs[0], rival, resamples, seed)
+        ),
     )
 
 
@@ -163,6 +196,73 @@ def robust_z(values: Float[np.ndarray, " n"], floor: float) -> Float[np.ndarray,
         return np.full(values.shape, math.nan)
     center = np.median(finite)
     return (values - center) / max(_NORMAL * float(np.median(np.abs(finite - center))), floor)
+
+
+def paired_differences(
+    scores: pd.DataFrame, run: str, against: str, resamples: int = RESAMPLES, seed: int = 0
+) -> list[PairedDifference]:
+    """Compare two runs of a table by Dice and by NSD: the mean over organs first, then each organ.
+
+    A subject for which one of them is undefined is not a pair.
+    """
+    scores = scores[scores["run"].isin((run, against))]
+    parts = {"": scores} | {str(organ): part for organ, part in scores.groupby("organ", sort=False)}
+    return [
+        tested
+        for metric in TESTED
+        for tested in _differences(parts, metric, (run, against), resamples, seed)
+    ]
+
+
+def _differences(
+    parts: Mapping[str, pd.DataFrame], metric: str, runs: tuple[str, str], resamples: int, seed: int
+) -> Iterator[PairedDifference]:
+    """Yield a pair of runs' differences in some parts of the scores, the first one uncorrected."""
+    pairs = []
+    for part in parts.values():
+        means = subject_means(part, metric).reindex(columns=list(runs))
+        pairs.append(means.diff(axis=1, periods=-1).iloc[:, 0].round(_DECIMALS).to_numpy())
+    p = [wilcoxon_p(pair) for pair in pairs]
+    for organ, pair, plain, adjusted in zip(parts, pairs, p, [p[0], *holm(p[1:])], strict=True):
+        yield PairedDifference(
+            run=runs[0],
+            against=runs[1],
+            metric=metric,
+            organ=organ,
+            difference=bootstrap_mean(pair, resamples, seed),
+            p=plain,
+            p_holm=adjusted,
+        )
+
+
+def wilcoxon_p(differences: ArrayLike) -> float:
+    """Return the two-sided p of Wilcoxon's signed-rank test (Biometrics Bulletin 1945, 1(6):80).
+
+    Zero differences are dropped, as Wilcoxon did; where all are zero, p is 1, and NaN where there
+    is no pair at all. Exact for few pairs without ties.
+    """
+    difference = np.asarray(differences, dtype=np.float64)
+    difference = difference[np.isfinite(difference)]
+    if not difference.size:
+        return math.nan
+    if not difference.any():
+        return 1.0
+    return float(stats.wilcoxon(difference[difference != 0]).pvalue)
+
+
+def holm(p_values: ArrayLike) -> list[float]:
+    """Return p-values adjusted for their number (Holm, Scand. J. Statist. 1979, 6:65).
+
+    The k-th smallest of m is multiplied by m − k + 1, never below the one before, at most 1. NaN
+    stays NaN and does not count as a test.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    adjusted = np.full(p.shape, np.nan)
+    tested = np.flatnonzero(np.isfinite(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return adjusted.tolist()
 
 
 def subject_means(scores: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from sacl.files.atomic import require_ours
 from sacl.files.nifti import read_label_map
 from sacl.progress import say, track
 from sacl.report.page import render
-from sacl.run.record import arms_of, fingerprint, recorded
+from sacl.run.record import RECORD, fingerprint, read_record, recorded
 from sacl.run.workspace import Workspace
 from sacl.scores.organs_of_case import score_case
 from sacl.scores.summary import (
@@ -34,15 +34,21 @@ _SCORES, _SUMMARY = "scores.csv", "summary.json"
 
 def inputs(settings: EvaluateSettings, workspace: Workspace) -> dict[str, str]:
     """Return the fingerprints of the stages that evaluation reads."""
-    stages = ("ingest", "locate", "predict")
+    stages = ("ingest", *["locate"] * _has_coarse(workspace), "predict")
     return {stage: fingerprint(workspace.require(stage)) for stage in stages}
+
+
+def _has_coarse(workspace: Workspace) -> bool:
+    """Tell whether there are coarse maps; an external test has none."""
+    return (workspace.folder("locate") / RECORD).is_file()
 
 
 def evaluate(settings: EvaluateSettings, workspace: Workspace) -> Path:
     """Score all runs on the held-out scans, write `scores.csv` and `summary.json`.
 
-    The runs are the predictions of every arm, the pretrained one first, and the coarse maps. All
-    of them are scored on the same scans: those of validation and test that have a reference.
+    The runs are those that predicted, the main one first, and the coarse maps. All of them are
+    scored on the same scans: those of validation and test that have a reference. The main run is
+    compared with every other one, paired over subjects; not with the coarse maps.
     """
     with recorded(workspace, "evaluate", settings, inputs(settings, workspace)) as (folder, done):
         cohort = read_cohort(workspace.folder("ingest"))
@@ -52,11 +58,14 @@ def evaluate(settings: EvaluateSettings, workspace: Workspace) -> Path:
                 "evaluate: no scan of the splits validation and test has a reference, nothing"
                 " is scored; hold annotated subjects out at ingest to get scores"
             )
-        maps = {arm: workspace.folder("predict") / arm for arm in arms_of(workspace)}
-        maps[COARSE] = workspace.folder("locate") / "maps"
+        predicted = read_record(workspace.require("predict"))
+        runs = tuple(predicted.results["scans"]) if predicted else ()
+        maps = {run: workspace.folder("predict") / run for run in runs}
+        if _has_coarse(workspace):
+            maps[COARSE] = workspace.folder("locate") / "maps"
         rows = list(_score_runs(workspace, cases, maps, settings.nsd_tolerance_mm))
         rows.sort(key=lambda row: list(maps).index(row.run))
-        summary = _write(folder, rows, settings.nsd_tolerance_mm, workspace.seed)
+        summary = _write(folder, rows, settings.nsd_tolerance_mm, workspace.seed, runs[1:])
         done.update(runs=list(maps), cases=len(cases), subjects=dict(summary.subjects))
     return folder
 
@@ -131,9 +140,15 @@ def _say_doubts(doubts: Mapping[str, str]) -> None:
         say(f"evaluate: {first_of(list(doubts.items()), 'maps')}")
 
 
-def _write(folder: Path, rows: Sequence[ScoreRow], tolerance_mm: float, seed: int) -> Summary:
+def _write(
+    folder: Path,
+    rows: Sequence[ScoreRow],
+    tolerance_mm: float,
+    seed: int,
+    rivals: Sequence[str] = (),
+) -> Summary:
     """Write both files and print the table."""
-    summary = summarize(rows, tolerance_mm, seed=seed)
+    summary = summarize(rows, tolerance_mm, seed=seed, rivals=rivals)
     write_scores(folder / _SCORES, rows)
     write_score_summary(folder / _SUMMARY, summary)
     if rows:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sacl.cohort.convert import CohortPlan, Converted, Window, convert_case, decisions, plan_cohort
-from sacl.cohort.dataset import Dataset
+from sacl.cohort.dataset import Dataset, Modality
 from sacl.cohort.layouts.explain import Explanation, explain_dataset
 from sacl.cohort.layouts.listing import Sources, list_sources, source_fingerprints
 from sacl.cohort.manifest import write_cohort
@@ -48,28 +48,40 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
     """
     with recorded(workspace, "ingest", settings, inputs(settings, workspace)) as (folder, done):
         dataset, modality = list_sources(_sources(settings, workspace))
-        plan = plan_cohort(dataset, settings.organs, SplitRules.of(settings), workspace.seed)
-        for line in plan.lines:
-            say(f"ingest: {line}")
-        rules = MapRules(plan.scheme, settings.overlap, settings.repair_grid == "nearest")
-        window = WindowRule(modality, settings.window_hu)
-        converted = _convert(folder, plan, rules, lambda v, where: window_of(v, window, where))
-        cases = tuple(each.case for each in converted)
-        from_tags = dataset.layout == "dicom" and settings.scan_labels is None
-        source: Literal["table", "tags"] = "tags" if from_tags else "table"
-        cohort = Cohort(dataset.name, plan.scheme, cases, modality, settings.window_hu, source)
-        write_cohort(folder, cohort)
-        decided = decisions(converted)
-        for line in decided.lines(settings.overlap):
-            say(f"ingest: {line}")
-        done.update(_counts(cohort), layout=dataset.layout, labeled_subjects=plan.labeled)
-        done.update(dataclasses.asdict(decided))
+        done.update(write_listed(folder, dataset, modality, settings, workspace.seed))
     return folder
 
 
-def list_cohort(settings: IngestSettings, workspace: Workspace) -> Dataset:
-    """Return the scans as listed before any is read, in the data's own splits."""
-    return list_sources(_sources(settings, workspace))[0]
+def write_listed(
+    folder: Path, dataset: Dataset, modality: Modality, settings: IngestSettings, seed: int
+) -> dict[str, Any]:
+    """Write a listed dataset as a cohort into a folder, and return what is worth recording."""
+    plan = plan_cohort(dataset, settings.organs, SplitRules.of(settings), seed)
+    for line in plan.lines:
+        say(f"ingest: {line}")
+    rules = MapRules(plan.scheme, settings.overlap, settings.repair_grid == "nearest")
+    window = WindowRule(modality, settings.window_hu)
+    converted = _convert(folder, plan, rules, lambda v, where: window_of(v, window, where))
+    cases = tuple(each.case for each in converted)
+    from_tags = dataset.layout == "dicom" and settings.scan_labels is None
+    source: Literal["table", "tags"] = "tags" if from_tags else "table"
+    cohort = Cohort(dataset.name, plan.scheme, cases, modality, settings.window_hu, source)
+    write_cohort(folder, cohort)
+    decided = decisions(converted)
+    for line in decided.lines(settings.overlap):
+        say(f"ingest: {line}")
+    named = {"layout": dataset.layout, "labeled_subjects": plan.labeled}
+    return _counts(cohort) | named | dataclasses.asdict(decided)
+
+
+def list_cohort(
+    settings: IngestSettings, workspace: Workspace | None = None
+) -> tuple[Dataset, Modality]:
+    """Return the scans as listed before any is read, in the data's own splits, and their modality.
+
+    The key to DICOM's pseudonyms is kept in the work directory, if one is given.
+    """
+    return list_sources(_sources(settings, workspace))
 
 
 def explain(settings: IngestSettings, workspace: Workspace) -> list[Explanation]:
@@ -78,16 +90,16 @@ def explain(settings: IngestSettings, workspace: Workspace) -> list[Explanation]
     return [explain_dataset(path, sources.layout, sources.export) for path in sources.paths]
 
 
-def _sources(settings: IngestSettings, workspace: Workspace) -> Sources:
+def _sources(settings: IngestSettings, workspace: Workspace | None) -> Sources:
     """Return where the scans lie: the given folders, else what the phantom stage generated."""
     paths = settings.data
     if not paths:
-        phantom = workspace.folder("phantom")
+        phantom = workspace.folder("phantom") if workspace else Path()
         if not (phantom / "run.json").is_file():
             raise ConfigError("ingest.data: no data to read; give --data FOLDER or phantom.scans")
         paths = (phantom / PHANTOM,)
     how = settings.layout, settings.modality, settings.scan_labels, settings.fold, settings.series
-    return Sources(paths, *how, workspace.root)
+    return Sources(paths, *how, workspace.root if workspace else None)
 
 
 def _convert(folder: Path, plan: CohortPlan, rules: MapRules, window: Window) -> list[Converted]:
@@ -100,9 +112,9 @@ def _convert(folder: Path, plan: CohortPlan, rules: MapRules, window: Window) ->
         return list(track(written, "ingest", len(cases)))
 
 
-def _counts(cohort: Cohort) -> dict[str, object]:
+def _counts(cohort: Cohort) -> dict[str, Any]:
     """Return modality, organs and the numbers of cases and subjects by split, and say these."""
-    counts: dict[str, object] = {"modality": cohort.modality, "organs": cohort.scheme.names}
+    counts: dict[str, Any] = {"modality": cohort.modality, "organs": cohort.scheme.names}
     lines = []
     for split in SPLITS:
         cases = cohort.of_split(split)

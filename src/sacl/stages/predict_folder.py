@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sacl.cohort.dataset import counted
-from sacl.cohort.references import SchemeMap
 from sacl.errors import ConfigError, DataError, SaclError
 from sacl.export.forms import mask_alone, mask_names
 from sacl.files.atomic import owned, real, require_own
 from sacl.files.documents import cell_text
 from sacl.model import Model
-from sacl.prediction.given import read_given_map, survey_maps
+from sacl.prediction.given import ReadCoarse, coarse_reader
 from sacl.prediction.new_scans import NIFTI, NewScan, find_scans
 from sacl.progress import say, track
 from sacl.scores.organs_of_case import OrganMeasures, measure_organs
-from sacl.types import Grid, LabelMap, NativeFrame
+from sacl.types import LabelMap, NativeFrame
 
 _BYTES_PER_VOXEL, _BASE_GB = 17, 0.7
 """Of a scan while it is read, predicted and cleaned, and of the rest: imports, networks, a batch;
@@ -28,9 +27,6 @@ _SAY_ABOVE_GB = 2.0
 STATISTICS, PREVIEWS = "statistics.csv", "previews"
 _COLUMNS = ("case", "organ", "volume_ml", "mean", "sd")
 _SAID = 3
-
-ReadCoarse = Callable[[str, Grid], SchemeMap | None]
-"""From a case and its scan's grid to the coarse label map that was given; None where none was."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,9 @@ def predict_folder(
     failures: dict[str, str] = {}
     answers = _with_good_headers(answers, failures)
     _require_free(answers, out, force)
-    read_coarse = _given_maps(model, coarse, [answer.scan.name for answer in answers])
+    model.require_coarse(given=coarse is not None)
+    given = coarse if model.needs_coarse else None
+    read_coarse = coarse_reader(given, [answer.scan.name for answer in answers], model.scheme)
     return _predict_all(answers, read_coarse, failures, found.notes)
 
 
@@ -222,15 +220,6 @@ def write_statistics(path: Path, measures: Mapping[str, Sequence[OrganMeasures]]
 def _row(case: str, organ: OrganMeasures) -> list[str]:
     numbers = (f"{organ.volume_ml:.3f}", f"{organ.mean:.2f}", f"{organ.sd:.2f}")
     return [cell_text(case), cell_text(organ.organ), *(n if n != "nan" else "" for n in numbers)]
-
-
-def _given_maps(model: Model, coarse: Path | None, names: Sequence[str]) -> ReadCoarse:
-    """Return what reads the given coarse map of a scan, before the first scan is read."""
-    model.require_coarse(given=coarse is not None)
-    if coarse is None or not model.needs_coarse:
-        return lambda name, grid: None
-    survey = survey_maps(coarse, names, model.scheme)
-    return lambda name, grid: read_given_map(survey.maps[name], model.scheme, grid)
 
 
 def _with_good_headers(answers: Sequence[Answer], failures: dict[str, str]) -> list[Answer]:
