@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -25,7 +24,7 @@ from sacl.organs import SharedOrgans, shared_organs
 from sacl.prediction.guard import Doubt, Findings, write_findings
 from sacl.progress import say
 from sacl.run.pipeline import run_stage, summary, workspace_of
-from sacl.run.record import fingerprint, recorded
+from sacl.run.record import Tree, fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings, PredictSettings, RunConfig
 from sacl.stages import ingest
@@ -41,9 +40,9 @@ def external_test(
     out: Path | None = None,
     *,
     coarse: Path | None = None,
-    changes: Mapping[str, Any] | None = None,
+    changes: Tree | None = None,
     force: bool = False,
-) -> dict[str, Any]:
+) -> Tree:
     """Predict and score the labeled scans of `ingest.data`; return where the results are.
 
     Args:

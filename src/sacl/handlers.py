@@ -90,7 +90,7 @@ def predict_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     from sacl.stages.predict_folder import Extras, predict_folder
 
     config = load_config(None, flags)
-    chosen = _chosen_recipe(config, flags)
+    chosen = chosen_recipe(config, flags)
     model = load_model(*known.model, device=config.device, arm=known.arm, **chosen)
     options = {"coarse": known.coarse, "force": known.force}
     extras = Extras(known.nifti, known.per_organ)
@@ -126,13 +126,8 @@ def evaluate_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     return {"folder": str(evaluate_folders(*folders, settings, **options))}
 
 
-def settings_of_test(
-    known: argparse.Namespace, flags: dict[str, str]
-) -> tuple[RunConfig, dict[str, Any]]:
-    """Return the settings of an external test and how label maps are to be made otherwise.
-
-    Settings that choose who is trained, and on what, are refused.
-    """
+def settings_of_test(known: argparse.Namespace, flags: dict[str, str]) -> RunConfig:
+    """Return the settings of an external test; those that choose who is trained are refused."""
     _require_flags(known, "model", "data")
     splits = [name for name in flags if name.startswith("ingest.") and name not in _OF_TESTS]
     if splits:
@@ -140,11 +135,10 @@ def settings_of_test(
             f"evaluate: --{splits[0]} has no effect on an external test, in which all labeled scans"
             " are scored; leave it out"
         )
-    config = load_config(None, {**flags, "ingest.data": json.dumps(known.data)})
-    return config, _chosen_recipe(config, flags)
+    return load_config(None, {**flags, "ingest.data": json.dumps(known.data)})
 
 
-def _chosen_recipe(config: RunConfig, flags: dict[str, str]) -> dict[str, Any]:
+def chosen_recipe(config: RunConfig, flags: dict[str, str]) -> dict[str, Any]:
     """Return how label maps are to be made otherwise than by the run's own recipe."""
     names = ("copies", "keep_component")
     return {n: getattr(config.predict, n) for n in names if f"predict.{n}" in flags}

@@ -17,7 +17,7 @@ from sacl.cohort.splits import SplitRules
 from sacl.errors import ConfigError
 from sacl.patches.window import WindowRule, window_of
 from sacl.progress import say, track
-from sacl.run.record import fingerprint, recorded
+from sacl.run.record import Tree, fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings
 from sacl.types import SPLITS, Cohort
@@ -54,7 +54,7 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
 
 def write_listed(
     folder: Path, dataset: Dataset, modality: Modality, settings: IngestSettings, seed: int
-) -> dict[str, Any]:
+) -> Tree:
     """Write a listed dataset as a cohort into a folder, and return what is worth recording."""
     plan = plan_cohort(dataset, settings.organs, SplitRules.of(settings), seed)
     for line in plan.lines:
@@ -71,7 +71,7 @@ def write_listed(
     for line in decided.lines(settings.overlap):
         say(f"ingest: {line}")
     named = {"layout": dataset.layout, "labeled_subjects": plan.labeled}
-    return _counts(cohort) | named | dataclasses.asdict(decided)
+    return {**_counts(cohort), **named, **dataclasses.asdict(decided)}
 
 
 def list_cohort(
@@ -112,7 +112,7 @@ def _convert(folder: Path, plan: CohortPlan, rules: MapRules, window: Window) ->
         return list(track(written, "ingest", len(cases)))
 
 
-def _counts(cohort: Cohort) -> dict[str, Any]:
+def _counts(cohort: Cohort) -> Tree:
     """Return modality, organs and the numbers of cases and subjects by split, and say these."""
     counts: dict[str, Any] = {"modality": cohort.modality, "organs": cohort.scheme.names}
     lines = []
