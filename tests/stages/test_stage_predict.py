@@ -112,7 +112,7 @@ def test_test_scans_do_not_decide_whose_map_is_taken(finished, tmp_path, monkeyp
         asked.extend(row.case_id for row in changes)
         return ()
 
-    monkeypatch.setattr(predicting, "organs_to_take_from_coarse", remember)
+    monkeypatch.setattr(predicting.guard, "organs_to_take_from_coarse", remember)
     predict(PredictSettings(copies=1), workspace)
     assert set(asked) == {"case-0", "case-1", "case-2"}
 

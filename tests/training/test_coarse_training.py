@@ -14,7 +14,8 @@ from sacl.training.coarse import (
     loss_of_levels,
     random_turns,
 )
-from sacl.training.volumes import VolumePlan, train_coarse
+from sacl.training.pace import Plan
+from sacl.training.volumes import train_coarse
 
 CPU = torch.device("cpu")
 
@@ -99,7 +100,7 @@ def test_a_rotation_is_one_in_mm_and_never_a_reflection():
 
 
 def test_learns_to_tell_two_blobs_apart_and_gives_a_loss_per_step():
-    plan = VolumePlan(steps=30, batch=2, learning_rate=3e-2, seed=0)
+    plan = Plan(steps=30, batch=2, learning_rate=3e-2, seed=0)
     network, losses = train_coarse(spec_of(), [case_of(), case_of()], plan, CPU, what="test")
     assert len(losses) == 30
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
@@ -107,14 +108,14 @@ def test_learns_to_tell_two_blobs_apart_and_gives_a_loss_per_step():
 
 
 def test_training_is_the_same_twice():
-    plan = VolumePlan(steps=2, batch=1, learning_rate=1e-3, seed=3)
+    plan = Plan(steps=2, batch=1, learning_rate=1e-3, seed=3)
     runs = [train_coarse(spec_of(), [case_of()], plan, CPU, what="test") for _ in range(2)]
     assert runs[0][1] == runs[1][1]
 
 
 def test_an_organ_nobody_annotated_is_not_trained_as_background():
     """Where organ 2 is not annotated, calling its voxels organ 2 must cost nothing."""
-    plan = VolumePlan(steps=60, batch=2, learning_rate=3e-2, seed=0)
+    plan = Plan(steps=60, batch=2, learning_rate=3e-2, seed=0)
     full, partial = case_of(), case_of(annotated=(True, False))
     partial.labels[partial.labels == 2] = 0
     network, _ = train_coarse(spec_of(), [full, partial], plan, CPU, what="test")
@@ -132,7 +133,7 @@ def test_scans_without_any_organ_cannot_train_a_network():
         train_coarse(
             spec_of(),
             [case],
-            VolumePlan(steps=1, batch=1, learning_rate=1e-3, seed=0),
+            Plan(steps=1, batch=1, learning_rate=1e-3, seed=0),
             CPU,
             what="test",
         )

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from sacl.cohort.dataset import in_short
-from sacl.files.documents import write_table
 from sacl.networks.device import resolve_device
 from sacl.prediction.coarse import (
     ALL_LABELED,
@@ -31,13 +28,13 @@ from sacl.stages.scan import Scan
 from sacl.training.coarse import coarse_case, volume_spec
 from sacl.training.coarse_slices import (
     ScanSlices,
-    SlicePlan,
     slice_spec,
     slices_of,
     train_on_slices,
 )
-from sacl.training.pace import Pace, keep_pace
-from sacl.training.volumes import VolumePlan, train_coarse
+from sacl.training.loop import write_losses
+from sacl.training.pace import Pace, Plan, keep_pace
+from sacl.training.volumes import train_coarse
 from sacl.types import Case, Cohort, LabelMap
 
 FOLDS = 3
@@ -168,7 +165,7 @@ def train_networks(
                 pace=pace,
             )
             keep_pace(folder, name, pace)
-            _write_losses(folder / "losses.csv", name, losses)
+            write_losses(folder / "losses.csv", losses, name)
             save_network(folder, name, trained)
         networks[name] = trained
     return networks
@@ -227,7 +224,7 @@ def _on_volumes(
     spec = volume_spec(cohort.scheme, *grid, settings.channels)
 
     def train_one(cases: Sequence[Case], seed: int, **how: Any) -> tuple[Ensemble, list[float]]:
-        plan = VolumePlan(steps=volume.steps, learning_rate=VOLUME_LEARNING_RATE, seed=seed)
+        plan = Plan(steps=volume.steps, learning_rate=VOLUME_LEARNING_RATE, seed=seed)
         scans = [labeled[case.case_id] for case in cases]
         network, losses = train_coarse(spec, scans, plan, device, **how)
         return VolumeEnsemble(spec, (network,), device), losses
@@ -249,7 +246,7 @@ def _on_slices(
     unlabeled = _unlabeled(slices.size, workspace, cohort) if slices.teacher_steps else []
 
     def train_one(cases: Sequence[Case], seed: int, **how: Any) -> tuple[Ensemble, list[float]]:
-        plan = SlicePlan(
+        plan = Plan(
             steps=slices.steps,
             teacher_steps=slices.teacher_steps,
             copy_paste=slices.copy_paste,
@@ -272,12 +269,3 @@ def _unlabeled(size: int, workspace: Workspace, cohort: Cohort) -> list[ScanSlic
     cases = track(cohort.unlabeled, "read unlabeled scans")
     scans = (Scan(case, cohort, workspace) for case in cases)
     return [slices_of(scan.image, scan.case.window, size, every=every) for scan in scans]
-
-
-def _write_losses(path: Path, name: str, losses: Sequence[float]) -> None:
-    """Put one network's losses into a table, beside those of the networks before it."""
-    rows = pd.DataFrame({"network": name, "step": range(len(losses)), "loss": losses})
-    if path.is_file():
-        before = pd.read_csv(path)
-        rows = pd.concat([before[before["network"] != name], rows])
-    write_table(path, rows, float_format="%.5f")

@@ -11,17 +11,7 @@ from sacl.errors import DataError
 from sacl.files.nifti import read_label_map, write_label_map
 from sacl.networks.device import resolve_device
 from sacl.patches.region import dense_boxes
-from sacl.prediction.guard import (
-    FINDINGS_FILE,
-    Change,
-    Findings,
-    changes_of,
-    find_doubts,
-    organs_to_take_from_coarse,
-    read_findings,
-    with_organs_of,
-    write_findings,
-)
+from sacl.prediction import guard
 from sacl.prediction.volume import (
     AnyPredictor,
     MapRecipe,
@@ -74,7 +64,7 @@ def predict(settings: PredictSettings, workspace: Workspace) -> Path:
 def _predict_cases(
     arm: str, recipe: MapRecipe, workspace: Workspace, cohort: Cohort
 ) -> AnyPredictor:
-    """Write the label maps of an arm that are not there, and return what predicted.
+    """Write the label maps that are not there, and return what predicted.
 
     Raises:
         DataError: some scans are bad; said at the end, when the others are done.
@@ -100,15 +90,17 @@ def _predict_cases(
     return predictor
 
 
-def _judged(arm: str, predictor: AnyPredictor, workspace: Workspace, cohort: Cohort) -> Findings:
-    """Compare an arm's maps with the coarse maps; say, write and return what is to be doubted.
+def _judged(
+    arm: str, predictor: AnyPredictor, workspace: Workspace, cohort: Cohort
+) -> guard.Findings:
+    """Compare the maps with the coarse maps; say, write and return what is to be doubted.
 
     Findings that are there are those of an interrupted run, which may have changed maps since.
     """
     folder = workspace.folder("predict")
-    if (folder / FINDINGS_FILE).is_file():
-        return read_findings(folder)
-    changes: list[Change] = []
+    if (folder / guard.FINDINGS_FILE).is_file():
+        return guard.read_findings(folder)
+    changes: list[guard.Change] = []
     spec = predictor.spec
     for case in track(cohort.cases, "compare with the coarse maps"):
         scan = Scan(case, cohort, workspace)
@@ -116,10 +108,10 @@ def _judged(arm: str, predictor: AnyPredictor, workspace: Workspace, cohort: Coh
         boxes = dense_boxes(spec.placement, final.grid, scan.coarse) if spec.head == "dense" else ()
         reference = scan.reference if case.split != "test" and case.reference else None
         unseen = case.split == "validation"
-        changes += changes_of(case, scan.coarse, final, boxes, reference, unseen)
+        changes += guard.changes_of(case, scan.coarse, final, boxes, reference, unseen)
     test = {case.case_id for case in cohort.of_split("test")}
-    lost = organs_to_take_from_coarse(row for row in changes if row.case_id not in test)
-    findings = find_doubts(changes, lost)
+    lost = guard.organs_to_take_from_coarse(row for row in changes if row.case_id not in test)
+    findings = guard.find_doubts(changes, lost)
     if lost:
         of = f"{len(lost)} of {len(cohort.scheme.names)} organs"
         say(
@@ -130,19 +122,19 @@ def _judged(arm: str, predictor: AnyPredictor, workspace: Workspace, cohort: Coh
     for doubt in doubts[:_SAID]:
         say(f"predict: in doubt: {doubt.text}")
     if len(doubts) > _SAID:
-        say(f"predict: {len(doubts) - _SAID} more doubts; see {FINDINGS_FILE}")
-    write_findings(folder, findings)
+        say(f"predict: {len(doubts) - _SAID} more doubts; see {guard.FINDINGS_FILE}")
+    guard.write_findings(folder, findings)
     return findings
 
 
 def _take_from_coarse(
     arm: str, organs: Sequence[str], workspace: Workspace, cohort: Cohort
 ) -> None:
-    """Put some organs of the coarse maps into an arm's maps; twice is as good as once."""
+    """Put some organs of the coarse maps into the maps; twice is as good as once."""
     for case in track(cohort.cases, f"take {', '.join(organs)} from the coarse maps"):
         path, coarse = _map_of(arm, case, workspace), Scan(case, cohort, workspace).coarse
         final = read_label_map(path, cohort.scheme)[0]
-        write_label_map(path, with_organs_of(final, coarse, organs), case.native)
+        write_label_map(path, guard.with_organs_of(final, coarse, organs), case.native)
 
 
 def _map_of(arm: str, case: Case, workspace: Workspace) -> Path:

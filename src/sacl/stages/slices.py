@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from sacl.files.weights import read_weights
 from sacl.networks.device import compile_for, resolve_device
@@ -84,10 +83,13 @@ class SliceStart:
         short = pace.deadline is not None and pace.deadline.left_s < _WORTH_COMPILING_S
         networks = {segmenter} | ({average.network} if average else set())
         compile_for(0 if short else steps, networks, device)
+        peak = settings.learning_rate or _LEARNING_RATE
+        rates = {segmenter.decoder: peak, segmenter.head: peak}
+        rates |= {segmenter.encoder: peak * rate} if rate > 0 else {}
         losses = train(
             segmenter,
             task.loss,
-            _rates(segmenter, settings.learning_rate or _LEARNING_RATE, rate),
+            rates,
             steps,
             device,
             what=f"finetune ({self.name}, {steps} steps)",
@@ -121,8 +123,3 @@ def read_start(settings: FinetuneSettings, workspace: Workspace) -> SliceStart:
     if dense and made.decoder == settings.decoder:
         decoder = read_weights(workspace.require("pretrain"), "decoder")[0]
     return SliceStart(settings, spec, store, made.method, state, decoder)
-
-
-def _rates(segmenter: Segmenter, peak: float, of_encoder: float) -> dict[nn.Module, float]:
-    rates = {segmenter.decoder: peak, segmenter.head: peak}
-    return rates | ({segmenter.encoder: peak * of_encoder} if of_encoder > 0 else {})

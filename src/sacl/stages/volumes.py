@@ -23,8 +23,8 @@ from sacl.run.workspace import Workspace
 from sacl.settings import FinetuneSettings
 from sacl.stages.scan import Scan
 from sacl.training.coarse import CoarseCase, coarse_case, require_organs, spec_of_scans
-from sacl.training.pace import Pace
-from sacl.training.volumes import VolumePlan, train_on_volumes
+from sacl.training.pace import Pace, Plan
+from sacl.training.volumes import train_on_volumes
 from sacl.types import Cohort
 
 _LEARNING_RATE = 1e-2
@@ -62,7 +62,7 @@ class VolumeStart:
         """Train the segmenter; return it and the loss of every step."""
         settings, device = self.settings, resolve_device(workspace.device)
         segmenter = self.build(workspace.seed).to(device)
-        plan = VolumePlan(
+        plan = Plan(
             steps=settings.steps,
             teacher_steps=settings.teacher_steps,
             batch=settings.batch or 1,
@@ -76,7 +76,7 @@ class VolumeStart:
             self.unlabeled,
             plan,
             device,
-            what=f"finetune ({self.name}, {plan.steps + plan.teacher_steps} steps)",
+            what=f"finetune ({self.name}, {plan.all_steps} steps)",
             checkpoint=checkpoint,
             pace=pace,
         )

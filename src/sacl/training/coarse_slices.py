@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from sacl.patches.views import VIEWS
 from sacl.patches.window import WindowRule, normalize
 from sacl.training.finetune import BALANCE, DenseTask
 from sacl.training.loop import train
-from sacl.training.pace import Pace
+from sacl.training.pace import Pace, Plan
 from sacl.training.sampler import StepRules
 from sacl.training.teacher import with_teacher
 from sacl.types import Cohort, LabelMap, Volume
@@ -44,23 +44,6 @@ class ScanSlices:
     images: UInt16[np.ndarray, "k side side"]
     labels: UInt[np.ndarray, "k side side"] | None
     annotated: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlicePlan:
-    """How long and how fast a network is trained, on what views, and from which seed.
-
-    `steps` on labeled slices alone, then `teacher_steps` in which they are mixed with unlabeled
-    ones, where there are any (`training.teacher`).
-    """
-
-    steps: int
-    teacher_steps: int
-    copy_paste: float
-    augment: str
-    seed: int
-    batch: int
-    learning_rate: float
 
 
 def slice_spec(cohort: Cohort, size: int, width: int) -> SegmenterSpec:
@@ -100,17 +83,18 @@ def slices_of(
     return ScanSlices(stored, np.stack(labels), annotated)
 
 
-def train_on_slices(  # noqa: PLR0913
+def train_on_slices(
     spec: SegmenterSpec,
     scans: Sequence[ScanSlices],
-    plan: SlicePlan,
+    plan: Plan,
     device: torch.device,
     *,
-    what: str,
-    checkpoint: Path | None = None,
     pace: Pace | None = None,
+    **how: Any,
 ) -> tuple[Segmenter, list[float]]:
     """Return a trained network, the teacher where there is one, and the loss of every step.
+
+    `how` are further arguments of `training.loop.train`.
 
     Raises:
         DataError: no labeled scan holds an organ.
@@ -119,21 +103,12 @@ def train_on_slices(  # noqa: PLR0913
     if not store.dense_references.any():
         raise DataError("locate: the labeled scans of a fold hold no organ; check their references")
     network = build_segmenter(spec, plan.seed).to(device, memory_format=torch.channels_last)
-    rules = StepRules(batch=plan.batch, ranges=VIEWS[plan.augment], seed=plan.seed, device=device)
+    ranges = VIEWS[plan.augment or "strong"]
+    rules = StepRules(batch=plan.batch, ranges=ranges, seed=plan.seed, device=device)
     labeled = DenseTask(store, rules, BALANCE, plan.copy_paste)
-    task, average = with_teacher(labeled, network, plan.steps, plan.teacher_steps, pace)
-    losses = train(
-        network,
-        task.loss,
-        {network: plan.learning_rate},
-        plan.steps + plan.teacher_steps,
-        device,
-        what=what,
-        checkpoint=checkpoint,
-        average=average,
-        pace=pace,
-    )
-    return network, losses
+    task, how["average"] = with_teacher(labeled, network, plan.steps, plan.teacher_steps, pace)
+    rates = {network: plan.learning_rate}
+    return network, train(network, task.loss, rates, plan.all_steps, device, pace=pace, **how)
 
 
 def store_of(scans: Sequence[ScanSlices], spec: SegmenterSpec) -> PatchStore:

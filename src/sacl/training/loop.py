@@ -74,10 +74,14 @@ class Average:
         ema_of_all([own for own, _ in averaged], [other for _, other in averaged], None)
 
 
-def write_losses(path: Path, losses: Sequence[float]) -> None:
-    """Write a table of steps and losses, whole or not at all."""
-    table = pd.DataFrame({"step": range(len(losses)), "loss": list(losses)})
-    write_table(path, table, float_format="%.6g")
+def write_losses(path: Path, losses: Sequence[float], network: str | None = None) -> None:
+    """Write a table of steps and losses; of several networks, beside those of the others."""
+    rows = pd.DataFrame({"step": range(len(losses)), "loss": list(losses)})
+    if network is not None:
+        rows.insert(0, "network", network)
+        before = pd.read_csv(path) if path.is_file() else rows[:0]
+        rows = pd.concat([before[before["network"] != network], rows])
+    write_table(path, rows, float_format="%.6g")
 
 
 def cosine(step: float, steps: int, warmup: float, stride: float = 1.0) -> float:

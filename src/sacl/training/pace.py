@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -35,6 +36,28 @@ _MEAN_OF = 50
 _WORTH_A_TRIAL = 50
 """Shorter trainings try no other number of threads."""
 _ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long and how fast a network is trained, on what views, and from which seed.
+
+    `steps` are on labeled scans alone; in the `teacher_steps` after them unlabeled ones take part.
+    `augment` is a name of `views.VIEWS`, `copy_paste` a share of the slices.
+    """
+
+    steps: int
+    learning_rate: float
+    seed: int
+    teacher_steps: int = 0
+    batch: int = 1
+    augment: str | None = None
+    copy_paste: float = 0.0
+
+    @property
+    def all_steps(self) -> int:
+        """Steps with and without a teacher."""
+        return self.steps + self.teacher_steps
 
 
 class Pace:

@@ -8,8 +8,7 @@ where the teacher is the moving average of the network.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from sacl.training.coarse import (
 )
 from sacl.training.finetune import PASTED_SHARE
 from sacl.training.loop import Average, train
-from sacl.training.pace import Pace
+from sacl.training.pace import Pace, Plan
 from sacl.training.teacher import DECAY, TRUST, is_early
 
 _THIN = 4
@@ -95,63 +94,37 @@ class MixedCropTask:
         return loss_of_levels(network(crops.image), crops, counts=counts)
 
 
-@dataclass(frozen=True, kw_only=True)
-class VolumePlan:
-    """How long and how fast a network is trained, on what crops, and from which seed.
-
-    `steps` on labeled crops alone, then `teacher_steps` mixed with unlabeled ones, where there are.
-    `augment` says how strongly intensities are changed, by the name of `views.VIEWS`.
-    """
-
-    steps: int
-    learning_rate: float
-    seed: int
-    teacher_steps: int = 0
-    batch: int = 1
-    augment: str | None = None
-
-
-def train_on_volumes(  # noqa: PLR0913
+def train_on_volumes(
     network: CoarseNetwork,
     labeled: Sequence[CoarseCase],
     unlabeled: Sequence[CoarseCase],
-    plan: VolumePlan,
+    plan: Plan,
     device: torch.device,
     *,
-    what: str,
-    checkpoint: Path | None = None,
     pace: Pace | None = None,
+    **how: Any,
 ) -> list[float]:
     """Train a network in place, so that it ends as its teacher where it has one; return the losses.
 
     Random crops, most of them around an organ, are turned, scaled, shifted and changed in intensity
     in one batch on the device; nothing is flipped, since left and right organs differ. Images of
-    the unlabeled scans may be in half precision; their labels say where crops are drawn.
+    the unlabeled scans may be in half precision; their labels say where crops are drawn. `how` are
+    further arguments of `training.loop.train`.
     """
     ranges = replace(VIEWS[plan.augment], blur=0.0) if plan.augment else INTENSITY
     crops = CropTask(labeled, network.grid_spec, plan.batch, plan.seed, device, ranges)
     task: CropTask | MixedCropTask = crops
-    average = None
     if plan.teacher_steps:
-        average = Average.of(network, DECAY)
+        how["average"] = average = Average.of(network, DECAY)
         task = MixedCropTask(crops, unlabeled, average.network, plan.steps, pace)
-    return train(
-        network,
-        task.loss,
-        {network: plan.learning_rate},
-        plan.steps + plan.teacher_steps,
-        device,
-        what=what,
-        checkpoint=checkpoint,
-        average=average,
-        pace=pace,
-    )
+    rates = {network: plan.learning_rate}
+    return train(network, task.loss, rates, plan.all_steps, device, pace=pace, **how)
 
 
 def train_coarse(
     spec: CoarseSpec,
     labeled: Sequence[CoarseCase],
-    plan: VolumePlan,
+    plan: Plan,
     device: torch.device,
     **how: Any,
 ) -> tuple[CoarseNetwork, list[float]]:
