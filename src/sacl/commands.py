@@ -268,7 +268,6 @@ def _settings_of(command: str) -> dict[str, Declared]:
 
 
 def _settings_help(command: str) -> str:
-    """Return the settings of a command as text for `--help`."""
     lines = []
     for name, declared in _settings_of(command).items():
         lines += [f"  --{name}  {declared.kind} ({declared.usual or 'unset'})"]

@@ -225,7 +225,6 @@ class _Fold:
 
 
 def _folds_file(root: Path) -> Path | None:
-    """Return the `splits_final.json` of a dataset, None where there is none."""
     folder = root if root.is_dir() else root.parent
     preprocessed = folder.parent.parent / "nnUNet_preprocessed" / folder.name
     places = (folder, folder.parent, preprocessed)
@@ -233,7 +232,6 @@ def _folds_file(root: Path) -> Path | None:
 
 
 def _by_file(path: Path, fold: int, dataset: Dataset) -> set[str]:
-    """Return the cases that a fold of `splits_final.json` holds out."""
     remedy = "expected a list of {train, val} with lists of cases"
     folds: list[_Fold] = as_record(read_json(path), list[_Fold], path.name, remedy)
     if not 0 <= fold < len(folds):
@@ -252,7 +250,6 @@ def _by_file(path: Path, fold: int, dataset: Dataset) -> set[str]:
 
 
 def _by_label(dataset: Dataset, fold: int) -> set[str]:
-    """Return the training cases whose scan-wise label names the fold."""
     cases = [case for case in dataset.cases if case.split == "train"]
     folds = {case.scan_labels[_FOLD] for case in cases if _FOLD in case.scan_labels}
     if not folds:
@@ -266,7 +263,6 @@ def _by_label(dataset: Dataset, fold: int) -> set[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the lines of a text that are not empty."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:

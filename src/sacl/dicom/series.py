@@ -110,7 +110,6 @@ def _separate(members: list[Slice]) -> list[tuple[str, list[Slice]]]:
 
 
 def _by(key: Callable[[Slice], Hashable], slices: Iterable[Slice]) -> dict[Hashable, list[Slice]]:
-    """Return slices by what the key says of them, in their order."""
     groups: dict[Hashable, list[Slice]] = {}
     for piece in slices:
         groups.setdefault(key(piece), []).append(piece)

@@ -101,7 +101,6 @@ def mixed_fault(slices: Sequence[Slice]) -> Fault | None:
 
 
 def _distances_mm(slices: Sequence[Slice]) -> Float[np.ndarray, " slice"]:
-    """Return where slices lie along the normal of the first one."""
     return np.array([piece.position_mm for piece in slices]) @ np.cross(*_cosines(slices[0]))
 
 

@@ -181,7 +181,6 @@ def read_patches(folder: Path) -> PatchStore:
 def _layout(
     meta: StoreMeta, index: pd.DataFrame, dense_index: pd.DataFrame
 ) -> dict[str, tuple[tuple[int, ...], type]]:
-    """Return shape and type of every array."""
     patch, whole = (meta.stored_size,) * 2, (meta.dense_stored_size,) * 2
     labeled, dense_labeled = (int((t["reference_row"] >= 0).sum()) for t in (index, dense_index))
     label = np.uint8 if len(meta.organs) < 256 else np.uint16

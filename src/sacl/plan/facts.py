@@ -216,7 +216,6 @@ def task_facts(
 
 
 def _figures(scans: Sequence[MeasuredScan]) -> DrawnOrgans | None:
-    """Return the drawn organs in numbers, None where no scan shows one."""
     extents: defaultdict[str, list[OrganExtent]] = defaultdict(list)
     squares_mm, shares, context = [], [], Placement().region_context
     for scan in scans:

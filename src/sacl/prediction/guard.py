@@ -176,7 +176,6 @@ def find_doubts(changes: Sequence[Change], from_coarse: tuple[str, ...] = ()) ->
 
 
 def _doubts(rows: Sequence[Change], replaced: bool) -> Iterator[_Said]:
-    """Yield what is doubted of one organ, in which scans, and the words."""
     located = [row for row in rows if row.coarse_ml >= _BELIEVABLE_ML]
     taken = "; it is taken from the coarse map" if replaced else ""
     if not located:

@@ -252,7 +252,6 @@ def _parsed(text: str | bytes, where: str) -> Any:
 
 
 def _require_known(kind: type[Checked], tree: Any, where: str) -> None:
-    """Refuse the first name that no setting has."""
     if not isinstance(tree, Mapping):
         return
     hints = {declared.name: declared.type for declared in msgspec.structs.fields(kind)}
@@ -315,7 +314,6 @@ def _from_text(hint: Any, text: str) -> Any:
 
 
 def _bare(hint: Any) -> Any:
-    """Return a type without its range."""
     return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
 
 

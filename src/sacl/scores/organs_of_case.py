@@ -181,7 +181,6 @@ def _surface(mask: Bool[np.ndarray, "i j k"]) -> Bool[np.ndarray, "i j k"]:
 def _distances(
     surface: Bool[np.ndarray, "i j k"], other: Bool[np.ndarray, "i j k"], spacing_mm: _Spacing
 ) -> Float[np.ndarray, " voxels"]:
-    """Return each surface voxel's distance to the other surface in mm."""
     points = np.argwhere(surface) * np.asarray(spacing_mm)
     if not other.any() or not len(points):
         return np.full(len(points), np.inf)

@@ -127,7 +127,6 @@ def _number(table: pd.DataFrame, name: str, has_reference: pd.Series) -> None:
 
 
 def _patch_rows(scan: Scan, meta: StoreMeta) -> Iterator[dict[str, object]]:
-    """Yield an index row per organ and axial slice of a scan."""
     case = scan.case
     for organ, box in patch_boxes(meta.placement, scan.coarse):
         yield {
@@ -143,7 +142,6 @@ def _patch_rows(scan: Scan, meta: StoreMeta) -> Iterator[dict[str, object]]:
 
 
 def _slice_rows(scan: Scan, meta: StoreMeta) -> Iterator[dict[str, object]]:
-    """Yield an index row per axial slice of a training scan."""
     for box in dense_boxes(meta.placement, scan.image.grid, scan.coarse):
         yield {
             "case_id": scan.case.case_id,
@@ -167,7 +165,6 @@ def _slices(table: pd.DataFrame, case: Case) -> Iterator[tuple[int, list[tuple[A
 
 
 def _fill_patches(scan: Scan, store: PatchStore) -> None:
-    """Cut the patches of one scan out of its image, its coarse map and its reference."""
     size, scale = store.meta.patch_size, store.margin
     for k, rows in _slices(store.index, scan.case):
         plane, coarse = scan.plane(k), scan.coarse.voxels[:, :, k]
@@ -182,7 +179,6 @@ def _fill_patches(scan: Scan, store: PatchStore) -> None:
 
 
 def _fill_dense(scan: Scan, store: PatchStore) -> None:
-    """Resample the dense slices of one training scan."""
     size, scale = store.meta.dense_size, store.meta.dense_stored_size / store.meta.dense_size
     for k, [(row, box)] in _slices(store.dense_index, scan.case):
         image = cut(scan.plane(k), box, size, scale)

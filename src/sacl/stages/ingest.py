@@ -103,7 +103,6 @@ def _sources(settings: IngestSettings, workspace: Workspace | None) -> Sources:
 
 
 def _convert(folder: Path, plan: CohortPlan, rules: MapRules, window: Window) -> list[Converted]:
-    """Write all cases, in the dataset's order."""
     cases = plan.dataset.cases
     # Decoding DICOM is Python's own work, which threads cannot share.
     threads = 1 if any(case.load for case in cases) else _AT_A_TIME

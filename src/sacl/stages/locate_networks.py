@@ -128,7 +128,6 @@ def _together_in_time(
 
 
 def _fold_name(fold: int) -> str:
-    """Return the name of the network that has not seen a fold."""
     return f"fold-{fold}"
 
 

@@ -47,14 +47,9 @@ _AMOS_ORGANS = (
     *("bladder", "prostate/uterus"),
 )
 _FLARE_SPLITS: dict[str, Split] = {"Training": "train", "Validation": "validation"}
-_AMOS_LAST_CT = 500
+_AMOS_NAME, _AMOS_LAST_CT = r"(amos_\d{4})", 500
 _BTCV_ROOTS = (".", "RawData", "Abdomen/RawData", "averaged-training-images/RawData")
 _CERVIX = re.compile(r"\d{7}-(Image|Mask)")
-
-
-def _amos_parts(root: Path) -> list[Part]:
-    name = r"(amos_\d{4})"
-    return three_parts(root, name, name, "amos_0001.nii.gz")
 
 
 def _btcv_parts(root: Path) -> list[Part]:
@@ -142,7 +137,7 @@ AMOS = _challenge(
     "amos",
     "AMOS22",
     _AMOS_ORGANS,
-    _amos_parts,
+    lambda root: three_parts(root, _AMOS_NAME, _AMOS_NAME, "amos_0001.nii.gz"),
 )
 BTCV = _challenge(
     "BTCV / Synapse: RawData/Training/img/img0001.nii.gz and .../label/label0001.nii.gz",

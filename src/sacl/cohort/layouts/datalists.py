@@ -57,7 +57,6 @@ def _recognize_monai(root: Path) -> str | None:
 
 
 def _read(path: Path, layout: str) -> Dataset:
-    """List the cases of a datalist."""
     document = read_object(path)
     rows = [(key, row) for key in _PARTS for row in _rows(document.get(key), key, path.name)]
     images = [_listed_file(path, row.get("image"), key) for key, row in rows]

@@ -181,7 +181,6 @@ def _labels(subject: JsonObject, session: JsonObject, entry: JsonObject) -> dict
 
 
 def _existing(path: Path, text: Any, case_id: str, key: str) -> Path:
-    """Return the file that a path of the JSON means."""
     if not isinstance(text, str) or not text:
         raise DataError(f"{path.name}: image {case_id} has no '{key}'")
     first, _, rest = text.partition("/")

@@ -32,7 +32,7 @@ from sacl.errors import DataError
 from sacl.files.atomic import real, write_text
 from sacl.files.documents import read_object
 from sacl.files.nifti import SUFFIXES
-from sacl.types import Case, LabelScheme
+from sacl.types import PHASE, Case, LabelScheme
 
 DATASET, SPLITS = "dataset.json", "splits_final.json"
 _CHANNELS = {"ct": "CT", "mr": "MRI", None: "image"}
@@ -103,16 +103,14 @@ def write_dataset(path: Path, scheme: LabelScheme, modality: Modality | None, co
     write_text(path, json.dumps(document, indent=4) + "\n")
 
 
-def folds_of(
-    cases: Sequence[Case], count: int, seed: int, scan_label: str = "phase"
-) -> list[dict[str, list[str]]]:
+def folds_of(cases: Sequence[Case], count: int, seed: int) -> list[dict[str, list[str]]]:
     """Return `count` folds of cases: every subject is held out once, with all of its scans.
 
-    Subjects are dealt to the folds stratum by stratum in a seeded order, so that the folds differ
-    by at most one subject, in all and (by at most one too) of each stratum. There are never more
+    Subjects are dealt to the folds phase by phase in a seeded order, so that the folds differ
+    by at most one subject, in all and (by at most one too) of each phase. There are never more
     folds than subjects, and none for fewer than two.
     """
-    strata = strata_of([(case.subject_id, case.scan_labels) for case in cases], scan_label)
+    strata = strata_of([(case.subject_id, case.scan_labels) for case in cases], PHASE)
     count = min(count, len(strata))
     if count < 2:
         return []

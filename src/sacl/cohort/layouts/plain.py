@@ -46,7 +46,6 @@ def _recognize_table(root: Path) -> str | None:
 
 
 def _read_table(root: Path) -> Dataset:
-    """List the cases of the table."""
     path = _table(root)
     cases = []
     for case_id, row in read_rows(path).items():
