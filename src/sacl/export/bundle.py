@@ -12,7 +12,6 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 from monai.networks.nets import DynUNet
@@ -79,7 +78,7 @@ def write_bundle(trained: Trained, out: Path) -> list[Path]:
 def _metadata(trained: Trained, facts: JsonObject, needed: dict[str, str]) -> JsonObject:
     """Return what the bundle's specification asks for."""
     crop = on_volumes(trained).spec.network.crop
-    tensor: dict[str, Any] = {
+    tensor: JsonObject = {
         "type": "image",
         "modality": trained.segmenter.spec.window.modality.upper(),
         "spatial_shape": list(crop),

@@ -11,7 +11,6 @@ import logging
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -193,7 +192,7 @@ def fits_monai(trained: Trained) -> bool:
     return levels >= _LEAST_LEVELS
 
 
-def dynunet_arguments(spec: CoarseSpec) -> dict[str, Any]:
+def dynunet_arguments(spec: CoarseSpec) -> JsonObject:
     """Return what MONAI's DynUNet is made of, to be the same network."""
     return {
         "spatial_dims": 3,
@@ -232,7 +231,7 @@ def dynunet_state(network: CoarseNetwork) -> State:
     return state
 
 
-def _nnunet_arguments(spec: CoarseSpec) -> dict[str, Any]:
+def _nnunet_arguments(spec: CoarseSpec) -> JsonObject:
     levels = len(spec.strides)
     return {
         "n_stages": levels,
