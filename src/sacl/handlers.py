@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import sacl
 from sacl.commands import COMMANDS, program
 from sacl.errors import ConfigError, DataError, SaclError
 from sacl.run.configure import load_config
@@ -86,12 +87,11 @@ def explain_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def predict_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Predict label maps of new scans by a segmenter; scans left out are an error at the end."""
     _require_flags(known, "model", "input", "out")
-    from sacl.model import load_model
     from sacl.stages.predict_folder import Extras, predict_folder
 
     config = load_config(None, flags)
     chosen = chosen_recipe(config, flags)
-    model = load_model(*known.model, device=config.device, arm=known.arm, **chosen)
+    model = sacl.load_model(*known.model, device=config.device, arm=known.arm, **chosen)
     options = {"coarse": known.coarse, "force": known.force}
     extras = Extras(known.nifti, known.per_organ)
     predicted = predict_folder(model, known.input, known.out, extras=extras, **options)
@@ -176,13 +176,13 @@ def pack_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     if known.target is None:
         raise ConfigError("pack: give WORK|CONFIG.yaml of a run, and the file to write: MODEL.sacl")
     from sacl.pack import pack
-    from sacl.progress import say
 
     told = {"title": known.title, "license_text": known.license}
     run = _run_of(known, flags)
     manifest = pack(run, known.target, arm=known.arm, force=known.force, **told)
     size_mb = known.target.stat().st_size / 1e6
-    say(f"pack: {known.target}, {manifest.title}, {size_mb:.1f} MB; license: {manifest.license}")
+    told_of = f"{manifest.title}, {size_mb:.1f} MB; license: {manifest.license}"
+    print(f"pack: {known.target}, {told_of}", file=sys.stderr)
     return {"file": str(known.target), "title": manifest.title, "scores": manifest.scores}
 
 

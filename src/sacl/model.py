@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from sacl.errors import ConfigError, DataError
+from sacl.files.itk import grid_of_itk, is_itk_image, itk_of_labels, volume_of_itk
 from sacl.files.nifti import image_of_labels, is_image, volume_of, volume_of_image
 from sacl.geometry import require_same_grid, to_native
 from sacl.networks.device import resolve_device
@@ -45,8 +45,6 @@ _MOST_ORGAN = 0.6
 """Organs in more of a scan's voxels than this are a doubt."""
 _IMAGE = "image"
 """What errors call an image that has no name."""
-_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""From LPS, the world of SimpleITK and of DICOM, to RAS+."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +238,7 @@ def load_model(
 
 
 def _member(
-    path: Path, arm: str | None, device: torch.device, changes: Mapping[str, Any]
+    path: Path, arm: str | None, device: torch.device, changes: Mapping[str, float]
 ) -> Member:
     """Return the segmenter of a run or a pack, its recipe changed."""
     name = path.resolve().name
@@ -250,7 +248,7 @@ def _member(
         parts = read_pack(path)[1]
     else:
         raise ConfigError(f"--arm {arm}: {name} has one segmenter; leave it out")
-    recipe = replace(parts.recipe, **changes)
+    recipe = replace(parts.recipe, **changes)  # type: ignore[arg-type]
     predictor = predictor_of(restored(parts.state, parts.text, name), device, recipe)
     return Member(name, predictor, ensemble_of(parts.coarse, device, name))
 
@@ -276,8 +274,9 @@ def _opened(
         volume, frame = volume_of_image(image, _IMAGE)
         doubts = [frame.contradiction] if frame.contradiction else []
         return volume, doubts, lambda labels: image_of_labels(labels, frame)
-    if type(image).__module__.split(".")[0] == "SimpleITK":
-        return _opened_by_simpleitk(image)
+    if is_itk_image(image):
+        native, volume = grid_of_itk(image, _IMAGE), volume_of_itk(image, _IMAGE)
+        return volume, [], lambda labels: itk_of_labels(labels, native, image)
     raise DataError(
         f"{_IMAGE}: got {type(image).__name__}, expected an image of nibabel or SimpleITK, or a"
         " NumPy array with its affine"
@@ -294,23 +293,3 @@ def _grid_of_array(array: np.ndarray, affine: ArrayLike | None) -> Grid:
         )
     i, j, k = array.shape
     return Grid((i, j, k), np.asarray(affine))
-
-
-def _opened_by_simpleitk(image: Any) -> tuple[Volume, list[str], Callable[[LabelMap], Any]]:
-    """Open an image of SimpleITK, whose arrays are `[k, j, i]` and whose world is LPS."""
-    simpleitk = sys.modules["SimpleITK"]
-    axes, numbers = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
-    if (axes, numbers) != (3, 1):
-        raise DataError(f"{_IMAGE}: {axes}-D of {numbers} numbers a voxel, expected 3-D of one")
-    array = simpleitk.GetArrayViewFromImage(image).T
-    lps = np.eye(4)
-    lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    lps[:3, 3] = image.GetOrigin()
-    grid = _grid_of_array(array, _TO_RAS @ lps)
-
-    def as_given(label_map: LabelMap) -> Any:
-        labels = simpleitk.GetImageFromArray(to_native(label_map.voxels, grid).T)
-        labels.CopyInformation(image)
-        return labels
-
-    return volume_of(array, 1.0, 0.0, grid, _IMAGE), [], as_given

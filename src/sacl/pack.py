@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import msgspec
+from torch import Tensor
 
-from sacl import __version__
-from sacl.checked import shown
 from sacl.dicom.snomed import code_of
 from sacl.errors import DataError, SaclError
 from sacl.files.atomic import replacing, require_ours
@@ -31,7 +30,6 @@ from sacl.run.configure import dotted_settings
 from sacl.run.record import arm_named, arms_of, fingerprint, read_record
 from sacl.run.workspace import Workspace
 from sacl.scores.summary import read_summary
-from sacl.types import SPLITS
 
 FORMAT = 1
 """Version of what a pack holds; one of a later version is refused."""
@@ -56,7 +54,7 @@ _STAGES = ("ingest", "locate", "extract", "pretrain", "finetune", "predict")
 class Parts:
     """What a segmenter is made of: weights and description, recipe, and its coarse networks."""
 
-    state: Mapping[str, Any]
+    state: Mapping[str, Tensor]
     text: JsonObject
     recipe: MapRecipe
     coarse: Sequence[SavedNetwork]
@@ -211,7 +209,7 @@ def _require_plain(members: Sequence[zipfile.ZipInfo], path: Path) -> None:
     """Refuse what no pack holds, before anything of it is read."""
     names = [member.filename for member in members]
     if strange := next((name for name in names if not _KNOWN.fullmatch(name)), None):
-        raise DataError(f"{path.name}: no model of sacl, it holds {shown(strange)}; {_AGAIN}")
+        raise DataError(f"{path.name}: no model of sacl, it holds {strange[:80]!r}; {_AGAIN}")
     if len(set(names)) < len(names) or not {_MANIFEST, _CARD, _WEIGHTS} <= set(names):
         raise DataError(f"{path.name}: a part is missing or is in it twice; {_AGAIN}")
     for member in members:
@@ -234,8 +232,8 @@ def _manifest(content: bytes, where: str) -> Manifest:
         raise DataError(f"{where}: {_MANIFEST} is not that of a model of sacl; {_AGAIN}")
     if version > FORMAT:
         raise DataError(
-            f"{where}: made by a newer sacl, in format {version}; this one, {__version__}, reads"
-            f" formats up to {FORMAT}: update it (`pip install --upgrade sacl`)"
+            f"{where}: made by a newer sacl, in format {version}; this one reads formats up to"
+            f" {FORMAT}: update it (`pip install --upgrade sacl`)"
         )
     manifest: Manifest = as_record(document, Manifest, f"{where}: damaged", _AGAIN)
     return manifest
@@ -257,7 +255,7 @@ def _require_names(organs: Sequence[str], where: str) -> None:
     """Refuse names that a terminal or a file system would take for something else."""
     for name in organs:
         if not name.isprintable() or name.startswith(".") or set(name) & set("/\\:"):
-            raise DataError(f"{where}: {shown(name)} is no name for an organ; rename it")
+            raise DataError(f"{where}: {name[:80]!r} is no name for an organ; rename it")
 
 
 def _member(name: str) -> zipfile.ZipInfo:
@@ -289,7 +287,8 @@ def nameless(value: Any) -> Any:
 def _counts(workspace: Workspace) -> JsonObject:
     """Return how many cases, subjects and references each split of the cohort has."""
     record = read_record(workspace.folder("ingest"))
-    return {split: record.results[split] for split in SPLITS if record and split in record.results}
+    results = record.results.items() if record else ()
+    return {k: v for k, v in results if isinstance(v, Mapping) and "with_reference" in v}
 
 
 def _scores(workspace: Workspace, arm: str) -> JsonObject | None:
@@ -312,11 +311,10 @@ def _scores(workspace: Workspace, arm: str) -> JsonObject | None:
 
 def _settings(workspace: Workspace) -> JsonObject:
     """Return the settings that the stages were done with, but for those of free text."""
-    kept: dict[str, Any] = {}
-    for stage in _STAGES:
-        if record := read_record(workspace.folder(stage)):
-            kept |= {n: v for n, v in _flat(record.settings.get(stage), stage) if n in _closed()}
-    return kept
+    records = {stage: read_record(workspace.folder(stage)) for stage in _STAGES}
+    done = {stage: record.settings.get(stage) for stage, record in records.items() if record}
+    given = (pair for stage, settings in done.items() for pair in _flat(settings, stage))
+    return {name: value for name, value in given if name in _closed()}
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:

@@ -144,7 +144,7 @@ def one_line(read, path, words):
     [
         (SimpleITK.Image([4, 5, 6, 2], SimpleITK.sitkInt16), "a 4-D image of 2 volumes"),
         (SimpleITK.Image([4, 5], SimpleITK.sitkInt16), "a 2-D image"),
-        (SimpleITK.Image([4, 5, 6], SimpleITK.sitkVectorUInt8, 3), "3 values per voxel"),
+        (SimpleITK.Image([4, 5, 6], SimpleITK.sitkVectorUInt8, 3), "vector of 8-bit"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])

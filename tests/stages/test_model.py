@@ -142,7 +142,7 @@ def test_what_is_no_image_is_one_line(oracle):
         ((many,), "2 volumes"),
         ((nibabel.Nifti1Image(voxels, affine), affine), "has its own"),
         ((sitk.Image([4, 4], sitk.sitkInt16),), "2-D"),
-        ((sitk.Image([4, 4, 4], sitk.sitkVectorInt16, 2),), "2 numbers"),
+        ((sitk.Image([4, 4, 4], sitk.sitkVectorInt16, 2),), "vector of"),
         (("scan.nii.gz",), "got str"),
     ):
         with pytest.raises(DataError, match=words):

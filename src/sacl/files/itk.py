@@ -55,10 +55,8 @@ def read_itk(path: Path) -> tuple[Volume, NativeFrame]:
     """
     with _one_line(path):
         reader, frame = _open(path)
-        stored = SimpleITK.GetArrayFromImage(reader.Execute()).T.reshape(
-            frame.grid.shape, order="F"
-        )
-    return volume_of(stored, 1.0, 0.0, frame.grid, path.name), frame
+        image = reader.Execute()
+    return volume_of_itk(image, path.name), frame
 
 
 def read_itk_frame(path: Path) -> NativeFrame:
@@ -72,8 +70,7 @@ def write_itk(path: Path, label_map: LabelMap, native: NativeFrame) -> None:
 
     Names and colors stand in the header as 3D Slicer writes them for a segmentation.
     """
-    voxels = to_native(label_map.voxels.astype(label_map.scheme.label_type), native.grid)
-    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(voxels.T))
+    image = itk_of_labels(label_map, native.grid)
     lps, spacing = _LPS_TO_RAS @ native.grid.affine[:3], native.grid.spacing_mm
     image.SetSpacing(spacing)
     image.SetOrigin((lps[:, 3] + 0.0).tolist())  # no -0.0
@@ -82,6 +79,50 @@ def write_itk(path: Path, label_map: LabelMap, native: NativeFrame) -> None:
         image.SetMetaData(key, value)
     with _one_line(path), replacing(path) as temporary:
         SimpleITK.WriteImage(image, str(temporary), useCompression=True)
+
+
+def is_itk_image(image: object) -> bool:
+    """Tell whether something is an image of SimpleITK."""
+    return isinstance(image, SimpleITK.Image)
+
+
+def grid_of_itk(image: Any, where: str) -> Grid:
+    """Return the grid of an image, or of a reader that has read its header; refuse what is no scan.
+
+    Raises:
+        DataError: it is not one 3-D image of plain numbers; `where` names it.
+    """
+    size, count = image.GetSize(), image.GetDimension()
+    volumes = math.prod(size[3:])
+    if count < 3 or volumes > 1:
+        many = f" of {volumes} volumes, expected one; split it" if volumes > 1 else ", expected 3-D"
+        raise DataError(f"{where}: a {count}-D image{many}")
+    if image.GetPixelID() not in _BYTES:
+        kind = SimpleITK.GetPixelIDValueAsString(image.GetPixelID())
+        raise DataError(f"{where}: voxels of {kind}, expected one number each; give one channel")
+    directions = np.reshape(image.GetDirection(), (count, count))[:3, :3]
+    lps = np.column_stack([directions * image.GetSpacing()[:3], image.GetOrigin()[:3]])
+    try:
+        affine = np.vstack([_LPS_TO_RAS @ lps + 0.0, [0, 0, 0, 1]])
+        return Grid((size[0], size[1], size[2]), affine)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def volume_of_itk(image: Any, where: str) -> Volume:
+    """Return an image as a canonical volume; refused as by `grid_of_itk` and `nifti.volume_of`."""
+    grid = grid_of_itk(image, where)
+    stored = SimpleITK.GetArrayFromImage(image).T.reshape(grid.shape, order="F")
+    return volume_of(stored, 1.0, 0.0, grid, where)
+
+
+def itk_of_labels(label_map: LabelMap, native: Grid, like: Any = None) -> Any:
+    """Return a canonical label map as an image, lying like another of its native grid."""
+    voxels = to_native(label_map.voxels.astype(label_map.scheme.label_type), native)
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(voxels.T))
+    if like is not None and like.GetDimension() == 3:
+        image.CopyInformation(like)
+    return image
 
 
 def _segments(names: tuple[str, ...], shape: tuple[int, int, int]) -> dict[str, str]:
@@ -132,22 +173,10 @@ def _open(path: Path) -> tuple[Any, NativeFrame]:
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
-    size = reader.GetSize()
-    _require_scan(path, size, reader)
-    if stored is not None and stored < _least_bytes(fields, size, reader.GetPixelID()):
+    grid = grid_of_itk(reader, path.name)
+    least = _least_bytes(fields, grid.shape, reader.GetPixelID())
+    if stored is not None and stored < least:
         raise RuntimeError("shorter than its header says")
-    count = len(size)
-    lps = np.column_stack(
-        [
-            np.reshape(reader.GetDirection(), (count, count))[:3, :3] * reader.GetSpacing()[:3],
-            reader.GetOrigin()[:3],
-        ]
-    )
-    affine = np.vstack([_LPS_TO_RAS @ lps + 0.0, [0, 0, 0, 1]])
-    try:
-        grid = Grid((size[0], size[1], size[2]), affine)
-    except DataError as error:
-        raise DataError(f"{path.name}: {error}") from error
     space = fields.get("space", "").lower()
     is_named = kind == "MetaImage" or any(word in space for word in _SPACES)
     return reader, NativeFrame(grid, contradiction="" if is_named else _nowhere(space))
@@ -170,20 +199,6 @@ def _nowhere(space: str) -> str:
         f"its header names {what}, read as left-posterior-superior; other programs may mirror the"
         " scan; repair the header"
     )
-
-
-def _require_scan(path: Path, size: tuple[int, ...], reader: Any) -> None:
-    """Refuse what is not one 3-D image of numbers."""
-    volumes = math.prod(size[3:])
-    if len(size) < 3 or volumes > 1:
-        many = f" of {volumes} volumes, expected one; split it" if volumes > 1 else ", expected 3-D"
-        raise DataError(f"{path.name}: a {len(size)}-D image{many}")
-    if (values := reader.GetNumberOfComponents()) > 1:
-        raise DataError(
-            f"{path.name}: {values} values per voxel, expected one; give one channel per file"
-        )
-    if reader.GetPixelID() not in _BYTES:
-        raise DataError(f"{path.name}: its voxels are not plain numbers")
 
 
 def _header(path: Path) -> tuple[str, Mapping[str, str], int]:
