@@ -152,7 +152,12 @@ def test_nnunets_own_network_gives_the_same_logits_with_axes_reversed(crop, tmp_
     image = torch.rand(1, *size_of(trained))
     found = network.eval()(image.permute(0, 1, 4, 3, 2)).permute(0, 1, 4, 3, 2)
     torch.testing.assert_close(found, logits_of(trained, image), rtol=0, atol=1e-5)
-    # What nnU-Net's loader of nnssl's checkpoints goes by.
+    # What nnU-Net's loader of nnssl's checkpoints does: it fills the encoder, and the stem again.
+    for key in ("encoder", "stem"):
+        start = f"{plan[f'key_to_{key}']}."
+        part = {k: v for k, v in saved["network_weights"].items() if k.startswith(start)}
+        module = network.get_submodule(getattr(network, f"key_to_{key}"))
+        module.load_state_dict({k.removeprefix(start): v for k, v in part.items()})
     assert plan["key_to_encoder"] == network.key_to_encoder
     assert plan["key_to_stem"] == network.key_to_stem
     assert set(plan["keys_to_in_proj"]) == set(network.keys_to_in_proj)

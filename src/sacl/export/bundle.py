@@ -45,7 +45,7 @@ def write_bundle(trained: Trained, out: Path) -> list[Path]:
     Raises:
         ConfigError: the segmenter works on slices, or MONAI's DynUNet cannot be its network.
     """
-    why = "it reads squares that coarse networks place, which no transform of MONAI does"
+    why = "MONAI has neither its network nor transforms that cut its slices and put them back"
     segmenter = on_volumes(trained, "monai-bundle", why)
     if not fits_monai(trained):
         raise ConfigError("--form monai-bundle: its U-Net has two levels, MONAI's three; use onnx")
