@@ -10,6 +10,7 @@ from sacl.report.pictures import (
     ShownScan,
     only_annotated,
     plane_seen,
+    preview,
     reduced,
     reels,
     strip,
@@ -117,3 +118,18 @@ def test_an_organ_that_was_not_annotated_is_not_shown_as_a_mistake():
     shown = only_annotated(LabelMap(voxels, Grid((2, 2, 2), np.eye(4)), scheme), ("aorta", "liver"))
     np.testing.assert_array_equal(shown.voxels, np.where(voxels == 2, 0, voxels))
     assert shown.voxels.dtype == np.uint8
+
+
+def test_a_preview_has_a_key_of_the_organs_that_are_seen():
+    names = [f"organ_{n}" for n in range(1, 8)]
+    seen = preview(_scan(label=3), names, side=200)
+    picture = np.asarray(Image.open(io.BytesIO(seen)))
+    assert picture.shape == (222, 600, 3)
+    assert seen.startswith(b"\x89PNG")
+    key = picture[200:]
+    assert (key == rgb(3)).all(axis=2).sum() > 100
+    assert not any((key == rgb(n)).all(axis=2).any() for n in (1, 2, 4))
+    assert _near(picture[:200], rgb(3)).sum() > 300
+    empty = _scan()
+    nothing = ShownScan(empty.image, SPACING, empty.window, empty.predicted * 0)
+    assert Image.open(io.BytesIO(preview(nothing, names, side=200))).size == (600, 200)

@@ -154,32 +154,6 @@ def test_label_maps_of_others_are_not_overwritten(finished, tmp_path):
     assert [path.name for path in out.glob(".partial-*")] == [".partial-99-other.nii.gz"]
 
 
-@pytest.mark.parametrize("renamed", [0, 1])
-@pytest.mark.parametrize("moment", range(8))
-def test_a_prediction_that_is_killed_before_or_after_a_file_has_its_name_goes_on(
-    finished, tmp_path, monkeypatch, moment, renamed
-):
-    """Each map is renamed, noted and renamed again, and the statistics are noted and renamed."""
-    scans, out = write_scans(finished, tmp_path / "scans"), tmp_path / "out"
-    rename, moments = Path.replace, iter(range(99))
-
-    def killed(self, target):
-        if next(moments) == moment:
-            if renamed:
-                rename(self, target)
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    for _ in "first", "again, onto maps that are there":
-        moments = iter(range(99))
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", killed)
-            with pytest.raises(KeyboardInterrupt):
-                predict_to(finished, scans, out)
-        assert len(predict_to(finished, scans, out).written) == 2
-    assert not list(out.glob(".partial-*"))
-
-
 def test_a_link_that_leads_to_itself_is_one_line(finished, tmp_path):
     scans = write_scans(finished, tmp_path / "scans")
     (scans / "loop.nii.gz").symlink_to(scans / "loop.nii.gz")

@@ -1,8 +1,10 @@
 """One scan in every format has one label map, which lies on its grid; and what lies beside it."""
 
+import contextlib
 import csv
 import json
 import zipfile
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -120,19 +122,68 @@ def test_statistics_are_those_of_the_voxels_and_grow_with_every_call(model, tmp_
     assert (out / "statistics.csv").read_text().count("\n") == 3, "what is not ours is not kept"
 
 
+def test_every_scan_has_a_picture(model, tmp_path, rng):
+    folder = write_everywhere(make_scan(rng), tmp_path / "in", rng)
+    for path in folder.glob("[!ab]*"):
+        path.rename(tmp_path / path.name)
+    predicted = predict_folder(model, folder, tmp_path / "out")
+    pictures = [path for path in predicted.beside if path.suffix == ".png"]
+    assert len(pictures) == len(predicted.written)
+    a, b = (path.read_bytes() for path in pictures[:2])
+    assert a == b, "of the same scan in two formats"
+    none = predict_folder(
+        model, folder / "a.nii.gz", tmp_path / "none", extras=Extras(beside=False)
+    )
+    assert none.beside == ()
+    assert [path.name for path in (tmp_path / "none").glob("[!.]*")] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("renamed", [0, 1])
+@pytest.mark.parametrize("moment", range(8))
+def test_a_prediction_that_is_killed_before_or_after_a_file_has_its_name_goes_on(
+    model, rng, tmp_path, monkeypatch, moment, renamed
+):
+    """A picture is noted, renamed; a map is renamed, noted, renamed; then come the statistics."""
+    scan, out = make_scan(rng), tmp_path / "out"
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(scan.values.astype(np.int16), scan.affine), path)
+    rename, moments = Path.replace, iter(range(99))
+
+    def killed(self, target):
+        if next(moments) == moment:
+            if renamed:
+                rename(self, target)
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    for _ in "first", "again, onto maps that are there":
+        moments = iter(range(99))
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", killed)
+            with pytest.raises(KeyboardInterrupt) if moment < 7 else contextlib.nullcontext():
+                predict_folder(model, path, out)
+        assert moment < 7 or next(moments) == 7, "nothing else is renamed"
+        assert len(predict_folder(model, path, out).written) == 1
+    assert not list(out.glob("**/.partial-*"))
+
+
 def test_masks_are_the_organs_of_the_label_map(model, tmp_path, rng):
     folder = write_everywhere(make_scan(rng), tmp_path / "in", rng)
     for name, suffix in (("a.nii.gz", ".nii.gz"), ("d.mha", ".mha"), ("series", ".nii.gz")):
         out = tmp_path / f"of {name}"
         predicted = predict_folder(model, folder / name, out, extras=Extras(per_organ=True))
         labels, _ = native_labels(predicted.written[0], folder / "a.nii.gz")
-        masks = [path for path in predicted.beside if path.parent != out]
+        masks = [
+            path
+            for path in predicted.beside
+            if path.parent.name == predicted.written[0].name.partition(".")[0]
+        ]
         assert [path.name for path in masks] == [f"liver{suffix}", f"kidney_left{suffix}"]
         for n, path in enumerate(masks, start=1):
             np.testing.assert_array_equal(native_labels(path, None)[0], labels == n)
         assert (
             len(predict_folder(model, folder / name, out, extras=Extras(per_organ=True)).beside)
-            == 3
+            == 4
         )
         masks[0].write_bytes(b"corrected by hand")
         with pytest.raises(ConfigError, match="liver"):

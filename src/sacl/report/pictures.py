@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Integer, Shaped, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from sacl.files.label_table import label_color
+from sacl.files.label_table import hex_color, label_color
 from sacl.types import LabelMap
 
 PLANES = ("sagittal", "coronal", "axial")
@@ -26,6 +26,7 @@ _SHADES = 256
 _PALETTE = bytes(
     round(255 * part) for n in range(_SHADES) for part in (label_color(n) if n else (0.0, 0.0, 0.0))
 )
+_KEY_COLUMNS, _KEY_ROW = 4, 22
 _WHITE = bytes([0] * 3 + [255] * 3 * (_SHADES - 1))
 
 Triple = tuple[int, int, int]
@@ -82,6 +83,33 @@ def strip(scan: ShownScan, at: Triple, side: int = 256, quality: int = 80) -> by
 
     The prediction is outlined in its organs' colors, over the reference in white.
     """
+    return _encoded(_side_by_side(scan, at, side), "WEBP", quality=quality)
+
+
+def preview(scan: ShownScan, names: Sequence[str], side: int = 384) -> bytes:
+    """Return a strip of a prediction's fullest slices as PNG, with a key of the organs in them.
+
+    `names` are those of the label values from 1 on. R is the patient's right, A the front.
+    """
+    labels = scan.predicted
+    assert labels is not None
+    at = telling_slices(labels > 0)
+    planes = (plane_seen(labels, axis, at[axis]) for axis in _ORDER)
+    seen = sorted({int(n) for plane in planes for n in np.unique(plane)} - {0})
+    width = len(_ORDER) * side
+    image = Image.new("RGB", (width, side + _KEY_ROW * -(-len(seen) // _KEY_COLUMNS)))
+    image.paste(_side_by_side(scan, at, side))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(14)
+    for n, letter in enumerate("RRA"):
+        draw.text((n * side + 6, side // 2 - 8), letter, "white", font)
+    for n, label in enumerate(seen):
+        left, top = n % _KEY_COLUMNS * width // _KEY_COLUMNS, side + n // _KEY_COLUMNS * _KEY_ROW
+        draw.rectangle((left + 8, top + 5, left + 20, top + 17), hex_color(label))
+        draw.text((left + 28, top + 2), names[label - 1].replace("_", " "), "white", font)
+    return _encoded(image, "PNG")
+
+
+def _side_by_side(scan: ShownScan, at: Triple, side: int) -> Image.Image:
     canvas = np.zeros((side, len(_ORDER) * side, 3), np.uint8)
     for n, axis in enumerate(_ORDER):
         painted = np.repeat(_gray(scan, axis, at[axis], side)[..., None], 3, axis=2)
@@ -93,7 +121,7 @@ def strip(scan: ShownScan, at: Triple, side: int = 256, quality: int = 80) -> by
         rows, columns = painted.shape[:2]
         top, left = (side - rows) // 2, n * side + (side - columns) // 2
         canvas[top : top + rows, left : left + columns] = painted
-    return _encoded(Image.fromarray(canvas), "WEBP", quality=quality)
+    return Image.fromarray(canvas)
 
 
 def reels(scan: ShownScan, at: Triple, side: int = 320, most: int = 24) -> list[Reel]:

@@ -14,11 +14,13 @@ from sacl.export.forms import mask_alone, mask_names
 from sacl.files.atomic import owned, real, require_own
 from sacl.files.documents import cell_text
 from sacl.model import Model
+from sacl.patches.window import window_of
 from sacl.prediction.given import ReadCoarse, coarse_reader
 from sacl.prediction.new_scans import NIFTI, NewScan, find_scans
 from sacl.progress import say, track
+from sacl.report.pictures import ShownScan, preview
 from sacl.scores.organs_of_case import OrganMeasures, measure_organs
-from sacl.types import LabelMap, NativeFrame
+from sacl.types import LabelMap, NativeFrame, Volume
 
 _BYTES_PER_VOXEL, _BASE_GB = 17, 0.7
 """Of a scan while it is read, predicted and cleaned, and of the rest: imports, networks, a batch;
@@ -122,30 +124,46 @@ class Answer:
         return self.out / f"{self.scan.name}{self.scan.suffix}"
 
     @property
-    def masks(self) -> dict[Path, str]:
-        """Where the masks lie, if any are written, and of which organ each is."""
-        if not self.extras.per_organ:
-            return {}
-        folder, suffix = self.out / self.scan.name, self.scan.mask_suffix
-        names = mask_names(self.model.scheme)
-        return {folder / f"{name}{suffix}": organ for organ, name in names.items()}
+    def maps(self) -> dict[Path, str | None]:
+        """Where label maps and masks lie, and of which organ each is; the label map comes last."""
+        maps: dict[Path, str | None] = {}
+        if self.extras.nifti:
+            maps[self.out / f"{self.scan.name}{NIFTI}"] = None
+        if self.extras.per_organ:
+            folder, suffix = self.out / self.scan.name, self.scan.mask_suffix
+            names = mask_names(self.model.scheme)
+            maps |= {folder / f"{name}{suffix}": organ for organ, name in names.items()}
+        maps.pop(self.path, None)
+        return {**maps, self.path: None}
 
     @property
     def others(self) -> list[Path]:
         """Where all files but the label map lie."""
-        nifti = [self.out / f"{self.scan.name}{NIFTI}"] if self.extras.nifti else []
-        return [path for path in nifti if path != self.path] + list(self.masks)
+        picture = [self.picture] if self.extras.beside else []
+        return [path for path in self.maps if path != self.path] + picture
 
-    def write(self, label_map: LabelMap, native: NativeFrame) -> list[str]:
-        """Write all files, each whole or not at all; return what is to be doubted of them."""
-        name = self.model.members[0].name
+    @property
+    def picture(self) -> Path:
+        """Where the picture lies, if one is drawn."""
+        return self.out / PREVIEWS / f"{self.scan.name}.png"
+
+    def write(self, volume: Volume, label_map: LabelMap, native: NativeFrame) -> list[str]:
+        """Write what a scan gets, each file whole or not at all; return doubts about the files."""
+        if self.extras.beside:
+            self._draw(volume, label_map)
         doubts: list[str] = []
-        for path in (*self.others, self.path):
-            organ = self.masks.get(path)
+        for path, organ in self.maps.items():
             shown = mask_alone(label_map, organ) if organ else label_map
             with owned(path) as temporary:
-                doubts += self.scan.write(temporary, shown, native, name)
+                doubts += self.scan.write(temporary, shown, native, self.model.members[0].name)
         return doubts
+
+    def _draw(self, volume: Volume, label_map: LabelMap) -> None:
+        rule = self.model.members[0].predictor.spec.window
+        window = window_of(volume.voxels, rule, self.scan.shown)
+        shown = ShownScan(volume.voxels, volume.grid.spacing_mm, window, label_map.voxels)
+        with owned(self.picture) as temporary:
+            temporary.write_bytes(preview(shown, label_map.scheme.names))
 
 
 def _predict_all(
@@ -194,7 +212,7 @@ def predict_scan(answer: Answer, read_coarse: ReadCoarse) -> tuple[list[str], li
     segmented = model.segment(volume, scan.shown, coarse.label_map if coarse else None)
     doubts = [native.contradiction] if native.contradiction else []
     doubts += [f"coarse map: {doubt}" for doubt in coarse.doubts] if coarse else []
-    doubts += [*segmented.doubts, *answer.write(segmented.label_map, native)]
+    doubts += [*segmented.doubts, *answer.write(volume, segmented.label_map, native)]
     return doubts, measure_organs(volume, segmented.label_map)
 
 
