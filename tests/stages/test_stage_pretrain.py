@@ -105,7 +105,7 @@ def test_is_the_same_for_the_same_seed_and_another_for_another(workspace):
 
 def test_learns_to_tell_the_classes_apart(workspace, monkeypatch):
     monkeypatch.setattr(stage, "LEARNING_RATE", 3e-3)
-    settings = replace(SETTINGS, steps=60, batch=24, width=8, augment="mild")
+    settings = replace(SETTINGS, steps=100, batch=24, width=8, augment="mild")
 
     losses = pd.read_csv(stage.pretrain(settings, workspace) / "losses.csv")["loss"]
 
