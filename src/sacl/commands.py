@@ -85,7 +85,7 @@ _DATA = (
     _Flag("--data", "folder of scans or cohort.csv, or several to be merged", "DATA", many=True),
     _Flag("--repair-grid", _REPAIR, "nearest"),
 )
-_ARM = _Flag("--arm", "which network: the segmenter (default), or `scratch`, its twin", "ARM")
+_ARM = _Flag("--arm", "which segmenter, of an older run that has several (the first)", "ARM")
 _EXPLAIN = "only say how the data would be read, series by series for DICOM"
 _FORM = (
     "nifti (default), nifti-per-organ, nnunet, nnssl, dicom-seg, dicom-seg-labelmap or rtstruct;"

@@ -42,6 +42,8 @@ _PLACE = ("slice", "i0", "j0", "i1", "j1")
 _DENSE_COLUMNS = ("case_id", "subject_id", *_PLACE, "annotated", "holds_organ")
 
 
+Row = dict[str, object]
+"""A row of an index table, by column."""
 Plan = tuple[StoreMeta, pd.DataFrame, pd.DataFrame]
 """What a store will hold: its description and both index tables."""
 
@@ -99,8 +101,8 @@ def _plan(cohort: Cohort, workspace: Workspace, meta: StoreMeta) -> Plan:
 
     Boxes are cheap: with their number known first, the store is allocated once, in its full size.
     """
-    rows: list[dict[str, object]] = []
-    dense: list[dict[str, object]] = []
+    rows: list[Row] = []
+    dense: list[Row] = []
     measures = []
     for case in track(cohort.cases, "plan patches"):
         scan = Scan(case, cohort, workspace)
@@ -126,7 +128,7 @@ def _number(table: pd.DataFrame, name: str, has_reference: pd.Series) -> None:
     table.insert(1, "reference_row", np.where(has_reference, np.cumsum(has_reference) - 1, -1))
 
 
-def _patch_rows(scan: Scan, meta: StoreMeta) -> Iterator[dict[str, object]]:
+def _patch_rows(scan: Scan, meta: StoreMeta) -> Iterator[Row]:
     case = scan.case
     for organ, box in patch_boxes(meta.placement, scan.coarse):
         yield {
@@ -141,7 +143,7 @@ def _patch_rows(scan: Scan, meta: StoreMeta) -> Iterator[dict[str, object]]:
         }
 
 
-def _slice_rows(scan: Scan, meta: StoreMeta) -> Iterator[dict[str, object]]:
+def _slice_rows(scan: Scan, meta: StoreMeta) -> Iterator[Row]:
     for box in dense_boxes(meta.placement, scan.image.grid, scan.coarse):
         yield {
             "case_id": scan.case.case_id,

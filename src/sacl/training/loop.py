@@ -129,8 +129,8 @@ def train(  # noqa: PLR0913
         optimizer, lambda _: cosine(pace.position, steps, _WARM_UP, pace.stride)
     )
     trained, fabric_optimizer = fabric.setup(network, optimizer)
-    parts: dict[str, Any] = {"network": network, "optimizer": optimizer}
-    parts |= {"average": average.network} if average else {}
+    parts: _Parts = {"network": network, "optimizer": optimizer}
+    parts = {**parts, "average": average.network} if average else parts
     losses, position = _resume(checkpoint, parts, schedule, steps, what)
     trained.train()
     pace.begin(steps, device, what, len(losses), position)
