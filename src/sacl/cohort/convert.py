@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from sacl.cohort.annotation import (
     keep_annotated,
     require_all_learned,
 )
-from sacl.cohort.dataset import Dataset, SourceCase, first_of
+from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.cohort.merging import read_scan
-from sacl.cohort.references import MapRules, overlap_in_words, read_source_map
+from sacl.cohort.references import Decisions, MapRules, read_source_map
 from sacl.cohort.splits import SplitRules, choose_splits
 from sacl.errors import SaclError
 from sacl.files.nifti import write_label_map, write_volume
@@ -106,33 +106,9 @@ def convert_case(
     return Converted(case, reference.contested, reference.repair, "; ".join(doubts))
 
 
-@dataclass(frozen=True)
-class Decisions:
-    """What was decided by case: voxels that two masks claim, resampling, headers in doubt."""
-
-    overlaps: Mapping[str, Mapping[str, int]]
-    repaired_grids: Mapping[str, str]
-    contradictions: Mapping[str, str]
-
-    def lines(self, overlap: str) -> Iterator[str]:
-        """Yield it in words; `overlap` is the rule by which a contested voxel was given away."""
-        for case_id, repair in self.repaired_grids.items():
-            yield (
-                f"case {case_id}: label map resampled by nearest neighbor onto the image's"
-                f" grid ({repair})"
-            )
-        if self.contradictions:
-            first = first_of(list(self.contradictions.items()))
-            yield f"WARNING, the header contradicts itself in case {first}"
-        if self.overlaps:
-            words = overlap_in_words(self.overlaps.values())
-            yield f"{words}; the {overlap} organ wins; run.json has all pairs"
-
-
 def decisions(converted: Sequence[Converted]) -> Decisions:
     """Return what was decided in the cases in which there was something to decide."""
-    return Decisions(
-        {each.case.case_id: each.contested for each in converted if each.contested},
-        {each.case.case_id: each.repair for each in converted if each.repair},
-        {each.case.case_id: each.contradiction for each in converted if each.contradiction},
-    )
+    decided = Decisions()
+    for each in converted:
+        decided.note(each.case.case_id, each.contested, each.repair, each.contradiction)
+    return decided

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Integer
 from scipy.ndimage import find_objects
 
 from sacl.cohort.annotation import label_of_value
-from sacl.cohort.dataset import Dataset, SourceCase, naming_case
+from sacl.cohort.dataset import Dataset, SourceCase, first_of, naming_case
 from sacl.errors import DataError
 from sacl.files.arrays import distinct_values, relabeled
 from sacl.files.nifti import read_labels
@@ -256,16 +256,38 @@ def merge_masks(
     return voxels, _contested(masks) if contested else {}
 
 
-def overlap_in_words(contested: Collection[Mapping[str, int]]) -> str:
-    """Return in how many scans masks overlap, by how much, and the worst of the pairs."""
-    total = Counter[str]()
-    for pairs in contested:
-        total.update(pairs)
-    worst, count = total.most_common(1)[0]
-    return (
-        f"masks overlap in {len(contested)} scans by {sum(total.values())} voxels, most of all"
-        f" {worst} by {count}"
-    )
+@dataclass(frozen=True)
+class Decisions:
+    """What reading label maps decided, by case: contested voxels, resampling, headers in doubt."""
+
+    overlaps: dict[str, Mapping[str, int]] = field(default_factory=dict)
+    repaired_grids: dict[str, str] = field(default_factory=dict)
+    contradictions: dict[str, str] = field(default_factory=dict)
+
+    def note(
+        self, case_id: str, contested: Mapping[str, int], repair: str, contradiction: str
+    ) -> None:
+        """Keep what was decided of a case, if there was something to decide."""
+        self.overlaps.update({case_id: contested} if contested else {})
+        self.repaired_grids.update({case_id: repair} if repair else {})
+        self.contradictions.update({case_id: contradiction} if contradiction else {})
+
+    @property
+    def contested(self) -> Counter[str]:
+        """Contested voxels by pair of organs, over all cases."""
+        return sum(map(Counter, self.overlaps.values()), Counter[str]())
+
+    def lines(self, winner: str, where: str = "case", what: str = "scans") -> Iterator[str]:
+        """Yield in words what headers and overlapping masks left open, and who won a voxel."""
+        if self.contradictions:
+            first = first_of(list(self.contradictions.items()), what)
+            yield f"WARNING, the header contradicts itself in {where} {first}"
+        if self.overlaps:
+            worst, count = self.contested.most_common(1)[0]
+            yield (
+                f"masks overlap in {len(self.overlaps)} scans by {self.contested.total()} voxels,"
+                f" most of all {worst} by {count}; {winner} wins; run.json has all pairs"
+            )
 
 
 def _contested(masks: Sequence[OrganMask]) -> dict[tuple[str, str], int]:

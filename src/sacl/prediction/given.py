@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sacl.cohort.dataset import first_of, in_short, nifti_files
+from sacl.cohort.dataset import in_short, nifti_files
 from sacl.cohort.label_names import TABLES, names_in_folder, names_in_map, require_labels
 from sacl.cohort.layouts.nnssl import anatomy_masks
-from sacl.cohort.references import MapRules, SchemeMap, in_scheme, lay_masks, overlap_in_words
+from sacl.cohort.references import Decisions, MapRules, SchemeMap, in_scheme, lay_masks
 from sacl.dicom.segmentation import read_segmentation, segment_names
 from sacl.errors import DataError
 from sacl.files.atomic import folder_fingerprint
@@ -222,18 +222,15 @@ def _likeliest(paths: list[Path], name: str) -> Path:
 class GivenMaps:
     """The given maps of a cohort's scans, which are cleaned like those of our own networks.
 
-    While they are read, it is counted what reading them decided: which grids were repaired, which
-    voxels masks of two organs claim, which headers contradict themselves, and how many scans have a
-    label value without a name.
+    While they are read, what that decided is noted, and how many scans have a label value without a
+    name.
     """
 
     survey: Survey
     scheme: LabelScheme
     grids: Mapping[str, Grid]
     repairs_grid: bool
-    repaired: dict[str, str] = field(default_factory=dict)
-    contested: dict[str, Mapping[str, int]] = field(default_factory=dict)
-    contradictions: dict[str, str] = field(default_factory=dict)
+    decided: Decisions = field(default_factory=Decisions)
     unnamed: Counter[int] = field(default_factory=Counter)
 
     def locate(self, case: Case) -> LabelMap:
@@ -242,42 +239,31 @@ class GivenMaps:
         if case.case_id not in self.survey.maps:
             return LabelMap(np.zeros(grid.shape, self.scheme.label_type), grid, self.scheme)
         given = read_given_map(self.survey.maps[case.case_id], self.scheme, grid, self.repairs_grid)
-        if given.repair:
-            self.repaired[case.case_id] = given.repair
-        if given.contested:
-            self.contested[case.case_id] = given.contested
-        if given.contradiction:
-            self.contradictions[case.case_id] = given.contradiction
+        self.decided.note(case.case_id, given.contested, given.repair, given.contradiction)
         self.unnamed.update(given.unnamed)
         return cleaned(given.label_map.voxels, grid, self.scheme)
 
     def record(self) -> dict[str, object]:
-        """Return what to record of the maps, and say what was decided about overlaps."""
-        total = Counter[str]()
-        for pairs in self.contested.values():
-            total.update(pairs)
-        if total:
-            say(f"locate: {overlap_in_words(self.contested.values())}; {_WINS} wins")
+        """Return what to record of the maps, and say what was decided."""
+        for line in self.decided.lines(_WINS, "the map of", "maps"):
+            say(f"locate: {line}")
         if self.unnamed:
             values = in_short(list(map(str, sorted(self.unnamed))), _SAID)
             say(f"locate: label values without a name became background: {values}")
-        if self.contradictions:
-            first = first_of(list(self.contradictions.items()), "maps")
-            say(f"locate: WARNING, the header contradicts itself in the map of {first}")
-        survey = self.survey
+        survey, contested = self.survey, self.decided.contested
         return {
             "maps": len(survey.maps),
             "missing": {"scans": len(survey.missing), "first": list(survey.missing[:_SAID])},
             "unmatched_names": dict(survey.unmatched),
             "absent_organs": list(survey.absent),
             "unnamed_values": {str(value): n for value, n in sorted(self.unnamed.items())},
-            "repaired_grids": self.repaired,
-            "contradictions": self.contradictions,
+            "repaired_grids": self.decided.repaired_grids,
+            "contradictions": self.decided.contradictions,
             "overlap": {
                 "wins": _WINS,
-                "scans": len(self.contested),
-                "voxels": sum(total.values()),
-                "pairs": dict(total.most_common()),
+                "scans": len(self.decided.overlaps),
+                "voxels": contested.total(),
+                "pairs": dict(contested.most_common()),
             },
         }
 

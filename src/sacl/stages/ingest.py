@@ -68,7 +68,10 @@ def write_listed(
     cohort = Cohort(dataset.name, plan.scheme, cases, modality, settings.window_hu, source)
     write_cohort(folder, cohort)
     decided = decisions(converted)
-    for line in decided.lines(settings.overlap):
+    for case_id, repair in decided.repaired_grids.items():
+        where = f"ingest: case {case_id}: label map resampled by nearest neighbor"
+        say(f"{where} onto the image's grid ({repair})")
+    for line in decided.lines(f"the {settings.overlap} organ"):
         say(f"ingest: {line}")
     named = {"layout": dataset.layout, "labeled_subjects": plan.labeled}
     return {**_counts(cohort), **named, **dataclasses.asdict(decided)}
