@@ -39,12 +39,25 @@ _SCANS = "scans"
 
 
 @dataclass(frozen=True)
-class _Maps:
-    """The label maps that the page is about: the cohort, and where it and its maps are."""
+class _Run:
+    """What all pages are about: a cohort, its folder and that of its label maps, with their link.
 
+    `label` is the scan-wise label that made the semantic classes.
+    """
+
+    title: str
+    label: str
     cohort: Cohort
     home: Path
     folder: Path
+    maps: str
+
+    @property
+    def colors(self) -> dict[str, str]:
+        return results.organ_colors(self.cohort.scheme)
+
+    def case(self, case_id: str) -> Case:
+        return next(case for case in self.cohort.cases if case.case_id == case_id)
 
     def path(self, case_id: str) -> Path:
         return self.folder / f"{case_id}.nii.gz"
@@ -73,26 +86,17 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
         records = {stage: record for stage, record in there.items() if record}
         scored = workspace.folder("evaluate")
         rows = read_scores(scored / "scores.csv")
-        main = _main_run(rows, records)
-        maps = _Maps(cohort, workspace.folder("ingest"), workspace.folder("predict") / main)
-        scores = results.scores_part(rows, list(_unscored(maps, rows, main)))
-        label = results.label_of_classes(records)
-        about = {
-            "title": workspace.name,
-            "cases": {case.case_id: case for case in cohort.cases},
-            "colors": results.organ_colors(cohort.scheme),
-            "label": label,
-            "maps": _link(maps.folder, folder),
-        }
-        pictured = _write_scans(maps, scores, folder / _SCANS, about) if scores else []
+        maps, label = _maps(workspace, rows, records), results.label_of_classes(records)
+        home, link = workspace.folder("ingest"), _link(maps, folder)
+        run = _Run(workspace.name, label, cohort, home, maps, link)
+        scores = results.scores_part(rows, list(_unscored(run, rows)))
         page = render(
             "run.html",
-            **about,
-            cohort=cohort,
+            run=run,
             subjects=results.split_words(cohort),
             summary=read_summary(scored / "summary.json"),
             scores=scores,
-            pictured=pictured,
+            pictured=_write_scans(run, scores, folder / _SCANS) if scores else [],
             tables=_link(scored, folder),
             doubts=read_findings(workspace.folder("predict")).doubts,
             curves=results.curves(workspace),
@@ -105,12 +109,10 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
     return folder / _PAGE
 
 
-def _main_run(rows: Sequence[ScoreRow], records: results.Records) -> str:
-    """Return the run that the page is about: the first that was scored, or would have been."""
-    if rows:
-        return rows[0].run
-    runs = records["evaluate"].results.get("runs") if "evaluate" in records else None
-    return str(runs[0]) if runs else ""
+def _maps(workspace: Workspace, rows: Sequence[ScoreRow], records: results.Records) -> Path:
+    """Return the folder of the run that was scored first, or would have been."""
+    runs = [row.run for row in rows[:1]] or records["evaluate"].results.get("runs", [])
+    return workspace.folder("predict").joinpath(*runs[:1])
 
 
 def _link(path: Path, start: Path) -> str:
@@ -118,55 +120,53 @@ def _link(path: Path, start: Path) -> str:
     return Path(os.path.relpath(path, start)).as_posix()
 
 
-def _unscored(maps: _Maps, rows: Sequence[ScoreRow], run: str) -> Iterator[ScoreRow]:
+def _unscored(run: _Run, rows: Sequence[ScoreRow]) -> Iterator[ScoreRow]:
     """Yield the volumes of all organs that were not scored, in every label map that is there."""
-    scored = {(row.score.case_id, row.score.organ) for row in rows if row.run == run}
-    names, nothing = maps.cohort.scheme.names, math.nan
-    for case in track(maps.cohort.cases, "measure label maps"):
+    scored = {(row.score.case_id, row.score.organ) for row in rows if row.run == run.folder.name}
+    names, nothing = run.cohort.scheme.names, math.nan
+    for case in track(run.cohort.cases, "measure label maps"):
         organs = [organ for organ in names if (case.case_id, organ) not in scored]
-        if organs and maps.path(case.case_id).is_file():
-            label_map = read_label_map(maps.path(case.case_id), maps.cohort.scheme)[0]
+        if organs and run.path(case.case_id).is_file():
+            label_map = read_label_map(run.path(case.case_id), run.cohort.scheme)[0]
             slices = label_map.voxels.T
             counts = [np.bincount(one.ravel(), minlength=len(names) + 1) for one in slices]
             voxels = np.sum(counts, axis=0)
             for organ in organs:
                 ml = float(voxels[label_map.scheme.label_of(organ)]) * label_map.grid.voxel_ml
                 score = OrganScore(case.case_id, organ, *(nothing,) * 4, predicted_ml=ml)
-                yield ScoreRow(run, case.subject_id, case.split, score)
+                yield ScoreRow(run.folder.name, case.subject_id, case.split, score)
 
 
 def _write_scans(
-    maps: _Maps, scores: results.ScoresPart, folder: Path, about: Mapping[str, Any]
+    run: _Run, scores: results.ScoresPart, folder: Path
 ) -> list[tuple[str, results.ScanLine, str]]:
     """Write a page and a strip of three planes per scan; return roles with their scans and strips.
 
     What is returned is to be shown on the first page.
     """
-    lines = [line for line in scores.scans if maps.path(line.case_id).is_file()]
+    lines = [line for line in scores.scans if run.path(line.case_id).is_file()]
     names = [None, *(line.case_id for line in lines), None]
     roles = results.shown_roles(lines)
     uris: dict[str, str] = {}
     for n, line in enumerate(track(lines, "draw scans")):
-        case = about["cases"][line.case_id]
-        scan, at = _shown(maps, case, line)
+        case = run.case(line.case_id)
+        scan, at = _shown(run, case, line)
         content = strip(scan, at)
         if line in roles.values():
             uris[line.case_id] = data_uri(content)
         with replacing(folder / f"{line.case_id}.webp") as temporary:
             temporary.write_bytes(content)
         values = {"line": line, "case": case, "before": names[n], "after": names[n + 2]}
-        page = render("scan.html", **about, **values, reels=reels(scan, at))
+        page = render("scan.html", run=run, **values, reels=reels(scan, at))
         write_text(folder / f"{line.case_id}.html", page)
     return [(role, line, uris[line.case_id]) for role, line in roles.items()]
 
 
-def _shown(
-    maps: _Maps, case: Case, line: results.ScanLine
-) -> tuple[ShownScan, tuple[int, int, int]]:
+def _shown(run: _Run, case: Case, line: results.ScanLine) -> tuple[ShownScan, tuple[int, int, int]]:
     """Read a scan, and choose its slices: where most is wrong, else where most is in doubt."""
-    image, scheme = read_image(maps.home, case), maps.cohort.scheme
-    predicted = read_label_map(maps.path(case.case_id), scheme)[0]
-    reference = read_reference(maps.home, case, scheme)
+    image, scheme = read_image(run.home, case), run.cohort.scheme
+    predicted = read_label_map(run.path(case.case_id), scheme)[0]
+    reference = read_reference(run.home, case, scheme)
     doubtful = [scheme.label_of(organ.organ) for organ in line.doubtful]
     where = np.isin(predicted.voxels, doubtful)
     if reference is not None:
