@@ -88,7 +88,7 @@ def test_the_worst_the_median_and_the_best_scans_are_shown_once_each():
     many = _roles([n / 10 for n in range(10)])
     assert (many["median"], many["best"]) == ("s4-a", "s9-a")
     assert _roles([0.9]) == {"worst": "s0-a"}
-    assert _roles([math.nan]) == {}
+    assert _roles([math.nan]) == {"without a score, 1 of 1": "s0-a"}
 
 
 def _unscored(case, organ, volume):
@@ -126,9 +126,9 @@ def test_scans_without_a_score_are_pictured_too_where_they_are_in_doubt():
     assert {role: line.case_id for role, line in shown_roles(lines).items()} == {
         "worst": "s1-a",
         "second worst": "s0-a",
-        "in doubt, 1 of 3": "u10",
-        "in doubt, 2 of 3": "u11",
-        "in doubt, 3 of 3": "u8",
+        "without a score, 1 of 3": "u8",
+        "without a score, 2 of 3": "u9",
+        "without a score, 3 of 3": "u10",
     }
 
 

@@ -22,6 +22,7 @@ from sacl.types import LabelMap
 PLANES = ("sagittal", "coronal", "axial")
 """What one sees along the axes i, j and k."""
 _ORDER = (2, 1, 0)
+_GAP = 4
 _SHADES = 256
 _PALETTE = bytes(
     round(255 * part) for n in range(_SHADES) for part in (label_color(n) if n else (0.0, 0.0, 0.0))
@@ -112,7 +113,8 @@ def preview(scan: ShownScan, names: Sequence[str], side: int = 384) -> bytes:
 def _side_by_side(scan: ShownScan, at: Triple, side: int) -> Image.Image:
     canvas = np.zeros((side, len(_ORDER) * side, 3), np.uint8)
     for n, axis in enumerate(_ORDER):
-        painted = np.repeat(_gray(scan, axis, at[axis], side)[..., None], 3, axis=2)
+        gray = _gray(scan, axis, at[axis], side - _GAP)
+        painted = np.repeat(gray[..., None], 3, axis=2)
         for labels, palette in ((scan.reference, _WHITE), (scan.predicted, _PALETTE)):
             if labels is not None:
                 lines = _lines(plane_seen(labels, axis, at[axis]), painted.shape[:2])

@@ -134,9 +134,10 @@ class ScoresPart:
 
 
 def scan_lines(scores: pd.DataFrame) -> list[ScanLine]:
-    """Return the scans of one run: those with most organs in doubt first, of these the lowest Dice.
+    """Return the scans of one run, those with most organs in doubt first.
 
-    Where an organ was not scored, its Dice and the volume of its reference are NaN.
+    Of these the lowest Dice comes first; of those without one the most unusual volume does. Where
+    an organ was not scored, its Dice and the volume of its reference are NaN.
     """
     lines = []
     for case_id, part in _with_usual_volumes(scores).groupby("case_id", sort=False):
@@ -154,9 +155,10 @@ def scan_lines(scores: pd.DataFrame) -> list[ScanLine]:
     return sorted(lines, key=_doubtful_first)
 
 
-def _doubtful_first(line: ScanLine) -> tuple[int, float, str]:
+def _doubtful_first(line: ScanLine) -> tuple[int, float, float, str]:
     dice = math.inf if math.isnan(line.dice) else line.dice
-    return -len(line.doubtful), dice, line.case_id
+    z = abs(line.strangest.z) if line.strangest else 0.0
+    return -len(line.doubtful), dice, -z, line.case_id
 
 
 def _with_usual_volumes(scores: pd.DataFrame) -> pd.DataFrame:
@@ -173,14 +175,14 @@ def _with_usual_volumes(scores: pd.DataFrame) -> pd.DataFrame:
 def shown_roles(lines: Sequence[ScanLine]) -> dict[str, ScanLine]:
     """Return the scans to picture by role: of those scored the worst three, median and best one.
 
-    Of an even number the lower of the two middle scans is the median. Up to three without a score
-    follow whose volumes are in doubt. Each scan is shown once.
+    Of an even number the lower of the two middle scans is the median. Up to three are of those
+    without a score, where their volumes are in doubt or nothing has a score. None is shown twice.
     """
     ranked = [line for line in lines if not math.isnan(line.dice)]
-    odd = [line for line in lines if math.isnan(line.dice) and line.doubtful][:3]
+    odd = [line for line in lines if math.isnan(line.dice) and (line.doubtful or not ranked)][:3]
     names = ("worst", "second worst", "third worst")
     roles = list(zip(names, ranked, strict=False))
-    roles += [(f"in doubt, {n} of {len(odd)}", line) for n, line in enumerate(odd, start=1)]
+    roles += [(f"without a score, {n} of {len(odd)}", line) for n, line in enumerate(odd, start=1)]
     if ranked:
         roles += [("median", ranked[(len(ranked) - 1) // 2]), ("best", ranked[-1])]
     role_of: dict[str, tuple[str, ScanLine]] = {}
@@ -225,7 +227,8 @@ def split_words(cohort: Cohort) -> str:
     labeled = len({case.subject_id for case in cohort.labeled})
     counts = {split: len({c.subject_id for c in cohort.of_split(split)}) for split in SPLITS}
     words = {**dict.fromkeys(SPLITS, ""), "train": f" ({labeled} labeled)"}
-    return ", ".join(f"{n} {split}{words[split]}" for split, n in counts.items() if n) + " subjects"
+    listed = ", ".join(f"{n} {split}{words[split]}" for split, n in counts.items() if n)
+    return f"{listed} subject{'s' if sum(counts.values()) > 1 else ''}"
 
 
 def organ_colors(scheme: LabelScheme) -> dict[str, str]:

@@ -12,6 +12,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     return typeof a === "number" ? -1 : 1;
   };
   titles.forEach((title, n) => {
+    if (title.classList.contains("drawn")) return;
     const button = document.createElement("button");
     button.textContent = title.textContent;
     button.type = "button";
