@@ -59,8 +59,8 @@ class Queue:
             if row and row["state"] in ("sending", "done") and row["model"] == self.model:
                 return False
             if row and row["state"] == "receiving":
-                what = "changed = ?, open = 1"
-                self._do(f"UPDATE study SET {what} WHERE name = ?", time.time(), study)
+                what = "UPDATE study SET changed = ?, open = 1 WHERE name = ?"
+                self._do(what, time.time(), study)
             else:
                 values = "(name, state, model, changed) VALUES (?, 'receiving', ?, ?)"
                 self._do(f"INSERT OR REPLACE INTO study {values}", study, self.model, time.time())
@@ -143,19 +143,14 @@ class Queue:
         """Tell whether an image of a study was refused."""
         return self._one("SELECT 1 FROM study WHERE name = ? AND lacks", study) is not None
 
-    def in_state(self, *states: str) -> list[str]:
-        """Return the studies that are in one of some states, the longest unchanged first."""
-        rows = self._all("SELECT name, state FROM study ORDER BY changed")
-        return [row["name"] for row in rows if row["state"] in states]
+    def in_state(self, state: str) -> dict[str, str]:
+        """Return the studies in a state, the longest unchanged first, each with the reason."""
+        rows = self._all("SELECT name, reason FROM study WHERE state = ? ORDER BY changed", state)
+        return dict(map(tuple, rows))
 
     def counts(self) -> dict[str, int]:
         """Return how many studies are in each state."""
         return dict(map(tuple, self._all("SELECT state, COUNT(*) FROM study GROUP BY state")))
-
-    def troubles(self) -> list[tuple[str, str]]:
-        """Return the studies that were set aside, each with the reason."""
-        rows = self._all("SELECT name, reason FROM study WHERE state = 'aside' ORDER BY changed")
-        return [(row["name"], row["reason"]) for row in rows]
 
     def is_waiting(self) -> bool:
         """Tell whether some result could not be sent yet."""

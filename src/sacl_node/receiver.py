@@ -13,10 +13,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from sacl.dicom.stack import decoder_fault
 from sacl.errors import ConfigError
-from sacl_node.store import Added, Store
-
-_STATUS = {Added.FULL: 0xA700, Added.DAMAGED: 0xC000}
-"""Out of resources; cannot understand (PS3.4, annex B). All else is a success to the sender."""
+from sacl_node.store import Store
 
 
 def listen(
@@ -44,9 +41,9 @@ def listen(
     studies: dict[Association, set[str]] = {}
 
     def keep(event: Event) -> int:
-        added, study = store.add(event.encoded_dataset())
+        status, study = store.add(event.encoded_dataset())
         studies.setdefault(event.assoc, set()).add(study)
-        return _STATUS.get(added, 0x0000)
+        return status
 
     def close(event: Event) -> None:
         for study in studies.get(event.assoc, ()):

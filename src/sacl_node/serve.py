@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -90,12 +91,10 @@ def bytes_of(text: str) -> int:
         >>> bytes_of("20GB"), bytes_of("1.5 tb")
         (20000000000, 1500000000000)
     """
-    plain = text.strip().upper().removesuffix("B")
-    factor = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}.get(plain[-1:], 1)
-    try:
-        return int(float(plain.rstrip("KMGT")) * factor)
-    except ValueError as error:
-        raise ConfigError(f"--max-disk {text}: expected a size such as 20GB") from error
+    size = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)B?", text.strip().upper())
+    if size is None:
+        raise ConfigError(f"--max-disk {text}: expected a size such as 20GB")
+    return int(float(size[1]) * 1000 ** " KMGT".index(size[2] or " "))
 
 
 def serve(node: Node, model: Model, stop: threading.Event | None = None) -> dict[str, Any]:
@@ -127,8 +126,9 @@ def serve(node: Node, model: Model, stop: threading.Event | None = None) -> dict
         ]
         stop.wait()
         log.info("stopping")
+        end = time.monotonic() + node.grace_s
         for worker in workers:
-            worker.join(node.grace_s)
+            worker.join(max(end - time.monotonic(), 0))
         queue.release()
         counts = queue.counts()
         if any(worker.is_alive() for worker in workers):
@@ -211,19 +211,17 @@ def _source(node: Node, store: Store, stop: threading.Event) -> Iterator[None]:
     else:
         puller = Archive(Orthanc(node.orthanc or ""), store)
 
-    def look() -> bool:
-        puller.look()
-        return False
-
-    thread = _repeat(look, stop, _LOOK_EVERY_S)
+    thread = _repeat(puller.look, stop, _LOOK_EVERY_S)
     try:
         yield
     finally:
         thread.join(node.grace_s)
 
 
-def _repeat(step: Callable[[], bool], stop: threading.Event, pause_s: float) -> threading.Thread:
-    """Do a step in a thread again and again, with a pause where it had nothing to do."""
+def _repeat(
+    step: Callable[[], bool | None], stop: threading.Event, pause_s: float
+) -> threading.Thread:
+    """Do a step in a thread again and again, with a pause where it did nothing."""
 
     def run() -> None:
         while not stop.is_set():
@@ -241,7 +239,7 @@ def _repeat(step: Callable[[], bool], stop: threading.Event, pause_s: float) -> 
 
 
 def _state(store: Store, since: float) -> dict[str, Any]:
-    counts, aside = store.queue.counts(), store.queue.troubles()
+    counts, aside = store.queue.counts(), list(store.queue.in_state("aside").items())
     wrong = {
         "the disk is nearly full": store.used > 0.95 * store.limit,
         "results wait for their receiver": store.queue.is_waiting(),

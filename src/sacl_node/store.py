@@ -6,7 +6,6 @@ An image lies in the folder of its study, under hashes: no name of a file says w
 from __future__ import annotations
 
 import contextlib
-import enum
 import hashlib
 import io
 import logging
@@ -28,14 +27,8 @@ MODALITIES = ("CT", "MR")
 _TAGS = ["StudyInstanceUID", "SOPInstanceUID", "Modality"]
 
 
-class Added(enum.Enum):
-    """What became of an image: kept, left out for its kind or its time, or refused."""
-
-    KEPT = "kept"
-    OTHER = "no CT or MR"
-    LATE = "late"
-    FULL = "full"
-    DAMAGED = "damaged"
+TAKEN, FULL, DAMAGED = 0x0000, 0xA700, 0xC000
+"""DICOM's statuses: success, out of resources, cannot understand (PS3.4, annex B)."""
 
 
 def short(text: str) -> str:
@@ -56,8 +49,10 @@ class Store:
         remove_partials(self._studies)
         self.used = 0
         self.count()
-        for study in queue.in_state("done", "unsuitable"):
-            self._remove(study)
+        over = {*queue.in_state("done"), *queue.in_state("unsuitable")}
+        for path in self._studies.iterdir():
+            if path.name in over:
+                self._remove(path.name)
 
     def images(self, study: str) -> Path:
         """Return the folder of a study's images."""
@@ -67,38 +62,39 @@ class Store:
         """Return where a study's segmentation lies until it was sent."""
         return self._studies / study / "result.dcm"
 
-    def add(self, image: bytes) -> tuple[Added, str]:
-        """Keep an image, a whole DICOM file, so that it outlives the program; or say why not.
+    def add(self, image: bytes) -> tuple[int, str]:
+        """Keep an image, a whole DICOM file, so that it outlives the program.
 
-        Returns its study, too.
+        Returns the status for its sender, and its study. Other objects than CT and MR images, and
+        images that come too late, are a success, too, but are left out.
         """
         try:
             with quiet():
                 header = pydicom.dcmread(io.BytesIO(image), specific_tags=list(_TAGS))
-            study, name = (str(header.get(tag) or "") for tag in _TAGS[:2])
+            study, name, modality = (str(header.get(tag) or "") for tag in _TAGS)
             name = name or str(header.file_meta.get("MediaStorageSOPInstanceUID") or "")
         except DAMAGE:
-            return Added.DAMAGED, ""
-        if str(header.get("Modality")) not in MODALITIES:
-            return Added.OTHER, ""
+            return DAMAGED, ""
+        if modality not in MODALITIES:
+            return TAKEN, ""
         if not study or not name:
-            return Added.DAMAGED, ""
+            return DAMAGED, ""
         return self._keep(image, short(study), short(name)), short(study)
 
-    def _keep(self, image: bytes, study: str, name: str) -> Added:
+    def _keep(self, image: bytes, study: str, name: str) -> int:
         with self._lock:
             if not self.queue.expect(study):
                 self.late += 1
-                return Added.LATE
+                return TAKEN
             path = self.images(study) / f"{name}.dcm"
-            there = path.stat().st_size if path.exists() else 0
-            if not self._has_room(len(image) - there, study) or not _write(path, image):
-                if not self.queue.lacks(study):
-                    log.warning("study %s: an image is refused, the disk is full", study)
-                self.queue.lack(study)
-                return Added.FULL
-            self.used += len(image) - there
-            return Added.KEPT
+            more = len(image) - (path.stat().st_size if path.exists() else 0)
+            if self._has_room(more, study) and _write(path, image):
+                self.used += more
+                return TAKEN
+            if not self.queue.lacks(study):
+                log.warning("study %s: an image is refused, the disk is full", study)
+            self.queue.lack(study)
+            return FULL
 
     def count(self) -> None:
         """Count all bytes again, a result's too: it may be over the limit, and makes room soon."""
@@ -114,28 +110,27 @@ class Store:
             return is_ended
 
     def _remove(self, study: str) -> None:
-        """Remove all files of a study."""
-        with self._lock:
-            folder = self._studies / study
-            self.used -= _size(folder)
-            shutil.rmtree(folder, ignore_errors=True)
+        folder = self._studies / study
+        self.used -= _size(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def is_filling(self) -> bool:
         """Tell whether what can wait elsewhere should: over half of the disk is taken."""
         return self.used > self.limit / 2
 
     def _has_room(self, size: int, study: str) -> bool:
-        """Tell whether so many bytes fit; studies that were set aside make room, the oldest first.
+        """Tell whether so many bytes fit; the study that was set aside first makes room.
 
-        What is removed of them has to be sent again.
+        It has to be sent again to be tried again.
         """
+        if self.used + size <= self.limit:
+            return True
         for aside in self.queue.in_state("aside"):
-            if self.used + size <= self.limit:
-                break
             if aside != study and self.images(aside).exists():
                 log.warning("study %s: set aside, removed to make room", aside)
                 self._remove(aside)
-        return self.used + size <= self.limit
+                return self._has_room(size, study)
+        return False
 
 
 def _write(path: Path, content: bytes) -> bool:

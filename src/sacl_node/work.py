@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import pydicom
 
@@ -17,22 +17,13 @@ from sacl.dicom.stack import read_stack
 from sacl.dicom.verdict import DicomExport, only_largest
 from sacl.errors import DataError
 from sacl.files.atomic import replacing
-from sacl.types import Volume
 
 if TYPE_CHECKING:
-    from sacl.model import Segmented
+    from sacl.model import Model as Segmenter
 
 
 class UnsuitableError(DataError):
     """No series of a study is a scan that the segmenter reads."""
-
-
-class Segmenter(Protocol):
-    """What is asked of a model of `sacl.load_model`."""
-
-    def segment(self, volume: Volume, name: str) -> Segmented:
-        """Return the label map of a scan, and what is to be doubted; errors call it by the name."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

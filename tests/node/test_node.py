@@ -218,6 +218,18 @@ def _page(port):
     return told.value
 
 
+def test_what_was_set_aside_makes_room(tmp_path, archive, logged):
+    bad, good = (write_study(tmp_path / f"study{n}", n, slices=8 * n) for n in (1, 2))
+    size = sum(path.stat().st_size for path in good.iterdir())
+    node = node_for(tmp_path, archive.port, max_disk=int(1.2 * size))
+    with running(node, model(fails=queues.TRIES)):
+        send(bad, node.port)
+        node_parts.wait_for(lambda: health(node.health_port)["studies"]["aside"])
+        assert send(good, node.port) == [0] * 16
+        node_parts.wait_for(lambda: archive.got)
+    assert "set aside, removed to make room" in logged()
+
+
 def test_a_study_without_a_scan_is_done_with(tmp_path, archive, logged):
     study = write_study(tmp_path / "study", slices=3)
     node = node_for(tmp_path, archive.port)
