@@ -23,6 +23,7 @@ from node_parts import SEG, free_port, health, labels_of, model, running, send, 
 from pydicom.uid import generate_uid  # noqa: E402
 from pynetdicom import AE, evt  # noqa: E402
 
+from sacl.cli import main  # noqa: E402
 from sacl.cohort.layouts import dicom  # noqa: E402
 from sacl.dicom.segmentation import read_segmentation  # noqa: E402
 from sacl.errors import ConfigError  # noqa: E402
@@ -178,7 +179,7 @@ def test_a_study_waits_longer_where_its_sender_broke_off(tmp_path, archive):
 def test_a_full_disk_refuses_images_and_predicts_no_part_of_a_study(tmp_path, archive):
     study = write_study(tmp_path / "study")
     size = sum(path.stat().st_size for path in study.iterdir())
-    node = node_for(tmp_path, archive.port, max_disk=size // 2)
+    node = node_for(tmp_path, archive.port, max_disk=int(0.8 * size))  # six slices would be a scan
     with running(node, model()):
         statuses = send(study, node.port)
         assert statuses[0] == 0
@@ -341,6 +342,30 @@ def test_a_second_node_on_a_store_is_refused(tmp_path, archive):
 def test_what_cannot_work_is_refused_in_one_line(tmp_path, changes, told):
     with pytest.raises(ConfigError, match=told):
         serve(node_for(tmp_path, 1, **changes), model())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "give --model, --store and --send-to"),
+        (["--send-to", "P@h:1"], "name the AE titles with --allow"),
+        (["--send-to", "P@h:1", "--allow", "A", "--max-disk", "much"], "a size such as 20GB"),
+        (["--orthanc", "http://127.0.0.1:1"], "missing"),
+    ],
+)
+def test_the_command_line_says_in_one_line_what_is_wrong(tmp_path, capsys, words, told):
+    given = ["--model", str(tmp_path / "missing"), "--store", str(tmp_path / "store")]
+    assert main(["serve", *given, *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+
+
+def test_the_command_line_says_what_to_install(tmp_path, capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(("sacl_node", "pynetdicom"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pynetdicom", None)
+    assert main(["serve"]) == 2
+    assert "pip install 'sacl[node]'" in capsys.readouterr().err
 
 
 def test_sizes_are_read():
