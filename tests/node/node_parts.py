@@ -75,8 +75,8 @@ def write_study(folder, number=1, slices=8, size=56):
 
 
 def send(folder, port, title="SCANNER", called="SACL", links=1):
-    """Send a folder by C-STORE, in order, and return the statuses; None where nobody listens."""
-    datasets = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+    """Send a folder by C-STORE and return the statuses; None where nobody listens."""
+    datasets = images_of(folder)
     statuses = []
     for part in np.array_split(np.arange(len(datasets)), links):
         node = AE(ae_title=title)
@@ -89,6 +89,12 @@ def send(folder, port, title="SCANNER", called="SACL", links=1):
             statuses += [link.send_c_store(datasets[n]).get("Status") for n in part]
         link.release()
     return statuses
+
+
+def images_of(folder):
+    """Return the images of a folder, one slice after the other."""
+    images = map(pydicom.dcmread, folder.iterdir())
+    return sorted(images, key=lambda image: image.InstanceNumber)
 
 
 def _syntax(dataset):

@@ -160,7 +160,7 @@ def test_only_the_allowed_may_send(tmp_path, archive):
 
 def test_a_study_waits_longer_where_its_sender_broke_off(tmp_path, archive):
     study = write_study(tmp_path / "study")
-    datasets = [pydicom.dcmread(path) for path in sorted(study.iterdir())]
+    datasets = node_parts.images_of(study)
     node = node_for(tmp_path, archive.port, settle_s=0.3)
     with running(node, model()):
         scanner = AE(ae_title="SCANNER")
