@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,17 +35,12 @@ class Model:
 
 
 def open_model(paths: Sequence[Path], device: str) -> Model:
-    """Return a trained model; its fingerprint is that of its weights, wherever they lie."""
+    """Return a trained model, or several that predict together; refuse one that cannot alone."""
     from sacl.model import load_model
 
     model = load_model(*paths, device=device)
-    digest = hashlib.sha256()
-    for path in paths:
-        files = path.rglob("*.safetensors") if path.is_dir() else [path]
-        for file in sorted(files):
-            digest.update(file.read_bytes())
-    modality = model.members[0].predictor.spec.window.modality
-    return Model(model, digest.hexdigest()[:16], modality)
+    model.require_coarse(False)
+    return Model(model, model.fingerprint, model.members[0].predictor.spec.window.modality)
 
 
 def segment_study(images: Path, result: Path, model: Model) -> list[str]:
