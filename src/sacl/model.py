@@ -115,11 +115,12 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all that decides its label maps: descriptions, weights, how maps are made."""
+        """A hash of all that decides its label maps, the same for a run and its pack."""
         digest = hashlib.sha256()
         for member in self.members:
             predictor, located = member.predictor, member.coarse
-            digest.update(f"{predictor.spec} {predictor.recipe}".encode())
+            scheme = f"scheme={predictor.spec.label_scheme.name!r}"  # which a pack does not keep
+            digest.update(f"{predictor.spec} {predictor.recipe}".replace(scheme, "").encode())
             for network in (predictor.network, *(located.networks if located else ())):
                 assert isinstance(network, nn.Module), "what load_model returns"
                 for name, value in network.state_dict().items():

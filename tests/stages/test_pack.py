@@ -82,6 +82,14 @@ def write_members(path, members, compression=zipfile.ZIP_STORED):
 
 
 @pytest.mark.parametrize("finished", ["query"], indirect=True)
+def test_a_pack_has_the_fingerprint_of_its_run(run, model):
+    given = load_model(run.root, device="cpu")
+    assert load_model(model, device="cpu").fingerprint == given.fingerprint
+    other = load_model(run.root, device="cpu", copies=2)
+    assert other.fingerprint != given.fingerprint
+
+
+@pytest.mark.parametrize("finished", ["query"], indirect=True)
 def test_a_fresh_process_in_an_empty_folder_writes_the_same_bytes(run, model, tmp_path):
     scans = write_scans(run, tmp_path / "scans")
     assert main(["predict", "--segmenter", str(run.root), *_to(scans, tmp_path / "here")]) == 0
