@@ -15,14 +15,16 @@ from sacl.patches.window import WindowRule
 from sacl.prediction.volume import MapRecipe
 
 
-def write_tiny_model(path: Path, seed: int = 0) -> Path:
+def write_tiny_model(
+    path: Path, seed: int = 0, organs: tuple[str, ...] = ("liver", "spleen")
+) -> Path:
     """Write a pack whose maps are noise; another seed gives others."""
     spec = SegmenterSpec(
         encoder=EncoderSpec("resnet18", 8, 1),
         decoder="unet",
         head="dense",
         scheme="tiny",
-        organs=("liver", "spleen"),
+        organs=organs,
         image_size=32,
         window=WindowRule("ct", (-175.0, 275.0)),
         placement=Placement(region="slice"),

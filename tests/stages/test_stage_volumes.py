@@ -3,17 +3,27 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from toy_cohort import SCHEME, SHAPE, locate_toy_cohort
 
 from sacl.cohort.manifest import read_cohort
 from sacl.errors import ConfigError, DataError
-from sacl.files.nifti import read_label_map
+from sacl.files.nifti import map_volume, read_label_map
+from sacl.model import Model, load_model
+from sacl.pack import pack
 from sacl.prediction.coarse import ALL_LABELED, load_network
-from sacl.prediction.volume import MapRecipe, VolumePredictor, load_predictor
+from sacl.prediction.volume import (
+    MapRecipe,
+    Predictor,
+    VolumePredictor,
+    load_predictor,
+    slice_probabilities,
+)
 from sacl.run.pipeline import stages_of
 from sacl.run.record import read_record
 from sacl.run.workspace import Workspace
@@ -32,6 +42,7 @@ from sacl.stages.locate import locate
 from sacl.stages.predict import predict
 from sacl.stages.volumes import read_volumes
 from sacl.training.pace import Pace
+from tiny_model import write_tiny_model
 
 CPU = torch.device("cpu")
 
@@ -64,6 +75,49 @@ def test_trains_predicts_and_reads_back_without_patches_or_an_encoder(located):
     assert not predictor.needs_coarse
     assert predictor.spec.organs == ("liver", "aorta")
     assert predictor.spec.scans is not None
+
+
+def test_a_pack_of_volumes_predicts_as_its_run_alone_and_with_one_of_slices(located, tmp_path):
+    workspace = Workspace(Path(shutil.copytree(located.root, tmp_path / "work")), device="cpu")
+    finetune(settings_of(), workspace)
+    predict(PredictSettings(copies=0, keep_component=0.0), workspace)
+    pack(workspace, tmp_path / "volumes.sacl")
+    model = load_model(tmp_path / "volumes.sacl", device="cpu")
+    assert not model.needs_coarse
+    case = read_cohort(workspace.folder("ingest")).cases[-1]
+    path = workspace.folder("predict") / "volume" / f"{case.case_id}.nii.gz"
+    volume = map_volume(workspace.folder("ingest") / case.image)
+    labels = model.segment(volume, "scan").label_map.voxels
+    assert np.array_equal(labels, read_label_map(path, SCHEME)[0].voxels)
+    # On slices: liver wherever it is bright, as sure as its logit is.
+    [member] = load_model(write_tiny_model(tmp_path / "a.sacl", organs=SCHEME.names)).members
+    for logit in (0.1, 1.0, 30.0):
+        slices = replace(member, predictor=Predictor(Bright(member.predictor.spec, logit), CPU))
+        both = Model((*model.members, slices)).segment(volume, "scan").label_map.voxels
+        views = (one.see(volume, "scan", None) for one in (*model.members, slices))
+        a, b = (
+            torch.stack(list(slice_probabilities(one.predictor, *seen)), dim=-1).numpy()
+            for one, seen in zip((*model.members, slices), views, strict=True)
+        )
+        assert np.array_equal(both, np.argmax((a + b) / 2, axis=0))
+    sure = cut_bright(volume)
+    assert (both[sure] == 1).all(), "who is sure decides"
+
+
+class Bright:
+    """A network on slices that gives the first organ a logit where a pixel is bright."""
+
+    def __init__(self, spec, logit):
+        self.spec, self.logit = spec, logit
+
+    def __call__(self, pixels):
+        organ = self.logit * (pixels[:, 0] > 0.5) * 2 - self.logit
+        return torch.stack([torch.zeros_like(organ), organ, organ - 99], dim=1)
+
+
+def cut_bright(volume):
+    """Return where 3 x 3 pixels of a slice are bright, so that no resampling makes them dark."""
+    return ndimage.minimum_filter(volume.voxels, (5, 5, 1)) > 50
 
 
 def test_starts_from_the_coarse_network_that_saw_all_labeled_scans(located):
