@@ -94,7 +94,7 @@ def _run(cohort: Path, work: Path, given: argparse.Namespace) -> dict[str, objec
         "dice": {run: round(of["dice"]["mean"], 4) for run, of in scores.items()},
         "hd95_mm": {run: round(of["hd95_mm"]["mean"], 1) for run, of in scores.items()},
         "organs": {
-            run: {organ: round(part["dice"], 3) for organ, part in of["organs"].items()}
+            run: {organ: round(part["dice"]["mean"], 3) for organ, part in of["organs"].items()}
             for run, of in scores.items()
         },
         "chosen": {c["setting"]: c["value"] for c in plan["choices"] if c["setting"]},

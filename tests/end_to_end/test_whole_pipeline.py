@@ -10,6 +10,7 @@ from sacl.cli import main
 from sacl.files.nifti import read_label_table, read_labels, read_volume
 from sacl.run.workspace import FOLDERS
 from sacl.scores.summary import read_scores
+from sacl_phantom.__main__ import main as generate
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(900)]
 
@@ -142,3 +143,24 @@ def test_scans_never_ingested_are_predicted(finished, tmp_path, head):
     arguments = ["--segmenter", str(work), "--images", str(images), "--out", str(out)]
     assert main(["predict", *arguments]) == 0
     assert len(list(out.glob("*.nii.gz"))) == len(list(images.glob("*.nii.gz")))
+
+
+def test_a_generated_flare_is_an_external_test_of_the_segmenter(finished, tmp_path, capsys):
+    data, out = tmp_path / "flare", tmp_path / "test"
+    size = ["--shape", "64", "52", "20", "--spacing-mm", "6", "6", "12"]
+    assert generate(["flare21", "--out", str(data), "--scans", "3", "--unlabeled", "1", *size]) == 0
+    capsys.readouterr()
+    words = ["--model", str(finished / "work"), "--data", str(data), "--out", str(out), "--json"]
+    assert main(["evaluate", *words]) == 0
+    said = capsys.readouterr()
+    told = json.loads(said.out)
+    assert told["parts"]["kidneys"] == {
+        "work": ["kidney_right", "kidney_left"],
+        "FLARE2021": ["kidneys"],
+    }
+    assert "1 of 4 scans have no label map, left out: validation_001" in said.err
+    assert told["scores"]["cases"] == {"test": 3}
+    assert told["scores"]["runs"]["work"]["organs"]["liver"]["dice"]["mean"] > 0.3
+    assert "kidney right + kidney left" in Path(told["report"]).read_text()
+    again = main(["evaluate", *words])
+    assert (again, capsys.readouterr().err.count("up to date")) == (0, 4)

@@ -48,8 +48,18 @@ def test_undefined_and_infinite_scores_are_left_out_of_means_and_counted():
     assert figures.hd95_mm.mean == 4.0
     counts = ("pairs", "undefined", "missed", "invented", "infinite_hd95")
     assert [getattr(figures, name) for name in counts] == [4, 1, 1, 1, 2]
-    assert math.isnan(figures.organs["spleen"].dice)
-    assert math.isnan(figures.organs["kidney"].hd95_mm)
+    assert math.isnan(figures.organs["spleen"].dice.mean)
+    assert math.isnan(figures.organs["kidney"].hd95_mm.mean)
+
+
+def test_an_organ_has_an_interval_over_its_own_subjects():
+    spleens = [_row("main", f"s{n}", "spleen", 0.3) for n in range(4)]
+    livers = [_row("main", f"s{n}", "liver", 0.5 + n / 20) for n in range(8)]
+    organs = _summary(livers + spleens).runs["main"].organs
+    assert organs["liver"].dice.mean == pytest.approx(0.675)
+    assert 0.5 < organs["liver"].dice.low < 0.675 < organs["liver"].dice.high < 0.85
+    spleen = organs["spleen"].dice
+    assert (spleen.mean, spleen.low, spleen.subjects) == (pytest.approx(0.3), pytest.approx(0.3), 4)
 
 
 def test_summary_is_json_without_nan_and_is_read_back(tmp_path):
@@ -58,13 +68,13 @@ def test_summary_is_json_without_nan_and_is_read_back(tmp_path):
     path = tmp_path / "summary.json"
     write_score_summary(path, _summary(rows))
     document = json.loads(path.read_text(), parse_constant=pytest.fail)
-    assert document["runs"]["main"]["organs"]["liver"]["dice"] is None
+    assert document["runs"]["main"]["organs"]["liver"]["dice"]["mean"] is None
     assert document["runs"]["main"]["dice"]["low"] is None
     assert document["bootstrap"] == {"resamples": 200, "seed": 0}
     back = read_summary(path)
     write_score_summary(tmp_path / "again.json", back)
     assert (tmp_path / "again.json").read_text() == path.read_text()
-    assert math.isnan(back.runs["main"].organs["liver"].dice)
+    assert math.isnan(back.runs["main"].organs["liver"].dice.mean)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"runs": 3}'])

@@ -204,6 +204,11 @@ def test_merged_kidneys_of_the_data_are_scored_against_both_sides_together(teste
     assert told["alone"] == {"clinic": {"aorta": ""}, "FLARE2021": {"pancreas": ""}}
     assert "1 of 4 scans have no label map, left out: validation_003" in said
     assert "kidneys  kidney_right + kidney_left  kidneys" in said
+    page = (tmp_path / told["report"]).read_text()
+    assert '<td class="text">kidney right + kidney left</td><td class="text">kidneys</td>' in page
+    assert "Left out of clinic: aorta." in page
+    assert "1 scan without a label map left out" in page
+    assert "losses.csv" not in page
 
 
 def test_merged_kidneys_of_the_model_are_scored_against_both_sides_together(tested, tmp_path):
@@ -240,7 +245,7 @@ def test_models_are_compared_pairwise_over_subjects(tested, tmp_path):
     """The other model calls the organs otherwise and has merged kidneys: these are shared."""
     network, other = ByIntensity(), ByIntensity(("LIV", "renal", "rad", "spl"))
     data = write_flare(tmp_path / "FLARE", network, scans=6)
-    told, _, _ = tested({"ours": network, "theirs": other}, data)
+    told, said, _ = tested({"ours": network, "theirs": other}, data)
     summary = read_summary(tmp_path / "work/ours-external/FLARE2021/7-scores/summary.json")
     assert list(summary.runs) == ["ours", "theirs"]
     found = {(d.metric, d.organ): d for d in summary.differences}
@@ -254,6 +259,14 @@ def test_models_are_compared_pairwise_over_subjects(tested, tmp_path):
     assert found["dice", "kidneys"].p == pytest.approx(2 / 2**6)
     assert found["dice", "liver"].p == 1.0
     assert told["parts"]["kidneys"]["theirs"] == ["renal"]
+    page = (tmp_path / told["report"]).read_text()
+    row = page[page.index("<h3>ours less theirs</h3>") :]
+    row = row[row.index(">kidneys</th>") : row.index("</tr>", row.index(">kidneys</th>"))]
+    assert f"{np.mean(apart):+.3f}".replace("-", "\N{MINUS SIGN}") in row
+    assert f"<td>{found['dice', 'kidneys'].p_holm:.3f}</td>" in row
+    assert "it cannot be below 0.031" in page
+    overall = f"{found['dice', ''].difference.mean:+.3f}".replace("-", "\N{MINUS SIGN}")
+    assert f"ours less theirs: Dice {overall} (" in said
 
 
 # -- what is made again, and what is never overwritten -------------------------------------------
@@ -349,6 +362,17 @@ def test_a_runs_label_maps_are_those_of_predict(finished, tmp_path, monkeypatch)
     rows = read_scores(tmp_path / "out/7-scores/scores.csv")
     assert {row.score.organ for row in rows} == {"liver", "spleen"}
     assert {row.run for row in rows} == {name}
+
+
+def test_a_pack_is_tested_like_the_run_that_it_is_of(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = write_blocks(finished, tmp_path / "data/FLARE")
+    assert main(["pack", str(finished.root), "blocks.sacl"]) == 0
+    words = ["--data", str(data), "--coarse", "data/coarse", "--out", "out", "--device", "cpu"]
+    assert main(["evaluate", "--model", "blocks.sacl", str(finished.root), *words]) == 0
+    summary = read_summary(tmp_path / "out/7-scores/summary.json")
+    assert list(summary.runs) == ["blocks", finished.root.name]
+    assert {(d.difference.mean, d.p) for d in summary.differences} == {(0.0, 1.0)}
 
 
 def test_the_work_directory_of_a_run_is_not_written_to(finished, tmp_path, capsys):

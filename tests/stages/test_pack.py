@@ -147,7 +147,7 @@ def test_it_says_what_it_is_and_how_good(run, tmp_path):
     ]
     assert manifest.trained_on == {}, "this cohort was ingested by hand"
     assert manifest.scores["subjects"] == {"test": 2}
-    assert 0 <= manifest.scores["figures"]["organs"]["liver"]["dice"] <= 1
+    assert 0 <= manifest.scores["figures"]["organs"]["liver"]["dice"]["mean"] <= 1
     assert manifest.settings["ingest.window_hu"] == [-50.0, 250.0]
     assert manifest.settings["pretrain.steps"] == 2
     assert manifest.recipe == MapRecipe(1, 0.1, ("spleen",))

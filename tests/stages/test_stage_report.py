@@ -211,7 +211,8 @@ def test_page_has_the_figures_of_the_summary(page, work):
     for run in ("semantic", "scratch", "coarse"):
         assert f"{summary['runs'][run]['dice']['mean']:.3f}" in page
     for figures in summary["runs"]["semantic"]["organs"].values():
-        assert f"{figures['dice']:.3f}" in page
+        assert f"{figures['dice']['mean']:.3f}" in page
+        assert f"{figures['dice']['low']:.3f} to {figures['dice']['high']:.3f}" in page
     assert "4 held-out subjects" in page
 
 

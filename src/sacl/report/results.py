@@ -22,13 +22,9 @@ from sacl.run.record import Record
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.scores.summary import (
     FEWEST,
-    RESAMPLES,
-    Estimate,
     ScoreRow,
-    bootstrap_mean,
     robust_z,
     score_table,
-    subject_means,
 )
 from sacl.types import PHASE, SPLITS, Cohort, LabelScheme
 
@@ -111,9 +107,8 @@ class ScanLine:
 
 @dataclass(frozen=True)
 class OrganPart:
-    """An organ's Dice by subject with its interval, by scan, and the volumes of its label maps."""
+    """An organ's Dice by scan, and the volumes of its label maps."""
 
-    dice: Estimate
     by_scan: tuple[float, ...]
     volumes_ml: tuple[float, ...]
     maps: int
@@ -206,10 +201,8 @@ def scores_part(rows: Sequence[ScoreRow], unscored: Sequence[ScoreRow] = ()) -> 
 
 
 def _organ_part(part: pd.DataFrame) -> OrganPart:
-    by_subject = subject_means(part, "dice").iloc[:, 0]
     ml = part["predicted_ml"]
     return OrganPart(
-        dice=bootstrap_mean(by_subject, RESAMPLES, seed=0),
         by_scan=tuple(part["dice"].dropna()),
         volumes_ml=tuple(ml[ml > 0]),
         maps=len(ml),

@@ -79,20 +79,17 @@ class PairCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class OrganFigures(PairCounts):
-    """An organ's means over subjects, and the counts of its scans."""
-
-    dice: float
-    nsd: float
-    hd95_mm: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunFigures(PairCounts):
-    """A run's means over subjects with their intervals, its counts, and every organ's figures."""
+    """An organ's means over subjects with their intervals, and the counts of its scans."""
 
     dice: Estimate
     nsd: Estimate
     hd95_mm: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFigures(OrganFigures):
+    """A run's figures over all organs, and those of every organ."""
+
     organs: Mapping[str, OrganFigures]
 
 
@@ -142,7 +139,6 @@ def summarize(
     """Return all figures of some scores; the first run is compared with its rivals."""
     scores = score_table(rows)
     runs = list(dict.fromkeys(row.run for row in rows))
-    means = {metric: subject_means(scores, metric) for metric in METRICS}
     return Summary(
         nsd_tolerance_mm=nsd_tolerance_mm,
         rule_for_empty_organs=EMPTY_RULE,
@@ -151,7 +147,7 @@ def summarize(
         subjects=_per_split(scores, "subject_id"),
         cases=_per_split(scores, "case_id"),
         organs=tuple(dict.fromkeys(row.score.organ for row in rows)),
-        runs={run: _run(scores[scores["run"] == run], means, resamples, seed) for run in runs},
+        runs={run: _run(scores[scores["run"] == run], resamples, seed) for run in runs},
         differences=tuple(
             difference
             for rival in rivals
@@ -173,15 +169,10 @@ def bootstrap_mean(values: ArrayLike, resamples: int, seed: int) -> Estimate:
     mean = float(value.mean()) if value.size else math.nan
     if value.size < 2:
         return Estimate(mean, math.nan, math.nan, int(value.size))
-    interval = stats.bootstrap(
-        (value,),
-        np.mean,
-        n_resamples=resamples,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(mean, float(interval.low), float(interval.high), int(value.size))
+    drawn = np.random.default_rng(seed).integers(value.size, size=(resamples, value.size))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(value[drawn].mean(axis=1), [tail, 1 - tail])
+    return Estimate(mean, float(low), float(high), int(value.size))
 
 
 def robust_z(values: Float[np.ndarray, " n"], floor: float) -> Float[np.ndarray, " n"]:
@@ -356,16 +347,14 @@ def _per_split(scores: pd.DataFrame, column: str) -> dict[str, int]:
     return {str(split): int(count) for split, count in counts.items()}
 
 
-def _run(
-    part: pd.DataFrame, means: Mapping[str, pd.DataFrame], resamples: int, seed: int
-) -> RunFigures:
-    """Return a run's figures from its rows of the table and all runs' means over subjects."""
-    run = part["run"].iloc[0]
-    dice, nsd, hd95_mm = (bootstrap_mean(means[m][run], resamples, seed) for m in METRICS)
-    organs = {str(organ): _organ(rows) for organ, rows in part.groupby("organ", sort=False)}
-    return RunFigures(dice=dice, nsd=nsd, hd95_mm=hd95_mm, organs=organs, **count_pairs(part))
+def _run(part: pd.DataFrame, resamples: int, seed: int) -> RunFigures:
+    """Return a run's figures from its rows of the table."""
+    of_organs = part.groupby("organ", sort=False)
+    organs = {str(o): OrganFigures(**_figures(rows, resamples, seed)) for o, rows in of_organs}
+    return RunFigures(organs=organs, **_figures(part, resamples, seed))
 
 
-def _organ(part: pd.DataFrame) -> OrganFigures:
-    dice, nsd, hd95_mm = (float(subject_means(part, m).iloc[:, 0].mean()) for m in METRICS)
-    return OrganFigures(dice=dice, nsd=nsd, hd95_mm=hd95_mm, **count_pairs(part))
+def _figures(part: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
+    means = {metric: subject_means(part, metric).iloc[:, 0] for metric in METRICS}
+    estimates = {metric: bootstrap_mean(of, resamples, seed) for metric, of in means.items()}
+    return {**estimates, **count_pairs(part)}
