@@ -375,20 +375,27 @@ def test_sizes_are_read():
         bytes_of("a lot")
 
 
-def start_process(node, pause_s):
-    program = [sys.executable, node_parts.__file__, node.store, node.port, node.health_port]
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root / "src")}
-    process = subprocess.Popen(
-        [*map(str, program), node.send_to, str(pause_s)],
-        env=environment,
-        stderr=subprocess.DEVNULL,
-    )
-    node_parts.wait_for(lambda: health(node.health_port))
-    return process
+@pytest.fixture
+def start_process():
+    """Return what starts a node in a process of its own; none outlives the test."""
+    started = []
+
+    def start(node, pause_s):
+        program = [sys.executable, node_parts.__file__, node.store, node.port, node.health_port]
+        root = Path(__file__).parents[2]
+        environment = os.environ | {"PYTHONPATH": str(root / "src")}
+        words = [*map(str, program), node.send_to, str(pause_s)]
+        started.append(subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL))
+        node_parts.wait_for(lambda: health(node.health_port), 60)
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
-def test_a_killed_node_sends_each_study_once(tmp_path, archive):
+def test_a_killed_node_sends_each_study_once(tmp_path, archive, start_process):
     studies = [write_study(tmp_path / f"study{n}", n) for n in range(4)]
     node = node_for(tmp_path, archive.port)
     process = start_process(node, 0.4)
@@ -408,7 +415,7 @@ def test_a_killed_node_sends_each_study_once(tmp_path, archive):
     assert {result.SOPInstanceUID for result in archive.got} == set(by_study.values())
 
 
-def test_a_terminated_node_ends_at_once_and_takes_the_study_up_again(tmp_path, archive):
+def test_a_terminated_node_takes_the_study_up_again(tmp_path, archive, start_process):
     study = write_study(tmp_path / "study")
     node = node_for(tmp_path, archive.port)
     process = start_process(node, 60.0)
