@@ -193,6 +193,57 @@ def test_bad_headers_are_one_line(tmp_path, voxels):
         one_line(read_itk, tmp_path / "a.mha", "truncated, damaged")
 
 
+META = {
+    "NDims": ["1e308", "0", "x", ""],
+    "DimSize": ["7 6", "7 6 -5", "7 6 5 4", "1e9 6 5", "99999999999 6 5"],
+    "ElementType": ["MET_SHORT_ARRAY", "MET_OTHER"],
+    "ElementSpacing": ["nan 1 1", "1 1", "x"],
+    "TransformMatrix": ["1 0 0", "inf 0 0 0 1 0 0 0 1"],
+    "CompressedData": ["maybe"],
+    "ObjectType": ["Tube"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in META.items() for v in values])
+def test_odd_values_of_a_metaimage_are_one_line(tmp_path, voxels, name, value, capfd):
+    """SimpleITK crashes on some of them, and prints lines of its own about others."""
+    path = tmp_path / "a.mha"
+    SimpleITK.WriteImage(image_of(voxels), path)
+    line = re.compile(rb"^" + name.encode() + rb" = .*$", re.MULTILINE)
+    content, count = line.subn(f"{name} = {value}".encode(), path.read_bytes())
+    assert count == 1
+    path.write_bytes(content)
+    one_line(read_itk_frame, path, "truncated, damaged")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("data", ["%s%d", "a%03d.raw 1 5 1", "LIST"])
+@pytest.mark.parametrize("name", ["a.nhdr", "a.mhd"])
+def test_names_of_several_data_files_are_one_line(tmp_path, voxels, name, data):
+    SimpleITK.WriteImage(image_of(voxels), tmp_path / name)
+    text = (tmp_path / name).read_text().replace("a.raw", data)
+    (tmp_path / name).write_text(text)
+    one_line(read_itk_frame, tmp_path / name, "several files")
+
+
+def test_a_field_that_stands_twice_is_one_line(tmp_path, voxels):
+    path = tmp_path / "a.mha"
+    SimpleITK.WriteImage(image_of(voxels), path)
+    path.write_bytes(path.read_bytes().replace(b"DimSize", b"DimSize = 1 1 1\nDimSize"))
+    one_line(read_itk_frame, path, "truncated, damaged")
+
+
+def test_damage_within_compressed_voxels_is_noticed(tmp_path, voxels, capfd):
+    for name in ("a.mha", "a.nrrd", "a.mhd"):
+        SimpleITK.WriteImage(image_of(np.tile(voxels, (5, 5, 1))), tmp_path / name, True)
+        path = tmp_path / ("a.zraw" if name == "a.mhd" else name)
+        content = bytearray(path.read_bytes())
+        content[-len(content) // 3] ^= 0xFF
+        path.write_bytes(content)
+        one_line(read_itk, tmp_path / name, "truncated, damaged")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_voxels_that_are_no_number_are_counted(tmp_path, voxels):
     floats = voxels.astype("<f4")
     floats[0, 0, 0] = np.nan

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from sacl.types import Grid, LabelMap, NativeFrame, Volume
 SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
 SUFFIXES = {".nrrd": ".seg.nrrd", ".nhdr": ".seg.nrrd", ".mha": ".mha", ".mhd": ".mha"}
 """Names of files that are read, and of the label map of each; 3D Slicer knows `.seg.nrrd`."""
+_GZIP, _GZIP_MARK, _ZLIB_OR_GZIP = ("gzip", "gz"), b"\x1f\x8b", 47
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _SPACES = ("posterior", "anterior", "lps", "ras", "las")
 _BYTES = {
@@ -35,10 +37,28 @@ _BYTES = {
     **dict.fromkeys((SimpleITK.sitkInt64, SimpleITK.sitkUInt64, SimpleITK.sitkFloat64), 8),
 }
 """Bytes of the kinds of voxels that are plain numbers."""
-_HEADER_BYTES = 1 << 20
-_NEEDED = {"NRRD": ("type", "dimension", "sizes"), "MetaImage": ("DimSize", "ElementType")}
+_HEADER_BYTES, _CHUNK, _LONGEST = 1 << 20, 1 << 16, 1 << 31
+_NEEDED = {"NRRD": ("type", "dimension", "sizes"), "MetaImage": ("NDims", "DimSize", "ElementType")}
 _DATA = {"NRRD": ("data file", "datafile"), "MetaImage": ("ElementDataFile",)}
-"""What a header has to say, or SimpleITK prints lines of its own; where it names a data file."""
+"""What a header has to say, and where it names a data file."""
+_OF_META = {
+    "ObjectType": "Image",
+    "NDims": "[2-9]",
+    "ElementType": "MET_(U?(CHAR|SHORT|INT|LONG|LONG_LONG)|FLOAT|DOUBLE)",
+    "ElementNumberOfChannels": "[1-9]",
+    "HeaderSize": r"-1|\d{1,9}",
+    "CompressedDataSize": r"\d{1,15}",
+    "CompressedDataSeekTable": "False",
+    **dict.fromkeys(("BinaryData", "CompressedData"), "True|False"),
+    **dict.fromkeys(("BinaryDataByteOrderMSB", "ElementByteOrderMSB"), "True|False"),
+}
+"""What a MetaImage header may say; SimpleITK believes anything, and crashes."""
+_VECTORS = {
+    **dict.fromkeys(("DimSize", "ElementSpacing", "ElementSize", "CenterOfRotation"), 1),
+    **dict.fromkeys(("Offset", "Origin", "Position"), 1),
+    **dict.fromkeys(("TransformMatrix", "Orientation", "Rotation"), 2),
+}
+"""Fields of a number per dimension (1), or per pair of them (2)."""
 
 
 def is_itk(path: Path) -> bool:
@@ -55,6 +75,7 @@ def read_itk(path: Path) -> tuple[Volume, NativeFrame]:
     """
     with _one_line(path):
         reader, frame = _open(path)
+        _require_inflatable(path, math.prod(frame.grid.shape) * _BYTES[reader.GetPixelID()])
         image = reader.Execute()
     return volume_of_itk(image, path.name), frame
 
@@ -154,7 +175,7 @@ def _one_line(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{path.name}: no such file") from error
-    except (RuntimeError, MemoryError, OSError, ValueError) as error:
+    except (RuntimeError, MemoryError, OSError, ValueError, zlib.error) as error:
         reason = f" ({error.strerror})" if isinstance(error, OSError) else ""
         raise DataError(
             f"{path.name}: not a readable NRRD or MetaImage file, it is truncated, damaged or of"
@@ -169,28 +190,49 @@ def _open(path: Path) -> tuple[Any, NativeFrame]:
     kind, fields, start = _header(path)
     if not all(name in fields for name in _NEEDED[kind]):
         raise RuntimeError("no header")
-    stored = _stored_bytes(path, next(filter(None, map(fields.get, _DATA[kind])), "LOCAL"), start)
+    if kind == "MetaImage":
+        _require_sound(fields)
+    data = _data_of(path, kind, fields)
+    stored = data.stat().st_size - (start if data == path else 0)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
+    reader.SetImageIO("NrrdImageIO" if kind == "NRRD" else "MetaImageIO")
     reader.ReadImageInformation()
     grid = grid_of_itk(reader, path.name)
     least = _least_bytes(fields, grid.shape, reader.GetPixelID())
-    if stored is not None and stored < least:
+    if stored < least:
         raise RuntimeError("shorter than its header says")
     space = fields.get("space", "").lower()
     is_named = kind == "MetaImage" or any(word in space for word in _SPACES)
     return reader, NativeFrame(grid, contradiction="" if is_named else _nowhere(space))
 
 
+def _require_sound(fields: Mapping[str, str]) -> None:
+    """Refuse a MetaImage header with an odd value; RuntimeError or ValueError says so."""
+    bad = [n for n, form in _OF_META.items() if n in fields and not re.fullmatch(form, fields[n])]
+    if bad or not all(0 < int(part) < _LONGEST for part in fields["DimSize"].split()):
+        raise RuntimeError(f"odd {bad}")
+    if fields.get("CompressedData") == "True" and "CompressedDataSize" not in fields:
+        raise RuntimeError("no CompressedDataSize")
+    names = list(fields)
+    for name in filter(fields.__contains__, _VECTORS):
+        numbers = [float(part) for part in fields[name].split()]
+        is_late = names.index(name) > names.index("NDims")
+        if not is_late or len(numbers) != int(fields["NDims"]) ** _VECTORS[name]:
+            raise RuntimeError(f"odd {name}")
+        if not all(map(math.isfinite, numbers)):
+            raise RuntimeError(f"{name} is not finite")
+
+
 def _least_bytes(fields: Mapping[str, str], size: tuple[int, ...], pixel: int) -> float:
     """Return how many bytes the voxels take at least as they are stored."""
     promised = math.prod(size) * _BYTES[pixel]
-    if fields.get("CompressedData", "").lower() == "true":
-        return int(fields.get("CompressedDataSize") or promised / LARGEST_RATIO)
+    if fields.get("CompressedData") == "True":
+        return max(int(fields["CompressedDataSize"]), promised / LARGEST_RATIO)
     encoding = fields.get("encoding", "raw").lower()
-    return promised * {"raw": 1.0, "gzip": 1 / LARGEST_RATIO, "gz": 1 / LARGEST_RATIO}.get(
-        encoding, 0.0
-    )
+    if encoding in _GZIP:
+        return promised / LARGEST_RATIO
+    return promised if encoding == "raw" else 0.0
 
 
 def _nowhere(space: str) -> str:
@@ -216,18 +258,45 @@ def _header(path: Path) -> tuple[str, Mapping[str, str], int]:
         pairs = re.findall(rb"^(\w+) *= *([^\r\n]*)", start[:end], re.MULTILINE)
         kind = "MetaImage"
     fields = {key.decode("latin-1"): value.decode("latin-1").strip() for key, value in pairs}
+    if len(fields) < len(pairs):
+        raise RuntimeError("a field twice")
     return kind, fields, end
 
 
-def _stored_bytes(path: Path, data: str, start: int) -> int | None:
-    """Return the bytes of the voxels as they are stored, None where they lie in several files."""
-    if data == "LOCAL":
-        return path.stat().st_size - start
+def _data_of(path: Path, kind: str, fields: Mapping[str, str]) -> Path:
+    """Return the file in which the voxels lie.
+
+    A pattern of several files' names is refused: SimpleITK would run it through C's printf.
+    """
+    data = next(filter(None, map(fields.get, _DATA[kind])), "LOCAL")
     if data.startswith("LIST") or "%" in data:
-        return None
-    file = path.parent / data
+        raise DataError(
+            f"{path.name}: its voxels lie in several files; write it as one, .nrrd or .mha"
+        )
+    file = path if data == "LOCAL" else path.parent / data
     if not file.is_file():
         raise DataError(
             f"{path.name}: its data file {file.name} is missing; put it beside the header"
         )
-    return file.stat().st_size
+    return file
+
+
+def _require_inflatable(path: Path, size: int) -> None:
+    """Refuse compressed voxels that are damaged: SimpleITK reads them without their checksum."""
+    kind, fields, start = _header(path)
+    data = _data_of(path, kind, fields)
+    is_packed = fields.get("CompressedData") == "True" or fields.get("encoding") in _GZIP
+    if not is_packed:
+        return
+    begin = start if data == path else 0
+    inflater, length = zlib.decompressobj(_ZLIB_OR_GZIP), 0
+    with data.open("rb") as file:
+        file.seek(begin)
+        if kind == "NRRD" and file.read(2) != _GZIP_MARK:
+            return  # what is not compressed, or not from the first byte on, teem reads as it is
+        file.seek(begin)
+        while not inflater.eof and (chunk := file.read(_CHUNK)):
+            length += len(inflater.decompress(chunk))
+        read = file.tell() - begin - len(inflater.unused_data)
+    if not inflater.eof or length < size or read > int(fields.get("CompressedDataSize", read)):
+        raise RuntimeError("another size than its header says")

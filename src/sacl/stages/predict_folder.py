@@ -196,7 +196,8 @@ def _predict_all(
             write_statistics(out / STATISTICS, measures)
             beside.append(out / STATISTICS)
     if done:
-        lines = [f"{counted(len(done), 'label map')} written to {out}"]
+        also = f", with {STATISTICS} and {PREVIEWS}" if answers[0].extras.beside else ""
+        lines = [f"{counted(len(done), 'label map')} written to {out}{also}"]
         lines += [f"{len(doubts)} in doubt"] * bool(doubts)
         lines += [f"{len(failures)} left out"] * bool(failures)
         say(f"predict: {'; '.join(lines)}")
