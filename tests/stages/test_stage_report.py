@@ -339,3 +339,22 @@ def test_another_name_of_the_run_makes_the_page_stale_and_needs_no_force(tmp_pat
     report(SETTINGS, work)
     renamed = dataclasses.replace(work, name="renamed")
     assert state_of(renamed, "report", SETTINGS, inputs(SETTINGS, renamed)) == "stale"
+
+
+def test_names_of_scans_are_escaped_in_links_and_in_text(tmp_path):
+    work = fake_work(tmp_path / "work")
+    odd = 'a#1 50% "<i>&'
+    for path in [*work.root.rglob("subject-05-a*")]:
+        path.rename(path.with_name(path.name.replace("subject-05-a", odd)))
+    manifest = work.folder("ingest") / "cohort.json"
+    document = json.loads(manifest.read_text().replace("subject-05-a", "NAME"))
+    manifest.write_text(json.dumps(document).replace("NAME", json.dumps(odd)[1:-1]))
+    evaluate(SCORING, work)
+    text = report(SETTINGS, work).read_text()
+    links = [link for link in _read(text).links if "a%231%2050%25" in link]
+    assert len(links) == 4, "the page of the scan, twice, its picture and its label map"
+    for link in links:
+        assert (work.folder("report") / unquote(link)).exists()
+    assert "<i>" not in text
+    own = (work.folder("report") / "scans" / f"{odd}.html").read_text()
+    assert "<h1>a#1 50% &#34;&lt;i&gt;&amp;</h1>" in own
