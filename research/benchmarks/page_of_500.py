@@ -3,8 +3,8 @@
 `python -m research benchmark page_of_500` writes 500 small generated scans with label maps, 100 of
 them scored, lets the stage `report` make its pages, and `sacl check` its own; then a headless
 Chromium with an empty profile opens them from disk, five times on a desktop and five on a phone. It
-writes `results/page_of_500.json`. Goal: 2 s at most. Drawing a scan is timed for the small ones
-and for one of 512 x 512 x 300.
+writes `results/page_of_500.json`. Goal: 2 s at most. What a scan's page takes is measured in the
+processor's seconds, for the small scans and for one of 512 x 520 x 320.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from sacl.types import Case, Cohort, Grid, LabelMap, LabelScheme, NativeFrame, V
 
 SCANS, SCORED, ORGANS, RUN = 500, 100, 13, "pooled"
 SHAPE, SPACING_MM = (64, 52, 32), (6.0, 6.0, 7.5)
+LARGER = (8, 10, 10)
+"""How many times larger the large scan is along each axis."""
 GOAL_S, TIMES = 2.0, 5
 WINDOWS = {"desktop": (1200, 900), "phone": (375, 812)}
 RESULT = Path(__file__).parents[1] / "results" / "page_of_500.json"
@@ -69,12 +71,10 @@ def main() -> None:
     known = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = known.work or Path(folder)
-        workspace = make_work(work, known.scans)
-        start = time.process_time()
-        page = report(ReportSettings(), workspace)
-        drawing_s = time.process_time() - start
+        large_s, _ = drawn(make_work(Path(folder) / "large", 1, LARGER))
+        drawing_s, page = drawn(make_work(work / "work", known.scans))
         checked = work / "check.html"
-        config = RunConfig(work=work, ingest=IngestSettings(data=(work,)))
+        config = RunConfig(work=work / "work", ingest=IngestSettings(data=(work / "work",)))
         check(config, checked, force=True)
         scan = page.parent / "scans" / "scan-0000.html"
         pages = {"report": page, "check": checked, "one scan": scan}
@@ -84,7 +84,8 @@ def main() -> None:
             "organs": ORGANS,
             "goal_s": GOAL_S,
             "bytes": sizes(page, checked),
-            "cpu_s_per_scan": round(drawing_s / known.scans, 3),
+            "cpu_s_per_scan": round(drawing_s / known.scans, 2),
+            "cpu_s_of_large_scan": round(large_s, 2),
             "opened": {name: opened(path) for name, path in pages.items()},
             **circumstances(),
         }
@@ -93,14 +94,21 @@ def main() -> None:
     RESULT.write_text(text, encoding="utf-8")
 
 
-def make_work(root: Path, scans: int) -> Workspace:
+def drawn(workspace: Workspace) -> tuple[float, Path]:
+    """Let the stage make its pages; return the processor's seconds and the first page."""
+    start = time.process_time()
+    page = report(ReportSettings(), workspace)
+    return time.process_time() - start, page
+
+
+def make_work(root: Path, scans: int, larger: tuple[int, int, int] = (1, 1, 1)) -> Workspace:
     """Write a work directory with everything that the report reads."""
     workspace, generator = Workspace(root, "five hundred"), np.random.default_rng(0)
     scheme = LabelScheme("generated", tuple(f"organ_{n:02d}" for n in range(ORGANS)))
     predicted, cases, rows = workspace.folder("predict"), [], []
     with recorded(workspace, "ingest", IngestSettings(), {}) as (home, _):
         for n in range(scans):
-            image, reference = generated(scheme, generator)
+            image, reference = generated(scheme, generator, larger)
             voxels = np.roll(reference.voxels, generator.integers(0, 3, 3), (0, 1, 2))
             label_map = LabelMap(voxels, image.grid, scheme)
             case = case_of(n, image.grid, scheme)
@@ -133,9 +141,10 @@ def case_of(n: int, grid: Grid, scheme: LabelScheme) -> Case:
     )
 
 
-def generated(scheme: LabelScheme, generator: np.random.Generator) -> tuple[Volume, LabelMap]:
-    """Return a noisy body with ellipsoids in it."""
-    grid = Grid(SHAPE, np.diag([*SPACING_MM, 1.0]))
+def generated(
+    scheme: LabelScheme, generator: np.random.Generator, larger: tuple[int, int, int]
+) -> tuple[Volume, LabelMap]:
+    """Return a noisy body with ellipsoids in it, each voxel so many times along each axis."""
     places = np.moveaxis(np.indices(SHAPE), 0, -1) / np.array(SHAPE) - 0.5
     labels = np.zeros(SHAPE, np.uint8)
     hu = np.where((places[..., :2] ** 2).sum(axis=-1) < 0.2, 20.0, -1000.0)
@@ -145,7 +154,12 @@ def generated(scheme: LabelScheme, generator: np.random.Generator) -> tuple[Volu
         labels[inside] = label
         hu[inside] = 40 + 12 * label
     hu += generator.normal(0, 15, SHAPE)
-    return Volume(hu.astype(np.int16), grid), LabelMap(labels, grid, scheme)
+    spacing_mm = np.array(SPACING_MM) / larger
+    image = hu.astype(np.int16)
+    for axis, times in enumerate(larger):
+        image, labels = image.repeat(times, axis), labels.repeat(times, axis)
+    grid = Grid(image.shape, np.diag([*spacing_mm, 1.0]))
+    return Volume(image, grid), LabelMap(labels, grid, scheme)
 
 
 def sizes(page: Path, checked: Path) -> dict[str, int]:

@@ -129,7 +129,7 @@ def _unscored(run: _Run, rows: Sequence[ScoreRow]) -> Iterator[ScoreRow]:
         if organs and run.path(case.case_id).is_file():
             label_map = read_label_map(run.path(case.case_id), run.cohort.scheme)[0]
             slices = label_map.voxels.T
-            counts = [np.bincount(one.ravel(), minlength=len(names) + 1) for one in slices]
+            counts = [np.bincount(one.ravel("K"), minlength=len(names) + 1) for one in slices]
             voxels = np.sum(counts, axis=0)
             for organ in organs:
                 ml = float(voxels[label_map.scheme.label_of(organ)]) * label_map.grid.voxel_ml
