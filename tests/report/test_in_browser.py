@@ -152,6 +152,18 @@ def test_all_that_can_be_pressed_is_reached_by_the_keyboard(browser, page):
     assert browser.run(focusable)
 
 
+def test_a_page_that_was_sent_alone_shows_its_own_pictures_and_no_broken_one(
+    browser, page, tmp_path
+):
+    alone = shutil.copy(page, tmp_path / "page.html")
+    browser.open(alone)
+    pictures = """(async () => {
+      document.querySelectorAll("img[loading]").forEach((image) => image.scrollIntoView());
+      await new Promise((done) => setTimeout(done, 1000));
+      return [...document.images].map((image) => image.naturalWidth); })()"""
+    assert browser.run(pictures) == [768] * 4
+
+
 def test_every_picture_is_loaded_when_the_page_is_printed(browser, page, tmp_path):
     browser.open(page)
     paper = tmp_path / "page.pdf"

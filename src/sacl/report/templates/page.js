@@ -98,6 +98,11 @@ for (const viewer of document.querySelectorAll(".viewer")) {
   });
 }
 
+// Where the page was sent alone, the pictures beside it are left out.
+addEventListener("error", (event) => {
+  if (event.target.loading === "lazy") event.target.remove();
+}, true);
+
 // On paper nothing stays folded, and every picture is there.
 let folded = [];
 addEventListener("beforeprint", () => {
