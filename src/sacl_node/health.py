@@ -24,8 +24,16 @@ td.number {{ text-align: right; font-variant-numeric: tabular-nums }}
 """
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def server_close(self) -> None:
+        self.shutdown()
+        super().server_close()
+
+
 def health_page(state: Callable[[], dict[str, Any]], host: str, port: int) -> ThreadingHTTPServer:
-    """Serve `/health` as JSON and `/` as a page, in a thread, until `shutdown` of the server.
+    """Serve `/health` as JSON and `/` as a page, in a thread, until `server_close`.
 
     The status is 200 while all is well, 503 where something is not.
 
@@ -52,10 +60,9 @@ def health_page(state: Callable[[], dict[str, Any]], host: str, port: int) -> Th
             """Say nothing: monitors ask every few seconds."""
 
     try:
-        server = ThreadingHTTPServer((host, port), Answer)
+        server = _Server((host, port), Answer)
     except OSError as error:
         raise ConfigError(f"serve: port {port} of {host}: {error.strerror}") from error
-    server.daemon_threads = True
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -103,7 +104,7 @@ def serve(node: Node, model: Model, stop: threading.Event | None = None) -> dict
     Raises:
         ConfigError: a port is taken, or another node has the store.
     """
-    stop = stop or _stopped_by_signals()
+    stop = stop or stopped_by_signals()
     node.store.mkdir(parents=True, exist_ok=True)
     send = destination(node.send_to, node.title)
     with contextlib.ExitStack() as ends:
@@ -116,9 +117,9 @@ def serve(node: Node, model: Model, stop: threading.Event | None = None) -> dict
         store = Store(node.store, node.max_disk, queue)
         since = time.monotonic()
         ends.enter_context(_source(node, store, stop))
+        ends.callback(stop.set)  # also where the next port is taken
         page = health_page(lambda: _state(store, since), node.host, node.health_port)
         ends.callback(page.server_close)
-        ends.callback(page.shutdown)
         log.info("ready, model %s", model.fingerprint)
         workers = [
             _repeat(lambda: predict_next(store, model, node.settle_s), stop, _IDLE_S),
@@ -256,10 +257,21 @@ def _state(store: Store, since: float) -> dict[str, Any]:
     }
 
 
-def _stopped_by_signals() -> threading.Event:
-    stop = threading.Event()
+def stopped_by_signals() -> threading.Event:
+    """Return an event that SIGTERM and SIGINT set, however often they come.
+
+    They only put a word into a queue, which needs no lock: the event's may be held by what they
+    interrupt.
+    """
+    stop, told = threading.Event(), SimpleQueue[int]()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, _: told.put(number))
+
+    def wait() -> None:
+        told.get()
+        stop.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     return stop
 
 

@@ -415,6 +415,19 @@ def test_a_killed_node_sends_each_study_once(tmp_path, archive, start_process):
     assert {result.SOPInstanceUID for result in archive.got} == set(by_study.values())
 
 
+def test_signals_stop_it_however_often_and_whatever_they_interrupt():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        stop = serving.stopped_by_signals()
+        with stop._cond:  # as while the main thread begins to wait, or a first signal sets it
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+                signal.raise_signal(number)
+        assert stop.wait(10)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def test_a_terminated_node_takes_the_study_up_again(tmp_path, archive, start_process):
     study = write_study(tmp_path / "study")
     node = node_for(tmp_path, archive.port)

@@ -331,7 +331,10 @@ def read_summary(path: Path) -> Summary:
         document = json.loads(path.read_text(encoding="utf-8"))
         return msgspec.convert(_nan_for_none(document), Summary)
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
-        raise DataError(f"{path.name}: not a summary of scores ({error}); evaluate again") from None
+        raise DataError(
+            f"{path.name}: not a summary of scores, or of an older version ({error}); redo it with"
+            " `sacl evaluate CONFIG.yaml --force`"
+        ) from None
 
 
 def _nan_for_none(value: Any) -> Any:
