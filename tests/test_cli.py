@@ -32,6 +32,7 @@ from sacl.commands import config_and_data
         (["run", "nowhere/here.yaml"], "nowhere/here.yaml: cannot be read"),
         (["predict"], "give CONFIG.yaml, or all of --model"),
         (["evaluate"], "give CONFIG.yaml, or all of --reference"),
+        (["evaluate", "demo", "--model", "m"], "evaluate: --model goes without CONFIG.yaml"),
         (["report", "--runs", "work"], "unknown argument '--runs'"),
     ],
 )

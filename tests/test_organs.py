@@ -223,10 +223,20 @@ def test_a_misspelled_organ_is_met_with_the_nearest_name():
     shared = shared_organs({"run": ["liver", "Milz", "pancreas"], "data": ["livver", "pancraes"]})
     assert shared.parts == {}
     assert list(shared.lines()) == [
-        "left out of run: liver (is it livver? call it so), Milz, pancreas (is it pancraes? call it"
-        " so)",
+        "left out of run: liver (is it livver? call it so), pancreas (is it pancraes? call it so),"
+        " Milz",
         "left out of data: livver (is it liver? call it so), pancraes (is it pancreas? call it so)",
     ]
+
+
+def test_of_many_names_those_with_a_hint_are_said_first():
+    vertebrae = [f"vertebrae_t{n}" for n in range(1, 13)]
+    shared = shared_organs({"run": ["liver", "spleen"], "data": [*vertebrae, "livver", "spleen"]})
+    said = "livver (is it liver? call it so), " + ", ".join(vertebrae)
+    assert list(shared.lines())[-1] == f"left out of data: {said}"
+    shared = shared_organs({"run": ["spleen"], "data": ["spleen", *vertebrae, "sacrum", "skull"]})
+    said = ", ".join([*vertebrae, "sacrum"])
+    assert list(shared.lines())[-1] == f"left out of data: {said} and 1 more"
 
 
 def test_the_other_side_is_not_suggested():

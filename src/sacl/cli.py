@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sacl import __version__, handlers
-from sacl.commands import parsed, program
-from sacl.errors import SaclError
+from sacl.commands import COMMANDS, parsed, program
+from sacl.errors import ConfigError, SaclError
 from sacl.progress import say, silent
 from sacl.run.configure import load_config
 from sacl.settings import RunConfig
@@ -119,8 +119,14 @@ def _run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 
 
 def _stage(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    """Run one stage."""
+    """Run one stage; a flag of what the command does without a run is refused beside one."""
     from sacl.run import pipeline
+
+    for flag in COMMANDS[known.command].flags if known.command in _OF_FOLDERS else ():
+        if getattr(known, flag.name[2:].replace("-", "_"), None):
+            raise ConfigError(
+                f"{known.command}: {flag.name} goes without CONFIG.yaml; leave one out"
+            )
 
     folder = pipeline.run_stage(handlers.config_of(known, flags), known.command, force=known.force)
     return {"stage": known.command, "folder": str(folder)}

@@ -115,7 +115,7 @@ class _Test:
         shared = shared_organs(schemes | {data: choose_scheme(labeled, settings.organs)[0].names})
         if not shared.parts:
             raise DataError(
-                f"{dataset.name}: no organ in common with {', '.join(models)}; name them alike:"
+                f"{dataset.name}: no organ in common with {', '.join(models)};"
                 f" {'; '.join(shared.lines())}"
             )
         return cls(models, labeled, modality, shared, unlabeled)

@@ -46,6 +46,7 @@ _WORDS = {
 """What people say for TotalSegmentator's words."""
 _WHOLES = {"kidneys": "kidney", "lungs": "lung", "adrenal_glands": "adrenal_gland"}
 """Name of both sides together: the plural of the paired organ."""
+_SAID = 13
 _LOBES = {
     "lung_left": ("lung_upper_lobe_left", "lung_lower_lobe_left"),
     "lung_right": ("lung_upper_lobe_right", "lung_middle_lobe_right", "lung_lower_lobe_right"),
@@ -183,9 +184,11 @@ class SharedOrgans:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             yield "  ".join(cells).rstrip()
         for scheme, names in self.alone.items():
-            hinted = (f"{name} ({hint})" if hint else name for name, hint in names.items())
+            said = [f"{name} ({hint})" for name, hint in names.items() if hint]
+            said += [name for name, hint in names.items() if not hint]
+            more = f" and {len(said) - _SAID} more" if len(said) > _SAID else ""
             if names:
-                yield f"left out of {scheme}: {', '.join(hinted)}"
+                yield f"left out of {scheme}: {', '.join(said[:_SAID])}{more}"
 
 
 def shared_organs(schemes: Mapping[str, Sequence[str]]) -> SharedOrgans:

@@ -433,7 +433,7 @@ def _other_slices(data):
     ("damage", "flags", "message"),
     [
         (_no_masks, [], "none of 2 scans has a label map, so nothing can be scored"),
-        (_renamed, [], "no organ in common with clinic; name them alike: left out of clinic: liver"
+        (_renamed, [], "no organ in common with clinic; left out of clinic: liver"
          " (is it livver? call it so)"),
         (_other_slices, [], "case s1: image and label map lie on different grids, 32 x 27 x 6"),
         (None, ["--ingest.fold", "0"], "--ingest.fold has no effect on an external test"),
