@@ -21,7 +21,7 @@ from sacl.check.findings import Finding
 from sacl.cohort.annotation import table_of
 from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.errors import SaclError
-from sacl.files.arrays import HIGHEST_LABEL
+from sacl.files.arrays import HIGHEST_LABEL, label_boxes
 from sacl.files.nifti import read_frame, read_labels, read_volume
 from sacl.geometry import describe, orientation_of, same_grid
 from sacl.organs import canonical_name
@@ -232,7 +232,7 @@ def measure_labels(
     """Return the numbers of every organ in a canonical label map, and the values without a name."""
     present: dict[str, OrganFacts] = {}
     strange = []
-    for value, box in enumerate(ndimage.find_objects(voxels), start=1):
+    for value, box in enumerate(label_boxes(voxels), start=1):
         if box is None:
             continue
         if value not in names:

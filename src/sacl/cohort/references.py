@@ -15,12 +15,11 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Integer
-from scipy.ndimage import find_objects
 
 from sacl.cohort.annotation import label_of_value
 from sacl.cohort.dataset import Dataset, SourceCase, first_of, naming_case
 from sacl.errors import DataError
-from sacl.files.arrays import distinct_values, relabeled
+from sacl.files.arrays import distinct_values, label_boxes, relabeled
 from sacl.files.nifti import read_labels
 from sacl.geometry import repaired, require_same_grid, resample_nearest, same_grid
 from sacl.organs import match
@@ -230,9 +229,8 @@ class OrganMask:
 
 def organ_mask(organ: str, inside: Bool[np.ndarray, "i j k"]) -> OrganMask:
     """Cut a mask to its bounding box; an empty one has an empty box."""
-    # From k to i, as the voxels lie in memory.
-    (box,) = find_objects(inside.T.view(np.uint8), 1)
-    region = box[::-1] if box else (slice(0, 0),) * 3
+    (box,) = label_boxes(inside.view(np.uint8), 1)
+    region = box or (slice(0, 0),) * 3
     return OrganMask(organ, region, inside[region].copy(order="F"))
 
 

@@ -21,7 +21,6 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
-from scipy.ndimage import find_objects
 
 from sacl import __version__
 from sacl.dicom.result import (
@@ -33,6 +32,7 @@ from sacl.dicom.result import (
     write_result,
 )
 from sacl.dicom.slices import Slice
+from sacl.files.arrays import label_boxes
 from sacl.organs import readable
 from sacl.types import LabelMap
 
@@ -156,7 +156,7 @@ def _all_contours(
     """Return the contours of every label value on all slices."""
     contours: dict[int, list[Dataset]] = {label: [] for label in range(1, organs + 1)}
     for voxels, piece in zip(slices, source.stack.slices, strict=True):
-        for box, (label, drawn) in zip(find_objects(voxels, organs), contours.items(), strict=True):
+        for box, (label, drawn) in zip(label_boxes(voxels, organs), contours.items(), strict=True):
             if box is None:
                 continue
             start = [side.start for side in box]

@@ -5,12 +5,16 @@ Conversions go slice by slice, so that no third array of a scan's size is ever h
 
 from __future__ import annotations
 
+import math
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer, Num, Shaped
+from scipy import ndimage
 
 from sacl.errors import DataError
 
@@ -29,10 +33,30 @@ def allocate(path: Path, shape: Sequence[int], dtype: type) -> np.ndarray:
         np.save(path, np.zeros(tuple(shape), dtype))
         return open_array(path)
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=tuple(shape))
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    with path.open("r+b") as file:
+        _reserve(file.fileno(), path.stat().st_size)
     return array
+
+
+def set_aside(
+    arrays: Sequence[Shaped[np.ndarray, ...]], folder: Path | None
+) -> Shaped[np.ndarray, ...]:
+    """Return arrays one after the other, mapped from a nameless file in the folder.
+
+    They take disk, and memory only as far as there is any to spare; the file goes with the array,
+    or with the process. Without a folder it lies where temporary files do.
+    """
+    shape, kind = (sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype
+    with tempfile.TemporaryFile(dir=folder) as file:
+        _reserve(file.fileno(), math.prod(shape) * kind.itemsize)
+        joined = np.memmap(file, kind, "w+", shape=shape)
+    return np.concatenate(arrays, out=joined)
+
+
+def _reserve(file: int, size: int) -> None:
+    """Reserve the blocks of a file: mapped, a full disk would end the program without a word."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
 
 
 def open_array(path: Path) -> np.ndarray:
@@ -93,6 +117,19 @@ def distinct_values(labels: Integer[np.ndarray, "i j k"]) -> set[int]:
         ends = row[np.flatnonzero(row[1:] != row[:-1])]
         values.update(np.unique(ends).tolist(), (int(row[-1]),))
     return values
+
+
+def label_boxes(
+    labels: Integer[np.ndarray, "i j k"], most: int = 0
+) -> list[tuple[slice, slice, slice] | None]:
+    """Return the bounding box of each label value from 1 to `most`, None where it is nowhere.
+
+    Without `most`, up to the largest value. The voxels are read as they lie in memory, which in
+    files is from k to i: ten times as fast.
+    """
+    in_order = labels.flags.f_contiguous
+    boxes: list[Any] = ndimage.find_objects(labels.T if in_order else labels, most)
+    return [box and box[::-1] for box in boxes] if in_order else boxes
 
 
 def relabeled(

@@ -14,8 +14,9 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Shaped
-from scipy import ndimage, sparse
+from scipy import sparse
 
+from sacl.files.arrays import label_boxes
 from sacl.types import Box, Grid, LabelMap
 
 
@@ -31,7 +32,7 @@ Region = tuple[slice, ...]
 def organ_regions(coarse: LabelMap) -> dict[str, Region]:
     """Return the bounding box of every organ that the map holds, in one pass over its voxels."""
     names = coarse.scheme.names
-    regions = ndimage.find_objects(coarse.voxels, max_label=len(names))
+    regions = label_boxes(coarse.voxels, len(names))
     return {name: r for name, r in zip(names, regions, strict=True) if r is not None}
 
 

@@ -21,6 +21,7 @@ from scipy import ndimage
 
 from sacl.cohort.manifest import read_cohort, read_reference
 from sacl.errors import DataError
+from sacl.files.arrays import label_boxes
 from sacl.geometry import canonical_grid
 from sacl.organs import side_pairs
 from sacl.patches.region import Placement
@@ -150,7 +151,7 @@ def _measured(case: Case, cohort: Cohort, folder: Path, reads: bool) -> Measured
     reference = read_reference(folder, case, cohort.scheme) if reads else None
     organs: dict[str, OrganExtent] = {}
     if reference is not None:
-        boxes = ndimage.find_objects(reference.voxels, max_label=len(names))
+        boxes = label_boxes(reference.voxels, len(names))
         for label, (organ, box) in enumerate(zip(names, boxes, strict=True), start=1):
             if box is not None:
                 organs[organ] = extent_of(reference.voxels[box] == label, box, grid)

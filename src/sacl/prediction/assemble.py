@@ -19,6 +19,7 @@ from jaxtyping import Float, Integer, UInt
 from scipy import ndimage
 from torch import Tensor
 
+from sacl.files.arrays import label_boxes
 from sacl.patches.query import round_to_even
 from sacl.patches.region import without_islands
 from sacl.patches.views import resample
@@ -101,8 +102,8 @@ def clean_components(
     organ with fewer than `min_voxels` voxels is removed entirely, so that it counts as absent.
     Values above `labels` are left alone. Every organ is worked on inside its own bounding box.
     """
-    cleaned = voxels.copy()
-    boxes = ndimage.find_objects(voxels, max_label=labels)
+    cleaned = voxels.copy(order="K")
+    boxes = label_boxes(voxels, labels)
     for label, box in enumerate(boxes, start=1):
         if box is None:
             continue

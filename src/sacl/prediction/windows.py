@@ -21,6 +21,9 @@ Levels = Callable[[Tensor], list[Tensor]]
 """A network on volumes `[n, 1, i, j, k]`: the logits of its levels, the finest first."""
 
 _OVERLAP = 0.5
+_VOXELS_AT_ONCE = 1_000_000
+"""Voxels of the windows that go through a network together, of one window at least: two windows of
+176 x 176 x 64 voxels took 2.3 GB."""
 _LEAST_PROBABILITY = 1e-6
 
 
@@ -57,7 +60,7 @@ def probability(
     crops = sliding_window_inference(
         image[None, None],
         roi_size=spec.crop,
-        sw_batch_size=2,
+        sw_batch_size=2 if 2 * math.prod(spec.crop) <= _VOXELS_AT_ONCE else 1,
         predictor=mean_of_networks,
         overlap=_OVERLAP,
         mode="gaussian",

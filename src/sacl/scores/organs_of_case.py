@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from sacl.files.arrays import label_boxes
 from sacl.geometry import require_same_grid
 from sacl.types import LabelMap, OrganScore, Volume
 
@@ -131,7 +132,7 @@ def score_case(
     """
     where = f"case {case_id}, run {run}" if run else f"case {case_id}"
     require_same_grid(reference.grid, predicted.grid, where, _OTHER_GRID)
-    boxes = [ndimage.find_objects(m.voxels, len(m.scheme.names)) for m in (reference, predicted)]
+    boxes = [label_boxes(m.voxels, len(m.scheme.names)) for m in (reference, predicted)]
     scores = []
     for organ in organs:
         label = reference.scheme.label_of(organ)

@@ -50,7 +50,7 @@ _MOST_FOR_MAPS = 0.2
 _MOST_RESERVED = 0.4
 """And whatever locates, this share of it is kept from training at most."""
 _MOST_UNLABELED = 20_000
-"""Unlabeled slices that are held in memory at most; of a larger cohort every n-th one is."""
+"""Unlabeled slices that take part at most; of a larger cohort every n-th one is."""
 
 Locator = Callable[[Case], LabelMap]
 
@@ -216,9 +216,10 @@ def _on_volumes(
     labeled = {}
     for case in cohort.labeled:
         scan, how = Scan(case, cohort, workspace), (case.window, case.annotated)
-        labeled[case.case_id] = coarse_case(
+        on_grid = coarse_case(
             scan.image, scan.reference, *how, volume.spacing_mm, volume.in_plane_size
         )
+        labeled[case.case_id] = on_grid.on_disk(workspace.folder("locate"))
     grid = ([case.spacing_mm for case in labeled.values()], volume.crop, volume.in_plane_size)
     spec = volume_spec(cohort.scheme, *grid, settings.channels)
 
@@ -241,7 +242,8 @@ def _on_slices(
     labeled = {}
     for case in cohort.labeled:
         scan, how = Scan(case, cohort, workspace), (case.window, slices.size)
-        labeled[case.case_id] = slices_of(scan.image, *how, scan.reference, case.annotated)
+        of_scan = slices_of(scan.image, *how, scan.reference, case.annotated)
+        labeled[case.case_id] = of_scan.on_disk(workspace.folder("locate"))
     unlabeled = _unlabeled(slices.size, workspace, cohort) if slices.teacher_steps else []
 
     def train_one(cases: Sequence[Case], seed: int, **how: Any) -> tuple[Ensemble, list[float]]:
@@ -266,5 +268,6 @@ def _unlabeled(size: int, workspace: Workspace, cohort: Cohort) -> list[ScanSlic
     slices = sum(case.native.grid.shape[2] for case in cohort.unlabeled)
     every = max(1, math.ceil(slices / _MOST_UNLABELED))
     cases = track(cohort.unlabeled, "read unlabeled scans")
-    scans = (Scan(case, cohort, workspace) for case in cases)
-    return [slices_of(scan.image, scan.case.window, size, every=every) for scan in scans]
+    scans, folder = (Scan(case, cohort, workspace) for case in cases), workspace.folder("locate")
+    slices_of_scan = (slices_of(s.image, s.case.window, size, every=every) for s in scans)
+    return [of_scan.on_disk(folder) for of_scan in slices_of_scan]

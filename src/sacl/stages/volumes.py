@@ -30,7 +30,7 @@ from sacl.types import Cohort
 _LEARNING_RATE = 1e-2
 _CHANNELS = 16
 _MOST_VOXELS = 500_000_000
-"""Voxels of unlabeled scans that are held in memory at most; of a larger cohort every n-th scan."""
+"""Voxels of unlabeled scans that take part at most; of a larger cohort every n-th scan."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,8 @@ def read_volumes(settings: FinetuneSettings, workspace: Workspace) -> VolumeStar
     labeled = []
     for case in cohort.labeled:
         scan, how = Scan(case, cohort, workspace), (case.window, case.annotated)
-        labeled.append(coarse_case(scan.image, scan.reference, *how, *grid))
+        on_grid = coarse_case(scan.image, scan.reference, *how, *grid)
+        labeled.append(on_grid.on_disk(workspace.folder("finetune")))
     require_organs(labeled, "finetune: the labeled scans")
     each = sum(math.prod(case.image.shape) for case in labeled) / len(labeled)
     taking_part = _unlabeled(cohort, each) if settings.teacher_steps else set()
@@ -113,7 +114,8 @@ def read_volumes(settings: FinetuneSettings, workspace: Workspace) -> VolumeStar
         measures.append(measures_of(scan.image))
         if case.case_id in taking_part:
             on_grid = coarse_case(scan.image, scan.coarse, case.window, network.organs, *grid)
-            unlabeled.append(replace(on_grid, image=on_grid.image.half()))
+            on_grid = replace(on_grid, image=on_grid.image.half())
+            unlabeled.append(on_grid.on_disk(workspace.folder("finetune")))
     window = WindowRule(cohort.modality, cohort.window_hu)
     spec = VolumeSegmenterSpec(network=network, window=window, scans=ranges_of(measures))
     return VolumeStart(settings, spec, labeled, unlabeled, coarse)

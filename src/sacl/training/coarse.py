@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sacl.errors import DataError
+from sacl.files.arrays import set_aside
 from sacl.geometry import canonical_grid, volume_grid
 from sacl.losses.segmentation import class_weights, dense_loss
 from sacl.networks.coarse import CoarseSpec, Triple, plan_levels
@@ -45,6 +47,12 @@ class CoarseCase:
     labels: Int16[Tensor, "i j k"]
     annotated: Bool[Tensor, " organ"]
     spacing_mm: tuple[float, float, float]
+
+    def on_disk(self, folder: Path) -> CoarseCase:
+        """Return the same, mapped from a nameless file in a folder (`arrays.set_aside`)."""
+        parts = (set_aside([part.numpy()], folder) for part in (self.image, self.labels))
+        image, labels = map(torch.from_numpy, parts)
+        return replace(self, image=image, labels=labels)
 
 
 @dataclass(frozen=True, eq=False)

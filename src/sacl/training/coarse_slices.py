@@ -7,7 +7,8 @@ learns in minutes, from all training scans, where the organs are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from jaxtyping import UInt, UInt16
 
 from sacl.errors import DataError
+from sacl.files.arrays import set_aside
 from sacl.networks.encoder import EncoderSpec
 from sacl.networks.segmenter import Segmenter, SegmenterSpec, build_segmenter
 from sacl.patches.query import cut, round_to_even
@@ -44,6 +46,11 @@ class ScanSlices:
     images: UInt16[np.ndarray, "k side side"]
     labels: UInt[np.ndarray, "k side side"] | None
     annotated: tuple[str, ...]
+
+    def on_disk(self, folder: Path) -> ScanSlices:
+        """Return the same, mapped from nameless files in a folder (`arrays.set_aside`)."""
+        labels = None if self.labels is None else set_aside([self.labels], folder)
+        return replace(self, images=set_aside([self.images], folder), labels=labels)
 
 
 def slice_spec(cohort: Cohort, size: int, width: int) -> SegmenterSpec:
@@ -89,6 +96,7 @@ def train_on_slices(
     plan: Plan,
     device: torch.device,
     *,
+    checkpoint: Path | None = None,
     pace: Pace | None = None,
     **how: Any,
 ) -> tuple[Segmenter, list[float]]:
@@ -99,7 +107,7 @@ def train_on_slices(
     Raises:
         DataError: no labeled scan holds an organ.
     """
-    store = store_of(scans, spec)
+    store = store_of(scans, spec, checkpoint and checkpoint.parent)
     if not store.dense_references.any():
         raise DataError("locate: the labeled scans of a fold hold no organ; check their references")
     network = build_segmenter(spec, plan.seed).to(device, memory_format=torch.channels_last)
@@ -107,12 +115,14 @@ def train_on_slices(
     rules = StepRules(batch=plan.batch, ranges=ranges, seed=plan.seed, device=device)
     labeled = DenseTask(store, rules, BALANCE, plan.copy_paste)
     task, how["average"] = with_teacher(labeled, network, plan.steps, plan.teacher_steps, pace)
-    rates = {network: plan.learning_rate}
+    rates, how["checkpoint"] = {network: plan.learning_rate}, checkpoint
     return network, train(network, task.loss, rates, plan.all_steps, device, pace=pace, **how)
 
 
-def store_of(scans: Sequence[ScanSlices], spec: SegmenterSpec) -> PatchStore:
-    """Return a store in memory that holds the slices of some scans and no patches."""
+def store_of(
+    scans: Sequence[ScanSlices], spec: SegmenterSpec, folder: Path | None = None
+) -> PatchStore:
+    """Return a store that holds the slices of some scans and no patches, on disk in a folder."""
     stored = round_to_even(spec.image_size * MARGIN)
     labeled = np.concatenate([np.full(len(s.images), s.labels is not None) for s in scans])
     annotated = [";".join(scan.annotated) for scan in scans for _ in scan.images]
@@ -126,7 +136,7 @@ def store_of(scans: Sequence[ScanSlices], spec: SegmenterSpec) -> PatchStore:
         images=nothing,
         attention=nothing,
         references=nothing,
-        dense_images=np.concatenate([scan.images for scan in scans]),
-        dense_references=np.concatenate(references) if references else nothing,
+        dense_images=set_aside([scan.images for scan in scans], folder),
+        dense_references=set_aside(references, folder) if references else nothing,
         dense_coarse=nothing,
     )

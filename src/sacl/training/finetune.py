@@ -95,14 +95,16 @@ class DenseTask:
         reference_row = store.dense_index["reference_row"].to_numpy()
         self.rows = labeled_rows(reference_row, "slice")
         self.reference_rows = reference_row[self.rows]
-        counts = np.bincount(store.dense_references.ravel(), minlength=len(store.meta.organs) + 1)
-        self.class_weight = class_weights(torch.from_numpy(counts).float(), balance)
+        labels = 1 + len(store.meta.organs)
+        # One by one: counting takes eight bytes per pixel, and a cohort has gigabytes of them.
+        slices = (store.dense_references[row].ravel() for row in self.reference_rows)
+        counts = np.stack([np.bincount(pixels, minlength=labels) for pixels in slices])
+        self.class_weight = class_weights(torch.from_numpy(counts.sum(axis=0)).float(), balance)
         self.class_weight = self.class_weight.to(rules.device)
         listed = [set(str(n).split(";")) for n in store.dense_index["annotated"].iloc[self.rows]]
         annotated = np.array([[o in names for o in store.meta.organs] for names in listed])
         self.annotated = torch.from_numpy(annotated).to(rules.device)
-        references = store.dense_references[self.reference_rows]
-        self.weights = slice_weights(references, len(store.meta.organs))
+        self.weights = slice_weights(counts[:, 1:] > 0)
 
     def slices(self, count: int, rng: np.random.Generator, generator: torch.Generator) -> Slices:
         """Draw labeled slices, each through an affine map and a change of its intensity."""

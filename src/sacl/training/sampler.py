@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from sacl.patches.store import IMAGE_SCALE, StoreMeta
@@ -80,13 +80,10 @@ class StepRules:
         return picked.to(self.device).to(torch.float32)
 
 
-def slice_weights(labels: Integer[np.ndarray, "n i j"], organs: int) -> Float[np.ndarray, " n"]:
-    """Return how likely each slice is drawn: evenly by half, evenly over the organs by half."""
-    held = np.zeros((len(labels), organs + 1))
-    for row, values in enumerate(labels):
-        held[row, np.unique(values)] = 1
-    seen = held[:, 1:][:, held[:, 1:].any(axis=0)]
-    even = np.full(len(labels), 1 / len(labels))
+def slice_weights(held: Bool[np.ndarray, "n organ"]) -> Float[np.ndarray, " n"]:
+    """Return how likely slices are drawn that hold organs: evenly by half, by half over organs."""
+    seen = held[:, held.any(axis=0)]
+    even = np.full(len(held), 1 / len(held))
     if seen.shape[1] == 0:
         return even
     return 0.5 * even + 0.5 * (seen / seen.sum(axis=0)).mean(axis=1)
