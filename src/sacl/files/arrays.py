@@ -47,6 +47,8 @@ def set_aside(
     or with the process. Without a folder it lies where temporary files do.
     """
     shape, kind = (sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         _reserve(file.fileno(), math.prod(shape) * kind.itemsize)
         joined = np.memmap(file, kind, "w+", shape=shape)

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int16, Integer, Shaped, UInt
+from jaxtyping import Bool, Float, Int16, Integer, Shaped, UInt
 from torch import Tensor
 
+from sacl.files.arrays import label_boxes
 from sacl.patches.query import triangle
 from sacl.patches.window import normalize
 from sacl.types import Grid
 
 _SLAB_VOXELS = 4_000_000
+
+Part = tuple[slice, ...]
+"""A box of a scan, along i, j and k."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +94,8 @@ def image_to_coarse(
     device: torch.device,
 ) -> Float[Tensor, "a b c"]:
     """Return the windowed image in [0, 1] on the coarse grid; 0 outside the scan."""
-    return _reduce(lambda slab: normalize(voxels[:, :, slab], window), grid, device)
+    whole = tuple(slice(0, n) for n in grid.scan_shape)
+    return _reduce(lambda part: normalize(voxels[part], window), whole, grid, device)
 
 
 def labels_to_coarse(
@@ -100,12 +105,14 @@ def labels_to_coarse(
     winner = torch.zeros(grid.shape, dtype=torch.int16)
     largest = torch.zeros(grid.shape)
     background = torch.ones(grid.shape)
-    for label in range(1, labels + 1):
+    for label, box in enumerate(label_boxes(voxels, labels), start=1):
+        if box is None:
+            continue
 
-        def mask(slab: slice, label: int = label) -> Float[np.ndarray, "i j _slab"]:
-            return (voxels[:, :, slab] == label).astype(np.float32)
+        def mask(part: Part, label: int = label) -> Float[np.ndarray, "_i _j _slab"]:
+            return (voxels[part] == label).astype(np.float32)
 
-        coverage = _reduce(mask, grid, device).cpu()
+        coverage = _reduce(mask, box, grid, device).cpu()
         background -= coverage
         winner[coverage > largest] = label
         largest = torch.maximum(coverage, largest)
@@ -114,16 +121,20 @@ def labels_to_coarse(
 
 
 def _reduce(
-    read: Callable[[slice], Float[np.ndarray, "i j _slab"]], grid: CoarseGrid, device: torch.device
+    read: Callable[[Part], Float[np.ndarray, "_i _j _slab"]],
+    box: Part,
+    grid: CoarseGrid,
+    device: torch.device,
 ) -> Float[Tensor, "a b c"]:
+    """Return on the coarse grid what is 0 outside of a box of the scan."""
     along_i, along_j, along_k = (weights.to(device) for weights in grid.to_coarse)
-    coarse = torch.zeros(grid.shape, device=device)
-    for slab in _slabs(grid):
-        block = torch.from_numpy(np.ascontiguousarray(read(slab))).to(device)
-        block = torch.einsum("ai,ijk->ajk", along_i, block)
-        block = torch.einsum("bj,ajk->abk", along_j, block)
-        coarse += block @ along_k[:, slab].T
-    return coarse
+    coarse = torch.zeros(grid.shape[::-1], device=device)
+    for slab in _slabs(grid, box):
+        # Read as scans lie in memory, from k to i: then every product is of matrices in one piece.
+        block = torch.from_numpy(np.ascontiguousarray(read((*box[:2], slab)).T)).to(device)
+        block = along_j[:, box[1]] @ (block @ along_i[:, box[0]].T)
+        coarse += torch.einsum("ck,kba->cba", along_k[:, slab], block)
+    return coarse.permute(2, 1, 0).contiguous()
 
 
 def arg_max_on_scan(
@@ -136,18 +147,18 @@ def arg_max_on_scan(
     """
     classes = probability.shape[0]
     along_i, along_j, along_k = (weights.to(probability.device) for weights in grid.to_scan)
-    labels = np.zeros(grid.scan_shape, dtype=np.uint8 if classes <= 256 else np.uint16)
+    labels = np.zeros(grid.scan_shape, np.uint8 if classes <= 256 else np.uint16, order="F")
     for slab in _slabs(grid):
         thin = probability.float() @ along_k[slab].T
         largest = _enlarge(thin[0], along_i, along_j)
         winner = torch.zeros(largest.shape, dtype=torch.int16, device=largest.device)
         for label in range(1, classes):
             # Interpolation makes no new maximum, and below 1 / classes nothing can win.
-            if thin[label].max() < 1 / classes:
-                continue
-            value = _enlarge(thin[label], along_i, along_j)
-            winner[value > largest] = label
-            torch.maximum(value, largest, out=largest)
+            may_win = (thin[label] >= 1 / classes).any(dim=2)
+            i, j = (_reached(w, may_win.any(dim=n)) for w, n in ((along_i, 1), (along_j, 0)))
+            value = _enlarge(thin[label], along_i[i], along_j[j])
+            winner[i, j][value > largest[i, j]] = label
+            torch.maximum(value, largest[i, j], out=largest[i, j])
         labels[:, :, slab] = winner.cpu().numpy()
     return labels
 
@@ -161,14 +172,21 @@ def slices_on_scan(
         yield torch.einsum("ia,cab,jb->cij", along_i, probability.float() @ weights, along_j)
 
 
+def _reached(weights: Float[Tensor, "out in"], which: Bool[Tensor, " in"]) -> slice:
+    """Return from which to which output some of the inputs count; an empty slice if none does."""
+    reached = (weights[:, which] != 0).any(dim=1).nonzero().flatten()
+    return slice(int(reached[0]), int(reached[-1]) + 1) if len(reached) else slice(0, 0)
+
+
 def _enlarge(
     thin: Float[Tensor, "a b k"], along_i: Float[Tensor, "i a"], along_j: Float[Tensor, "j b"]
 ) -> Float[Tensor, "i j k"]:
     return torch.einsum("jb,ibk->ijk", along_j, torch.einsum("ia,abk->ibk", along_i, thin))
 
 
-def _slabs(grid: CoarseGrid) -> Iterator[slice]:
-    i, j, k = grid.scan_shape
-    thickness = max(1, _SLAB_VOXELS // (i * j))
-    for start in range(0, k, thickness):
-        yield slice(start, min(start + thickness, k))
+def _slabs(grid: CoarseGrid, box: Part | None = None) -> Iterator[slice]:
+    """Yield parts of a box along k, or of the whole scan, each of about as many voxels."""
+    i, j, k = box or (slice(0, n) for n in grid.scan_shape)
+    thickness = max(1, _SLAB_VOXELS // ((i.stop - i.start) * (j.stop - j.start)))
+    for start in range(k.start, k.stop, thickness):
+        yield slice(start, min(start + thickness, k.stop))
