@@ -181,7 +181,8 @@ def test_an_organ_that_nobody_looked_for_is_not_scored(workspace):
     cohort = cohort_of(workspace)
     with recorded(workspace, "finetune", FinetuneSettings(), {}) as (_, done):
         done["arms"] = ["semantic"]
-    with recorded(workspace, "predict", PredictSettings(), {}) as (folder, _):
+    with recorded(workspace, "predict", PredictSettings(), {}) as (folder, done):
+        done["scans"] = {"semantic": 2}
         for case in cohort.of_split("test"):
             grid = read_reference(workspace.folder("ingest"), case, cohort.scheme).grid
             label_map = LabelMap(truth(), grid, cohort.scheme)

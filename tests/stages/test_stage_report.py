@@ -295,8 +295,8 @@ def test_parts_without_files_are_left_out_and_said(tmp_path):
         ("6-predictions/findings.json", "sacl predict CONFIG.yaml --force"),
         ("4-encoder/losses.csv", "sacl pretrain CONFIG.yaml --force"),
         ("2-coarse/coverage.csv", "sacl locate CONFIG.yaml --force"),
-        ("7-scores/scores.csv", "evaluate again"),
-        ("7-scores/summary.json", "evaluate again"),
+        ("7-scores/scores.csv", "sacl evaluate CONFIG.yaml --force"),
+        ("7-scores/summary.json", "sacl evaluate CONFIG.yaml --force"),
     ],
 )
 def test_a_damaged_file_is_named_in_one_line_with_the_remedy(tmp_path, file, remedy):

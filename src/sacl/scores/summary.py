@@ -44,6 +44,7 @@ _NORMAL = 1.4826
 """The median absolute deviation times this is the standard deviation of a normal distribution."""
 _DECIMALS = 12
 """Differences of means are rounded so that equal scores make a zero and not 1e-17."""
+_AGAIN = "redo it with `sacl evaluate CONFIG.yaml --force`"
 
 
 @dataclass(frozen=True)
@@ -304,17 +305,17 @@ def read_scores(path: Path) -> list[ScoreRow]:
             reader = csv.DictReader(file)
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
-                raise DataError(f"{path.name}: no column {', '.join(missing)}; evaluate again")
+                raise DataError(f"{path.name}: no column {', '.join(missing)}; {_AGAIN}")
             return [_row(fields, f"{path.name}, line {reader.line_num}") for fields in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path.name}: no table of scores ({error}); evaluate again") from None
+        raise DataError(f"{path.name}: no table of scores ({error}); {_AGAIN}") from None
 
 
 def _row(fields: Mapping[str, str], where: str) -> ScoreRow:
     try:
         numbers = {name: float(fields[name] or "nan") for name in COLUMNS[5:]}
     except (TypeError, ValueError):
-        raise DataError(f"{where}: a score is not a number; evaluate again") from None
+        raise DataError(f"{where}: a score is not a number; {_AGAIN}") from None
     run, case_id, subject_id, split, organ = (text_of_cell(fields[name]) for name in COLUMNS[:5])
     return ScoreRow(run, subject_id, split, OrganScore(case_id, organ, **numbers))
 
@@ -332,8 +333,7 @@ def read_summary(path: Path) -> Summary:
         return msgspec.convert(_nan_for_none(document), Summary)
     except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise DataError(
-            f"{path.name}: not a summary of scores, or of an older version ({error}); redo it with"
-            " `sacl evaluate CONFIG.yaml --force`"
+            f"{path.name}: not a summary of scores, or of an older version ({error}); {_AGAIN}"
         ) from None
 
 
