@@ -1,6 +1,7 @@
 import csv
 import html
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -42,6 +43,19 @@ def test_names_are_escaped(cohort):
     assert "&lt;script&gt;" in page
     assert "case<0>" in _text(page)
     assert "a & b" in _text(page)
+
+
+def test_scans_with_findings_come_first_each_with_its_picture_and_links(cohort):
+    scans = tuple(replace(scan, picture=b"RIFF") for scan in cohort.scans)
+    findings = [Finding("lost-header", "case<7>", "spacing 1 x 1 x 1 mm")]
+    page, _ = _page(replace(cohort, scans=scans), findings)
+    table = page[page.index('<section id="scans">') :]
+    cases = re.findall(r'alt="Axial, coronal and sagittal slice of case&lt;(\d)&gt;"', table)
+    assert cases == ["7", "0", "1", "2", "3", "4", "5", "6", "8"]
+    assert '<a href="#lost-header">lost-header</a>' in table
+    assert 'id="lost-header"' in page
+    assert 'href="check.csv"' in table
+    assert 'href="check.json"' in table
 
 
 def test_without_findings_the_page_says_so(cohort):

@@ -1,3 +1,4 @@
+import io
 import itertools
 import tracemalloc
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from planted import LABELS, clean_scan
 from sacl.check.cohort_checks import adult_range_ml
@@ -171,6 +173,25 @@ def test_masks_are_measured_like_a_label_map(scan, tmp_path):
     by_map, _ = _measured(mapped, {value: name for name, value in LABELS.items()})
     assert by_masks.reference.present == by_map.reference.present
     assert set(organs) == set(by_masks.reference.annotated) == set(LABELS)
+    assert by_masks.picture == by_map.picture, "masks are drawn like a label map"
+
+
+def test_a_scan_is_pictured_with_its_reference_or_alone_where_that_is_unusable(scan, tmp_path):
+    image, label = _image(scan, tmp_path), tmp_path / "label.nii"
+    write_volume(label, Volume(scan.labels, Grid(scan.labels.shape, scan.affine)))
+    names = {value: name for name, value in LABELS.items()}
+    drawn, alone = (_measured(SourceCase("a", image, path), names)[0] for path in (label, None))
+    write_volume(label, Volume(scan.labels[1:], Grid(scan.labels[1:].shape, scan.affine)))
+    other_grid, _ = _measured(SourceCase("a", image, label), names)
+    pictures = [
+        np.asarray(Image.open(io.BytesIO(one.picture))) for one in (drawn, alone, other_grid)
+    ]
+    assert {picture.shape for picture in pictures} == {(96, 288, 3)}
+    colored = [int((np.ptp(picture.astype(int), axis=2) > 60).sum()) for picture in pictures]
+    assert colored[0] > 200
+    assert colored[1:] == [0, 0]
+    missing, _ = _measured(SourceCase("a", tmp_path / "nothing.nii", label), names)
+    assert missing.picture == b""
 
 
 def test_an_organ_nobody_looked_for_is_not_annotated_and_one_not_found_absent(scan, tmp_path):
