@@ -185,6 +185,7 @@ class _Drawn:
 
     def __init__(self, ensemble):
         self.ensemble = ensemble
+        self.networks = ensemble.networks
 
     def locate(self, volume, window):
         located = self.ensemble.locate(volume, window)

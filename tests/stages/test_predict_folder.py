@@ -42,6 +42,62 @@ def test_a_folder_gets_what_the_stage_predicts(finished, tmp_path):
         assert np.array_equal(ours.affine, stage.affine)
 
 
+@pytest.fixture
+def segmented(monkeypatch):
+    """The names of the scans that are segmented from now on."""
+    names, segment = [], model.Model.segment
+    monkeypatch.setattr(
+        model.Model,
+        "segment",
+        lambda m, v, name, c=None: names.append(name) or segment(m, v, name, c),
+    )
+    return names
+
+
+def test_an_interrupted_folder_goes_on_and_ends_as_if_it_had_not_been(
+    finished, tmp_path, segmented
+):
+    scans, whole, out = (
+        write_scans(finished, tmp_path / "scans"),
+        tmp_path / "whole",
+        tmp_path / "out",
+    )
+    expected = predict_to(finished, scans, whole)
+    (scans / "case-4.nii").rename(tmp_path / "case-4.nii")
+    predict_to(finished, scans, out)
+    (tmp_path / "case-4.nii").rename(scans / "case-4.nii")
+    with (out / ".made-by-sacl.jsonl").open("a") as note:
+        note.write('\n{"name": "case-4", "k')
+    (out / "statistics.csv").unlink()
+    segmented.clear()
+    again = predict_to(finished, scans, out)
+    assert segmented == ["case-4.nii"]
+    assert again.doubts == expected.doubts
+    for name in ("case-3.nii.gz", "case-4.nii.gz", "statistics.csv", "previews/case-3.png"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    segmented.clear()
+    predict_to(finished, scans, out)
+    assert segmented == []
+
+
+def test_what_is_made_of_something_else_is_made_again(finished, tmp_path, segmented):
+    scans, out = write_scans(finished, tmp_path / "scans"), tmp_path / "out"
+    predict_to(finished, scans, out)
+    segmented.clear()
+    image = nibabel.load(scans / "case-3.nii")
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[0, 0, 0] += 1
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), scans / "case-3.nii")
+    predict_to(finished, scans, out)
+    assert segmented == ["case-3.nii"]
+    (out / "previews" / "case-4.png").unlink()
+    predict_to(finished, scans, out)
+    assert segmented == ["case-3.nii", "case-4.nii"]
+    predict_to(finished, scans, out, copies=1)
+    predict_to(finished, scans, out, copies=1, force=True)
+    assert segmented[2:] == ["case-3.nii", "case-4.nii"] * 2
+
+
 def test_one_scan_and_one_arm_can_be_chosen(finished, tmp_path):
     scans = write_scans(finished, tmp_path / "scans")
     predicted = predict_to(finished, scans / "case-4.nii", tmp_path / "out", arm="semantic")

@@ -31,7 +31,7 @@ from sacl.stages.predict_folder import Extras, predict_folder
 WINDOW = (-100.0, 300.0)
 
 
-class Threshold:
+class Threshold(torch.nn.Module):
     """A network that says liver of all that is bright, kidney of what is brighter."""
 
     spec = SegmenterSpec(
@@ -45,7 +45,7 @@ class Threshold:
         placement=Placement(region="slice", min_side_mm=8.0),
     )
 
-    def __call__(self, pixels):
+    def forward(self, pixels):
         levels = torch.tensor([0.2, 0.5, 0.9])[None, :, None, None]
         return -20 * (pixels[:, :1] - levels).abs()
 
@@ -145,8 +145,7 @@ def test_a_prediction_that_is_killed_before_or_after_a_file_has_its_name_goes_on
 ):
     """A picture is noted, renamed; a map is renamed, noted, renamed; then come the statistics."""
     scan, out = make_scan(rng), tmp_path / "out"
-    path = tmp_path / "a.nii"
-    nibabel.save(nibabel.Nifti1Image(scan.values.astype(np.int16), scan.affine), path)
+    path, values = tmp_path / "a.nii", scan.values.astype(np.int16)
     rename, moments = Path.replace, iter(range(99))
 
     def killed(self, target):
@@ -156,7 +155,8 @@ def test_a_prediction_that_is_killed_before_or_after_a_file_has_its_name_goes_on
             raise KeyboardInterrupt
         return rename(self, target)
 
-    for _ in "first", "again, onto maps that are there":
+    for more in 0, 1:  # the second scan is another one, whose map replaces the first one's
+        nibabel.save(nibabel.Nifti1Image(values + np.int16(more), scan.affine), path)
         moments = iter(range(99))
         with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", killed)

@@ -63,6 +63,11 @@ class NewScan:
         """What ends the name of a mask of one organ: DICOM's are NIfTI."""
         return NIFTI if self.stack else self.suffix
 
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The UIDs of the DICOM images that a segmentation names."""
+        return tuple(piece.sop_uid for piece in self.stack.slices) if self.stack else ()
+
     def write(
         self, path: Path, label_map: LabelMap, native: NativeFrame, run: str
     ) -> tuple[str, ...]:

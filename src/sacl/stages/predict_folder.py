@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from sacl.cohort.dataset import counted
@@ -16,6 +17,7 @@ from sacl.files.documents import cell_text
 from sacl.model import Model
 from sacl.patches.window import window_of
 from sacl.prediction.given import ReadCoarse, coarse_reader
+from sacl.prediction.made import Made, MadeMaps, key_of
 from sacl.prediction.new_scans import NIFTI, NewScan, find_scans
 from sacl.progress import say, track
 from sacl.report.pictures import ShownScan, preview
@@ -88,8 +90,9 @@ def predict_folder(
     `images` is a file, a folder or a zip, read by `new_scans.find_scans`. A label map is called and
     stored as its scan, on the scan's own grid: NIfTI as `.nii.gz`, NRRD as `.seg.nrrd`, MetaImage
     as `.mha`, and a DICOM series gets a DICOM segmentation `.seg.dcm` of its images. A scan that is
-    bad is left out, and the others are done. `coarse` is a folder of coarse label maps; `force`
-    overwrites files of the user's.
+    bad is left out, and the others are done. What is there, of the same model and scan, is not made
+    again. `coarse` is a folder of coarse label maps; `force` makes all again, over files of the
+    user's too.
 
     Raises:
         DataError: there is no scan that can be read.
@@ -106,7 +109,8 @@ def predict_folder(
     model.require_coarse(given=coarse is not None)
     given = coarse if model.needs_coarse else None
     read_coarse = coarse_reader(given, [answer.scan.name for answer in answers], model.scheme)
-    return _predict_all(answers, read_coarse, failures, found.notes)
+    work = partial(predict_scan, read_coarse=read_coarse, maps=MadeMaps(out, forget=force))
+    return _predict_all(answers, work, failures, found.notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,77 +172,79 @@ class Answer:
 
 def _predict_all(
     answers: Sequence[Answer],
-    read_coarse: ReadCoarse,
+    work: Callable[[Answer], Made],
     failures: dict[str, str],
     notes: Sequence[str],
 ) -> Predicted:
-    done: list[Answer] = []
-    doubts: dict[str, tuple[str, ...]] = {}
-    measures: dict[str, list[OrganMeasures]] = {}
+    made: dict[Answer, Made] = {}
     out = answers[0].out
     try:
         for answer in track(answers, "predict", total=len(answers)):
-            name = answer.scan.shown
             try:
-                against, measures[answer.scan.name] = predict_scan(answer, read_coarse)
+                made[answer] = work(answer)
             except DataError as error:
-                failures[name] = str(error)
+                failures[answer.scan.shown] = str(error)
                 if len(answers) > 1:
                     say(f"  left out: {error}")
                 continue
-            done.append(answer)
-            if against:
-                doubts[name] = tuple(against)
-                say(f"  in doubt: {name}: {'; '.join(against)}")
+            if against := made[answer].doubts:
+                say(f"  in doubt: {answer.scan.shown}: {'; '.join(against)}")
     finally:
-        beside = [path for answer in done for path in answer.others]
-        if measures and answers[0].extras.beside:
-            write_statistics(out / STATISTICS, measures)
+        beside = [path for answer in made for path in answer.others]
+        if made and answers[0].extras.beside:
+            write_statistics(out / STATISTICS, {a.scan.name: of.rows for a, of in made.items()})
             beside.append(out / STATISTICS)
-    if done:
+    doubts = {answer.scan.shown: of.doubts for answer, of in made.items() if of.doubts}
+    if made:
         also = f", with {STATISTICS} and {PREVIEWS}" if answers[0].extras.beside else ""
-        lines = [f"{counted(len(done), 'label map')} written to {out}{also}"]
+        lines = [f"{counted(len(made), 'label map')} written to {out}{also}"]
         lines += [f"{len(doubts)} in doubt"] * bool(doubts)
         lines += [f"{len(failures)} left out"] * bool(failures)
         say(f"predict: {'; '.join(lines)}")
-    written = tuple(answer.path for answer in done)
+    written = tuple(answer.path for answer in made)
     return Predicted(written, tuple(beside), doubts, failures, tuple(notes))
 
 
-def predict_scan(answer: Answer, read_coarse: ReadCoarse) -> tuple[list[str], list[OrganMeasures]]:
-    """Write what a scan gets; return what speaks against believing it, and its organs' measures."""
+def predict_scan(answer: Answer, read_coarse: ReadCoarse, maps: MadeMaps) -> Made:
+    """Write what a scan gets, unless it is there, made of the same."""
     scan, model = answer.scan, answer.model
     volume, native = scan.load()
     coarse = read_coarse(scan.name, volume.grid)
-    segmented = model.segment(volume, scan.shown, coarse.label_map if coarse else None)
+    given = coarse.label_map if coarse else None
+    way = f"{native} {scan.images} {model.members[0].name}"
+    key = key_of(model.fingerprint, volume, given, way)
+    made = maps.find(scan.name, key)
+    if made is not None and all(path.is_file() for path in (answer.path, *answer.others)):
+        return made
+    segmented = model.segment(volume, scan.shown, given)
     doubts = [native.contradiction] if native.contradiction else []
     doubts += [f"coarse map: {doubt}" for doubt in coarse.doubts] if coarse else []
     doubts += [*segmented.doubts, *answer.write(volume, segmented.label_map, native)]
-    return doubts, measure_organs(volume, segmented.label_map)
+    rows = [_row(scan.name, organ) for organ in measure_organs(volume, segmented.label_map)]
+    made = Made(scan.name, key, tuple(doubts), tuple(rows))
+    maps.add(made)
+    return made
 
 
-def write_statistics(path: Path, measures: Mapping[str, Sequence[OrganMeasures]]) -> None:
-    """Write a row per case and organ; those of other cases that stand in the file stay.
+def write_statistics(path: Path, rows: Mapping[str, Sequence[Sequence[str]]]) -> None:
+    """Write the rows of cases, one per organ; those of other cases that stand in the file stay.
 
     Volumes are in ml, mean and standard deviation in the scan's intensities, empty of an organ that
     was not found.
     """
-    new = {case: [_row(case, organ) for organ in organs] for case, organs in measures.items()}
     kept: list[list[str]] = []
     if path.is_file():
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            columns, *rows = [*csv.reader(file)] or [[]]
-        cases = {cell_text(case) for case in new}
-        kept = [row for row in rows if columns == list(_COLUMNS) and row and row[0] not in cases]
+            columns, *before = [*csv.reader(file)] or [[]]
+        cases = {cell_text(case) for case in rows}
+        kept = [row for row in before if columns == list(_COLUMNS) and row and row[0] not in cases]
     with owned(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(
-            [_COLUMNS, *kept, *(row for rows in new.values() for row in rows)]
-        )
+        csv.writer(file).writerows([_COLUMNS, *kept, *(row for of in rows.values() for row in of)])
 
 
-def _row(case: str, organ: OrganMeasures) -> list[str]:
+def _row(case: str, organ: OrganMeasures) -> tuple[str, ...]:
     numbers = (f"{organ.volume_ml:.3f}", f"{organ.mean:.2f}", f"{organ.sd:.2f}")
-    return [cell_text(case), cell_text(organ.organ), *(n if n != "nan" else "" for n in numbers)]
+    return (cell_text(case), cell_text(organ.organ), *(n if n != "nan" else "" for n in numbers))
 
 
 def _with_good_headers(answers: Sequence[Answer], failures: dict[str, str]) -> list[Answer]:
