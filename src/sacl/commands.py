@@ -194,7 +194,8 @@ COMMANDS = {
     ),
     "doctor": _Command("say what a bug report needs, and test this installation", takes=""),
     "completion": _Command(
-        "print what makes a shell complete commands: bash, zsh, fish ...", takes="SHELL"
+        "print what makes a shell complete commands: bash, zsh, fish, tcsh or powershell",
+        takes="SHELL",
     ),
 }
 """All commands with their flags; every setting is a dotted flag besides."""

@@ -26,9 +26,11 @@ td.number {{ text-align: right; font-variant-numeric: tabular-nums }}
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    is_serving = False
 
     def server_close(self) -> None:
-        self.shutdown()
+        if self.is_serving:  # where the port is taken, `shutdown` would wait for ever
+            self.shutdown()
         super().server_close()
 
 
@@ -63,6 +65,7 @@ def health_page(state: Callable[[], dict[str, Any]], host: str, port: int) -> Th
         server = _Server((host, port), Answer)
     except OSError as error:
         raise ConfigError(f"serve: port {port} of {host}: {error.strerror}") from error
+    server.is_serving = True
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server
 

@@ -251,6 +251,13 @@ def test_voxels_that_are_no_number_are_counted(tmp_path, voxels):
     one_line(read_itk, path, "1 of 210 voxels are NaN or infinite")
 
 
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_voxels_beside_a_header_of_an_accented_name_are_found(tmp_path, suffix):
+    image = SimpleITK.GetImageFromArray(np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+    SimpleITK.WriteImage(image, tmp_path / f"Größe ä{suffix}")
+    assert read_itk(tmp_path / f"Größe ä{suffix}")
+
+
 def test_folders_and_missing_files_are_one_line(tmp_path):
     (tmp_path / "a.nrrd").mkdir()
     one_line(read_itk, tmp_path / "a.nrrd", "a folder")

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from sacl.dicom.segmentation import read_segmentation  # noqa: E402
 from sacl.errors import ConfigError  # noqa: E402
 from sacl_node import queue as queues  # noqa: E402
 from sacl_node import serve as serving  # noqa: E402
+from sacl_node.health import health_page  # noqa: E402
 from sacl_node.serve import Node, bytes_of, serve  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(  # pynetdicom, where nobody answers
@@ -503,3 +505,10 @@ def _require_seg(orthanc, study, tmp_path):
         "Liver",
         "Right kidney",
     ]
+
+
+def test_a_health_port_that_is_taken_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1: Address already in use"):
+            health_page(dict, "127.0.0.1", port)

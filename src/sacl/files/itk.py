@@ -257,10 +257,18 @@ def _header(path: Path) -> tuple[str, Mapping[str, str], int]:
         end = last.end() if last else 0
         pairs = re.findall(rb"^(\w+) *= *([^\r\n]*)", start[:end], re.MULTILINE)
         kind = "MetaImage"
-    fields = {key.decode("latin-1"): value.decode("latin-1").strip() for key, value in pairs}
+    fields = {_text(key): _text(value).strip() for key, value in pairs}
     if len(fields) < len(pairs):
         raise RuntimeError("a field twice")
     return kind, fields, end
+
+
+def _text(field: bytes) -> str:
+    """Decode what stands in a header: UTF-8, as names of files are, or else Latin-1."""
+    try:
+        return field.decode()
+    except UnicodeDecodeError:
+        return field.decode("latin-1")
 
 
 def _data_of(path: Path, kind: str, fields: Mapping[str, str]) -> Path:
