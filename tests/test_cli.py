@@ -31,6 +31,7 @@ from sacl.commands import config_and_data
         (["ingest", "data", "--seed", "-1"], "seed: expected integer >= 0, got -1"),
         (["run", "nowhere/here.yaml"], "nowhere/here.yaml: cannot be read"),
         (["predict"], "give CONFIG.yaml, or all of --model"),
+        (["pack", "a.sacl", "b.sacl"], "a.sacl is packed already"),
         (["evaluate"], "give CONFIG.yaml, or all of --reference"),
         (["evaluate", "demo", "--model", "m"], "evaluate: --model goes without CONFIG.yaml"),
         (["report", "--runs", "work"], "unknown argument '--runs'"),

@@ -97,6 +97,14 @@ _SCANS = "scans: a file, a folder or a zip of NIfTI, NRRD, MetaImage or DICOM (a
 _MODELS = "finished runs or files of `sacl pack`; the first is compared with each of the others"
 _COARSE = _Flag("--coarse", "folder of coarse label maps, for a run without coarse networks")
 _OR_DATA = "CONFIG.yaml|DATA"
+_WORDS = {
+    "WORK": "work directory of a run",
+    "CONFIG": "YAML file, or a shipped configuration ({shipped})",
+    "DATA": "folders of scans",
+    "MODEL": "file of `sacl pack`",
+    "SHELL": "name of the shell",
+}
+"""What the words after a command may be."""
 COMMANDS = {
     "run": _Command(
         "run all stages on a cohort, by settings or planned by itself; skips what is up to date",
@@ -249,8 +257,8 @@ def program(with_settings: bool = False) -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         if command.takes:
-            folders = ", or folders of scans" if command.takes_data else ""
-            words = f"YAML file, a shipped configuration ({', '.join(shipped())}){folders}"
+            taken = [text for word, text in _WORDS.items() if word in command.takes]
+            words = "; ".join(taken).format(shipped=", ".join(shipped()))
             inner.add_argument("words", nargs="*", metavar=command.takes, help=words)
         for flag in (*_COMMON, *command.flags):
             flag.add_to(inner)

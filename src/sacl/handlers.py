@@ -175,13 +175,16 @@ def pack_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Write the segmenter of a run into one file."""
     if known.target is None:
         raise ConfigError("pack: give WORK|CONFIG.yaml of a run, and the file to write: MODEL.sacl")
+    if known.config is not None and known.config.suffix == known.target.suffix == ".sacl":
+        raise ConfigError(f"pack: {known.config.name} is packed already; give a work directory")
     from sacl.pack import pack
 
     told = {"title": known.title, "license_text": known.license}
     run = _run_of(known, flags)
     manifest = pack(run, known.target, arm=known.arm, force=known.force, **told)
     size_mb = known.target.stat().st_size / 1e6
-    told_of = f"{manifest.title}, {size_mb:.1f} MB; license: {manifest.license}"
+    terms = known.license or "none stated, name one with --license"
+    told_of = f"{manifest.title}, {size_mb:.1f} MB; license: {terms}"
     print(f"pack: {known.target}, {told_of}", file=sys.stderr)
     return {"file": str(known.target), "title": manifest.title, "scores": manifest.scores}
 
