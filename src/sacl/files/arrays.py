@@ -121,9 +121,7 @@ def distinct_values(labels: Integer[np.ndarray, "i j k"]) -> set[int]:
     return values
 
 
-def label_boxes(
-    labels: Integer[np.ndarray, "i j k"], most: int = 0
-) -> list[tuple[slice, slice, slice] | None]:
+def label_boxes(labels: Integer[np.ndarray, ...], most: int = 0) -> list[tuple[slice, ...] | None]:
     """Return the bounding box of each label value from 1 to `most`, None where it is nowhere.
 
     Without `most`, up to the largest value. The voxels are read as they lie in memory, which in
