@@ -7,17 +7,17 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int64, Shaped, UInt
+from jaxtyping import Float, Int64, Shaped, UInt, UInt16
 
 from sacl.errors import DataError
-from sacl.files.arrays import allocate, open_array
+from sacl.files.arrays import allocate, open_array, set_aside
 from sacl.files.atomic import replacing
 from sacl.files.documents import write_json, write_table
 from sacl.patches.region import Placement
@@ -176,6 +176,45 @@ def read_patches(folder: Path) -> PatchStore:
             " run `sacl extract CONFIG.yaml --force`"
         )
     return store
+
+
+@dataclass(frozen=True, eq=False)
+class ScanSlices:
+    """All axial slices of a training scan, with their margin; no labels in an unlabeled scan.
+
+    The images are in units of `IMAGE_SCALE`; `annotated` are the organs somebody looked for.
+    """
+
+    images: UInt16[np.ndarray, "k side side"]
+    labels: UInt[np.ndarray, "k side side"] | None
+    annotated: tuple[str, ...]
+
+    def on_disk(self, folder: Path) -> ScanSlices:
+        """Return the same, mapped from nameless files in a folder (`arrays.set_aside`)."""
+        labels = None if self.labels is None else set_aside([self.labels], folder)
+        return replace(self, images=set_aside([self.images], folder), labels=labels)
+
+
+def store_of_slices(
+    meta: StoreMeta, scans: Sequence[ScanSlices], folder: Path | None
+) -> PatchStore:
+    """Return a store that holds the slices of some scans and no patches, on disk in a folder."""
+    labeled = np.concatenate([np.full(len(s.images), s.labels is not None) for s in scans])
+    annotated = [";".join(scan.annotated) for scan in scans for _ in scan.images]
+    references = [scan.labels for scan in scans if scan.labels is not None]
+    nothing = np.zeros((0, meta.dense_stored_size, meta.dense_stored_size), np.uint8)
+    reference_row = np.where(labeled, np.cumsum(labeled) - 1, -1)
+    return PatchStore(
+        meta,
+        index=pd.DataFrame(),
+        dense_index=pd.DataFrame({"reference_row": reference_row, "annotated": annotated}),
+        images=nothing,
+        attention=nothing,
+        references=nothing,
+        dense_images=set_aside([scan.images for scan in scans], folder),
+        dense_references=set_aside(references, folder) if references else nothing,
+        dense_coarse=nothing,
+    )
 
 
 def _layout(

@@ -26,12 +26,7 @@ from sacl.settings import LocateSettings
 from sacl.stages.reserve import middle_of, share_of, timed
 from sacl.stages.scan import Scan
 from sacl.training.coarse import coarse_case, volume_spec
-from sacl.training.coarse_slices import (
-    ScanSlices,
-    slice_spec,
-    slices_of,
-    train_on_slices,
-)
+from sacl.training.coarse_slices import slice_spec, slices_of, train_on_slices
 from sacl.training.loop import write_losses
 from sacl.training.pace import Pace, Plan, keep_pace
 from sacl.training.volumes import train_coarse
@@ -238,13 +233,17 @@ def _on_slices(
     """Return what trains a network on slices; unlabeled training scans take part in each."""
     slices = settings.slices
     assert slices is not None
-    spec = slice_spec(cohort, slices.size, settings.channels)
-    labeled = {}
+    spec, folder = slice_spec(cohort, slices.size, settings.channels), workspace.folder("locate")
+    labeled, unlabeled = {}, []
     for case in cohort.labeled:
         scan, how = Scan(case, cohort, workspace), (case.window, slices.size)
         of_scan = slices_of(scan.image, *how, scan.reference, case.annotated)
-        labeled[case.case_id] = of_scan.on_disk(workspace.folder("locate"))
-    unlabeled = _unlabeled(slices.size, workspace, cohort) if slices.teacher_steps else []
+        labeled[case.case_id] = of_scan.on_disk(folder)
+    taking_part = cohort.unlabeled if slices.teacher_steps else ()
+    every = max(1, math.ceil(sum(c.native.grid.shape[2] for c in taking_part) / _MOST_UNLABELED))
+    for case in track(taking_part, "read unlabeled scans"):
+        image = Scan(case, cohort, workspace).image
+        unlabeled.append(slices_of(image, case.window, slices.size, every=every).on_disk(folder))
 
     def train_one(cases: Sequence[Case], seed: int, **how: Any) -> tuple[Ensemble, list[float]]:
         plan = Plan(
@@ -261,13 +260,3 @@ def _on_slices(
         return SliceEnsemble((network,), device), losses
 
     return train_one
-
-
-def _unlabeled(size: int, workspace: Workspace, cohort: Cohort) -> list[ScanSlices]:
-    """Return the training scans of subjects without any reference."""
-    slices = sum(case.native.grid.shape[2] for case in cohort.unlabeled)
-    every = max(1, math.ceil(slices / _MOST_UNLABELED))
-    cases = track(cohort.unlabeled, "read unlabeled scans")
-    scans, folder = (Scan(case, cohort, workspace) for case in cases), workspace.folder("locate")
-    slices_of_scan = (slices_of(s.image, s.case.window, size, every=every) for s in scans)
-    return [of_scan.on_disk(folder) for of_scan in slices_of_scan]
