@@ -89,3 +89,12 @@ def test_a_run_without_the_file_holds_the_same_scans_out(root, capsys, monkeypat
         for name in ("plan", "btcv")
     )
     assert [case.case_id for case in ours] == [case.case_id for case in theirs]
+
+
+def test_the_run_on_btcv_is_tested_on_flare_by_the_organs_they_share(root, capsys):
+    words = ("--model", str(root / "work" / "btcv"), "--data", str(root / "flare21"))
+    assert main(["evaluate", *words, "--out", str(root / "external"), "--device", "cpu"]) == 0
+    assert "kidney_right + kidney_left" in capsys.readouterr().err
+    rows = read_scores(root / "external" / FOLDERS["evaluate"] / "scores.csv")
+    assert {row.score.organ for row in rows} == {"liver", "kidneys", "spleen", "pancreas"}
+    assert len({row.score.case_id for row in rows}) == SMALL["scans"]
