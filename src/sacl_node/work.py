@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-import pydicom
 
 from sacl.dicom.intake import headers_of, take_in
 from sacl.dicom.segmentation import write_segmentation
 from sacl.dicom.stack import read_stack
 from sacl.dicom.verdict import DicomExport, only_largest
 from sacl.errors import DataError
-from sacl.files.atomic import replacing
 
 if TYPE_CHECKING:
     from sacl.model import Model as Segmenter
@@ -59,10 +55,8 @@ def segment_study(images: Path, result: Path, model: Model) -> list[str]:
     name = images.parent.name
     volume, _ = read_stack(best.stack, name)
     segmented = model.segmenter.segment(volume, name)
-    with replacing(result) as temporary:
-        run = f"model {model.fingerprint}"
-        write_segmentation(temporary, segmented.label_map, headers_of(best.stack, name), run)
-        _give_own_uids(temporary, model.fingerprint)
+    source, own = headers_of(best.stack, name), model.fingerprint
+    write_segmentation(result, segmented.label_map, source, f"model {own}", made_by=own)
     i, j, k = best.stack.grid.shape
     accepted = sum(each.accepted for each in intake.verdicts)
     return [
@@ -70,14 +64,3 @@ def segment_study(images: Path, result: Path, model: Model) -> list[str]:
         f" voxels, {best.stack.grid.spacing_mm[2]:.3g} mm apart",
         *(f"in doubt: {doubt}" for doubt in segmented.doubts),
     ]
-
-
-def _give_own_uids(path: Path, fingerprint: str) -> None:
-    """Derive a segmentation's UIDs from those of its source series and the model."""
-    result = pydicom.dcmread(path)
-    series = result.ReferencedSeriesSequence[0].SeriesInstanceUID
-    for name in ("SOPInstanceUID", "SeriesInstanceUID"):
-        number = uuid.uuid5(uuid.NAMESPACE_OID, f"{name}|{series}|{fingerprint}").int
-        setattr(result, name, f"2.25.{number}")
-    result.file_meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
-    result.save_as(path, enforce_file_format=True)

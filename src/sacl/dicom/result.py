@@ -85,13 +85,19 @@ Build = Callable[[np.ndarray, Sequence[str], SourceSeries, str], Dataset]
 
 
 def write_result(
-    path: Path, label_map: LabelMap, source: Sequence[Dataset], run: str, build: Build
+    path: Path,
+    label_map: LabelMap,
+    source: Sequence[Dataset],
+    run: str,
+    build: Build,
+    made_by: str = "",
 ) -> tuple[str, ...]:
     """Write a label map as a DICOM object on its source series, whole or not at all.
 
     The map has to lie on the canonical grid of the source, datasets in any order without pixels.
-    The new series is described by the organs found, its content by the name of the run. Returns
-    the names of the UIDs that the source lacks and that were made up.
+    The new series is described by the organs found, its content by the name of the run. Its UIDs
+    are new, or the same each time for the same source and `made_by`, if given. Returns the names of
+    the UIDs that the source lacks and that were made up.
     """
     names, title = label_map.scheme.names, f"sacl {run}".replace("\\", "/")[:_LONGEST].strip()
     for name in names:
@@ -117,6 +123,8 @@ def write_result(
             )
         ]
         _file_under(result, source[0], (title, *names))
+        if made_by:
+            _derive_uids(result, f"{images.first.SeriesInstanceUID}|{made_by}")
         with replacing(path) as temporary:
             result.save_as(temporary, enforce_file_format=True)
     return images.made_up
@@ -270,10 +278,22 @@ def _shared_uids(source: Sequence[Dataset]) -> tuple[dict[str, str], tuple[str, 
             )
         (value,) = values
         if not value:
-            value = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{name}|{instances}').int}"
+            value = _derived_uid(name, instances)
             made_up.append(name)
         uids[name] = value
     return uids, tuple(made_up)
+
+
+def _derive_uids(result: Dataset, origin: str) -> None:
+    """Give an object UIDs that follow from where it comes from."""
+    for name in ("SOPInstanceUID", "SeriesInstanceUID"):
+        setattr(result, name, _derived_uid(name, origin))
+    result.file_meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
+
+
+def _derived_uid(name: str, origin: str) -> str:
+    """Return a UID that is the same for the same text (PS3.5, B.2)."""
+    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{name}|{origin}').int}"
 
 
 def _reference(image: Dataset, uids: Mapping[str, str]) -> Dataset:

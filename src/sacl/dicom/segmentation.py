@@ -63,7 +63,12 @@ class Kind(enum.Enum):
 
 
 def write_segmentation(
-    path: Path, label_map: LabelMap, source: Sequence[Dataset], run: str, kind: Kind = Kind.BINARY
+    path: Path,
+    label_map: LabelMap,
+    source: Sequence[Dataset],
+    run: str,
+    kind: Kind = Kind.BINARY,
+    made_by: str = "",
 ) -> tuple[str, ...]:
     """Write a label map as DICOM SEG, with the arguments and errors of `result.write_result`.
 
@@ -71,7 +76,8 @@ def write_segmentation(
     looked for. A map without any voxel is written too: as LABELMAP with frames of background, as
     BINARY with an empty frame per organ at the first slice.
     """
-    return write_result(path, label_map, source, run, functools.partial(_segmentation, kind))
+    build = functools.partial(_segmentation, kind)
+    return write_result(path, label_map, source, run, build, made_by)
 
 
 def read_segmentation(path: Path, grid: Grid) -> LabelMap:
