@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -24,18 +25,9 @@ td.number {{ text-align: right; font-variant-numeric: tabular-nums }}
 """
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    is_serving = False
-
-    def server_close(self) -> None:
-        if self.is_serving:  # where the port is taken, `shutdown` would wait for ever
-            self.shutdown()
-        super().server_close()
-
-
-def health_page(state: Callable[[], dict[str, Any]], host: str, port: int) -> ThreadingHTTPServer:
-    """Serve `/health` as JSON and `/` as a page, in a thread, until `server_close`.
+@contextlib.contextmanager
+def health_page(state: Callable[[], dict[str, Any]], host: str, port: int) -> Iterator[None]:
+    """Serve `/health` as JSON and `/` as a page, in a thread, while the body runs.
 
     The status is 200 while all is well, 503 where something is not.
 
@@ -62,12 +54,15 @@ def health_page(state: Callable[[], dict[str, Any]], host: str, port: int) -> Th
             """Say nothing: monitors ask every few seconds."""
 
     try:
-        server = _Server((host, port), Answer)
+        server = ThreadingHTTPServer((host, port), Answer)
     except OSError as error:
         raise ConfigError(f"serve: port {port} of {host}: {error.strerror}") from error
-    server.is_serving = True
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
-    return server
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def as_html(state: dict[str, Any]) -> str:

@@ -119,7 +119,7 @@ def serve(node: Node, model: Model, stop: threading.Event | None = None) -> dict
         ends.enter_context(_source(node, store, stop))
         ends.callback(stop.set)  # also where the next port is taken
         page = health_page(lambda: _state(store, since), node.host, node.health_port)
-        ends.callback(page.server_close)
+        ends.enter_context(page)
         log.info("ready, model %s", model.fingerprint)
         workers = [
             _repeat(lambda: predict_next(store, model, node.settle_s), stop, _IDLE_S),
