@@ -5,7 +5,6 @@ Nothing of the user's is read, and no name of a machine, person or folder is tol
 
 from __future__ import annotations
 
-import importlib.metadata
 import multiprocessing
 import platform
 import shutil
@@ -23,22 +22,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sacl.files.nifti import read_label_map, write_label_map
-from sacl.networks.coarse import CoarseNetwork, CoarseSpec, plan_levels
-from sacl.networks.device import available_cores, compute_in, mixed_dtype, resolve_device
+from sacl.networks.coarse import CoarseNetwork
+from sacl.networks.device import compute_in, mixed_dtype, resolve_device
 from sacl.networks.encoder import Encoder, EncoderSpec
 from sacl.plan.facts import measure_machine
+from sacl.run.record import versions
+from sacl.training.coarse import volume_spec
 from sacl.training.threads import probed_rate
 from sacl.types import Grid, LabelMap, LabelScheme, NativeFrame
 
-_PACKAGES = (
-    *("sacl", "torch", "monai", "lightning", "numpy", "scipy", "pandas", "nibabel", "simpleitk"),
-    *("pydicom", "highdicom", "safetensors", "msgspec", "matplotlib"),
-)
+_MORE = ("pandas", "simpleitk", "highdicom", "safetensors", "msgspec", "matplotlib")
+"""Packages beside those that every record of a run names."""
 _EXTRAS = {
     "jpeg (JPEG-compressed DICOM)": ("pylibjpeg-libjpeg",),
     "node (sacl serve)": ("pynetdicom",),
     "onnx (sacl export --form onnx)": ("onnx", "onnxscript", "onnxruntime"),
 }
+_SCHEME = LabelScheme("self-test", ("liver", "spleen"))
 _STEPS = 8
 _TOLERANCE = 1e-3
 _LITTLE_DISK_GB = 5.0
@@ -102,19 +102,19 @@ def examine(device_name: str, work: Path) -> Health:
         DeviceError: the machine does not have the device.
     """
     machine = measure_machine(device_name)
-    precision = str(mixed_dtype(resolve_device(device_name)) or torch.float32)
+    precision = str(mixed_dtype(torch.device(machine.device)) or torch.float32)
     before = torch.get_num_threads()
-    rates = {f"{n} thread{'s'[: n > 1]}": probed_rate(n) for n in {1, available_cores()}}
+    rates = {f"{n} thread{'s'[: n > 1]}": probed_rate(n) for n in {1, machine.cores}}
     compute_in(before)
     there = next(folder for folder in (work, *work.resolve().parents) if folder.is_dir())
+    installed = versions([name for names in _EXTRAS.values() for name in names])
     disk = {"work": there, "temporary files": Path(tempfile.gettempdir())}
     return Health(
-        versions={"python": platform.python_version(), "system": _system()}
-        | {name: version for name in _PACKAGES if (version := _version(name))},
+        versions={"system": _system(), **versions(_MORE)},
         missing={
             extra: lacking
             for extra, names in _EXTRAS.items()
-            if (lacking := tuple(name for name in names if not _version(name)))
+            if (lacking := tuple(name for name in names if name not in installed))
         },
         device=machine.device,
         precision=precision.removeprefix("torch."),
@@ -125,13 +125,6 @@ def examine(device_name: str, work: Path) -> Health:
         free_disk_gb={name: shutil.disk_usage(path).free / 1e9 for name, path in disk.items()},
         trials=_tried(device_name),
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _system() -> str:
@@ -184,18 +177,8 @@ def slices_fault(device_name: str) -> str:
 
 def volumes_fault(device_name: str) -> str:
     """Train a network on volumes for a few steps."""
-    crop, kernels, strides = plan_levels((32, 32, 16), (1.0, 1.0, 2.0))
-    spec = CoarseSpec(
-        scheme="self-test",
-        organs=("liver", "spleen"),
-        spacing_mm=(1.0, 1.0, 2.0),
-        in_plane_size=None,
-        crop=crop,
-        channels=8,
-        kernels=kernels,
-        strides=strides,
-    )
-    image = torch.rand(2, 1, *crop, generator=torch.Generator().manual_seed(0))
+    spec = volume_spec(_SCHEME, [(1.0, 1.0, 2.0)], (32, 32, 16), None, 8)
+    image = torch.rand(2, 1, *spec.crop, generator=torch.Generator().manual_seed(0))
     return _training_fault(CoarseNetwork(spec), image, device_name)
 
 
@@ -219,13 +202,12 @@ def _training_fault(network: nn.Module, image: Float[Tensor, "n c ..."], device_
 def files_fault(_: str) -> str:
     """Write a label map onto an oblique grid and read it again."""
     turned = np.array([[0.8, -0.6, 0, 5], [0.6, 0.8, 0, -3], [0, 0, 2.5, 1], [0, 0, 0, 1]])
-    scheme = LabelScheme("self-test", ("liver", "spleen"))
     grid = Grid((9, 7, 5), turned)
     labels = np.random.default_rng(0).integers(0, 3, grid.shape, dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "map.nii.gz"
-        write_label_map(path, LabelMap(labels, grid, scheme), NativeFrame(grid))
-        again, _frame = read_label_map(path, scheme)
+        write_label_map(path, LabelMap(labels, grid, _SCHEME), NativeFrame(grid))
+        again, _frame = read_label_map(path, _SCHEME)
     same = np.array_equal(labels, again.voxels) and np.allclose(grid.affine, again.grid.affine)
     return "" if same else "a label map is another one after writing and reading"
 

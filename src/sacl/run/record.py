@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -294,10 +294,13 @@ def _delete(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result."""
+def versions(more: Sequence[str] = ()) -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result; of more, if named.
+
+    What is not installed is left out.
+    """
     known = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *more):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             known[package] = importlib.metadata.version(package)
     return known
