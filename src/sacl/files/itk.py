@@ -10,6 +10,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,8 @@ def read_itk(path: Path) -> tuple[Volume, NativeFrame]:
             voxel, its directions are not usable, or a voxel is NaN or infinite.
     """
     with _one_line(path):
-        reader, frame = _open(path)
-        _require_inflatable(path, math.prod(frame.grid.shape) * _BYTES[reader.GetPixelID()])
+        reader, frame, stored = _open(path)
+        stored.require_inflatable(math.prod(frame.grid.shape) * _BYTES[reader.GetPixelID()])
         image = reader.Execute()
     return volume_of_itk(image, path.name), frame
 
@@ -183,8 +184,36 @@ def _one_line(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _open(path: Path) -> tuple[Any, NativeFrame]:
-    """Return a reader, which has read the header alone, and the frame; the header is checked."""
+@dataclass(frozen=True)
+class _Stored:
+    """Voxels as they lie in a file, from a byte on, and what the header says of them."""
+
+    kind: str
+    fields: Mapping[str, str]
+    data: Path
+    begin: int
+
+    def require_inflatable(self, size: int) -> None:
+        """Refuse damaged compressed voxels: SimpleITK reads them without their checksum."""
+        fields = self.fields
+        is_packed = fields.get("CompressedData") == "True" or fields.get("encoding") in _GZIP
+        if not is_packed:
+            return
+        inflater, length = zlib.decompressobj(_ZLIB_OR_GZIP), 0
+        with self.data.open("rb") as file:
+            file.seek(self.begin)
+            if self.kind == "NRRD" and file.read(2) != _GZIP_MARK:
+                return  # what is not compressed, or not from the first byte on, teem reads as it is
+            file.seek(self.begin)
+            while not inflater.eof and (chunk := file.read(_CHUNK)):
+                length += len(inflater.decompress(chunk))
+            read = file.tell() - self.begin - len(inflater.unused_data)
+        if not inflater.eof or length < size or read > int(fields.get("CompressedDataSize", read)):
+            raise RuntimeError("another size than its header says")
+
+
+def _open(path: Path) -> tuple[Any, NativeFrame, _Stored]:
+    """Return a reader, which has read the header alone, the frame, and where the voxels lie."""
     if path.exists() and not path.is_file():
         raise DataError(f"{path.name}: a folder or a pipe, expected an NRRD or MetaImage file")
     kind, fields, start = _header(path)
@@ -193,18 +222,18 @@ def _open(path: Path) -> tuple[Any, NativeFrame]:
     if kind == "MetaImage":
         _require_sound(fields)
     data = _data_of(path, kind, fields)
-    stored = data.stat().st_size - (start if data == path else 0)
+    stored = _Stored(kind, fields, data, start if data == path else 0)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("NrrdImageIO" if kind == "NRRD" else "MetaImageIO")
     reader.ReadImageInformation()
     grid = grid_of_itk(reader, path.name)
     least = _least_bytes(fields, grid.shape, reader.GetPixelID())
-    if stored < least:
+    if data.stat().st_size - stored.begin < least:
         raise RuntimeError("shorter than its header says")
     space = fields.get("space", "").lower()
     is_named = kind == "MetaImage" or any(word in space for word in _SPACES)
-    return reader, NativeFrame(grid, contradiction="" if is_named else _nowhere(space))
+    return reader, NativeFrame(grid, contradiction="" if is_named else _nowhere(space)), stored
 
 
 def _require_sound(fields: Mapping[str, str]) -> None:
@@ -287,24 +316,3 @@ def _data_of(path: Path, kind: str, fields: Mapping[str, str]) -> Path:
             f"{path.name}: its data file {file.name} is missing; put it beside the header"
         )
     return file
-
-
-def _require_inflatable(path: Path, size: int) -> None:
-    """Refuse compressed voxels that are damaged: SimpleITK reads them without their checksum."""
-    kind, fields, start = _header(path)
-    data = _data_of(path, kind, fields)
-    is_packed = fields.get("CompressedData") == "True" or fields.get("encoding") in _GZIP
-    if not is_packed:
-        return
-    begin = start if data == path else 0
-    inflater, length = zlib.decompressobj(_ZLIB_OR_GZIP), 0
-    with data.open("rb") as file:
-        file.seek(begin)
-        if kind == "NRRD" and file.read(2) != _GZIP_MARK:
-            return  # what is not compressed, or not from the first byte on, teem reads as it is
-        file.seek(begin)
-        while not inflater.eof and (chunk := file.read(_CHUNK)):
-            length += len(inflater.decompress(chunk))
-        read = file.tell() - begin - len(inflater.unused_data)
-    if not inflater.eof or length < size or read > int(fields.get("CompressedDataSize", read)):
-        raise RuntimeError("another size than its header says")
