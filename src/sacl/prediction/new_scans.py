@@ -38,9 +38,6 @@ _EXPECTED = (
 )
 _EXPLAIN = "`sacl ingest FOLDER --explain` says of each series why"
 
-Write = Callable[[Path, LabelMap, NativeFrame], tuple[str, ...]]
-"""Writes a canonical label map in a scan's frame, and returns what is to be doubted of the file."""
-
 
 @dataclass(frozen=True, eq=False)
 class NewScan:

@@ -46,14 +46,16 @@ def predict_cohort(
         given = read.label_map if read else None
         key = key_of(model.fingerprint, volume, given)
         made = maps.find(case.case_id, key)
-        if made is None or not path.is_file():
+        if made is not None and path.is_file():
+            whole = read_label_map(path, model.scheme)[0]
+        else:
             segmented = model.segment(volume, f"case {case.case_id}", given)
+            whole = segmented.label_map
             with owned(path) as temporary:
-                write_label_map(temporary, segmented.label_map, case.native)
+                write_label_map(temporary, whole, case.native)
             made = Made(case.case_id, key, segmented.doubts)
             maps.add(made)
         doubts[case.case_id] = made.doubts
-        whole = read_label_map(path, model.scheme)[0]
         write_label_map(out / path.name, merged_into(whole, cohort.scheme), case.native)
     return doubts
 
