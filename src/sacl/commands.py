@@ -85,7 +85,6 @@ _DATA = (
     _Flag("--data", "folder of scans or cohort.csv, or several to be merged", "DATA", many=True),
     _Flag("--repair-grid", _REPAIR, "nearest"),
 )
-_ARM = _Flag("--arm", "which segmenter, of an older run that has several (the first)", "ARM")
 _EXPLAIN = "only say how the data would be read, series by series for DICOM"
 _FORM = (
     "nifti (default), nifti-per-organ, nnunet, nnssl, dicom-seg, dicom-seg-labelmap or rtstruct;"
@@ -143,7 +142,6 @@ COMMANDS = {
             _Flag("--out", "folder for the label maps", also=("-o",)),
             _Flag("--per-organ", "a mask per organ too, in a folder per scan", ""),
             _Flag("--nifti", "NIfTI label maps of scans of other formats too", ""),
-            _ARM,
             _COARSE,
         ),
     ),
@@ -183,7 +181,6 @@ COMMANDS = {
         (
             _Flag("--out", "folder for the files"),
             _Flag("--form", _FORM, "FORM"),
-            _ARM,
             _Flag("--splits", "splits to export (default: all predicted)", "SPLIT", many=True),
             _Flag("--folds", "cross-validation folds, for nnunet (default: 5)", "N"),
             _Flag("--source", "the DICOM that was ingested, for dicom-seg and rtstruct", many=True),
@@ -194,7 +191,6 @@ COMMANDS = {
     "pack": _Command(
         "write the segmenter of a finished run into one file, which predicts anywhere",
         (
-            _ARM,
             _Flag("--title", "what the model is called (its organs and modality)", "TITLE"),
             _Flag("--license", _LICENSE, "TEXT"),
         ),

@@ -91,7 +91,7 @@ def predict_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 
     config = load_config(None, flags)
     chosen = chosen_recipe(config, flags)
-    model = sacl.load_model(*known.model, device=config.device, arm=known.arm, **chosen)
+    model = sacl.load_model(*known.model, device=config.device, **chosen)
     options = {"coarse": known.coarse, "force": known.force}
     extras = Extras(known.nifti, known.per_organ)
     predicted = predict_folder(model, known.input, known.out, extras=extras, **options)
@@ -150,7 +150,7 @@ def export_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         raise ConfigError(
             "export: give --out, and either WORK|CONFIG.yaml|MODEL.sacl or --predicted"
         )
-    misplaced = [name for name in ("arm", "splits", "folds") if getattr(known, name) is not None]
+    misplaced = [name for name in ("splits", "folds") if getattr(known, name) is not None]
     if known.predicted is not None and misplaced:
         raise ConfigError(f"export: --{misplaced[0]} goes with a run only; leave it out")
     from sacl.stages.export import export, export_folder, export_model
@@ -161,7 +161,7 @@ def export_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
             raise ConfigError(f"export: --{[*misplaced, 'source'][0]} goes with a run, not a pack")
         return export_model(known.config, known.out, form, force=known.force)
     if known.predicted is None:
-        options = {"arm": known.arm, "splits": tuple(known.splits or ()), "sources": sources}
+        options = {"splits": tuple(known.splits or ()), "sources": sources}
         folds = 5 if known.folds is None else known.folds
         run = _run_of(known, flags)
         return export(run, known.out, form, folds=folds, force=known.force, **options)
@@ -181,7 +181,7 @@ def pack_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 
     told = {"title": known.title, "license_text": known.license}
     run = _run_of(known, flags)
-    manifest = pack(run, known.target, arm=known.arm, force=known.force, **told)
+    manifest = pack(run, known.target, force=known.force, **told)
     size_mb = known.target.stat().st_size / 1e6
     terms = known.license or "none stated, name one with --license"
     told_of = f"{manifest.title}, {size_mb:.1f} MB; license: {terms}"

@@ -211,7 +211,6 @@ class Model:
 def load_model(
     *paths: Path | str,
     device: str = "auto",
-    arm: str | None = None,
     copies: int | None = None,
     keep_component: float | None = None,
 ) -> Model:
@@ -220,14 +219,13 @@ def load_model(
     Args:
         paths: Work directories, and files that `sacl pack` wrote.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        arm: Which network of the run; the segmenter where none is named.
         copies: Turned and scaled copies per scan; as in the run where unset.
         keep_component: The share of an organ's largest component below which one is removed; as in
             the run where unset.
 
     Raises:
         WorkspaceError: a run is not finished.
-        ConfigError: it has no such network, or the organs of several are not the same.
+        ConfigError: the organs of several are not the same.
         DataError: a file is missing or damaged.
         DeviceError: the device is not there.
     """
@@ -235,20 +233,13 @@ def load_model(
         raise ConfigError("load_model: which model? give a work directory or a .sacl file")
     where, changes = resolve_device(device), {"copies": copies, "keep_component": keep_component}
     given = {name: value for name, value in changes.items() if value is not None}
-    return Model(tuple(_member(Path(path), arm, where, given) for path in paths))
+    return Model(tuple(_member(Path(path), where, given) for path in paths))
 
 
-def _member(
-    path: Path, arm: str | None, device: torch.device, changes: Mapping[str, float]
-) -> Member:
+def _member(path: Path, device: torch.device, changes: Mapping[str, float]) -> Member:
     """Return the segmenter of a run or a pack, its recipe changed."""
     name = path.resolve().name
-    if path.is_dir():
-        parts = parts_of_run(Workspace(path), arm)
-    elif arm is None:
-        parts = read_pack(path)[1]
-    else:
-        raise ConfigError(f"--arm {arm}: {name} has one segmenter; leave it out")
+    parts = parts_of_run(Workspace(path)) if path.is_dir() else read_pack(path)[1]
     recipe = replace(parts.recipe, **changes)  # type: ignore[arg-type]
     predictor = predictor_of(restored(parts.state, parts.text, name), device, recipe)
     return Member(name, predictor, ensemble_of(parts.coarse, device, name))

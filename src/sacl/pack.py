@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,7 +27,7 @@ from sacl.prediction.coarse import SavedNetwork, read_networks
 from sacl.prediction.volume import USUAL_RECIPE, MapRecipe, read_recipe
 from sacl.report.page import render
 from sacl.run.configure import dotted_settings
-from sacl.run.record import arm_named, arms_of, fingerprint, read_record
+from sacl.run.record import fingerprint, read_record, segmenter_of
 from sacl.run.workspace import Workspace
 from sacl.scores.summary import read_summary
 
@@ -102,19 +102,16 @@ class Manifest:
     versions: Mapping[str, str]
 
 
-def parts_of_run(workspace: Workspace, arm: str | None = None) -> Parts:
+def parts_of_run(workspace: Workspace) -> Parts:
     """Return the segmenter of a finished run, with its coarse networks where it reads their maps.
 
     Raises:
         WorkspaceError: the run is not finished.
-        ConfigError: it has no such network.
         DataError: a file is missing or damaged.
     """
-    arm = arm_named(workspace, arm)
     recipe = read_recipe(workspace.folder("predict")) or USUAL_RECIPE
-    if arm != arms_of(workspace)[0]:
-        recipe = replace(recipe, from_coarse=())
-    state, text = read_weights(workspace.require("finetune") / arm, SEGMENTER)
+    folder = workspace.require("finetune") / segmenter_of(workspace)
+    state, text = read_weights(folder, SEGMENTER)
     located = spec_of(text).needs_coarse or recipe.from_coarse
     coarse = read_networks(workspace.folder("locate")) if located else []
     return Parts(state, text, recipe, coarse)
@@ -124,7 +121,6 @@ def pack(
     workspace: Workspace,
     path: Path,
     *,
-    arm: str | None = None,
     title: str | None = None,
     license_text: str | None = None,
     force: bool = False,
@@ -139,7 +135,7 @@ def pack(
         DataError: a file of it is missing or damaged, or an organ's name is no name for a file.
     """
     require_ours(path, _MARK, force)
-    parts = parts_of_run(workspace, arm)
+    parts = parts_of_run(workspace)
     spec = spec_of(parts.text)
     _require_names(spec.organs, "pack")
     trained = read_record(workspace.require("finetune"))
@@ -154,7 +150,7 @@ def pack(
             PackedNetwork(kind=n.kind, description=nameless(n.text)) for n in parts.coarse
         ),
         trained_on=_counts(workspace),
-        scores=_scores(workspace, arm_named(workspace, arm)),
+        scores=_scores(workspace),
         settings=_settings(workspace),
         plan=_plan(workspace),
         versions=trained.versions if trained else {},
@@ -291,8 +287,8 @@ def _counts(workspace: Workspace) -> JsonObject:
     return {k: v for k, v in results if isinstance(v, Mapping) and "with_reference" in v}
 
 
-def _scores(workspace: Workspace, arm: str) -> JsonObject | None:
-    """Return the figures on held-out subjects; None where there are none of this segmenter."""
+def _scores(workspace: Workspace) -> JsonObject | None:
+    """Return the figures on held-out subjects; None where there are none of the segmenter."""
     folder = workspace.folder("evaluate")
     predicted, scored = read_record(workspace.folder("predict")), read_record(folder)
     if predicted is None or scored is None:
@@ -301,12 +297,12 @@ def _scores(workspace: Workspace, arm: str) -> JsonObject | None:
         return None
     if scored.inputs.get("predict") != fingerprint(workspace.folder("predict")):
         return None
-    summary = read_summary(folder / "summary.json")
-    if arm not in summary.runs:
+    summary, name = read_summary(folder / "summary.json"), segmenter_of(workspace)
+    if name not in summary.runs:
         return None
     names = ("nsd_tolerance_mm", "rule_for_empty_organs", "confidence", "subjects", "cases")
     of_all = {name: getattr(summary, name) for name in names}
-    return msgspec.json.decode(msgspec.json.encode({**of_all, "figures": summary.runs[arm]}))
+    return msgspec.json.decode(msgspec.json.encode({**of_all, "figures": summary.runs[name]}))
 
 
 def _settings(workspace: Workspace) -> JsonObject:

@@ -129,7 +129,7 @@ def test_a_pack_is_exported_as_its_run_is_with_its_title_and_terms(work, tmp_pat
     assert of_pack.read_bytes() == of_run.read_bytes()
     about = json.loads((tmp_path / "pack" / "about.json").read_text())
     assert (about["title"], about["license"]) == ("Toy organs", "CC0-1.0")
-    for more in (["--form", "nifti"], ["--form", "weights", "--arm", "volume"]):
+    for more in (["--form", "nifti"], ["--form", "weights", "--splits", "test"]):
         assert main(["export", str(pack), "--out", str(tmp_path / "no"), *more]) == 2
     assert "a pack has none" in capsys.readouterr().err
     (tmp_path / "other.sacl").write_text("no pack")

@@ -98,15 +98,10 @@ def test_what_is_made_of_something_else_is_made_again(finished, tmp_path, segmen
     assert segmented[2:] == ["case-3.nii", "case-4.nii"] * 2
 
 
-def test_one_scan_and_one_arm_can_be_chosen(finished, tmp_path):
+def test_one_scan_can_be_chosen(finished, tmp_path):
     scans = write_scans(finished, tmp_path / "scans")
-    predicted = predict_to(finished, scans / "case-4.nii", tmp_path / "out", arm="semantic")
+    predicted = predict_to(finished, scans / "case-4.nii", tmp_path / "out")
     assert [path.name for path in predicted.written] == ["case-4.nii.gz"]
-
-
-def test_an_arm_that_is_not_there_is_one_line(finished):
-    with pytest.raises(ConfigError, match=r"--arm best: .* has semantic"):
-        load_model(finished.root, arm="best")
 
 
 def test_a_scan_is_never_overwritten(finished, tmp_path):

@@ -56,12 +56,12 @@ def test_masks_per_organ_add_up_to_the_label_map(work, tmp_path):
             assert np.array_equal(mask.affine, whole.affine)
 
 
-def test_the_arm_and_the_splits_are_chosen(work, tmp_path):
-    done = export(work, tmp_path / "out", arm="scratch", splits=("test",))
+def test_the_splits_are_chosen(work, tmp_path):
+    done = export(work, tmp_path / "out", splits=("test",))
     names = sorted(p.name for p in (tmp_path / "out").glob("*.nii.gz"))
     assert names == [f"subject-0{n}-a.nii.gz" for n in (4, 5, 6, 7)]
     assert done.scans == 4
-    expected = nibabel.load(work.folder("predict") / "scratch" / names[0])
+    expected = nibabel.load(work.folder("predict") / "semantic" / names[0])
     found = nibabel.load(tmp_path / "out" / names[0])
     assert np.array_equal(np.asarray(expected.dataobj), np.asarray(found.dataobj))
 
@@ -110,10 +110,10 @@ def test_an_export_that_fails_leaves_no_half_folder(work, tmp_path, monkeypatch)
 def test_a_folder_with_something_else_is_not_written_over(work, tmp_path):
     out = tmp_path / "out"
     export(work, out)
-    with pytest.raises(ConfigError, match="holds another export, of other arm"):
-        export(work, out, arm="scratch")
-    export(work, out, arm="scratch", force=True)
-    assert json.loads((out / "export.json").read_text())["origin"]["arm"] == "scratch"
+    with pytest.raises(ConfigError, match="holds another export, of other splits"):
+        export(work, out, splits=("test",))
+    export(work, out, splits=("test",), force=True)
+    assert json.loads((out / "export.json").read_text())["origin"]["splits"] == ["test"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "subject-04-a.nii.gz").touch()
     for force in (False, True):
@@ -287,7 +287,6 @@ def test_a_folder_of_label_maps_gets_nnunets_dataset_and_no_folds(work, tmp_path
     ("keywords", "error", "message"),
     [
         ({"form": "nrrd"}, ConfigError, "--form nrrd: expected one of nifti, "),
-        ({"arm": "best"}, ConfigError, "--arm best: .* has semantic, scratch"),
         ({"splits": ("tset",)}, ConfigError, "--splits tset: expected one of train"),
         ({"splits": ("validation",)}, DataError, "no prediction for any of 0 scans"),
         ({"form": "nnssl", "splits": ("validation",)}, DataError, "no scan in the splits valid"),
@@ -326,7 +325,7 @@ def test_the_command_line_says_what_to_give(words, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--predicted", "p", "--arm", "scratch"], "--arm goes with a run only"),
+        (["--predicted", "p", "--splits", "test"], "--splits goes with a run only"),
         (["--predicted", "p", "--folds", "3"], "--folds goes with a run only"),
     ],
 )

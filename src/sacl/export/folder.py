@@ -34,7 +34,6 @@ class Origin:
 
     form: str
     run: str = ""
-    arm: str | None = None
     splits: tuple[str, ...] = ()
     inputs: Mapping[str, str]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sacl.checked import Checked, paths_in, shown
-from sacl.errors import ConfigError, SaclError, WorkspaceError
+from sacl.errors import SaclError, WorkspaceError
 from sacl.files.atomic import plain, real, remove_partials, write_text
 from sacl.files.documents import read_if_there, write_json
 from sacl.run.workspace import FOLDERS, Workspace
@@ -72,28 +72,16 @@ def read_record(folder: Path) -> Record | None:
     return read_if_there(folder / RECORD, Record, "redo the stage with --force")
 
 
-def arms_of(workspace: Workspace) -> tuple[str, ...]:
-    """Return the names of a run's segmenters, the pretrained first; to have none is refused."""
+def segmenter_of(workspace: Workspace) -> str:
+    """Return the name of a run's segmenter, the first of several; to have none is refused."""
     record = read_record(workspace.require("finetune"))
-    arms = tuple(record.results.get("arms", ())) if record else ()
-    if not arms:
+    names = tuple(record.results.get("arms", ())) if record else ()
+    if not names:
         raise WorkspaceError(
             f"work directory {workspace.root}: {FOLDERS['finetune']} names no segmenter; redo it"
             " with `sacl finetune CONFIG.yaml --force`"
         )
-    return arms
-
-
-def arm_named(workspace: Workspace, wanted: str | None) -> str:
-    """Return a segmenter of a run by its name, the first one where none is named.
-
-    Raises:
-        ConfigError: the run has no such segmenter.
-    """
-    arms = arms_of(workspace)
-    if wanted is not None and wanted not in arms:
-        raise ConfigError(f"--arm {wanted}: {workspace.root.name} has {', '.join(arms)}")
-    return wanted or arms[0]
+    return str(names[0])
 
 
 def changed_setting(record: Record, stage: str, settings: Checked, seed: int) -> str | None:

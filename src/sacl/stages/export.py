@@ -18,7 +18,7 @@ from sacl.export.forms import FORMS, Export, Result, form_named
 from sacl.files.atomic import folder_fingerprint, real
 from sacl.files.nifti import read_label_map
 from sacl.progress import say
-from sacl.run.record import arm_named, fingerprint, read_record
+from sacl.run.record import fingerprint, read_record, segmenter_of
 from sacl.run.workspace import Workspace
 from sacl.types import SPLITS, Case
 
@@ -28,7 +28,6 @@ def export(  # noqa: PLR0913
     out: Path,
     form: str = "nifti",
     *,
-    arm: str | None = None,
     splits: Sequence[str] = (),
     folds: int = 5,
     sources: Sequence[Path] = (),
@@ -36,10 +35,9 @@ def export(  # noqa: PLR0913
 ) -> Exported:
     """Write the predictions of a finished run in another form, one of `export.forms.FORMS`.
 
-    They are those of the pretrained segmenter unless an `arm` is named, of the form's own splits
-    where none are. `folds` are those of nnU-Net's cross-validation, `sources` the folders or zips
-    of DICOM that were ingested; `force` writes everything again. What the run does not have is
-    refused, and an `out` that holds something else.
+    They are those of the form's own splits where none are named. `folds` are those of nnU-Net's
+    cross-validation, `sources` the folders or zips of DICOM that were ingested; `force` writes
+    everything again. What the run does not have is refused, and an `out` that holds something else.
     """
     if form in FORMS and FORMS[form].needs_source and not (workspace.root / KEY).is_file():
         raise ConfigError(
@@ -53,7 +51,7 @@ def export(  # noqa: PLR0913
         expected = f"one of {', '.join(allowed)}" if allowed else f"none with --form {form}"
         raise ConfigError(f"--splits {strange}: expected {expected}")
     if chosen.network:
-        return export_model(workspace.root, out, form, arm=arm, force=force)
+        return export_model(workspace.root, out, form, force=force)
     if folds < 2:
         raise ConfigError(f"--folds {folds}: expected 2 or more")
     cohort = read_cohort(workspace.require("ingest"))
@@ -61,8 +59,7 @@ def export(  # noqa: PLR0913
     cases = [case for case in cohort.cases if case.split in wanted]
     load: dict[str, Callable[[], Result]] = {}
     if chosen.write is not None:
-        arm = arm_named(workspace, arm)
-        maps = workspace.require("predict") / arm
+        maps = workspace.require("predict") / segmenter_of(workspace)
         cases = _predicted(cases, maps)
         find = ingested_series(sources, workspace.root / KEY) if sources else None
 
@@ -76,7 +73,7 @@ def export(  # noqa: PLR0913
     common = Export(out, cohort.scheme, workspace, cohort, tuple(cases), folds, force)
     stages = [s for s in ("ingest", "locate", "predict") if read_record(workspace.folder(s))]
     inputs = {stage: fingerprint(workspace.folder(stage)) for stage in stages}
-    origin = Origin(form=form, run=workspace.name, arm=arm, splits=wanted, inputs=inputs)
+    origin = Origin(form=form, run=workspace.name, splits=wanted, inputs=inputs)
     return write_export(chosen, common, load, origin)
 
 
@@ -110,19 +107,17 @@ def export_folder(
     return write_export(chosen, Export(out, scheme, force=force), load, origin)
 
 
-def export_model(
-    path: Path, out: Path, form: str, *, arm: str | None = None, force: bool = False
-) -> Exported:
+def export_model(path: Path, out: Path, form: str, *, force: bool = False) -> Exported:
     """Write the segmenter of a finished run, by its work directory, or of a pack, in a `form`.
 
-    It is a run's first unless an `arm` is named. What a form has no place for is refused.
+    What a form has no place for is refused.
     """
     chosen, pack = form_named(form, ()), import_module("sacl.pack")
     if not chosen.network:
         raise ConfigError(f"--form {form}: is of label maps; a pack has none, only a run")
     if path.is_dir():
         title, terms = path.resolve().name, pack.NO_LICENSE
-        parts = pack.parts_of_run(Workspace(path), arm)
+        parts = pack.parts_of_run(Workspace(path))
         inputs = {"finetune": fingerprint(Workspace(path).folder("finetune"))}
     else:
         manifest, parts = pack.read_pack(path)
@@ -134,7 +129,7 @@ def export_model(
     module, name = chosen.network.split(":")
     write = getattr(import_module(f"sacl.export.{module}"), name)
     chosen = replace(chosen, finish=lambda export: write(trained, export.out))
-    origin = Origin(form=form, run=title, arm=arm, inputs=inputs)
+    origin = Origin(form=form, run=title, inputs=inputs)
     common = Export(out, trained.segmenter.spec.label_scheme, force=force)
     return write_export(chosen, common, {}, origin)
 

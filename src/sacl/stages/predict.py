@@ -20,7 +20,7 @@ from sacl.prediction.volume import (
     write_recipe,
 )
 from sacl.progress import say, track
-from sacl.run.record import arms_of, fingerprint, recorded
+from sacl.run.record import fingerprint, recorded, segmenter_of
 from sacl.run.workspace import Workspace
 from sacl.settings import PredictSettings
 from sacl.stages.reserve import recipe_that_fits
@@ -47,7 +47,7 @@ def predict(settings: PredictSettings, workspace: Workspace) -> Path:
     """
     with recorded(workspace, "predict", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
-        arm = arms_of(workspace)[0]
+        arm = segmenter_of(workspace)
         recipe = recipe_that_fits(settings, arm, workspace, cohort)
         predictor = _predict_cases(arm, recipe, workspace, cohort)
         findings = _judged(arm, predictor, workspace, cohort)
