@@ -32,7 +32,7 @@ from dicom_kinds import MAKERS, Expected, differences, new_patient  # noqa: E402
 from sacl.dicom.intake import take_in  # noqa: E402
 from sacl.dicom.verdict import Verdict  # noqa: E402
 from sacl.files.atomic import write_text  # noqa: E402
-from sacl.run.record import peak_memory_mb  # noqa: E402
+from sacl.run.machine import peak_memory_mb  # noqa: E402
 
 RESULT = Path(__file__).parents[1] / "results" / "dicom_intake.json"
 ACCEPTED = "accepted"

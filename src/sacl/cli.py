@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sacl import __version__, handlers
-from sacl.commands import COMMANDS, parsed, program
-from sacl.errors import ConfigError, SaclError
+from sacl.commands import COMMANDS, SHARDED, parsed, program
+from sacl.errors import ConfigError, SaclError, SetAsideError
 from sacl.progress import say, silent
 from sacl.run.configure import load_config
 from sacl.settings import RunConfig
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _told(error: BaseException) -> tuple[str, int]:
     """Return what ended the program in one line, and its exit code."""
     if isinstance(error, SaclError):
-        return str(error), 2
+        return str(error), 1 if isinstance(error, SetAsideError) else 2
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command goes on where it stopped", 130
     if isinstance(error, OSError) and error.errno in _ERRNOS:
@@ -112,7 +112,7 @@ def _run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         config, plan = plan_run(flags, known.force)
         for line in plan.lines():
             say(f"plan: {line}")
-    page = pipeline.run(config, known.force, since)
+    page = pipeline.run(config, known.force, since, handlers.engine_of(known))
     finished = pipeline.summary(config)
     print(f"report: {page}", file=sys.stderr)
     return finished
@@ -123,12 +123,14 @@ def _stage(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     from sacl.run import pipeline
 
     for flag in COMMANDS[known.command].flags if known.command in _OF_FOLDERS else ():
-        if getattr(known, flag.name[2:].replace("-", "_"), None):
+        if flag not in SHARDED and getattr(known, flag.name[2:].replace("-", "_"), None):
             raise ConfigError(
                 f"{known.command}: {flag.name} goes without CONFIG.yaml; leave one out"
             )
 
-    folder = pipeline.run_stage(handlers.config_of(known, flags), known.command, force=known.force)
+    config = handlers.config_of(known, flags)
+    workspace = pipeline.workspace_of(config, handlers.engine_of(known))
+    folder = pipeline.run_stage(config, known.command, workspace=workspace, force=known.force)
     return {"stage": known.command, "folder": str(folder)}
 
 
@@ -163,6 +165,7 @@ _HANDLERS: dict[str, _Handler] = dict(
     doctor=handlers.doctor_command,
     serve=handlers.serve_command,
     completion=handlers.completion_command,
+    merge=handlers.merge_command,
 )
 """What the commands do that are more than a stage."""
 _OF_FOLDERS: dict[str, _Handler] = dict(predict=handlers.predict_command, evaluate=_evaluate)

@@ -80,6 +80,14 @@ _COMMON = (
     _Flag("--json", "print the result as JSON on stdout", ""),
     _Flag("--quiet", "say nothing but what went wrong", "", also=("-q",)),
 )
+ENGINE = (
+    _Flag("--workers", "processes that work on scans at once (as many as pay and fit)", "N"),
+    _Flag("--engine", "where they run: local (default), or ray with its actors", "ENGINE"),
+    _Flag("--ray-address", "of a cluster that runs (default: one is started here)", "HOST:PORT"),
+)
+"""Flags of what works on a cohort's scans."""
+SHARDED = (*ENGINE, _Flag("--shard", "only the i-th of n parts, as i/n; then `sacl merge`", "I/N"))
+"""Flags of a stage that several machines may share."""
 _REPAIR = "resample a label map that is on another grid than its image"
 _DATA = (
     _Flag("--data", "folder of scans or cohort.csv, or several to be merged", "DATA", many=True),
@@ -96,7 +104,10 @@ _SCANS = "scans: a file, a folder or a zip of NIfTI, NRRD, MetaImage or DICOM (a
 _MODELS = "finished runs or files of `sacl pack`; the first is compared with each of the others"
 _COARSE = _Flag("--coarse", "folder of coarse label maps, for a run without coarse networks")
 _OR_DATA = "CONFIG.yaml|DATA"
+SHARDED_STAGES = ("predict",)
+"""Stages that may be done in shards."""
 _WORDS = {
+    "STAGE": "name of the stage",
     "WORK": "work directory of a run",
     "CONFIG": "YAML file, or a shipped configuration ({shipped})",
     "DATA": "folders of scans",
@@ -107,7 +118,7 @@ _WORDS = {
 COMMANDS = {
     "run": _Command(
         "run all stages on a cohort, by settings or planned by itself; skips what is up to date",
-        _DATA,
+        (*_DATA, *ENGINE),
         _OR_DATA,
     ),
     "plan": _Command(
@@ -143,6 +154,7 @@ COMMANDS = {
             _Flag("--per-organ", "a mask per organ too, in a folder per scan", ""),
             _Flag("--nifti", "NIfTI label maps of scans of other formats too", ""),
             _COARSE,
+            *SHARDED,
         ),
     ),
     "evaluate": _Command(
@@ -187,6 +199,10 @@ COMMANDS = {
             _Flag("--predicted", "folder of label maps to export, instead of a run's"),
         ),
         "WORK|CONFIG.yaml|MODEL.sacl",
+    ),
+    "merge": _Command(
+        "finish a stage whose shards are done",
+        takes="STAGE CONFIG.yaml",
     ),
     "pack": _Command(
         "write the segmenter of a finished run into one file, which predicts anywhere",

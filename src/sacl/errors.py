@@ -17,6 +17,10 @@ class NoSeriesError(DataError):
     """A scan has no DICOM series onto which its result could be written."""
 
 
+class SetAsideError(SaclError):
+    """Cases killed their workers, again and again; all others are done. The exit code is 1."""
+
+
 class DeviceError(SaclError):
     """The device that was asked for is not there."""
 

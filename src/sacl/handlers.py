@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import sacl
-from sacl.commands import COMMANDS, program
+from sacl.commands import COMMANDS, SHARDED_STAGES, program
 from sacl.errors import ConfigError, DataError, SaclError
 from sacl.run.configure import load_config
+from sacl.run.engine import Engine, Shard
 from sacl.settings import RunConfig
 
 _OF_TESTS = {
@@ -101,6 +102,39 @@ def predict_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         print(json.dumps(result))
     predicted.require_all()
     return result
+
+
+def engine_of(known: argparse.Namespace) -> Engine:
+    """Return where a command's scans are worked on."""
+    kind: Any = getattr(known, "engine", None) or "local"
+    workers = getattr(known, "workers", None)
+    address, shard = getattr(known, "ray_address", None), getattr(known, "shard", None)
+    if kind not in ("local", "ray"):
+        raise ConfigError(f"--engine {kind}: expected local or ray")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers {workers}: expected 1 or more")
+    if address and kind != "ray":
+        raise ConfigError("--ray-address: goes with --engine ray; add it, or leave the address out")
+    for name in ("force", "time") if shard else ():
+        if getattr(known, name):
+            raise ConfigError(
+                f"--{name}: shards would undo each other's work; leave it out, or --shard"
+            )
+    return Engine(kind, workers, address, Shard.parse(shard) if shard else None)
+
+
+def merge_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Finish a stage whose cases were done in shards."""
+    stage, named = known.config, known.target
+    if named is None or str(stage) not in SHARDED_STAGES:
+        listed = ", ".join(SHARDED_STAGES)
+        raise ConfigError(f"merge: give a stage, one of {listed}, and CONFIG.yaml")
+    from sacl.run import pipeline
+
+    config = load_config(named, flags)
+    workspace = pipeline.workspace_of(config, Engine(merges=True))
+    folder = pipeline.run_stage(config, str(stage), workspace=workspace)
+    return {"stage": str(stage), "folder": str(folder)}
 
 
 def serve_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:

@@ -27,6 +27,11 @@ def silent(is_silent: bool = True) -> Iterator[None]:
         _SILENT.reset(token)
 
 
+def is_silent() -> bool:
+    """Tell whether nothing is said."""
+    return _SILENT.get()
+
+
 def say(message: str) -> None:
     """Print one line of progress on stderr."""
     if not _SILENT.get():

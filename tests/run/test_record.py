@@ -8,13 +8,13 @@ import pytest
 from sacl.errors import DataError, WorkspaceError
 from sacl.files.atomic import plain, replacing, require_ours, write_text
 from sacl.run import pipeline
+from sacl.run.machine import peak_memory_mb
 from sacl.run.record import (
     PACE,
     aside_of,
     clear,
     fingerprint,
     paces_in,
-    peak_memory_mb,
     read_record,
     recorded,
     restore,
@@ -345,5 +345,5 @@ def test_a_link_to_a_folder_is_removed_and_not_what_it_leads_to(tmp_path):
 
 
 def test_the_peak_of_memory_is_unknown_where_the_system_does_not_tell(monkeypatch):
-    monkeypatch.setattr("sacl.run.record.resource", None)
+    monkeypatch.setattr("sacl.run.machine.resource", None)
     assert peak_memory_mb() is None

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sacl.errors import DeviceError
+from sacl.run.machine import available_cores
 
 _LONG = 3000
 """Steps of a training that wins back the minute or two that compiling its networks takes."""
@@ -91,12 +92,6 @@ def thread_choices(device: torch.device) -> tuple[int, ...]:
     if said or device.type != "cpu":
         return (set_now,)
     return tuple(sorted({1, min(available_cores(), _AT_FIRST)}))
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def compute_in(threads: int) -> None:

@@ -25,6 +25,7 @@ from sacl.files.arrays import label_boxes
 from sacl.geometry import canonical_grid
 from sacl.organs import side_pairs
 from sacl.patches.region import Placement
+from sacl.run.machine import available_cores
 from sacl.types import UNKNOWN, Case, Cohort, Grid
 
 Triple = tuple[float, float, float]
@@ -283,8 +284,7 @@ def measure_machine(device: str) -> MachineFacts:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     if resolved.type == "cuda":
         gpu = devices.torch.cuda.get_device_properties(resolved).total_memory / 1e9
-    cores = devices.available_cores()
-    return MachineFacts(resolved.type, cores, round(memory, 1), round(gpu, 1))
+    return MachineFacts(resolved.type, available_cores(), round(memory, 1), round(gpu, 1))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from sacl.errors import ConfigError, DataError
 from sacl.progress import duration, say
 from sacl.run import clock
 from sacl.run.clock import Budget, seconds_of
+from sacl.run.engine import HERE, Engine
 from sacl.run.record import RECORD, aside_of, clear, read_record, restore, settle, state_of
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.settings import RunConfig
@@ -26,9 +27,9 @@ _WEIGHTS = {"locate": 30.0, "pretrain": 10.0, "finetune": 60.0}
 """How the time of a run is shared out among the trainings (`time`)."""
 
 
-def workspace_of(config: RunConfig) -> Workspace:
+def workspace_of(config: RunConfig, engine: Engine = HERE) -> Workspace:
     """Return the work directory that a configuration names."""
-    return Workspace(config.work, config.name, config.seed, config.device)
+    return Workspace(config.work, config.name, config.seed, config.device, engine=engine)
 
 
 def workspace_at(root: Path) -> Workspace:
@@ -38,7 +39,9 @@ def workspace_at(root: Path) -> Workspace:
     return Workspace(root, str(record.run), int(record.settings.get("seed", 0)))
 
 
-def run(config: RunConfig, force: bool = False, since: float | None = None) -> Path:
+def run(
+    config: RunConfig, force: bool = False, since: float | None = None, engine: Engine = HERE
+) -> Path:
     """Run all stages, skip those that are up to date, and return the report's path.
 
     A stage whose inputs have changed runs again; one that was done with other settings is an
@@ -48,7 +51,8 @@ def run(config: RunConfig, force: bool = False, since: float | None = None) -> P
     if config.phantom.scans == 0 and not config.ingest.data:
         raise ConfigError("ingest.data: no data to run on; give --data DIR or --phantom.scans N")
     stages = stages_of(config)
-    workspace, budgets = workspace_of(config), budgets_of(config, stages, since)
+    workspace = workspace_of(config, engine)
+    budgets = budgets_of(config, stages, since)
     importlib.import_module("sacl.networks.device").resolve_device(config.device)
     with workspace.locked():
         if budgets:
@@ -127,17 +131,18 @@ def run_stage(
 
     `by` does its work in place of the stage's module, if given: it has the same two functions.
     """
-    if workspace is None:
-        budget = budgets_of(config, (stage,)).get(stage)
-        workspace = replace(workspace_of(config), budget=budget)
+    workspace = workspace or workspace_of(config)
+    if workspace.budget is None:
+        workspace = replace(workspace, budget=budgets_of(config, (stage,)).get(stage))
     settings, module = getattr(config, stage), by or stage_module(stage)
     with workspace.locked():
         _check_disk(workspace.root)
         inputs = module.inputs(settings, workspace)
         folder = workspace.folder(stage)
-        settle(folder)
-        if not force:
-            restore(workspace, stage, settings, inputs)
+        with workspace.prepared():
+            settle(folder)
+            if not force:
+                restore(workspace, stage, settings, inputs)
         if force and not (folder / RECORD).exists():
             clear(workspace, stage, settings)
         elif not force and state_of(workspace, stage, settings, inputs) == "current":

@@ -8,9 +8,7 @@ import importlib.metadata
 import json
 import platform
 import shutil
-import sys
 import time
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +18,10 @@ from sacl.checked import Checked, paths_in, shown
 from sacl.errors import SaclError, WorkspaceError
 from sacl.files.atomic import plain, real, remove_partials, write_text
 from sacl.files.documents import read_if_there, write_json
+from sacl.files.journal import remove_journal
+from sacl.run.engine import ShardDone
+from sacl.run.machine import peak_memory_mb
 from sacl.run.workspace import FOLDERS, Workspace
-
-resource: types.ModuleType | None
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 RECORD = "run.json"
 PACE = "pace.json"
@@ -146,24 +141,20 @@ def recorded(
     stage can go on from its partial results. Other processes are kept out. A folder with what sacl
     did not write is refused.
 
-    Yields the folder and a dict for results worth recording (`record["counts"] = ...`).
+    Yields the folder and a dict for results worth recording (`record["counts"] = ...`). A shard's
+    body ends with `ShardDone`: its results stay, unfinished.
     """
     folder = workspace.folder(stage)
     with workspace.locked():
-        remove_partials(workspace.root)
-        settle(folder)
         kept = {"seed": workspace.seed, stage: plain(settings)}
-        partial, note = folder / _PARTIAL, _note_of(kept, inputs)
-        if (folder / RECORD).exists():
-            _require_clearable(folder, settings)
-            folder.rename(aside_of(folder))
-        elif not _is_begun(folder, note):
-            clear(workspace, stage, settings)
-        write_text(partial, note)
+        with workspace.prepared():
+            _prepare(workspace, stage, settings, _note_of(kept, inputs))
         results: dict[str, Any] = {}
         start = time.time()
         try:
             yield folder, results
+        except ShardDone:
+            return
         except SaclError:
             if [path.name for path in folder.iterdir()] == [_PARTIAL]:
                 _put_back(folder)
@@ -185,6 +176,20 @@ def recorded(
         )
         write_json(folder / RECORD, record)
         settle(folder)
+
+
+def _prepare(workspace: Workspace, stage: str, settings: Checked, note: str) -> None:
+    """Make a stage's folder one that a note's results may be written into."""
+    folder = workspace.folder(stage)
+    if workspace.engine.shard is None:
+        remove_partials(workspace.root)
+    settle(folder)
+    if (folder / RECORD).exists():
+        _require_clearable(folder, settings)
+        folder.rename(aside_of(folder))
+    elif not _is_begun(folder, note):
+        clear(workspace, stage, settings)
+    write_text(folder / _PARTIAL, note)
 
 
 def paces_in(folder: Path) -> dict[str, Any]:
@@ -226,6 +231,7 @@ def settle(folder: Path) -> None:
     aside = aside_of(folder)
     if (folder / RECORD).exists():
         (folder / _PARTIAL).unlink(missing_ok=True)
+        remove_journal(folder)
         _delete(aside)
     elif not folder.exists():
         _put_back(folder)
@@ -304,11 +310,3 @@ def git_revision() -> str | None:
     except OSError:
         return None
     return text[:12]
-
-
-def peak_memory_mb() -> float | None:
-    """Return the largest resident memory that this process has had, None on Windows."""
-    if resource is None:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from sacl.errors import WorkspaceError
 from sacl.run.clock import Budget, Deadline
+from sacl.run.engine import HERE, Engine
 
 FOLDERS = {
     "phantom": "0-phantom",
@@ -25,13 +26,17 @@ FOLDERS = {
 }
 """Folder of every stage's results, in the order in which the stages run."""
 
+_SHARDS_WAIT_S = 20.0
+"""How long a shard waits while another one prepares a folder."""
+
 
 @dataclass(frozen=True)
 class Workspace:
     """A work directory with what all stages of a run share: name, seed and device.
 
     `elsewhere` names the work directories of stages whose results are those of another run;
-    `budget` is the time that the stage at work may take, None where it takes what it needs.
+    `budget` is the time that the stage at work may take, None where it takes what it needs, and
+    `engine` where its cases are worked on.
     """
 
     root: Path
@@ -40,6 +45,7 @@ class Workspace:
     device: str = "auto"
     elsewhere: Mapping[str, Path] = field(default_factory=dict, hash=False)
     budget: Budget | None = field(default=None, compare=False)
+    engine: Engine = field(default=HERE, compare=False)
 
     def folder(self, stage: str) -> Path:
         """Return the folder of a stage's results, made or not."""
@@ -65,23 +71,41 @@ class Workspace:
     def locked(self) -> Iterator[None]:
         """Keep other processes out of the work directory; the same process may enter twice.
 
-        Refused where another process works in it, or it is no folder to write in.
+        Shards keep out all but each other. Refused where another process works in it, or it is no
+        folder to write in.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.root / ".lock", timeout=0, is_singleton=True)
-            lock.acquire()
-        except Timeout:
-            raise WorkspaceError(
-                f"work directory {self.root}: another sacl is at work in it; wait until it has"
-                " finished, or take another --work"
-            ) from None
-        except OSError as error:
-            raise WorkspaceError(
-                f"work directory {self.root}: cannot be written, {error.strerror or error};"
-                " take another --work"
-            ) from error
-        try:
+        with contextlib.ExitStack() as held:
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                self._lock_in(held)
+            except Timeout:
+                raise WorkspaceError(
+                    f"work directory {self.root}: another sacl is at work in it; wait until it has"
+                    " finished, or take another --work"
+                ) from None
+            except OSError as error:
+                raise WorkspaceError(
+                    f"work directory {self.root}: cannot be written, {error.strerror or error};"
+                    " take another --work"
+                ) from error
             yield
-        finally:
-            lock.release()
+
+    def _lock_in(self, held: contextlib.ExitStack) -> None:
+        whole, shard = self._lock(), self.engine.shard
+        if shard is None:
+            held.enter_context(whole.acquire(timeout=0))
+            for path in sorted(self.root.glob(".lock-*")):
+                held.enter_context(self._lock(path.name[5:]).acquire(timeout=0))
+            return
+        held.enter_context(self._lock(f"-{shard.number}-of-{shard.count}").acquire(timeout=0))
+        with whole.acquire(timeout=_SHARDS_WAIT_S):
+            pass
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Keep the other shards of a locked directory out, while a stage's folder is prepared."""
+        with self._lock().acquire(timeout=_SHARDS_WAIT_S):
+            yield
+
+    def _lock(self, of: str = "") -> BaseFileLock:
+        return FileLock(self.root / f".lock{of}", is_singleton=True)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from sacl.cohort.manifest import read_cohort
 from sacl.errors import DataError
+from sacl.files.journal import Journal
 from sacl.files.nifti import read_label_map, write_label_map
 from sacl.networks.device import resolve_device
 from sacl.patches.region import dense_boxes
 from sacl.prediction import guard
 from sacl.prediction.volume import (
-    AnyPredictor,
     MapRecipe,
     load_predictor,
     predict_volume,
@@ -25,7 +26,7 @@ from sacl.run.workspace import Workspace
 from sacl.settings import PredictSettings
 from sacl.stages.reserve import recipe_that_fits
 from sacl.stages.scan import Scan
-from sacl.types import Case, Cohort
+from sacl.types import Cohort
 
 _SAID = 8
 
@@ -49,8 +50,7 @@ def predict(settings: PredictSettings, workspace: Workspace) -> Path:
         cohort = read_cohort(workspace.require("ingest"))
         arm = segmenter_of(workspace)
         recipe = recipe_that_fits(settings, arm, workspace, cohort)
-        predictor = _predict_cases(arm, recipe, workspace, cohort)
-        findings = _judged(arm, predictor, workspace, cohort)
+        findings = _judged(_predict_cases(arm, recipe, workspace, cohort), workspace, cohort)
         if findings.from_coarse:
             _take_from_coarse(arm, findings.from_coarse, workspace, cohort)
         write_recipe(folder, replace(recipe, from_coarse=findings.from_coarse))
@@ -61,54 +61,63 @@ def predict(settings: PredictSettings, workspace: Workspace) -> Path:
     return folder
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What a scan's final map changed against its coarse map, organ by organ."""
+
+    organs: tuple[guard.Change, ...]
+
+
 def _predict_cases(
     arm: str, recipe: MapRecipe, workspace: Workspace, cohort: Cohort
-) -> AnyPredictor:
-    """Write the label maps that are not there, and return what predicted.
+) -> list[guard.Change]:
+    """Write the label maps that are not there, and return what all changed.
 
     Raises:
         DataError: some scans are bad; said at the end, when the others are done.
     """
-    device, bad = resolve_device(workspace.device), []
-    predictor = load_predictor(workspace.require("finetune") / arm, device, recipe)
-    for case in track(cohort.cases, "predict"):
-        path = _map_of(arm, case, workspace)
-        try:
-            if not path.is_file():
-                scan = Scan(case, cohort, workspace)
-                coarse = scan.coarse if predictor.needs_coarse else None
-                predicted = predict_volume(predictor, scan.image, case.window, coarse)
-                write_label_map(path, predicted, case.native)
-        except DataError as error:
-            bad.append(case.case_id)
-            say(f"  left out: {error}")
+    cases = {case.case_id: case for case in cohort.cases}
+    work = partial(_open_predictor, arm, recipe, workspace)
+    journal = Journal(workspace.folder("predict"), Changes)
+    outcomes = workspace.engine.each(
+        work, list(cases), journal, "predict", lambda name: _map_of(arm, name, workspace).is_file()
+    )
+    bad = [outcome.case for outcome in outcomes if outcome.result is None]
     if bad:
         raise DataError(
-            f"predict: {len(bad)} of {len(cohort.cases)} scans could not be predicted"
+            f"predict: {len(bad)} of {len(cases)} scans could not be predicted"
             f" ({', '.join(bad[:3])}); the reasons stand above, the others are done"
         )
-    return predictor
+    return [change for outcome in outcomes if outcome.result for change in outcome.result.organs]
 
 
-def _judged(
-    arm: str, predictor: AnyPredictor, workspace: Workspace, cohort: Cohort
-) -> guard.Findings:
-    """Compare the maps with the coarse maps; say, write and return what is to be doubted.
-
-    Findings that are there are those of an interrupted run, which may have changed maps since.
-    """
-    folder = workspace.folder("predict")
-    if (folder / guard.FINDINGS_FILE).is_file():
-        return guard.read_findings(folder)
-    changes: list[guard.Change] = []
+def _open_predictor(arm: str, recipe: MapRecipe, workspace: Workspace) -> Callable[[str], Changes]:
+    """Load the segmenter, and return what predicts a scan and compares it with its coarse map."""
+    cohort = read_cohort(workspace.require("ingest"))
+    cases = {case.case_id: case for case in cohort.cases}
+    device = resolve_device(workspace.device)
+    predictor = load_predictor(workspace.require("finetune") / arm, device, recipe)
     spec = predictor.spec
-    for case in track(cohort.cases, "compare with the coarse maps"):
+
+    def predict_case(name: str) -> Changes:
+        case = cases[name]
         scan = Scan(case, cohort, workspace)
-        final = read_label_map(_map_of(arm, case, workspace), cohort.scheme)[0]
+        coarse = scan.coarse if predictor.needs_coarse else None
+        final = predict_volume(predictor, scan.image, case.window, coarse)
         boxes = dense_boxes(spec.placement, final.grid, scan.coarse) if spec.head == "dense" else ()
         reference = scan.reference if case.split != "test" and case.reference else None
         unseen = case.split == "validation"
-        changes += guard.changes_of(case, scan.coarse, final, boxes, reference, unseen)
+        changes = guard.changes_of(case, scan.coarse, final, boxes, reference, unseen)
+        write_label_map(_map_of(arm, name, workspace), final, case.native)
+        return Changes(tuple(changes))
+
+    return predict_case
+
+
+def _judged(
+    changes: Sequence[guard.Change], workspace: Workspace, cohort: Cohort
+) -> guard.Findings:
+    """Say, write and return what is to be doubted of the maps."""
     test = {case.case_id for case in cohort.of_split("test")}
     lost = guard.organs_to_take_from_coarse(row for row in changes if row.case_id not in test)
     findings = guard.find_doubts(changes, lost)
@@ -123,7 +132,7 @@ def _judged(
         say(f"predict: in doubt: {doubt.text}")
     if len(doubts) > _SAID:
         say(f"predict: {len(doubts) - _SAID} more doubts; see {guard.FINDINGS_FILE}")
-    guard.write_findings(folder, findings)
+    guard.write_findings(workspace.folder("predict"), findings)
     return findings
 
 
@@ -132,10 +141,10 @@ def _take_from_coarse(
 ) -> None:
     """Put some organs of the coarse maps into the maps; twice is as good as once."""
     for case in track(cohort.cases, f"take {', '.join(organs)} from the coarse maps"):
-        path, coarse = _map_of(arm, case, workspace), Scan(case, cohort, workspace).coarse
+        path, coarse = _map_of(arm, case.case_id, workspace), Scan(case, cohort, workspace).coarse
         final = read_label_map(path, cohort.scheme)[0]
         write_label_map(path, guard.with_organs_of(final, coarse, organs), case.native)
 
 
-def _map_of(arm: str, case: Case, workspace: Workspace) -> Path:
-    return workspace.folder("predict") / arm / f"{case.case_id}.nii.gz"
+def _map_of(arm: str, name: str, workspace: Workspace) -> Path:
+    return workspace.folder("predict") / arm / f"{name}.nii.gz"

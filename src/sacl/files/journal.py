@@ -1,0 +1,116 @@
+"""A journal: which cases were begun, done or refused, a line for each event, a file per worker.
+
+What is done is what its files say: a journal only keeps what a case's files do not hold, and which
+case was under way when a worker died. Lines of several workers may lie in one folder; of a case the
+newest counts. What ends in the midst of a line, or was damaged, was not said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+
+Result = TypeVar("Result")
+Event = Literal["begun", "done", "refused", "stopped", "set aside"]
+_FOLDER = ".journal-of-sacl"
+_MOST_DEATHS = 2
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a journal says of a case at a time; `key` is of what its result was made."""
+
+    case: str
+    event: Event
+    at: float
+    key: str = ""
+    result: Any = None
+
+
+@dataclass
+class _Known:
+    """The newest of a case: its last line, and how often it was begun since one with an end."""
+
+    last: Line
+    begun: int = 0
+
+
+@dataclass(eq=False)
+class Journal(Generic[Result]):
+    """The journal of a folder's cases; a result is a record of `kind`, or what JSON has.
+
+    It is read once; what others write meanwhile is not seen.
+    """
+
+    folder: Path
+    kind: type[Result]
+
+    def results(self) -> dict[str, Result]:
+        """Return by name the results of the cases that are done."""
+        known = {case: self.find(case) for case in self._cases}
+        return {case: result for case, result in known.items() if result is not None}
+
+    def find(self, case: str, key: str = "") -> Result | None:
+        """Return a case's result, None where it is not done, or was made of something else."""
+        known = self._cases.get(case)
+        if known is None or known.last.event != "done" or known.last.key != key:
+            return None
+        try:
+            return msgspec.convert(known.last.result, self.kind)
+        except msgspec.ValidationError:
+            return None
+
+    def is_deadly(self, case: str) -> bool:
+        """Tell whether a case's workers died, once and again, and it was not set aside since."""
+        known = self._cases.get(case)
+        return known is not None and known.begun >= _MOST_DEATHS
+
+    def note(self, case: str, event: Event, result: Any = None, key: str = "") -> None:
+        """Append a line to this process's own file."""
+        line = Line(case, event, time.time(), key, result)
+        folder = self.folder / _FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{platform.node() or 'here'}-{os.getpid()}.jsonl"
+        with (folder / name).open("ab") as file:
+            file.write(f"\n{json.dumps(msgspec.to_builtins(line))}\n".encode())
+        if "_cases" in self.__dict__:
+            _add(self._cases, line)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what another process needs: it reads for itself, and writes a file of its own."""
+        return Journal, (self.folder, self.kind)
+
+    @cached_property
+    def _cases(self) -> dict[str, _Known]:
+        lines: list[Line] = []
+        for path in sorted((self.folder / _FOLDER).glob("*.jsonl")):
+            for text in path.read_bytes().splitlines():
+                try:
+                    lines += [msgspec.convert(json.loads(text), Line)] if text else []
+                except (msgspec.ValidationError, ValueError, RecursionError):
+                    continue
+        cases: dict[str, _Known] = {}
+        for line in sorted(lines, key=lambda line: line.at):
+            _add(cases, line)
+        return cases
+
+
+def remove_journal(folder: Path) -> None:
+    """Remove the journal of a folder whose cases are all done."""
+    shutil.rmtree(folder / _FOLDER, ignore_errors=True)
+
+
+def _add(cases: dict[str, _Known], line: Line) -> None:
+    known = cases.setdefault(line.case, _Known(line))
+    known.begun = known.begun + 1 if line.event == "begun" else 0
+    if line.event != "begun" or known.last.event == "begun":
+        known.last = line
