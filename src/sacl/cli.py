@@ -123,11 +123,8 @@ def _stage(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     from sacl.run import pipeline
 
     for flag in COMMANDS[known.command].flags if known.command in _OF_FOLDERS else ():
-        if flag not in SHARDED and getattr(known, flag.name[2:].replace("-", "_"), None):
-            raise ConfigError(
-                f"{known.command}: {flag.name} goes without CONFIG.yaml; leave one out"
-            )
-
+        if flag not in SHARDED and getattr(known, flag[2:].replace("-", "_"), None):
+            raise ConfigError(f"{known.command}: {flag} goes without CONFIG.yaml; leave one out")
     config = handlers.config_of(known, flags)
     workspace = pipeline.workspace_of(config, handlers.engine_of(known))
     folder = pipeline.run_stage(config, known.command, workspace=workspace, force=known.force)

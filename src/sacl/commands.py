@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from sacl import __version__
 from sacl.checked import converted_value
 from sacl.errors import ConfigError
+from sacl.files.documents import packaged
 from sacl.run.configure import Declared, dotted_settings, is_config, nearest, shipped
 
 _SHORTHANDS = {
@@ -23,46 +25,42 @@ _SHORTHANDS = {
 
 @dataclass(frozen=True)
 class _Flag:
-    """A flag of one command; without a `shown` value it is a switch."""
+    """A flag of a command; without a `shown` value it is a switch."""
 
-    name: str
     help: str
-    shown: str = "DIR"
+    shown: str = ""
     many: bool = False
     also: tuple[str, ...] = ()
 
-    def add_to(self, parser: argparse.ArgumentParser) -> None:
+    def add_to(self, parser: argparse.ArgumentParser, name: str) -> None:
         """Declare the flag; what is shown as a folder or file is a path."""
         if not self.shown:
-            parser.add_argument(self.name, *self.also, action="store_true", help=self.help)
+            parser.add_argument(name, *self.also, action="store_true", help=self.help)
             return
-        paths = dict.fromkeys(("DIR", "PATH", "HTML", "MODEL"), self._path)
-        kind: Any = {"N": int, **paths}.get(self.shown, str)
+        path = functools.partial(converted_value, hint=Path, name=name)
+        kind: Any = {"N": int, **dict.fromkeys(("DIR", "PATH", "HTML", "MODEL"), path)}
         parser.add_argument(
-            self.name,
+            name,
             *self.also,
-            dest="from_" if self.name == "--from" else None,
-            type=kind,
+            dest="from_" if name == "--from" else None,
+            type=kind.get(self.shown, str),
             nargs="+" if self.many else None,
             metavar=self.shown,
             help=self.help,
         )
 
-    def _path(self, text: str) -> Path:
-        return converted_value(text, Path, self.name)
-
 
 @dataclass(frozen=True)
 class _Command:
-    """A subcommand: what it does, what it reads, and its flags beside the common ones."""
+    """A subcommand: what it does, what it reads, and its flags beside the common ones.
 
-    summary: str
-    flags: tuple[_Flag, ...] = ()
-    takes: str = "CONFIG.yaml"
-    """The words after the command; none where empty, scans too where they end in `DATA`.
-
+    `takes` are the words after the command; none where empty, scans too where they end in `DATA`.
     Of two the second is the file to write.
     """
+
+    summary: str
+    flags: dict[str, _Flag] = field(default_factory=dict)
+    takes: str = ""
 
     @property
     def takes_data(self) -> bool:
@@ -70,155 +68,22 @@ class _Command:
         return self.takes.endswith("DATA")
 
 
-_COMMON = (
-    _Flag("--work", "work directory: each stage has a numbered folder in it (work)", "WORK"),
-    _Flag("--name", "name of the run", "NAME"),
-    _Flag("--seed", "seed of everything random", "SEED"),
-    _Flag("--device", "auto, cpu, cuda, cuda:N or mps", "DEVICE"),
-    _Flag("--time", "how long all stages of the command may take, such as 30m or 2h", "TIME"),
-    _Flag("--force", "redo what is up to date; overwrite what is in the way", ""),
-    _Flag("--json", "print the result as JSON on stdout", ""),
-    _Flag("--quiet", "say nothing but what went wrong", "", also=("-q",)),
-)
-ENGINE = (
-    _Flag("--workers", "processes that work on scans at once (as many as pay and fit)", "N"),
-    _Flag("--engine", "where they run: local (default), or ray with its actors", "ENGINE"),
-    _Flag("--ray-address", "of a cluster that runs (default: one is started here)", "HOST:PORT"),
-)
-"""Flags of what works on a cohort's scans."""
-SHARDED = (*ENGINE, _Flag("--shard", "only the i-th of n parts, as i/n; then `sacl merge`", "I/N"))
+@dataclass(frozen=True)
+class _Table:
+    """What `commands.yaml` says: `words` are what the words after a command may be."""
+
+    words: dict[str, str]
+    common: dict[str, _Flag]
+    commands: dict[str, _Command]
+
+
+_TABLE: _Table = packaged("sacl", "commands.yaml", _Table)
+COMMANDS = _TABLE.commands
+"""All commands with their flags; every setting is a dotted flag besides."""
+SHARDED = ("--workers", "--engine", "--ray-address", "--shard")
 """Flags of a stage that several machines may share."""
-_REPAIR = "resample a label map that is on another grid than its image"
-_DATA = (
-    _Flag("--data", "folder of scans or cohort.csv, or several to be merged", "DATA", many=True),
-    _Flag("--repair-grid", _REPAIR, "nearest"),
-)
-_EXPLAIN = "only say how the data would be read, series by series for DICOM"
-_FORM = (
-    "nifti (default), nifti-per-organ, nnunet, nnssl, dicom-seg, dicom-seg-labelmap or rtstruct;"
-    " of the network: weights, onnx, monai-bundle or nnunet-encoder"
-)
-_MODEL = "work directory of a finished run, or file of `sacl pack`; several predict together"
-_LICENSE = "under what terms others may use the model; it stands in its card"
-_SCANS = "scans: a file, a folder or a zip of NIfTI, NRRD, MetaImage or DICOM (also --images)"
-_MODELS = "finished runs or files of `sacl pack`; the first is compared with each of the others"
-_COARSE = _Flag("--coarse", "folder of coarse label maps, for a run without coarse networks")
-_OR_DATA = "CONFIG.yaml|DATA"
 SHARDED_STAGES = ("predict",)
 """Stages that may be done in shards."""
-_WORDS = {
-    "STAGE": "name of the stage",
-    "WORK": "work directory of a run",
-    "CONFIG": "YAML file, or a shipped configuration ({shipped})",
-    "DATA": "folders of scans",
-    "MODEL": "file of `sacl pack`",
-    "SHELL": "name of the shell",
-}
-"""What the words after a command may be."""
-COMMANDS = {
-    "run": _Command(
-        "run all stages on a cohort, by settings or planned by itself; skips what is up to date",
-        (*_DATA, *ENGINE),
-        _OR_DATA,
-    ),
-    "plan": _Command(
-        "write the settings that `run` would choose for a cohort, as YAML with reasons",
-        _DATA,
-        "DATA",
-    ),
-    "demo": _Command("run all stages on a generated cohort", takes=""),
-    "check": _Command(
-        "write a page of what is wrong or odd in a cohort",
-        (*_DATA, _Flag("--out", "HTML file to write (check.html)", "HTML")),
-        _OR_DATA,
-    ),
-    "phantom": _Command("generate a CT cohort"),
-    "ingest": _Command(
-        "read a cohort into canonical volumes and a manifest",
-        (*_DATA, _Flag("--explain", _EXPLAIN, "")),
-        _OR_DATA,
-    ),
-    "locate": _Command(
-        "give each scan a coarse label map, or take another tool's (--from)",
-        (_Flag("--from", "folder of label maps that another tool made"),),
-    ),
-    "extract": _Command("cut query patches and dense slices"),
-    "pretrain": _Command("pretrain the encoder on all scans, without annotation"),
-    "finetune": _Command("train the segmenter on labeled and unlabeled scans"),
-    "predict": _Command(
-        "predict label maps for a run's scans, or of any folder (--model)",
-        (
-            _Flag("--model", _MODEL, "MODEL", many=True, also=("--segmenter",)),
-            _Flag("--input", _SCANS, "PATH", also=("--images", "-i")),
-            _Flag("--out", "folder for the label maps", also=("-o",)),
-            _Flag("--per-organ", "a mask per organ too, in a folder per scan", ""),
-            _Flag("--nifti", "NIfTI label maps of scans of other formats too", ""),
-            _COARSE,
-            *SHARDED,
-        ),
-    ),
-    "evaluate": _Command(
-        "score a run, any folder (--predicted), or models on another cohort (--model --data)",
-        (
-            _Flag("--model", _MODELS, many=True),
-            *_DATA,
-            _COARSE,
-            _Flag("--reference", "folder of reference label maps"),
-            _Flag("--predicted", "folder of predicted label maps"),
-            _Flag("--out", "folder for the scores"),
-            _Flag("--allow-missing", "score the pairs there are, name what has no counterpart", ""),
-        ),
-    ),
-    "report": _Command("write the HTML report of a run"),
-    "serve": _Command(
-        "receive DICOM studies, segment each once and send the result back",
-        (
-            _Flag("--model", _MODEL, "MODEL", many=True),
-            _Flag("--store", "folder of its own, for what waits and what was done"),
-            _Flag("--send-to", "AET@HOST:PORT, an Orthanc's URL or a folder", "WHERE"),
-            _Flag("--allow", "AE titles that may send", "AET", many=True),
-            _Flag("--aet", "AE title of its own (SACL)", "AET"),
-            _Flag("--host", "address to listen on (127.0.0.1)", "HOST"),
-            _Flag("--port", "port for DICOM (11112)", "N"),
-            _Flag("--health-port", "port for the health page (11180)", "N"),
-            _Flag("--folder", "watch a folder instead of receiving"),
-            _Flag("--orthanc", "ask an Orthanc for its new studies instead of receiving", "URL"),
-            _Flag("--settle", "seconds without an image after which a study is complete (30)", "N"),
-            _Flag("--max-disk", "what may wait on the disk (20GB)", "SIZE"),
-        ),
-        takes="",
-    ),
-    "export": _Command(
-        "write a run's predictions or network, or any label maps (--predicted), for other programs",
-        (
-            _Flag("--out", "folder for the files"),
-            _Flag("--form", _FORM, "FORM"),
-            _Flag("--splits", "splits to export (default: all predicted)", "SPLIT", many=True),
-            _Flag("--folds", "cross-validation folds, for nnunet (default: 5)", "N"),
-            _Flag("--source", "the DICOM that was ingested, for dicom-seg and rtstruct", many=True),
-            _Flag("--predicted", "folder of label maps to export, instead of a run's"),
-        ),
-        "WORK|CONFIG.yaml|MODEL.sacl",
-    ),
-    "merge": _Command(
-        "finish a stage whose shards are done",
-        takes="STAGE CONFIG.yaml",
-    ),
-    "pack": _Command(
-        "write the segmenter of a finished run into one file, which predicts anywhere",
-        (
-            _Flag("--title", "what the model is called (its organs and modality)", "TITLE"),
-            _Flag("--license", _LICENSE, "TEXT"),
-        ),
-        "WORK|CONFIG.yaml MODEL.sacl",
-    ),
-    "doctor": _Command("say what a bug report needs, and test this installation", takes=""),
-    "completion": _Command(
-        "print what makes a shell complete commands: bash, zsh, fish, tcsh or powershell",
-        takes="SHELL",
-    ),
-}
-"""All commands with their flags; every setting is a dotted flag besides."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -234,7 +99,7 @@ def parsed(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]
     known, unknown = program().parse_known_args(rest)
     if known.command is None and not unknown and not flags:
         return known, flags
-    command = COMMANDS.get(known.command, _Command("", takes=""))
+    command = COMMANDS.get(known.command, _Command(""))
     words = [w for w in unknown if not w.startswith("-") and command.takes]
     strange = [word for word in unknown if word not in words]
     if strange or known.command is None:
@@ -269,11 +134,11 @@ def program(with_settings: bool = False) -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         if command.takes:
-            taken = [text for word, text in _WORDS.items() if word in command.takes]
+            taken = [text for word, text in _TABLE.words.items() if word in command.takes]
             words = "; ".join(taken).format(shipped=", ".join(shipped()))
             inner.add_argument("words", nargs="*", metavar=command.takes, help=words)
-        for flag in (*_COMMON, *command.flags):
-            flag.add_to(inner)
+        for called, flag in (_TABLE.common | command.flags).items():
+            flag.add_to(inner, called)
         for setting, declared in _settings_of(name).items() if with_settings else ():
             inner.add_argument(f"--{setting}", help=declared.text.replace("%", "%%"))
     return parser

@@ -133,7 +133,7 @@ def test_every_class_of_totalsegmentator_has_a_name_of_its_own_for_people(totals
     assert {"Left lung upper lobe", "Right iliac vein", "Left deep back muscles"} < names
 
 
-@pytest.mark.parametrize("organ", sorted(snomed._NOT_IN_DICOM))
+@pytest.mark.parametrize("organ", sorted(snomed._LISTED["others"]))
 def test_codes_that_dicom_does_not_list_have_the_check_digit_of_snomed(organ):
     """Verhoeff's: products in the group of the pentagon's symmetries, digits permuted by place."""
 
@@ -143,7 +143,7 @@ def test_codes_that_dicom_does_not_list_have_the_check_digit_of_snomed(organ):
         return (a - b) % 5 + 5 * (b < 5)
 
     shuffle, check = (1, 5, 7, 6, 2, 8, 3, 0, 9, 4), 0
-    for place, digit in enumerate(map(int, reversed(snomed._NOT_IN_DICOM[organ][0]))):
+    for place, digit in enumerate(map(int, reversed(snomed._LISTED["others"][organ][0]))):
         for _ in range(place):
             digit = shuffle[digit]  # noqa: PLW2901
         check = times(check, digit)

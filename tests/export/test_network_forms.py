@@ -12,8 +12,7 @@ import torch
 
 from sacl.errors import ConfigError
 from sacl.export import networks
-from sacl.export.bundle import write_bundle
-from sacl.export.networks import Trained, write_nnunet, write_onnx, write_weights
+from sacl.export.networks import Trained, write_bundle, write_nnunet, write_onnx, write_weights
 from sacl.networks.coarse import CoarseSpec, plan_levels
 from sacl.networks.encoder import EncoderSpec
 from sacl.networks.segmenter import (

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Literal
 
-import yaml
+from sacl.files.documents import packaged
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
@@ -22,13 +21,10 @@ class Rule:
     remedy: str
 
 
-def _rules() -> dict[str, Rule]:
-    text = files("sacl.check").joinpath("rules.yaml").read_text(encoding="utf-8")
-    of_level = yaml.safe_load(text)
-    return {c: Rule(level, **rule) for level in LEVELS for c, rule in of_level[level].items()}
-
-
-RULES: Mapping[str, Rule] = _rules()
+_OF_LEVEL = packaged("sacl.check", "rules.yaml", dict[Level, dict[str, dict[str, str]]])
+RULES: Mapping[str, Rule] = {
+    code: Rule(level, **rule) for level in LEVELS for code, rule in _OF_LEVEL[level].items()
+}
 """All rules by their code, the graver ones first."""
 
 

@@ -14,13 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from sacl.cohort.dataset import first_of, in_short
 from sacl.errors import ConfigError, DataError, NoSeriesError, SaclError
 from sacl.export.forms import Export, Form, Result
-from sacl.files.atomic import write_text
-from sacl.files.documents import read_as
+from sacl.files.documents import read_if_there, write_json
 from sacl.progress import say, track
 
 RECORD = "export.json"
@@ -176,14 +173,13 @@ def _remove(out: Path, names: Iterable[str]) -> None:
 
 
 def _keep(out: Path, record: ExportRecord) -> None:
-    document = msgspec.json.format(msgspec.json.encode(record), indent=1)
-    write_text(out / RECORD, document.decode() + "\n")
+    write_json(out / RECORD, record)
 
 
 def _read(out: Path) -> ExportRecord | None:
     """Return the record of an export, None where there is none; refuse one that is damaged."""
-    if not (out / RECORD).is_file():
+    record = read_if_there(out / RECORD, ExportRecord, "give another folder")
+    if record is None:
         return None
-    record = read_as(out / RECORD, ExportRecord, "give another folder")
     names = tuple(Path(name).name for name in record.files)
     return dataclasses.replace(record, files=tuple(filter(None, names)))

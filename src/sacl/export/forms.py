@@ -62,7 +62,7 @@ class Form:
 
     `write` puts one scan's result at a path, the case's name with `suffix`, whole or not at all;
     None where a form needs no predictions. `finish` writes what is said of all scans together.
-    `network` names the function that writes what was trained instead, `module:function`, so that
+    `network` names the function of `export.networks` that writes what was trained instead, so that
     torch is imported by these forms alone.
     """
 
@@ -163,10 +163,10 @@ FORMS: dict[str, Form] = {
     ),
     "rtstruct": _dicom("a DICOM structure set per scan", ".rtstruct.dcm", write_rtstruct),
     "nnssl": Form("the scans as nnssl pretrains on", finish=_finish_nnssl, splits=("train",)),
-    "weights": Form("the segmenter's weights", network="networks:write_weights"),
-    "onnx": Form("the segmenter for onnxruntime", network="networks:write_onnx"),
-    "monai-bundle": Form("the segmenter as a MONAI bundle", network="bundle:write_bundle"),
-    "nnunet-encoder": Form("weights for nnU-Net to train on", network="networks:write_nnunet"),
+    "weights": Form("the segmenter's weights", network="write_weights"),
+    "onnx": Form("the segmenter for onnxruntime", network="write_onnx"),
+    "monai-bundle": Form("the segmenter as a MONAI bundle", network="write_bundle"),
+    "nnunet-encoder": Form("weights for nnU-Net to train on", network="write_nnunet"),
 }
 """All forms by name."""
 

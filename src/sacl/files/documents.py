@@ -6,10 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+import yaml
 
 from sacl.errors import DataError
 from sacl.files.atomic import plain, replacing, write_text
@@ -75,6 +77,12 @@ def read_as(path: Path, kind: type[Record], remedy: str) -> Record:
 def read_if_there(path: Path, kind: type[Record], remedy: str) -> Record | None:
     """Return a JSON file of ours as by `read_as`, None where there is no such file."""
     return read_as(path, kind, remedy) if path.is_file() else None
+
+
+def packaged(package: str, name: str, kind: Any) -> Any:
+    """Return a YAML file that comes with a package, as a record or a mapping of records."""
+    text = files(package).joinpath(name).read_text(encoding="utf-8")
+    return msgspec.convert(yaml.safe_load(text), kind)
 
 
 def write_json(path: Path, document: Any) -> None:

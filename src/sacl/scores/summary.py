@@ -22,8 +22,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from sacl.errors import DataError
-from sacl.files.atomic import write_text
-from sacl.files.documents import cell_text, text_of_cell, write_table
+from sacl.files.documents import cell_text, text_of_cell, write_json, write_table
 from sacl.scores.organs_of_case import EMPTY_RULE
 from sacl.types import OrganScore
 
@@ -322,8 +321,7 @@ def _row(fields: Mapping[str, str], where: str) -> ScoreRow:
 
 def write_score_summary(path: Path, summary: Summary) -> None:
     """Write a summary as JSON, NaN as null."""
-    document = msgspec.json.format(msgspec.json.encode(summary), indent=1)
-    write_text(path, document.decode() + "\n")
+    write_json(path, summary)
 
 
 def read_summary(path: Path) -> Summary:

@@ -125,9 +125,9 @@ def export_model(path: Path, out: Path, form: str, *, force: bool = False) -> Ex
     restored = import_module("sacl.networks.segmenter").restored
     segmenter = restored(parts.state, pack.nameless(parts.text), title)
     recipe = asdict(parts.recipe)
-    trained = import_module("sacl.export.networks").Trained(segmenter, title, terms, **recipe)
-    module, name = chosen.network.split(":")
-    write = getattr(import_module(f"sacl.export.{module}"), name)
+    networks = import_module("sacl.export.networks")
+    trained = networks.Trained(segmenter, title, terms, **recipe)
+    write = getattr(networks, chosen.network)
     chosen = replace(chosen, finish=lambda export: write(trained, export.out))
     origin = Origin(form=form, run=title, inputs=inputs)
     common = Export(out, trained.segmenter.spec.label_scheme, force=force)
