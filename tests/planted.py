@@ -13,7 +13,7 @@ import numpy as np
 from sacl.check.cohort_checks import CohortFacts, check_cohort, likely_modality
 from sacl.check.facts import all_organs, measure_case
 from sacl.check.findings import Finding
-from sacl.cohort.layouts.recognize import find
+from sacl.cohort.layouts.listing import find
 from sacl.cohort.tables import with_table
 from sacl.files.nifti import write_volume
 from sacl.types import Grid, Volume

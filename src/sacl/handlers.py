@@ -75,13 +75,12 @@ def check_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def explain_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Say how a cohort would be read, and read none of it."""
     config = config_of(known, flags)
-    from sacl.cohort.layouts.explain import as_text
     from sacl.run.pipeline import workspace_of
     from sacl.stages.ingest import explain
 
     sources = explain(config.ingest, workspace_of(config))
     if not known.json:
-        print("\n\n".join(map(as_text, sources)))
+        print("\n\n".join(source.as_text() for source in sources))
     return {"sources": [dataclasses.asdict(source) for source in sources]}
 
 

@@ -42,7 +42,7 @@ Layout = Literal[
     "folder",
     "dicom",
 ]
-"""The layouts of `sacl.cohort.layouts.recognize.LAYOUTS`, and `auto`."""
+"""The layouts of `sacl.cohort.layouts.listing.LAYOUTS`, and `auto`."""
 
 METHODS = ("pooled", "semantic", "simclr", "none")
 """The program's pretraining methods, known without torch; of others `sacl.methods` is asked."""

@@ -5,7 +5,7 @@ import json
 import pytest
 from listed_layout import touch, write_json
 
-from sacl.cohort.layouts.recognize import find
+from sacl.cohort.layouts.listing import find
 from sacl.cohort.splits import with_fold
 from sacl.errors import ConfigError, DataError
 

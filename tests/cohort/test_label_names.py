@@ -8,7 +8,7 @@ import pytest
 from listed_layout import touch, write_json
 
 from sacl.cohort.label_names import LabelNames, label_names, scheme_of_folders
-from sacl.cohort.layouts.recognize import find
+from sacl.cohort.layouts.listing import find
 from sacl.errors import DataError
 from sacl.files.documents import read_json, read_rows
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from listed_layout import summary, touch, write_json
 
-from sacl.cohort.layouts.recognize import find
+from sacl.cohort.layouts.listing import find
 from sacl.errors import DataError
 from sacl.organs import canonical_name
 

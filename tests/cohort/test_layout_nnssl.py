@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from listed_layout import summary, touch, write_json
 
+from sacl.cohort.layouts.listing import find
 from sacl.cohort.layouts.nnssl import NNSSL, anatomy_masks
-from sacl.cohort.layouts.recognize import find
 from sacl.errors import DataError
 
 

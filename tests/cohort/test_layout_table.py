@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from listed_layout import summary, touch, write_json
 
-from sacl.cohort.layouts.recognize import find
+from sacl.cohort.layouts.listing import find
 from sacl.errors import DataError
 from sacl.files.nifti import write_label_map
 from sacl.types import Grid, LabelMap, LabelScheme

@@ -8,8 +8,8 @@ import pytest
 from listed_layout import summary, touch, write_json
 
 from sacl.cohort.dataset import Dataset, SourceCase
+from sacl.cohort.layouts.listing import LAYOUTS, find
 from sacl.cohort.layouts.nnunet import modality_of
-from sacl.cohort.layouts.recognize import LAYOUTS, find
 from sacl.errors import DataError
 from sacl.settings import Layout
 

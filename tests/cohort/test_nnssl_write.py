@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sacl.cohort.layouts import nnssl
+from sacl.cohort.layouts.listing import find
 from sacl.cohort.layouts.nnssl import anatomy_masks, write_collection
-from sacl.cohort.layouts.recognize import find
 from sacl.types import Case, Cohort, Grid, LabelScheme, NativeFrame
 
 FRAME = NativeFrame(Grid((2, 2, 2), np.eye(4)))

@@ -11,8 +11,7 @@ import pytest
 from listed_layout import summary, touch, write_json
 
 from sacl.cohort.label_names import pair_maps
-from sacl.cohort.layouts.listing import Sources, list_sources, read_source
-from sacl.cohort.layouts.recognize import find
+from sacl.cohort.layouts.listing import Sources, find, list_sources, read_source
 from sacl.errors import DataError
 
 CT = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}}

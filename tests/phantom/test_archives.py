@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from sacl.cohort.layouts.recognize import find
+from sacl.cohort.layouts.listing import find
 from sacl.files.nifti import read_labels, read_volume
 from sacl.organs import BTCV_ORGANS, canonical_name
 from sacl_phantom.__main__ import main

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from sacl.cohort.layouts.recognize import find
+from sacl.cohort.layouts.listing import find
 from sacl.scores.summary import read_scores
 from sacl.settings import EvaluateSettings
 from sacl.stages.evaluate import evaluate_folders

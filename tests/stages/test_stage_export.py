@@ -7,8 +7,8 @@ import pytest
 from fake_work import fake_work
 
 from sacl.cli import main
+from sacl.cohort.layouts.listing import find
 from sacl.cohort.layouts.nnssl import anatomy_masks
-from sacl.cohort.layouts.recognize import find
 from sacl.cohort.manifest import read_cohort
 from sacl.errors import ConfigError, DataError, WorkspaceError
 from sacl.files.nifti import read_label_table

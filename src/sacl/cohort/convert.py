@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from sacl.cohort.annotation import (
 )
 from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.cohort.merging import read_scan
-from sacl.cohort.references import Decisions, MapRules, read_source_map
+from sacl.cohort.references import Decided, MapRules, read_source_map
 from sacl.cohort.splits import SplitRules, choose_splits
 from sacl.errors import SaclError
 from sacl.files.nifti import write_label_map, write_volume
@@ -56,22 +56,13 @@ def plan_cohort(
     return plan
 
 
-@dataclass(frozen=True)
-class Converted:
-    """A case as written, and what was decided: contested voxels, resampling, headers' doubts."""
-
-    case: Case
-    contested: Mapping[str, int]
-    repair: str
-    contradiction: str
-
-
 def convert_case(
     folder: Path, source: SourceCase, plan: CohortPlan, rules: MapRules, window_of: Window
-) -> Converted:
+) -> tuple[Case, Decided]:
     """Write a case's canonical image and, where it may be seen, its reference.
 
-    Nothing is left of a case of which a file is damaged or contradicts the others.
+    Returned are the case and what was decided of it. Nothing is left of a case of which a file is
+    damaged or contradicts the others.
     """
     image = f"images/{source.case_id}.nii"
     volume, native = read_scan(source)
@@ -90,7 +81,7 @@ def convert_case(
     grid = volume.grid
     del volume  # the voxels are not kept while the reference is read
     if not plan.shows(source):
-        return Converted(case, {}, "", native.contradiction)
+        return case, ({}, "", native.contradiction)
     annotated = annotated_organs(plan.dataset, source, plan.scheme)
     name = f"references/{source.case_id}.nii.gz"
     try:
@@ -103,12 +94,4 @@ def convert_case(
     if reference.contradiction not in ("", native.contradiction):
         doubts.append(f"label map: {reference.contradiction}")
     case = dataclasses.replace(case, reference=name, annotated=annotated)
-    return Converted(case, reference.contested, reference.repair, "; ".join(doubts))
-
-
-def decisions(converted: Sequence[Converted]) -> Decisions:
-    """Return what was decided in the cases in which there was something to decide."""
-    decided = Decisions()
-    for each in converted:
-        decided.note(each.case.case_id, each.contested, each.repair, each.contradiction)
-    return decided
+    return case, (reference.contested, reference.repair, "; ".join(doubts))

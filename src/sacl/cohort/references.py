@@ -32,6 +32,10 @@ _WORTH_SAYING = 0.0005
 REMEDY = "resample the label map onto the image's grid, which `--ingest.repair_grid nearest` does"
 
 
+Decided = tuple[Mapping[str, int], str, str]
+"""Of a case: voxels that two organs claim, by pair, how its map was resampled, headers' doubts."""
+
+
 @dataclass(frozen=True)
 class MapRules:
     """How label maps are read: the organs, who wins where masks overlap, whether to resample.
@@ -262,10 +266,9 @@ class Decisions:
     repaired_grids: dict[str, str] = field(default_factory=dict)
     contradictions: dict[str, str] = field(default_factory=dict)
 
-    def note(
-        self, case_id: str, contested: Mapping[str, int], repair: str, contradiction: str
-    ) -> None:
+    def note(self, case_id: str, decided: Decided) -> None:
         """Keep what was decided of a case, if there was something to decide."""
+        contested, repair, contradiction = decided
         self.overlaps.update({case_id: contested} if contested else {})
         self.repaired_grids.update({case_id: repair} if repair else {})
         self.contradictions.update({case_id: contradiction} if contradiction else {})

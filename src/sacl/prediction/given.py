@@ -239,7 +239,7 @@ class GivenMaps:
         if case.case_id not in self.survey.maps:
             return LabelMap(np.zeros(grid.shape, self.scheme.label_type), grid, self.scheme)
         given = read_given_map(self.survey.maps[case.case_id], self.scheme, grid, self.repairs_grid)
-        self.decided.note(case.case_id, given.contested, given.repair, given.contradiction)
+        self.decided.note(case.case_id, (given.contested, given.repair, given.contradiction))
         self.unnamed.update(given.unnamed)
         return cleaned(given.label_map.voxels, grid, self.scheme)
 

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from sacl.cohort.convert import CohortPlan, Converted, Window, convert_case, decisions, plan_cohort
+from sacl.cohort.convert import CohortPlan, Window, convert_case, plan_cohort
 from sacl.cohort.dataset import Dataset, Modality
 from sacl.cohort.layouts.explain import Explanation, explain_dataset
 from sacl.cohort.layouts.listing import Sources, list_sources, source_fingerprints
 from sacl.cohort.manifest import write_cohort
-from sacl.cohort.references import MapRules
+from sacl.cohort.references import Decided, Decisions, MapRules
 from sacl.cohort.splits import SplitRules
 from sacl.errors import ConfigError
 from sacl.patches.window import WindowRule, window_of
@@ -20,7 +20,7 @@ from sacl.progress import say, track
 from sacl.run.record import Tree, fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings
-from sacl.types import SPLITS, Cohort
+from sacl.types import SPLITS, Case, Cohort
 
 PHANTOM = "Dataset900_Phantom"
 """Folder that the phantom stage leaves its dataset in."""
@@ -62,12 +62,14 @@ def write_listed(
     rules = MapRules(plan.scheme, settings.overlap, settings.repair_grid == "nearest")
     window = WindowRule(modality, settings.window_hu)
     converted = _convert(folder, plan, rules, lambda v, where: window_of(v, window, where))
-    cases = tuple(each.case for each in converted)
+    cases = tuple(case for case, _ in converted)
     from_tags = dataset.layout == "dicom" and settings.scan_labels is None
     source: Literal["table", "tags"] = "tags" if from_tags else "table"
     cohort = Cohort(dataset.name, plan.scheme, cases, modality, settings.window_hu, source)
     write_cohort(folder, cohort)
-    decided = decisions(converted)
+    decided = Decisions()
+    for case, of_case in converted:
+        decided.note(case.case_id, of_case)
     for case_id, repair in decided.repaired_grids.items():
         where = f"ingest: case {case_id}: label map resampled by nearest neighbor"
         say(f"{where} onto the image's grid ({repair})")
@@ -105,7 +107,9 @@ def _sources(settings: IngestSettings, workspace: Workspace | None) -> Sources:
     return Sources(paths, *how, workspace.root if workspace else None)
 
 
-def _convert(folder: Path, plan: CohortPlan, rules: MapRules, window: Window) -> list[Converted]:
+def _convert(
+    folder: Path, plan: CohortPlan, rules: MapRules, window: Window
+) -> list[tuple[Case, Decided]]:
     cases = plan.dataset.cases
     # Decoding DICOM is Python's own work, which threads cannot share.
     threads = 1 if any(case.load for case in cases) else _AT_A_TIME

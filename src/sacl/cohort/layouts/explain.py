@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.cohort.layouts import dicom
-from sacl.cohort.layouts.recognize import find, recognize
+from sacl.cohort.layouts.listing import find, recognize
 from sacl.dicom.files import DAMAGE, Opener
 from sacl.dicom.header import scrubbed, text
 from sacl.dicom.intake import Intake, take_in
@@ -64,6 +64,26 @@ class Explanation:
     cases: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     pairs: tuple[str, ...] = ()
 
+    def as_text(self) -> str:
+        """Return it for a terminal: a line per series, its sentence at the end."""
+        lines = [f"layout {self.layout}, by {self.reason}", *self.notes]
+        lines += [
+            f"{split}: {count['cases']} cases, {count['with_reference']} with a reference"
+            for split, count in self.cases.items()
+        ]
+        lines += [f"pairs, such as {'; '.join(self.pairs)}"] if self.pairs else []
+        if not self.series:
+            return "\n".join(lines)
+        rows = [[*(name.replace("_", " ") for name in _COLUMNS), "reason, notes [description]"]]
+        rows += [
+            [*(_cell(getattr(row, name)) for name in _COLUMNS), _remark(row)] for row in self.series
+        ]
+        widths = [max(len(row[n]) for row in rows) for n in range(len(_COLUMNS))]
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+            lines.append("  ".join([*cells, row[-1]]).rstrip())
+        return "\n".join(lines)
+
 
 def explain_dataset(root: Path, layout: str, export: DicomExport) -> Explanation:
     """Return how `ingest` would read a dataset, also an export of which no series is accepted."""
@@ -74,28 +94,6 @@ def explain_dataset(root: Path, layout: str, export: DicomExport) -> Explanation
     known = read_key(export.key) if export.key is not None else []
     rows = _series_table(intake, known)
     return Explanation(layout=name, reason=reason, notes=intake.notes, series=rows)
-
-
-def as_text(explained: Explanation) -> str:
-    """Return an explanation for a terminal: a line per series, its sentence at the end."""
-    lines = [f"layout {explained.layout}, by {explained.reason}", *explained.notes]
-    lines += [
-        f"{split}: {count['cases']} cases, {count['with_reference']} with a reference"
-        for split, count in explained.cases.items()
-    ]
-    lines += [f"pairs, such as {'; '.join(explained.pairs)}"] if explained.pairs else []
-    if not explained.series:
-        return "\n".join(lines)
-    rows = [[*(name.replace("_", " ") for name in _COLUMNS), "reason, notes [description]"]]
-    rows += [
-        [*(_cell(getattr(row, name)) for name in _COLUMNS), _remark(row)]
-        for row in explained.series
-    ]
-    widths = [max(len(row[n]) for row in rows) for n in range(len(_COLUMNS))]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        lines.append("  ".join([*cells, row[-1]]).rstrip())
-    return "\n".join(lines)
 
 
 def _series_table(intake: Intake, known: Sequence[KeyRow]) -> tuple[SeriesRow, ...]:
