@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from sacl.cohort.annotation import choose_scheme, only_labeled
-from sacl.cohort.dataset import Dataset, Modality, first_of, in_short, told_apart
+from sacl.cohort.dataset import Dataset, Modality, by_kind, first_of, in_short, told_apart
 from sacl.cohort.manifest import MANIFEST, read_cohort
 from sacl.errors import ConfigError, DataError
 from sacl.model import Model, load_model
@@ -210,10 +209,7 @@ class _Predict:
 
 def _summed_up(model: str, against: Mapping[str, Sequence[str]]) -> Iterator[Doubt]:
     """Yield every kind of doubt about a model's label maps once, with its scans."""
-    by_kind: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-    for case_id, texts in against.items():
-        for text in texts:
-            by_kind[re.sub(r"[\d.]+", "", text)].append((case_id, text))
-    for remarks in by_kind.values():
+    told = ((case_id, text) for case_id, texts in against.items() for text in texts)
+    for remarks in by_kind(told):
         scans = tuple(case_id for case_id, _ in remarks)
         yield Doubt("", "unlike_training", scans, f"{model}, {first_of(remarks)}")

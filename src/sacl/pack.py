@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 from torch import Tensor
@@ -326,13 +326,7 @@ def _closed() -> set[str]:
 
     What is free text, such as a path or the name of a scan-wise label, may name a hospital.
     """
-    return {n for n, known in dotted_settings().items() if not {str, Path} & {*_kinds(known.hint)}}
-
-
-def _kinds(hint: Any) -> Iterator[Any]:
-    yield hint
-    for inner in get_args(hint):
-        yield from _kinds(inner)
+    return {n for n, known in dotted_settings().items() if not re.search("text|path", known.kind)}
 
 
 def _plan(workspace: Workspace) -> JsonObject | None:

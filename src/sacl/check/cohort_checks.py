@@ -12,12 +12,7 @@ import numpy as np
 
 from sacl.check.facts import OrganFacts, ReferenceFacts, ScanFacts, looks_like_ct
 from sacl.check.findings import Finding
-from sacl.check.scan_checks import (
-    LOG_FLOOR,
-    geometry_findings,
-    intensity_findings,
-    robust_outliers,
-)
+from sacl.check.scan_checks import LOG_FLOOR, geometry_findings, intensity_findings, robust_outliers
 from sacl.cohort.dataset import in_short
 from sacl.organs import canonical_name, side_pairs
 from sacl.types import SPLITS, UNKNOWN

@@ -251,15 +251,28 @@ def in_short(names: Sequence[str], most: int = _NAMED) -> str:
     return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun, in the plural unless it is 1."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def counted(count: int, noun: str, several: str = "") -> str:
+    """Return a number with its noun, in the plural unless it is 1.
+
+    Example:
+        >>> counted(1, "scan"), counted(3, "kind of error", "kinds of errors")
+        ('1 scan', '3 kinds of errors')
+    """
+    return f"{count} {noun if count == 1 else several or noun + 's'}"
 
 
 def first_of(remarks: Sequence[tuple[str, str]], what: str = "scans") -> str:
     """Return the first of some remarks, each of a case, and how many more there are."""
     (case_id, remark), rest = remarks[0], len(remarks) - 1
     return f"{case_id}: {remark}" + (f"; {rest} more {what} likewise" if rest else "")
+
+
+def by_kind(remarks: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """Return remarks, each of a case, in groups of those that differ in numbers alone."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for case_id, remark in remarks:
+        kinds.setdefault(re.sub(r"[\d.]+", "", remark), []).append((case_id, remark))
+    return list(kinds.values())
 
 
 def files_by_case(folder: Path, name: str = "(.+)") -> dict[str, Path]:

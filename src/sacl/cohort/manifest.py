@@ -49,8 +49,7 @@ class ScanPhase:
 
 def write_cohort(folder: Path, cohort: Cohort) -> None:
     """Write the cohort's manifest into its folder; it holds no path outside of it."""
-    cohort_as_json = msgspec.to_builtins(cohort, enc_hook=_plain)
-    write_json(folder / MANIFEST, {"version": _VERSION, **cohort_as_json})
+    write_json(folder / MANIFEST, {"version": _VERSION, **vars(cohort)})
 
 
 def read_cohort(folder: Path) -> Cohort:
@@ -116,11 +115,6 @@ def with_phases(cohort: Cohort, folder: Path) -> Cohort:
         for case in cohort.cases
     )
     return dataclasses.replace(cohort, cases=cases)
-
-
-def _plain(value: Any) -> Any:
-    """Return an affine, or a number of NumPy, as JSON types."""
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def _array(kind: type, value: Any) -> Any:

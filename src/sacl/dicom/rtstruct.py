@@ -23,14 +23,7 @@ from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from sacl import __version__
-from sacl.dicom.result import (
-    SourceSeries,
-    category_of,
-    item,
-    organ_code,
-    rgb,
-    write_result,
-)
+from sacl.dicom.result import SourceSeries, category_of, item, organ_code, rgb, write_result
 from sacl.dicom.slices import Slice
 from sacl.files.arrays import label_boxes
 from sacl.organs import readable

@@ -11,14 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from highdicom import AlgorithmIdentificationSequence, PlanePositionSequence
+from highdicom import AlgorithmIdentificationSequence, PlanePositionSequence, seg
 from highdicom.color import CIELabColor
-from highdicom.seg import (
-    SegmentAlgorithmTypeValues,
-    Segmentation,
-    SegmentationTypeValues,
-    SegmentDescription,
-)
 from jaxtyping import Int, Shaped
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
@@ -119,7 +113,7 @@ def _segmentation(
     names: Sequence[str],
     source: SourceSeries,
     title: str,
-) -> Segmentation:
+) -> seg.Segmentation:
     images, order = source_images(source)
     pixels = slices[order].astype(np.uint8 if len(names) < 256 else np.uint16)
     places = None
@@ -129,11 +123,11 @@ def _segmentation(
         place = decimal_strings(source.stack.slices[order[0]].position_mm or ())
         places = [PlanePositionSequence("PATIENT", place)]
     try:
-        segmentation = Segmentation(
+        segmentation = seg.Segmentation(
             source_images=images,
             pixel_array=pixels,
             plane_positions=places,
-            segmentation_type=SegmentationTypeValues[kind.name],
+            segmentation_type=seg.SegmentationTypeValues[kind.name],
             segment_descriptions=_descriptions(names),
             series_instance_uid=generate_uid(None),
             series_number=_SERIES_NUMBER,
@@ -161,17 +155,17 @@ def _segmentation(
     return segmentation
 
 
-def _descriptions(names: Sequence[str]) -> list[SegmentDescription]:
+def _descriptions(names: Sequence[str]) -> list[seg.SegmentDescription]:
     algorithm = AlgorithmIdentificationSequence(
         name="sacl", family=codes.DCM.ArtificialIntelligence, version=__version__
     )
     descriptions = [
-        SegmentDescription(
+        seg.SegmentDescription(
             segment_number=number,
             segment_label=readable(organ),
             segmented_property_category=category_of(organ),
             segmented_property_type=organ_code(organ),
-            algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_type=seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
             display_color=CIELabColor.from_rgb(*rgb(number)),
         )
@@ -191,7 +185,7 @@ def _read(dataset: Dataset, grid: Grid, where: str) -> LabelMap:
     label_map = LabelMap(np.zeros(grid.shape, scheme.label_type), grid, scheme)
     frames = list(slices_in(dataset, Source(Path())))
     labels_of = _labels(dataset, tuple(segments))
-    image = Segmentation.from_dataset(dataset, copy=False)
+    image = seg.Segmentation.from_dataset(dataset, copy=False)
     for number, (frame, labels) in enumerate(zip(frames, labels_of, strict=True), start=1):
         pixels = image.get_stored_frame(number)
         _add(label_map, labels[pixels], _to_voxel(frame, grid, where), where)

@@ -140,7 +140,7 @@ def plain(value: Any) -> Any:
 
 
 def _name_of(value: Any) -> Any:
-    return value.name if isinstance(value, Path) else value.item()  # a number of NumPy
+    return value.name if isinstance(value, Path) else value.tolist()  # a number of NumPy, or more
 
 
 def fingerprint_of(files: Iterable[Path], root: Path) -> str:

@@ -13,6 +13,7 @@ from statistics import median
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from sacl.cohort.dataset import counted
 from sacl.progress import duration
 from sacl.scores.summary import Estimate
 
@@ -70,10 +71,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for writer in (
-        *(number, score_text, plural, significant, spread, spaced),
-        *(median, duration),
-    ):
+    for writer in (number, score_text, significant, spread, spaced, counted, median, duration):
         made.filters[writer.__name__] = writer
     made.globals |= {"share_axis": SHARE_AXIS, "log_axis": log_axis, "nan": math.nan}
     return made
@@ -116,16 +114,6 @@ def score_text(estimate: Estimate, digits: int = 3) -> str:
     if math.isnan(estimate.mean) or math.isnan(estimate.low):
         return mean
     return f"{mean} ({number(estimate.low, digits)}{DASH}{number(estimate.high, digits)})"
-
-
-def plural(count: int, noun: str, several: str = "") -> str:
-    """Return a number with its noun.
-
-    Example:
-        >>> plural(1, "scan"), plural(3, "kind of error", "kinds of errors")
-        ('1 scan', '3 kinds of errors')
-    """
-    return f"{count} {noun if count == 1 else several or noun + 's'}"
 
 
 def spaced(name: str) -> str:

@@ -19,6 +19,7 @@ from sacl.plan.document import read_plan
 from sacl.prediction.guard import read_findings
 from sacl.progress import track
 from sacl.report import results
+from sacl.report.figures import palette
 from sacl.report.page import render
 from sacl.report.pictures import (
     ShownScan,
@@ -54,7 +55,7 @@ class _Run:
 
     @property
     def colors(self) -> dict[str, str]:
-        return results.organ_colors(self.cohort.scheme)
+        return palette(self.cohort.scheme.names)
 
     def case(self, case_id: str) -> Case:
         return next(case for case in self.cohort.cases if case.case_id == case_id)

@@ -6,11 +6,17 @@ Every accepted series is a scan under a pseudonym, with the scan-wise labels of 
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sacl.cohort.dataset import Dataset, Layout, SourceCase, common_modality, counted, first_of
+from sacl.cohort.dataset import (
+    Dataset,
+    Layout,
+    SourceCase,
+    by_kind,
+    common_modality,
+    counted,
+    first_of,
+)
 from sacl.dicom.intake import Intake, names_a_patient, take_in, what_is_dicom
 from sacl.dicom.pseudonyms import KeyRow, read_key, with_pseudonyms, write_key
 from sacl.dicom.stack import read_stack
@@ -73,16 +79,8 @@ def _notes(intake: Intake, rows: list[KeyRow], cases: list[SourceCase]) -> tuple
         )
     accepted = [verdict for verdict in intake.verdicts if verdict.accepted]
     remarks = {row.case_id: v.notes for row, v in zip(rows, accepted, strict=True)}
-    return (*notes, *_summed_up((case.case_id, n) for case in cases for n in remarks[case.case_id]))
-
-
-def _summed_up(remarks: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield every kind of remark once, with the first scans that it is about."""
-    by_kind: dict[str, list[tuple[str, str]]] = {}
-    for case_id, note in remarks:
-        by_kind.setdefault(re.sub(r"[\d.]+", "", note), []).append((case_id, note))
-    for members in by_kind.values():
-        yield first_of(members)
+    told = ((case.case_id, note) for case in cases for note in remarks[case.case_id])
+    return (*notes, *map(first_of, by_kind(told)))
 
 
 DICOM = Layout(
