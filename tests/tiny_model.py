@@ -51,9 +51,9 @@ def write_tiny_model(
     return path
 
 
-def write_scan(path: Path) -> Path:
+def write_scan(path: Path, seed: int = 0) -> Path:
     """Write a small scan, stored from right to left."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     voxels = rng.normal(40, 60, (32, 28, 4)).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-2.0, 2.0, 5.0, 1.0])), path)
     return path

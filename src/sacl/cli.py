@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sacl import __version__, handlers
-from sacl.commands import COMMANDS, SHARDED, parsed, program
+from sacl.commands import COMMANDS, SHARDED, engine_of, parsed, program
 from sacl.errors import ConfigError, SaclError, SetAsideError
 from sacl.progress import say, silent
 from sacl.run.configure import load_config
@@ -112,7 +112,7 @@ def _run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         config, plan = plan_run(flags, known.force)
         for line in plan.lines():
             say(f"plan: {line}")
-    page = pipeline.run(config, known.force, since, handlers.engine_of(known))
+    page = pipeline.run(config, known.force, since, engine_of(known))
     finished = pipeline.summary(config)
     print(f"report: {page}", file=sys.stderr)
     return finished
@@ -126,7 +126,7 @@ def _stage(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         if flag not in SHARDED and getattr(known, flag[2:].replace("-", "_"), None):
             raise ConfigError(f"{known.command}: {flag} goes without CONFIG.yaml; leave one out")
     config = handlers.config_of(known, flags)
-    workspace = pipeline.workspace_of(config, handlers.engine_of(known))
+    workspace = pipeline.workspace_of(config, engine_of(known))
     folder = pipeline.run_stage(config, known.command, workspace=workspace, force=known.force)
     return {"stage": known.command, "folder": str(folder)}
 

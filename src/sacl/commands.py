@@ -15,6 +15,7 @@ from sacl.checked import converted_value
 from sacl.errors import ConfigError
 from sacl.files.documents import packaged
 from sacl.run.configure import Declared, dotted_settings, is_config, nearest, shipped
+from sacl.run.engine import Engine, Shard
 
 _SHORTHANDS = {
     "repair_grid": "ingest.repair_grid",
@@ -159,6 +160,26 @@ def _settings_help(command: str) -> str:
         lines += [f"  --{name}  {declared.kind} ({declared.usual or 'unset'})"]
         lines += [f"      {declared.text}"]
     return "\n".join(["settings, as dotted flags or YAML keys (default):", *lines] if lines else [])
+
+
+def engine_of(known: argparse.Namespace) -> Engine:
+    """Return where a command's scans are worked on."""
+    kind: Any = getattr(known, "engine", None) or "local"
+    workers = getattr(known, "workers", None)
+    address, shard = getattr(known, "ray_address", None), getattr(known, "shard", None)
+    if kind not in ("local", "ray"):
+        raise ConfigError(f"--engine {kind}: expected local or ray")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers {workers}: expected 1 or more")
+    if address and kind != "ray":
+        raise ConfigError("--ray-address: goes with --engine ray; add it, or leave the address out")
+    for name in ("force", "time") if shard else ():
+        if getattr(known, name):
+            raise ConfigError(
+                f"--{name}: shards would undo each other's work; leave it out, or --shard"
+            )
+    merges = known.command == "merge"
+    return Engine(kind, workers, address, Shard.parse(shard) if shard else None, merges)
 
 
 def take_dotted_flags(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:

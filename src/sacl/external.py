@@ -15,25 +15,30 @@ from pathlib import Path
 import msgspec
 
 from sacl.cohort.annotation import choose_scheme, only_labeled
-from sacl.cohort.dataset import Dataset, Modality, by_kind, first_of, in_short, told_apart
-from sacl.cohort.manifest import MANIFEST, read_cohort
+from sacl.cohort.dataset import Dataset, Modality, in_short, told_apart
 from sacl.errors import ConfigError, DataError
 from sacl.model import Model, load_model
 from sacl.organs import SharedOrgans, shared_organs
 from sacl.prediction.guard import Doubt, Findings, write_findings
 from sacl.progress import say
+from sacl.run.engine import HERE, Engine
 from sacl.run.pipeline import run_stage, summary, workspace_of
 from sacl.run.record import Tree, fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings, PredictSettings, RunConfig
 from sacl.stages import ingest
-from sacl.stages.predict_cohort import fingerprints_of, predict_cohort
+from sacl.stages.predict_cohort import (
+    doubts_of_training,
+    fingerprints_of,
+    predict_cohort,
+    summed_up,
+)
 
 MAPS = "label-maps"
 """Folder of the complete label maps, by model; those in `6-predictions` have the shared organs."""
 
 
-def external_test(
+def external_test(  # noqa: PLR0913
     paths: Sequence[Path],
     config: RunConfig,
     out: Path | None = None,
@@ -41,6 +46,7 @@ def external_test(
     coarse: Path | None = None,
     changes: Tree | None = None,
     force: bool = False,
+    engine: Engine = HERE,
 ) -> Tree:
     """Predict and score the labeled scans of `ingest.data`; return where the results are.
 
@@ -51,6 +57,7 @@ def external_test(
         coarse: Label maps to locate by, for a run without coarse networks.
         changes: Of how label maps are made (`copies`, `keep_component`); as in the run where unset.
         force: Whether to do again what is done, and to overwrite files of the user's.
+        engine: Where the scans are worked on.
 
     Raises:
         DataError: no scan has a label map, no organ is shared, or a scan is bad.
@@ -78,13 +85,13 @@ def external_test(
         predict=PredictSettings(copies=recipe.copies, keep_component=recipe.keep_component),
     )
     test = _Test.of(models, dataset, modality, config.ingest)
-    doubts = [*test.doubts(), *_doubts_of_training(dict(zip(names, paths, strict=True)), dataset)]
+    doubts = [*test.doubts(), *doubts_of_training(dict(zip(names, paths, strict=True)), dataset)]
     for line in (*test.lines(), *(f"ATTENTION, {doubt.text}" for doubt in doubts)):
         say(f"evaluate: {line}")
     stages = {"ingest": _Ingest(test), "predict": _Predict(test, doubts, coarse, force)}
     with workspace_of(config).locked():
         for stage in ("ingest", "predict", "evaluate", "report"):
-            workspace = workspace_of(config)
+            workspace = workspace_of(config, engine)
             run_stage(config, stage, workspace=workspace, force=force, by=stages.get(stage))
     return summary(config) | dataclasses.asdict(test.shared)
 
@@ -139,23 +146,6 @@ class _Test:
                 yield Doubt("", "unlike_training", scans, text)
 
 
-def _doubts_of_training(paths: Mapping[str, Path], dataset: Dataset) -> Iterator[Doubt]:
-    """Yield which runs were trained on scans of these names, of a cohort of this name."""
-    for name, path in paths.items():
-        home = Workspace(path).folder("ingest")
-        if not (home / MANIFEST).is_file():
-            continue
-        cohort = read_cohort(home)
-        seen = {case.case_id for case in cohort.of_split("train")}
-        scans = tuple(case.case_id for case in dataset.cases if case.case_id in seen)
-        if scans and cohort.name == dataset.name:
-            text = (
-                f"{name} was trained on {cohort.name}, on scans called as {len(scans)} of these,"
-                f" {in_short(scans)}: scores on them are too good"
-            )
-            yield Doubt("", "unlike_training", scans, text)
-
-
 @dataclass(frozen=True, eq=False)
 class _Ingest:
     """In place of the stage: the labeled scans alone, with the shared organs."""
@@ -199,17 +189,17 @@ class _Predict:
             home, scans, doubts = workspace.require("ingest"), {}, list(self.doubts)
             for name, model in self.test.models.items():
                 kept = workspace.root / MAPS / name
-                against = predict_cohort(model, home, kept, folder / name, self.coarse, self.force)
-                doubts += _summed_up(name, against)
+                against = predict_cohort(
+                    model,
+                    home,
+                    kept,
+                    folder / name,
+                    self.coarse,
+                    force=self.force,
+                    engine=workspace.engine,
+                )
+                doubts += summed_up(name, against)
                 scans[name] = len(against)
             write_findings(folder, Findings(tuple(doubts)))
             done.update(scans=scans, doubts=[doubt.text for doubt in doubts])
         return folder
-
-
-def _summed_up(model: str, against: Mapping[str, Sequence[str]]) -> Iterator[Doubt]:
-    """Yield every kind of doubt about a model's label maps once, with its scans."""
-    told = ((case_id, text) for case_id, texts in against.items() for text in texts)
-    for remarks in by_kind(told):
-        scans = tuple(case_id for case_id, _ in remarks)
-        yield Doubt("", "unlike_training", scans, f"{model}, {first_of(remarks)}")

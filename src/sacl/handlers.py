@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import sacl
-from sacl.commands import COMMANDS, SHARDED_STAGES, program
+from sacl.commands import COMMANDS, SHARDED_STAGES, engine_of, program
 from sacl.errors import ConfigError, DataError, SaclError
 from sacl.run.configure import load_config
-from sacl.run.engine import Engine, Shard
 from sacl.settings import RunConfig
 
 _OF_TESTS = {
@@ -92,7 +91,7 @@ def predict_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     config = load_config(None, flags)
     chosen = chosen_recipe(config, flags)
     model = sacl.load_model(*known.model, device=config.device, **chosen)
-    options = {"coarse": known.coarse, "force": known.force}
+    options = {"coarse": known.coarse, "force": known.force, "engine": engine_of(known)}
     extras = Extras(known.nifti, known.per_organ)
     predicted = predict_folder(model, known.input, known.out, extras=extras, **options)
     result = dataclasses.asdict(predicted)
@@ -101,25 +100,6 @@ def predict_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         print(json.dumps(result))
     predicted.require_all()
     return result
-
-
-def engine_of(known: argparse.Namespace) -> Engine:
-    """Return where a command's scans are worked on."""
-    kind: Any = getattr(known, "engine", None) or "local"
-    workers = getattr(known, "workers", None)
-    address, shard = getattr(known, "ray_address", None), getattr(known, "shard", None)
-    if kind not in ("local", "ray"):
-        raise ConfigError(f"--engine {kind}: expected local or ray")
-    if workers is not None and workers < 1:
-        raise ConfigError(f"--workers {workers}: expected 1 or more")
-    if address and kind != "ray":
-        raise ConfigError("--ray-address: goes with --engine ray; add it, or leave the address out")
-    for name in ("force", "time") if shard else ():
-        if getattr(known, name):
-            raise ConfigError(
-                f"--{name}: shards would undo each other's work; leave it out, or --shard"
-            )
-    return Engine(kind, workers, address, Shard.parse(shard) if shard else None)
 
 
 def merge_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
@@ -131,7 +111,7 @@ def merge_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     from sacl.run import pipeline
 
     config = load_config(named, flags)
-    workspace = pipeline.workspace_of(config, Engine(merges=True))
+    workspace = pipeline.workspace_of(config, engine_of(known))
     folder = pipeline.run_stage(config, str(stage), workspace=workspace)
     return {"stage": str(stage), "folder": str(folder)}
 

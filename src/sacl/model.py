@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,10 +49,14 @@ _IMAGE = "image"
 
 @dataclass(frozen=True, eq=False)
 class Segmented:
-    """The label map of a scan, on its canonical grid, and what speaks against believing it."""
+    """The label map of a scan, on its canonical grid, and what speaks against believing it.
+
+    `window` is what the first segmenter sees as 0 and 1.
+    """
 
     label_map: LabelMap
     doubts: tuple[str, ...]
+    window: tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +91,12 @@ class Model:
     """One segmenter, or several of the same organs that predict together, from `load_model`.
 
     Of several, the mean of their class probabilities on the scan's own grid decides. Nothing of a
-    model changes while it predicts, so that several threads may share it.
+    model changes while it predicts, so that several threads may share it; another process loads
+    its own, as `again` does.
     """
 
     members: tuple[Member, ...]
+    again: Callable[[], Model] | None = None
 
     def __post_init__(self) -> None:
         first, *others = self.members
@@ -128,6 +134,24 @@ class Model:
                     digest.update(np.ascontiguousarray(value.cpu()).data)
         return digest.hexdigest()[:16]
 
+    def __reduce__(self) -> Any:
+        """Return what loads it again: paths and numbers go to another process, not networks."""
+        return (self.again, ()) if self.again else super().__reduce__()
+
+    def key_of(self, volume: Volume, coarse: LabelMap | None, way: str = "") -> str:
+        """Return a hash of all that decides a label map.
+
+        Args:
+            volume: The scan.
+            coarse: The coarse label map that was given.
+            way: In what way it is written.
+        """
+        digest = hashlib.sha256(f"{self.fingerprint} {volume.grid.affine.tolist()} {way}".encode())
+        for voxels in (volume.voxels, *([] if coarse is None else [coarse.voxels])):
+            for k in range(voxels.shape[2]):
+                digest.update(np.ascontiguousarray(voxels[:, :, k]).data)
+        return digest.hexdigest()
+
     def require_coarse(self, given: bool) -> None:
         """Refuse to go on without coarse label maps where they are read and cannot be made.
 
@@ -156,7 +180,7 @@ class Model:
             label_map = predict_volume(self.members[0].predictor, *seen[0])
         else:
             label_map = self._together(seen)
-        return Segmented(label_map, tuple(self._doubts(volume, label_map)))
+        return Segmented(label_map, tuple(self._doubts(volume, label_map)), seen[0][1])
 
     def predict(self, image: Image, affine: ArrayLike | None = None) -> Image:
         """Return the label map of an image, as an image of the same kind on the same grid.
@@ -231,9 +255,11 @@ def load_model(
     """
     if not paths:
         raise ConfigError("load_model: which model? give a work directory or a .sacl file")
-    where, changes = resolve_device(device), {"copies": copies, "keep_component": keep_component}
+    changes: dict[str, Any] = {"copies": copies, "keep_component": keep_component}
+    where = resolve_device(device)
     given = {name: value for name, value in changes.items() if value is not None}
-    return Model(tuple(_member(Path(path), where, given) for path in paths))
+    again = partial(load_model, *paths, device=device, **changes)
+    return Model(tuple(_member(Path(path), where, given) for path in paths), again)
 
 
 def _member(path: Path, device: torch.device, changes: Mapping[str, float]) -> Member:

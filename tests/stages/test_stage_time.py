@@ -8,7 +8,6 @@ from block_cohort import copy_of, settings_of
 
 from sacl.cohort.manifest import read_cohort
 from sacl.errors import ConfigError
-from sacl.networks.device import resolve_device
 from sacl.prediction.volume import MapRecipe, load_predictor, read_recipe
 from sacl.run import clock
 from sacl.run.clock import Budget
@@ -100,8 +99,8 @@ def test_an_interrupted_prediction_goes_on_with_the_copies_it_began_with(
 
 
 def test_later_stages_are_measured_on_one_scan(finished):
-    cohort, device = read_cohort(finished.folder("ingest")), resolve_device("cpu")
-    predictor = load_predictor(finished.folder("finetune") / "semantic", device, MapRecipe())
+    cohort = read_cohort(finished.folder("ingest"))
+    predictor = load_predictor(finished.folder("finetune") / "semantic", "cpu", MapRecipe())
     costs = measure_costs(predictor, finished, cohort)
     assert min(costs.beside_s, costs.pass_s) > 0
     assert costs.scoring_s > reserve._REPORT_S

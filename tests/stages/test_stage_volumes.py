@@ -70,7 +70,7 @@ def test_trains_predicts_and_reads_back_without_patches_or_an_encoder(located):
     for case in read_cohort(located.folder("ingest")).cases:
         path = located.folder("predict") / "volume" / f"{case.case_id}.nii.gz"
         assert read_label_map(path, SCHEME)[0].voxels.shape == SHAPE
-    predictor = load_predictor(located.folder("finetune") / "volume", CPU, MapRecipe())
+    predictor = load_predictor(located.folder("finetune") / "volume", "cpu", MapRecipe())
     assert isinstance(predictor, VolumePredictor)
     assert not predictor.needs_coarse
     assert predictor.spec.organs == ("liver", "aorta")
@@ -145,7 +145,7 @@ def test_a_description_that_is_damaged_is_one_line(located, tmp_path):
     document = json.loads((folder / "segmenter.json").read_text())
     (folder / "segmenter.json").write_text(json.dumps({**document, "network": {}}))
     with pytest.raises(DataError, match="train the segmenter again"):
-        load_predictor(folder, CPU, MapRecipe())
+        load_predictor(folder, "cpu", MapRecipe())
 
 
 @pytest.mark.parametrize(

@@ -6,19 +6,22 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from sacl.errors import ConfigError, DataError
 
+Item = TypeVar("Item")
 _TEXTS = (".csv", ".tsv", ".json", ".txt")
 _SMALL = 1_000_000
-_WRITTEN = ".written-by-sacl.json"
+_WRITTEN = ".written-by-sacl"
 _PARTIAL = re.compile(r"^(\.partial-\d+-)+")
 
 
@@ -79,23 +82,26 @@ def remove_partials(folder: Path, names: Iterable[str] | None = None) -> None:
             path.unlink(missing_ok=True)
 
 
-def require_own(folder: Path, names: Sequence[str], force: bool = False) -> None:
+def require_own(
+    folder: Path, names: Sequence[str], force: bool = False, is_shared: bool = False
+) -> None:
     """Refuse to overwrite files that sacl did not write, or that were changed since.
 
-    What killed processes left of them is removed.
+    What killed processes left of them is removed, unless others are at work in the folder.
 
     Raises:
         ConfigError: naming the first such file.
     """
-    remove_partials(folder, [*names, _WRITTEN])
+    if not is_shared:
+        remove_partials(folder, names)
     if force:
         return
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file; give a folder")
-    written = _written(folder)
+    written = set(read_lines(folder / _WRITTEN, _Written))
     for name in names:
         path = folder / name
-        if path.exists() and _state(path) not in written.get(name, []):
+        if path.exists() and _state_of(path) not in written:
             raise ConfigError(
                 f"{path}: is there already and is not as sacl wrote it; give another folder, or"
                 " --force to overwrite it"
@@ -111,27 +117,43 @@ def owned(path: Path) -> Iterator[Path]:
 
 
 def note_own(path: Path, whole: Path) -> None:
-    """Note a whole file as ours before it gets its name, beside the one that has the name now.
+    """Note a whole file as ours before it gets its name.
 
     A process that is killed in between leaves nothing that sacl would not overwrite.
     """
-    written = _written(path.parent)
-    now = _state(path) if path.exists() else None
-    states = [state for state in written.get(path.name, []) if state == now] + [_state(whole)]
-    write_text(path.parent / _WRITTEN, json.dumps(written | {path.name: states}, indent=0) + "\n")
+    append_line(path.parent / _WRITTEN, vars(_state_of(whole, path.name)))
 
 
-def _written(folder: Path) -> dict[str, list[list[int]]]:
-    text = folder / _WRITTEN
-    try:
-        return msgspec.json.decode(text.read_bytes(), type=dict[str, list[list[int]]])
-    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
-        return {}
+def append_line(folder: Path, document: Any) -> None:
+    """Append a line of JSON to this process's own file in a folder: several may write at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{platform.node() or 'here'}-{os.getpid()}.jsonl"
+    with (folder / name).open("ab") as file:
+        file.write(f"\n{json.dumps(document)}\n".encode())
 
 
-def _state(path: Path) -> list[int]:
+def read_lines(folder: Path, kind: type[Item]) -> list[Item]:
+    """Return what all processes appended that is of a kind; what is damaged was not said."""
+    lines: list[Item] = []
+    for path in sorted(folder.glob("*.jsonl")):
+        for text in path.read_bytes().splitlines():
+            with contextlib.suppress(msgspec.ValidationError, ValueError, RecursionError):
+                lines += [msgspec.convert(json.loads(text), kind)] if text else []
+    return lines
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A file as sacl wrote it."""
+
+    name: str
+    size: int
+    time_ns: int
+
+
+def _state_of(path: Path, name: str = "") -> _Written:
     stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
+    return _Written(name or path.name, stat.st_size, stat.st_mtime_ns)
 
 
 def plain(value: Any) -> Any:

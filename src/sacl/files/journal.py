@@ -7,17 +7,19 @@ newest counts. What ends in the midst of a line, or was damaged, was not said.
 
 from __future__ import annotations
 
-import json
-import os
-import platform
+import contextlib
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
+from filelock import FileLock
+
+from sacl.files.atomic import append_line, read_lines
 
 Result = TypeVar("Result")
 Event = Literal["begun", "done", "refused", "stopped", "set aside"]
@@ -27,12 +29,11 @@ _MOST_DEATHS = 2
 
 @dataclass(frozen=True)
 class Line:
-    """What a journal says of a case at a time; `key` is of what its result was made."""
+    """What a journal says of a case at a time."""
 
     case: str
     event: Event
     at: float
-    key: str = ""
     result: Any = None
 
 
@@ -59,10 +60,10 @@ class Journal(Generic[Result]):
         known = {case: self.find(case) for case in self._cases}
         return {case: result for case, result in known.items() if result is not None}
 
-    def find(self, case: str, key: str = "") -> Result | None:
-        """Return a case's result, None where it is not done, or was made of something else."""
+    def find(self, case: str) -> Result | None:
+        """Return a case's result, None where it is not done."""
         known = self._cases.get(case)
-        if known is None or known.last.event != "done" or known.last.key != key:
+        if known is None or known.last.event != "done":
             return None
         try:
             return msgspec.convert(known.last.result, self.kind)
@@ -74,16 +75,20 @@ class Journal(Generic[Result]):
         known = self._cases.get(case)
         return known is not None and known.begun >= _MOST_DEATHS
 
-    def note(self, case: str, event: Event, result: Any = None, key: str = "") -> None:
+    def note(self, case: str, event: Event, result: Any = None) -> None:
         """Append a line to this process's own file."""
-        line = Line(case, event, time.time(), key, result)
-        folder = self.folder / _FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"{platform.node() or 'here'}-{os.getpid()}.jsonl"
-        with (folder / name).open("ab") as file:
-            file.write(f"\n{json.dumps(msgspec.to_builtins(line))}\n".encode())
+        line = Line(case, event, time.time(), result)
+        append_line(self.folder / _FOLDER, msgspec.to_builtins(line))
         if "_cases" in self.__dict__:
             _add(self._cases, line)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[Journal[Result]]:
+        """Yield what all processes have noted so far, while others wait for their turn."""
+        folder = self.folder / _FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            yield Journal(self.folder, self.kind)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return what another process needs: it reads for itself, and writes a file of its own."""
@@ -91,15 +96,8 @@ class Journal(Generic[Result]):
 
     @cached_property
     def _cases(self) -> dict[str, _Known]:
-        lines: list[Line] = []
-        for path in sorted((self.folder / _FOLDER).glob("*.jsonl")):
-            for text in path.read_bytes().splitlines():
-                try:
-                    lines += [msgspec.convert(json.loads(text), Line)] if text else []
-                except (msgspec.ValidationError, ValueError, RecursionError):
-                    continue
         cases: dict[str, _Known] = {}
-        for line in sorted(lines, key=lambda line: line.at):
+        for line in sorted(read_lines(self.folder / _FOLDER, Line), key=lambda line: line.at):
             _add(cases, line)
         return cases
 

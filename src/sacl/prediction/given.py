@@ -6,6 +6,7 @@ They are checked before the first is read, cleaned as those of our own networks,
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import re
 from collections import Counter
@@ -137,10 +138,14 @@ def given_fingerprint(source: Path) -> str:
 
 def coarse_reader(source: Path | None, names: Sequence[str], scheme: LabelScheme) -> ReadCoarse:
     """Return what reads the given coarse map of a scan; the maps are listed before the first."""
-    if source is None:
-        return lambda name, grid: None
-    survey = survey_maps(source, names, scheme)
-    return lambda name, grid: read_given_map(survey.maps[name], scheme, grid)
+    maps = {} if source is None else survey_maps(source, names, scheme).maps
+    return functools.partial(_read_if_given, maps, scheme)
+
+
+def _read_if_given(
+    maps: Mapping[str, GivenMap], scheme: LabelScheme, name: str, grid: Grid
+) -> SchemeMap | None:
+    return read_given_map(maps[name], scheme, grid) if maps else None
 
 
 def read_given_map(

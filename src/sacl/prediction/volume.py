@@ -19,7 +19,7 @@ from torch import Tensor
 from sacl.files.atomic import write_text
 from sacl.files.documents import read_as
 from sacl.files.weights import read_weights
-from sacl.networks.device import autocast
+from sacl.networks.device import autocast, resolve_device
 from sacl.networks.segmenter import (
     SEGMENTER,
     Segmenter,
@@ -161,14 +161,15 @@ class VolumePredictor:
 AnyPredictor = Predictor | VolumePredictor
 
 
-def load_predictor(folder: Path, device: torch.device, recipe: MapRecipe) -> AnyPredictor:
+def load_predictor(folder: Path, device: str, recipe: MapRecipe) -> AnyPredictor:
     """Return a run's saved segmenter, of either kind, ready to run.
 
     Raises:
         DataError: there is none, it is damaged, or its weights do not fit its description.
     """
     state, text = read_weights(folder, SEGMENTER)
-    return predictor_of(restored(state, text, folder.name), device, recipe)
+    segmenter = restored(state, text, folder.name)
+    return predictor_of(segmenter, resolve_device(device), recipe)
 
 
 def predictor_of(

@@ -11,10 +11,11 @@ import hashlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from contextvars import copy_context
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sacl.errors import ConfigError, DataError, SetAsideError
 from sacl.files.journal import Journal
@@ -85,6 +86,7 @@ class Engine:
         journal: Journal[Result],
         what: str,
         is_there: Callable[[str], bool] | None = None,
+        at_once: int = 1,
     ) -> list[Outcome[Result]]:
         """Do the cases that are not done, and return what became of all, in their order.
 
@@ -94,6 +96,8 @@ class Engine:
             journal: Says what was done before, and keeps what is done now.
             what: Names the work in progress and errors, such as `predict`.
             is_there: Tells whether a case's files are there; without it the journal alone counts.
+            at_once: Cases under way in this process at the same time, in threads, where it does
+                them alone: reading and writing then take place beside computing.
 
         Raises:
             DataError: cases are missing where nothing is to be worked on.
@@ -112,7 +116,8 @@ class Engine:
                 f"{what}: {len(missing)} of {len(cases)} cases are not done ({_listed(missing)});"
                 " run their shards again, and merge then"
             )
-        for outcome in track(self._work(Task(work, journal), missing), what, len(missing)):
+        done_now = self._work(Task(work, journal), missing, at_once)
+        for outcome in track(done_now, what, len(missing)):
             outcomes[outcome.case] = outcome
             if outcome.reason:
                 say(f"  left out: {outcome.reason}")
@@ -130,32 +135,72 @@ class Engine:
             raise ShardDone
         return [outcomes[case] for case in cases]
 
-    def _work(self, task: Task[Result], cases: Sequence[str]) -> Iterator[Outcome[Result]]:
+    def _work(
+        self, task: Task[Result], cases: Sequence[str], at_once: int
+    ) -> Iterator[Outcome[Result]]:
         """Yield outcomes as they come."""
         deadly = [case for case in cases if task.journal.is_deadly(case)]
         for case in deadly:
             yield _set_aside(task, case)
         todo = deque(case for case in cases if case not in deadly)
         if self.kind == "local" and self.workers in (None, 1):
-            yield from self._here(task, todo)
+            yield from self._here(task, todo, at_once)
         if todo:
             count = min(len(todo), self.workers or workers.most_workers())
             with ExitStack() as stack:
                 team = workers.team_of(self.kind, count, self.address, task, stack)
                 yield from _in_parallel(team, todo, task)
 
-    def _here(self, task: Task[Result], todo: deque[str]) -> Iterator[Outcome[Result]]:
+    def _here(
+        self, task: Task[Result], todo: deque[str], at_once: int
+    ) -> Iterator[Outcome[Result]]:
         """Do cases in this process, until it is known that several would be quicker."""
-        do, done, begun = None, 0, 0.0
-        while todo and not (done and self._pays((time.monotonic() - begun) / done, len(todo))):
-            do = do or task.opened()
-            begun = begun or time.monotonic()
-            yield do(todo.popleft())
-            done += 1
+        if not todo:
+            return
+        do, done, begun = task.opened(), 0, time.monotonic()
+        under_way: set[Future[Outcome[Result]]] = set()
+        with ThreadPoolExecutor(at_once) if at_once > 1 else _Now() as pool:
+            while todo or under_way:
+                pays = done and self._pays((time.monotonic() - begun) / done, len(todo))
+                while todo and not pays and len(under_way) < at_once:
+                    under_way.add(pool.submit(copy_context().run, do, todo.popleft()))
+                if not under_way:
+                    return
+                over, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                for future in over:
+                    yield future.result()
+                done += len(over)
 
     def _pays(self, seconds: float, left: int) -> bool:
         most = workers.most_workers() if self.workers is None else 1
         return most > 1 and seconds * left * (1 - 1 / most) > _WORTH_S
+
+
+def require_done(outcomes: Sequence[Outcome[Result]], what: str) -> dict[str, Result]:
+    """Return the results of all cases, by name.
+
+    Raises:
+        DataError: some cases are bad, with the reason of the first; all others are done.
+    """
+    bad = [outcome for outcome in outcomes if outcome.result is None]
+    if len(bad) == 1:
+        raise DataError(bad[0].reason)
+    if bad:
+        named = _listed([outcome.case for outcome in bad])
+        raise DataError(
+            f"{what}: {len(bad)} of {len(outcomes)} cases are bad ({named}), the first since"
+            f" {bad[0].reason}; the others are done"
+        )
+    return {outcome.case: outcome.result for outcome in outcomes if outcome.result is not None}
+
+
+class _Now(Executor):
+    """Does at once, in this thread, what is submitted."""
+
+    def submit(self, do: Callable[..., Any], /, *of: Any, **more: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(do(*of, **more))
+        return future
 
 
 HERE = Engine()

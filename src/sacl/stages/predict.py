@@ -8,10 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from sacl.cohort.manifest import read_cohort
-from sacl.errors import DataError
 from sacl.files.journal import Journal
 from sacl.files.nifti import read_label_map, write_label_map
-from sacl.networks.device import resolve_device
 from sacl.patches.region import dense_boxes
 from sacl.prediction import guard
 from sacl.prediction.volume import (
@@ -21,6 +19,7 @@ from sacl.prediction.volume import (
     write_recipe,
 )
 from sacl.progress import say, track
+from sacl.run.engine import require_done
 from sacl.run.record import fingerprint, recorded, segmenter_of
 from sacl.run.workspace import Workspace
 from sacl.settings import PredictSettings
@@ -82,21 +81,16 @@ def _predict_cases(
     outcomes = workspace.engine.each(
         work, list(cases), journal, "predict", lambda name: _map_of(arm, name, workspace).is_file()
     )
-    bad = [outcome.case for outcome in outcomes if outcome.result is None]
-    if bad:
-        raise DataError(
-            f"predict: {len(bad)} of {len(cases)} scans could not be predicted"
-            f" ({', '.join(bad[:3])}); the reasons stand above, the others are done"
-        )
-    return [change for outcome in outcomes if outcome.result for change in outcome.result.organs]
+    done = require_done(outcomes, "predict")
+    return [change for changes in done.values() for change in changes.organs]
 
 
 def _open_predictor(arm: str, recipe: MapRecipe, workspace: Workspace) -> Callable[[str], Changes]:
     """Load the segmenter, and return what predicts a scan and compares it with its coarse map."""
     cohort = read_cohort(workspace.require("ingest"))
     cases = {case.case_id: case for case in cohort.cases}
-    device = resolve_device(workspace.device)
-    predictor = load_predictor(workspace.require("finetune") / arm, device, recipe)
+    segmenter = workspace.require("finetune") / arm
+    predictor = load_predictor(segmenter, workspace.device, recipe)
     spec = predictor.spec
 
     def predict_case(name: str) -> Changes:

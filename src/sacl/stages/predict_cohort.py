@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from sacl.cohort.manifest import read_cohort, read_image
+from sacl.cohort.dataset import Dataset, by_kind, first_of, in_short
+from sacl.cohort.manifest import MANIFEST, read_cohort, read_image
 from sacl.cohort.references import merged_into
 from sacl.files.atomic import owned, require_own
+from sacl.files.journal import Journal
 from sacl.files.nifti import read_label_map, write_label_map
 from sacl.model import Model
-from sacl.prediction.given import coarse_reader, given_fingerprint
-from sacl.prediction.made import Made, MadeMaps, key_of
-from sacl.progress import track
+from sacl.prediction.given import ReadCoarse, coarse_reader, given_fingerprint
+from sacl.prediction.guard import Doubt
+from sacl.run.engine import HERE, Engine, require_done
+from sacl.run.workspace import Workspace
+from sacl.stages.predict_folder import Made
 
 
-def predict_cohort(
-    model: Model, home: Path, kept: Path, out: Path, coarse: Path | None, force: bool = False
+def predict_cohort(  # noqa: PLR0913
+    model: Model,
+    home: Path,
+    kept: Path,
+    out: Path,
+    coarse: Path | None,
+    *,
+    force: bool = False,
+    engine: Engine = HERE,
 ) -> dict[str, tuple[str, ...]]:
     """Predict an ingested cohort's labeled scans; return by scan what speaks against its map.
 
@@ -28,39 +40,74 @@ def predict_cohort(
         out: Gets the organs of the cohort's scheme alone.
         coarse: Given coarse label maps, for a model that reads them and has no coarse network.
         force: Whether to make all label maps again, over files of the user's too.
+        engine: Where the scans are worked on.
 
     Raises:
         ConfigError: a file in `kept` is not as sacl wrote it.
         DataError: a scan is bad, or a coarse label map missing.
     """
-    cohort = read_cohort(home)
-    cases = [case for case in cohort.cases if case.reference is not None]
-    paths = {case.case_id: kept / f"{case.case_id}.nii.gz" for case in cases}
-    require_own(kept, [path.name for path in paths.values()], force)
+    names = [case.case_id for case in read_cohort(home).cases if case.reference is not None]
+    require_own(kept, [f"{name}.nii.gz" for name in names], force)
     model.require_coarse(given=coarse is not None)
-    read_coarse = coarse_reader(coarse if model.needs_coarse else None, list(paths), model.scheme)
-    maps, doubts = MadeMaps(kept, forget=force), dict[str, tuple[str, ...]]()
-    for case in track(cases, f"predict ({kept.name})"):
-        volume, path = read_image(home, case), paths[case.case_id]
-        read = read_coarse(case.case_id, volume.grid)
+    read_coarse = coarse_reader(coarse if model.needs_coarse else None, names, model.scheme)
+    work = partial(_open_model, model, home, kept, out, read_coarse, force)
+    what = f"predict ({kept.name})"
+    outcomes = engine.each(work, names, Journal(kept, Made), what, lambda _: False)
+    return {case: made.doubts for case, made in require_done(outcomes, what).items()}
+
+
+def _open_model(
+    model: Model, home: Path, kept: Path, out: Path, read_coarse: ReadCoarse, force: bool
+) -> Callable[[str], Made]:
+    """Return what writes a scan's label maps; the complete one unless it is there."""
+    cohort, known = read_cohort(home), Journal(kept, Made)
+    cases = {case.case_id: case for case in cohort.cases}
+
+    def predict_case(name: str) -> Made:
+        case, path = cases[name], kept / f"{name}.nii.gz"
+        volume = read_image(home, case)
+        read = read_coarse(name, volume.grid)
         given = read.label_map if read else None
-        key = key_of(model.fingerprint, volume, given)
-        made = maps.find(case.case_id, key)
-        if made is not None and path.is_file():
+        key, made = model.key_of(volume, given), None if force else known.find(name)
+        if made is not None and made.key == key and path.is_file():
             whole = read_label_map(path, model.scheme)[0]
         else:
-            segmented = model.segment(volume, f"case {case.case_id}", given)
-            whole = segmented.label_map
+            segmented = model.segment(volume, f"case {name}", given)
+            whole, made = segmented.label_map, Made(key, segmented.doubts)
             with owned(path) as temporary:
                 write_label_map(temporary, whole, case.native)
-            made = Made(case.case_id, key, segmented.doubts)
-            maps.add(made)
-        doubts[case.case_id] = made.doubts
         write_label_map(out / path.name, merged_into(whole, cohort.scheme), case.native)
-    return doubts
+        return made
+
+    return predict_case
 
 
 def fingerprints_of(models: Mapping[str, Model], coarse: Path | None) -> dict[str, str]:
     """Return the hashes of what label maps are made by: models by name, and given coarse maps."""
     given = {} if coarse is None else {"coarse": given_fingerprint(coarse)}
     return {f"model {name}": model.fingerprint for name, model in models.items()} | given
+
+
+def doubts_of_training(paths: Mapping[str, Path], dataset: Dataset) -> Iterator[Doubt]:
+    """Yield which runs were trained on scans of these names, of a cohort of this name."""
+    for name, path in paths.items():
+        home = Workspace(path).folder("ingest")
+        if not (home / MANIFEST).is_file():
+            continue
+        cohort = read_cohort(home)
+        seen = {case.case_id for case in cohort.of_split("train")}
+        scans = tuple(case.case_id for case in dataset.cases if case.case_id in seen)
+        if scans and cohort.name == dataset.name:
+            text = (
+                f"{name} was trained on {cohort.name}, on scans called as {len(scans)} of these,"
+                f" {in_short(scans)}: scores on them are too good"
+            )
+            yield Doubt("", "unlike_training", scans, text)
+
+
+def summed_up(model: str, against: Mapping[str, Sequence[str]]) -> Iterator[Doubt]:
+    """Yield every kind of doubt about a model's label maps once, with its scans."""
+    told = ((case_id, text) for case_id, texts in against.items() for text in texts)
+    for remarks in by_kind(told):
+        scans = tuple(case_id for case_id, _ in remarks)
+        yield Doubt("", "unlike_training", scans, f"{model}, {first_of(remarks)}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,15 +15,15 @@ from sacl.errors import ConfigError, DataError, SaclError
 from sacl.export.forms import mask_alone, mask_names
 from sacl.files.atomic import owned, real, require_own
 from sacl.files.documents import cell_text
-from sacl.model import Model
-from sacl.patches.window import window_of
+from sacl.files.journal import Journal
+from sacl.model import Model, Segmented
 from sacl.prediction.given import ReadCoarse, coarse_reader
-from sacl.prediction.made import Made, MadeMaps, key_of
 from sacl.prediction.new_scans import NIFTI, NewScan, find_scans
-from sacl.progress import say, track
+from sacl.progress import say
 from sacl.report.pictures import ShownScan, preview
+from sacl.run.engine import HERE, Engine
 from sacl.scores.organs_of_case import OrganMeasures, measure_organs
-from sacl.types import LabelMap, NativeFrame, Volume
+from sacl.types import NativeFrame, Volume
 
 _BYTES_PER_VOXEL, _BASE_GB = 17, 0.7
 """Of a scan while it is read, predicted and cleaned, and of the rest: imports, networks, a batch;
@@ -31,6 +32,8 @@ _SAY_ABOVE_GB = 2.0
 STATISTICS, PREVIEWS = "statistics.csv", "previews"
 _COLUMNS = ("case", "organ", "volume_ml", "mean", "sd")
 _SAID = 3
+_AT_ONCE = 2
+"""Scans under way on a GPU: one is read or written while the other one is computed."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Predicted:
             raise DataError(f"no label map of {len(reasons)} of {total} scans: {why}{more}{done}")
 
 
-def predict_folder(
+def predict_folder(  # noqa: PLR0913
     model: Model,
     images: Path,
     out: Path,
@@ -84,6 +87,7 @@ def predict_folder(
     coarse: Path | None = None,
     extras: Extras | None = None,
     force: bool = False,
+    engine: Engine = HERE,
 ) -> Predicted:
     """Predict new scans, and say in what one is unlike those that were learned from.
 
@@ -92,7 +96,8 @@ def predict_folder(
     as `.mha`, and a DICOM series gets a DICOM segmentation `.seg.dcm` of its images. A scan that is
     bad is left out, and the others are done. What is there, of the same model and scan, is not made
     again. `coarse` is a folder of coarse label maps; `force` makes all again, over files of the
-    user's too.
+    user's too. Of a shard of the `engine` only its own scans are predicted; `statistics.csv` is of
+    all that are there, whoever predicted them, sorted by name.
 
     Raises:
         DataError: there is no scan that can be read.
@@ -102,15 +107,41 @@ def predict_folder(
     found = find_scans(images, modality)
     for note in found.notes:
         say(f"predict: {note}")
-    answers = [Answer(scan, out, model, extras or Extras()) for scan in found.scans]
+    shard, extras = engine.shard, extras or Extras()
+    scans = [scan for scan in found.scans if shard is None or shard.holds(scan.name)]
+    if not scans:
+        say(f"predict: shard {shard} has none of {counted(len(found.scans), 'scan')}")
+        return Predicted(ignored=found.notes)
     failures: dict[str, str] = {}
+    answers = [Answer(scan, out, model, extras) for scan in scans]
     answers = _with_good_headers(answers, failures)
-    _require_free(answers, out, force)
+    _require_free(answers, out, force, is_shared=shard is not None)
     model.require_coarse(given=coarse is not None)
     given = coarse if model.needs_coarse else None
     read_coarse = coarse_reader(given, [answer.scan.name for answer in answers], model.scheme)
-    work = partial(predict_scan, read_coarse=read_coarse, maps=MadeMaps(out, forget=force))
-    return _predict_all(answers, work, failures, found.notes)
+    try:
+        done = _predict_all(answers, read_coarse, force, replace(engine, shard=None))
+    finally:
+        beside = extras.beside and write_statistics(out)
+    failures |= {answer.scan.shown: of for answer, of in done if isinstance(of, str)}
+    made = {answer: of for answer, of in done if isinstance(of, Made)}
+    return _summed_up(made, Predicted(failures=failures, ignored=found.notes), beside)
+
+
+def _summed_up(made: Mapping[Answer, Made], but: Predicted, beside: bool) -> Predicted:
+    """Say and return what was written, but for what was not."""
+    files = [path for answer in made for path in answer.others]
+    doubts = {answer.scan.shown: of.doubts for answer, of in made.items() if of.doubts}
+    if made:
+        out = next(iter(made)).out
+        files += [out / STATISTICS] * beside
+        also = f", with {STATISTICS} and {PREVIEWS}" if beside else ""
+        lines = [f"{counted(len(made), 'label map')} written to {out}{also}"]
+        lines += [f"{len(doubts)} in doubt"] * bool(doubts)
+        lines += [f"{len(but.failures)} left out"] * bool(but.failures)
+        say(f"predict: {'; '.join(lines)}")
+    written = tuple(answer.path for answer in made)
+    return replace(but, written=written, beside=tuple(files), doubts=doubts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,99 +178,101 @@ class Answer:
         return [path for path in self.maps if path != self.path] + picture
 
     @property
+    def is_there(self) -> bool:
+        """Whether all files are there."""
+        return all(path.is_file() for path in (self.path, *self.others))
+
+    @property
     def picture(self) -> Path:
         """Where the picture lies, if one is drawn."""
         return self.out / PREVIEWS / f"{self.scan.name}.png"
 
-    def write(self, volume: Volume, label_map: LabelMap, native: NativeFrame) -> list[str]:
+    def write(self, volume: Volume, segmented: Segmented, native: NativeFrame) -> list[str]:
         """Write what a scan gets, each file whole or not at all; return doubts about the files."""
         if self.extras.beside:
-            self._draw(volume, label_map)
+            self._draw(volume, segmented)
         doubts: list[str] = []
         for path, organ in self.maps.items():
-            shown = mask_alone(label_map, organ) if organ else label_map
+            shown = segmented.label_map
+            shown = mask_alone(shown, organ) if organ else shown
             with owned(path) as temporary:
                 doubts += self.scan.write(temporary, shown, native, self.model.members[0].name)
         return doubts
 
-    def _draw(self, volume: Volume, label_map: LabelMap) -> None:
-        rule = self.model.members[0].predictor.spec.window
-        window = window_of(volume.voxels, rule, self.scan.shown)
-        shown = ShownScan(volume.voxels, volume.grid.spacing_mm, window, label_map.voxels)
+    def _draw(self, volume: Volume, segmented: Segmented) -> None:
+        labels, spacing_mm = segmented.label_map, volume.grid.spacing_mm
+        shown = ShownScan(volume.voxels, spacing_mm, segmented.window, labels.voxels)
         with owned(self.picture) as temporary:
-            temporary.write_bytes(preview(shown, label_map.scheme.names))
+            temporary.write_bytes(preview(shown, labels.scheme.names))
+
+
+@dataclass(frozen=True)
+class Made:
+    """Of what a label map was made, as a hash; what speaks against believing it; its statistics."""
+
+    key: str
+    doubts: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
 
 
 def _predict_all(
-    answers: Sequence[Answer],
-    work: Callable[[Answer], Made],
-    failures: dict[str, str],
-    notes: Sequence[str],
-) -> Predicted:
-    made: dict[Answer, Made] = {}
-    out = answers[0].out
-    try:
-        for answer in track(answers, "predict", total=len(answers)):
-            try:
-                made[answer] = work(answer)
-            except DataError as error:
-                failures[answer.scan.shown] = str(error)
-                if len(answers) > 1:
-                    say(f"  left out: {error}")
-                continue
-            if against := made[answer].doubts:
-                say(f"  in doubt: {answer.scan.shown}: {'; '.join(against)}")
-    finally:
-        beside = [path for answer in made for path in answer.others]
-        if made and answers[0].extras.beside:
-            write_statistics(out / STATISTICS, {a.scan.name: of.rows for a, of in made.items()})
-            beside.append(out / STATISTICS)
-    doubts = {answer.scan.shown: of.doubts for answer, of in made.items() if of.doubts}
-    if made:
-        also = f", with {STATISTICS} and {PREVIEWS}" if answers[0].extras.beside else ""
-        lines = [f"{counted(len(made), 'label map')} written to {out}{also}"]
-        lines += [f"{len(doubts)} in doubt"] * bool(doubts)
-        lines += [f"{len(failures)} left out"] * bool(failures)
-        say(f"predict: {'; '.join(lines)}")
-    written = tuple(answer.path for answer in made)
-    return Predicted(written, tuple(beside), doubts, failures, tuple(notes))
+    answers: Sequence[Answer], read_coarse: ReadCoarse, force: bool, engine: Engine
+) -> list[tuple[Answer, Made | str]]:
+    """Predict the scans; return what is known of each, or why it was left out."""
+    by_name = {answer.scan.name: answer for answer in answers}
+    on_cpu = answers[0].model.members[0].predictor.device.type == "cpu"
+    at_once = 1 if on_cpu else _AT_ONCE
+    work = partial(_open_model, answers, read_coarse, force)
+    cases, journal = list(by_name), Journal(answers[0].out, Made)
+    outcomes = engine.each(work, cases, journal, "predict", lambda _: False, at_once)
+    return [(by_name[of.case], of.result or of.reason) for of in outcomes]
 
 
-def predict_scan(answer: Answer, read_coarse: ReadCoarse, maps: MadeMaps) -> Made:
-    """Write what a scan gets, unless it is there, made of the same."""
-    scan, model = answer.scan, answer.model
-    volume, native = scan.load()
-    coarse = read_coarse(scan.name, volume.grid)
-    given = coarse.label_map if coarse else None
-    way = f"{native} {scan.images} {model.members[0].name}"
-    key = key_of(model.fingerprint, volume, given, way)
-    made = maps.find(scan.name, key)
-    if made is not None and all(path.is_file() for path in (answer.path, *answer.others)):
+def _open_model(
+    answers: Sequence[Answer], read_coarse: ReadCoarse, force: bool
+) -> Callable[[str], Made]:
+    """Return what writes what a scan gets, unless it is there, made of the same."""
+    by_name, known = {answer.scan.name: answer for answer in answers}, Journal(answers[0].out, Made)
+    computing = threading.Lock()
+
+    def predict_scan(name: str) -> Made:
+        answer = by_name[name]
+        scan, model = answer.scan, answer.model
+        volume, native = scan.load()
+        coarse = read_coarse(name, volume.grid)
+        given = coarse.label_map if coarse else None
+        key = model.key_of(volume, given, f"{native} {scan.images} {model.members[0].name}")
+        made = None if force else known.find(name)
+        if made is None or made.key != key or not answer.is_there:
+            with computing:
+                segmented = model.segment(volume, scan.shown, given)
+            doubts = [native.contradiction] if native.contradiction else []
+            doubts += [f"coarse map: {doubt}" for doubt in coarse.doubts] if coarse else []
+            doubts += [*segmented.doubts, *answer.write(volume, segmented, native)]
+            rows = [_row(name, organ) for organ in measure_organs(volume, segmented.label_map)]
+            made = Made(key, tuple(doubts), tuple(rows))
+        if made.doubts:
+            say(f"  in doubt: {scan.shown}: {'; '.join(made.doubts)}")
         return made
-    segmented = model.segment(volume, scan.shown, given)
-    doubts = [native.contradiction] if native.contradiction else []
-    doubts += [f"coarse map: {doubt}" for doubt in coarse.doubts] if coarse else []
-    doubts += [*segmented.doubts, *answer.write(volume, segmented.label_map, native)]
-    rows = [_row(scan.name, organ) for organ in measure_organs(volume, segmented.label_map)]
-    made = Made(scan.name, key, tuple(doubts), tuple(rows))
-    maps.add(made)
-    return made
+
+    return predict_scan
 
 
-def write_statistics(path: Path, rows: Mapping[str, Sequence[Sequence[str]]]) -> None:
-    """Write the rows of cases, one per organ; those of other cases that stand in the file stay.
+def write_statistics(out: Path) -> bool:
+    """Write the rows of all scans that were predicted into a folder, one per organ; tell if any.
 
     Volumes are in ml, mean and standard deviation in the scan's intensities, empty of an organ that
-    was not found.
+    was not found. Several processes may write it in turn: the last one knows of all.
     """
-    kept: list[list[str]] = []
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            columns, *before = [*csv.reader(file)] or [[]]
-        cases = {cell_text(case) for case in rows}
-        kept = [row for row in before if columns == list(_COLUMNS) and row and row[0] not in cases]
-    with owned(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([_COLUMNS, *kept, *(row for of in rows.values() for row in of)])
+    with Journal(out, Made).alone() as journal:
+        made = sorted(journal.results().items())
+        if made:
+            with (
+                owned(out / STATISTICS) as path,
+                path.open("w", newline="", encoding="utf-8") as to,
+            ):
+                csv.writer(to).writerows([_COLUMNS, *(row for _, of in made for row in of.rows)])
+    return bool(made)
 
 
 def _row(case: str, organ: OrganMeasures) -> tuple[str, ...]:
@@ -270,7 +303,7 @@ def _with_good_headers(answers: Sequence[Answer], failures: dict[str, str]) -> l
     return good
 
 
-def _require_free(answers: Sequence[Answer], out: Path, force: bool) -> None:
+def _require_free(answers: Sequence[Answer], out: Path, force: bool, is_shared: bool) -> None:
     """Refuse to overwrite a scan, and whatever sacl did not write."""
     scans = {real(answer.scan.path) for answer in answers if answer.scan.path}
     by_folder: dict[Path, list[str]] = {}
@@ -283,4 +316,4 @@ def _require_free(answers: Sequence[Answer], out: Path, force: bool) -> None:
             )
         by_folder.setdefault(path.parent, []).append(path.name)
     for folder, names in by_folder.items():
-        require_own(folder, names, force)
+        require_own(folder, names, force, is_shared)

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sacl.files.nifti import write_label_map
-from sacl.networks.device import resolve_device
 from sacl.networks.segmenter import SegmenterSpec
 from sacl.patches.region import dense_boxes
 from sacl.prediction.assemble import clean_components
@@ -120,8 +119,8 @@ def recipe_that_fits(
         return replace(chosen, from_coarse=())
     if workspace.budget is None or settings.copies == 0:
         return recipe
-    device = resolve_device(workspace.device)
-    predictor = load_predictor(workspace.require("finetune") / arm, device, recipe)
+    segmenter = workspace.require("finetune") / arm
+    predictor = load_predictor(segmenter, workspace.device, recipe)
     costs = measure_costs(predictor, workspace, cohort)
     copies = costs.copies_that_fit(settings.copies, workspace.budget.left_s)
     if copies < settings.copies:
