@@ -36,6 +36,16 @@ def damaged(labels: LabelMap, damage: Damage, rng: np.random.Generator) -> Label
     return LabelMap(voxels, labels.grid, labels.scheme)
 
 
+def displaced(labels: LabelMap, damage: Damage, rng: np.random.Generator) -> LabelMap:
+    """Return a map whose organs are all shifted, and grown or shrunken; none is missing."""
+    voxels = np.zeros_like(labels.voxels)
+    for organ, region in organ_regions(labels).items():
+        shift_mm, growth_mm = rng.normal(0, damage.shift_mm, 3), rng.normal(0, damage.growth_mm)
+        box, mask = _moved(labels, organ, region, shift_mm, growth_mm)
+        voxels[box][mask] = labels.scheme.label_of(organ)
+    return LabelMap(voxels, labels.grid, labels.scheme)
+
+
 def _moved(
     labels: LabelMap, organ: str, region: Any, shift_mm: np.ndarray, growth_mm: float
 ) -> tuple[Any, np.ndarray]:
