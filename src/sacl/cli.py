@@ -6,42 +6,42 @@ Exit codes: 0 done, 1 failed, 2 usage or input, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import errno
 import json
-import logging
 import os
-import re
+import signal
 import sys
 import tempfile
+import threading
 import traceback
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 from sacl import __version__, handlers
 from sacl.commands import COMMANDS, SHARDED, engine_of, parsed, program
 from sacl.errors import ConfigError, SaclError, SetAsideError
-from sacl.progress import say, silent
+from sacl.progress import quiet_libraries, say, silent
 from sacl.run.configure import load_config
+from sacl.run.machine import is_short_of_memory
 from sacl.settings import RunConfig
 
 _OF_THE_USER = ("ENOENT", "EACCES", "EPERM", "EEXIST", "ENOTDIR", "EISDIR", "ELOOP", "ENAMETOOLONG")
 _OF_THE_DISK = ("ENOSPC", "EDQUOT", "EROFS")
-_SHORT_OF_MEMORY = re.compile(
-    "out of memory|not enough memory|could not create a primitive|allocate memory|failed to map",
-    re.IGNORECASE,
-)
-"""What torch, and the loading of its libraries, say where an allocation fails."""
 _ERRNOS = {getattr(errno, name, None) for name in (*_OF_THE_USER, *_OF_THE_DISK)}
 """What a file system refuses that another path or some room mends."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    _quiet_libraries()
+    quiet_libraries()
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal of ASCII alone
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        with _ended_by_sigterm():
+            return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except BrokenPipeError:  # the reader, such as `head`, has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -49,6 +49,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, code = _told(error)
         print(f"sacl: {' '.join(message.split())}", file=sys.stderr)
         return code
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let a SIGTERM, by which batch systems end a program, end it as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _told(error: BaseException) -> tuple[str, int]:
@@ -60,7 +77,7 @@ def _told(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno in _ERRNOS:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; free some disk or give another path", 2
-    if isinstance(error, MemoryError) or _SHORT_OF_MEMORY.search(str(error)):
+    if is_short_of_memory(error):
         return "not enough memory; close other programs, or give fewer or smaller scans", 2
     return _unexpected(error), 1
 
@@ -75,15 +92,6 @@ def _unexpected(error: BaseException) -> str:
     except OSError:
         return f"{what}; no file for the details could be written"
     return f"{what}; the details are in {name}, please report them"
-
-
-def _quiet_libraries() -> None:
-    """Keep the libraries' warnings off the terminal: they name no scan and mend nothing."""
-    warnings.simplefilter("ignore")
-    for name in ("lightning", "nibabel.global", "pydicom", "highdicom"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if hasattr(sys.stdout, "reconfigure"):  # a terminal of ASCII alone
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
 from typing import TypeVar
@@ -30,6 +32,13 @@ def silent(is_silent: bool = True) -> Iterator[None]:
 def is_silent() -> bool:
     """Tell whether nothing is said."""
     return _SILENT.get()
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' warnings off the terminal: they name no scan and mend nothing."""
+    warnings.simplefilter("ignore")
+    for name in ("lightning", "nibabel.global", "pydicom", "highdicom"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def say(message: str) -> None:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections import Counter
+import types
+from collections import Counter, deque
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sacl.errors import ConfigError, DataError, SetAsideError
+import sacl
+from sacl.errors import ConfigError, DataError, DeviceError, SetAsideError
 from sacl.files.journal import Journal
-from sacl.run.engine import Engine, Shard, ShardDone
-from sacl.run.workers import DoCase
+from sacl.run import workers
+from sacl.run.engine import Engine, Shard, ShardDone, _Parallel
+from sacl.run.workers import DoCase, Outcome, Task
 
 CASES = [f"case-{number}" for number in range(12)]
 
@@ -161,7 +169,8 @@ def open_slow(folder: Path) -> DoCase:
 
     def do(_case: str) -> None:
         (folder / f"pid-{os.getpid()}").touch()
-        time.sleep(60)
+        while True:  # a signal ends no sleep here
+            time.sleep(60)
 
     return do
 
@@ -183,8 +192,206 @@ def open_pair(folder: Path, barrier: threading.Barrier) -> DoCase:
     return do
 
 
+_PROGRAM = """
+import functools, pathlib, sys
+from sacl import cli
+from sacl.run.engine import Engine
+from tests.run import test_engine as tests
+folder = pathlib.Path(sys.argv[1])
+work = functools.partial(tests.open_slow, folder)
+cli._dispatch = lambda _: Engine(workers=2).each(work, tests.CASES, tests.journal_of(folder), "try")
+sys.exit(cli.main([]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+)
+def test_a_signal_ends_the_program_and_its_workers_in_one_line(
+    tmp_path: Path, number: signal.Signals, to_all: bool
+) -> None:
+    """Ctrl-C goes to all processes, a batch system signals some or all; no case is to blame."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        cwd=Path(__file__).parents[2],
+    )
+    deadline = time.monotonic() + 120
+    while len([*tmp_path.glob("pid-*")]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (os.killpg if to_all else os.kill)(program.pid, number)
+    _, said = program.communicate(timeout=60)
+    assert program.returncode == 130
+    assert said == "sacl: interrupted; the same command goes on where it stopped\n"
+    pids = [int(path.name[4:]) for path in tmp_path.glob("pid-*")]
+    assert len(pids) == 2
+    assert not any(map(is_alive, pids))
+    lines = [*map(json.loads, filter(None, journal_lines(tmp_path)))]
+    assert Counter(line["event"] for line in lines) == {"begun": 2, "stopped": 2}
+
+
+def journal_lines(folder: Path) -> list[str]:
+    paths = folder.glob(".journal-of-sacl/*.jsonl")
+    return [line for path in paths for line in path.read_text().splitlines()]
+
+
+class AwkwardError(Exception):
+    """An error that cannot be pickled."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+def open_wrong(error: str) -> DoCase:
+    """Fail in ways that no scan is to blame for."""
+
+    def do(_case: str) -> None:
+        if error == "awkward":
+            raise AwkwardError("this", "that")
+        if error == "device":
+            raise DeviceError("device 'cuda:7' is not there")
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    return do
+
+
 def test_cases_may_be_under_way_together_in_one_process(tmp_path: Path) -> None:
     work = functools.partial(open_pair, tmp_path, threading.Barrier(2))
     outcomes = Engine(workers=1).each(work, CASES, journal_of(tmp_path), "try", at_once=2)
     assert [o.result for o in outcomes] == [Length(len(case)) for case in CASES]
     assert {path.read_text() for path in tmp_path.glob("*.txt")} == {"x"}
+
+
+def test_an_error_in_a_worker_ends_all_with_its_cause(tmp_path: Path) -> None:
+    engine = Engine(workers=2)
+    with pytest.raises(DeviceError, match="'cuda:7' is not there") as raised:
+        engine.each(functools.partial(open_wrong, "device"), CASES, journal_of(tmp_path), "try")
+    assert "in do\n" in raised.value.__notes__[0]
+    with pytest.raises(RuntimeError, match="AwkwardError: this and that") as other:
+        engine.each(functools.partial(open_wrong, "awkward"), CASES, journal_of(tmp_path), "try")
+    assert 'raise AwkwardError("this", "that")' in other.value.__notes__[0]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_cases_that_want_too_much_memory_are_set_aside(tmp_path: Path, workers: int) -> None:
+    work = functools.partial(open_wrong, "memory")
+    with pytest.raises(SetAsideError, match="2 of 2 cases are set aside"):
+        Engine(workers=workers).each(work, CASES[:2], journal_of(tmp_path), "try")
+
+
+def open_environment() -> DoCase:
+    """Tell what a process was told; the first cases take a moment, so that both workers do some."""
+
+    def do(_case: str) -> list[str]:
+        time.sleep(0.1)
+        return [os.environ.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")]
+
+    return do
+
+
+def test_each_process_sees_one_gpu_and_its_share_of_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus = types.SimpleNamespace(cuda=types.SimpleNamespace(device_count=lambda: 2))
+    monkeypatch.setitem(sys.modules, "torch", gpus)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(workers, "available_cores", lambda: 12)
+    journal = Journal(tmp_path, list)
+    outcomes = Engine(workers=2).each(open_environment, CASES, journal, "try")
+    assert {tuple(o.result or ()) for o in outcomes} == {("4", "6"), ("GPU-7", "6")}
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,GPU-7"
+    assert "OMP_NUM_THREADS" not in os.environ
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert workers._gpus() == ["0", "1"]
+
+
+@dataclass
+class Pretended:
+    """A worker that takes a moment and some memory, dies of one case, and counts who is at work."""
+
+    at_work: Counter[str]
+    seen: list[int]
+    deadly: str = ""
+    deaths: tuple[type[BaseException], ...] = (workers.WorkerDied,)
+
+    def start(self) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(None)
+        return future
+
+    def submit(self, case: str) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.at_work["all"] += 1
+        self.seen.append(self.at_work["all"] if case != self.deadly else -self.at_work["all"])
+
+        def end() -> None:
+            self.at_work["all"] -= 1
+            if case == self.deadly:
+                future.set_exception(workers.WorkerDied("signal 9"))
+            else:
+                future.set_result(Outcome(case, None, grown_mb=3000.0))
+
+        threading.Timer(0.01, end).start()
+        return future
+
+
+@pytest.mark.parametrize(("free_mb", "most"), [(10_000.0, 3), (2_000.0, 1), (None, 6)])
+def test_as_many_work_at_once_as_fit_into_the_memory(
+    tmp_path: Path, free_mb: float | None, most: int
+) -> None:
+    seen: list[int] = []
+    team = [Pretended(at_work := Counter(), seen)] + [Pretended(at_work, seen) for _ in range(5)]
+    task = Task(open_environment, journal_of(tmp_path))
+    outcomes = [*_Parallel(task, deque(CASES), free_mb, 3000.0).by(team)]
+    assert {o.case for o in outcomes} == set(CASES)
+    assert max(seen) == most
+
+
+def test_a_second_try_is_made_alone(tmp_path: Path) -> None:
+    """It may have died of the memory that the others took."""
+    seen: list[int] = []
+    at_work = Counter[str]()
+    team = [Pretended(at_work, seen, deadly="case-0") for _ in range(3)]
+    task = Task(open_environment, journal_of(tmp_path))
+    outcomes = [*_Parallel(task, deque(CASES), 99_000.0, 0.0).by(team)]
+    assert [o.case for o in outcomes if o.is_deadly] == ["case-0"]
+    assert [count for count in seen if count < 0][1:] == [-1]
+    assert max(seen) == 3
+
+
+def test_workers_that_die_as_they_start_blame_no_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_serve", os._exit)
+    with pytest.raises(ConfigError, match="workers died as they started"):
+        Engine(workers=2).each(open_environment, CASES, journal_of(tmp_path), "try")
+    assert not [*tmp_path.glob(".journal-of-sacl/*")]
+
+
+def test_ray_is_asked_for_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"not installed; `pip install 'sacl\[ray\]'`"):
+        Engine("ray", 2).each(open_environment, CASES, journal_of(tmp_path), "try")
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere"])
+def test_a_cluster_that_does_not_answer_is_refused_at_once(tmp_path: Path, address: str) -> None:
+    with pytest.raises(ConfigError, match=f"--ray-address {address}: nothing answers there"):
+        Engine("ray", 2, address).each(open_environment, CASES, journal_of(tmp_path), "try")
+
+
+def test_a_machine_has_to_see_the_work_directory_and_to_have_the_same_version(
+    tmp_path: Path,
+) -> None:
+    inside = workers._Inside(Task(open_environment, journal_of(tmp_path)), False)
+    here = str(Path.cwd())
+    refused = inside.enter(here, str(tmp_path / "mark"), sacl.__version__)
+    assert f"does not see {tmp_path}; the work directory has to lie on a file" in str(refused)
+    assert "install the same" in str(inside.enter(here, str(tmp_path), "0.0.9"))
+    assert inside.enter(here, str(tmp_path), sacl.__version__) is None

@@ -10,17 +10,18 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from contextvars import copy_context
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
 
 from sacl.errors import ConfigError, DataError, SetAsideError
 from sacl.files.journal import Journal
 from sacl.progress import say, track
 from sacl.run import workers
+from sacl.run.machine import free_memory_mb, is_short_of_memory
 from sacl.run.workers import OpenWork, Outcome, Task, Worker
 
 Result = TypeVar("Result")
@@ -116,11 +117,11 @@ class Engine:
                 f"{what}: {len(missing)} of {len(cases)} cases are not done ({_listed(missing)});"
                 " run their shards again, and merge then"
             )
-        done_now = self._work(Task(work, journal), missing, at_once)
-        for outcome in track(done_now, what, len(missing)):
-            outcomes[outcome.case] = outcome
-            if outcome.reason:
-                say(f"  left out: {outcome.reason}")
+        with closing(self._work(Task(work, journal), missing, at_once)) as done:
+            for outcome in track(done, what, len(missing)):
+                outcomes[outcome.case] = outcome
+                if outcome.reason:
+                    say(f"  left out: {outcome.reason}")
         aside = [case for case in missing if outcomes[case].is_deadly]
         if aside:
             raise SetAsideError(
@@ -137,43 +138,56 @@ class Engine:
 
     def _work(
         self, task: Task[Result], cases: Sequence[str], at_once: int
-    ) -> Iterator[Outcome[Result]]:
+    ) -> Generator[Outcome[Result]]:
         """Yield outcomes as they come."""
-        deadly = [case for case in cases if task.journal.is_deadly(case)]
+        deadly = {case for case in cases if task.journal.is_deadly(case)}
         for case in deadly:
-            yield _set_aside(task, case)
-        todo = deque(case for case in cases if case not in deadly)
+            yield _set_aside(task, case, "its worker died, again")
+        todo, need_mb = deque(case for case in cases if case not in deadly), 0.0
         if self.kind == "local" and self.workers in (None, 1):
-            yield from self._here(task, todo, at_once)
+            for outcome in self._here(task, todo, at_once):
+                need_mb = max(need_mb, outcome.grown_mb)
+                yield outcome
         if todo:
-            count = min(len(todo), self.workers or workers.most_workers())
+            is_local = self.kind == "local"
+            count = self.workers or (workers.most_workers(need_mb) if is_local else None)
+            free_mb = free_memory_mb() if is_local else None
             with ExitStack() as stack:
-                team = workers.team_of(self.kind, count, self.address, task, stack)
-                yield from _in_parallel(team, todo, task)
+                team = workers.team_of(self.kind, count, len(todo), self.address, task, stack)
+                yield from _Parallel(task, todo, free_mb, need_mb).by(team)
 
     def _here(
         self, task: Task[Result], todo: deque[str], at_once: int
-    ) -> Iterator[Outcome[Result]]:
-        """Do cases in this process, until it is known that several would be quicker."""
+    ) -> Generator[Outcome[Result]]:
+        """Do cases in this process, until several are quicker, or one wants too much memory."""
         if not todo:
             return
-        do, done, begun = task.opened(), 0, time.monotonic()
-        under_way: set[Future[Outcome[Result]]] = set()
+        do, done, begun, need_mb = task.opened(), 0, time.monotonic(), 0.0
+        is_over, under_way = False, dict[Future[Outcome[Result]], str]()
         with ThreadPoolExecutor(at_once) if at_once > 1 else _Now() as pool:
             while todo or under_way:
-                pays = done and self._pays((time.monotonic() - begun) / done, len(todo))
-                while todo and not pays and len(under_way) < at_once:
-                    under_way.add(pool.submit(copy_context().run, do, todo.popleft()))
+                pace = (time.monotonic() - begun) / max(done, 1)
+                is_over = is_over or (done > 0 and self._pays(pace, todo, need_mb))
+                while todo and not is_over and len(under_way) < at_once:
+                    case = todo.popleft()
+                    under_way[pool.submit(copy_context().run, do, case)] = case
                 if not under_way:
                     return
-                over, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                for future in over:
-                    yield future.result()
-                done += len(over)
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    case, error = under_way.pop(future), future.exception()
+                    if error is not None and is_short_of_memory(error):
+                        is_over = True
+                        todo.append(case)
+                        continue
+                    outcome = future.result()
+                    done, need_mb = done + 1, max(need_mb, outcome.grown_mb)
+                    yield outcome
 
-    def _pays(self, seconds: float, left: int) -> bool:
-        most = workers.most_workers() if self.workers is None else 1
-        return most > 1 and seconds * left * (1 - 1 / most) > _WORTH_S
+    def _pays(self, seconds: float, todo: Sequence[str], need_mb: float) -> bool:
+        alone_s = seconds * len(todo)
+        if self.workers is not None or alone_s < _WORTH_S:
+            return False
+        return alone_s * (1 - 1 / workers.most_workers(need_mb)) > _WORTH_S
 
 
 def require_done(outcomes: Sequence[Outcome[Result]], what: str) -> dict[str, Result]:
@@ -199,7 +213,10 @@ class _Now(Executor):
 
     def submit(self, do: Callable[..., Any], /, *of: Any, **more: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        future.set_result(do(*of, **more))
+        try:
+            future.set_result(do(*of, **more))
+        except Exception as error:
+            future.set_exception(error)
         return future
 
 
@@ -207,35 +224,84 @@ HERE = Engine()
 """On this machine, in as many processes as pay."""
 
 
-def _in_parallel(
-    team: Sequence[Worker], todo: deque[str], task: Task[Result]
-) -> Iterator[Outcome[Result]]:
-    """Yield outcomes as they come, with as many workers at a time as fit into the memory."""
-    idle, tries, need_mb = list(team), Counter[str](), 0.0
-    running: dict[Future[Outcome[Result]], tuple[str, Worker]] = {}
-    while todo or running:
-        while todo and idle and (not running or workers.fits(need_mb)):
-            case, worker = todo.popleft(), idle.pop()
-            running[worker.submit(case)] = case, worker
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            case, worker = running.pop(future)
-            idle.append(worker)
-            try:
-                outcome = future.result()
-            except worker.deaths:
-                worker.replace()
-                tries[case] += 1
-                if tries[case] < _MOST_TRIES:
-                    todo.append(case)
-                    continue
-                outcome = _set_aside(task, case)
-            need_mb = max(need_mb, outcome.grown_mb)
-            yield outcome
+@dataclass(eq=False)
+class _Parallel(Generic[Result]):
+    """Cases to be done by several workers at once, as many as fit into the memory that is free.
+
+    `need_mb` is what one takes, as far as that is known.
+    """
+
+    task: Task[Result]
+    todo: deque[str]
+    free_mb: float | None
+    need_mb: float
+    tries: Counter[str] = field(default_factory=Counter)
+    running: dict[Future[Any], tuple[str | None, Worker]] = field(default_factory=dict)
+    idle: list[Worker] = field(default_factory=list)
+
+    def by(self, team: Sequence[Worker]) -> Generator[Outcome[Result]]:
+        """Yield outcomes as they come."""
+        self.running |= {worker.start(): (None, worker) for worker in team}
+        try:
+            while self.todo or self._under_way():
+                while self.idle and self._may_begin():
+                    case, worker = self.todo.popleft(), self.idle.pop()
+                    self.running[worker.submit(case)] = case, worker
+                for future in wait(self.running, return_when=FIRST_COMPLETED).done:
+                    ended, worker = self.running.pop(future)
+                    outcome = self._result(future, ended, worker)
+                    if outcome is not None:
+                        yield outcome
+        except BaseException:
+            with suppress(OSError):
+                for case in self._under_way():
+                    self.task.journal.note(case, "stopped")
+            raise
+
+    def _under_way(self) -> list[str]:
+        return [case for case, _ in self.running.values() if case is not None]
+
+    def _may_begin(self) -> bool:
+        """Tell whether the next case fits beside the others; a second try is made alone."""
+        count = len(self._under_way())
+        if not self.todo or not count:
+            return bool(self.todo)
+        if self.free_mb is not None and self.tries[self.todo[0]]:
+            return False
+        return count < workers.room_for(self.need_mb, self.free_mb)
+
+    def _result(
+        self, future: Future[Any], case: str | None, worker: Worker
+    ) -> Outcome[Result] | None:
+        """Return what became of a case, None where it is to be tried again, or where none was."""
+        try:
+            outcome = future.result()
+            if isinstance(outcome, Exception):
+                raise outcome
+        except worker.deaths as error:
+            reason = str(error).partition(".")[0]
+            if case is None:
+                if not (self.running or self.idle):
+                    raise ConfigError(
+                        f"workers died as they started ({reason}): there is too little memory for"
+                        " so many, or sacl cannot be imported where they are"
+                    ) from error
+                return None
+            self.running[worker.start()] = None, worker
+            self.tries[case] += 1
+            if self.tries[case] < _MOST_TRIES:
+                self.todo.append(case)
+                return None
+            return _set_aside(self.task, case, f"its worker died, again ({reason})")
+        if outcome is not None:
+            self.need_mb = max(self.need_mb, outcome.grown_mb)
+        self.idle.append(worker)
+        return outcome
 
 
-def _set_aside(task: Task[Result], case: str) -> Outcome[Result]:
+def _set_aside(task: Task[Result], case: str, reason: str) -> Outcome[Result]:
     task.journal.note(case, "set aside")
-    return replace(Outcome(case, None, f"case {case}: its worker died, again"), is_deadly=True)
+    return Outcome(case, None, f"case {case}: {reason}", is_deadly=True)
 
 
 def _listed(cases: Sequence[str]) -> str:

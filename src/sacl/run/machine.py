@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 resource: types.ModuleType | None
@@ -14,14 +16,25 @@ try:
 except ImportError:  # Windows
     resource = None
 
-_GROUP = Path("/sys/fs/cgroup")
 _KIB_PER_MIB = 1024
+_SHORT_OF_MEMORY = re.compile(
+    "out of memory|not enough memory|could not create a primitive|allocate memory|failed to map",
+    re.IGNORECASE,
+)
+"""What torch, and the loading of its libraries, say where an allocation fails."""
+_OF_GROUPS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
+"""Files of a control group with its limit and what it has taken: version 2, and 1."""
 
 
 def available_cores() -> int:
     """Return the number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def is_short_of_memory(error: BaseException) -> bool:
+    """Tell whether an error is of an allocation that failed, on the machine or on its GPU."""
+    return isinstance(error, MemoryError) or bool(_SHORT_OF_MEMORY.search(str(error)))
 
 
 def peak_memory_mb() -> float | None:
@@ -32,16 +45,41 @@ def peak_memory_mb() -> float | None:
     return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)
 
 
-def free_memory_mb(meminfo: Path = Path("/proc/meminfo"), group: Path = _GROUP) -> float | None:
-    """Return the memory that can still be taken, by the system and by the limit of a batch job.
+def free_memory_mb(root: Path = Path("/")) -> float | None:
+    """Return the memory that can still be taken, by the system and by the limits of a batch job.
 
-    None where neither says (Windows, macOS).
+    A limit is that of a control group (cgroup), of either version, in which this process is, or of
+    one around it. None where nothing says (Windows, macOS). Files lie below a `root`.
     """
     free: list[float] = []
-    with contextlib.suppress(OSError, ValueError):
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    with contextlib.suppress(OSError, ValueError, LookupError):
+        meminfo = (root / "proc/meminfo").read_text()
+        lines = dict(line.split(":", 1) for line in meminfo.splitlines())
         free.append(int(lines["MemAvailable"].split()[0]) / _KIB_PER_MIB)
-    with contextlib.suppress(OSError, ValueError):  # `max` where there is no limit
-        most, now = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        free.append((most - now) / _KIB_PER_MIB**2)
+    for group in _groups(root):
+        for most, taken in _OF_GROUPS:
+            with contextlib.suppress(OSError, ValueError):  # `max` where there is no limit
+                room = int((group / most).read_text()) - int((group / taken).read_text())
+                free.append((room + _cached(group)) / _KIB_PER_MIB**2)
     return min(free, default=None)
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """Give the folders of the control groups that this process is in, and of those around them."""
+    text = ""
+    with contextlib.suppress(OSError):
+        text = (root / "proc/self/cgroup").read_text()
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            top = root / "sys/fs/cgroup" / controllers
+            group = top / path.lstrip("/")
+            yield from (group, *group.parents[: len(group.parents) - len(top.parents)])
+
+
+def _cached(group: Path) -> int:
+    """Return how much of what a group has taken are files that the system forgets when asked."""
+    with contextlib.suppress(OSError, ValueError, LookupError):
+        rows = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
+    return 0

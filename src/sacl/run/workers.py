@@ -2,30 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import multiprocessing
 import os
+import pickle
+import platform
+import secrets
+import shutil
+import signal
+import socket
 import sys
+import tempfile
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing.connection import wait
-from typing import Any, Generic, Protocol, TypeVar
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, cast
 
+from sacl import __version__
 from sacl.errors import ConfigError, DataError
 from sacl.files.journal import Journal
-from sacl.progress import is_silent, silent
-from sacl.run.machine import available_cores, free_memory_mb, peak_memory_mb
+from sacl.progress import is_silent, quiet_libraries, silent
+from sacl.run.machine import (
+    available_cores,
+    free_memory_mb,
+    is_short_of_memory,
+    peak_memory_mb,
+)
 
 Result = TypeVar("Result")
 DoCase = Callable[[str], Any]
 """Does a case, by its name, and returns a record of it; a bad case is a `DataError`."""
 OpenWork = Callable[[], DoCase]
 """Loads what the work needs. It is pickled, so it holds paths and numbers, not networks."""
-_THREADS = "OMP_NUM_THREADS"
+_THREADS, _GPUS = "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"
 _HEADROOM_MB = 500.0
+_USUAL_MB = 4000.0
+"""What an actor is given where nobody says how many there are to be."""
+_STORE_BYTES = 80 * 1024**2
+"""Memory of a Ray of our own for objects, about the least; records of cases are small."""
+_TOKEN = secrets.token_hex(32)
+"""What opens a Ray of our own; it reads it once in a process."""
+_PATIENCE_S, _LONGEST = 10.0, 300
+"""How long a process that has nothing to do may take to end, and others to answer."""
 
 
 @dataclass(frozen=True)
@@ -70,102 +95,292 @@ class Task(Generic[Result]):
 
 
 class Worker(Protocol):
-    """Does one case at a time."""
+    """Does one case at a time; an error that ends all work is returned, not raised."""
 
     deaths: tuple[type[BaseException], ...]
-    """What a case's future raises where its worker died."""
+    """What a future raises where the worker died."""
+
+    def start(self) -> Future[Any]:
+        """Start it, or another one in the place of one that died; done when it is ready."""
 
     def submit(self, case: str) -> Future[Any]:
         """Begin a case."""
 
-    def replace(self) -> None:
-        """Start another worker in the place of one that died."""
 
-
-class _Process:
-    """A worker that is a process of its own, started at its first case; it ends with this one."""
-
-    deaths: tuple[type[BaseException], ...] = (BrokenProcessPool, MemoryError)
-
-    def __init__(self, task: Task[Any], stack: ExitStack) -> None:
-        self._start = task, is_silent()
-        self._pool = self._new()
-        stack.callback(lambda: self._pool.shutdown(cancel_futures=True))
-
-    def submit(self, case: str) -> Future[Any]:
-        """Begin a case."""
-        return self._pool.submit(_do, case)
-
-    def replace(self) -> None:
-        """Start another process in the place of one that died."""
-        self._pool.shutdown()
-        self._pool = self._new()
-
-    def _new(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(1, context, _start, self._start)
-
-
-def team_of(
-    kind: str, count: int, address: str | None, task: Task[Any], stack: ExitStack
-) -> list[Worker]:
-    """Return new workers, which end when the stack is closed.
-
-    They share the cores out among themselves, unless the user has said in how many threads to
-    compute.
-    """
-    if kind == "ray":
-        raise ConfigError("--engine ray: not there yet")
-    if _THREADS not in os.environ:
-        os.environ[_THREADS] = str(max(1, available_cores() // count))
-        stack.callback(os.environ.pop, _THREADS)
-    return [_Process(task, stack) for _ in range(count)]
-
-
-def most_workers() -> int:
-    """Return how many processes are worth a try here: one per core, or one beside a GPU.
-
-    Where the user has said in how many threads to compute (`OMP_NUM_THREADS`) there is one.
-    """
-    torch = sys.modules.get("torch")
-    if _THREADS in os.environ or (torch is not None and torch.cuda.is_available()):
-        return 1
-    return available_cores()
-
-
-def fits(need_mb: float) -> bool:
-    """Tell whether another worker that takes so much fits into the memory."""
-    free_mb = free_memory_mb()
-    return free_mb is None or free_mb - _HEADROOM_MB > need_mb
+class WorkerDied(Exception):
+    """A process ended as it was started, or in the midst of a case."""
 
 
 @dataclass
 class _Inside:
-    """What a worker process does: a task, opened at its first case."""
+    """What a worker does: a task, opened at its first case."""
 
-    task: Task[Any] | None = None
-    is_silent: bool = False
-    do: Callable[[str], Outcome[Any]] | None = None
+    task: Task[Any]
+    is_silent: bool
+    do_case: Callable[[str], Outcome[Any]] | None = None
+
+    def enter(self, folder: str, mark: str, version: str) -> Exception | None:
+        """Go to the folder that the program was started in; return why that cannot be, if so."""
+        with contextlib.suppress(OSError):
+            os.chdir(folder)
+        where = f"--engine ray: machine {platform.node()}"
+        if not Path(mark).exists():
+            return ConfigError(
+                f"{where} does not see {Path(mark).parent}; the work directory has to lie on a file"
+                " system that all machines of the cluster share, at the same path"
+            )
+        if version != __version__:
+            return ConfigError(
+                f"{where} has sacl {__version__} and this one {version}; install the same"
+            )
+        return None
+
+    def do(self, case: str | None) -> Outcome[Any] | Exception | None:
+        """Do a case, or none: that tells that the worker is ready. Return what went wrong."""
+        quiet_libraries()
+        if case is None:
+            return None
+        try:
+            with silent(self.is_silent):
+                self.do_case = self.do_case or self.task.opened()
+                return self.do_case(case)
+        except Exception as error:
+            return _portable(error)
 
 
-_INSIDE = _Inside()
+def _portable(error: Exception) -> Exception:
+    """Return an error that another process can raise, with its traceback as a note."""
+    if is_short_of_memory(error):
+        error = MemoryError("not enough memory")
+    note = f"In a worker:\n{traceback.format_exc()}"
+    try:
+        error.add_note(note)
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+        error.add_note(note)
+    return error
 
 
-def _start(task: Task[Any], is_silent: bool) -> None:
-    """Prepare a process, which ends with the one that started it."""
+class _Process:
+    """A worker that is a process of its own; it ends with this one."""
+
+    deaths: tuple[type[BaseException], ...] = (WorkerDied, MemoryError)
+
+    def __init__(self, inside: _Inside, environment: Mapping[str, str], stack: ExitStack) -> None:
+        self._inside, self._environment = inside, environment
+        self._context = multiprocessing.get_context("spawn")
+        self._process: BaseProcess | None = None
+        self._asked: Future[Any] | None = None
+        self._thread = stack.enter_context(ThreadPoolExecutor(1))  # waits for answers
+        stack.callback(self._end)
+
+    def start(self) -> Future[Any]:
+        """Start a process; done when it is ready."""
+        self._end()
+        self._pipe, others = self._context.Pipe()
+        self._process = self._context.Process(target=_serve, args=(self._inside, others))
+        with others, _environment_with(self._environment):
+            self._process.start()
+        return self.submit(None)
+
+    def submit(self, case: str | None) -> Future[Any]:
+        """Begin a case."""
+        assert self._process is not None, "started"
+        self._asked = self._thread.submit(self._ask, self._process, case)
+        return self._asked
+
+    def _ask(self, process: BaseProcess, case: str | None) -> Any:
+        try:
+            self._pipe.send(case)
+            return self._pipe.recv()
+        except (EOFError, OSError):
+            process.join()
+            code = process.exitcode or 0
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            raise WorkerDied(how) from None
+
+    def _end(self) -> None:
+        """End the process; one in the midst of a case at once."""
+        process, asked = self._process, self._asked
+        self._process = self._asked = None
+        if process is None or process.pid is None:
+            return
+        if asked is not None and asked.done():
+            self._pipe.close()
+            process.join(_PATIENCE_S)
+        process.kill()
+        process.join()
+
+
+def _serve(inside: _Inside, pipe: Connection) -> None:
+    """Answer until the pipe is closed; signals to a whole group are for the first process."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    _INSIDE.task, _INSIDE.is_silent = task, is_silent
-
-
-def _do(case: str) -> Outcome[Any]:
-    assert _INSIDE.task is not None, "started"
-    with silent(_INSIDE.is_silent):
-        _INSIDE.do = _INSIDE.do or _INSIDE.task.opened()
-        return _INSIDE.do(case)
+    with contextlib.suppress(EOFError):
+        while True:
+            pipe.send(inside.do(pipe.recv()))
 
 
 def _end_with(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
+
+
+@contextlib.contextmanager
+def _environment_with(more: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in more}
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ.update({name: value} if value is not None else {})
+
+
+def team_of(
+    kind: str, count: int | None, most: int, address: str | None, task: Task[Any], stack: ExitStack
+) -> list[Worker]:
+    """Return workers to be started, which end when the stack is closed.
+
+    They share cores and GPUs out among themselves, unless the user has said in how many threads to
+    compute. There are `most` at most, and where no `count` is given as many as pay.
+    """
+    inside = _Inside(task, is_silent())
+    if kind == "ray":
+        return _actors(inside, count, most, address, stack)
+    count, gpus, shared = min(count or most_workers(), most), _gpus(), dict[str, str]()
+    if _THREADS not in os.environ:
+        shared = {_THREADS: str(max(1, available_cores() // count))}
+    own = [shared | ({_GPUS: gpus[n % len(gpus)]} if gpus else {}) for n in range(count)]
+    return [_Process(inside, environment, stack) for environment in own]
+
+
+def _gpus() -> list[str]:
+    """Return the names of the GPUs that this process sees, as a process that sees one is told."""
+    torch = sys.modules.get("torch")
+    count = torch.cuda.device_count() if torch is not None else 0
+    told = os.environ.get(_GPUS)
+    return (told.split(",") if told else [str(number) for number in range(count)])[:count]
+
+
+def most_workers(need_mb: float = 0.0) -> int:
+    """Return how many processes are worth a try here: one per core, or one beside a GPU.
+
+    They are as many as fit into the memory. Where the user has said in how many threads to compute
+    (`OMP_NUM_THREADS`) there is one.
+    """
+    torch = sys.modules.get("torch")
+    if _THREADS in os.environ or (torch is not None and torch.cuda.is_available()):
+        return 1
+    return min(available_cores(), room_for(need_mb, free_memory_mb()))
+
+
+def room_for(need_mb: float, free_mb: float | None) -> int:
+    """Return how many workers fit into the free memory, at least one, if each takes so much."""
+    if free_mb is None or not need_mb:
+        return sys.maxsize
+    return max(1, int((free_mb - _HEADROOM_MB) / need_mb))
+
+
+class _Actor:
+    """A worker that is an actor of a Ray cluster."""
+
+    def __init__(self, ray: Any, kind: Any, mark: str, stack: ExitStack) -> None:
+        self.deaths: tuple[type[BaseException], ...] = (ray.exceptions.RayError, MemoryError)
+        self._ray, self._kind, self._mark = ray, kind, mark
+        self._actor: Any = None
+        stack.callback(self._end)
+
+    def start(self) -> Future[Any]:
+        """Ask for an actor; done when the cluster has a place for it, and it is ready."""
+        self._end()
+        self._actor = self._kind()
+        entered = self._actor.enter.remote(str(Path.cwd()), self._mark, __version__)
+        return cast("Future[Any]", entered.future())
+
+    def submit(self, case: str) -> Future[Any]:
+        """Begin a case."""
+        return cast("Future[Any]", self._actor.do.remote(case).future())
+
+    def _end(self) -> None:
+        if self._actor is not None:
+            self._ray.kill(self._actor)
+
+
+def _actors(
+    inside: _Inside, count: int | None, most: int, address: str | None, stack: ExitStack
+) -> list[Worker]:
+    """Return actors, one per GPU where a cluster has GPUs; they share its cores."""
+    ray = _connected_ray(address, count or available_cores(), stack)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    has_gpus = any(node.get("GPU") for node in nodes)
+
+    def room(cores: int, need_mb: float = 1.0) -> int:
+        wants = {"CPU": cores, "memory": need_mb * 1024**2} | ({"GPU": 1} if has_gpus else {})
+        return sum(int(min(node.get(k, 0.0) // v for k, v in wants.items())) for node in nodes)
+
+    count = min(count or max(1, room(1, _USUAL_MB)), most)
+    largest = max((int(node.get("CPU", 0)) for node in nodes), default=0)
+    cores = next((cores for cores in range(largest, 0, -1) if room(cores) >= count), 0)
+    if not cores:
+        what = "GPUs" if has_gpus else "cores"
+        raise ConfigError(
+            f"--workers {count}: the Ray cluster has room for {room(1)}, by its {what}; give fewer"
+        )
+    folder = inside.task.journal.folder
+    mark = stack.enter_context(tempfile.TemporaryDirectory(prefix=".partial-", dir=folder))
+    kind = ray.remote(num_cpus=cores, num_gpus=int(has_gpus), max_restarts=0)(_Inside)
+    begin = functools.partial(kind.remote, inside.task, inside.is_silent)
+    return [_Actor(ray, begin, mark, stack) for _ in range(count)]
+
+
+def _connected_ray(address: str | None, cores: int, stack: ExitStack) -> Any:
+    """Return the module of Ray, connected to a cluster, or to one of our own until the stack ends.
+
+    That one is on this machine alone: others neither reach it nor know its token.
+    """
+    environment = {"RAY_DEDUP_LOGS_SKIP_REGEX": "."}  # it would print on stdout who died
+    settings: dict[str, Any] = {"address": address, "log_to_driver": False}
+    if address is None:
+        folder = tempfile.mkdtemp(prefix="sacl-ray-")
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        settings |= {"address": "local", "num_cpus": cores, "include_dashboard": False}
+        settings |= {"_temp_dir": folder, "object_store_memory": _STORE_BYTES}
+        environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN}
+    else:
+        _require_open(address)
+    stack.enter_context(_environment_with(environment))
+    try:
+        import ray  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "--engine ray: ray is not installed; `pip install 'sacl[ray]'`"
+        ) from error
+    handler = signal.getsignal(signal.SIGTERM)
+    stack.callback(ray.shutdown)
+    try:
+        ray.init(**settings, logging_level="CRITICAL")
+    except Exception as error:
+        where = f"no cluster to be used at {address}" if address else "Ray does not start here"
+        raise ConfigError(f"--engine ray: {where}: {str(error)[:_LONGEST]}") from error
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    return ray
+
+
+def _require_open(address: str) -> None:
+    """Refuse an address that nobody answers at; Ray itself would wait for many minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), _PATIENCE_S).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--ray-address {address}: nothing answers there ({error}); give HOST:PORT, as"
+            " `ray start --head` prints it"
+        ) from error
