@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import statistics
 import tempfile
 import time
@@ -31,7 +32,16 @@ from sacl.losses.contrastive import semantic_contrastive_loss
 from sacl.methods import Recipe, method_named
 from sacl.methods.batches import PatchViews, training_patches
 from sacl.patches.query import coverage, cut, plan_boxes
-from sacl.patches.store import PatchStore, StoreMeta, read_patches, writing_patches
+from sacl.patches.store import (
+    PatchStore,
+    StoredCase,
+    StoreMeta,
+    StoreSize,
+    case_file,
+    join_cases,
+    read_patches,
+    writing_case,
+)
 from sacl.patches.views import VIEWS, ViewRanges
 from sacl.patches.window import normalize
 from sacl.training.loop import train
@@ -246,10 +256,13 @@ def _cut(image: np.ndarray, coarse: LabelMap, boxes: Boxes) -> Iterator[tuple[np
 
 
 def _cut_into_store(folder: Path, image: np.ndarray, coarse: LabelMap, boxes: Boxes) -> None:
-    index = pd.DataFrame({"reference_row": -1, "organ": [organ for organ, _ in boxes]})
-    with writing_patches(folder, META, index, index.iloc[:0]) as store:
+    shutil.rmtree(folder, ignore_errors=True)
+    size = StoreSize(patches=len(boxes))
+    case = StoredCase(case_id="case", subject_id="subject", split="train", size=size)
+    with writing_case(case_file(folder, "case"), META, size) as arrays:
         for row, (pixels, attention) in enumerate(_cut(image, coarse, boxes)):
-            store.images[row], store.attention[row] = pixels, attention
+            arrays["images"][row], arrays["attention"][row] = pixels, attention
+    join_cases(folder, META, [case])
 
 
 def _cut_into_files(folder: Path, image: np.ndarray, coarse: LabelMap, boxes: Boxes) -> None:

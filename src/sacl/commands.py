@@ -83,7 +83,7 @@ COMMANDS = _TABLE.commands
 """All commands with their flags; every setting is a dotted flag besides."""
 SHARDED = ("--workers", "--engine", "--ray-address", "--shard")
 """Flags of a stage that several machines may share."""
-SHARDED_STAGES = ("predict",)
+SHARDED_STAGES = ("extract", "predict")
 """Stages that may be done in shards."""
 
 

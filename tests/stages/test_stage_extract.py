@@ -1,6 +1,8 @@
+import itertools
 import json
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +10,13 @@ from toy_cohort import SCHEME, WINDOW, locate_toy_cohort, toy_grid, toy_scan
 
 from sacl.cohort.manifest import read_cohort
 from sacl.errors import DataError, WorkspaceError
+from sacl.files.arrays import write_rows
 from sacl.files.nifti import write_label_map
+from sacl.patches import store as store_module
 from sacl.patches.query import coverage, cut, plan_boxes
-from sacl.patches.store import read_patches
+from sacl.patches.store import read_patches, writing_case
 from sacl.patches.window import normalize
+from sacl.run.engine import Engine, Shard
 from sacl.run.record import state_of
 from sacl.run.workspace import Workspace
 from sacl.settings import ExtractSettings
@@ -117,19 +122,89 @@ def test_is_up_to_date_when_done(workspace):
     assert record["results"]["patches_per_organ"] == {"liver": 54, "aorta": 72}
 
 
+def names_in(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+ARRAYS = ("images", "attention", "references", "dense_images", "dense_references", "dense_coarse")
+FILES = {f"{name}-0000.npy" for name in (*ARRAYS, "index", "dense_index")}
+
+
 def test_leaves_only_finished_files(workspace):
-    assert sorted(p.name for p in workspace.folder("extract").iterdir()) == [
-        "attention.npy",
-        "dense_coarse.npy",
-        "dense_images.npy",
-        "dense_index.csv",
-        "dense_references.npy",
-        "images.npy",
-        "index.csv",
-        "references.npy",
-        "run.json",
-        "store.json",
-    ]
+    folder = workspace.folder("extract")
+    assert names_in(folder) == FILES | {"run.json", "store.json", "cases.json"}
+
+
+def content(workspace):
+    folder = workspace.folder("extract")
+    files = [path for path in folder.iterdir() if path.name != "run.json"]
+    return {path.name: path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_shards_in_any_order_leave_what_one_process_does(tmp_path, workspace, count):
+    located = locate_toy_cohort(tmp_path)
+    for number in sorted(range(1, count + 1), key=lambda n: n * 5 % 7):
+        with pytest.raises(DataError, match="are not done"):
+            stage.extract(SETTINGS, replace(located, engine=Engine(merges=True)))
+        stage.extract(SETTINGS, replace(located, engine=Engine(shard=Shard(number, count))))
+    assert not (located.folder("extract") / "run.json").exists()
+    stage.extract(SETTINGS, replace(located, engine=Engine(merges=True)))
+    assert content(located) == content(workspace)
+
+
+def test_two_processes_leave_what_one_does(tmp_path, workspace):
+    located = locate_toy_cohort(tmp_path)
+    stage.extract(SETTINGS, replace(located, engine=Engine(workers=2)))
+    assert content(located) == content(workspace)
+
+
+def test_goes_on_where_it_was_interrupted_and_cuts_no_scan_twice(tmp_path, workspace, monkeypatch):
+    located, begun = locate_toy_cohort(tmp_path), []
+
+    def writing(path, *given):
+        begun.append(path.stem)
+        if len(begun) == 4:
+            raise KeyboardInterrupt
+        return writing_case(path, *given)
+
+    monkeypatch.setattr(stage, "writing_case", writing)
+    with pytest.raises(KeyboardInterrupt):
+        stage.extract(SETTINGS, located)
+    monkeypatch.setattr(store_module, "_TWICE_BYTES", 0)  # what is joined is deleted at once
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "write_rows", failing_at(write_rows, 20))
+        with pytest.raises(KeyboardInterrupt):
+            stage.extract(SETTINGS, located)
+    assert len([*(located.folder("extract") / "cases").iterdir()]) < 6
+    stage.extract(SETTINGS, located)
+    assert begun == ["case-0", "case-1", "case-2", "case-3", "case-3", "case-4", "case-5"]
+    assert content(located) == content(workspace)
+
+
+def failing_at(work, call):
+    """Return the same, interrupted at its n-th call."""
+    calls = itertools.count(1)
+
+    def act(*given):
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return work(*given)
+
+    return act
+
+
+def test_a_bad_scan_is_named_and_the_others_are_cut(tmp_path):
+    located = locate_toy_cohort(tmp_path)
+    path = located.folder("locate") / "maps" / "case-2.nii.gz"
+    whole = path.read_bytes()
+    path.unlink()
+    with pytest.raises(DataError, match=r"1 of 6 scans could not be cut.*case-2: no coarse map"):
+        stage.extract(SETTINGS, located)
+    assert len([*(located.folder("extract") / "cases").iterdir()]) == 5
+    path.write_bytes(whole)
+    stage.extract(SETTINGS, located)
+    assert len(read_patches(located.folder("extract")).index["case_id"].unique()) == 6
 
 
 def test_says_that_no_coarse_map_holds_an_organ(tmp_path):

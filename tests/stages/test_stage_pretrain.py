@@ -121,10 +121,10 @@ def test_classes_are_organs_alone_where_no_scan_has_the_label(workspace, method,
 
 
 def test_pretrains_where_some_scans_have_no_label(workspace):
-    index = workspace.folder("extract") / "index.csv"
-    table = pd.read_csv(index)
-    table.loc[table["case_id"].isin(["case-0", "case-1"]), "label_phase"] = "unknown"
-    table.to_csv(index, index=False)
+    def without_phase(case):
+        return {"scan_labels": {}} if case["case_id"] in ("case-0", "case-1") else {}
+
+    change_cases(workspace, without_phase)
 
     found = results_of(stage.pretrain(SETTINGS, workspace))
 
@@ -154,8 +154,7 @@ def test_a_damaged_checkpoint_is_set_aside(workspace, monkeypatch, capsys):
 
 
 def test_says_that_there_is_no_training_scan(workspace):
-    index = workspace.folder("extract") / "index.csv"
-    index.write_text(index.read_text().replace(",train,", ",test,"))
+    change_cases(workspace, lambda _: {"split": "test"})
 
     with pytest.raises(DataError, match="no patch of a training scan"):
         stage.pretrain(SETTINGS, workspace)
@@ -182,12 +181,21 @@ def test_goes_on_from_an_interrupted_training_as_if_it_had_not_been(workspace, m
     np.testing.assert_allclose(resumed, whole, rtol=1e-6)
 
 
+def change_cases(workspace, changes_of):
+    """Change what the store says of its scans."""
+    path = workspace.folder("extract") / "cases.json"
+    cases = json.loads(path.read_text())
+    path.write_text(json.dumps([{**case, **changes_of(case)} for case in cases]))
+
+
 def with_scanners(workspace, scanners):
     """Give the six scans of the store a second scan-wise label."""
-    path = workspace.folder("extract") / "index.csv"
-    table = pd.read_csv(path)
-    table["label_scanner"] = table["case_id"].str[-1].astype(int).map(dict(enumerate(scanners)))
-    table.to_csv(path, index=False)
+
+    def with_scanner(case):
+        scanner = scanners[int(case["case_id"][-1])]
+        return {"scan_labels": {**case["scan_labels"], "scanner": scanner}}
+
+    change_cases(workspace, with_scanner)
     meta = workspace.folder("extract") / "store.json"
     text = json.loads(meta.read_text())
     meta.write_text(json.dumps({**text, "scan_labels": ["phase", "scanner"]}))

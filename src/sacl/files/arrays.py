@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Integer, Num, Shaped
@@ -25,17 +27,122 @@ LARGEST_RATIO = 1100
 _NOISE = 1e-3
 """How far a label value may lie from a whole number: a scale factor in float32 leaves 1e-7."""
 _INT16 = np.iinfo(np.int16)
+LARGEST_FILE = 10 * 10**9
+"""Bytes of a file at most, of an array that is written by rows."""
+_LARGEST_HEADER = 1000
+
+Layout = Mapping[str, tuple[tuple[int, ...], Any]]
+"""Shape and type of several arrays, by name."""
 
 
-def allocate(path: Path, shape: Sequence[int], dtype: type) -> np.ndarray:
-    """Make an .npy file of zeros whose blocks are reserved, and map it: a full disk is an error."""
-    if 0 in shape:
-        np.save(path, np.zeros(tuple(shape), dtype))
-        return open_array(path)
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=tuple(shape))
-    with path.open("r+b") as file:
-        _reserve(file.fileno(), path.stat().st_size)
-    return array
+def mapped_new(path: Path, layout: Layout) -> dict[str, np.ndarray]:
+    """Make a file of several arrays of zeros, one after another, and map them to be filled.
+
+    Its blocks are reserved, so that a full disk is an error.
+    """
+    with path.open("wb") as file:
+        file.truncate(size_of(layout))
+        _reserve(file.fileno(), size_of(layout))
+    return mapped(path, layout, "r+")
+
+
+def mapped(path: Path, layout: Layout, mode: Literal["r", "r+"] = "r") -> dict[str, np.ndarray]:
+    """Map the arrays of a file that `mapped_new` made."""
+    arrays: dict[str, np.ndarray] = {}
+    start = 0
+    for name, (shape, kind) in layout.items():
+        empty = 0 in shape
+        arrays[name] = np.zeros(shape, kind) if empty else np.memmap(path, kind, mode, start, shape)
+        start += arrays[name].nbytes
+    return arrays
+
+
+def size_of(layout: Layout) -> int:
+    """Return the bytes of several arrays."""
+    return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in layout.values())
+
+
+def write_rows(
+    folder: Path, name: str, rows: Shaped[np.ndarray, "_ ..."], first: int, count: int
+) -> list[Path]:
+    """Write rows of an array of `count` rows, from the row `first` on, into its files.
+
+    They are `name-0000.npy` and so on, each of as many rows as `LARGEST_FILE` allows. Returns those
+    written into. Written again, the same rows change nothing.
+    """
+    per_file = max(1, (LARGEST_FILE - _LARGEST_HEADER) // (rows[:1].nbytes or 1))
+    written = []
+    while len(rows):
+        number, start = divmod(first, per_file)
+        some, rows = rows[: per_file - start], rows[per_file - start :]
+        first += len(some)
+        shape = (min(per_file, count - number * per_file), *some.shape[1:])
+        header = np.lib.format.header_data_from_array_1_0(some) | {"shape": shape}
+        written.append(folder / f"{name}-{number:04d}.npy")
+        written[-1].touch()
+        with written[-1].open("r+b") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            file.seek(start * some[0].nbytes, os.SEEK_CUR)
+            file.write(np.ascontiguousarray(some).data)
+    return written
+
+
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """Arrays whose rows follow one another as if they were of one array; read by rows alone."""
+
+    parts: Sequence[np.ndarray]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows of all parts, and the shape of a row."""
+        return (len(self), *self.parts[0].shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of an element."""
+        return self.parts[0].dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.nbytes for part in self.parts)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, rows: int | slice | Shaped[np.ndarray, " n"]) -> np.ndarray:
+        """Return one row, or a new array of several; rows count from 0 on."""
+        if isinstance(rows, (int, np.integer)):
+            return np.asarray(self[np.array([rows])][0])
+        chosen = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        if chosen.dtype.kind not in "iu" or chosen.min(initial=0) < 0:
+            raise IndexError(f"rows are numbers from 0 on, got {chosen.dtype}, {chosen.min()}")
+        number = np.searchsorted(self._ends, chosen, side="right")
+        picked = np.empty((len(chosen), *self.shape[1:]), self.dtype)
+        for part in np.unique(number):
+            here = number == part
+            start = self._ends[part] - len(self.parts[part])
+            picked[here] = self.parts[part][chosen[here] - start]
+        return picked
+
+    @cached_property
+    def _ends(self) -> Integer[np.ndarray, " part"]:
+        return np.cumsum([len(part) for part in self.parts])
+
+
+def read_joined(folder: Path, name: str, shape: Sequence[int], kind: Any) -> np.ndarray | Joined:
+    """Map what `write_rows` wrote, read-only; nothing was written of what has no rows.
+
+    Raises:
+        ValueError: a file, or its type, is not as it was written.
+    """
+    parts = [np.load(path, mmap_mode="r") for path in sorted(folder.glob(f"{name}-*.npy"))]
+    if any(part.dtype != kind for part in parts):
+        raise ValueError(f"{name} is not {np.dtype(kind)}")
+    if not parts:
+        return np.zeros((0, *shape[1:]), kind)
+    return parts[0] if len(parts) == 1 else Joined(parts)
 
 
 def set_aside(
@@ -57,16 +164,8 @@ def set_aside(
 
 def _reserve(file: int, size: int) -> None:
     """Reserve the blocks of a file: mapped, a full disk would end the program without a word."""
-    if hasattr(os, "posix_fallocate"):
+    if size and hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, size)
-
-
-def open_array(path: Path) -> np.ndarray:
-    """Map an array read-only; an empty one has no bytes to map and is loaded."""
-    try:
-        return np.load(path, mmap_mode="r")
-    except ValueError:
-        return np.load(path)
 
 
 def intensities(stored: Num[np.ndarray, "i j k"], slope: float, inter: float) -> np.ndarray:

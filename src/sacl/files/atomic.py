@@ -134,11 +134,14 @@ def append_line(folder: Path, document: Any) -> None:
 
 def read_lines(folder: Path, kind: type[Item]) -> list[Item]:
     """Return what all processes appended that is of a kind; what is damaged was not said."""
-    lines: list[Item] = []
+    decoder, lines = msgspec.json.Decoder(kind), list[Item]()
     for path in sorted(folder.glob("*.jsonl")):
-        for text in path.read_bytes().splitlines():
-            with contextlib.suppress(msgspec.ValidationError, ValueError, RecursionError):
-                lines += [msgspec.convert(json.loads(text), kind)] if text else []
+        for text in filter(None, path.read_bytes().splitlines()):
+            try:
+                lines.append(decoder.decode(text))
+            except (ValueError, RecursionError):  # NaN, or a name that is no Unicode, or damage
+                with contextlib.suppress(ValueError, RecursionError):
+                    lines.append(msgspec.convert(json.loads(text), kind))
     return lines
 
 

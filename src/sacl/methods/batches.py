@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from sacl.errors import DataError
@@ -49,8 +50,8 @@ def training_patches(store: PatchStore, scan_labels: Sequence[str]) -> TrainingP
         raise DataError("pretrain: no patch of a training scan; give the cohort a train split")
     scan_label = np.zeros(len(rows), np.int64)
     if scan_labels:
-        scan_label = codes_of(store.joined_label(scan_labels)[rows].tolist(), UNKNOWN)
-    scan = codes_of(store.index["case_id"].iloc[rows].tolist(), "")
+        scan_label = codes_of(store.joined_label(scan_labels)[rows], UNKNOWN)
+    scan = codes_of(store.index["case_id"].iloc[rows], "")
     return TrainingPatches(rows, store.organ_code[rows], scan_label, scan)
 
 
@@ -150,8 +151,7 @@ class SliceViews:
         self.weights = np.full(len(self.rows), 1 / len(self.rows))
         scan_label = np.zeros(len(store.dense_index), np.int64)
         if recipe.scan_labels:
-            labels = store.joined_dense_label(recipe.scan_labels)
-            scan_label = codes_of(labels.tolist(), UNKNOWN)
+            scan_label = codes_of(store.joined_dense_label(recipe.scan_labels), UNKNOWN)
         self.scan_label = torch.from_numpy(scan_label).to(recipe.device)
 
     @property
@@ -173,7 +173,11 @@ class SliceViews:
         ), generator
 
 
-def codes_of(values: Sequence[str], unknown: str) -> Int[np.ndarray, " n"]:
+def codes_of(
+    values: Sequence[str] | pd.Series | Shaped[np.ndarray, " n"], unknown: str
+) -> Int[np.ndarray, " n"]:
     """Return names as integers, by rising name; -1 for the unknown one."""
-    names, codes = np.unique(np.asarray(values, dtype=str), return_inverse=True)
-    return np.where(names[codes] == unknown, -1, codes).astype(np.int64)
+    codes, names = pd.factorize(pd.Series(values))
+    known = np.asarray(names, dtype=str)
+    ranks = np.where(known == unknown, -1, known.argsort().argsort())
+    return ranks[codes].astype(np.int64)

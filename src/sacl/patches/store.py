@@ -1,13 +1,16 @@
-"""The patch store: query patches and dense slices as memory-mapped arrays with an index table."""
+"""The patch store: query patches and dense slices as memory-mapped arrays with an index table.
+
+Each case is cut into a file of its own; in the end the cases' rows are put one after another into
+the arrays of all cases, which lie in files of limited size.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
+import os
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,13 +20,22 @@ import pandas as pd
 from jaxtyping import Float, Int64, Shaped, UInt, UInt16
 
 from sacl.errors import DataError
-from sacl.files.arrays import allocate, open_array, set_aside
+from sacl.files.arrays import (
+    Joined,
+    Layout,
+    mapped,
+    mapped_new,
+    read_joined,
+    set_aside,
+    size_of,
+    write_rows,
+)
 from sacl.files.atomic import replacing
-from sacl.files.documents import write_json, write_table
+from sacl.files.documents import read_as, read_if_there, write_json
 from sacl.patches.region import Placement
 from sacl.patches.scan_ranges import ScanRanges
 from sacl.patches.window import WindowRule
-from sacl.types import UNKNOWN, join_labels
+from sacl.types import UNKNOWN, Box, Split, join_labels
 
 IMAGE_SCALE = 65535
 """Stored image values per unit of the window: far finer than any scanner's HU."""
@@ -58,13 +70,47 @@ class StoreMeta:
     scans: ScanRanges | None = None
 
 
-Patches = UInt[np.ndarray, "_row _i _j"]
+@dataclass(frozen=True)
+class StoreSize:
+    """Rows of a store's arrays, or of one case in them."""
+
+    patches: int = 0
+    references: int = 0
+    slices: int = 0
+    dense_references: int = 0
+
+    def __add__(self, other: StoreSize) -> StoreSize:
+        return StoreSize(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredCase:
+    """A scan of a store: whose it is, what is known of all of it, and how much the store holds."""
+
+    case_id: str
+    subject_id: str
+    split: Split
+    size: StoreSize
+    scan_labels: Mapping[str, str] = field(default_factory=dict)
+    annotated: tuple[str, ...] = ()
+
+
+Patches = UInt[np.ndarray | Joined, "_row _i _j"]
 _ARRAYS = ["images", "attention", "references", "dense_images", "dense_references", "dense_coarse"]
+_BOX = [(name, "<i4") for name in ("slice", "i0", "j0", "i1", "j1")]
+_PATCH_ROW = np.dtype([*_BOX, ("pixel_mm", "<f8"), ("organ", "<u2"), ("has_reference", "?")])
+_SLICE_ROW = np.dtype([*_BOX, ("holds_organ", "?"), ("has_reference", "?")])
+_TOLD = ("organ", "has_reference")
+"""Columns that the tables hold otherwise."""
+_CASES, _JOINED = "cases.json", "joined.json"
+_AGAIN = "run `sacl extract CONFIG.yaml --force`"
+_TWICE_BYTES = 10**9
+"""Files of cases are kept up to this size until what was made of them is safely on the disk."""
 
 
 @dataclass(frozen=True, eq=False)
 class PatchStore:
-    """A store: its arrays are writable while it is made, and mapped read-only afterwards.
+    """A store, its arrays mapped read-only.
 
     `index` has a row per patch: case_id, subject_id, split, organ, slice, box (i0, j0, i1, j1),
     pixel_mm, reference_row (-1 where there is none) and `label_<name>` per scan-wise label.
@@ -97,18 +143,23 @@ class PatchStore:
     @cached_property
     def organ_code(self) -> Int64[np.ndarray, " patch"]:
         """Position of each patch's organ in `meta.organs`."""
-        codes = pd.Index(self.meta.organs).get_indexer(pd.Index(self.index["organ"]))
-        return codes.astype(np.int64)
+        organs = pd.Categorical(self.index["organ"], categories=self.meta.organs)
+        return organs.codes.astype(np.int64)
 
     def joined_label(self, names: Sequence[str]) -> Shaped[np.ndarray, " patch"]:
         """Return scan-wise labels of every patch as one, unknown where one of them is, or none."""
-        unknown = pd.Series(UNKNOWN, self.index.index)
-        columns = [self.index.get(LABEL_PREFIX + name, unknown) for name in names] or [unknown]
-        return np.array([join_labels(row) for row in zip(*columns, strict=True)], dtype=object)
+        columns = {name: self.index.get(LABEL_PREFIX + name, UNKNOWN) for name in names or [""]}
+        labels = pd.DataFrame(columns, self.index.index)
+        kinds = labels.groupby([*columns], observed=True)
+        rows = kinds.size().reset_index()[[*columns]].itertuples(index=False)
+        joined = np.array([join_labels(row) for row in rows], dtype=object)
+        return joined[kinds.ngroup().to_numpy()]
 
     def joined_dense_label(self, names: Sequence[str]) -> Shaped[np.ndarray, " slice"]:
         """Return several scan-wise labels of every dense slice as one, as `joined_label`."""
-        by_case = dict(zip(self.index["case_id"], self.joined_label(names), strict=True))
+        last = ~self.index["case_id"].duplicated(keep="last").to_numpy()
+        of_case = self.joined_label(names)[last]
+        by_case = dict(zip(self.index["case_id"][last], of_case, strict=True))
         labels = [by_case.get(case, UNKNOWN) for case in self.dense_index["case_id"]]
         return np.array(labels, dtype=object)
 
@@ -116,66 +167,147 @@ class PatchStore:
         return len(self.index)
 
 
-@contextlib.contextmanager
-def writing_patches(
-    folder: Path, meta: StoreMeta, index: pd.DataFrame, dense_index: pd.DataFrame
-) -> Iterator[PatchStore]:
-    """Allocate a store for the rows of two index tables and yield it, its arrays all 0, to fill.
+def row_of(box: Box) -> tuple[int, ...]:
+    """Return a box of one slice as the tables hold it."""
+    return (box.start[2], *box.start[:2], *box.stop[:2])
 
-    The files get their names when the body succeeds, `store.json` last; nothing is left otherwise.
-    Where the disk has too little room, that is said before anything is computed.
+
+def case_file(folder: Path, case_id: str) -> Path:
+    """Return where a case lies until it is put into the store."""
+    return folder / "cases" / f"{case_id}.patches"
+
+
+@contextlib.contextmanager
+def writing_case(path: Path, meta: StoreMeta, size: StoreSize) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the arrays and tables of a case, all 0, to fill; its file is whole or not there.
+
+    The arrays are those of a `PatchStore`; the tables `index` and `dense_index` have a box, as
+    `row_of`, in each row, and `has_reference` instead of the reference's row.
     """
-    layout = _layout(meta, index, dense_index)
-    need = sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in layout.values())
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if need > free:
+    with replacing(path) as temporary:
+        yield mapped_new(temporary, _layout(meta, size))
+
+
+def bytes_of(meta: StoreMeta, size: StoreSize) -> int:
+    """Return the disk that so much of a store takes."""
+    return size_of(_layout(meta, size))
+
+
+def count_joined(folder: Path, count: int) -> int:
+    """Return how many of the first of `count` cases are in the store, and in no file of theirs."""
+    if (folder / "store.json").is_file():
+        return count
+    return read_if_there(folder / _JOINED, int, _AGAIN) or 0
+
+
+def join_cases(folder: Path, meta: StoreMeta, cases: Sequence[StoredCase]) -> None:
+    """Put the files of all cases into the arrays of the store, in their order, and remove them.
+
+    Meanwhile 1 GB of the store, or one case of it, is on the disk twice. Interrupted at any moment,
+    the same call goes on.
+    """
+    done = count_joined(folder, len(cases))
+    whole, first = _rows_of(meta, cases), _rows_of(meta, cases[:done])
+    written: set[Path] = set()
+    kept: list[Path] = []
+    try:
+        for number, case in enumerate(cases[done:], done + 1):
+            kept.append(case_file(folder, case.case_id))
+            for name, rows in mapped(kept[-1], _layout(meta, case.size)).items():
+                written.update(write_rows(folder, name, rows, first[name], whole[name]))
+                first[name] += len(rows)
+            if number == len(cases) or sum(path.stat().st_size for path in kept) > _TWICE_BYTES:
+                _sync(written)
+                write_json(folder / _JOINED, number)
+                for path in kept:
+                    path.unlink()
+                written, kept = set(), []
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{folder.name}: the patch store needs {math.ceil(need / 1e6)} MB, the disk has"
-            f" {free // 10**6} MB left; free some, or lower extract.patch_size or"
-            " extract.dense_size"
-        )
-    with contextlib.ExitStack() as files:
-        arrays = {}
-        for name, (shape, kind) in layout.items():
-            path = files.enter_context(replacing(folder / f"{name}.npy"))
-            arrays[name] = allocate(path, shape, kind)
-        yield PatchStore(meta, index, dense_index, **arrays)
-    for name, table in (("index", index), ("dense_index", dense_index)):
-        write_table(folder / f"{name}.csv", table)
+            f"{folder.name}: the cases cannot be joined, {reason}; free some disk and repeat the"
+            " same command, which goes on"
+        ) from error
+    write_json(folder / _CASES, cases)
     write_json(folder / "store.json", meta)
+    (folder / _JOINED).unlink(missing_ok=True)
+    shutil.rmtree(case_file(folder, "").parent, ignore_errors=True)
+
+
+def _rows_of(meta: StoreMeta, cases: Sequence[StoredCase]) -> dict[str, int]:
+    """Return how many rows of every array some cases have."""
+    layout = _layout(meta, sum((case.size for case in cases), StoreSize()))
+    return {name: shape[0] for name, (shape, _) in layout.items()}
+
+
+def _sync(files: Iterable[Path]) -> None:
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def read_patches(folder: Path) -> PatchStore:
     """Open a store, refused where it is damaged; its arrays stay on disk, read as they are used."""
+    if (folder / "index.csv").exists():
+        raise DataError(f"{folder.name}: this patch store is of an older version; {_AGAIN}")
+    meta = read_as(folder / "store.json", StoreMeta, _AGAIN)
     try:
-        text = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-        if "placement" not in text:
-            raise DataError(
-                f"{folder.name}: this patch store was made by an older version, which placed its"
-                " patches otherwise; run `sacl extract CONFIG.yaml --force`"
-            )
-        meta = msgspec.convert(text, StoreMeta)
-        index = _read_table(folder / "index.csv")
-        dense_index = _read_table(folder / "dense_index.csv")
-        layout = _layout(meta, index, dense_index)
-        store = PatchStore(
-            meta,
-            index,
-            dense_index,
-            **{name: open_array(folder / f"{name}.npy") for name in layout},
-        )
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        cases = msgspec.json.decode((folder / _CASES).read_bytes(), type=list[StoredCase])
+        layout = _layout(meta, sum((case.size for case in cases), StoreSize()))
+        arrays = {name: read_joined(folder, name, *layout[name]) for name in layout}
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
         raise DataError(
             f"{folder.name}: the patch store is incomplete or broken ({type(error).__name__});"
-            " run `sacl extract CONFIG.yaml --force`"
+            f" {_AGAIN}"
         ) from error
-    if len(store.images) != len(index) or len(store.dense_images) != len(dense_index):
-        raise DataError(
-            f"{folder.name}: {len(store.images)} patches for {len(index)} rows of index.csv;"
-            " run `sacl extract CONFIG.yaml --force`"
-        )
-    return store
+    for name, (shape, _) in layout.items():
+        if arrays[name].shape != shape:
+            raise DataError(
+                f"{folder.name}: {name} has the shape {arrays[name].shape}, expected {shape};"
+                f" {_AGAIN}"
+            )
+    patches, slices = arrays.pop("index")[:], arrays.pop("dense_index")[:]
+    return PatchStore(meta, _index(meta, cases, patches), _dense_index(cases, slices), **arrays)
+
+
+def _index(
+    meta: StoreMeta, cases: Sequence[StoredCase], rows: Shaped[np.ndarray, " patch"]
+) -> pd.DataFrame:
+    counts = [case.size.patches for case in cases]
+    table = _table(cases, counts, rows)
+    table["split"] = _repeated([case.split for case in cases], counts)
+    table["organ"] = pd.Categorical.from_codes(rows["organ"], pd.Index(meta.organs))
+    for name in meta.scan_labels:
+        labels = [case.scan_labels.get(name, UNKNOWN) for case in cases]
+        table[LABEL_PREFIX + name] = _repeated(labels, counts)
+    return table
+
+
+def _dense_index(cases: Sequence[StoredCase], rows: Shaped[np.ndarray, " slice"]) -> pd.DataFrame:
+    counts = [case.size.slices for case in cases]
+    table = _table(cases, counts, rows)
+    table["annotated"] = _repeated([";".join(case.annotated) for case in cases], counts)
+    return table
+
+
+def _table(
+    cases: Sequence[StoredCase], counts: Sequence[int], rows: Shaped[np.ndarray, " row"]
+) -> pd.DataFrame:
+    """Return the numbers of rows, still mapped, and whose they are: a name is one number."""
+    known = rows["has_reference"]
+    columns = {
+        "reference_row": np.where(known, np.cumsum(known) - 1, -1),
+        "case_id": _repeated([case.case_id for case in cases], counts),
+        "subject_id": _repeated([case.subject_id for case in cases], counts),
+        **{name: rows[name] for name in rows.dtype.names or () if name not in _TOLD},
+    }
+    return pd.DataFrame(columns, copy=False)
+
+
+def _repeated(values: Sequence[str], counts: Sequence[int]) -> pd.Categorical:
+    """Return a value of each case as often as the case has rows."""
+    codes, names = pd.factorize(np.array(values, dtype=object))
+    return pd.Categorical.from_codes(np.repeat(codes, counts), pd.Index(names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,25 +349,16 @@ def store_of_slices(
     )
 
 
-def _layout(
-    meta: StoreMeta, index: pd.DataFrame, dense_index: pd.DataFrame
-) -> dict[str, tuple[tuple[int, ...], type]]:
+def _layout(meta: StoreMeta, size: StoreSize) -> Layout:
     patch, whole = (meta.stored_size,) * 2, (meta.dense_stored_size,) * 2
-    labeled, dense_labeled = (int((t["reference_row"] >= 0).sum()) for t in (index, dense_index))
     label = np.uint8 if len(meta.organs) < 256 else np.uint16
     return {
-        "images": ((len(index), *patch), np.uint16),
-        "attention": ((len(index), *patch), np.uint8),
-        "references": ((labeled, *patch), np.uint8),
-        "dense_images": ((len(dense_index), *whole), np.uint16),
-        "dense_references": ((dense_labeled, *whole), label),
-        "dense_coarse": ((len(dense_index), *whole), label),
+        "images": ((size.patches, *patch), np.uint16),
+        "attention": ((size.patches, *patch), np.uint8),
+        "references": ((size.references, *patch), np.uint8),
+        "dense_images": ((size.slices, *whole), np.uint16),
+        "dense_references": ((size.dense_references, *whole), label),
+        "dense_coarse": ((size.slices, *whole), label),
+        "index": ((size.patches,), _PATCH_ROW),
+        "dense_index": ((size.slices,), _SLICE_ROW),
     }
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    """Read an index; names stay text, also where a case is called 001 or an organ NA."""
-    columns = pd.read_csv(path, nrows=0).columns
-    text = {"case_id", "subject_id", "split", "organ", "annotated"}
-    types = {c: str for c in columns if c in text or c.startswith(LABEL_PREFIX)}
-    return pd.read_csv(path, dtype=types, keep_default_na=False)

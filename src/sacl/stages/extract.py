@@ -2,50 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import contextlib
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from sacl.cohort.manifest import read_cohort, with_phases
 from sacl.errors import DataError
+from sacl.files.journal import Journal
 from sacl.patches.query import coverage, cut, round_to_even
 from sacl.patches.region import Placement, dense_boxes, patch_boxes
-from sacl.patches.scan_ranges import measures_of, ranges_of
+from sacl.patches.scan_ranges import ScanMeasures, measures_of, ranges_of
 from sacl.patches.store import (
     COVERAGE_SCALE,
     IMAGE_SCALE,
-    LABEL_PREFIX,
-    PatchStore,
+    StoredCase,
     StoreMeta,
+    StoreSize,
+    bytes_of,
+    case_file,
+    count_joined,
+    join_cases,
     quantized,
-    writing_patches,
+    read_patches,
+    row_of,
+    writing_case,
 )
 from sacl.patches.window import WindowRule
-from sacl.progress import say, track
+from sacl.progress import say
 from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import ExtractSettings
 from sacl.stages.scan import Scan
-from sacl.types import Box, Case, Cohort
+from sacl.types import Box, Cohort
 
 MARGIN = 1.5
 """The store keeps this many patch sides around the center."""
 DENSE_MARGIN = 1.6
 """The same for dense slices."""
 _SAY_ABOVE_BYTES = 1e9
-_PLACE = ("slice", "i0", "j0", "i1", "j1")
-_DENSE_COLUMNS = ("case_id", "subject_id", *_PLACE, "annotated", "holds_organ")
+_SAMPLED = 8
+"""Scans whose boxes tell before all others are cut how large the store will be."""
 
 
-Row = dict[str, object]
-"""A row of an index table, by column."""
-Plan = tuple[StoreMeta, pd.DataFrame, pd.DataFrame]
-"""What a store will hold: its description and both index tables."""
+@dataclass(frozen=True)
+class Cut:
+    """How much was cut of a scan, and what it is like where it is one of training."""
+
+    size: StoreSize
+    measures: ScanMeasures | None
 
 
 def inputs(settings: ExtractSettings, workspace: Workspace) -> dict[str, str]:
@@ -62,21 +73,34 @@ def extract(settings: ExtractSettings, workspace: Workspace) -> Path:
     with recorded(workspace, "extract", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
         cohort = with_phases(cohort, workspace.require("locate"))
-        plan = _plan(cohort, workspace, _meta(cohort, settings))
-        with writing_patches(folder, *plan) as store:
-            if store.nbytes > _SAY_ABOVE_BYTES:
-                say(f"  {len(store)} patches take {store.nbytes / 1e9:.1f} GB of disk")
-            for case in track(cohort.cases, "cut patches"):
-                scan = Scan(case, cohort, workspace)
-                _fill_patches(scan, store)
-                _fill_dense(scan, store)
+        meta = _meta(cohort, settings)
+        cuts = _cut_cases(meta, cohort, workspace)
+        if not any(one.size.patches for one in cuts):
+            raise DataError(
+                "extract: no coarse map holds any organ; look at 2-coarse/coverage.csv, and train"
+                " the coarse network longer or give better maps"
+            )
+        cases = [
+            StoredCase(
+                case_id=case.case_id,
+                subject_id=case.subject_id,
+                split=case.split,
+                size=one.size,
+                scan_labels=case.scan_labels,
+                annotated=case.annotated,
+            )
+            for case, one in zip(cohort.cases, cuts, strict=True)
+        ]
+        ranges = ranges_of([one.measures for one in cuts if one.measures])
+        join_cases(folder, replace(meta, scans=ranges), cases)
+        store = read_patches(folder)
         by_organ = store.index["organ"].value_counts()
         results.update(
             patches=len(store),
             patches_with_reference=len(store.references),
             dense_slices=len(store.dense_images),
             dense_slices_with_reference=len(store.dense_references),
-            patches_per_organ={str(organ): int(n) for organ, n in by_organ.items()},
+            patches_per_organ={str(organ): int(n) for organ, n in by_organ.items() if n},
             stored_mb=round(store.nbytes / 1e6, 1),
         )
     return folder
@@ -96,97 +120,130 @@ def _meta(cohort: Cohort, settings: ExtractSettings) -> StoreMeta:
     )
 
 
-def _plan(cohort: Cohort, workspace: Workspace, meta: StoreMeta) -> Plan:
-    """Return the index of all patches and of all dense slices.
+def _cut_cases(meta: StoreMeta, cohort: Cohort, workspace: Workspace) -> list[Cut]:
+    """Cut the scans that are not cut, each into a file of its own, and return what all are.
 
-    Boxes are cheap: with their number known first, the store is allocated once, in its full size.
+    Raises:
+        DataError: some scans are bad; said at the end, when the others are done.
     """
-    rows: list[Row] = []
-    dense: list[Row] = []
-    measures = []
-    for case in track(cohort.cases, "plan patches"):
-        scan = Scan(case, cohort, workspace)
-        rows += _patch_rows(scan, meta)
-        if case.split == "train":
-            dense += _slice_rows(scan, meta)
-            measures.append(measures_of(scan.image))
-    if not rows:
+    folder, names = workspace.folder("extract"), [case.case_id for case in cohort.cases]
+    joined = set(names[: count_joined(folder, len(names))])
+
+    def is_there(name: str) -> bool:
+        return name in joined or case_file(folder, name).is_file()
+
+    shard = workspace.engine.shard
+    left = [n for n in names if (shard is None or shard.holds(n)) and not is_there(n)]
+    if left and not workspace.engine.merges:
+        _require_room(left, meta, cohort, workspace)
+    work = partial(_open_cutter, meta, workspace)
+    outcomes = workspace.engine.each(work, names, Journal(folder, Cut), "cut patches", is_there)
+    reasons = [outcome.reason for outcome in outcomes if outcome.result is None]
+    if reasons:
         raise DataError(
-            "extract: no coarse map holds any organ; look at 2-coarse/coverage.csv, and train the"
-            " coarse network longer or give better maps"
+            f"extract: {len(reasons)} of {len(names)} scans could not be cut, the others are done;"
+            f" the first: {reasons[0]}"
         )
-    index, dense_index = pd.DataFrame(rows), pd.DataFrame(dense, columns=_DENSE_COLUMNS)
-    labeled = [case.case_id for case in cohort.labeled]
-    _number(index, "patch", index["case_id"].isin(labeled) & index.pop("annotated"))
-    _number(dense_index, "slice_row", dense_index["case_id"].isin(labeled))
-    return replace(meta, scans=ranges_of(measures)), index, dense_index
+    return [outcome.result for outcome in outcomes if outcome.result]
 
 
-def _number(table: pd.DataFrame, name: str, has_reference: pd.Series) -> None:
-    """Put in front where each line stands in the arrays; -1 where it has no reference."""
-    table.insert(0, name, np.arange(len(table)))
-    table.insert(1, "reference_row", np.where(has_reference, np.cumsum(has_reference) - 1, -1))
+def _require_room(
+    names: Sequence[str], meta: StoreMeta, cohort: Cohort, workspace: Workspace
+) -> None:
+    """Say how much disk some scans will take, by the boxes of a few, and refuse too small a one."""
+    cases = {case.case_id: case for case in cohort.cases}
+    sizes = []
+    for name in names[:: math.ceil(len(names) / _SAMPLED)]:
+        with contextlib.suppress(DataError):  # of a bad scan, which is told when it is its turn
+            boxes = _boxes_of(Scan(cases[name], cohort, workspace), meta)
+            sizes.append(bytes_of(meta, boxes.size))
+    need = len(names) * sum(sizes) / max(1, len(sizes))
+    free = shutil.disk_usage(workspace.folder("extract")).free
+    if need > free:
+        raise DataError(
+            f"extract: the patch store needs about {math.ceil(need / 1e6)} MB, the disk has"
+            f" {free // 10**6} MB left; free some, or lower extract.patch_size or"
+            " extract.dense_size"
+        )
+    if need > _SAY_ABOVE_BYTES:
+        say(f"  patches and slices of {len(names)} scans take about {need / 1e9:.1f} GB of disk")
 
 
-def _patch_rows(scan: Scan, meta: StoreMeta) -> Iterator[Row]:
-    case = scan.case
-    for organ, box in patch_boxes(meta.placement, scan.coarse):
-        yield {
-            "case_id": case.case_id,
-            "subject_id": case.subject_id,
-            "split": case.split,
-            "organ": organ,
-            **_place(box),
-            "pixel_mm": box.shape[0] * scan.coarse.grid.spacing_mm[0] / meta.patch_size,
-            "annotated": organ in case.annotated,
-            **{LABEL_PREFIX + name: case.scan_label(name) for name in meta.scan_labels},
-        }
+def _open_cutter(meta: StoreMeta, workspace: Workspace) -> Callable[[str], Cut]:
+    """Return what cuts a scan into its file."""
+    cohort = read_cohort(workspace.require("ingest"))
+    cases = {case.case_id: case for case in cohort.cases}
+
+    def cut_case(name: str) -> Cut:
+        scan = Scan(cases[name], cohort, workspace)
+        boxes = _boxes_of(scan, meta)
+        with writing_case(case_file(workspace.folder("extract"), name), meta, boxes.size) as arrays:
+            _fill_patches(scan, meta, boxes, arrays)
+            _fill_dense(scan, meta, boxes, arrays)
+        is_training = scan.case.split == "train"
+        return Cut(boxes.size, measures_of(scan.image) if is_training else None)
+
+    return cut_case
 
 
-def _slice_rows(scan: Scan, meta: StoreMeta) -> Iterator[Row]:
-    for box in dense_boxes(meta.placement, scan.image.grid, scan.coarse):
-        yield {
-            "case_id": scan.case.case_id,
-            "subject_id": scan.case.subject_id,
-            **_place(box),
-            "annotated": ";".join(scan.case.annotated),
-            "holds_organ": bool(scan.coarse.voxels[:, :, box.start[2]].any()),
-        }
+@dataclass(frozen=True)
+class _Boxes:
+    """What is cut of a scan: patches, of which some have a reference, and dense slices."""
+
+    patches: Sequence[tuple[str, Box]]
+    known: Sequence[bool]
+    slices: Sequence[Box]
+    is_labeled: bool
+
+    @property
+    def size(self) -> StoreSize:
+        slices = len(self.slices)
+        return StoreSize(len(self.patches), sum(self.known), slices, slices * self.is_labeled)
 
 
-def _place(box: Box) -> dict[str, int]:
-    return dict(zip(_PLACE, (box.start[2], *box.start[:2], *box.stop[:2]), strict=True))
+def _boxes_of(scan: Scan, meta: StoreMeta) -> _Boxes:
+    is_training = scan.case.split == "train"
+    is_labeled = is_training and scan.case.reference is not None
+    patches = list(patch_boxes(meta.placement, scan.coarse))
+    known = [is_labeled and organ in scan.case.annotated for organ, _ in patches]
+    slices = dense_boxes(meta.placement, scan.image.grid, scan.coarse) if is_training else []
+    return _Boxes(patches, known, slices, is_labeled)
 
 
-def _slices(table: pd.DataFrame, case: Case) -> Iterator[tuple[int, list[tuple[Any, Box]]]]:
-    """Yield a case's rows slice by slice, so that each is read and windowed once."""
-    of_case = table[table["case_id"] == case.case_id].sort_values("slice", kind="stable")
-    rows: Iterator[Any] = of_case.itertuples()
-    for k, of_slice in groupby(rows, key=lambda row: int(row.slice)):
-        yield k, [(row, Box((row.i0, row.j0, k), (row.i1, row.j1, k + 1))) for row in of_slice]
-
-
-def _fill_patches(scan: Scan, store: PatchStore) -> None:
-    size, scale = store.meta.patch_size, store.margin
-    for k, rows in _slices(store.index, scan.case):
+def _fill_patches(
+    scan: Scan, meta: StoreMeta, boxes: _Boxes, arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Cut slice by slice, so that each is read and windowed once."""
+    size, scale = meta.patch_size, meta.stored_size / meta.patch_size
+    reference_row = np.cumsum(boxes.known) - 1
+    slice_of = [box.start[2] for _, box in boxes.patches]
+    in_order = sorted(range(len(slice_of)), key=slice_of.__getitem__)
+    for k, rows in groupby(in_order, key=slice_of.__getitem__):
         plane, coarse = scan.plane(k), scan.coarse.voxels[:, :, k]
-        for row, box in rows:
-            label = scan.cohort.scheme.label_of(row.organ)
-            store.images[row.patch] = quantized(cut(plane, box, size, scale), IMAGE_SCALE)
+        for row in rows:
+            organ, box = boxes.patches[row]
+            label = scan.cohort.scheme.label_of(organ)
+            pixel_mm = box.shape[0] * scan.coarse.grid.spacing_mm[0] / size
+            arrays["index"][row] = (*row_of(box), pixel_mm, label - 1, boxes.known[row])
+            arrays["images"][row] = quantized(cut(plane, box, size, scale), IMAGE_SCALE)
             attention = coverage(coarse, label, box, size, scale)
-            store.attention[row.patch] = quantized(attention, COVERAGE_SCALE)
-            if row.reference_row >= 0:
+            arrays["attention"][row] = quantized(attention, COVERAGE_SCALE)
+            if boxes.known[row]:
                 reference = coverage(scan.reference.voxels[:, :, k], label, box, size, scale)
-                store.references[row.reference_row] = quantized(reference, COVERAGE_SCALE)
+                arrays["references"][reference_row[row]] = quantized(reference, COVERAGE_SCALE)
 
 
-def _fill_dense(scan: Scan, store: PatchStore) -> None:
-    size, scale = store.meta.dense_size, store.meta.dense_stored_size / store.meta.dense_size
-    for k, [(row, box)] in _slices(store.dense_index, scan.case):
-        image = cut(scan.plane(k), box, size, scale)
-        store.dense_images[row.slice_row] = quantized(image, IMAGE_SCALE)
-        maps = [(store.dense_coarse, row.slice_row, scan.coarse)]
-        if row.reference_row >= 0:
-            maps.append((store.dense_references, row.reference_row, scan.reference))
-        for array, place, label_map in maps:
-            array[place] = cut(label_map.voxels[:, :, k], box, size, scale, nearest=True)
+def _fill_dense(
+    scan: Scan, meta: StoreMeta, boxes: _Boxes, arrays: Mapping[str, np.ndarray]
+) -> None:
+    size, scale = meta.dense_size, meta.dense_stored_size / meta.dense_size
+    maps = {"dense_coarse": scan.coarse}
+    if boxes.is_labeled:
+        maps["dense_references"] = scan.reference
+    for row, box in enumerate(boxes.slices):
+        k = box.start[2]
+        holds_organ = scan.coarse.voxels[:, :, k].any()
+        arrays["dense_index"][row] = (*row_of(box), holds_organ, boxes.is_labeled)
+        arrays["dense_images"][row] = quantized(cut(scan.plane(k), box, size, scale), IMAGE_SCALE)
+        for name, of in maps.items():
+            arrays[name][row] = cut(of.voxels[:, :, k], box, size, scale, nearest=True)

@@ -89,7 +89,7 @@ def train_on_slices(
     stored = round_to_even(spec.image_size * MARGIN)
     meta = StoreMeta(0, 0, spec.image_size, stored, spec.organs, scheme=spec.scheme)
     store = store_of_slices(meta, scans, checkpoint and checkpoint.parent)
-    if not store.dense_references.any():
+    if not any(scan.labels is not None and scan.labels.any() for scan in scans):
         raise DataError("locate: the labeled scans of a fold hold no organ; check their references")
     network = build_segmenter(spec, plan.seed).to(device, memory_format=torch.channels_last)
     ranges = VIEWS[plan.augment or "strong"]

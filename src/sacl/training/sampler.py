@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sacl.patches.store import IMAGE_SCALE, StoreMeta
+from sacl.patches.store import IMAGE_SCALE, Patches, StoreMeta
 from sacl.patches.views import ViewRanges, random_affine, resample
 
 Positions = Int[np.ndarray, " drawn"]
@@ -56,7 +56,7 @@ class StepRules:
     def mapped(
         self,
         meta: StoreMeta,
-        channels: Sequence[tuple[Shaped[np.ndarray, "_ i j"], Positions]],
+        channels: Sequence[tuple[Patches, Positions]],
         generator: torch.Generator,
         views: int = 1,
     ) -> Float[Tensor, "n channel side side"]:
@@ -72,9 +72,7 @@ class StepRules:
         scale = meta.dense_stored_size / meta.dense_size
         return resample(stored, theta, meta.dense_size, scale, range(1, len(channels)))
 
-    def gather(
-        self, array: Shaped[np.ndarray, "n i j"], rows: Positions
-    ) -> Float[Tensor, "drawn i j"]:
+    def gather(self, array: Patches, rows: Positions) -> Float[Tensor, "drawn i j"]:
         """Move rows of a stored array to the device as integers and return them as float32."""
         picked = torch.from_numpy(np.ascontiguousarray(array[rows]))
         return picked.to(self.device).to(torch.float32)
