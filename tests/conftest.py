@@ -23,6 +23,7 @@ install_import_hook(
         "sacl.networks",
         "sacl.patches",
         "sacl.prediction",
+        "sacl.ranks",
         "sacl.report.pictures",
         "sacl.scores",
         "sacl.training",

@@ -72,7 +72,7 @@ def step_overhead(steps: int, batch: int, network: str, size: int = 64) -> dict[
     loss's) are timed from within, everything else is overhead: sampler, reading, views, relations,
     loss, gradient clipping, optimizer, schedule, progress.
     """
-    store, recipe = _random_patches(batch, size, network)
+    store, recipe = random_patches(batch, size, network)
     pretraining = method_named("semantic").build(store, recipe)
     embedder = pretraining.network
     clock: dict[str, list[float]] = {"begin": [], "forward": [], "backward": []}
@@ -124,7 +124,9 @@ def step_overhead(steps: int, batch: int, network: str, size: int = 64) -> dict[
     }
 
 
-def _random_patches(batch: int, size: int, network: str) -> tuple[PatchStore, Recipe]:
+def random_patches(
+    batch: int, size: int, network: str, width: int = 64
+) -> tuple[PatchStore, Recipe]:
     """Return a store of random patches of 13 organs in 40 scans, and a recipe for them."""
     rng = np.random.default_rng(0)
     count, stored = 3000, round(size * MARGIN)
@@ -146,7 +148,7 @@ def _random_patches(batch: int, size: int, network: str) -> tuple[PatchStore, Re
     meta = StoreMeta(size, stored, size, stored, ORGANS, ("phase",))
     store = PatchStore(meta, index, pd.DataFrame(), *arrays)
     recipe = Recipe(
-        network=network, width=64, batch=batch, scan_labels=("phase",), ranges=VIEWS["mild"]
+        network=network, width=width, batch=batch, scan_labels=("phase",), ranges=VIEWS["mild"]
     )
     return store, recipe
 

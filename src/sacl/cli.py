@@ -22,7 +22,7 @@ from typing import Any
 
 from sacl import __version__, handlers
 from sacl.commands import COMMANDS, SHARDED, engine_of, parsed, program
-from sacl.errors import ConfigError, SaclError, SetAsideError
+from sacl.errors import ConfigError, LostRankError, SaclError, SetAsideError
 from sacl.progress import quiet_libraries, say, silent
 from sacl.run.configure import load_config
 from sacl.run.machine import is_short_of_memory
@@ -39,16 +39,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_libraries()
     if hasattr(sys.stdout, "reconfigure"):  # a terminal of ASCII alone
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
+
+    def command() -> int:
         with _ended_by_sigterm():
             return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+
+    try:
+        if _rank() is None:
+            return command()
+        from sacl import ranks
+
+        return ranks.join_and_run(command)
     except BrokenPipeError:  # the reader, such as `head`, has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (Exception, KeyboardInterrupt) as error:
         message, code = _told(error)
-        print(f"sacl: {' '.join(message.split())}", file=sys.stderr)
+        whose = f"rank {_rank()}: " if _rank() else ""
+        print(f"sacl: {whose}{' '.join(message.split())}", file=sys.stderr)
         return code
+
+
+def _rank() -> int | None:
+    """Return which of several ranks this is that `torchrun` has started; None where it is none."""
+    several = "TORCHELASTIC_RUN_ID" in os.environ and os.environ["WORLD_SIZE"] != "1"
+    return int(os.environ["RANK"]) if several else None
 
 
 @contextlib.contextmanager
@@ -71,7 +86,7 @@ def _ended_by_sigterm() -> Iterator[None]:
 def _told(error: BaseException) -> tuple[str, int]:
     """Return what ended the program in one line, and its exit code."""
     if isinstance(error, SaclError):
-        return str(error), 1 if isinstance(error, SetAsideError) else 2
+        return str(error), 1 if isinstance(error, (SetAsideError, LostRankError)) else 2
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command goes on where it stopped", 130
     if isinstance(error, OSError) and error.errno in _ERRNOS:

@@ -25,5 +25,9 @@ class DeviceError(SaclError):
     """The device that was asked for is not there."""
 
 
+class LostRankError(SaclError):
+    """A process that trains together with others has lost one of them; exit code 1."""
+
+
 class WorkspaceError(SaclError):
     """The work directory lacks a stage's result, or holds another configuration's."""

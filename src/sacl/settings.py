@@ -234,8 +234,7 @@ class PretrainSettings(Checked, frozen=True, kw_only=True):
     steps: Positive = 600
     """Training steps."""
     batch: Annotated[int, Meta(ge=4)] | None = None
-    """Query patches or dense slices per step, each seen in two views; 128 patches or 16 slices
-    where unset."""
+    """Query patches or dense slices per step, each in two views; 128 or 16 where unset."""
     temperature: Length = 0.1
     """Soft-max temperature of the contrastive loss."""
     augment: Augment = "strong"
@@ -320,6 +319,16 @@ class FinetuneSettings(Checked, frozen=True, kw_only=True):
                 )
         else:
             _require(self.batch != 1, "finetune.batch: expected 2 at least, got 1")
+
+    @property
+    def samples(self) -> int:
+        """Slices, patches or crops of a step."""
+        return self.batch or (16 if self.volume is None else 1)
+
+    @property
+    def least_samples(self) -> int:
+        """Samples that a step needs: a labeled and an unlabeled slice where they are mixed."""
+        return 2 if self.dense is not None and self.teacher_steps else 1
 
     @property
     def teacher_steps(self) -> int:

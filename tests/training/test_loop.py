@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from sacl.errors import SaclError
-from sacl.training.loop import cosine, train, write_losses
+from sacl.training.loop import cosine, train
+from sacl.training.pace import write_losses
 
 CPU = torch.device("cpu")
 

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from sacl import ranks
+
 _TINY = 1e-12
 
 
@@ -35,7 +37,7 @@ def semantic_contrastive_loss(
 
 
 def patch_contrastive_loss(
-    embedding: Float[Tensor, "batch view dim"],
+    embedding: Float[Tensor, "own view dim"],
     positive: Bool[Tensor, "batch batch"],
     candidate: Bool[Tensor, "batch batch"],
     temperature: float,
@@ -57,7 +59,7 @@ def patch_contrastive_loss(
 
 
 def contrastive_loss(
-    embedding: Float[Tensor, "n dim"],
+    embedding: Float[Tensor, "own dim"],
     positive: Bool[Tensor, "n n"],
     candidate: Bool[Tensor, "n n"],
     temperature: float,
@@ -69,7 +71,8 @@ def contrastive_loss(
     not enter the mean; where no anchor has one, the loss is 0 and its gradient too.
 
     Args:
-        embedding: L2-normalized embeddings.
+        embedding: L2-normalized embeddings, of this rank's views. Over several ranks the relations
+            are of the views of all ranks, one rank after the other.
         positive: Pairs in P; those that are not candidates are ignored.
         candidate: Pairs in A; the others are in neither numerator nor denominator.
         temperature: Soft-max temperature t.
@@ -78,20 +81,23 @@ def contrastive_loss(
     with torch.autocast(embedding.device.type, enabled=False):
         if embedding.dtype != torch.float64:
             embedding = embedding.float()
-        others = ~torch.eye(len(embedding), dtype=torch.bool, device=embedding.device)
-        candidate = candidate & others
-        positive = positive & candidate
+        everyone, own = ranks.gathered(embedding)
+        others = ~torch.eye(len(everyone), dtype=torch.bool, device=embedding.device)
+        candidate = candidate[own] & others[own]
+        positive = positive[own] & candidate
         positives = positive.sum(dim=1)
         anchor = positives > 0
-        logit = embedding @ embedding.T / temperature
+        logit = embedding @ everyone.T / temperature
         # A row without a candidate would be the logarithm of 0: its gradient is NaN even where
         # its value is not used. Such a row has no positive either, so its denominator may be any.
         counted = candidate | ~anchor[:, None]
         total = logit.masked_fill(~counted, -torch.inf).logsumexp(dim=1)
-        share = positive.to(logit.dtype) if weight is None else positive * weight.to(logit.dtype)
+        share = positive.to(logit.dtype)
+        share = share if weight is None else share * weight[own]
         mean_logit = (logit * share).sum(dim=1) / share.sum(dim=1).clamp_min(_TINY)
         per_anchor = torch.where(anchor, total - mean_logit, 0.0)
-        return per_anchor.sum() / anchor.sum().clamp_min(1)
+        loss, anchors = ranks.total(torch.stack([per_anchor.sum(), anchor.sum()]))
+        return loss / anchors.clamp_min(1)
 
 
 def semantic_relations(

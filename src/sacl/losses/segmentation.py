@@ -2,7 +2,8 @@
 
 The soft Dice is that of Milletari et al., "V-Net" (3DV 2016, doi 10.1109/3DV.2016.79) without the
 squares, over the whole batch: 1 - 2 sum(p r) / (sum(p) + sum(r)). Everything is computed in
-float32, whatever precision the logits come in.
+float32, whatever precision the logits come in. Each rank gives the logits of its own samples, and
+gets the loss of all.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from sacl import ranks
 
 _TINY = 1e-6
 _RAREST = 1e-5
@@ -64,13 +67,16 @@ def dense_loss(
     weight = log_probability.new_ones(reference.shape) if pixel_weight is None else pixel_weight
     counted = weight if class_weight is None else weight * class_weight[reference]
     per_pixel = torch.nn.functional.nll_loss(log_probability, reference, reduction="none")
-    cross_entropy = (per_pixel * counted).sum() / counted.sum().clamp(min=_TINY)
     one_hot = torch.nn.functional.one_hot(reference, logit.shape[1]).movedim(-1, 1)[:, 1:]
     one_hot = one_hot * weight[:, None]
-    dice = _batch_dice(log_probability[:, 1:].exp(), one_hot, weight[:, None])
-    present = one_hot.sum(dim=(0, 2, 3)) > 0
+    overlap, probable, there = _organ_sums(log_probability[:, 1:].exp(), one_hot, weight[:, None])
+    entropy = torch.stack([(per_pixel * counted).sum(), counted.sum()])
+    sums = ranks.total(torch.cat([entropy, overlap, probable, there]))
+    overlap, probable, there = sums[2:].chunk(3)
+    present = there > 0
+    dice = 2 * overlap / (probable + there + _TINY)
     dice_loss = ((1 - dice) * present).sum() / present.sum().clamp(min=1)
-    return cross_entropy + dice_loss
+    return sums[0] / sums[1].clamp(min=_TINY) + dice_loss
 
 
 def query_loss(
@@ -84,20 +90,26 @@ def query_loss(
     """
     logit = logit.float()
     inside = (reference >= 0.5).float()
-    cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(logit, inside)
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logit, inside, reduction="sum")
     overlap = (logit.sigmoid() * inside).sum(dim=(1, 2, 3))
     total = (logit.sigmoid() + inside).sum(dim=(1, 2, 3))
     present = inside.sum(dim=(1, 2, 3)) > 0
-    dice_loss = ((1 - 2 * overlap / (total + _TINY)) * present).sum() / present.sum().clamp(min=1)
-    return cross_entropy + dice_loss
+    dice_loss = ((1 - 2 * overlap / (total + _TINY)) * present).sum()
+    counts = (logit.new_tensor(logit.numel()), present.sum())
+    entropy, pixels, dice_loss, patches = ranks.total(
+        torch.stack([entropy, counts[0], dice_loss, counts[1]])
+    )
+    return entropy / pixels + dice_loss / patches.clamp(min=1)
 
 
-def _batch_dice(
+def _organ_sums(
     probability: Float[Tensor, "batch organ i j"],
     reference: Float[Tensor, "batch organ i j"],
     weight: Float[Tensor, "batch 1 i j"],
-) -> Float[Tensor, " organ"]:
-    """Return the soft Dice of a batch; the reference is weighted already."""
-    overlap = (probability * reference).sum(dim=(0, 2, 3))
-    total = (probability * weight + reference).sum(dim=(0, 2, 3))
-    return 2 * overlap / (total + _TINY)
+) -> tuple[Float[Tensor, " organ"], Float[Tensor, " organ"], Float[Tensor, " organ"]]:
+    """Return the sums of p r, of p and of r over a batch; the reference is weighted already."""
+    return (
+        (probability * reference).sum(dim=(0, 2, 3)),
+        (probability * weight).sum(dim=(0, 2, 3)),
+        reference.sum(dim=(0, 2, 3)),
+    )

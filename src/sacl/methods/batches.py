@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from sacl import ranks
 from sacl.errors import DataError
 from sacl.losses.contrastive import patch_contrastive_loss
 from sacl.methods import Pretraining, Recipe
@@ -86,13 +87,17 @@ class PatchViews:
         return torch.stack(channels, dim=1)
 
     def draw(self, step: int) -> tuple[Tensor, Int[np.ndarray, " patch"], torch.Generator]:
-        """Return a step's views `[patch, 2, channel, i, j]`, which patches they are of, and the
+        """Return a step's views `[patch, 2, channel, i, j]`, the patches of the step, and the
         generator for what else is random.
+
+        A rank makes the views of its own patches alone.
         """  # noqa: D205
         rng, generator = self.rules.randomness(step)
         positions = self.sampler.draw(rng)
+        own = ranks.own(len(positions))
+        generator.keep(own, len(positions))
         size, margin = self.store.meta.patch_size, self.store.margin
-        views = two_views(self.pixels(positions), self.rules.ranges, size, margin, generator)
+        views = two_views(self.pixels(positions[own]), self.rules.ranges, size, margin, generator)
         return views, positions, generator
 
 
@@ -121,7 +126,7 @@ def contrast_of(views: PatchViews, relations: Relations, facts: Mapping[str, int
 
 
 class SlicePairs(NamedTuple):
-    """Two views of every slice, one after the other: image, coarse labels, which slice it is."""
+    """Two views of this rank's slices, one after the other: image, coarse labels, which slice."""
 
     image: Float[Tensor, "n 1 i j"]
     labels: Int[Tensor, "n i j"]
@@ -163,7 +168,10 @@ class SliceViews:
         """Return a step's views, and the generator for what else is random."""
         rules = self.rules
         rng, generator = rules.randomness(step)
-        drawn = self.rows[rules.rows(self.weights, min(rules.batch, len(self.rows)), rng)]
+        count = min(rules.batch, len(self.rows))
+        own = ranks.own(count)
+        generator.keep(np.r_[own, count + own], 2 * count)
+        drawn = self.rows[rules.rows(self.weights, count, rng)[own]]
         channels = [(self.store.dense_images, drawn), (self.store.dense_coarse, drawn)]
         pixels = rules.mapped(self.store.meta, channels, generator, views=2)
         return SlicePairs(

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sacl import ranks
 from sacl.losses.contrastive import contrastive_loss, semantic_relations
 from sacl.methods import Method, Pretraining, Recipe, register
 from sacl.methods.batches import SliceViews
@@ -34,7 +35,8 @@ def pooled_pretraining(store: PatchStore, recipe: Recipe) -> Pretraining:
         features = network(channels_last(slices.image))
         masks = region_masks(slices.labels, views.organs)
         n, region = large_enough(masks).nonzero(as_tuple=True)
-        relations = region_relations(region, views.scan_label[slices.slice[n]])
+        classes, _ = ranks.gathered(torch.stack([region, views.scan_label[slices.slice[n]]], 1))
+        relations = region_relations(*classes.unbind(dim=1))
         coarsest = network.project_coarsest(pool_under(features.coarsest, masks)[n, region])
         finest = network.project_finest(pool_under(features.finest, masks)[n, region])
         total = contrastive_loss(coarsest, *relations, recipe.temperature)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sacl import ranks
 from sacl.errors import DeviceError
 from sacl.run.machine import available_cores
 
@@ -32,6 +33,8 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise DeviceError(f"device '{name}': expected auto, cpu, cuda, cuda:N or mps") from None
+    if ranks.started() > 1 and device.index is not None:
+        raise DeviceError(f"device '{name}': every rank has its own; give --device cuda or auto")
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),

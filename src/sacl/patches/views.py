@@ -8,11 +8,12 @@ beyond the stored margin it is 0, the intensity of the window's lower end.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -59,6 +60,36 @@ VIEWS = {
     ),
 }
 """The ranges that the settings know by name."""
+
+
+class BatchGenerator(torch.Generator):
+    """A generator that may be asked for a part of a batch, and draws for the whole of it.
+
+    So a sample gets the same random numbers in whatever part it is made.
+    """
+
+    whole: int = 0
+    kept: Int[Tensor, " kept"] | None = None
+
+    def keep(self, kept: Int[np.ndarray, " kept"], whole: int) -> None:
+        """Draw for `whole` samples from now on, and keep what these of them get."""
+        all_of_them = np.array_equal(kept, np.arange(whole))
+        self.kept = None if all_of_them else torch.from_numpy(kept).to(self.device)
+        self.whole = whole
+
+
+def per_sample(
+    draw: Callable[..., Tensor], shape: Sequence[int], generator: torch.Generator
+) -> Shaped[Tensor, "n ..."]:
+    """Return random numbers `[n, ...]` of samples, by such as `torch.rand`, where the generator is.
+
+    Of a part of a batch n may be a multiple of the samples: each has as many in a row.
+    """
+    kept = getattr(generator, "kept", None)
+    if kept is None:
+        return draw(tuple(shape), generator=generator, device=generator.device)
+    whole = (generator.whole, shape[0] // len(kept), *shape[1:])
+    return draw(whole, generator=generator, device=generator.device)[kept].flatten(0, 1)
 
 
 def random_affine(
@@ -130,7 +161,7 @@ def change_intensity(
     if ranges.gamma > 0:
         image = image.pow_(torch.exp(ranges.gamma * draw()))
     if ranges.noise > 0:
-        noise = torch.randn(image.shape, generator=generator, device=generator.device)
+        noise = per_sample(torch.randn, image.shape, generator)
         image = image.addcmul_(noise.to(device), ranges.noise * 0.5 * (draw() + 1)).clamp_(0, 1)
     return image
 
@@ -157,7 +188,7 @@ def two_views(
 
 def _uniform(count: int, generator: torch.Generator) -> Float[Tensor, " count"]:
     """Draw from -1 to 1, on the generator's own device."""
-    return 2 * torch.rand(count, generator=generator, device=generator.device) - 1
+    return 2 * per_sample(torch.rand, [count], generator) - 1
 
 
 def _blur(image: Float[Tensor, "n 1 i j"], sigma: Float[Tensor, " n"]) -> Float[Tensor, "n 1 i j"]:

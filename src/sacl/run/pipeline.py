@@ -54,6 +54,8 @@ def run(
     workspace = workspace_of(config, engine)
     budgets = budgets_of(config, stages, since)
     importlib.import_module("sacl.networks.device").resolve_device(config.device)
+    asked = (config.finetune.samples, "finetune.batch", config.finetune.least_samples)
+    importlib.import_module("sacl.ranks").require_samples(*asked)
     with workspace.locked():
         if budgets:
             say(_shared_out(budgets, workspace, force))

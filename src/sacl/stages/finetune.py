@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sacl import ranks
 from sacl.cohort.manifest import read_cohort
 from sacl.files.weights import read_weights, save_weights
 from sacl.networks.device import resolve_device
@@ -19,8 +20,7 @@ from sacl.settings import FinetuneSettings
 from sacl.stages.reserve import measure_costs
 from sacl.stages.slices import SliceStart, read_start
 from sacl.stages.volumes import VolumeStart, read_volumes
-from sacl.training.loop import write_losses
-from sacl.training.pace import Pace, keep_pace
+from sacl.training.pace import Pace, keep_pace, write_losses
 
 
 def inputs(settings: FinetuneSettings, workspace: Workspace) -> dict[str, str]:
@@ -34,13 +34,14 @@ def finetune(settings: FinetuneSettings, workspace: Workspace) -> Path:
 
     Raises:
         DataError: no labeled scan has a slice or a patch to train on.
+        ConfigError: there are more ranks than samples in a step.
     """
+    ranks.require_samples(settings.samples, "finetune.batch", settings.least_samples)
     with recorded(workspace, "finetune", settings, inputs(settings, workspace)) as (
         folder,
         results,
     ):
-        read = read_start if settings.volume is None else read_volumes
-        start = read(settings, workspace)
+        start = _read(settings, workspace)
         pace = Pace(workspace.deadline(reserve_s=_reserve_s(start, workspace)))
         model = _trained(start, workspace, pace)
         results.update(
@@ -51,13 +52,24 @@ def finetune(settings: FinetuneSettings, workspace: Workspace) -> Path:
     return folder
 
 
+def _read(settings: FinetuneSettings, workspace: Workspace) -> SliceStart | VolumeStart:
+    read = read_start if settings.volume is None else read_volumes
+    return read(settings, workspace)
+
+
+def _take_part(settings: FinetuneSettings, workspace: Workspace) -> None:
+    """Train as the first rank does, which keeps what comes of it."""
+    _read(settings, workspace).train(workspace, None, Pace())
+
+
 def _trained(start: SliceStart | VolumeStart, workspace: Workspace, pace: Pace) -> TrainedModel:
     """Train and save the segmenter, unless an interrupted run has; return what it took."""
     folder = workspace.folder("finetune") / start.name
     if (folder / f"{SEGMENTER}.json").is_file():
         return TrainedModel.from_json(read_weights(folder, SEGMENTER)[1])
     begun = time.monotonic()
-    segmenter, losses = start.train(workspace, folder / "training.pt", pace)
+    with ranks.shared(_take_part, start.settings, workspace):
+        segmenter, losses = start.train(workspace, folder / "training.pt", pace)
     write_losses(folder / "losses.csv", losses)
     keep_pace(folder.parent, start.name, pace)
     model = TrainedModel(

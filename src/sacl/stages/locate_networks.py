@@ -27,8 +27,7 @@ from sacl.stages.reserve import middle_of, share_of, timed
 from sacl.stages.scan import Scan
 from sacl.training.coarse import coarse_case, volume_spec
 from sacl.training.coarse_slices import slice_spec, slices_of, train_on_slices
-from sacl.training.loop import write_losses
-from sacl.training.pace import Pace, Plan, keep_pace
+from sacl.training.pace import Pace, Plan, keep_pace, write_losses
 from sacl.training.volumes import train_coarse
 from sacl.types import Case, Cohort, LabelMap
 

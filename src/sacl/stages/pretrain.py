@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from sacl import ranks
 from sacl.files.weights import save_weights
 from sacl.methods import Method, Pretraining, Recipe, method_named
 from sacl.networks.device import resolve_device
@@ -18,8 +19,8 @@ from sacl.progress import say
 from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import PretrainSettings
-from sacl.training.loop import train, write_losses
-from sacl.training.pace import Pace, keep_pace
+from sacl.training.loop import train
+from sacl.training.pace import Pace, keep_pace, write_losses
 from sacl.types import UNKNOWN
 
 LEARNING_RATE = 1e-3
@@ -36,16 +37,18 @@ def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
     `encoder.json` says what the encoder is and how it was made; later stages read nothing else.
     """
     method = method_named(settings.method)
+    ranks.require_samples(settings.batch or method.usual_batch, "pretrain.batch")
     with recorded(workspace, "pretrain", settings, inputs(settings, workspace)) as (
         folder,
         results,
     ):
-        store = read_patches(workspace.require("extract"))
-        recipe = _recipe(settings, method, store, workspace)
-        pretraining = method.build(store, recipe)
-        network = pretraining.network.to(recipe.device)
-        begun = time.monotonic()
-        losses = _train(pretraining, settings, recipe.device, workspace)
+        recipe, pretraining = _built(settings, workspace)
+        network, losses, begun = pretraining.network, list[float](), time.monotonic()
+        if pretraining.loss is not None:
+            pace, checkpoint = Pace(workspace.deadline()), folder / "training.pt"
+            with ranks.shared(_take_part, settings, workspace):
+                losses = _train(pretraining, settings, recipe.device, pace, checkpoint)
+            keep_pace(folder, settings.method, pace)
         network.to(memory_format=torch.contiguous_format)
         write_losses(folder / "losses.csv", losses)
         made = PretrainedEncoder(
@@ -66,6 +69,21 @@ def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
             seconds=round(time.monotonic() - begun, 1),
         )
     return folder
+
+
+def _built(settings: PretrainSettings, workspace: Workspace) -> tuple[Recipe, Pretraining]:
+    """Return how a method is used, and what it makes of the patches, on the device."""
+    method, store = method_named(settings.method), read_patches(workspace.require("extract"))
+    recipe = _recipe(settings, method, store, workspace)
+    pretraining = method.build(store, recipe)
+    pretraining.network.to(recipe.device)
+    return recipe, pretraining
+
+
+def _take_part(settings: PretrainSettings, workspace: Workspace) -> None:
+    """Train as the first rank does, which keeps what comes of it."""
+    recipe, pretraining = _built(settings, workspace)
+    _train(pretraining, settings, recipe.device, Pace())
 
 
 def _recipe(
@@ -100,21 +118,18 @@ def _train(
     pretraining: Pretraining,
     settings: PretrainSettings,
     device: torch.device,
-    workspace: Workspace,
+    pace: Pace,
+    checkpoint: Path | None = None,
 ) -> list[float]:
-    if pretraining.loss is None:
-        return []
+    assert pretraining.loss is not None
     network = pretraining.network.to(memory_format=torch.channels_last)
-    folder, pace = workspace.folder("pretrain"), Pace(workspace.deadline())
-    losses = train(
+    return train(
         network,
         pretraining.loss,
         {network: LEARNING_RATE},
         settings.steps,
         device,
         what=f"pretrain ({settings.method})",
-        checkpoint=folder / "training.pt",
+        checkpoint=checkpoint,
         pace=pace,
     )
-    keep_pace(folder, settings.method, pace)
-    return losses

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from sacl import ranks
 from sacl.files.weights import read_weights
 from sacl.networks.device import compile_for, resolve_device
 from sacl.networks.encoder import PretrainedEncoder, State
@@ -21,10 +22,8 @@ from sacl.training.pace import Pace
 from sacl.training.sampler import StepRules
 from sacl.training.teacher import TeacherTask, with_teacher
 
-_SLICES_PER_STEP = 16
-"""Slices or patches of a step, where the settings say nothing."""
 _LEARNING_RATE = 3e-3
-"""Peak rate of what starts from random weights, likewise."""
+"""Peak rate of what starts from random weights, where the settings say nothing."""
 _WORTH_COMPILING_S = 600.0
 """A training that has less time does not compile its networks, which takes a minute or two."""
 
@@ -59,14 +58,14 @@ class SliceStart:
         return build_segmenter(self.spec, seed, self.encoder, self.decoder)
 
     def train(
-        self, workspace: Workspace, checkpoint: Path, pace: Pace
+        self, workspace: Workspace, checkpoint: Path | None, pace: Pace
     ) -> tuple[Segmenter, list[float]]:
         """Train the segmenter; return it and the loss of every step."""
         settings, device, rate = self.settings, resolve_device(workspace.device), self.encoder_rate
         segmenter = self.build(workspace.seed).to(device, memory_format=torch.channels_last)
         segmenter.encoder.requires_grad_(rate > 0)
         rules = StepRules(
-            batch=settings.batch or _SLICES_PER_STEP,
+            batch=settings.samples,
             ranges=VIEWS[settings.augment],
             seed=workspace.seed,
             device=device,
@@ -81,6 +80,7 @@ class SliceStart:
             how = (settings.steps, settings.teacher_steps, pace)
             task, average = with_teacher(labeled, segmenter, *how)
         short = pace.deadline is not None and pace.deadline.left_s < _WORTH_COMPILING_S
+        short = short or ranks.count() > 1  # what ranks exchange within a pass is not compiled
         networks = {segmenter} | ({average.network} if average else set())
         compile_for(0 if short else steps, networks, device)
         peak = settings.learning_rate or _LEARNING_RATE

@@ -57,7 +57,7 @@ class VolumeStart:
         return segmenter
 
     def train(
-        self, workspace: Workspace, checkpoint: Path, pace: Pace
+        self, workspace: Workspace, checkpoint: Path | None, pace: Pace
     ) -> tuple[VolumeSegmenter, list[float]]:
         """Train the segmenter; return it and the loss of every step."""
         settings, device = self.settings, resolve_device(workspace.device)
@@ -65,7 +65,7 @@ class VolumeStart:
         plan = Plan(
             steps=settings.steps,
             teacher_steps=settings.teacher_steps,
-            batch=settings.batch or 1,
+            batch=settings.samples,
             learning_rate=settings.learning_rate or _LEARNING_RATE,
             augment=settings.augment,
             seed=workspace.seed,

@@ -13,13 +13,14 @@ from jaxtyping import Bool, Float, Int16, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sacl import ranks
 from sacl.errors import DataError
 from sacl.files.arrays import set_aside
 from sacl.geometry import canonical_grid, volume_grid
 from sacl.losses.segmentation import class_weights, dense_loss
 from sacl.networks.coarse import CoarseSpec, Triple, plan_levels
 from sacl.patches.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
-from sacl.patches.views import ViewRanges, change_intensity
+from sacl.patches.views import BatchGenerator, ViewRanges, change_intensity, per_sample
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
 _FOREGROUND = 0.67
@@ -136,12 +137,15 @@ class CropTask:
         counted = torch.stack(counts).sum(dim=0).float()
         self.weights = class_weights(counted, _BALANCE).to(device)
 
-    def generator(self, step: int) -> torch.Generator:
+    def generator(self, step: int) -> BatchGenerator:
         """Return the generator of one step, the same however the training got there."""
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        generator = BatchGenerator()
+        generator.manual_seed(self.seed * 1_000_003 + step)
+        generator.keep(ranks.own(self.batch), self.batch)
+        return generator
 
     def drawn(self, cases: Sequence[CoarseCase], generator: torch.Generator) -> Crops:
-        """Draw a batch of crops of some volumes."""
+        """Draw a batch of crops of some volumes, of which this rank's are made."""
         return draw_crops(cases, self.spec.crop, self.batch, generator, self.device)
 
     def changed(
@@ -203,10 +207,13 @@ def draw_crops(
     generator: torch.Generator,
     device: torch.device,
 ) -> Crops:
-    """Return random crops of random cases, turned, scaled and shifted; 0 outside of a scan."""
+    """Return random crops of random cases, turned, scaled and shifted; 0 outside of a scan.
+
+    Of the `count` crops of a step a rank makes its own alone.
+    """
     wide = tuple(math.ceil(n * _MARGIN) for n in crop)
-    images, labels, drawn = [], [], []
-    for _ in range(count):
+    images, labels, drawn, own = [], [], [], ranks.own(count)
+    for number in range(count):
         case = cases[_random_index(len(cases), generator)]
         start = [
             _random_start(center, size, n, generator) - (m - n) // 2
@@ -214,12 +221,14 @@ def draw_crops(
                 _random_center(case, generator), case.image.shape, crop, wide, strict=True
             )
         ]
+        if number not in own:
+            continue
         images.append(_cut(case.image, start, wide))
         labels.append(_cut(case.labels, start, wide))
         drawn.append(case)
     spacing = torch.tensor([case.spacing_mm for case in drawn])
     theta = random_turns(spacing, crop, wide, generator)
-    where = functional.affine_grid(theta, [count, 1, *crop], align_corners=False).to(device)
+    where = functional.affine_grid(theta, [len(own), 1, *crop], align_corners=False).to(device)
     image = torch.stack(images)[:, None].to(device, torch.float32)
     label = torch.stack(labels)[:, None].to(device, torch.float32)
     return Crops(
@@ -240,7 +249,7 @@ def random_turns(
     Rotation is in mm and mostly about k; scans of thick slices are not tilted.
     """
     count = len(spacing_mm)
-    signed = 2 * torch.rand(count, 10, generator=generator) - 1
+    signed = 2 * per_sample(torch.rand, [count, 10], generator) - 1
     thick = spacing_mm.max(dim=1).values > 2.5 * spacing_mm.min(dim=1).values
     limit_deg = torch.tensor([_TILT_DEG, _TILT_DEG, _ROTATION_DEG]).repeat(count, 1)
     limit_deg[thick, :2] = 0.0

@@ -6,6 +6,7 @@ copy-paste", CVPR 2023, doi 10.1109/CVPR52729.2023.01108).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +14,18 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 
+from sacl import ranks
 from sacl.errors import DataError
 from sacl.losses.segmentation import class_weights, dense_loss, query_loss
 from sacl.networks.device import channels_last
 from sacl.patches.store import COVERAGE_SCALE, IMAGE_SCALE, PatchStore
-from sacl.patches.views import change_intensity, random_affine, resample
+from sacl.patches.views import (
+    BatchGenerator,
+    change_intensity,
+    per_sample,
+    random_affine,
+    resample,
+)
 from sacl.training.sampler import StepRules, slice_weights
 
 PASTED_SHARE = 2 / 3
@@ -42,8 +50,7 @@ def random_squares(
     """Draw a square anywhere inside every image: True inside."""
     side = round(PASTED_SHARE * size)
     places = size - side + 1
-    start = torch.randint(places, (count, 2, 1), generator=generator, device=generator.device)
-    start = start.to(device)
+    start = per_sample(partial(torch.randint, places), [count, 2, 1], generator).to(device)
     position = torch.arange(size, device=device)
     inside = (position >= start) & (position < start + side)
     return inside[:, 0, :, None] & inside[:, 1, None, :]
@@ -106,10 +113,20 @@ class DenseTask:
         self.annotated = torch.from_numpy(annotated).to(rules.device)
         self.weights = slice_weights(counts[:, 1:] > 0)
 
-    def slices(self, count: int, rng: np.random.Generator, generator: torch.Generator) -> Slices:
-        """Draw labeled slices, each through an affine map and a change of its intensity."""
+    def slices(
+        self,
+        count: int,
+        kept: Int[np.ndarray, " kept"],
+        rng: np.random.Generator,
+        generator: BatchGenerator,
+    ) -> Slices:
+        """Draw a number of labeled slices and make some of them.
+
+        Each goes through an affine map and a change of its intensity.
+        """
         rules, store = self.rules, self.store
-        rows = rules.rows(self.weights, count, rng)
+        rows = rules.rows(self.weights, count, rng)[kept]
+        generator.keep(kept, count)
         channels = [
             (store.dense_images, self.rows[rows]),
             (store.dense_references, self.reference_rows[rows]),
@@ -122,18 +139,22 @@ class DenseTask:
         )
 
     def batch(self, step: int) -> Slices:
-        """Return the slices of a step."""
+        """Return this rank's slices of a step."""
         rng, generator = self.rules.randomness(step)
-        slices = self.slices(self.rules.batch, rng, generator)
+        count, own = self.rules.batch, ranks.own(self.rules.batch)
         if self.copy_paste == 0:
-            return slices
-        other = Slices(*(part.roll(1, dims=0) for part in slices))
-        inside = random_squares(
-            len(slices.image), slices.image.shape[-1], generator, self.rules.device
-        )
-        chosen = torch.rand(len(inside), generator=generator, device=generator.device)
+            return self.slices(count, own, rng, generator)
+        # What is pasted is of the slice before, which may be another rank's.
+        before = (own - 1) % count
+        made = np.union1d(own, before)
+        slices = self.slices(count, made, rng, generator)
+        generator.keep(own, count)
+        inside = random_squares(len(own), slices.image.shape[-1], generator, self.rules.device)
+        chosen = per_sample(torch.rand, [len(own)], generator)
         inside &= (chosen < self.copy_paste).to(inside.device)[:, None, None]
-        return paste(other, slices, inside)
+        rows = [torch.from_numpy(np.searchsorted(made, n)) for n in (before, own)]
+        other, target = (Slices(*(part[n.to(part.device)] for part in slices)) for n in rows)
+        return paste(other, target, inside)
 
     def loss(self, network: nn.Module, step: int) -> Tensor:
         """Return the loss of one step."""
@@ -159,16 +180,18 @@ class QueryTask:
         self.weights = 1.0 / held[self.organ] / np.count_nonzero(held)
 
     def batch(self, step: int) -> tuple[Float[Tensor, "n 2 i j"], Float[Tensor, "n 1 i j"]]:
-        """Return images with attention, and the reference's coverage."""
+        """Return this rank's images with attention, and the reference's coverage."""
         rules, meta = self.rules, self.store.meta
         rng, generator = rules.randomness(step)
-        drawn = rules.rows(self.weights, rules.batch, rng)
+        own = ranks.own(rules.batch)
+        generator.keep(own, rules.batch)
+        rows = rules.rows(self.weights, rules.batch, rng)[own]
         channels = (
-            rules.gather(self.store.images, self.rows[drawn]) / IMAGE_SCALE,
-            rules.gather(self.store.attention, self.rows[drawn]) / COVERAGE_SCALE,
-            rules.gather(self.store.references, self.reference_rows[drawn]) / COVERAGE_SCALE,
+            rules.gather(self.store.images, self.rows[rows]) / IMAGE_SCALE,
+            rules.gather(self.store.attention, self.rows[rows]) / COVERAGE_SCALE,
+            rules.gather(self.store.references, self.reference_rows[rows]) / COVERAGE_SCALE,
         )
-        theta = random_affine(len(drawn), rules.ranges, generator, rules.device)
+        theta = random_affine(len(rows), rules.ranges, generator, rules.device)
         pixels = resample(torch.stack(channels, 1), theta, meta.patch_size, self.store.margin)
         image = change_intensity(pixels[:, :1].clone(), rules.ranges, generator)
         return torch.cat([image, pixels[:, 1:2]], 1), pixels[:, 2:]

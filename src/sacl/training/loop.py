@@ -7,22 +7,22 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import pandas as pd
 import torch
 from jaxtyping import Float
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
+from sacl import ranks
 from sacl.errors import SaclError
 from sacl.files.atomic import replacing
-from sacl.files.documents import write_table
 from sacl.networks.device import mixed_dtype
 from sacl.progress import say, track
 from sacl.training.pace import Pace
@@ -74,16 +74,6 @@ class Average:
         ema_of_all([own for own, _ in averaged], [other for _, other in averaged], None)
 
 
-def write_losses(path: Path, losses: Sequence[float], network: str | None = None) -> None:
-    """Write a table of steps and losses; of several networks, beside those of the others."""
-    rows = pd.DataFrame({"step": range(len(losses)), "loss": list(losses)})
-    if network is not None:
-        rows.insert(0, "network", network)
-        before = pd.read_csv(path) if path.is_file() else rows[:0]
-        rows = pd.concat([before[before["network"] != network], rows])
-    write_table(path, rows, float_format="%.6g")
-
-
 def cosine(step: float, steps: int, warmup: float, stride: float = 1.0) -> float:
     """Return the factor of the learning rate: a linear rise, then half a cosine down to 0.
 
@@ -114,7 +104,8 @@ def train(  # noqa: PLR0913
     run resumed from `checkpoint` (saved every two minutes and on SIGTERM or SIGUSR1, removed at
     the end) is the run that was never interrupted. The network ends on `device`, in eval mode, with
     the weights of its `average` where one is given. A `pace` with a deadline ends by then, after as
-    many steps as fit.
+    many steps as fit. Ranks are where the first one is in the schedule, which alone saves; all
+    stop as one is told to.
 
     Raises:
         SaclError: a loss is not finite, or there is time for almost no step.
@@ -131,10 +122,11 @@ def train(  # noqa: PLR0913
     trained, fabric_optimizer = fabric.setup(network, optimizer)
     parts: _Parts = {"network": network, "optimizer": optimizer}
     parts = {**parts, "average": average.network} if average else parts
-    losses, position = _resume(checkpoint, parts, schedule, steps, what)
+    losses, position = _begin(checkpoint, parts, steps, what)
+    schedule.last_epoch = len(losses)
     trained.train()
     pace.begin(steps, device, what, len(losses), position)
-    with _stop_signals() as stop:
+    with _stop_signals() as stopped, ranks.same_statistics(network):
         saved = time.monotonic()
         for step in track(pace, what, pace.total):
             loss = loss_of_step(trained, step)
@@ -142,13 +134,15 @@ def train(  # noqa: PLR0913
                 raise SaclError(f"{what}: the loss is not finite at step {step}; lower the rate")
             _descend(fabric, fabric_optimizer, network, loss)
             pace.advance()
+            stop = _agree(pace, bool(stopped))
             schedule.step()
             losses.append(float(loss.detach()))
             if average:
                 average.follow(network, step)
             if checkpoint and (stop or time.monotonic() - saved > _SAVE_EVERY_S):
                 saved = time.monotonic()
-                _save(checkpoint, parts, pace, losses)
+                with replacing(checkpoint) as temporary:
+                    torch.save(_state(parts, pace.position, losses), temporary)
             if stop:
                 raise KeyboardInterrupt
     _finish(network, average, checkpoint)
@@ -166,25 +160,48 @@ def _finish(network: nn.Module, average: Average | None, checkpoint: Path | None
 def _descend(fabric: Fabric, optimizer: Any, network: nn.Module, loss: Float[Tensor, ""]) -> None:
     optimizer.zero_grad(set_to_none=True)
     fabric.backward(loss)
+    ranks.sum_gradients(network)
     nn.utils.clip_grad_norm_(network.parameters(), _CLIP_NORM)
     optimizer.step()
 
 
 def _fabric(device: torch.device) -> Fabric:
     precision: Any = "bf16-mixed" if mixed_dtype(device) == torch.bfloat16 else "32-true"
-    devices = [device.index or 0] if device.type == "cuda" else 1
-    return Fabric(accelerator=device.type, devices=devices, precision=precision)
+    devices: Any = 1
+    if device.type == "cuda":
+        devices = [torch.cuda.current_device() if device.index is None else device.index]
+    # Ranks are ours (`sacl.ranks`): Fabric is not to look for a cluster.
+    alone = LightningEnvironment()
+    return Fabric(accelerator=device.type, devices=devices, precision=precision, plugins=alone)
 
 
-def _save(checkpoint: Path, parts: _Parts, pace: Pace, losses: list[float]) -> None:
+def _agree(pace: Pace, stop: bool) -> bool:
+    """Bring all ranks to where the first one is in the schedule; tell whether any is to stop."""
+    of_first = [ranks.of_first(value) for value in (pace.position, pace.stride)]
+    said = ranks.total(torch.tensor([float(stop), *of_first], dtype=torch.float64))
+    stopping, pace.position, pace.stride = said.tolist()
+    return stopping > 0
+
+
+def _state(parts: _Parts, position: float, losses: list[float]) -> dict[str, Any]:
     state = {name: part.state_dict() for name, part in parts.items()}
-    state |= {"position": pace.position, "losses": losses}
-    with replacing(checkpoint) as temporary:
-        torch.save(state, temporary)
+    return state | {"position": position, "losses": losses}
+
+
+def _begin(
+    checkpoint: Path | None, parts: _Parts, steps: int, what: str
+) -> tuple[list[float], float]:
+    """Resume on the first rank, and bring the others to the same state."""
+    losses, position = _resume(checkpoint, parts, steps, what)
+    if of_first := ranks.received(_state(parts, position, losses)):
+        for name, part in parts.items():
+            part.load_state_dict(of_first[name])
+        return of_first["losses"], of_first["position"]
+    return losses, position
 
 
 def _resume(
-    checkpoint: Path | None, parts: _Parts, schedule: Any, steps: int, what: str
+    checkpoint: Path | None, parts: _Parts, steps: int, what: str
 ) -> tuple[list[float], float]:
     """Put everything into the state that was saved; return the losses and the position till there.
 
@@ -212,7 +229,6 @@ def _resume(
             f" ({type(error).__name__}); it was set aside as {aside.name}, training starts over"
         )
         return [], 0.0
-    schedule.last_epoch = len(losses)
     return losses, position
 
 

@@ -1,4 +1,4 @@
-"""Where a training is in its schedule, and how many steps still fit into its time.
+"""Where a training is in its schedule, how many steps still fit into its time, what is noted of it.
 
 Time is measured, not forecast. Of a schedule of N steps a training without a deadline does all, and
 its position is the number of steps done. With one, each step moves the position by
@@ -11,13 +11,15 @@ so that the rest is laid out again after every step, and its end is reached as t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from sacl.files.atomic import write_text
+from sacl.files.documents import write_table
 from sacl.networks.device import thread_choices
 from sacl.progress import duration, say
 from sacl.run import clock
@@ -165,3 +167,13 @@ class Pace:
 def keep_pace(folder: Path, name: str, pace: Pace) -> None:
     """Write the time of a training beside those that the stage has done before."""
     write_text(folder / PACE, json.dumps({**paces_in(folder), name: pace.paced()}))
+
+
+def write_losses(path: Path, losses: Sequence[float], network: str | None = None) -> None:
+    """Write a table of steps and losses; of several networks, beside those of the others."""
+    rows = pd.DataFrame({"step": range(len(losses)), "loss": list(losses)})
+    if network is not None:
+        rows.insert(0, "network", network)
+        before = pd.read_csv(path) if path.is_file() else rows[:0]
+        rows = pd.concat([before[before["network"] != network], rows])
+    write_table(path, rows, float_format="%.6g")

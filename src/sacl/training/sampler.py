@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sacl.patches.store import IMAGE_SCALE, Patches, StoreMeta
-from sacl.patches.views import ViewRanges, random_affine, resample
+from sacl.patches.views import BatchGenerator, ViewRanges, random_affine, resample
 
 Positions = Int[np.ndarray, " drawn"]
 
@@ -35,11 +35,15 @@ class StepRules:
     device: torch.device
     frozen: nn.Module | None = None
 
-    def randomness(self, step: int) -> tuple[np.random.Generator, torch.Generator]:
-        """Return a step's two generators: one draws rows, one pixels, on the device if CUDA."""
+    def randomness(self, step: int) -> tuple[np.random.Generator, BatchGenerator]:
+        """Return a step's two generators: one draws rows, one pixels, on the device if CUDA.
+
+        Both draw the whole batch, of which a rank keeps its own samples.
+        """
         rng = step_generator(self.seed, step)
-        pixels = torch.Generator(self.device if self.device.type == "cuda" else "cpu")
-        return rng, pixels.manual_seed(int(rng.integers(2**62)))
+        pixels = BatchGenerator(self.device if self.device.type == "cuda" else "cpu")
+        pixels.manual_seed(int(rng.integers(2**62)))
+        return rng, pixels
 
     def rows(
         self, weights: Float[np.ndarray, " n"], count: int, rng: np.random.Generator

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sacl import ranks
 from sacl.losses.segmentation import dense_loss
 from sacl.networks.device import autocast, channels_last
 from sacl.patches.views import change_intensity
@@ -21,6 +22,7 @@ from sacl.progress import say
 from sacl.training.finetune import DenseTask, Slices, paste, random_squares
 from sacl.training.loop import Average
 from sacl.training.pace import Pace
+from sacl.training.sampler import Positions
 
 DECAY = 0.99
 """Share of itself that the teacher keeps in a step."""
@@ -61,24 +63,23 @@ class TeacherTask:
         self.weights = np.full(len(self.rows), 1 / max(len(self.rows), 1))
 
     def batch(self, step: int) -> tuple[Slices, Float[Tensor, "n i j"]]:
-        """Return the mixed slices of a step, and how much each of their pixels counts."""
+        """Return this rank's mixed slices of a step, and how much each of their pixels counts."""
         rules = self.labeled.rules
         rng, generator = rules.randomness(step)
         half = max(rules.batch // 2, 1)
-        drawn = self.labeled.slices(half, rng, generator)
-        unlabeled = self._unlabeled(drawn, rng, generator)
-        inside = random_squares(half, drawn.image.shape[-1], generator, rules.device)
+        own = ranks.own(half)
+        drawn = self.labeled.slices(half, own, rng, generator)
+        rows = self.rows[rules.rows(self.weights, half, rng)[own]]
+        unlabeled = self._unlabeled(rows, drawn, generator)
+        inside = random_squares(len(own), drawn.image.shape[-1], generator, rules.device)
         mixed = (paste(drawn, unlabeled, inside), paste(unlabeled, drawn, inside))
         by_hand = torch.cat([inside, ~inside])
         slices = Slices(*(torch.cat(parts) for parts in zip(*mixed, strict=True)))
         return slices, torch.where(by_hand, 1.0, TRUST)
 
-    def _unlabeled(
-        self, drawn: Slices, rng: np.random.Generator, generator: torch.Generator
-    ) -> Slices:
-        """Draw as many unlabeled slices; the teacher labels them before their intensity changes."""
+    def _unlabeled(self, rows: Positions, drawn: Slices, generator: torch.Generator) -> Slices:
+        """Return unlabeled slices; the teacher labels them before their intensity changes."""
         store, rules = self.labeled.store, self.labeled.rules
-        rows = self.rows[rules.rows(self.weights, len(drawn.image), rng)]
         image = rules.mapped(store.meta, [(store.dense_images, rows)], generator)
         self.teacher.eval()
         with torch.no_grad(), autocast(rules.device):

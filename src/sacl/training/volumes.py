@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec, Triple
 from sacl.networks.device import autocast, seeded
-from sacl.patches.views import VIEWS
+from sacl.patches.views import VIEWS, per_sample
 from sacl.training.coarse import (
     INTENSITY,
     CoarseCase,
@@ -42,7 +43,7 @@ def random_boxes(
     inside = torch.ones(count, *crop, dtype=torch.bool)
     for axis, size in enumerate(crop):
         side = round(PASTED_SHARE * size) if size > _THIN else size
-        start = torch.randint(size - side + 1, (count, 1), generator=generator)
+        start = per_sample(partial(torch.randint, size - side + 1), [count, 1], generator)
         position = torch.arange(size)
         along = (position >= start) & (position < start + side)
         inside &= along.view(count, *(size if a == axis else 1 for a in range(3)))
@@ -68,7 +69,7 @@ class MixedCropTask:
         self.start, self.pace = start, pace
 
     def batch(self, step: int) -> tuple[Crops, Float[Tensor, "n i j k"]]:
-        """Return the mixed crops of a step, and how much each of their voxels counts."""
+        """Return this rank's mixed crops of a step, and how much each of their voxels counts."""
         task = self.labeled
         generator = task.generator(step)
         by_hand, other = task.drawn(task.cases, generator), task.drawn(self.unlabeled, generator)
@@ -77,14 +78,14 @@ class MixedCropTask:
             labels = self.teacher(other.image)[0].argmax(dim=1)
         image = task.changed(by_hand.image, generator)
         other_image = task.changed(other.image, generator)
-        drawn = random_boxes(task.batch, task.spec.crop, generator, task.device)
-        drawn = ~drawn if step % 2 else drawn
+        inside = random_boxes(len(image), task.spec.crop, generator, task.device)
+        inside = ~inside if step % 2 else inside
         mixed = replace(
             by_hand,
-            image=torch.where(drawn[:, None], image, other_image),
-            labels=torch.where(drawn, by_hand.labels, labels),
+            image=torch.where(inside[:, None], image, other_image),
+            labels=torch.where(inside, by_hand.labels, labels),
         )
-        return mixed, torch.where(drawn, 1.0, TRUST)
+        return mixed, torch.where(inside, 1.0, TRUST)
 
     def loss(self, network: nn.Module, step: int) -> Float[Tensor, ""]:
         """Return the loss of one step."""
