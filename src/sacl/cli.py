@@ -163,11 +163,14 @@ def _evaluate(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Score a folder of label maps against another, or models on another cohort."""
     if not (known.model or known.data):
         return handlers.evaluate_command(known, flags)
+    if known.shard:
+        raise ConfigError("evaluate: --shard goes with CONFIG.yaml, or --predicted; leave it out")
     config = handlers.settings_of_test(known, flags)
     from sacl.external import external_test
 
     changes = handlers.chosen_recipe(config, flags)
     options = {"coarse": known.coarse, "changes": changes, "force": known.force}
+    options |= {"engine": engine_of(known)}
     tested = external_test(known.model, config, known.out, **options)
     print(f"report: {tested['report']}", file=sys.stderr)
     return tested

@@ -83,7 +83,7 @@ COMMANDS = _TABLE.commands
 """All commands with their flags; every setting is a dotted flag besides."""
 SHARDED = ("--workers", "--engine", "--ray-address", "--shard")
 """Flags of a stage that several machines may share."""
-SHARDED_STAGES = ("extract", "predict")
+SHARDED_STAGES = ("ingest", "locate", "extract", "predict", "evaluate")
 """Stages that may be done in shards."""
 
 

@@ -162,7 +162,7 @@ class _Ingest:
         test, inputs = self.test, self.inputs(settings, workspace)
         with recorded(workspace, "ingest", settings, inputs) as (folder, done):
             wanted = msgspec.structs.replace(settings, organs=tuple(test.shared.parts))
-            about = (test.dataset, test.modality, wanted, workspace.seed)
+            about = (test.dataset, test.modality, wanted, workspace)
             done.update(ingest.write_listed(folder, *about))
             done.update(compared=dataclasses.asdict(test.shared), unlabeled=list(test.unlabeled))
         return folder

@@ -131,11 +131,12 @@ def serve_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def evaluate_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Score a folder of label maps against another."""
     _require_flags(known, "reference", "predicted", "out")
-    from sacl.stages.evaluate import evaluate_folders
+    from sacl.stages.evaluate_folders import evaluate_folders
 
     settings = load_config(None, flags).evaluate
     folders = (known.reference, known.predicted, known.out)
     options = {"allow_missing": known.allow_missing, "force": known.force}
+    options |= {"engine": engine_of(known)}
     return {"folder": str(evaluate_folders(*folders, settings, **options))}
 
 
@@ -176,12 +177,12 @@ def export_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     if known.predicted is None:
         options = {"splits": tuple(known.splits or ()), "sources": sources}
         folds = 5 if known.folds is None else known.folds
-        run = _run_of(known, flags)
+        run = dataclasses.replace(_run_of(known, flags), engine=engine_of(known))
         return export(run, known.out, form, folds=folds, force=known.force, **options)
     if len(sources) > 1:
         raise ConfigError("export: --predicted goes with one --source folder")
-    source = next(iter(sources), None)
-    return export_folder(known.predicted, known.out, form, source=source, force=known.force)
+    how: dict[str, Any] = {"source": next(iter(sources), None), "engine": engine_of(known)}
+    return export_folder(known.predicted, known.out, form, force=known.force, **how)
 
 
 def pack_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:

@@ -4,10 +4,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sacl.cohort.manifest import ScanPhase, with_phases, write_phases
+from sacl.cohort.manifest import ScanPhase, read_image, with_phases, write_phases
 from sacl.errors import DataError
-from sacl.files.nifti import write_label_map, write_volume
-from sacl.prediction.phases import estimate_phases
+from sacl.files.nifti import read_label_map, write_label_map, write_volume
+from sacl.prediction.phases import can_estimate, phase_of_scan, record_phases
 from sacl.run.record import recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings
@@ -55,7 +55,14 @@ def cohort_of(labels, scheme=SCHEME, modality="ct"):
 
 
 def estimate(cohort, workspace):
-    return estimate_phases(cohort, workspace.folder("ingest"), workspace.folder("locate"), 0.7)
+    if not can_estimate(cohort):
+        return {}
+    home, located, scans = workspace.folder("ingest"), workspace.folder("locate"), []
+    for case in cohort.cases:
+        coarse, _ = read_label_map(located / "maps" / f"{case.case_id}.nii.gz", cohort.scheme)
+        image = read_image(home, case)
+        scans.append(phase_of_scan(case, image, coarse, cohort.phase_source, 0.7))
+    return record_phases(located, scans)
 
 
 def rows_of(workspace):

@@ -10,7 +10,7 @@ import SimpleITK
 from sacl.cohort.layouts.listing import find
 from sacl.scores.summary import read_scores
 from sacl.settings import EvaluateSettings
-from sacl.stages.evaluate import evaluate_folders
+from sacl.stages.evaluate_folders import evaluate_folders
 
 
 @pytest.mark.real_data

@@ -13,7 +13,8 @@ from sacl.run.workspace import Workspace
 from sacl.scores.organs_of_case import dice
 from sacl.scores.summary import read_scores
 from sacl.settings import EvaluateSettings
-from sacl.stages.evaluate import evaluate, evaluate_folders, inputs
+from sacl.stages.evaluate import evaluate, inputs
+from sacl.stages.evaluate_folders import evaluate_folders
 from sacl.types import Cohort, Grid, LabelMap, LabelScheme
 
 SETTINGS = EvaluateSettings()

@@ -100,7 +100,11 @@ def test_no_case_is_located_by_a_network_that_saw_its_subject(tmp_path, monkeypa
         return LabelMap(np.zeros(SHAPE, dtype=np.uint8), volume.grid, SCHEME)
 
     monkeypatch.setattr(training, "train_coarse", remember)
-    monkeypatch.setattr(training, "save_network", lambda *_: None)
+    kept = {}
+    monkeypatch.setattr(
+        training, "save_network", lambda _, name, network: kept.update({name: network})
+    )
+    monkeypatch.setattr(training, "load_network", lambda _, name, device: kept.get(name))
     monkeypatch.setattr(VolumeEnsemble, "locate", locate)
     stage.locate(SETTINGS, workspace)
 

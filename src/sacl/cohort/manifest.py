@@ -10,13 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
-import numpy as np
 import pandas as pd
 
 from sacl.errors import DataError
+from sacl.files.atomic import array_of
 from sacl.files.documents import cell_text, read_rows, text_of_cell, write_json, write_table
 from sacl.files.nifti import map_volume, read_label_map, read_volume
 from sacl.types import PHASE, UNKNOWN, Case, Cohort, LabelMap, LabelScheme, Volume
@@ -65,7 +65,7 @@ def read_cohort(folder: Path) -> Cohort:
     if version != _VERSION:
         raise DataError(f"{where}: version {version}, expected {_VERSION}; {_AGAIN}")
     try:
-        return msgspec.convert(document, Cohort, dec_hook=_array)
+        return msgspec.convert(document, Cohort, dec_hook=array_of)
     except (msgspec.ValidationError, DataError) as error:
         raise DataError(f"{where}: damaged, {error}; {_AGAIN}") from error
 
@@ -115,8 +115,3 @@ def with_phases(cohort: Cohort, folder: Path) -> Cohort:
         for case in cohort.cases
     )
     return dataclasses.replace(cohort, cases=cases)
-
-
-def _array(kind: type, value: Any) -> Any:
-    """Return the affine of a grid; msgspec asks for every type that it does not know."""
-    return np.asarray(value, dtype=np.float64) if kind is np.ndarray else value

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,9 @@ from sacl.cohort.dataset import first_of, in_short
 from sacl.errors import ConfigError, DataError, NoSeriesError, SaclError
 from sacl.export.forms import Export, Form, Result
 from sacl.files.documents import read_if_there, write_json
-from sacl.progress import say, track
+from sacl.files.journal import remove_journal
+from sacl.progress import say
+from sacl.run.engine import HERE, Engine, ShardDone
 
 RECORD = "export.json"
 _NAMED = 20
@@ -57,66 +60,108 @@ class Exported:
     left_out: tuple[str, ...] = ()
 
 
+OpenResults = Callable[[], Callable[[str], Result]]
+"""Opens what reads a scan's result by its name."""
+
+
 def write_export(
-    form: Form, export: Export, load: Mapping[str, Callable[[], Result]], origin: Origin
+    form: Form,
+    export: Export,
+    origin: Origin,
+    cases: Sequence[str] = (),
+    open_results: OpenResults | None = None,
+    *,
+    engine: Engine = HERE,
 ) -> Exported:
     """Write all scans, then what is said of them together.
 
     Scans that are there already are skipped, unless `force` is set; those without a DICOM series
     that the form needs are left out, with a line that names them. Where one cannot be written, what
-    is whole stays, for the same command to go on.
+    is whole stays, for the same command to go on. Shards of the `engine` write their own scans, and
+    the call without a shard what is said of all.
     """
-    names = {case_id: f"{case_id}{form.suffix}" for case_id in load}
+    names = {case_id: f"{case_id}{form.suffix}" for case_id in cases}
     before = _claim(export.out, origin, set(names.values()), export.force)
-    _sweep(export.out)
+    if engine.shard is None:
+        _sweep(export.out)
     files = tuple(dict.fromkeys((*(before or ()), *names.values())))
     record = ExportRecord(origin=origin, files=files, state="started")
     _keep(export.out, record)
+    written, left_out, more = 0, tuple[str, ...](), tuple[str, ...]()
     try:
-        written, left_out = _write_each(form, export, load, names)
+        if form.write is not None and open_results is not None:
+            written, left_out = _write_each(form, export, names, open_results, engine)
         more = tuple(path.name for path in form.finish(export)) if form.finish else ()
+    except ShardDone:
+        return Exported(origin.form, str(export.out), len(names), written, ())
     except BaseException as error:
         with contextlib.suppress(OSError, SaclError):
             _give_up(export.out, record, before is None, isinstance(error, SaclError))
         raise
-    scans = (len(export.cases) or len(load)) - len(left_out)
+    scans = (len(export.cases) or len(cases)) - len(left_out)
     absent = {names[case_id] for case_id in left_out}
     files = tuple(name for name in dict.fromkeys((*files, *more)) if name not in absent)
     _keep(export.out, dataclasses.replace(record, state="finished", files=files, scans=scans))
-    earlier = f", {scans - written} of them before" if written < len(load) - len(left_out) else ""
+    remove_journal(export.out)
+    earlier = f", {scans - written} of them before" if written < len(cases) - len(left_out) else ""
     done = ", ".join(more) if form.network else f"{scans} scans done{earlier}"
     say(f"export: {done}; {form.summary}")
     return Exported(origin.form, str(export.out), scans, written, more, left_out)
 
 
+@dataclass(frozen=True)
+class Written:
+    """How a written scan's header contradicts itself, or why a scan was left out."""
+
+    contradiction: str = ""
+    left_out: str = ""
+
+
 def _write_each(
-    form: Form, export: Export, load: Mapping[str, Callable[[], Result]], names: Mapping[str, str]
+    form: Form,
+    export: Export,
+    names: Mapping[str, str],
+    open_results: OpenResults,
+    engine: Engine,
 ) -> tuple[int, tuple[str, ...]]:
     """Write the scans that are not there; return how many were, and the names of those left out."""
-    written = 0
-    doubts: list[tuple[str, str]] = []
+    paths = {case_id: export.out / name for case_id, name in names.items()}
+    if export.force:
+        remove_journal(export.out)
+    todo = [case_id for case_id, path in paths.items() if export.force or not path.exists()]
+    work, out = partial(_open_writer, form, paths, open_results), export.out
+    done = engine.results_of(work, todo, out, Written, "export", is_there=lambda _: False)
     without: dict[str, list[str]] = {}
-    for case_id, read in track(load.items(), "export", len(load)):
-        path = export.out / names[case_id]
-        if form.write is None or (path.exists() and not export.force):
-            continue
-        try:
-            form.write(result := read(), path)
-        except NoSeriesError as error:
-            without.setdefault(str(error), []).append(case_id)
-            continue
-        written += 1
-        if result.native.contradiction:
-            doubts.append((f"case {case_id}", result.native.contradiction))
+    for case_id in (case_id for case_id, of in done.items() if of.left_out):
+        without.setdefault(done[case_id].left_out, []).append(case_id)
     lines = [f"{reason}: {in_short(cases, _NAMED)}" for reason, cases in without.items()]
     left_out = tuple(case_id for cases in without.values() for case_id in cases)
-    if left_out and len(left_out) == len(load):
+    if left_out and len(left_out) == len(names):
         raise DataError(f"no scan has a DICOM series to write onto ({'; '.join(lines)})")
     if left_out:
-        say(f"export: {len(left_out)} of {len(load)} scans are left out ({'; '.join(lines)})")
+        say(f"export: {len(left_out)} of {len(names)} scans are left out ({'; '.join(lines)})")
+    doubts = [(f"case {name}", of.contradiction) for name, of in done.items() if of.contradiction]
     if doubts:
         say(f"export: {first_of(doubts)}")
-    return written, left_out
+    return len(done) - len(left_out), left_out
+
+
+def _open_writer(
+    form: Form, paths: Mapping[str, Path], open_results: OpenResults
+) -> Callable[[str], Written]:
+    """Return what writes a scan, unless it has no DICOM series that the form needs."""
+    read, write = open_results(), form.write
+    assert write is not None, "a form of scans"
+
+    def write_case(name: str) -> Written:
+        result = read(name)
+        try:
+            write(result, paths[name])
+        except NoSeriesError as error:
+            return Written(left_out=str(error))
+        return Written(result.native.contradiction)
+
+    return write_case
 
 
 def _claim(out: Path, origin: Origin, names: set[str], force: bool) -> tuple[str, ...] | None:
@@ -152,6 +197,7 @@ def _claim(out: Path, origin: Origin, names: set[str], force: bool) -> tuple[str
 def _give_up(out: Path, record: ExportRecord, is_new: bool, is_refused: bool) -> None:
     """Leave nothing of an export that wrote nothing, else a record that lets it go on."""
     _sweep(out)
+    remove_journal(out)
     if is_new and [path.name for path in out.iterdir()] == [RECORD]:
         _remove(out, [RECORD])
         out.rmdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -121,7 +122,7 @@ def note_own(path: Path, whole: Path) -> None:
 
     A process that is killed in between leaves nothing that sacl would not overwrite.
     """
-    append_line(path.parent / _WRITTEN, vars(_state_of(whole, path.name)))
+    append_line(path.parent / _WRITTEN, _state_of(whole, path.name))
 
 
 def append_line(folder: Path, document: Any) -> None:
@@ -129,7 +130,8 @@ def append_line(folder: Path, document: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     name = f"{platform.node() or 'here'}-{os.getpid()}.jsonl"
     with (folder / name).open("ab") as file:
-        file.write(f"\n{json.dumps(document)}\n".encode())
+        known = msgspec.to_builtins(document, enc_hook=_name_of)
+        file.write(f"\n{json.dumps(known)}\n".encode())
 
 
 def read_lines(folder: Path, kind: type[Item]) -> list[Item]:
@@ -166,6 +168,12 @@ def plain(value: Any) -> Any:
 
 def _name_of(value: Any) -> Any:
     return value.name if isinstance(value, Path) else value.tolist()  # a number of NumPy, or more
+
+
+def array_of(kind: type, value: Any) -> Any:
+    """Return the affine of a grid; msgspec asks for every type that it does not know."""
+    numpy = importlib.import_module("numpy")  # which takes a while to import
+    return numpy.asarray(value, dtype=numpy.float64) if kind is numpy.ndarray else value
 
 
 def fingerprint_of(files: Iterable[Path], root: Path) -> str:

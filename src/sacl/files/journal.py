@@ -19,7 +19,8 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 from filelock import FileLock
 
-from sacl.files.atomic import append_line, read_lines
+from sacl.errors import DataError
+from sacl.files.atomic import append_line, array_of, read_lines
 
 Result = TypeVar("Result")
 Event = Literal["begun", "done", "refused", "stopped", "set aside"]
@@ -66,8 +67,8 @@ class Journal(Generic[Result]):
         if known is None or known.last.event != "done":
             return None
         try:
-            return msgspec.convert(known.last.result, self.kind)
-        except msgspec.ValidationError:
+            return msgspec.convert(known.last.result, self.kind, dec_hook=array_of)
+        except (msgspec.ValidationError, DataError):
             return None
 
     def is_deadly(self, case: str) -> bool:
@@ -78,7 +79,7 @@ class Journal(Generic[Result]):
     def note(self, case: str, event: Event, result: Any = None) -> None:
         """Append a line to this process's own file."""
         line = Line(case, event, time.time(), result)
-        append_line(self.folder / _FOLDER, msgspec.to_builtins(line))
+        append_line(self.folder / _FOLDER, line)
         if "_cases" in self.__dict__:
             _add(self._cases, line)
 

@@ -19,7 +19,7 @@ import numpy as np
 from sacl.cohort.dataset import in_short, nifti_files
 from sacl.cohort.label_names import TABLES, names_in_folder, names_in_map, require_labels
 from sacl.cohort.layouts.nnssl import anatomy_masks
-from sacl.cohort.references import Decisions, MapRules, SchemeMap, in_scheme, lay_masks
+from sacl.cohort.references import Decided, Decisions, MapRules, SchemeMap, in_scheme, lay_masks
 from sacl.dicom.segmentation import read_segmentation, segment_names
 from sacl.errors import DataError
 from sacl.files.atomic import folder_fingerprint
@@ -227,7 +227,7 @@ def _likeliest(paths: list[Path], name: str) -> Path:
 class GivenMaps:
     """The given maps of a cohort's scans, which are cleaned like those of our own networks.
 
-    While they are read, what that decided is noted, and how many scans have a label value without a
+    What was decided while they were read is noted, and how many scans have a label value without a
     name.
     """
 
@@ -238,15 +238,18 @@ class GivenMaps:
     decided: Decisions = field(default_factory=Decisions)
     unnamed: Counter[int] = field(default_factory=Counter)
 
-    def locate(self, case: Case) -> LabelMap:
-        """Return a case's cleaned map, empty where none is given."""
+    def locate(self, case: Case) -> tuple[LabelMap, SchemeMap | None]:
+        """Return a case's cleaned map, empty where none is given, and the given one."""
         grid = self.grids[case.case_id]
         if case.case_id not in self.survey.maps:
-            return LabelMap(np.zeros(grid.shape, self.scheme.label_type), grid, self.scheme)
+            return LabelMap(np.zeros(grid.shape, self.scheme.label_type), grid, self.scheme), None
         given = read_given_map(self.survey.maps[case.case_id], self.scheme, grid, self.repairs_grid)
-        self.decided.note(case.case_id, (given.contested, given.repair, given.contradiction))
-        self.unnamed.update(given.unnamed)
-        return cleaned(given.label_map.voxels, grid, self.scheme)
+        return cleaned(given.label_map.voxels, grid, self.scheme), given
+
+    def note(self, case_id: str, decided: Decided, unnamed: Sequence[int]) -> None:
+        """Note what reading a case's map decided."""
+        self.decided.note(case_id, decided)
+        self.unnamed.update(unnamed)
 
     def record(self) -> dict[str, object]:
         """Return what to record of the maps, and say what was decided."""

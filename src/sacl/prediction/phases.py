@@ -31,11 +31,10 @@ from scipy import ndimage, stats
 from scipy.special import logsumexp
 
 from sacl.cohort.dataset import first_of
-from sacl.cohort.manifest import PHASES_FILE, PhaseSource, ScanPhase, read_image, write_phases
-from sacl.files.nifti import read_label_map
+from sacl.cohort.manifest import PHASES_FILE, PhaseSource, ScanPhase, write_phases
 from sacl.organs import canonical_name
 from sacl.patches.query import organ_regions
-from sacl.progress import say, track
+from sacl.progress import say
 from sacl.types import PHASE, PHASES, UNKNOWN, Case, Cohort, LabelMap, Volume
 
 TISSUE_OF = {
@@ -227,26 +226,31 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def estimate_phases(
-    cohort: Cohort, ingested: Path, located: Path, threshold: float
-) -> dict[str, object]:
-    """Write `phases.csv` beside the coarse maps and return what to record; a CT cohort only.
+def can_estimate(cohort: Cohort) -> bool:
+    """Tell whether the phases of a cohort's scans can be estimated, and say why not of a CT cohort.
 
-    A phase that the cohort knows stays: where the HU contradict it with a probability above 0.95,
-    that is said and marked. Nothing is estimated where no organ of the cohort tells the phase, or
-    where its label `phase` means something else, such as a cardiac phase.
+    Nothing is estimated where no organ of the cohort tells the phase, or where its label `phase`
+    means something else, such as a cardiac phase.
     """
-    if cohort.modality != "ct":
-        return {}
-    if reason := _why_not(cohort):
+    reason = _why_not(cohort) if cohort.modality == "ct" else ""
+    if reason:
         say(f"locate: contrast phases not estimated, {reason}")
-        return {}
-    scans = []
-    for case in track(cohort.cases, "estimate phases"):
-        coarse, _ = read_label_map(located / "maps" / f"{case.case_id}.nii.gz", cohort.scheme)
-        estimate = estimate_phase(organ_hu(read_image(ingested, case), coarse), threshold)
-        scans.append(_decide(case, estimate, cohort.phase_source))
-    write_phases(located / PHASES_FILE, scans, TISSUES)
+    return cohort.modality == "ct" and not reason
+
+
+def phase_of_scan(
+    case: Case, image: Volume, coarse: LabelMap, origin: PhaseSource, threshold: float
+) -> ScanPhase:
+    """Return a scan's phase; one that the cohort knows stays.
+
+    Where the HU contradict it with a probability above 0.95, that is marked.
+    """
+    return _decide(case, estimate_phase(organ_hu(image, coarse), threshold), origin)
+
+
+def record_phases(folder: Path, scans: Sequence[ScanPhase]) -> dict[str, object]:
+    """Write `phases.csv` beside the coarse maps; say what is in it, and return what to record."""
+    write_phases(folder / PHASES_FILE, scans, TISSUES)
     return _summarize(scans)
 
 
@@ -275,7 +279,7 @@ def _decide(case: Case, estimate: PhaseEstimate, origin: PhaseSource) -> ScanPha
     )
 
 
-def _summarize(scans: list[ScanPhase]) -> dict[str, object]:
+def _summarize(scans: Sequence[ScanPhase]) -> dict[str, object]:
     """Say the sources, the estimated phases and the conflicts, and return them."""
     sources = Counter(scan.source for scan in scans)
     phases = Counter(scan.phase for scan in scans if scan.source == "estimated")

@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from contextlib import ExitStack, closing, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from sacl.errors import ConfigError, DataError, SetAsideError
@@ -136,6 +137,32 @@ class Engine:
             raise ShardDone
         return [outcomes[case] for case in cases]
 
+    def results_of(  # noqa: PLR0913
+        self,
+        work: OpenWork,
+        cases: Sequence[str],
+        folder: Path,
+        kind: type[Result],
+        what: str,
+        *,
+        is_there: Callable[[str], bool] | None = None,
+        at_once: int = 1,
+    ) -> dict[str, Result]:
+        """Do the cases that are not done, and return the records of all, by name.
+
+        The journal is that of a folder, its records are of a `kind`; all else is as for `each`.
+
+        Raises:
+            DataError: cases are bad; all others are done.
+        """
+        journal = Journal(folder, kind)
+        outcomes = self.each(work, cases, journal, what, is_there, at_once)
+        bad = [outcome for outcome in outcomes if outcome.result is None]
+        if bad:
+            more = f" ({len(bad) - 1} more are bad; their reasons stand above)" * (len(bad) > 1)
+            raise DataError(f"{bad[0].reason}{more}")
+        return {outcome.case: outcome.result for outcome in outcomes if outcome.result is not None}
+
     def _work(
         self, task: Task[Result], cases: Sequence[str], at_once: int
     ) -> Generator[Outcome[Result]]:
@@ -188,24 +215,6 @@ class Engine:
         if self.workers is not None or alone_s < _WORTH_S:
             return False
         return alone_s * (1 - 1 / workers.most_workers(need_mb)) > _WORTH_S
-
-
-def require_done(outcomes: Sequence[Outcome[Result]], what: str) -> dict[str, Result]:
-    """Return the results of all cases, by name.
-
-    Raises:
-        DataError: some cases are bad, with the reason of the first; all others are done.
-    """
-    bad = [outcome for outcome in outcomes if outcome.result is None]
-    if len(bad) == 1:
-        raise DataError(bad[0].reason)
-    if bad:
-        named = _listed([outcome.case for outcome in bad])
-        raise DataError(
-            f"{what}: {len(bad)} of {len(outcomes)} cases are bad ({named}), the first since"
-            f" {bad[0].reason}; the others are done"
-        )
-    return {outcome.case: outcome.result for outcome in outcomes if outcome.result is not None}
 
 
 class _Now(Executor):

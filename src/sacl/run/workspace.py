@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from sacl.errors import WorkspaceError
+from sacl.progress import say
 from sacl.run.clock import Budget, Deadline
 from sacl.run.engine import HERE, Engine
 
@@ -106,6 +107,20 @@ class Workspace:
         """Keep the other shards of a locked directory out, while a stage's folder is prepared."""
         with self._lock().acquire(timeout=_SHARDS_WAIT_S):
             yield
+
+    @contextlib.contextmanager
+    def in_turn(self, what: str) -> Iterator[None]:
+        """Keep the other shards waiting while one does what all need; who waits says for what."""
+        lock = self._lock("-in-turn")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"{what} by another shard; waiting for it")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _lock(self, of: str = "") -> BaseFileLock:
         return FileLock(self.root / f".lock{of}", is_singleton=True)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sacl.cohort.dataset import first_of
-from sacl.cohort.label_names import left_unpaired, pair_maps, scheme_of_folders
 from sacl.cohort.manifest import read_cohort, read_reference
 from sacl.errors import DataError
-from sacl.files.atomic import require_ours
 from sacl.files.nifti import read_label_map
-from sacl.progress import say, track
+from sacl.progress import say
 from sacl.report.page import render
 from sacl.run.record import RECORD, fingerprint, read_record, recorded
 from sacl.run.workspace import Workspace
 from sacl.scores.organs_of_case import score_case
 from sacl.scores.summary import (
-    COLUMNS,
     ScoreRow,
     Summary,
     summarize,
@@ -25,11 +24,11 @@ from sacl.scores.summary import (
     write_scores,
 )
 from sacl.settings import EvaluateSettings
-from sacl.types import Case, LabelMap, LabelScheme
+from sacl.types import LabelMap, LabelScheme
 
 COARSE = "coarse"
 """Name under which the coarse maps are scored: the bound of what the query head starts from."""
-_SCORES, _SUMMARY = "scores.csv", "summary.json"
+SCORES, SUMMARY = "scores.csv", "summary.json"
 
 
 def inputs(settings: EvaluateSettings, workspace: Workspace) -> dict[str, str]:
@@ -63,71 +62,61 @@ def evaluate(settings: EvaluateSettings, workspace: Workspace) -> Path:
         maps = {run: workspace.folder("predict") / run for run in runs}
         if _has_coarse(workspace):
             maps[COARSE] = workspace.folder("locate") / "maps"
-        rows = list(_score_runs(workspace, cases, maps, settings.nsd_tolerance_mm))
+        tolerance_mm = settings.nsd_tolerance_mm
+        work = partial(_open_runs, workspace.folder("ingest"), maps, tolerance_mm)
+        names = [case.case_id for case in cases]
+        rows = rows_of(workspace.engine.results_of(work, names, folder, Scored, "evaluate"))
         rows.sort(key=lambda row: list(maps).index(row.run))
-        summary = _write(folder, rows, settings.nsd_tolerance_mm, workspace.seed, runs[1:])
+        summary = write_all(folder, rows, tolerance_mm, workspace.seed, runs[1:])
         done.update(runs=list(maps), cases=len(cases), subjects=dict(summary.subjects))
     return folder
 
 
-def evaluate_folders(
-    reference: Path,
-    predicted: Path,
-    out: Path,
-    settings: EvaluateSettings,
-    *,
-    allow_missing: bool = False,
-    force: bool = False,
-) -> Path:
-    """Score any folder of label maps against another one, matched by file name; return `out`.
+@dataclass(frozen=True)
+class Scored:
+    """A scan's scores, in how its maps' headers contradict themselves, and a hash of its files."""
 
-    `c7_0000.nii.gz` and `c7.nii` are the same case. Organs are named by the label table in the
-    files, by `dataset.json` in the reference folder or beside it, or else `label_1`, `label_2` and
-    so on; two names of a label are refused. Each scan counts as a subject of its own. A map without
-    a counterpart is refused, or said with `allow_missing`, which scores the pairs there are. Files
-    of the user's are overwritten with `force` alone.
-    """
-    for name, mark in ((_SCORES, ",".join(COLUMNS)), (_SUMMARY, '"nsd_tolerance_mm"')):
-        require_ours(out / name, mark, force)
-    pairs = pair_maps(reference, predicted, allow_missing)
-    for note in left_unpaired(reference, predicted, pairs) if allow_missing else ():
-        say(f"evaluate: {note}")
-    scheme = scheme_of_folders(reference, predicted)
-    rows: list[ScoreRow] = []
-    doubts: dict[str, str] = {}
-    for case_id, paths in track(pairs.items(), "scoring scans", len(pairs)):
-        map_r, map_p = (_read_map(path, scheme, doubts) for path in paths)
-        scores = score_case(case_id, map_r, map_p, scheme.names, settings.nsd_tolerance_mm)
-        rows += [ScoreRow("predicted", case_id, "test", score) for score in scores]
-    _say_doubts(doubts)
-    _write(out, rows, settings.nsd_tolerance_mm, seed=0)
-    return out
+    rows: tuple[ScoreRow, ...]
+    doubts: Mapping[str, str]
+    key: str = ""
 
 
-def _score_runs(
-    workspace: Workspace, cases: Sequence[Case], maps: Mapping[str, Path], tolerance_mm: float
-) -> Iterator[ScoreRow]:
-    """Yield the scores scan by scan, so that each reference is read once."""
-    scheme = read_cohort(workspace.folder("ingest")).scheme
-    doubts: dict[str, str] = {}
-    for case in track(cases, "scoring scans"):
-        reference = read_reference(workspace.folder("ingest"), case, scheme)
+def _open_runs(
+    home: Path, maps: Mapping[str, Path], tolerance_mm: float
+) -> Callable[[str], Scored]:
+    """Return what scores a scan in all runs, so that its reference is read once."""
+    cohort = read_cohort(home)
+    cases = {case.case_id: case for case in cohort.held_out}
+
+    def score(name: str) -> Scored:
+        case, doubts, rows = cases[name], dict[str, str](), list[ScoreRow]()
+        reference = read_reference(home, case, cohort.scheme)
         assert reference is not None, "only cases with a reference are scored"
-        organs = [organ for organ in scheme.names if organ in case.annotated]
+        organs = [organ for organ in cohort.scheme.names if organ in case.annotated]
         for run, folder in maps.items():
-            path = folder / f"{case.case_id}.nii.gz"
+            path = folder / f"{name}.nii.gz"
             if not path.is_file():
                 raise DataError(
-                    f"{folder.name}: no label map of case {case.case_id}; run `sacl predict"
+                    f"{folder.name}: no label map of case {name}; run `sacl predict"
                     " CONFIG.yaml --force`"
                 )
-            predicted = _read_map(path, scheme, doubts)
-            for score in score_case(case.case_id, reference, predicted, organs, tolerance_mm, run):
-                yield ScoreRow(run, case.subject_id, case.split, score)
-    _say_doubts(doubts)
+            predicted = read_map(path, cohort.scheme, doubts)
+            scores = score_case(name, reference, predicted, organs, tolerance_mm, run)
+            rows += [ScoreRow(run, case.subject_id, case.split, score) for score in scores]
+        return Scored(tuple(rows), doubts)
+
+    return score
 
 
-def _read_map(path: Path, scheme: LabelScheme, doubts: dict[str, str]) -> LabelMap:
+def rows_of(scored: Mapping[str, Scored]) -> list[ScoreRow]:
+    """Return the scores of all scans, and say which headers are in doubt."""
+    doubts = [doubt for of in scored.values() for doubt in of.doubts.items()]
+    if doubts:
+        say(f"evaluate: {first_of(doubts, 'maps')}")
+    return [row for of in scored.values() for row in of.rows]
+
+
+def read_map(path: Path, scheme: LabelScheme, doubts: dict[str, str]) -> LabelMap:
     """Return a label map, and keep among the doubts how its header contradicts itself."""
     label_map, frame = read_label_map(path, scheme)
     if frame.contradiction:
@@ -135,12 +124,7 @@ def _read_map(path: Path, scheme: LabelScheme, doubts: dict[str, str]) -> LabelM
     return label_map
 
 
-def _say_doubts(doubts: Mapping[str, str]) -> None:
-    if doubts:
-        say(f"evaluate: {first_of(list(doubts.items()), 'maps')}")
-
-
-def _write(
+def write_all(
     folder: Path,
     rows: Sequence[ScoreRow],
     tolerance_mm: float,
@@ -149,8 +133,8 @@ def _write(
 ) -> Summary:
     """Write both files and print the table."""
     summary = summarize(rows, tolerance_mm, seed=seed, rivals=rivals)
-    write_scores(folder / _SCORES, rows)
-    write_score_summary(folder / _SUMMARY, summary)
+    write_scores(folder / SCORES, rows)
+    write_score_summary(folder / SUMMARY, summary)
     if rows:
         say(render("scores.txt", summary=summary))
     return summary

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 
 from sacl.cohort.label_names import map_files, scheme_of_folders
 from sacl.cohort.manifest import read_cohort
-from sacl.dicom.intake import ingested_series, series_named
+from sacl.dicom.intake import Headers, ingested_series, series_named
 from sacl.dicom.pseudonyms import KEY
 from sacl.errors import ConfigError, DataError
-from sacl.export.folder import Exported, Origin, write_export
+from sacl.export.folder import Exported, OpenResults, Origin, write_export
 from sacl.export.forms import FORMS, Export, Result, form_named
 from sacl.files.atomic import folder_fingerprint, real
 from sacl.files.nifti import read_label_map
 from sacl.progress import say
+from sacl.run.engine import HERE, Engine
 from sacl.run.record import fingerprint, read_record, segmenter_of
 from sacl.run.workspace import Workspace
-from sacl.types import SPLITS, Case
+from sacl.types import SPLITS, Case, LabelScheme
 
 
 def export(  # noqa: PLR0913
@@ -57,24 +58,33 @@ def export(  # noqa: PLR0913
     cohort = read_cohort(workspace.require("ingest"))
     wanted = tuple(splits) or chosen.splits
     cases = [case for case in cohort.cases if case.split in wanted]
-    load: dict[str, Callable[[], Result]] = {}
+    work: OpenResults | None = None
     if chosen.write is not None:
         maps = workspace.require("predict") / segmenter_of(workspace)
         cases = _predicted(cases, maps)
-        find = ingested_series(sources, workspace.root / KEY) if sources else None
-
-        def read(case_id: str) -> Result:
-            map_and_frame = read_label_map(maps / f"{case_id}.nii.gz", cohort.scheme)
-            return Result(case_id, *map_and_frame, workspace.name, find)
-
-        load = {case.case_id: functools.partial(read, case.case_id) for case in cases}
+        paths = {case.case_id: maps / f"{case.case_id}.nii.gz" for case in cases}
+        find = functools.partial(ingested_series, sources, workspace.root / KEY)
+        find_in = find if sources else None
+        work = functools.partial(_open_maps, paths, cohort.scheme, workspace.name, find_in)
     elif not cases:
         raise DataError(f"{cohort.name}: no scan in the splits {', '.join(wanted)}")
     common = Export(out, cohort.scheme, workspace, cohort, tuple(cases), folds, force)
     stages = [s for s in ("ingest", "locate", "predict") if read_record(workspace.folder(s))]
     inputs = {stage: fingerprint(workspace.folder(stage)) for stage in stages}
     origin = Origin(form=form, run=workspace.name, splits=wanted, inputs=inputs)
-    return write_export(chosen, common, load, origin)
+    names, engine = [case.case_id for case in cases] if work else (), workspace.engine
+    return write_export(chosen, common, origin, names, work, engine=engine)
+
+
+def _open_maps(
+    paths: Mapping[str, Path],
+    scheme: LabelScheme,
+    run: str,
+    open_source: Callable[[], Callable[[str], Headers]] | None,
+) -> Callable[[str], Result]:
+    """Return what reads the label map of a case; the DICOM of all is listed here, once."""
+    find = open_source() if open_source else None
+    return lambda name: Result(name, *read_label_map(paths[name], scheme), run, find)
 
 
 def export_folder(
@@ -84,6 +94,7 @@ def export_folder(
     *,
     source: Path | None = None,
     force: bool = False,
+    engine: Engine = HERE,
 ) -> Exported:
     """Write any folder of label maps in another form, unless that needs a run's cohort.
 
@@ -97,14 +108,15 @@ def export_folder(
         raise ConfigError(f"--out {out.name}: this is the folder to export; give another one")
     paths = map_files(predicted)
     scheme = scheme_of_folders(predicted)
-    find = functools.partial(series_named, source) if source else None
-
-    def read(case_id: str) -> Result:
-        return Result(case_id, *read_label_map(paths[case_id], scheme), predicted.name, find)
-
-    load = {case_id: functools.partial(read, case_id) for case_id in paths}
+    find = functools.partial(_open_series, source) if source else None
+    work = functools.partial(_open_maps, paths, scheme, predicted.name, find)
     origin = Origin(form=form, inputs={"predicted": folder_fingerprint(predicted)})
-    return write_export(chosen, Export(out, scheme, force=force), load, origin)
+    common = Export(out, scheme, force=force)
+    return write_export(chosen, common, origin, list(paths), work, engine=engine)
+
+
+def _open_series(source: Path) -> Callable[[str], Headers]:
+    return functools.partial(series_named, source)
 
 
 def export_model(path: Path, out: Path, form: str, *, force: bool = False) -> Exported:
@@ -131,7 +143,7 @@ def export_model(path: Path, out: Path, form: str, *, force: bool = False) -> Ex
     chosen = replace(chosen, finish=lambda export: write(trained, export.out))
     origin = Origin(form=form, run=title, inputs=inputs)
     common = Export(out, trained.segmenter.spec.label_scheme, force=force)
-    return write_export(chosen, common, {}, origin)
+    return write_export(chosen, common, origin)
 
 
 def _predicted(cases: Sequence[Case], folder: Path) -> list[Case]:

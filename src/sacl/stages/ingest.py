@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from sacl.cohort.convert import CohortPlan, Window, convert_case, plan_cohort
+from sacl.cohort.convert import CohortPlan, convert_case, plan_cohort
 from sacl.cohort.dataset import Dataset, Modality
 from sacl.cohort.layouts.explain import Explanation, explain_dataset
 from sacl.cohort.layouts.listing import Sources, list_sources, source_fingerprints
@@ -16,7 +18,7 @@ from sacl.cohort.references import Decided, Decisions, MapRules
 from sacl.cohort.splits import SplitRules
 from sacl.errors import ConfigError
 from sacl.patches.window import WindowRule, window_of
-from sacl.progress import say, track
+from sacl.progress import say
 from sacl.run.record import Tree, fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings
@@ -47,29 +49,43 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
     that ask for what the data does not have, and damaged or contradictory files, are refused.
     """
     with recorded(workspace, "ingest", settings, inputs(settings, workspace)) as (folder, done):
-        dataset, modality = list_sources(_sources(settings, workspace))
-        done.update(write_listed(folder, dataset, modality, settings, workspace.seed))
+        with workspace.in_turn("ingest: the scans are listed"):
+            dataset, modality = list_sources(_sources(settings, workspace))
+        done.update(write_listed(folder, dataset, modality, settings, workspace))
     return folder
 
 
 def write_listed(
-    folder: Path, dataset: Dataset, modality: Modality, settings: IngestSettings, seed: int
+    folder: Path,
+    dataset: Dataset,
+    modality: Modality,
+    settings: IngestSettings,
+    workspace: Workspace,
 ) -> Tree:
-    """Write a listed dataset as a cohort into a folder, and return what is worth recording."""
-    plan = plan_cohort(dataset, settings.organs, SplitRules.of(settings), seed)
+    """Write a listed dataset as a cohort into a folder, and return what is worth recording.
+
+    Raises:
+        DataError: scans are bad; all others are written.
+    """
+    plan = plan_cohort(dataset, settings.organs, SplitRules.of(settings), workspace.seed)
     for line in plan.lines:
         say(f"ingest: {line}")
     rules = MapRules(plan.scheme, settings.overlap, settings.repair_grid == "nearest")
     window = WindowRule(modality, settings.window_hu)
-    converted = _convert(folder, plan, rules, lambda v, where: window_of(v, window, where))
-    cases = tuple(case for case, _ in converted)
+    work = partial(_open_source, folder, plan, rules, window)
+    # Decoding DICOM is Python's own work, which threads cannot share.
+    at_once = 1 if any(case.load for case in dataset.cases) else _AT_A_TIME
+    names = [case.case_id for case in plan.dataset.cases]
+    results_of = partial(workspace.engine.results_of, at_once=at_once)
+    converted = results_of(work, names, folder, Converted, "ingest").values()
+    cases = tuple(each.case for each in converted)
     from_tags = dataset.layout == "dicom" and settings.scan_labels is None
     source: Literal["table", "tags"] = "tags" if from_tags else "table"
     cohort = Cohort(dataset.name, plan.scheme, cases, modality, settings.window_hu, source)
     write_cohort(folder, cohort)
     decided = Decisions()
-    for case, of_case in converted:
-        decided.note(case.case_id, of_case)
+    for each in converted:
+        decided.note(each.case.case_id, each.decided)
     for case_id, repair in decided.repaired_grids.items():
         where = f"ingest: case {case_id}: label map resampled by nearest neighbor"
         say(f"{where} onto the image's grid ({repair})")
@@ -107,15 +123,25 @@ def _sources(settings: IngestSettings, workspace: Workspace | None) -> Sources:
     return Sources(paths, *how, workspace.root if workspace else None)
 
 
-def _convert(
-    folder: Path, plan: CohortPlan, rules: MapRules, window: Window
-) -> list[tuple[Case, Decided]]:
-    cases = plan.dataset.cases
-    # Decoding DICOM is Python's own work, which threads cannot share.
-    threads = 1 if any(case.load for case in cases) else _AT_A_TIME
-    with ThreadPoolExecutor(threads) as pool:
-        written = pool.map(lambda case: convert_case(folder, case, plan, rules, window), cases)
-        return list(track(written, "ingest", len(cases)))
+@dataclass(frozen=True)
+class Converted:
+    """A case as written, and what was decided of it."""
+
+    case: Case
+    decided: Decided
+
+
+def _open_source(
+    folder: Path, plan: CohortPlan, rules: MapRules, window: WindowRule
+) -> Callable[[str], Converted]:
+    """Return what converts a case."""
+    sources = {case.case_id: case for case in plan.dataset.cases}
+
+    def convert(name: str) -> Converted:
+        how = plan, rules, lambda voxels, where: window_of(voxels, window, where)
+        return Converted(*convert_case(folder, sources[name], *how))
+
+    return convert
 
 
 def _counts(cohort: Cohort) -> Tree:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from sacl.cohort.manifest import read_cohort
+from sacl.cohort.manifest import ScanPhase, read_cohort
+from sacl.cohort.references import Decided
 from sacl.files.documents import cell_text, write_table
 from sacl.files.nifti import write_label_map
-from sacl.prediction.given import fingerprint_of_maps, look_through
-from sacl.prediction.phases import estimate_phases
-from sacl.progress import say, track
+from sacl.prediction.given import GivenMaps, fingerprint_of_maps, look_through
+from sacl.prediction.phases import can_estimate, phase_of_scan, record_phases
+from sacl.progress import say
 from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.scores.organs_of_case import dice, volume_ml
 from sacl.settings import LocateSettings
-from sacl.stages.locate_networks import FOLDS, SEEN, Locator, deal_folds, network_locator
+from sacl.stages.locate_networks import SEEN, Networks, trained_networks
 from sacl.stages.scan import Scan
 from sacl.types import Case, LabelMap
 
@@ -49,43 +53,93 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
             grids = {c.case_id: Scan(c, cohort, workspace).image.grid for c in cohort.cases}
             how = maps.repair_grid == "nearest", maps.allow_missing
             given = look_through(maps.source, cohort.scheme, grids, *how)
-        locator = given.locate if given else network_locator(settings, workspace, cohort)
-        fold_of = {} if given else deal_folds(cohort, FOLDS)
+        networks = None if given else trained_networks(settings, workspace, cohort)
+        fold_of = networks.fold_of if networks else {}
         seen = sorted(subject for subject, fold in fold_of.items() if fold == SEEN)
         scored = [c.case_id for c in cohort.labeled if fold_of.get(c.subject_id, SEEN) != SEEN]
-        rows = []
-        for case in track(cohort.cases, "locate"):
-            scan = Scan(case, cohort, workspace)
-            label_map = _located_once(scan, locator, resumes=given is None)
-            rows += coverage_of(case, label_map, scan.reference if case.case_id in scored else None)
-        coverage = pd.DataFrame(rows)
+        estimates = can_estimate(cohort)
+        work = partial(_open_locator, workspace, given, networks, scored, estimates)
+        cases = {case.case_id: case for case in cohort.cases}
+        is_there = lambda name: Scan(cases[name], cohort, workspace).coarse_path.is_file()  # noqa: E731
+        results_of = partial(workspace.engine.results_of, is_there=is_there)
+        located = results_of(work, list(cases), folder, Located, "locate")
+        coverage = pd.DataFrame([vars(row) for of in located.values() for row in of.coverage])
         write_coverage(folder / "coverage.csv", coverage)
         results.update(_summary(coverage, len(scored)))
         results["seen_by_every_network"] = seen
         if given:
+            for case_id, of in located.items():
+                given.note(case_id, of.decided, of.unnamed)
             results["given"] = given.record()
-        ingested = workspace.folder("ingest")
-        results["phases"] = estimate_phases(cohort, ingested, folder, PHASE_THRESHOLD)
+        phases = [of.phase for of in located.values() if of.phase]
+        results["phases"] = record_phases(folder, phases) if estimates else {}
     return folder
 
 
-def coverage_of(
-    case: Case, label_map: LabelMap, reference: LabelMap | None
-) -> list[dict[str, object]]:
+@dataclass(frozen=True)
+class Coverage:
+    """An organ in a coarse map: whether it is there, its volume, and its Dice if annotated."""
+
+    case_id: str
+    organ: str
+    found: bool
+    volume_ml: float
+    dice: float
+
+
+@dataclass(frozen=True)
+class Located:
+    """What a scan's coarse map holds, its phase, and what reading a given map decided."""
+
+    coverage: tuple[Coverage, ...]
+    phase: ScanPhase | None = None
+    decided: Decided = ({}, "", "")
+    unnamed: tuple[int, ...] = ()
+
+
+def _open_locator(
+    workspace: Workspace,
+    given: GivenMaps | None,
+    networks: Networks | None,
+    scored: Collection[str],
+    estimates: bool,
+) -> Callable[[str], Located]:
+    """Return what writes a scan's coarse map; `scored` are those whose reference judges theirs."""
+    cohort = read_cohort(workspace.require("ingest"))
+    cases = {case.case_id: case for case in cohort.cases}
+    locator = networks.locator(workspace, cohort) if networks else None
+
+    def locate_case(name: str) -> Located:
+        case, source = cases[name], None
+        scan = Scan(case, cohort, workspace)
+        if given:
+            label_map, source = given.locate(case)
+            write_label_map(scan.coarse_path, label_map)
+        elif locator and not scan.coarse_path.is_file():
+            label_map = locator(case)
+            write_label_map(scan.coarse_path, label_map)
+        else:
+            label_map = scan.coarse
+        rows = tuple(coverage_of(case, label_map, scan.reference if name in scored else None))
+        how = cohort.phase_source, PHASE_THRESHOLD
+        phase = phase_of_scan(case, scan.image, label_map, *how) if estimates else None
+        if source is None:
+            return Located(rows, phase)
+        decided = source.contested, source.repair, source.contradiction
+        return Located(rows, phase, decided, source.unnamed)
+
+    return locate_case
+
+
+def coverage_of(case: Case, label_map: LabelMap, reference: LabelMap | None) -> list[Coverage]:
     """Return one row per organ: whether the map holds it, its volume, and its Dice if annotated."""
     rows = []
     for organ in label_map.scheme.names:
         mask = label_map.mask(organ)
         judged = reference is not None and organ in case.annotated
-        rows.append(
-            {
-                "case_id": case.case_id,
-                "organ": organ,
-                "found": bool(mask.any()),
-                "volume_ml": round(volume_ml(mask, label_map.grid.voxel_ml), 3),
-                "dice": dice(reference.mask(organ), mask) if reference and judged else np.nan,
-            }
-        )
+        ml = round(volume_ml(mask, label_map.grid.voxel_ml), 3)
+        score = dice(reference.mask(organ), mask) if reference and judged else math.nan
+        rows.append(Coverage(case.case_id, organ, bool(mask.any()), ml, score))
     return rows
 
 
@@ -98,15 +152,6 @@ def write_coverage(path: Path, coverage: pd.DataFrame) -> None:
     """Write a row per scan and organ; names are written so that no spreadsheet runs them."""
     names = {name: coverage[name].map(cell_text) for name in ("case_id", "organ")}
     write_table(path, coverage.assign(**names))
-
-
-def _located_once(scan: Scan, locator: Locator, resumes: bool) -> LabelMap:
-    """Return a case's map; to resume, read what an interrupted run has written."""
-    if resumes and scan.coarse_path.is_file():
-        return scan.coarse
-    label_map = locator(scan.case)
-    write_label_map(scan.coarse_path, label_map)
-    return label_map
 
 
 def _summary(coverage: pd.DataFrame, scans: int) -> dict[str, object]:

@@ -80,10 +80,35 @@ def deal_folds(cohort: Cohort, folds: int) -> dict[str, int]:
     return {subject: fold_of.get(subject, SEEN) for subject in annotated}
 
 
-def network_locator(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> Locator:
-    """Return what locates a scan by networks that saw no reference of its subject.
+@dataclass(frozen=True)
+class Networks:
+    """Which of the trained networks locate a scan: that of its subject's fold, or the `others`."""
 
-    A subject that every network has seen is located by all of them, which is said.
+    fold_of: Mapping[str, int]
+    others: tuple[str, ...]
+
+    def locator(self, workspace: Workspace, cohort: Cohort) -> Locator:
+        """Load the networks, and return what locates a scan."""
+        folder, device = workspace.folder("locate"), resolve_device(workspace.device)
+        names = {_fold_name(n) for n in self.fold_of.values() if n != SEEN} | {*self.others}
+        networks = {name: load_network(folder, name, device) for name in sorted(names)}
+        trained = {name: network for name, network in networks.items() if network is not None}
+        every = together([trained[name] for name in self.others])
+
+        def locate_case(case: Case) -> LabelMap:
+            fold = self.fold_of.get(case.subject_id, SEEN)
+            ensemble = every if fold == SEEN else trained[_fold_name(fold)]
+            located = ensemble.locate(Scan(case, cohort, workspace).image, case.window)
+            return LabelMap(located.voxels, located.grid, cohort.scheme)
+
+        return locate_case
+
+
+def trained_networks(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> Networks:
+    """Train the networks that are not there, and return which of them locate what.
+
+    A scan is located by networks that saw no reference of its subject. One whose subject every
+    network has seen is located by all of them, which is said.
     """
     fold_of = deal_folds(cohort, FOLDS)
     if seen := [subject for subject, fold in fold_of.items() if fold == SEEN]:
@@ -91,23 +116,16 @@ def network_locator(settings: LocateSettings, workspace: Workspace, cohort: Coho
             f"locate: WARNING, nobody else labeled shows all organs of {in_short(seen)}, so that"
             " every network has to learn from there; how good these coarse maps are is not known"
         )
-    networks = train_networks(settings, workspace, cohort, fold_of)
-    every = _together_in_time(networks, workspace, cohort)
-
-    def locator(case: Case) -> LabelMap:
-        fold = fold_of.get(case.subject_id, SEEN)
-        ensemble = every if fold == SEEN else networks[_fold_name(fold)]
-        located = ensemble.locate(Scan(case, cohort, workspace).image, case.window)
-        return LabelMap(located.voxels, located.grid, cohort.scheme)
-
-    return locator
+    with workspace.in_turn("locate: the coarse networks are trained"):
+        networks = train_networks(settings, workspace, cohort, fold_of)
+    return Networks(fold_of, _together_in_time(networks, workspace, cohort))
 
 
 def _together_in_time(
     networks: Mapping[str, Ensemble], workspace: Workspace, cohort: Cohort
-) -> Ensemble:
-    """Return all networks as one, or the one trained on all labeled scans where time is short."""
-    every = together(list(networks.values()))
+) -> tuple[str, ...]:
+    """Return the names of all networks, or of that of all labeled scans where time is short."""
+    every = tuple(networks)
     if workspace.budget is None or len(networks) == 1:
         return every
     cost, left_s = _cost_of_maps(networks[ALL_LABELED], workspace, cohort), workspace.budget.left_s
@@ -118,7 +136,7 @@ def _together_in_time(
         f"locate: one network locates the scans without a label map, since {len(networks)} would"
         f" take {whole} of {duration(left_s)}; with more time coarse maps get better"
     )
-    return networks[ALL_LABELED]
+    return (ALL_LABELED,)
 
 
 def _fold_name(fold: int) -> str:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from sacl.cohort.manifest import read_cohort
-from sacl.files.journal import Journal
 from sacl.files.nifti import read_label_map, write_label_map
 from sacl.patches.region import dense_boxes
 from sacl.prediction import guard
@@ -19,7 +18,6 @@ from sacl.prediction.volume import (
     write_recipe,
 )
 from sacl.progress import say, track
-from sacl.run.engine import require_done
 from sacl.run.record import fingerprint, recorded, segmenter_of
 from sacl.run.workspace import Workspace
 from sacl.settings import PredictSettings
@@ -77,11 +75,9 @@ def _predict_cases(
     """
     cases = {case.case_id: case for case in cohort.cases}
     work = partial(_open_predictor, arm, recipe, workspace)
-    journal = Journal(workspace.folder("predict"), Changes)
-    outcomes = workspace.engine.each(
-        work, list(cases), journal, "predict", lambda name: _map_of(arm, name, workspace).is_file()
-    )
-    done = require_done(outcomes, "predict")
+    is_there = lambda name: _map_of(arm, name, workspace).is_file()  # noqa: E731
+    results_of = partial(workspace.engine.results_of, is_there=is_there)
+    done = results_of(work, list(cases), workspace.folder("predict"), Changes, "predict")
     return [change for changes in done.values() for change in changes.organs]
 
 

@@ -15,7 +15,7 @@ from sacl.files.nifti import read_label_map, write_label_map
 from sacl.model import Model
 from sacl.prediction.given import ReadCoarse, coarse_reader, given_fingerprint
 from sacl.prediction.guard import Doubt
-from sacl.run.engine import HERE, Engine, require_done
+from sacl.run.engine import HERE, Engine
 from sacl.run.workspace import Workspace
 from sacl.stages.predict_folder import Made
 
@@ -52,8 +52,8 @@ def predict_cohort(  # noqa: PLR0913
     read_coarse = coarse_reader(coarse if model.needs_coarse else None, names, model.scheme)
     work = partial(_open_model, model, home, kept, out, read_coarse, force)
     what = f"predict ({kept.name})"
-    outcomes = engine.each(work, names, Journal(kept, Made), what, lambda _: False)
-    return {case: made.doubts for case, made in require_done(outcomes, what).items()}
+    done = engine.results_of(work, names, kept, Made, what, is_there=lambda _: False)
+    return {case: made.doubts for case, made in done.items()}
 
 
 def _open_model(

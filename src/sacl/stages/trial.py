@@ -13,7 +13,7 @@ from sacl.run import clock
 from sacl.run.clock import Deadline
 from sacl.run.workspace import Workspace
 from sacl.settings import LocateSettings
-from sacl.stages.locate import coverage_of, dice_by_organ
+from sacl.stages.locate import Coverage, coverage_of, dice_by_organ
 from sacl.stages.locate_networks import SEEN, deal_folds, trainer_of
 from sacl.stages.scan import Scan
 from sacl.training.pace import Pace
@@ -42,7 +42,7 @@ def try_candidates(
     tried = []
     for number, (name, settings) in enumerate(candidates.items(), start=1):
         begun, steps = clock.now(), 0
-        rows: list[dict[str, object]] = []
+        rows: list[Coverage] = []
         train_one = trainer_of(settings, workspace, cohort)
         for half in halves:
             pace = Pace(Deadline(clock.now() + each_s, each_s))
