@@ -65,7 +65,8 @@ def main() -> None:
     known = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         home = (known.work or Path(temporary)).resolve()
-        generate(home / LARGE, known.scans, (2 * known.side, 2 * known.side, known.large))
+        if {"evaluate", "ingest"} & {*known.only}:
+            generate(home / LARGE, known.scans, (2 * known.side, 2 * known.side, known.large))
         generate(home / SMALL, known.scans, (known.side, known.side, known.slices))
         write_model(home / "model.sacl")
         result = json.loads(known.out.read_text()) if known.out.is_file() else {}
