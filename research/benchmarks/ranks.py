@@ -28,6 +28,7 @@ from sacl.training import loop
 
 STEPS, BATCH, SIZE, WIDTH = 20, 32, 64, 32
 METHOD, RATE = "semantic", 1e-3
+PORT = 29640
 RESULT = Path(__file__).parents[1] / "results" / "ranks.json"
 
 
@@ -83,15 +84,20 @@ def be_one(kind: str) -> None:
 
 def done(kind: str, count: int = 1, source: Path | None = None) -> dict[str, Any]:
     """Return what a training on some ranks took, by this revision or another one's source."""
-    start = [sys.executable, "-m"]
-    if count > 1:
-        start += ["torch.distributed.run", "--nproc-per-node", str(count), "-m"]
-    paths = [str(source)] if source else []
-    path = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
-    command = [*start, __spec__.name, "--one", kind]
-    given = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=given)
-    return json.loads(ended.stdout.splitlines()[-1])
+    path = os.pathsep.join([*([str(source)] if source else []), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", __spec__.name, "--one", kind]
+    started = []
+    for rank in range(count):
+        given = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        if count > 1:  # what torchrun tells a rank; in a session of its own it has no priority
+            given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(PORT + count)}
+            given |= {name: str(count) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+            given |= {name: str(rank) for name in ("RANK", "LOCAL_RANK")}
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=given))
+    said = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        raise RuntimeError(f"a rank of {count} failed")
+    return json.loads(said[0].splitlines()[-1])
 
 
 def of_ranks(kind: str) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         message, code = _told(error)
         whose = f"rank {_rank()}: " if _rank() else ""
-        print(f"sacl: {whose}{' '.join(message.split())}", file=sys.stderr)
+        if not (whose and isinstance(error, KeyboardInterrupt)):
+            print(f"sacl: {whose}{' '.join(message.split())}", file=sys.stderr)
         return code
 
 
