@@ -60,6 +60,13 @@ def test_the_settings_page_is_up_to_date():
     )
 
 
+def test_the_tables_of_many_scans_are_those_of_what_was_measured():
+    generator = runpy.run_path(str(ROOT / "docs" / "how-to" / "many_scans_table.py"))
+    assert generator["PAGE"].read_text(encoding="utf-8") == generator["many_scans_page"](), (
+        "run `python docs/how-to/many_scans_table.py`"
+    )
+
+
 @pytest.mark.parametrize("page", OURS, ids=name_of)
 def test_settings_in_yaml_are_those_of_the_program(page, tmp_path):
     from sacl.run.configure import load_config

@@ -1,9 +1,11 @@
 """What is ours in a folder of the user's, and may be overwritten."""
 
+from dataclasses import asdict, dataclass
+
 import pytest
 
 from sacl.errors import ConfigError
-from sacl.files.atomic import note_own, require_own
+from sacl.files.atomic import append_line, note_own, read_lines, require_own
 
 
 def write_own(path, text):
@@ -41,3 +43,17 @@ def test_a_file_of_the_user_is_not_ours_by_a_note_of_what_was_to_replace_it(tmp_
     note_own(tmp_path / "a.nii.gz", tmp_path / "whole")
     with pytest.raises(ConfigError, match=r"a\.nii\.gz: is there already"):
         require_own(tmp_path, ["a.nii.gz"])
+
+
+@dataclass(frozen=True)
+class Noted:
+    name: str
+    value: float
+
+
+def test_lines_are_read_with_nan_and_odd_names_and_without_what_is_damaged(tmp_path):
+    lines = [Noted("a", 1.0), Noted("\udcff", 2.0), Noted("c", float("nan"))]
+    for line in lines:
+        append_line(tmp_path, asdict(line))
+    (tmp_path / "other.jsonl").write_bytes(b'{"name": "d", "val\n{"name": 4, "value": 1}\n\xff\n')
+    assert repr(read_lines(tmp_path, Noted)) == repr(lines)

@@ -210,18 +210,20 @@ def join_cases(folder: Path, meta: StoreMeta, cases: Sequence[StoredCase]) -> No
     whole, first = _rows_of(meta, cases), _rows_of(meta, cases[:done])
     written: set[Path] = set()
     kept: list[Path] = []
+    twice = 0
     try:
         for number, case in enumerate(cases[done:], done + 1):
             kept.append(case_file(folder, case.case_id))
             for name, rows in mapped(kept[-1], _layout(meta, case.size)).items():
                 written.update(write_rows(folder, name, rows, first[name], whole[name]))
                 first[name] += len(rows)
-            if number == len(cases) or sum(path.stat().st_size for path in kept) > _TWICE_BYTES:
+            twice += bytes_of(meta, case.size)
+            if number == len(cases) or twice > _TWICE_BYTES:
                 _sync(written)
                 write_json(folder / _JOINED, number)
                 for path in kept:
                     path.unlink()
-                written, kept = set(), []
+                written, kept, twice = set(), [], 0
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(
