@@ -20,7 +20,6 @@ from jaxtyping import Bool
 from scipy import ndimage
 
 from sacl.cohort.manifest import read_cohort, read_reference
-from sacl.errors import DataError
 from sacl.files.arrays import label_boxes
 from sacl.geometry import canonical_grid
 from sacl.organs import side_pairs
@@ -190,8 +189,6 @@ def task_facts(
     scans: Sequence[MeasuredScan],
 ) -> TaskFacts:
     """Return a cohort in numbers by its scans, of which there has to be one."""
-    if not scans:
-        raise DataError(f"{name}: no scan could be measured; see what `sacl check` says")
     training = [scan for scan in scans if scan.split == "train"]
     labeled = [scan for scan in training if scan.labeled]
     learned = {scan.subject_id for scan in labeled}

@@ -21,14 +21,7 @@ from sacl.progress import track
 from sacl.report import results
 from sacl.report.figures import palette
 from sacl.report.page import render
-from sacl.report.pictures import (
-    ShownScan,
-    data_uri,
-    only_annotated,
-    reels,
-    strip,
-    telling_slices,
-)
+from sacl.report.pictures import ShownScan, data_uri, only_annotated, reels, strip, telling_slices
 from sacl.run.record import RECORD, fingerprint, read_record, recorded
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.scores.summary import ScoreRow, read_scores, read_summary

@@ -102,8 +102,6 @@ def _recognize_folder(root: Path) -> str | None:
 def _read_folder(root: Path) -> Dataset:
     """List the scans, all for training; a label map by its name is none, unless all are so."""
     files = list(files_by_case(root).values())
-    if not files:
-        raise DataError(f"{root}: no .nii or .nii.gz file in this folder")
     scans = [path for path in files if not _words(path) & _LABEL_WORDS] or files
     maps = [path for path in files if path not in scans]
     names, reason = _names_of(maps, root)
