@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import escape
@@ -23,6 +24,9 @@ Item = TypeVar("Item")
 _TEXTS = (".csv", ".tsv", ".json", ".txt")
 _SMALL = 1_000_000
 _WRITTEN = ".written-by-sacl"
+_LONGEST_HOST = 60
+_TOKEN = secrets.token_hex(3)
+"""Tells processes apart that containers of one name have given the same number."""
 _PARTIAL = re.compile(r"^(\.partial-\d+-)+")
 
 
@@ -128,8 +132,8 @@ def note_own(path: Path, whole: Path) -> None:
 def append_line(folder: Path, document: Any) -> None:
     """Append a line of JSON to this process's own file in a folder: several may write at once."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"{platform.node() or 'here'}-{os.getpid()}.jsonl"
-    with (folder / name).open("ab") as file:
+    host = re.sub(r"[^\w.-]", "-", platform.node())[:_LONGEST_HOST] or "here"
+    with (folder / f"{host}-{_TOKEN}-{os.getpid()}.jsonl").open("ab") as file:
         known = msgspec.to_builtins(document, enc_hook=_name_of)
         file.write(f"\n{json.dumps(known)}\n".encode())
 

@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 Event = Literal["begun", "done", "refused", "stopped", "set aside"]
 _FOLDER = ".journal-of-sacl"
 _MOST_DEATHS = 2
+_TICK_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,13 @@ class _Known:
 class Journal(Generic[Result]):
     """The journal of a folder's cases; a result is a record of `kind`, or what JSON has.
 
-    It is read once; what others write meanwhile is not seen.
+    It is read once; what others write meanwhile is not seen. What it notes is newer than what it
+    has read, whatever the clocks of two machines say: `newest` is that of its last line.
     """
 
     folder: Path
     kind: type[Result]
+    newest: float = 0.0
 
     def results(self) -> dict[str, Result]:
         """Return by name the results of the cases that are done."""
@@ -78,7 +81,8 @@ class Journal(Generic[Result]):
 
     def note(self, case: str, event: Event, result: Any = None) -> None:
         """Append a line to this process's own file."""
-        line = Line(case, event, time.time(), result)
+        self.newest = max(time.time(), self.newest + _TICK_S)
+        line = Line(case, event, self.newest, result)
         append_line(self.folder / _FOLDER, line)
         if "_cases" in self.__dict__:
             _add(self._cases, line)
@@ -93,13 +97,14 @@ class Journal(Generic[Result]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return what another process needs: it reads for itself, and writes a file of its own."""
-        return Journal, (self.folder, self.kind)
+        return Journal, (self.folder, self.kind, self.newest)
 
     @cached_property
     def _cases(self) -> dict[str, _Known]:
         cases: dict[str, _Known] = {}
         for line in sorted(read_lines(self.folder / _FOLDER, Line), key=lambda line: line.at):
             _add(cases, line)
+            self.newest = max(self.newest, line.at)
         return cases
 
 
@@ -110,6 +115,8 @@ def remove_journal(folder: Path) -> None:
 
 def _add(cases: dict[str, _Known], line: Line) -> None:
     known = cases.setdefault(line.case, _Known(line))
+    if line.event == "stopped" and not known.begun:  # it was done before it could be stopped
+        return
     known.begun = known.begun + 1 if line.event == "begun" else 0
     if line.event != "begun" or known.last.event == "begun":
         known.last = line

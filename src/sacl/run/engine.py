@@ -28,6 +28,8 @@ from sacl.run.workers import OpenWork, Outcome, Task, Worker
 Result = TypeVar("Result")
 _MOST_TRIES = 2
 """A case is tried again where its worker died, and set aside where that one dies too."""
+_MOST_FAILED = 3
+"""Workers in a row that may die as they start."""
 _WORTH_S = 30.0
 """Several processes are started for work that takes longer than this in one."""
 _NAMED = 5
@@ -247,6 +249,7 @@ class _Parallel(Generic[Result]):
     tries: Counter[str] = field(default_factory=Counter)
     running: dict[Future[Any], tuple[str | None, Worker]] = field(default_factory=dict)
     idle: list[Worker] = field(default_factory=list)
+    failed: int = 0
 
     def by(self, team: Sequence[Worker]) -> Generator[Outcome[Result]]:
         """Yield outcomes as they come."""
@@ -290,11 +293,13 @@ class _Parallel(Generic[Result]):
         except worker.deaths as error:
             reason = str(error).partition(".")[0]
             if case is None:
-                if not (self.running or self.idle):
+                self.failed += 1
+                if self.failed > _MOST_FAILED:
                     raise ConfigError(
                         f"workers died as they started ({reason}): there is too little memory for"
                         " so many, or sacl cannot be imported where they are"
                     ) from error
+                self.running[worker.start()] = None, worker
                 return None
             self.running[worker.start()] = None, worker
             self.tries[case] += 1
@@ -302,7 +307,9 @@ class _Parallel(Generic[Result]):
                 self.todo.append(case)
                 return None
             return _set_aside(self.task, case, f"its worker died, again ({reason})")
-        if outcome is not None:
+        if outcome is None:
+            self.failed = 0
+        else:
             self.need_mb = max(self.need_mb, outcome.grown_mb)
         self.idle.append(worker)
         return outcome
