@@ -6,8 +6,8 @@ two shards of 2 workers one after the other, in turn, each time into a new folde
 killed (SIGKILL) at random moments; in every third call the worker of one scan is killed each time
 it has begun that scan. A call then has to end with exit code 0, or with 1 and the names of the
 scans whose worker was killed twice, and the same call, now undisturbed, with 0 and all maps as
-those that nobody disturbed, byte by byte. `results/worker_kills.json` says what was killed, and how
-often a scan was done that had been done.
+those that nobody disturbed, byte by byte. `results/worker_kills.json` says what was killed, how
+many scans were done more than once, and how many maps the same call made that were there.
 """
 
 from __future__ import annotations
@@ -133,6 +133,12 @@ def maps_of(out: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
+def states_of(out: Path) -> dict[str, tuple[int, int]]:
+    """Return of the maps that are there which file each is, and when it was written."""
+    states = {path.name: path.stat() for path in out.glob("*.nii.gz")}
+    return {name: (state.st_ino, state.st_mtime_ns) for name, state in states.items()}
+
+
 def one_round(base: Path, number: int, rng: np.random.Generator, most: int) -> dict[str, Any]:
     """Predict into a new folder, disturbed, and again until all is done."""
     name, workers, shards = WAYS[number % len(WAYS)]
@@ -152,9 +158,10 @@ def one_round(base: Path, number: int, rng: np.random.Generator, most: int) -> d
         if (code, named) != (1 if twice else 0, twice):
             odd.append({"exit_code": code, "named": sorted(named), "killed_twice": sorted(twice)})
             print(said, file=sys.stderr)
-    again = [called(words + part, None)[0] for part in parts]
     done = Counter(line["case"] for line in events(out) if line["event"] == "done")
-    whole = maps_of(base / "whole")
+    made = states_of(out)
+    again = [called(words + part, None)[0] for part in parts]
+    now, whole = states_of(out), maps_of(base / "whole")
     return {
         "way": name,
         "kills": dict(killer.kills),
@@ -162,6 +169,7 @@ def one_round(base: Path, number: int, rng: np.random.Generator, most: int) -> d
         "exit_codes": codes,
         "exit_codes_of_the_same_again": again,
         "done_more_than_once": sum(1 for count in done.values() if count > 1),
+        "made_again": sum(1 for name, state in made.items() if now.get(name) != state),
         "differing_files": sum(1 for key in whole if maps_of(out).get(key) != whole[key]),
         "odd": odd,
     }
