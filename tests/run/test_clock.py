@@ -69,6 +69,16 @@ def test_before_anything_is_measured_a_tenth_is_left_to_all_else(at):
     assert budgets()["finetune"].deadline().at == pytest.approx(0.9 * HOUR)
 
 
+def test_a_training_that_comes_too_late_gets_some_time_all_the_same(at, capsys):
+    of = budgets()
+    at(1.1 * HOUR)
+    assert of["finetune"].deadline(reserve_s=60.0).at == pytest.approx((1.1 + 0.15 * 0.6) * HOUR)
+    said = capsys.readouterr().err
+    assert said == "time: 0 s left; 5 min of training, the run ends about 12 min late\n"
+    at(0.0)
+    assert of["finetune"].deadline(reserve_s=60.0).at == pytest.approx(HOUR - 60)
+
+
 def test_a_stage_that_trains_nothing_gets_nothing(at):
     of = budgets(**{"pretrain.method": "none", "locate.maps.source": "maps"})
     assert of["finetune"].deadline(reserve_s=0.0).at == pytest.approx(HOUR)

@@ -46,10 +46,20 @@ def test_training_in_ample_time_is_recorded_and_is_that_of_no_time(finished, pre
     assert timed.read_bytes() == plain.read_bytes()
 
 
-def test_a_time_that_is_over_before_fine_tuning_is_one_line_and_leaves_nothing(
+def test_a_run_whose_time_is_over_before_fine_tuning_ends_late_and_says_so(
+    pretrained, tmp_path, capsys
+):
+    workspace = within(copy_of(pretrained, tmp_path / "work"), 600.0, copies=4)
+    late = replace(workspace, budget=replace(workspace.budget, ends=clock.now() - 5.0))
+    finetune(settings_of("dense"), late)
+    assert "time: 0 s left; 54 s of training, the run ends about" in capsys.readouterr().err
+    assert read_record(late.folder("finetune")).results["pace"]["semantic"]["steps"] == 2
+
+
+def test_a_time_that_is_over_before_fine_tuning_alone_is_one_line_and_leaves_nothing(
     pretrained, tmp_path
 ):
-    workspace = within(copy_of(pretrained, tmp_path / "work"), 60.0, copies=4)
+    workspace = within(copy_of(pretrained, tmp_path / "work"), 60.0)
     late = replace(workspace, budget=replace(workspace.budget, ends=clock.now() - 5.0))
     with pytest.raises(ConfigError, match=r"^time: 1 min is too short, none is left .*--time \d+m"):
         finetune(settings_of("dense"), late)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 from sacl.checked import shown
 from sacl.errors import ConfigError
-from sacl.progress import duration
+from sacl.progress import duration, say
 
 now = time.monotonic
 """The clock in seconds, by which everything is timed."""
 _UNMEASURED = 0.1
+_AT_LEAST = 0.15
+"""A training gets this part of its share of a run's time, however late it is."""
 _UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _FORM = re.compile("".join(rf"(?:(\d{{1,7}}){unit})?" for unit in _UNITS_S))
 _LEAST_S, _MOST_S = 60, 30 * 86400
@@ -93,10 +95,17 @@ class Budget:
     def deadline(self, part: int = 0, parts: int = 1, reserve_s: float | None = None) -> Deadline:
         """Return when the n-th of a stage's trainings has to end.
 
-        `reserve_s` is what is to be left, after all trainings, for everything else.
+        `reserve_s` is what is to be left, after all trainings, for everything else. Where what came
+        before has used the time up, a run rather ends late, which is said, than without a result.
         """
         reserve_s = self.unmeasured_s if reserve_s is None else reserve_s
         each = self.weight / parts
         to_come = self.weight - part * each + self.later
         seconds = (self.left_s - reserve_s) * each / to_come
+        least = 0.0 if self.copies is None else _AT_LEAST * self.asked_s * each / self.whole
+        if seconds < least:
+            late_s, left = max(0.0, least + reserve_s - self.left_s), max(0.0, self.left_s)
+            ends = f"the run ends about {duration(late_s)} late" if late_s else "which is little"
+            say(f"time: {duration(left)} left; {duration(least)} of training, {ends}")
+            seconds = least
         return Deadline(now() + seconds, self.asked_s, each / self.whole)
