@@ -3,7 +3,7 @@
 `python -m research benchmark workers` generates scans and label maps (ellipsoids in noise), writes
 a model of the default architecture with random weights (time does not depend on them), and times
 whole commands, in turn: `sacl predict --model` of a folder, `evaluate --predicted` and `ingest`,
-with one worker in one thread, one worker with the threads that torch chooses, and two workers.
+with one worker in one thread, two workers, and, once, one worker with the threads that torch takes.
 Then ten of the scans are predicted by `sacl predict` and by `nnUNetv2_predict`, whose network is
 the one that nnU-Net plans for three of the scans, untrained. Written is `results/workers.json`: all
 times, the ratios of the medians, and the largest memory of a command's processes, summed.
@@ -46,8 +46,8 @@ GOAL = 1.7
 LARGE, SMALL = "Dataset002_Large", "Dataset001_Generated"
 _WAYS = {
     "one worker, one thread": (1, "1"),
-    "one worker": (1, None),
     "two workers": (2, None),
+    "one worker": (1, None),
 }
 
 
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for all files; a temporary one if unset")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--only", nargs="+", default=["predict", "evaluate", "ingest", "nnunet"])
+    parser.add_argument("--ways", nargs="+", default=list(_WAYS), choices=_WAYS)
     known = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         home = (known.work or Path(temporary)).resolve()
@@ -84,7 +85,7 @@ def main() -> None:
         }
         commands = commands_of(home)
         for stage in (stage for stage in commands if stage in known.only):
-            result[stage] = in_turn(home, commands[stage], known.repeats)
+            result[stage] = in_turn(home, commands[stage], known.repeats, known.ways)
             known.out.write_text(json.dumps(result, indent=1) + "\n")
         if "nnunet" in known.only:
             result["ten_scans"] = against_nnunet(home)
@@ -166,17 +167,20 @@ def commands_of(home: Path) -> dict[str, list[str]]:
     }
 
 
-def in_turn(home: Path, words: Sequence[str], repeats: int) -> dict[str, Any]:
-    """Time a command in every way, the ways in turn, and return all times and their ratios."""
-    times: dict[str, list[dict[str, float]]] = {way: [] for way in _WAYS}
-    for _ in range(repeats):
-        for way, (workers, threads) in _WAYS.items():
+def in_turn(home: Path, words: Sequence[str], repeats: int, ways: Sequence[str]) -> dict[str, Any]:
+    """Time a command in some ways, the ways in turn, and return all times and their ratios."""
+    times: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    for number in range(repeats):
+        for way in ways:
+            workers, threads = _WAYS[way]
+            if way == "one worker" and number < repeats - 1:
+                continue  # in the threads that torch takes it may be slow: once is enough
             shutil.rmtree(home / "out", ignore_errors=True)
             sacl = [sys.executable, "-m", "sacl", *words, "--workers", str(workers)]
             times[way].append(timed(sacl, {"OMP_NUM_THREADS": threads}))
             print(words[0], way, times[way][-1], flush=True)
     median = {way: statistics.median(of["seconds"] for of in each) for way, each in times.items()}
-    ratios = {f"two workers against {way}": median[way] / median["two workers"] for way in _WAYS}
+    ratios = {f"two workers against {way}": median[way] / median["two workers"] for way in ways}
     return {"times": times, "ratios_of_medians": {k: round(v, 2) for k, v in ratios.items()}}
 
 
@@ -243,7 +247,8 @@ def against_nnunet(home: Path) -> dict[str, Any]:
         for path in sorted((home / SMALL / folder).iterdir())[:3]:
             shutil.copy(path, raw / folder / path.name)
     write_dataset(raw / "dataset.json", LabelScheme("five", ORGANS), "ct", 3)
-    timed([sys.executable, "-c", _NNUNET_UNTRAINED], variables)
+    if not [*(home / "nnunet-results").glob("**/checkpoint_final.pth")]:
+        timed([sys.executable, "-c", _NNUNET_UNTRAINED], variables)
     ten, times = str(home / SMALL / "ten"), {}
     model = str(home / "model.sacl")
     sacl = [sys.executable, "-m", "sacl", "predict", "--model", model, "--device", "cpu"]
