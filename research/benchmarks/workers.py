@@ -185,18 +185,21 @@ def in_turn(home: Path, words: Sequence[str], repeats: int, ways: Sequence[str])
 
 
 def timed(words: Sequence[str], variables: Mapping[str, str | None]) -> dict[str, float]:
-    """Return how long a command took, and the largest memory of its processes."""
+    """Return how long a command took, its processors' time, and its processes' largest memory."""
     environment = {**os.environ, **{name: of for name, of in variables.items() if of is not None}}
     for name in (name for name, of in variables.items() if of is None):
         environment.pop(name, None)
-    begun = time.monotonic()
+    begun, before = time.monotonic(), os.times()
     process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
     peak = _Peak(process.pid)
     said = process.communicate()[1]
     seconds = time.monotonic() - begun
     if process.returncode:
         raise SystemExit(f"{' '.join(words)}: {said}")
-    return {"seconds": round(seconds, 2), "peak_gb": round(peak.ended(), 2)}
+    now = os.times()
+    cpu_s = now.children_user + now.children_system - before.children_user - before.children_system
+    times = {"seconds": round(seconds, 2), "cpu_seconds": round(cpu_s, 2)}
+    return {**times, "peak_gb": round(peak.ended(), 2)}
 
 
 class _Peak:
