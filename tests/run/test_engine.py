@@ -193,10 +193,11 @@ def open_pair(folder: Path, barrier: threading.Barrier) -> DoCase:
 
 
 _PROGRAM = """
-import functools, pathlib, sys
+import functools, pathlib, signal, sys
 from sacl import cli
 from sacl.run.engine import Engine
 from tests.run import test_engine as tests
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it behind `&`
 folder = pathlib.Path(sys.argv[1])
 work = functools.partial(tests.open_slow, folder)
 cli._dispatch = lambda _: Engine(workers=2).each(work, tests.CASES, tests.journal_of(folder), "try")
