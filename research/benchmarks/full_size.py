@@ -10,6 +10,8 @@ few training steps.
 
 With `--runs DIR` it runs `sacl run btcv`, `flare21` and `hospital` whole, on such cohorts in DIR,
 with few steps and a coarse network for a CPU, and writes `results/full_size_runs.json` instead.
+With `--external DIR` it tests that run of btcv, which goes on where it stopped, on the scans of
+`flare21`, and writes `results/full_size_external.json`.
 
 Each stage runs in a process of its own. Seconds are the processor's, of one thread, without
 starting Python and importing, and without training steps, which do not grow with the scans; so
@@ -70,6 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="generated BTCV, made if missing")
     parser.add_argument("--runs", type=Path, help="generated cohorts to run whole, made if missing")
+    parser.add_argument("--external", type=Path, help="the same cohorts, for an external test")
     parser.add_argument("--scans", type=int, default=4)
     parser.add_argument("--slices", type=int, default=150)
     parser.add_argument("--work", type=Path, default=Path("work/full-size"))
@@ -83,6 +86,10 @@ def main() -> None:
     if known.runs:
         result = _circumstances(known) | {"runs": _runs(known.runs, known.work, known.slices)}
         out = known.out or RESULT.with_name("full_size_runs.json")
+    elif known.external:
+        tested = _external_test(known.external, known.work, known.slices)
+        result = _circumstances(known) | tested
+        out = known.out or RESULT.with_name("full_size_external.json")
     else:
         result, out = _circumstances(known) | _stages_and_operations(known), known.out or RESULT
     out.write_text(json.dumps(result, indent=1) + "\n")
@@ -117,12 +124,8 @@ def _runs(root: Path, work: Path, slices: int) -> dict[str, Any]:
     """Run the three cohorts whole, and return what their stages say of themselves."""
     found = {}
     for name, scans in RUNS.items():
-        _generate(name, root / name, scans, slices)
         shutil.rmtree(work / name, ignore_errors=True)
-        command = [sys.executable, "-m", "sacl", "run", name, "--data", str(root / name)]
-        command += ["--work", str(work / name), "--json", *RUN_FLAGS]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        summary = json.loads(done.stdout.splitlines()[-1])
+        summary = _run(name, root, work, slices)
         records = {
             p.parent.name: json.loads(p.read_text()) for p in work.glob(f"{name}/*/run.json")
         }
@@ -134,6 +137,43 @@ def _runs(root: Path, work: Path, slices: int) -> dict[str, Any]:
         }
         print(name, found[name], flush=True)
     return found
+
+
+def _run(name: str, root: Path, work: Path, slices: int) -> dict[str, Any]:
+    """Run a cohort, which is made if missing, as far as that has not been done."""
+    _generate(name, root / name, RUNS[name], slices)
+    command = [sys.executable, "-m", "sacl", "run", name, "--data", str(root / name)]
+    command += ["--work", str(work / name), "--json", *RUN_FLAGS]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _external_test(root: Path, work: Path, slices: int) -> dict[str, Any]:
+    """Test a run of BTCV on scans as FLARE 2021 has them; return what it took, and its scores."""
+    _run("btcv", root, work, slices)
+    _generate("flare21", root / "flare21", RUNS["flare21"], slices)
+    out = work / "external"
+    shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, "-m", "sacl", "evaluate", "--model", str(work / "btcv")]
+    command += ["--data", str(root / "flare21"), "--out", str(out), "--json"]
+    begun = time.perf_counter()
+    done = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert done.stdout is not None
+    said = done.stdout.read()
+    _, status, usage = os.wait4(done.pid, 0)
+    if status:
+        raise SystemExit("the external test failed")
+    tested = json.loads(said.splitlines()[-1])
+    return {
+        "what": "the external test of a run of BTCV on scans as FLARE 2021 has them",
+        "command": "python -m research benchmark full_size --external DIR",
+        "trained_on": {"cohort": "btcv", "labeled_and_other_scans": RUNS["btcv"]},
+        "tested_on": {"cohort": "flare21", "labeled_and_other_scans": RUNS["flare21"]},
+        "seconds": round(time.perf_counter() - begun, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_mb": round(usage.ru_maxrss / 1024, 1),
+        "result": {key: value for key, value in tested.items() if key not in ("work", "report")},
+    }
 
 
 def _in_a_process(name: str, stage: str, known: argparse.Namespace) -> dict[str, Any]:
