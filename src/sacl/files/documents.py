@@ -82,7 +82,8 @@ def read_if_there(path: Path, kind: type[Record], remedy: str) -> Record | None:
 def packaged(package: str, name: str, kind: Any) -> Any:
     """Return a YAML file that comes with a package, as a record or a mapping of records."""
     text = files(package).joinpath(name).read_text(encoding="utf-8")
-    return msgspec.convert(yaml.safe_load(text), kind)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where it was built: at each start
+    return msgspec.convert(yaml.load(text, loader), kind)
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -109,10 +109,11 @@ class Engine:
             ShardDone: the shard's cases are done.
         """
         chosen = [case for case in cases if self.shard is None or self.shard.holds(case)]
+        found = {case: journal.find(case) for case in chosen}
         outcomes = {
             case: Outcome(case, result)
-            for case, result in journal.results().items()
-            if is_there is None or is_there(case)
+            for case, result in found.items()
+            if result is not None and (is_there is None or is_there(case))
         }
         missing = [case for case in chosen if case not in outcomes]
         if self.merges and missing:

@@ -52,8 +52,9 @@ def evaluate_folders(  # noqa: PLR0913
     known = {case_id for case_id, of in before.items() if of.key == keys.get(case_id)}
     work = partial(_open_pairs, pairs, keys, scheme, settings.nsd_tolerance_mm)
     try:
-        results_of = partial(engine.results_of, is_there=known.__contains__)
-        scored = results_of(work, list(pairs), out, Scored, "evaluate")
+        scored = engine.results_of(
+            work, list(pairs), out, Scored, "evaluate", is_there=known.__contains__
+        )
     except ShardDone:
         return out
     write_all(out, rows_of(scored), settings.nsd_tolerance_mm, seed=0)

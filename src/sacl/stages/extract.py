@@ -39,7 +39,7 @@ from sacl.progress import say
 from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import ExtractSettings
-from sacl.stages.scan import Scan
+from sacl.stages.scan import Scan, named_scans
 from sacl.types import Box, Cohort
 
 MARGIN = 1.5
@@ -151,11 +151,10 @@ def _require_room(
     names: Sequence[str], meta: StoreMeta, cohort: Cohort, workspace: Workspace
 ) -> None:
     """Say how much disk some scans will take, by the boxes of a few, and refuse too small a one."""
-    cases = {case.case_id: case for case in cohort.cases}
-    sizes = []
+    scan_of, sizes = named_scans(cohort, workspace), []
     for name in names[:: math.ceil(len(names) / _SAMPLED)]:
         with contextlib.suppress(DataError):  # of a bad scan, which is told when it is its turn
-            boxes = _boxes_of(Scan(cases[name], cohort, workspace), meta)
+            boxes = _boxes_of(scan_of(name), meta)
             sizes.append(bytes_of(meta, boxes.size))
     need = len(names) * sum(sizes) / max(1, len(sizes))
     free = shutil.disk_usage(workspace.folder("extract")).free
@@ -171,11 +170,10 @@ def _require_room(
 
 def _open_cutter(meta: StoreMeta, workspace: Workspace) -> Callable[[str], Cut]:
     """Return what cuts a scan into its file."""
-    cohort = read_cohort(workspace.require("ingest"))
-    cases = {case.case_id: case for case in cohort.cases}
+    scan_of = named_scans(read_cohort(workspace.require("ingest")), workspace)
 
     def cut_case(name: str) -> Cut:
-        scan = Scan(cases[name], cohort, workspace)
+        scan = scan_of(name)
         boxes = _boxes_of(scan, meta)
         with writing_case(case_file(workspace.folder("extract"), name), meta, boxes.size) as arrays:
             _fill_patches(scan, meta, boxes, arrays)

@@ -76,8 +76,8 @@ def write_listed(
     # Decoding DICOM is Python's own work, which threads cannot share.
     at_once = 1 if any(case.load for case in dataset.cases) else _AT_A_TIME
     names = [case.case_id for case in plan.dataset.cases]
-    results_of = partial(workspace.engine.results_of, at_once=at_once)
-    converted = results_of(work, names, folder, Converted, "ingest").values()
+    results = workspace.engine.results_of(work, names, folder, Converted, "ingest", at_once=at_once)
+    converted = results.values()
     cases = tuple(each.case for each in converted)
     from_tags = dataset.layout == "dicom" and settings.scan_labels is None
     source: Literal["table", "tags"] = "tags" if from_tags else "table"

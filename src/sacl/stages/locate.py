@@ -22,7 +22,7 @@ from sacl.run.workspace import Workspace
 from sacl.scores.organs_of_case import dice, volume_ml
 from sacl.settings import LocateSettings
 from sacl.stages.locate_networks import SEEN, Networks, trained_networks
-from sacl.stages.scan import Scan
+from sacl.stages.scan import Scan, named_scans
 from sacl.types import Case, LabelMap
 
 PHASE_THRESHOLD = 0.8
@@ -59,10 +59,15 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
         scored = [c.case_id for c in cohort.labeled if fold_of.get(c.subject_id, SEEN) != SEEN]
         estimates = can_estimate(cohort)
         work = partial(_open_locator, workspace, given, networks, scored, estimates)
-        cases = {case.case_id: case for case in cohort.cases}
-        is_there = lambda name: Scan(cases[name], cohort, workspace).coarse_path.is_file()  # noqa: E731
-        results_of = partial(workspace.engine.results_of, is_there=is_there)
-        located = results_of(work, list(cases), folder, Located, "locate")
+        names, scan_of = [case.case_id for case in cohort.cases], named_scans(cohort, workspace)
+        located = workspace.engine.results_of(
+            work,
+            names,
+            folder,
+            Located,
+            "locate",
+            is_there=lambda name: scan_of(name).coarse_path.is_file(),
+        )
         coverage = pd.DataFrame([vars(row) for of in located.values() for row in of.coverage])
         write_coverage(folder / "coverage.csv", coverage)
         results.update(_summary(coverage, len(scored)))
@@ -106,12 +111,12 @@ def _open_locator(
 ) -> Callable[[str], Located]:
     """Return what writes a scan's coarse map; `scored` are those whose reference judges theirs."""
     cohort = read_cohort(workspace.require("ingest"))
-    cases = {case.case_id: case for case in cohort.cases}
+    scan_of = named_scans(cohort, workspace)
     locator = networks.locator(workspace, cohort) if networks else None
 
     def locate_case(name: str) -> Located:
-        case, source = cases[name], None
-        scan = Scan(case, cohort, workspace)
+        scan, source = scan_of(name), None
+        case = scan.case
         if given:
             label_map, source = given.locate(case)
             write_label_map(scan.coarse_path, label_map)

@@ -22,7 +22,7 @@ from sacl.run.record import fingerprint, recorded, segmenter_of
 from sacl.run.workspace import Workspace
 from sacl.settings import PredictSettings
 from sacl.stages.reserve import recipe_that_fits
-from sacl.stages.scan import Scan
+from sacl.stages.scan import Scan, named_scans
 from sacl.types import Cohort
 
 _SAID = 8
@@ -73,25 +73,27 @@ def _predict_cases(
     Raises:
         DataError: some scans are bad; said at the end, when the others are done.
     """
-    cases = {case.case_id: case for case in cohort.cases}
-    work = partial(_open_predictor, arm, recipe, workspace)
-    is_there = lambda name: _map_of(arm, name, workspace).is_file()  # noqa: E731
-    results_of = partial(workspace.engine.results_of, is_there=is_there)
-    done = results_of(work, list(cases), workspace.folder("predict"), Changes, "predict")
+    done = workspace.engine.results_of(
+        partial(_open_predictor, arm, recipe, workspace),
+        [case.case_id for case in cohort.cases],
+        workspace.folder("predict"),
+        Changes,
+        "predict",
+        is_there=lambda name: _map_of(arm, name, workspace).is_file(),
+    )
     return [change for changes in done.values() for change in changes.organs]
 
 
 def _open_predictor(arm: str, recipe: MapRecipe, workspace: Workspace) -> Callable[[str], Changes]:
     """Load the segmenter, and return what predicts a scan and compares it with its coarse map."""
-    cohort = read_cohort(workspace.require("ingest"))
-    cases = {case.case_id: case for case in cohort.cases}
+    scan_of = named_scans(read_cohort(workspace.require("ingest")), workspace)
     segmenter = workspace.require("finetune") / arm
     predictor = load_predictor(segmenter, workspace.device, recipe)
     spec = predictor.spec
 
     def predict_case(name: str) -> Changes:
-        case = cases[name]
-        scan = Scan(case, cohort, workspace)
+        scan = scan_of(name)
+        case = scan.case
         coarse = scan.coarse if predictor.needs_coarse else None
         final = predict_volume(predictor, scan.image, case.window, coarse)
         boxes = dense_boxes(spec.placement, final.grid, scan.coarse) if spec.head == "dense" else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,12 @@ from sacl.geometry import require_same_grid
 from sacl.patches.window import normalize
 from sacl.run.workspace import Workspace
 from sacl.types import Case, Cohort, LabelMap, Volume
+
+
+def named_scans(cohort: Cohort, workspace: Workspace) -> Callable[[str], Scan]:
+    """Return what gives a scan of a cohort by its case's name."""
+    cases = {case.case_id: case for case in cohort.cases}
+    return lambda name: Scan(cases[name], cohort, workspace)
 
 
 @dataclass(frozen=True)
