@@ -13,6 +13,7 @@ from sacl.cli import main
 from sacl.plan.document import PLAN_FILE, YOURS, read_plan
 from sacl.plan.facts import Tried
 from sacl.run.configure import load_config
+from sacl.stages import ingest
 
 
 @pytest.fixture
@@ -88,6 +89,18 @@ def test_the_same_command_reads_its_plan_and_its_cohort_again(planted, tmp_path,
     path.unlink()  # as if killed before it was written
     assert planned(capsys).out == first.out
     assert path.read_bytes() == text
+
+
+def test_the_data_are_listed_once(planted, monkeypatch, capsys):
+    listings, list_sources = [], ingest.list_sources
+
+    def counted(sources):
+        listings.append(sources)
+        return list_sources(sources)
+
+    monkeypatch.setattr(ingest, "list_sources", counted)
+    planned(capsys)
+    assert len(listings) == 1
 
 
 def test_a_plan_is_not_changed_by_what_is_measured_later(planted, tmp_path, capsys):

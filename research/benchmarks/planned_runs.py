@@ -10,6 +10,8 @@ Dice of final and coarse maps by organ on the held-out scans, which no part of t
 - `heart`: ACDC, its own order of labeled subjects, 10 validation subjects held out.
 - `hippocampus`: grouped by person; 20 persons or so are held out, by a seed of the split's own.
 - `neck`: OpenKBP, its own order of labeled patients, 8 held out; the others count as unlabeled.
+- `phantom`: generated abdominal CT, 13 organs, 3 x 3 x 6 mm; 48 scans, the same for every seed;
+  its test subjects are held out.
 
 One thread, so that two calls can run beside each other on two cores.
 """
@@ -31,9 +33,13 @@ from pathlib import Path
 
 from research.benchmarks.circumstances import circumstances
 from sacl.files.atomic import write_text
+from sacl.settings import PhantomSettings
+from sacl.stages.phantom import DATASET
+from sacl_phantom.cohort import plan_cohort, write_scans, write_tables
 
 RESULT = Path(__file__).parents[1] / "results" / "planned_runs.json"
 _HELD_OUT_SCANS = 40
+_PHANTOM_SCANS = 48
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,11 @@ def main() -> None:
     parser.add_argument("--flags", nargs="*", default=[], help="settings as NAME=VALUE")
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
-    split = SPLITS[given.cohort](given.data, given.labeled)
     with tempfile.TemporaryDirectory() as folder:
+        data = given.data if given.cohort != "phantom" else _generated(Path(folder) / "generated")
+        split = SPLITS[given.cohort](data, given.labeled)
         cohort = Path(folder) / given.cohort
-        _lay_out(given.data / split.dataset, split, cohort)
+        _lay_out(data / split.dataset, split, cohort)
         record = _run(cohort, Path(folder) / "work", given)
     records = json.loads(given.out.read_text("utf-8")) if given.out.is_file() else []
     write_text(given.out, json.dumps([*records, record], indent=1) + "\n")
@@ -167,7 +174,26 @@ def _hippocampus(data: Path, labeled: int) -> Split:
     )
 
 
-SPLITS = {"heart": _heart, "hippocampus": _hippocampus, "neck": _neck}
+def _generated(data: Path) -> Path:
+    """Generate the phantom's cohort, as `sacl phantom` does, and return the folder that has it."""
+    planned, settings = plan_cohort(_PHANTOM_SCANS, seed=0), PhantomSettings()
+    for _ in write_scans(data / DATASET, planned, settings.shape, settings.spacing_mm, seed=0):
+        pass
+    write_tables(data / DATASET, planned)
+    return data
+
+
+def _phantom(data: Path, labeled: int) -> Split:
+    folder = data / DATASET
+    with (folder / "scan_labels.csv").open(encoding="utf-8") as table:
+        subject_of = {row["case_id"]: row["subject_id"] for row in csv.DictReader(table)}
+    train, held = _cases(folder / "labelsTr"), _cases(folder / "labelsTs")
+    subjects = sorted({subject_of[case] for case in train})[:labeled]
+    drawn = [case for case in train if subject_of[case] in subjects]
+    return Split(folder.name, train, drawn, held, "Ts", "scan_labels.csv")
+
+
+SPLITS = {"heart": _heart, "hippocampus": _hippocampus, "neck": _neck, "phantom": _phantom}
 
 
 if __name__ == "__main__":

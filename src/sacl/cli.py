@@ -138,6 +138,8 @@ def _run(known: argparse.Namespace, flags: dict[str, str]) -> Any:
             say(f"plan: {line}")
     page = pipeline.run(config, known.force, since, engine_of(known))
     finished = pipeline.summary(config)
+    if doubts := finished["doubts"]:
+        say(f"ATTENTION, the label maps are in doubt ({len(doubts)}), first {doubts[0]}")
     print(f"report: {page}", file=sys.stderr)
     return finished
 

@@ -21,7 +21,7 @@ from sacl.run.configure import load_config
 from sacl.run.pipeline import run_stage, workspace_of
 from sacl.run.record import fingerprint
 from sacl.settings import RunConfig
-from sacl.stages.ingest import list_cohort
+from sacl.stages.ingest import IngestListed, list_cohort
 from sacl.stages.trial import try_candidates
 
 _OF_THE_RUN = ("name", "work", "seed", "device", "time", "ingest.data")
@@ -43,16 +43,17 @@ def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, 
     asked = load_config(None, flags)
     given = given_of(asked, flags)
     workspace = workspace_of(asked)
-    before = None if force else read_plan(asked.work)
+    before, listed = None if force else read_plan(asked.work), None
     if before is None:
-        listed, _ = list_cohort(asked.ingest, workspace)
-        held = hold_out_of(listed, asked.ingest, asked.seed)
+        listed = IngestListed(*list_cohort(asked.ingest, workspace))
+        held = hold_out_of(listed.dataset, asked.ingest, asked.seed)
         time = asked.time or USUAL_TIME
     else:
         held, time = before.held, before.time_for(asked.time, asked.work)
     with workspace.locked():
         first = {} if held.setting in given else {held.setting: held.value}
-        folder = run_stage(load_config(None, flags, base=first), "ingest", force=force)
+        config = load_config(None, flags, base=first)
+        folder = run_stage(config, "ingest", force=force, by=listed)
         plan = before
         if plan is None:
             facts = measure_cohort(folder)

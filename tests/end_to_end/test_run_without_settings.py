@@ -9,6 +9,7 @@ from tests.planted import LABELS, clean_files, write_files
 from sacl.cli import main
 from sacl.files.nifti import write_label_map
 from sacl.plan.document import PLAN_FILE
+from sacl.prediction.guard import read_findings
 from sacl.run.workspace import FOLDERS
 from sacl.types import Grid, LabelMap, LabelScheme
 
@@ -48,7 +49,14 @@ def test_a_folder_alone_gives_maps_scores_and_a_page_that_says_why(finished, cap
     assert "plan: finetune.steps 6: yours" in told
     assert told.index("plan: ") < told.index("[2/8] locate")
     assert len(list((work / FOLDERS["predict"]).glob("*/c*.nii.gz"))) == 10
+    *_, doubted, _ = told.splitlines()
+    doubts = read_findings(work / FOLDERS["predict"]).doubts
+    assert (
+        doubted == f"ATTENTION, the label maps are in doubt ({len(doubts)}), first {doubts[0].text}"
+    )
     page = (work / FOLDERS["report"] / "report.html").read_text()
+    assert "Fine-tuning did 10 of at most 10 steps: more time alone will give little." in page
+    assert "It learned from 2 labeled subjects and " in page
     assert "What was chosen, and why" in page
     assert "its head start of 3 points is gone" in page
     assert "<dt>finetune.steps 6</dt><dd>yours</dd>" in page

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -249,14 +250,25 @@ def test_the_page_is_the_same_when_it_is_written_again(work):
     assert report(SETTINGS, work).read_text() == first
 
 
-def test_doubts_about_predictions_stand_before_the_other_runs(tmp_path):
+def test_doubts_about_predictions_stand_first_and_before_the_other_runs(tmp_path):
     work = fake_work(tmp_path / "work")
     doubt = Doubt("liver", "vanished", ("subject-05-a",), "liver: vanished in 1 of 8 scans")
     write_findings(work.folder("predict"), Findings((doubt,)))
     evaluate(SCORING, work)
     text = report(SETTINGS, work).read_text()
-    assert text.index("<h2>All scans") < text.index("liver: vanished in 1 of 8 scans")
-    assert text.index("liver: vanished in 1 of 8 scans") < text.index("<h2>What each step brought")
+    said = "liver: vanished in 1 of 8 scans"
+    assert text.index(f"1 doubt</a> about the label maps, first {said}") < text.index("<h2>")
+    assert (
+        text.index("<h2>All scans") < text.rindex(said) < text.index("<h2>What each step brought")
+    )
+
+
+def test_what_others_gained_by_time_and_labels_is_what_the_results_say():
+    root = Path(stage_report.__file__).parents[3]
+    page = (root / "src/sacl/report/templates/run.html").read_text("utf-8")
+    said = re.findall(r"0\.8\d\d|0\.7\d\d", page[page.index('<h3 id="more">') :])
+    assert len(said) == 8
+    assert not [figure for figure in said if figure not in (root / "docs/results.md").read_text()]
 
 
 def test_a_run_whose_encoder_was_deleted_still_has_a_page(tmp_path):

@@ -55,6 +55,23 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
     return folder
 
 
+@dataclass(frozen=True, eq=False)
+class IngestListed:
+    """The stage for scans that `list_cohort` has listed: headers are read once."""
+
+    dataset: Dataset
+    modality: Modality
+
+    inputs = staticmethod(inputs)
+
+    def ingest(self, settings: IngestSettings, workspace: Workspace) -> Path:
+        """Do what the stage does."""
+        how = settings, workspace
+        with recorded(workspace, "ingest", settings, inputs(*how)) as (folder, done):
+            done.update(write_listed(folder, self.dataset, self.modality, *how))
+        return folder
+
+
 def write_listed(
     folder: Path,
     dataset: Dataset,

@@ -15,7 +15,7 @@ import numpy as np
 from sacl.cohort.manifest import read_cohort, read_image, read_reference, with_phases
 from sacl.files.atomic import replacing, write_text
 from sacl.files.nifti import read_label_map
-from sacl.plan.document import read_plan
+from sacl.plan.document import RunPlan, read_plan
 from sacl.prediction.guard import read_findings
 from sacl.progress import track
 from sacl.report import results
@@ -83,6 +83,7 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
         home, link = workspace.folder("ingest"), _link(maps, folder)
         run = _Run(workspace.name, label, cohort, home, maps, link)
         scores = results.scores_part(rows, list(_unscored(run, rows)))
+        plan = read_plan(workspace.root)
         page = render(
             "run.html",
             run=run,
@@ -93,7 +94,8 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
             tables=_link(scored, folder),
             doubts=read_findings(workspace.folder("predict")).doubts,
             curves=results.curves(workspace),
-            chosen=_chosen(workspace, records),
+            chosen=_chosen(plan, records) if plan else {},
+            facts=plan.facts if plan else None,
             coverage=results.read_coverage(workspace.folder("locate") / "coverage.csv"),
             records=records,
             label_counts=Counter(case.scan_label(label) for case in cohort.cases),
@@ -169,11 +171,8 @@ def _shown(run: _Run, case: Case, line: results.ScanLine) -> tuple[ShownScan, tu
     return ShownScan(image.voxels, image.grid.spacing_mm, case.window, predicted.voxels, drawn), at
 
 
-def _chosen(workspace: Workspace, records: results.Records) -> dict[str, str]:
+def _chosen(plan: RunPlan, records: results.Records) -> dict[str, str]:
     """Return what the run's plan chose, as the stages were run, and why."""
-    plan = read_plan(workspace.root)
-    if plan is None:
-        return {}
     remarks = [choice.because for choice in plan.choices if not choice.setting]
     chosen = {"Cohort": "; ".join([plan.headline, *remarks])}
     settings = {stage: record.settings.get(stage) for stage, record in records.items()}
