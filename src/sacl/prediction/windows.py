@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import torch
 from jaxtyping import Float
-from monai.inferers import sliding_window_inference
+from monai.data.utils import compute_importance_map
 from torch import Tensor
 from torch.nn import functional
 
-from sacl.networks.coarse import CoarseSpec
+from sacl.networks.coarse import CoarseSpec, Triple
 from sacl.networks.device import autocast
 from sacl.patches.coarse_grid import CoarseGrid, coarse_grid, image_to_coarse
 from sacl.prediction.assemble import mean_over_copies, wider
@@ -20,7 +21,11 @@ from sacl.types import Volume
 Levels = Callable[[Tensor], list[Tensor]]
 """A network on volumes `[n, 1, i, j, k]`: the logits of its levels, the finest first."""
 
-_OVERLAP = 0.5
+Window = tuple[slice, slice, slice]
+"""A part of a volume as large as a network's crop."""
+
+_SIGN = 0.02
+"""Probability of any organ, by a window, where the windows that overlap with it are looked at."""
 _VOXELS_AT_ONCE = 1_000_000
 """Voxels of the windows that go through a network together, of one window at least: two windows of
 176 x 176 x 64 voxels took 2.3 GB."""
@@ -49,23 +54,67 @@ def probability_by_windows(
 def probability(
     networks: Sequence[Levels], spec: CoarseSpec, image: Float[Tensor, "i j k"]
 ) -> Float[Tensor, "class i j k"]:
-    """Return class probabilities of a windowed image on the networks' grid, on its device."""
+    """Return class probabilities of a windowed image on the networks' grid, on its device.
 
-    def mean_of_networks(crops: Float[Tensor, "n 1 _i _j _k"]) -> Tensor:
-        with autocast(image.device):
-            logits = [network(crops)[0] for network in networks]
-        return torch.stack([logit.float().softmax(dim=1) for logit in logits]).mean(dim=0)
-
+    Windows overlap by half, and where they do a voxel is the mean of them, weighted by a Gaussian.
+    Those that tile the scan come first. Of the others only those are computed in which a tile gives
+    some voxel an organ's probability of `_SIGN`: what holds background alone is read once.
+    """
     # A scan smaller than the crop is padded with 0, as in training, and the pad cut off again.
-    crops = sliding_window_inference(
-        image[None, None],
-        roi_size=spec.crop,
-        sw_batch_size=2 if 2 * math.prod(spec.crop) <= _VOXELS_AT_ONCE else 1,
-        predictor=mean_of_networks,
-        overlap=_OVERLAP,
-        mode="gaussian",
-    )
-    return crops[0]
+    lacking = [max(0, size - n) for size, n in zip(spec.crop, image.shape, strict=True)]
+    pads = [(n // 2, n - n // 2) for n in lacking]
+    padded = functional.pad(image, [n for pad in reversed(pads) for n in pad])
+    starts = [_starts(n, size) for n, size in zip(padded.shape, spec.crop, strict=True)]
+    tiles = [_tiling(of, size) for of, size in zip(starts, spec.crop, strict=True)]
+    total = image.new_zeros(1 + len(spec.organs), *padded.shape)
+    weight = image.new_zeros(padded.shape)
+    gaussian = compute_importance_map(spec.crop, "gaussian", device=image.device)
+    at_once = 2 if 2 * math.prod(spec.crop) <= _VOXELS_AT_ONCE else 1
+
+    def add(windows: Sequence[Window]) -> None:
+        for first in range(0, len(windows), at_once):
+            batch = windows[first : first + at_once]
+            crops = torch.stack([padded[window] for window in batch])[:, None]
+            for window, mean in zip(batch, _mean_of(networks, crops), strict=True):
+                total[:, *window] += gaussian * mean
+                weight[window] += gaussian
+
+    tiling = list(product(*tiles))
+    add([_window(start, spec.crop) for start in tiling])
+    organ = total[0] < (1 - _SIGN) * weight
+    others = (_window(s, spec.crop) for s in product(*starts) if s not in tiling)
+    add([window for window in others if organ[window].any()])
+    total /= weight
+    (i, j, k), (height, length, depth) = (low for low, _ in pads), image.shape
+    return total[:, i : i + height, j : j + length, k : k + depth]
+
+
+def _mean_of(
+    networks: Sequence[Levels], crops: Float[Tensor, "n 1 i j k"]
+) -> Float[Tensor, "n class i j k"]:
+    """Return the mean probability of some networks."""
+    with autocast(crops.device):
+        logits = [network(crops)[0] for network in networks]
+    return torch.stack([logit.float().softmax(dim=1) for logit in logits]).mean(dim=0)
+
+
+def _starts(length: int, size: int) -> list[int]:
+    """Return where windows start that overlap by half, along an axis no shorter than one."""
+    step, last = max(1, size // 2), length - size
+    return [min(n * step, last) for n in range(1 + math.ceil(last / step))]
+
+
+def _tiling(starts: Sequence[int], size: int) -> list[int]:
+    """Return the fewest of these starts whose windows leave no gap."""
+    chosen = [starts[0]]
+    while chosen[-1] != starts[-1]:
+        chosen.append(max(start for start in starts if start <= chosen[-1] + size))
+    return chosen
+
+
+def _window(start: Sequence[int], crop: Triple) -> Window:
+    i, j, k = (slice(first, first + size) for first, size in zip(start, crop, strict=True))
+    return i, j, k
 
 
 def _over_copies(
