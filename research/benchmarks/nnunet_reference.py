@@ -116,7 +116,7 @@ def reference(known: argparse.Namespace) -> Path:
     home = (known.work / f"nnunet-s{known.seed}").resolve()
     _write_settings(home, known, fingerprint(cohort_folder))
     _hand_over(home, cohort_folder, cohort, tests, known.in_plane_size)
-    _run_nnunet(home, known.python)
+    run_nnunet(home, known.python)
     tolerance_mm = config.evaluate.nsd_tolerance_mm
     rows = [
         ScoreRow(RUN, case.subject_id, case.split, score)
@@ -171,6 +171,9 @@ def _write_settings(home: Path, known: argparse.Namespace, cohort: str) -> None:
     settings = {
         **{name: getattr(known, name) for name in same},
         "device": known.device,
+        "configuration": "2d",
+        "seconds": 0,  # no limit: the epochs decide
+        "mirror": True,
         "validation_iterations": 1,  # nnU-Net's validation is on training scans here
         "probabilities": known.in_plane_size is not None,
         "cohort": cohort,
@@ -224,7 +227,7 @@ def _resampled_labels(label_map: LabelMap, grid: CoarseGrid) -> LabelMap:
     return LabelMap(voxels, Grid(grid.shape, _NOMINAL), scheme)
 
 
-def _run_nnunet(home: Path, python: Path) -> None:
+def run_nnunet(home: Path, python: Path) -> None:
     """Run the trainer in nnU-Net's environment; what it says goes to `nnunet.log`."""
     environment = {
         **{name: text for name, text in os.environ.items() if not name.startswith("PYTHON")},

@@ -66,10 +66,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        data = given.data if given.cohort != "phantom" else _generated(Path(folder) / "generated")
+        data = data_of(given.cohort, given.data, Path(folder))
         split = SPLITS[given.cohort](data, given.labeled)
         cohort = Path(folder) / given.cohort
-        _lay_out(data / split.dataset, split, cohort)
+        lay_out(data / split.dataset, split, cohort)
         record = _run(cohort, Path(folder) / "work", given)
     records = json.loads(given.out.read_text("utf-8")) if given.out.is_file() else []
     write_text(given.out, json.dumps([*records, record], indent=1) + "\n")
@@ -110,7 +110,7 @@ def _run(cohort: Path, work: Path, given: argparse.Namespace) -> dict[str, objec
     }
 
 
-def _lay_out(source: Path, split: Split, folder: Path) -> None:
+def lay_out(source: Path, split: Split, folder: Path) -> None:
     """Make the folder of links to the data, with nothing in it that a user would not have."""
     parts = [
         ("imagesTr", split.train, "imagesTr", "_0000"),
@@ -174,8 +174,11 @@ def _hippocampus(data: Path, labeled: int) -> Split:
     )
 
 
-def _generated(data: Path) -> Path:
-    """Generate the phantom's cohort, as `sacl phantom` does, and return the folder that has it."""
+def data_of(cohort: str, data: Path, folder: Path) -> Path:
+    """Return where a cohort's dataset lies: in the folder, where it is generated in it first."""
+    if cohort != "phantom":
+        return data
+    data = folder / "generated"
     planned, settings = plan_cohort(_PHANTOM_SCANS, seed=0), PhantomSettings()
     for _ in write_scans(data / DATASET, planned, settings.shape, settings.spacing_mm, seed=0):
         pass
