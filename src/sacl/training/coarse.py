@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,12 @@ class CoarseCase:
     labels: Int16[Tensor, "i j k"]
     annotated: Bool[Tensor, " organ"]
     spacing_mm: tuple[float, float, float]
+
+    @cached_property
+    def present(self) -> Int64[Tensor, " present"]:
+        """The labels of the organs that it holds."""
+        values = self.labels.unique().long()
+        return values[values > 0]
 
     def on_disk(self, folder: Path) -> CoarseCase:
         """Return the same, mapped from a nameless file in a folder (`arrays.set_aside`)."""
@@ -280,8 +287,7 @@ def _random_index(count: int, generator: torch.Generator) -> int:
 
 
 def _random_center(case: CoarseCase, generator: torch.Generator) -> list[int]:
-    present = case.labels.unique()
-    present = present[present > 0]
+    present = case.present
     if len(present) and torch.rand(1, generator=generator) < _FOREGROUND:
         label = present[_random_index(len(present), generator)]
         voxels = (case.labels == label).nonzero()

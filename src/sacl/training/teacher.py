@@ -83,7 +83,7 @@ class TeacherTask:
         image = rules.mapped(store.meta, [(store.dense_images, rows)], generator)
         self.teacher.eval()
         with torch.no_grad(), autocast(rules.device):
-            labels = self.teacher(channels_last(image)).float().argmax(dim=1)
+            labels = self.teacher(channels_last(image)).max(dim=1).indices
         changed = change_intensity(image, rules.ranges, generator)
         return Slices(changed, labels, torch.ones_like(drawn.annotated))
 

@@ -75,7 +75,7 @@ class MixedCropTask:
         by_hand, other = task.drawn(task.cases, generator), task.drawn(self.unlabeled, generator)
         self.teacher.eval()
         with torch.no_grad(), autocast(task.device):
-            labels = self.teacher(other.image)[0].argmax(dim=1)
+            labels = self.teacher(other.image)[0].max(dim=1).indices
         image = task.changed(by_hand.image, generator)
         other_image = task.changed(other.image, generator)
         inside = random_boxes(len(image), task.spec.crop, generator, task.device)
