@@ -207,13 +207,15 @@ def test_a_bad_scan_is_named_and_the_others_are_cut(tmp_path):
     assert len(read_patches(located.folder("extract")).index["case_id"].unique()) == 6
 
 
-def test_says_that_no_coarse_map_holds_an_organ(tmp_path):
+def test_where_no_coarse_map_holds_an_organ_there_are_whole_slices_alone(tmp_path, capsys):
     workspace = locate_toy_cohort(tmp_path, empty_maps=True)
-
-    with pytest.raises(DataError, match=r"no coarse map holds any organ.*coverage\.csv"):
-        stage.extract(SETTINGS, workspace)
-
-    assert not (workspace.folder("extract") / "run.json").exists()
+    stage.extract(SETTINGS, workspace)
+    assert "no coarse map holds any organ" in capsys.readouterr().err
+    store = read_patches(workspace.folder("extract"))
+    boxes = store.dense_index[["i0", "j0", "i1", "j1"]].to_numpy()
+    assert len(store) == 0
+    # 48 x 40 pixels in the smallest centered square.
+    assert {tuple(box) for box in boxes.tolist()} == {(0, -4, 48, 44)}
 
 
 def test_refuses_a_coarse_map_on_another_grid(tmp_path):

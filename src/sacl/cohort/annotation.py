@@ -100,7 +100,7 @@ def require_known_organs(dataset: Dataset) -> None:
             if canonical_name(name) not in known:
                 raise DataError(
                     f"case {case.case_id}: annotated for '{name}', which is none of the organs of"
-                    f" {dataset.name}, {', '.join(names)}; correct the name"
+                    f" {dataset.name}, {', '.join(names)}; correct the name, and part several by ;"
                 )
 
 

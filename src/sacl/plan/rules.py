@@ -338,7 +338,8 @@ def _copy_paste(setting: str) -> Choice:
 
 
 def _augment(setting: str, facts: TaskFacts) -> Choice:
-    reason = f"{facts.labeled_subjects} labeled subjects show little of the variation"
+    shown = counted(facts.labeled_subjects, "labeled subject")
+    reason = f"{shown} in training: augmentation has to show what they do not"
     trial = ("strong", "mild")
     return Choice(setting, "strong", reason, f"{_LOG}, 2026-11-23", trial, said=False)
 

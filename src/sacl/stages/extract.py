@@ -68,7 +68,7 @@ def extract(settings: ExtractSettings, workspace: Workspace) -> Path:
     """Cut a query patch per organ and axial slice of every scan, and return the store's folder.
 
     Dense slices of the training scans are stored too, for the dense head: whole, or the region
-    around all organs. Refused where no coarse map holds an organ, or the disk has too little room.
+    around all organs, where a coarse map holds any. Refused where the disk has too little room.
     """
     with recorded(workspace, "extract", settings, inputs(settings, workspace)) as (folder, results):
         cohort = read_cohort(workspace.require("ingest"))
@@ -76,9 +76,9 @@ def extract(settings: ExtractSettings, workspace: Workspace) -> Path:
         meta = _meta(cohort, settings)
         cuts = _cut_cases(meta, cohort, workspace)
         if not any(one.size.patches for one in cuts):
-            raise DataError(
-                "extract: no coarse map holds any organ; look at 2-coarse/coverage.csv, and train"
-                " the coarse network longer or give better maps"
+            say(
+                "extract: WARNING, no coarse map holds any organ, so there are no patches, and"
+                " slices are shown whole; with more time the coarse networks may find some"
             )
         cases = [
             StoredCase(
