@@ -12,6 +12,7 @@ from sacl import planning
 from sacl.cli import main
 from sacl.plan.document import PLAN_FILE, YOURS, read_plan
 from sacl.plan.facts import Tried
+from sacl.run.clock import TooShort
 from sacl.run.configure import load_config
 from sacl.stages import ingest
 
@@ -174,12 +175,26 @@ def test_a_plan_of_settings_is_refused(tmp_path, monkeypatch, capsys):
     assert "settings are given already" in capsys.readouterr().err
 
 
-def test_a_trial_decides_the_kind_of_coarse_network_once(planted, capsys, tried, tmp_path):
+@pytest.fixture
+def thick(planted):
     files = clean_files()
     for name, scan in files.scans.items():
         files.scans[name] = replace(scan, affine=scan.affine @ np.diag([1.0, 1.0, 5.0, 1.0]))
     shutil.rmtree(planted)
-    write_files(files, planted)
+    return write_files(files, planted)
+
+
+def test_a_machine_too_slow_for_a_trial_is_said_and_planned_for(thick, capsys, monkeypatch):
+    def too_slow(*_):
+        raise TooShort("time: too short")
+
+    monkeypatch.setattr(planning, "try_candidates", too_slow)
+    told = planned(capsys, "--time", "1h")
+    assert "nothing was tried, since this machine is too slow" in told.err
+    assert "slices, not volumes" in told.out
+
+
+def test_a_trial_decides_the_kind_of_coarse_network_once(thick, capsys, tried, tmp_path):
     told = planned(capsys, "--time", "1h")
     [(candidates, seconds)] = tried
     assert list(candidates) == ["slices", "volume"]

@@ -16,7 +16,7 @@ from sacl.plan.document import USUAL_TIME, RunPlan, as_yaml, make_plan, read_pla
 from sacl.plan.facts import TRIAL_LEAST_S, TRIAL_SHARE, Tried, measure_cohort, measure_machine
 from sacl.plan.rules import Situation, choose, hold_out_of, kinds_of
 from sacl.progress import duration, say
-from sacl.run.clock import seconds_of
+from sacl.run.clock import TooShort, seconds_of
 from sacl.run.configure import load_config
 from sacl.run.pipeline import run_stage, workspace_of
 from sacl.run.record import fingerprint
@@ -87,7 +87,11 @@ def _tried_for(flags: Mapping[str, str], situation: Situation) -> tuple[Tried, .
     say(f"plan: a trial of {' and '.join(kinds)}, at most {duration(seconds)}")
     workspace = workspace_of(next(iter(configs.values())))
     candidates = {kind: config.locate for kind, config in configs.items()}
-    return try_candidates(candidates, workspace, seconds)
+    try:
+        return try_candidates(candidates, workspace, seconds)
+    except TooShort:
+        say("plan: nothing was tried, since this machine is too slow, or too busy, for that now")
+        return ()
 
 
 def with_places(flags: Mapping[str, str]) -> dict[str, str]:

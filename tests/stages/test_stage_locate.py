@@ -11,6 +11,7 @@ from sacl.cohort.manifest import read_cohort, write_cohort
 from sacl.files.nifti import read_label_map
 from sacl.networks.segmenter import build_segmenter
 from sacl.prediction.coarse import SliceEnsemble, VolumeEnsemble, ensemble_of, read_networks
+from sacl.run.clock import TooShort
 from sacl.run.record import fingerprint, read_record
 from sacl.run.workspace import Workspace
 from sacl.settings import LocateSettings, SlicesSettings, VolumeSettings
@@ -176,6 +177,22 @@ def test_where_all_scans_are_labeled_the_teachers_steps_see_labeled_slices(tmp_p
     assert losses.groupby("network").size().to_dict() == dict.fromkeys(
         ("all", "fold-0", "fold-1"), 5
     )
+
+
+def test_one_network_locates_where_the_time_is_too_short_for_several(tmp_path, monkeypatch, capsys):
+    workspace, real = make_cohort(tmp_path), training.train_coarse
+
+    def in_short_time(*args, what, **how):
+        if what != "coarse network 1/1":
+            raise TooShort("time: 1 min is too short")
+        return real(*args, what=what, **how)
+
+    monkeypatch.setattr(training, "train_coarse", in_short_time)
+    stage.locate(LocateSettings(volume=replace(VOLUME, steps=3), channels=8), workspace)
+    assert "one learns from all labeled scans" in capsys.readouterr().err
+    results = read_record(workspace.folder("locate")).results
+    assert (len(results["seen_by_every_network"]), "cross_fitted" in results) == (2, False)
+    assert len(read_networks(workspace.folder("locate"))) == 1
 
 
 def test_an_interrupted_stage_goes_on_with_its_networks_and_maps(tmp_path, monkeypatch):

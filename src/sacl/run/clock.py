@@ -41,6 +41,10 @@ def seconds_of(text: str) -> int:
     return seconds
 
 
+class TooShort(ConfigError):
+    """A time in which a training cannot do the fewest steps that are worth it."""
+
+
 @dataclass(frozen=True)
 class Deadline:
     """When a training has to end, on the clock `now`.
@@ -57,10 +61,10 @@ class Deadline:
         """Seconds until then, negative when it is over."""
         return self.at - now()
 
-    def too_short(self, what: str, missing_s: float) -> ConfigError:
+    def too_short(self, what: str, missing_s: float) -> TooShort:
         """Return the error of a training that would need `missing_s` more than it has."""
         minutes = math.ceil((self.asked_s + missing_s / self.share) / 60)
-        return ConfigError(
+        return TooShort(
             f"time: {duration(self.asked_s)} is too short, {what}; give --time {minutes}m at least,"
             " or less to do"
         )

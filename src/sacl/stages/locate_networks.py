@@ -21,6 +21,7 @@ from sacl.prediction.coarse import (
     together,
 )
 from sacl.progress import duration, say, track
+from sacl.run.clock import TooShort
 from sacl.run.workspace import Workspace
 from sacl.settings import LocateSettings
 from sacl.stages.reserve import middle_of, share_of, timed
@@ -108,7 +109,8 @@ def trained_networks(settings: LocateSettings, workspace: Workspace, cohort: Coh
     """Train the networks that are not there, and return which of them locate what.
 
     A scan is located by networks that saw no reference of its subject. One whose subject every
-    network has seen is located by all of them, which is said.
+    network has seen is located by all of them, which is said. So are all where time is too short
+    for more than one network.
     """
     fold_of = deal_folds(cohort, FOLDS)
     if seen := [subject for subject, fold in fold_of.items() if fold == SEEN]:
@@ -117,7 +119,17 @@ def trained_networks(settings: LocateSettings, workspace: Workspace, cohort: Coh
             " every network has to learn from there; how good these coarse maps are is not known"
         )
     with workspace.in_turn("locate: the coarse networks are trained"):
-        networks = train_networks(settings, workspace, cohort, fold_of)
+        try:
+            networks = train_networks(settings, workspace, cohort, fold_of)
+        except TooShort:
+            if not set(fold_of.values()) - {SEEN}:
+                raise
+            say(
+                "locate: WARNING, too little time for several networks, so that one learns from all"
+                " labeled scans: nothing is cross-fitted, and how good coarse maps are is not known"
+            )
+            fold_of = dict.fromkeys(fold_of, SEEN)
+            networks = train_networks(settings, workspace, cohort, fold_of)
     return Networks(fold_of, _together_in_time(networks, workspace, cohort))
 
 
