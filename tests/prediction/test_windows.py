@@ -120,3 +120,10 @@ def test_every_voxel_of_any_scan_lies_in_a_tile():
         mean = probability((network,), spec, torch.zeros(shape))
         assert mean.shape == (3, *shape)
         assert torch.isfinite(mean).all()
+
+
+def test_without_overlap_the_tiles_alone_are_read():
+    spec, network = spec_for(), Counted()
+    image = torch.rand(40, 23, 20, generator=torch.manual_seed(0))
+    probability((network,), spec, image, overlapping=False)
+    assert len(network.windows) == 3 * 2 * 3

@@ -85,6 +85,15 @@ def test_a_stage_that_trains_nothing_gets_nothing(at):
     assert (of["locate"].weight, of["pretrain"].weight) == (0.0, 0.0)
 
 
+def test_for_a_segmenter_on_volumes_less_is_spent_on_coarse_maps():
+    slices, volumes = (
+        budgets()["locate"],
+        budgets(**{"finetune.volume.teacher_steps": "9"})["locate"],
+    )
+    assert volumes.weight == slices.weight / 2
+    assert volumes.most_for_maps == slices.most_for_maps / 4
+
+
 def test_a_stage_alone_has_all_the_time(at):
     [alone] = budgets_of(load_config(None, {"time": "1h"}), ("finetune",)).values()
     assert alone.deadline().at == pytest.approx(HOUR)

@@ -126,10 +126,18 @@ def test_copies_may_take_a_third_of_the_time_that_training_has_and_a_plain_pass_
 
 
 def test_fewer_networks_locate_where_all_take_a_fifth_of_the_time():
-    cost = CostOfMaps(all_s=100.0, others_s=80.0)
+    cost = CostOfMaps(all_s=100.0, others_s=80.0, hasty_s=30.0, most=0.2)
     assert cost.seconds(4) == 340.0
     assert cost.networks_that_fit(4, left_s=1700.0) == 4
     assert cost.networks_that_fit(4, left_s=1690.0) == 1
     assert cost.reserve(4, left_s=1700.0) == 340.0
     assert cost.reserve(4, left_s=1000.0) == 100.0
+
+
+def test_where_one_network_takes_too_long_every_part_of_a_scan_is_read_once():
+    cost = CostOfMaps(all_s=100.0, others_s=80.0, hasty_s=90.0, most=0.2)
+    assert not cost.is_hasty(left_s=500.0)
+    assert cost.is_hasty(left_s=490.0)
+    assert cost.reserve(4, left_s=490.0) == 90.0
     assert cost.reserve(4, left_s=200.0) == 80.0, "training keeps most of what is left"
+    assert not CostOfMaps(100.0, 80.0, hasty_s=100.0, most=0.2).is_hasty(10.0), "of slices"

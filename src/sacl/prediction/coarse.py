@@ -22,10 +22,10 @@ from sacl.files.weights import read_weights, save_weights
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec
 from sacl.networks.encoder import State
 from sacl.networks.segmenter import Segmenter, SegmenterSpec, filled, restored_segmenter
-from sacl.patches.coarse_grid import arg_max_on_scan
+from sacl.patches.coarse_grid import arg_max_on_scan, coarse_grid, image_to_coarse
 from sacl.prediction.assemble import clean_components
 from sacl.prediction.volume import Network, Predictor, predict_volume
-from sacl.prediction.windows import probability_by_windows
+from sacl.prediction.windows import probability
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
 MIN_VOLUME_ML = 0.05
@@ -44,17 +44,24 @@ _BATCH = 16
 
 @dataclass(frozen=True, eq=False)
 class VolumeEnsemble:
-    """Coarse 3-D networks of one spec, in eval mode on `device`."""
+    """Coarse 3-D networks of one spec, in eval mode on `device`.
+
+    Without `overlapping` they read every part of a scan once, which is two to eight times as fast.
+    """
 
     spec: CoarseSpec
     networks: Sequence[nn.Module]
     device: torch.device
+    overlapping: bool = True
 
     def locate(self, volume: Volume, window: tuple[float, float]) -> LabelMap:
         """Return the cleaned coarse label map of a canonical scan, of any size and spacing."""
-        how = (self.networks, self.spec, self.device, volume, window)
-        voxels = arg_max_on_scan(*probability_by_windows(*how))
-        return cleaned(voxels, volume.grid, LabelScheme(self.spec.scheme, self.spec.organs))
+        spec = self.spec
+        grid = coarse_grid(volume.grid, spec.spacing_mm, spec.in_plane_size)
+        image = image_to_coarse(volume.voxels, window, grid, self.device)
+        found = probability(self.networks, spec, image, self.overlapping)
+        scheme = LabelScheme(spec.scheme, spec.organs)
+        return cleaned(arg_max_on_scan(found, grid), volume.grid, scheme)
 
 
 class MeanOfNetworks:
@@ -163,6 +170,13 @@ def ensemble_of(saved: Sequence[SavedNetwork], device: torch.device, where: str)
     if any(type(one) is not type(ready[0]) or one.spec != ready[0].spec for one in ready):
         raise DataError(f"{where}: coarse networks of several kinds; copy those of one training")
     return together(ready) if ready else None
+
+
+def in_haste(ensemble: Ensemble) -> Ensemble:
+    """Return the ensemble as it locates fast: where it works on volumes, without overlap."""
+    if isinstance(ensemble, VolumeEnsemble):
+        return replace(ensemble, overlapping=False)
+    return ensemble
 
 
 def together(ensembles: Sequence[Ensemble]) -> Ensemble:

@@ -52,13 +52,17 @@ def probability_by_windows(
 
 @torch.inference_mode()
 def probability(
-    networks: Sequence[Levels], spec: CoarseSpec, image: Float[Tensor, "i j k"]
+    networks: Sequence[Levels],
+    spec: CoarseSpec,
+    image: Float[Tensor, "i j k"],
+    overlapping: bool = True,
 ) -> Float[Tensor, "class i j k"]:
     """Return class probabilities of a windowed image on the networks' grid, on its device.
 
     Windows overlap by half, and where they do a voxel is the mean of them, weighted by a Gaussian.
     Those that tile the scan come first. Of the others only those are computed in which a tile gives
-    some voxel an organ's probability of `_SIGN`: what holds background alone is read once.
+    some voxel an organ's probability of `_SIGN`: what holds background alone is read once. Without
+    `overlapping` nothing but the tiles is read.
     """
     # A scan smaller than the crop is padded with 0, as in training, and the pad cut off again.
     lacking = [max(0, size - n) for size, n in zip(spec.crop, image.shape, strict=True)]
@@ -81,9 +85,10 @@ def probability(
 
     tiling = list(product(*tiles))
     add([_window(start, spec.crop) for start in tiling])
-    organ = total[0] < (1 - _SIGN) * weight
-    others = (_window(s, spec.crop) for s in product(*starts) if s not in tiling)
-    add([window for window in others if organ[window].any()])
+    if overlapping:
+        organ = total[0] < (1 - _SIGN) * weight
+        others = (_window(s, spec.crop) for s in product(*starts) if s not in tiling)
+        add([window for window in others if organ[window].any()])
     total /= weight
     (i, j, k), (height, length, depth) = (low for low, _ in pads), image.shape
     return total[:, i : i + height, j : j + length, k : k + depth]

@@ -76,7 +76,8 @@ class Budget:
 
     `ends` is the command's end on the clock `now`. What is left by then, but for a reserve, is
     shared out by the `weight` of this stage and the weights `later` of those to come; `whole` are
-    those of all. `copies` are those of the prediction that follows, None where none does.
+    those of all. `copies` are those of the prediction that follows, None where none does. Locating
+    by all coarse networks may take `most_for_maps` of the time left.
     """
 
     asked_s: float
@@ -85,6 +86,7 @@ class Budget:
     later: float = 0.0
     whole: float = 0.0
     copies: int | None = None
+    most_for_maps: float = 0.2
 
     @property
     def left_s(self) -> float:

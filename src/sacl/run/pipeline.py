@@ -25,6 +25,11 @@ STAGES = tuple(FOLDERS)
 _FREE_DISK_MB = 200
 _WEIGHTS = {"locate": 30.0, "pretrain": 10.0, "finetune": 60.0}
 """How the time of a run is shared out among the trainings (`time`)."""
+_OF_VOLUMES = {"locate": 15.0}
+"""The same where the segmenter works on volumes, which sees its scans whole: coarse maps say how
+good maps will be at least, and where unlabeled scans are looked at."""
+_MOST_FOR_MAPS, _MOST_OF_VOLUMES = 0.2, 0.05
+"""Share of the time left that locating by all coarse networks may take, likewise."""
 
 
 def workspace_of(config: RunConfig, engine: Engine = HERE) -> Workspace:
@@ -86,7 +91,9 @@ def budgets_of(
         return {}
     asked_s = seconds_of(config.time)
     trains = {"locate": config.locate.maps is None, "pretrain": config.pretrain.method != "none"}
-    weights = {stage: _WEIGHTS.get(stage, 0.0) * trains.get(stage, True) for stage in stages}
+    on_volumes = config.finetune.volume is not None
+    weight_of = _WEIGHTS | (_OF_VOLUMES if on_volumes else {})
+    weights = {stage: weight_of.get(stage, 0.0) * trains.get(stage, True) for stage in stages}
     ends = (clock.now() if since is None else since) + asked_s
     whole, in_turn = sum(weights.values()), list(weights.values())
     return {
@@ -97,6 +104,7 @@ def budgets_of(
             later=sum(in_turn[number + 1 :]),
             whole=whole,
             copies=config.predict.copies if "predict" in stages else None,
+            most_for_maps=_MOST_OF_VOLUMES if on_volumes else _MOST_FOR_MAPS,
         )
         for number, stage in enumerate(stages)
     }

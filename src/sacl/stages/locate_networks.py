@@ -16,6 +16,7 @@ from sacl.prediction.coarse import (
     Ensemble,
     SliceEnsemble,
     VolumeEnsemble,
+    in_haste,
     load_network,
     save_network,
     together,
@@ -40,10 +41,8 @@ SLICES_PER_STEP = 16
 SLICES_LEARNING_RATE = 3e-3
 VOLUME_LEARNING_RATE = 1e-2
 """Peak learning rates (AdamW, cosine)."""
-_MOST_FOR_MAPS = 0.2
-"""Locating by all networks may take this share of the time left for everything."""
 _MOST_RESERVED = 0.4
-"""And whatever locates, this share of it is kept from training at most."""
+"""Whatever locates, this share of the time left is kept from training at most."""
 _MOST_UNLABELED = 20_000
 """Unlabeled slices that take part at most; of a larger cohort every n-th one is."""
 
@@ -83,17 +82,22 @@ def deal_folds(cohort: Cohort, folds: int) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Networks:
-    """Which of the trained networks locate a scan: that of its subject's fold, or the `others`."""
+    """Which of the trained networks locate a scan: that of its subject's fold, or the `others`.
+
+    All locate `in_haste` where time is short.
+    """
 
     fold_of: Mapping[str, int]
     others: tuple[str, ...]
+    in_haste: bool = False
 
     def locator(self, workspace: Workspace, cohort: Cohort) -> Locator:
         """Load the networks, and return what locates a scan."""
         folder, device = workspace.folder("locate"), resolve_device(workspace.device)
         names = {_fold_name(n) for n in self.fold_of.values() if n != SEEN} | {*self.others}
         networks = {name: load_network(folder, name, device) for name in sorted(names)}
-        trained = {name: network for name, network in networks.items() if network is not None}
+        how = in_haste if self.in_haste else lambda network: network
+        trained = {name: how(network) for name, network in networks.items() if network is not None}
         every = together([trained[name] for name in self.others])
 
         def locate_case(case: Case) -> LabelMap:
@@ -130,25 +134,33 @@ def trained_networks(settings: LocateSettings, workspace: Workspace, cohort: Coh
             )
             fold_of = dict.fromkeys(fold_of, SEEN)
             networks = train_networks(settings, workspace, cohort, fold_of)
-    return Networks(fold_of, _together_in_time(networks, workspace, cohort))
+    return _in_time(Networks(fold_of, tuple(networks)), networks, workspace, cohort)
 
 
-def _together_in_time(
-    networks: Mapping[str, Ensemble], workspace: Workspace, cohort: Cohort
-) -> tuple[str, ...]:
-    """Return the names of all networks, or of that of all labeled scans where time is short."""
-    every = tuple(networks)
-    if workspace.budget is None or len(networks) == 1:
-        return every
+def _in_time(
+    all_of_them: Networks,
+    networks: Mapping[str, Ensemble],
+    workspace: Workspace,
+    cohort: Cohort,
+) -> Networks:
+    """Return by which networks, and how, all scans are located in the time there is for that."""
+    if workspace.budget is None:
+        return all_of_them
     cost, left_s = _cost_of_maps(networks[ALL_LABELED], workspace, cohort), workspace.budget.left_s
-    if cost.networks_that_fit(len(networks), left_s) == len(networks):
-        return every
-    whole = duration(cost.seconds(len(networks)))
-    say(
-        f"locate: one network locates the scans without a label map, since {len(networks)} would"
-        f" take {whole} of {duration(left_s)}; with more time coarse maps get better"
+    count = cost.networks_that_fit(len(networks), left_s)
+    haste = cost.is_hasty(left_s)
+    if count < len(networks) or haste:
+        whole = duration(cost.seconds(len(networks)))
+        how = ", which reads every part of them once," if haste else ""
+        say(
+            f"locate: one network{how} locates the scans without a label map, since it would take"
+            f" {whole} of {duration(left_s)} otherwise; with more time coarse maps get better"
+        )
+    return Networks(
+        all_of_them.fold_of,
+        all_of_them.others if count == len(networks) else (ALL_LABELED,),
+        haste,
     )
-    return (ALL_LABELED,)
 
 
 def _fold_name(fold: int) -> str:
@@ -196,10 +208,16 @@ def train_networks(
 
 @dataclass(frozen=True)
 class CostOfMaps:
-    """Seconds in which one network locates all scans, and those that several locate together."""
+    """Seconds in which one network locates all scans, and those that several locate together.
+
+    Locating may take the share `most` of the time left. Where one network takes more, it locates in
+    haste, all scans in `hasty_s`.
+    """
 
     all_s: float
     others_s: float
+    hasty_s: float
+    most: float
 
     def seconds(self, networks: int) -> float:
         """Return how long locating takes where the others are located by so many networks."""
@@ -207,22 +225,34 @@ class CostOfMaps:
 
     def networks_that_fit(self, networks: int, left_s: float) -> int:
         """Return how many networks locate the others: all, or one where time is short."""
-        return networks if self.seconds(networks) <= _MOST_FOR_MAPS * left_s else 1
+        return networks if self.seconds(networks) <= self.most * left_s else 1
+
+    def is_hasty(self, left_s: float) -> bool:
+        """Tell whether time is too short for one network, and a faster way is there."""
+        return self.hasty_s < self.all_s > self.most * left_s
 
     def reserve(self, networks: int, left_s: float) -> float:
         """Return how much of the time left no coarse network may be trained in."""
         seconds = self.seconds(self.networks_that_fit(networks, left_s))
-        return min(seconds, _MOST_RESERVED * left_s)
+        return min(self.hasty_s if self.is_hasty(left_s) else seconds, _MOST_RESERVED * left_s)
 
 
 def _cost_of_maps(network: Ensemble, workspace: Workspace, cohort: Cohort) -> CostOfMaps:
     """Return how long locating all scans will take, measured by one network on one scan."""
+    assert workspace.budget is not None, "only where time is limited"
     case = middle_of(cohort.cases)
-    scan = Scan(case, cohort, workspace)
+    scan, hasty = Scan(case, cohort, workspace), in_haste(network)
     seconds = timed(lambda: network.locate(scan.image, case.window))
+    hasty_s = seconds if hasty is network else timed(lambda: hasty.locate(scan.image, case.window))
     labeled = cohort.labeled_subjects
     others = [case for case in cohort.cases if case.subject_id not in labeled]
-    return CostOfMaps(seconds * share_of(cohort.cases, case), seconds * share_of(others, case))
+    times = share_of(cohort.cases, case)
+    return CostOfMaps(
+        seconds * times,
+        seconds * share_of(others, case),
+        hasty_s * times,
+        workspace.budget.most_for_maps,
+    )
 
 
 def trainer_of(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> TrainOne:
