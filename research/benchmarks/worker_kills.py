@@ -52,13 +52,29 @@ def write_scans(folder: Path, count: int) -> None:
 
 
 def workers_of(parent: int) -> list[int]:
-    """Return the ids of a program's workers."""
+    """Return the ids of a program's workers, which are its own or those of its fork server."""
+    workers = []
+    for child in children_of(parent):
+        line = command_of(child)
+        workers += children_of(child) if b"forkserver" in line else []
+        workers += [child] if b"spawn_main" in line else []
+    return workers
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the ids of a process's children."""
     try:
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        lines = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
     except OSError:
         return []
-    return [child for child, line in lines.items() if b"spawn_main" in line]
+
+
+def command_of(pid: int) -> bytes:
+    """Return a process's command line, empty of one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def events(out: Path, pid: int | str = "*") -> list[dict[str, Any]]:
@@ -111,7 +127,7 @@ class Killer:
     def _kill(self, pid: int) -> None:
         case = under_way(self.out, pid)
         os.kill(pid, signal.SIGKILL)
-        while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
+        while command_of(pid):
             time.sleep(0.01)
         self.kills["within a scan" if case else "starting or between scans"] += 1
         self.of.update([case] if case else [])

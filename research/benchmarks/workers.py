@@ -4,9 +4,11 @@
 a model of the default architecture with random weights (time does not depend on them), and times
 whole commands, in turn: `sacl predict --model` of a folder, `evaluate --predicted` and `ingest`,
 with one worker in one thread, two workers, and, once, one worker with the threads that torch takes.
-Then ten of the scans are predicted by `sacl predict` and by `nnUNetv2_predict`, whose network is
-the one that nnU-Net plans for three of the scans, untrained. Written is `results/workers.json`: all
-times, the ratios of the medians, and the largest memory of a command's processes, summed.
+`sacl --version` and the prediction of one scan tell how long a command takes to start, in turn with
+those of another checkout where `--against SRC` is given. Then ten of the scans are predicted by
+`sacl predict` and by `nnUNetv2_predict`, whose network is the one that nnU-Net plans for three of
+the scans, untrained. Written is `results/workers.json`: all times, the ratios of the medians, and
+the largest memory of a command's processes, summed.
 """
 
 from __future__ import annotations
@@ -51,6 +53,9 @@ _WAYS = {
 }
 
 
+_ALL = ["predict", "evaluate", "ingest", "start", "nnunet"]
+
+
 def main() -> None:
     """Generate, measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -61,7 +66,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--work", type=Path, help="folder for all files; a temporary one if unset")
     parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--only", nargs="+", default=["predict", "evaluate", "ingest", "nnunet"])
+    parser.add_argument("--only", nargs="+", default=_ALL)
+    parser.add_argument("--against", type=Path, help="`src` of another version, which starts too")
     parser.add_argument("--ways", nargs="+", default=list(_WAYS), choices=_WAYS)
     known = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -87,6 +93,8 @@ def main() -> None:
         for stage in (stage for stage in commands if stage in known.only):
             result[stage] = in_turn(home, commands[stage], known.repeats, known.ways)
             known.out.write_text(json.dumps(result, indent=1) + "\n")
+        if "start" in known.only:
+            result["start"] = started(home, known.against, known.repeats)
         if "nnunet" in known.only:
             result["ten_scans"] = against_nnunet(home)
     known.out.write_text(json.dumps(result, indent=1) + "\n")
@@ -184,13 +192,31 @@ def in_turn(home: Path, words: Sequence[str], repeats: int, ways: Sequence[str])
     return {"times": times, "ratios_of_medians": {k: round(v, 2) for k, v in ratios.items()}}
 
 
+def started(home: Path, other: Path | None, repeats: int) -> dict[str, Any]:
+    """Time the shortest commands of this version, and of another one in turn, in one thread."""
+    scan, out = home / SMALL / "ten" / "scan-00_0000.nii.gz", home / "out"
+    one = ["predict", "--model", str(home / "model.sacl"), "--device", "cpu", "--quiet"]
+    one += ["--input", str(scan), "--out", str(out), "--workers", "1"]
+    sources = {"this": Path(__file__).parents[2] / "src"} | ({"other": other} if other else {})
+    times: dict[str, list[dict[str, float]]] = {}
+    for _ in range(repeats):
+        for name, source in sources.items():
+            variables = {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+            for what, words in (("version", ["--version"]), ("one scan", one)):
+                shutil.rmtree(out, ignore_errors=True)
+                taken = timed([sys.executable, "-m", "sacl", *words], variables)
+                times.setdefault(f"{what}, {name}", []).append(taken)
+    return times
+
+
 def timed(words: Sequence[str], variables: Mapping[str, str | None]) -> dict[str, float]:
     """Return how long a command took, its processors' time, and its processes' largest memory."""
     environment = {**os.environ, **{name: of for name, of in variables.items() if of is not None}}
     for name in (name for name, of in variables.items() if of is None):
         environment.pop(name, None)
     begun, before = time.monotonic(), os.times()
-    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(words, env=environment, text=True, **pipes)
     peak = _Peak(process.pid)
     said = process.communicate()[1]
     seconds = time.monotonic() - begun

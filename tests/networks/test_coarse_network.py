@@ -79,3 +79,9 @@ def test_a_description_without_a_field_is_refused():
                 if k not in ("crop", "spacing_mm")
             }
         )
+
+
+def test_of_a_network_without_memory_no_weights_are_drawn(monkeypatch):
+    monkeypatch.setattr(torch.nn.init, "kaiming_normal_", lambda *_, **__: pytest.fail("drawn"))
+    with torch.device("meta"):
+        CoarseNetwork(spec_for((32, 32, 32), (2.0, 2.0, 2.0)))

@@ -114,3 +114,10 @@ def test_a_description_comes_back_as_it_was_saved():
 def test_refuses_a_spec_that_no_encoder_has(wrong):
     with pytest.raises(ConfigError, match="encoder"):
         EncoderSpec(**wrong)
+
+
+def test_of_a_network_without_memory_no_weights_are_drawn(monkeypatch):
+    """There torch would draw them by its compiler, whose import takes a second."""
+    monkeypatch.setattr(torch.nn.init, "kaiming_normal_", lambda *_, **__: pytest.fail("drawn"))
+    with torch.device("meta"):
+        Encoder(EncoderSpec())

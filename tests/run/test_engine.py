@@ -147,16 +147,12 @@ def test_a_file_that_is_gone_is_made_again(tmp_path: Path) -> None:
 
 def test_workers_end_with_the_program(tmp_path: Path) -> None:
     """A process whose parent is killed does not stay."""
-    pid = os.fork()
-    if pid == 0:
-        work = functools.partial(open_slow, tmp_path)
-        Engine(workers=2).each(work, CASES, journal_of(tmp_path), "try")
-        os._exit(0)
+    program = started(tmp_path)
     deadline = time.monotonic() + 60
     while len([*tmp_path.glob("pid-*")]) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    program.kill()
+    program.communicate()  # whose end is that of all that could write
     pids = [int(path.name[4:]) for path in tmp_path.glob("pid-*")]
     assert len(pids) == 2
     while any(map(is_alive, pids)) and time.monotonic() < deadline:
@@ -205,6 +201,17 @@ sys.exit(cli.main([]))
 """
 
 
+def started(folder: Path) -> subprocess.Popen[str]:
+    """Return a program with two workers, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, str(folder)],
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+        cwd=Path(__file__).parents[2],
+    )
+
+
 @pytest.mark.parametrize(
     ("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)]
 )
@@ -212,13 +219,7 @@ def test_a_signal_ends_the_program_and_its_workers_in_one_line(
     tmp_path: Path, number: signal.Signals, to_all: bool
 ) -> None:
     """Ctrl-C goes to all processes, a batch system signals some or all; no case is to blame."""
-    program = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, str(tmp_path)],
-        stderr=subprocess.PIPE,
-        text=True,
-        process_group=0,
-        cwd=Path(__file__).parents[2],
-    )
+    program = started(tmp_path)
     deadline = time.monotonic() + 120
     while len([*tmp_path.glob("pid-*")]) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -280,6 +281,23 @@ def test_cases_that_want_too_much_memory_are_set_aside(tmp_path: Path, workers: 
     work = functools.partial(open_wrong, "memory")
     with pytest.raises(SetAsideError, match="2 of 2 cases are set aside"):
         Engine(workers=workers).each(work, CASES[:2], journal_of(tmp_path), "try")
+
+
+def open_parent() -> DoCase:
+    """Tell whose child a process is, and whether it has what that one imported."""
+
+    def do(_case: str) -> list[Any]:
+        return [os.getppid(), "sacl.handlers" in sys.modules]
+
+    return do
+
+
+@pytest.mark.skipif(not workers._FORKS, reason="needs Linux without a GPU")
+def test_processes_are_forked_of_one_that_has_imported_all(tmp_path: Path) -> None:
+    outcomes = Engine(workers=2).each(open_parent, CASES, Journal(tmp_path, list), "try")
+    (parent,) = {tuple(o.result or ()) for o in outcomes}
+    assert parent[0] != os.getpid()
+    assert parent[1]
 
 
 def open_environment() -> DoCase:

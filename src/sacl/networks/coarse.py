@@ -125,7 +125,8 @@ class CoarseNetwork(nn.Module):
             )
         )
         self.heads = nn.ModuleList(nn.Conv3d(width, 1 + len(spec.organs), 1) for width in widths)
-        self.apply(DynUNet.initialize_weights)
+        if not self.heads[0].weight.is_meta:  # there, torch would import its compiler for it
+            self.apply(DynUNet.initialize_weights)
 
     def forward(self, image: Float[Tensor, "n 1 i j k"]) -> list[Float[Tensor, "n class _ _ _"]]:
         """Return every level's logits, background first, the image's own grid first.

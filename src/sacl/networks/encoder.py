@@ -109,7 +109,7 @@ class Encoder(nn.Module):
         )
         self.channels: tuple[int, ...] = (width, incoming[1], incoming[2], incoming[4])
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, pixels: Float[Tensor, "n channel i j"]) -> list[Float[Tensor, "n _ ..."]]:

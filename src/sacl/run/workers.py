@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -49,6 +50,12 @@ _STORE_BYTES = 80 * 1024**2
 """Memory of a Ray of our own for objects, about the least; records of cases are small."""
 _TOKEN = secrets.token_hex(32)
 """What opens a Ray of our own; it reads it once in a process."""
+_FORKS = sys.platform == "linux" and not any(
+    Path("/dev", name).exists() for name in ("nvidiactl", "kfd", "dxg")
+)
+"""Whether processes are forked of one that has imported what they need. Where there is a GPU they
+are not: importing may open its driver, which no fork can use then."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE_S, _LONGEST = 10.0, 300
 """How long a process that has nothing to do may take to end, and others to answer."""
 
@@ -169,7 +176,8 @@ class _Process:
 
     def __init__(self, inside: _Inside, environment: Mapping[str, str], stack: ExitStack) -> None:
         self._inside, self._environment = inside, environment
-        self._context = multiprocessing.get_context("spawn")
+        start = multiprocessing.get_context
+        self._context = start("forkserver") if _FORKS else start("spawn")
         self._process: BaseProcess | None = None
         self._asked: Future[Any] | None = None
         self._thread = stack.enter_context(ThreadPoolExecutor(1))  # waits for answers
@@ -179,8 +187,9 @@ class _Process:
         """Start a process; done when it is ready."""
         self._end()
         self._pipe, others = self._context.Pipe()
-        self._process = self._context.Process(target=_serve, args=(self._inside, others))
         with others, _environment_with(self._environment):
+            given = self._inside, dict(os.environ), others
+            self._process = self._context.Process(target=_serve, args=given)
             self._process.start()
         return self.submit(None)
 
@@ -213,10 +222,32 @@ class _Process:
         process.join()
 
 
-def _serve(inside: _Inside, pipe: Connection) -> None:
+def import_beside(*modules: str) -> None:
+    """Start the process that workers are forked of, which imports modules while this one goes on.
+
+    Nothing is done where it runs already, or where no worker is forked. Signals are not for it.
+    """
+    if not _FORKS:
+        return
+    resource_tracker.ensure_running()
+    forkserver.set_forkserver_preload(["sacl.cli", *modules])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        with _environment_with({_THREADS: os.environ.get(_THREADS, "1")}):
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(inside: _Inside, environment: Mapping[str, str], pipe: Connection) -> None:
     """Answer until the pipe is closed; signals to a whole group are for the first process."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    os.environ.clear()
+    os.environ.update(environment)
+    torch, threads = sys.modules.get("torch"), environment.get(_THREADS, "")
+    if torch is not None and threads.isdecimal():
+        torch.set_num_threads(int(threads))
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
@@ -257,6 +288,7 @@ def team_of(
     if _THREADS not in os.environ:
         shared = {_THREADS: str(max(1, available_cores() // count))}
     own = [shared | ({_GPUS: gpus[n % len(gpus)]} if gpus else {}) for n in range(count)]
+    import_beside(getattr(task.work, "func", task.work).__module__)
     return [_Process(inside, environment, stack) for environment in own]
 
 
