@@ -18,6 +18,7 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 from tests.methods.test_patch_batches import patch_store
+from tests.methods.test_query_volumes import volumes as a_store_of_volumes
 from tests.methods.test_slice_batches import store_with_phases
 from tests.rank_processes import on_ranks, share, start
 from tests.stages.toy_cohort import locate_toy_cohort
@@ -72,6 +73,14 @@ def pretraining(name):
     return made.network, made.loss, None
 
 
+def query_volumes(name):
+    with seeded(1):
+        made = method_named(name).build(
+            a_store_of_volumes(), Recipe(batch=7, ranges=RANGES, projector=(16, 8))
+        )
+    return made.network, made.loss, None
+
+
 def slices(copy_paste=0.0, teacher_steps=0, frozen=False):
     store = make_store()
     if teacher_steps:
@@ -109,6 +118,8 @@ TRAININGS = {
     "query": query,
     "volumes": volumes,
     "mixed volumes": lambda: volumes(mixed=True),
+    "semantic volumes": lambda: query_volumes("semantic"),
+    "pooled volumes": lambda: query_volumes("pooled"),
 }
 WHOLE = ("semantic", "teacher", "mixed volumes")
 """Trainings that are done for all their steps; two ranks go on with the teacher's halfway."""

@@ -258,7 +258,9 @@ def cross_fitted(
         of_fold = replace(
             start,
             labeled=others,
-            coarse=network if isinstance(network, VolumeEnsemble) else None,
+            coarse=network.networks[0].state_dict()
+            if isinstance(network, VolumeEnsemble)
+            else None,
             name=f"fold-{fold}",
         )
         pace = Pace(Deadline(clock.now() + seconds, seconds))

@@ -139,7 +139,7 @@ def intensity_weights(
 
 def _pretraining(contrast: Contrast, name: str) -> Pretraining:
     return Pretraining(
-        network=embedder_of(contrast.recipe, attention=contrast.attention),
+        network=embedder_of(contrast.views.store, contrast.recipe, attention=contrast.attention),
         loss=getattr(contrast, name),
         pixels_per_step=contrast.views.pixels_per_step,
         facts={"patches": len(contrast.patches.rows)},

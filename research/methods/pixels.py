@@ -22,7 +22,6 @@ from sacl.methods import Method, Recipe, register
 from sacl.methods.batches import SliceViews
 from sacl.networks.decoder import resize
 from sacl.networks.device import channels_last
-from sacl.networks.encoder import EncoderSpec
 from sacl.networks.projector import DensePretrainer
 from sacl.training.loop import Loss
 
@@ -37,13 +36,12 @@ class PretrainerWithHead(DensePretrainer):
 
     def __init__(
         self,
-        spec: EncoderSpec,
-        decoder: str,
-        image_size: int,
+        encoder: nn.Module,
+        decoder: nn.Module,
         projector: tuple[int, int],
         out_channels: int,
     ) -> None:
-        super().__init__(spec, decoder, image_size, projector)
+        super().__init__(encoder, decoder, projector)
         self.head = nn.Conv2d(self.decoder.out_channels, out_channels, 1)
 
     def outputs(self, pixels: Float[Tensor, "n channel i j"]) -> Float[Tensor, "n out i j"]:

@@ -52,12 +52,12 @@ def on_slices(
 
     def build(store: PatchStore, recipe: Recipe) -> Pretraining:
         views = SliceViews(store, recipe)
-        shape = (recipe.encoder_spec(), recipe.decoder, views.size, recipe.projector)
         with seeded(recipe.seed):
+            parts = (*views.parts(), recipe.projector)
             network = (
-                DensePretrainer(*shape)
+                DensePretrainer(*parts)
                 if pretrainer is None
-                else pretrainer(*shape, views.organs + 1)
+                else pretrainer(*parts, views.organs + 1)
             )
         return Pretraining(
             network=network,
@@ -75,7 +75,7 @@ def loss_of_parts(views: SliceViews, recipe: Recipe) -> Loss:
     def loss(network: nn.Module, step: int) -> Tensor:
         slices, generator = views.draw(step)
         features = network(channels_last(slices.image))
-        masks = region_masks(slices.labels, views.organs)
+        masks = region_masks(slices.labels, views.organs, views.reach)
         n, region = large_enough(masks).nonzero(as_tuple=True)
         relations = region_relations(region, views.scan_label[slices.slice[n]])
         whole = network.project_coarsest(pool_under(features.coarsest, masks)[n, region])

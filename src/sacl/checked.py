@@ -36,6 +36,24 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             msgspec.structs.force_setattr(self, declared.name, converted)
 
 
+def require(condition: bool, message: str) -> None:
+    """Raise a ConfigError with a message where a condition does not hold."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def require_one(settings: Checked, names: tuple[str, ...], default: Checked) -> None:
+    """Allow one of several blocks; where none is given, the default takes the first's place."""
+    given = [name for name in names if getattr(settings, name) is not None]
+    require(
+        len(given) <= 1,
+        f"{settings.block}: {' and '.join(given)} exclude each other; give one of"
+        f" {', '.join(names)}".replace(".:", ":"),
+    )
+    if not given:
+        msgspec.structs.force_setattr(settings, names[0], default)
+
+
 def block_of(hint: Any) -> type[Checked] | None:
     """Return the record that a field of this type holds, None where it holds a value."""
     kinds = (hint, *typing.get_args(hint))

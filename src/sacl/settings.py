@@ -13,8 +13,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 from msgspec.structs import force_setattr
 
-from sacl.checked import Checked, as_list, name_blocks
-from sacl.errors import ConfigError
+from sacl.checked import Checked, as_list, name_blocks, require, require_one
 from sacl.run.clock import seconds_of
 
 Count = Annotated[int, Meta(ge=0)]
@@ -26,7 +25,7 @@ Length = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(min_length=1)]
 Augment = Literal["mild", "strong"]
-Network = Literal["resnet18", "resnet34", "resnet50"]
+Network = Literal["resnet18", "resnet34", "resnet50", "unet3d"]
 Decoder = Literal["unet", "aspp"]
 Layout = Literal[
     "auto",
@@ -46,23 +45,6 @@ Layout = Literal[
 
 METHODS = ("pooled", "semantic", "simclr", "none")
 """The program's pretraining methods, known without torch; of others `sacl.methods` is asked."""
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-def _require_one(settings: Checked, names: tuple[str, ...], default: Checked) -> None:
-    """Allow one of several blocks; where none is given, the default takes the first's place."""
-    given = [name for name in names if getattr(settings, name) is not None]
-    _require(
-        len(given) <= 1,
-        f"{settings.block}: {' and '.join(given)} exclude each other; give one of"
-        f" {', '.join(names)}".replace(".:", ":"),
-    )
-    if not given:
-        force_setattr(settings, names[0], default)
 
 
 _PHANTOM_MM = (384.0, 312.0, 240.0)
@@ -104,9 +86,8 @@ class IngestSettings(Checked, frozen=True, kw_only=True):
     repair_grid: Literal["none", "nearest"] = "none"
     """A label map on another grid than its image: refuse it, or resample by nearest neighbor."""
     scan_labels: Path | None = None
-    """CSV or JSON with `case_id` and a column per scan-wise label (`subject_id`, `split` too), or a
-    folder of the phases that TotalSegmentator wrote; looked for beside the YAML file that names it,
-    then in the working directory, then in the data."""
+    """CSV or JSON with `case_id` and a column per scan-wise label (`subject_id`, `split` too), or
+    TotalSegmentator's folder of phases; looked for beside the YAML file, here, and in the data."""
     fold: Count | None = None
     """Hold out the cases of this fold for validation: of `splits_final.json`, or a label `fold`."""
     validation_subjects: Count = 0
@@ -120,19 +101,19 @@ class IngestSettings(Checked, frozen=True, kw_only=True):
     stratify: Name = "phase"
     """Scan-wise label by which held-out and labeled subjects are stratified."""
     labeled_values: tuple[Name, ...] = ()
-    """Only training scans with one of these values of that label keep their reference; if empty,
-    all do. This is to learn from annotation in one phase and be scored in another."""
+    """Only training scans with one of these values of that label keep their reference; all if
+    empty. So one learns from annotation in one phase and is scored in another."""
 
     def __post_init__(self) -> None:
         force_setattr(self, "data", as_list(self.data))
         super().__post_init__()
         low, high = self.window_hu
-        _require(low < high, f"ingest.window_hu: expected to rise, got {self.window_hu}")
+        require(low < high, f"ingest.window_hu: expected to rise, got {self.window_hu}")
         for name in ("organs", "labeled_values"):
             values = getattr(self, name)
             twice = next((value for value in values if values.count(value) > 1), None)
-            _require(twice is None, f"ingest.{name}: '{twice}' stands twice; name it once")
-        _require(
+            require(twice is None, f"ingest.{name}: '{twice}' stands twice; name it once")
+        require(
             self.modality != "mr" or self.window_hu == (-175.0, 275.0),
             "ingest.window_hu: is of CT, and ingest.modality is mr; leave it out",
         )
@@ -169,7 +150,7 @@ class VolumeSettings(Checked, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(
+        require(
             self.in_plane_size is None or self.spacing_mm == (4.0, 4.0, 6.0),
             "locate.volume.spacing_mm: is not read beside in_plane_size; leave one of them out",
         )
@@ -197,8 +178,8 @@ class LocateSettings(Checked, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_one(self, ("slices", "volume", "maps"), SlicesSettings())
-        _require(
+        require_one(self, ("slices", "volume", "maps"), SlicesSettings())
+        require(
             self.maps is None or self.channels == 32,
             "locate.channels: is of a network, and with locate.maps none is trained; leave it out",
         )
@@ -228,13 +209,13 @@ class PretrainSettings(Checked, frozen=True, kw_only=True):
     their combination, unknown where one of them is. Empty, or absent in the cohort: classes of
     organs alone."""
     network: Network = "resnet18"
-    """Architecture of the encoder."""
+    """Architecture of the encoder; of `finetune.volume` always `unet3d`, as the coarse network."""
     width: Width = 32
     """Channels of the encoder's first level."""
     steps: Positive = 600
     """Training steps."""
     batch: Annotated[int, Meta(ge=4)] | None = None
-    """Query patches or dense slices per step, each in two views; 128 or 16 where unset."""
+    """Query patches, dense slices (or volumes) per step, in two views; 128, 16 (16, 4) if unset."""
     temperature: Length = 0.1
     """Soft-max temperature of the contrastive loss."""
     augment: Augment = "strong"
@@ -243,15 +224,24 @@ class PretrainSettings(Checked, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         names = self.scan_label_names
-        _require(all(names), f"pretrain.scan_label: a name is empty in {self.scan_label!r}")
-        _require(len(set(names)) == len(names), f"pretrain.scan_label: one twice in {names}")
+        require(all(names), f"pretrain.scan_label: a name is empty in {self.scan_label!r}")
+        require(len(set(names)) == len(names), f"pretrain.scan_label: one twice in {names}")
+        own = not self.on_volumes or self.width == 32
+        require(own, "pretrain.width: of a network on volumes is locate.channels; leave it out")
         if self.method in METHODS and names == ("phase",):
             return
         method = importlib.import_module("sacl.methods").method_named(self.method)
-        _require(
+        require(
             method.reads_scan_label or names == ("phase",),
             f"pretrain.scan_label: method {self.method} reads no scan-wise label; leave it out",
         )
+        knows = method.on_volumes or not self.on_volumes
+        require(knows, f"pretrain.method: {self.method} knows no volumes; take another one")
+
+    @property
+    def on_volumes(self) -> bool:
+        """Tell whether query volumes are learned from."""
+        return self.network == "unet3d"
 
     @property
     def scan_label_names(self) -> tuple[str, ...]:
@@ -277,15 +267,16 @@ class QuerySettings(Checked, frozen=True, kw_only=True):
 
 
 class VolumeHeadSettings(Checked, frozen=True, kw_only=True):
-    """Segment all organs at once, from volumes, by a 3-D U-Net.
+    """Segment all organs at once, from volumes, by a 3-D U-Net on the coarse network's grid.
 
-    It works on the grid of the coarse network, and starts from its weights, where that one is on
-    volumes too. Nothing is cut for it, and no encoder pretrained.
+    It starts from that one's weights, where it is on volumes too. Nothing is cut for it.
     """
 
     teacher_steps: Count = 3000
     """Further steps in which unlabeled volumes are mixed with labeled ones, labeled by a slowly
     moving teacher."""
+    pretrained: bool = False
+    """Start from what `sacl pretrain` made of these weights; so where settings of it are given."""
 
 
 class FinetuneSettings(Checked, frozen=True, kw_only=True):
@@ -310,15 +301,15 @@ class FinetuneSettings(Checked, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_one(self, ("dense", "query", "volume"), DenseSettings())
+        require_one(self, ("dense", "query", "volume"), DenseSettings())
         if self.volume is not None:
             for name, usual in (("decoder", "unet"), ("encoder_rate", 1.0)):
-                _require(
+                require(
                     getattr(self, name) == usual,
                     f"finetune.{name}: a segmenter on volumes has none; leave it out",
                 )
         else:
-            _require(self.batch != 1, "finetune.batch: expected 2 at least, got 1")
+            require(self.batch != 1, "finetune.batch: expected 2 at least, got 1")
 
     @property
     def samples(self) -> int:
@@ -386,15 +377,22 @@ class RunConfig(Checked, frozen=True, kw_only=True):
         super().__post_init__()
         if self.time is not None:
             seconds_of(self.time)
-        _require(
+        require(
             self.phantom.scans == 0 or not self.ingest.data,
             "phantom.scans: a phantom is generated or ingest.data is read; leave one of them out",
         )
-        for name, unread in (("extract", ExtractSettings()), ("pretrain", PretrainSettings())):
-            _require(
-                self.finetune.volume is None or getattr(self, name) == unread,
-                f"{name}: is not read beside finetune.volume, which needs none; leave it out",
-            )
+        volume, given = self.finetune.volume, self.pretrain
+        unread = "is not read beside finetune.volume, which needs none; leave it out"
+        require(volume is None or self.extract == ExtractSettings(), f"extract: {unread}")
+        fits = given.on_volumes == (volume is not None) or (volume and given == PretrainSettings())
+        require(
+            bool(fits), "pretrain.network: is unet3d beside finetune.volume alone; leave it out"
+        )
+        begins = volume is not None and volume.pretrained
+        require(
+            begins == (given.on_volumes and given.method != "none"),
+            "finetune.volume.pretrained: goes with a pretrain.method beside it; give both or none",
+        )
 
 
 name_blocks(RunConfig)

@@ -87,14 +87,17 @@ def test_its_file_of_settings_is_the_same_run_and_what_is_changed_in_it_counts(f
 
 def test_thin_slices_are_segmented_as_volumes_and_so_are_new_scans(finished, capsys):
     short = ("--locate.volume.steps", "3", "--locate.channels", "8", "--finetune.steps", "3")
-    flags = (*short, "--finetune.volume.teacher_steps", "2", "--work", "volumes")
+    contrast = ("--pretrain.method", "pooled", "--pretrain.steps", "3")
+    flags = (*short, *contrast, "--finetune.volume.teacher_steps", "2", "--work", "volumes")
     assert main(["run", "clinic", "--device", "cpu", "--time", "1h", *flags]) == 0
     told = capsys.readouterr().err
     assert "plan: finetune.volume.teacher_steps 2: yours" in told
     assert "predict.keep_component 1.0: organs are drawn in one piece" in told
-    assert "[6/6] report: done" in told
+    assert "[7/7] report: done" in told
     work = finished / "volumes"
-    assert not {FOLDERS["extract"], FOLDERS["pretrain"]} & {path.name for path in work.iterdir()}
+    assert not (work / FOLDERS["extract"]).exists()
+    segmenter = json.loads((work / FOLDERS["finetune"] / "volume" / "segmenter.json").read_bytes())
+    assert segmenter["training"]["method"] == "pooled"
     own = {p.name: p.read_bytes() for p in (work / FOLDERS["predict"] / "volume").glob("*.nii.gz")}
     assert len(own) == 10
     scans = finished / "clinic" / "imagesTs"

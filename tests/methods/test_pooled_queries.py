@@ -32,7 +32,7 @@ def test_a_finer_mask_is_averaged_down_to_the_features():
 def test_surroundings_are_background_near_an_organ():
     labels = torch.zeros(1, 9, 9, dtype=torch.long)
     labels[0, 4, 4], labels[0, 4, 5] = 1, 2
-    masks = region_masks(labels, organs=2)
+    masks = region_masks(labels, organs=2, reach=(1, 1))
     assert masks[0].sum(dim=(1, 2)).tolist() == [3 * 4 - 2, 1, 1]
     assert masks[0, 0, 4, 4] == 0
     assert masks.sum(dim=1).max() == 1

@@ -10,7 +10,8 @@ from tests.training.test_segmentation_training import CPU, SIZE, STORED, make_st
 from sacl.errors import DataError
 from sacl.methods import Recipe, method_named
 from sacl.methods.batches import SliceViews
-from sacl.networks.encoder import EncoderSpec
+from sacl.networks.decoder import build_decoder
+from sacl.networks.encoder import Encoder, EncoderSpec
 from sacl.networks.projector import DenseFeatures, DensePretrainer
 from sacl.patches.views import ViewRanges
 from sacl.training.loop import train
@@ -35,7 +36,9 @@ def recipe_of(ranges=RANGES, slices=6, **changes):
 
 def network(decoder="unet"):
     torch.manual_seed(0)
-    return DensePretrainer(EncoderSpec(width=8, in_channels=1), decoder, SIZE, (16, 8))
+    encoder = Encoder(EncoderSpec(width=8, in_channels=1))
+    parts = (encoder, build_decoder(decoder, encoder.channels, encoder.strides, SIZE))
+    return DensePretrainer(*parts, (16, 8))
 
 
 def test_two_views_of_a_slice_have_the_coarse_labels_of_its_pixels():

@@ -125,7 +125,7 @@ def test_the_better_known_kind_of_coarse_network_comes_first():
         ({}, True),
         ({"finetune.steps": 9}, True),
         ({"finetune.dense.teacher_steps": 5}, False),
-        ({"pretrain.method": "semantic"}, False),
+        ({"pretrain.network": "resnet34"}, False),
         ({"extract.dense_size": 64}, False),
         ({"locate.slices": {}}, False),
     ],
@@ -136,6 +136,15 @@ def test_thin_slices_are_segmented_as_volumes_unless_the_user_asks_for_slices(gi
     read = any(name.startswith(("extract.", "pretrain.", "finetune.dense")) for name in names)
     assert read != volumes
     assert "finetune.volume" not in chosen(HEART)
+
+
+def test_volumes_are_pretrained_where_the_user_asks_for_it():
+    for given in ({"pretrain.method": "pooled"}, {"pretrain.steps": 50}):
+        made = {c.setting: c.value for c in choose(Situation(BRAIN, CPU, 7200.0, given))}
+        assert "finetune.volume" in made
+        assert made.get("pretrain.method", "pooled") == "pooled"
+        assert made["pretrain.scan_label"] == ""
+        assert not {"pretrain.network", "pretrain.width"} & made.keys()
 
 
 def test_in_a_short_time_a_cpu_locates_on_volumes():

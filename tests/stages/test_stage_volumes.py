@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import ndimage
@@ -14,6 +15,8 @@ from toy_cohort import SCHEME, SHAPE, locate_toy_cohort
 from sacl.cohort.manifest import read_cohort
 from sacl.errors import ConfigError, DataError
 from sacl.files.nifti import map_volume, read_label_map
+from sacl.files.weights import read_weights
+from sacl.methods.batches import DenseCropViews
 from sacl.model import Model, load_model
 from sacl.pack import pack
 from sacl.prediction.coarse import ALL_LABELED, load_network
@@ -24,11 +27,11 @@ from sacl.prediction.volume import (
     load_predictor,
     slice_probabilities,
 )
+from sacl.run.configure import load_config
 from sacl.run.pipeline import stages_of
 from sacl.run.record import read_record
 from sacl.run.workspace import Workspace
 from sacl.settings import (
-    ExtractSettings,
     FinetuneSettings,
     LocateSettings,
     PredictSettings,
@@ -38,8 +41,10 @@ from sacl.settings import (
     VolumeSettings,
 )
 from sacl.stages.finetune import finetune
+from sacl.stages.finetune import inputs as finetune_inputs
 from sacl.stages.locate import locate
 from sacl.stages.predict import predict
+from sacl.stages.pretrain import pretrain
 from sacl.stages.volumes import read_volumes
 from sacl.training.pace import Pace
 from tiny_model import write_tiny_model
@@ -161,19 +166,107 @@ def test_what_a_segmenter_on_volumes_does_not_have_is_refused(tree):
 
 
 @pytest.mark.parametrize(
-    "given",
-    [{"extract": ExtractSettings(dense_size=64)}, {"pretrain": PretrainSettings(steps=5)}],
+    ("flags", "reason"),
+    [
+        ({"extract.dense_size": "64"}, r"extract: is not read beside finetune\.volume"),
+        ({"pretrain.network": "resnet34"}, r"pretrain\.network: is unet3d beside finetune\.volume"),
+        ({"pretrain.width": "16"}, r"pretrain\.width: of a network on volumes is locate\.channels"),
+        ({"finetune.volume.pretrained": "true"}, r"goes with a pretrain\.method beside it"),
+        (
+            {"pretrain.method": "none", "finetune.volume.pretrained": "true"},
+            r"goes with a pretrain\.method beside it",
+        ),
+    ],
 )
-def test_settings_of_stages_that_do_not_run_are_refused(given):
-    with pytest.raises(ConfigError, match=r"not read beside finetune\.volume"):
-        RunConfig(finetune=settings_of(), **given)
+def test_what_means_nothing_on_volumes_is_refused(flags, reason):
+    with pytest.raises(ConfigError, match=reason):
+        load_config(None, flags, base={"finetune.volume": None})
 
 
-def test_nothing_is_cut_or_pretrained_for_volumes():
+def test_a_network_on_volumes_is_of_volumes_alone():
+    with pytest.raises(ConfigError, match=r"is unet3d beside finetune\.volume alone"):
+        load_config(None, {"pretrain.network": "unet3d"})
+
+
+def test_nothing_is_cut_for_volumes_and_what_is_pretrained_is_what_the_user_asks_for():
     stages = stages_of(RunConfig(finetune=settings_of()))
     assert "extract" not in stages
     assert "pretrain" not in stages
     assert "pretrain" in stages_of(RunConfig())
+    for method in ("pooled", "none"):  # the first is the default, and given all the same
+        config = load_config(None, {"pretrain.method": method}, base={"finetune.volume": None})
+        assert config.pretrain.on_volumes
+        assert ("pretrain" in stages_of(config)) == (method == "pooled")
+        assert "extract" not in stages_of(config)
+
+
+def pretrained_on(located, root, method, **given):
+    """Return a copy of the located cohort, with the network pretrained by a method."""
+    workspace = Workspace(Path(shutil.copytree(located.root, root)), device="cpu", seed=3)
+    settings = PretrainSettings(method=method, network="unet3d", steps=4, batch=4, **given)
+    pretrain(settings, workspace)
+    return workspace
+
+
+@pytest.mark.parametrize("method", ["pooled", "semantic", "simclr"])
+def test_a_segmenter_on_volumes_starts_from_what_was_pretrained(located, tmp_path, method):
+    workspace = pretrained_on(located, tmp_path / "work", method)
+    settings = FinetuneSettings(volume=VolumeHeadSettings(pretrained=True), steps=1)
+    start = read_volumes(settings, workspace)
+    assert start.method == method
+    weights, coarse = start.build(3).state_dict(), start.coarse
+    changed = {
+        name.split(".")[0] for name in coarse if not torch.equal(weights[name], coarse[name])
+    }
+    assert changed == ({"down", "up"} if method == "pooled" else {"down"})
+    encoder, text = read_weights(workspace.folder("pretrain"), "encoder")
+    assert text["spec"]["in_channels"] == (2 if method == "semantic" else 1)
+    assert torch.equal(weights["down.0.conv1.conv.weight"], encoder["0.conv1.conv.weight"][:, :1])
+    record = read_record(workspace.folder("pretrain"))
+    assert set(record.inputs) == {"ingest", "locate"}
+    read = finetune_inputs(settings, workspace)
+    assert set(read) == {"ingest", "locate", "pretrain"}
+    losses = pd.read_csv(workspace.folder("pretrain") / "losses.csv")["loss"]
+    assert len(losses) == 4
+    assert np.isfinite(losses).all()
+
+
+def test_a_pretraining_on_volumes_goes_on_as_if_it_had_not_been_interrupted(
+    located, tmp_path, monkeypatch
+):
+    whole = pretrained_on(located, tmp_path / "whole", "pooled")
+    monkeypatch.setattr("sacl.training.loop._SAVE_EVERY_S", 0.0)
+    draw = DenseCropViews.draw
+
+    def dies_at_step_two(views, step):
+        if step == 2:
+            raise KeyboardInterrupt
+        return draw(views, step)
+
+    monkeypatch.setattr(DenseCropViews, "draw", dies_at_step_two)
+    with pytest.raises(KeyboardInterrupt):
+        pretrained_on(located, tmp_path / "resumed", "pooled")
+    monkeypatch.setattr(DenseCropViews, "draw", draw)
+    resumed = Workspace(tmp_path / "resumed", device="cpu", seed=3)
+    record = read_record(whole.folder("pretrain"))
+    pretrain(PretrainSettings(**record.settings["pretrain"]), resumed)
+    a, b = (read_weights(one.folder("pretrain"), "encoder")[0] for one in (whole, resumed))
+    for name, value in a.items():
+        torch.testing.assert_close(value, b[name], rtol=1e-5, atol=1e-6)
+
+
+def test_without_an_organ_in_any_coarse_map_there_is_nothing_to_pretrain_on(tmp_path):
+    workspace = locate_toy_cohort(tmp_path, empty_maps=True)
+    with pytest.raises(DataError, match="no coarse map of a training scan holds any organ"):
+        pretrain(PretrainSettings(network="unet3d", steps=1), workspace)
+
+
+def test_an_encoder_of_slices_is_refused(located, tmp_path):
+    workspace = pretrained_on(located, tmp_path / "work", "pooled")
+    path = workspace.folder("pretrain") / "encoder.json"
+    path.write_text(path.read_text().replace("unet3d", "resnet18"))
+    with pytest.raises(DataError, match="an encoder of slices"):
+        read_volumes(FinetuneSettings(volume=VolumeHeadSettings(pretrained=True)), workspace)
 
 
 def test_the_same_seed_trains_the_same_segmenter(located, tmp_path):

@@ -10,14 +10,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from sacl.errors import ConfigError
 from sacl.networks.encoder import EncoderSpec
-from sacl.patches.store import PatchStore
 from sacl.patches.views import ViewRanges
 from sacl.training.loop import Loss
 
@@ -65,19 +64,22 @@ class Pretraining:
 class Method:
     """A way to pretrain an encoder without voxel annotation; `reads` is what a batch is made of.
 
-    The attention is the encoder's second channel, scan-wise labels are part of the classes.
+    The attention is the encoder's second channel, scan-wise labels are part of the classes. It is
+    built of a `PatchStore`, and of `QueryVolumes` where it is `on_volumes` too.
     """
 
     name: str
-    build: Callable[[PatchStore, Recipe], Pretraining]
+    build: Callable[[Any, Recipe], Pretraining]
     reads: Literal["patches", "slices"] = "patches"
     reads_attention: bool = False
     reads_scan_label: bool = False
     trains_decoder: bool = False
+    on_volumes: bool = False
 
-    @property
-    def usual_batch(self) -> int:
-        """Patches or slices per step where nothing else is asked for."""
+    def usual_batch(self, volumes: bool = False) -> int:
+        """Return how many patches, slices or volumes a step has where nothing else is asked for."""
+        if volumes:
+            return 16 if self.reads == "patches" else 4
         return 128 if self.reads == "patches" else 16
 
 

@@ -1,7 +1,8 @@
-"""What a pretraining step draws: query patches or dense slices of training scans, in two views."""
+"""What a pretraining step draws: query patches, dense slices or query volumes, in two views."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,21 +17,28 @@ from sacl import ranks
 from sacl.errors import DataError
 from sacl.losses.contrastive import patch_contrastive_loss
 from sacl.methods import Pretraining, Recipe
+from sacl.networks.decoder import build_decoder
 from sacl.networks.device import channels_last, seeded
 from sacl.networks.encoder import Encoder
 from sacl.networks.projector import Embedder
 from sacl.patches.store import COVERAGE_SCALE, IMAGE_SCALE, PatchStore
-from sacl.patches.views import change_intensity, two_views
-from sacl.training.sampler import Sampler, StepRules
+from sacl.patches.views import BatchGenerator, change_intensity, two_views
+from sacl.training.coarse import change_voxels, cut_around, turn_crops
+from sacl.training.sampler import BalancedSampler, Sampler, StepRules, step_generator
+from sacl.training.volumes import QueryVolumes
 from sacl.types import UNKNOWN
 
+SURROUND_SHARE = 1 / 16
+"""How far the organs' surroundings reach, in units of the slice's, or the crop's widest, side."""
+Queries = PatchStore | QueryVolumes
+"""What a method learns from."""
 Relations = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From the patches of a batch to which pairs are positive, and which are candidates."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingPatches:
-    """The training patches: their rows in the store, and each one's organ, scan label and scan.
+    """The training patches, or queries: their rows in the store, organ, scan label and scan.
 
     `scan_label` is -1 where it is unknown; without scan-wise labels it is 0 everywhere.
     """
@@ -41,19 +49,23 @@ class TrainingPatches:
     scan: Int[np.ndarray, " n"]
 
 
-def training_patches(store: PatchStore, scan_labels: Sequence[str]) -> TrainingPatches:
+def training_patches(store: Queries, scan_labels: Sequence[str]) -> TrainingPatches:
     """Return the training patches of a store, with their classes by some scan-wise labels.
 
     A store without any is refused.
     """
-    rows = np.flatnonzero((store.index["split"] == "train").to_numpy())
+    if isinstance(store, QueryVolumes):
+        scan, organ = store.queries
+        rows = np.arange(len(scan))
+    else:
+        rows = np.flatnonzero((store.index["split"] == "train").to_numpy())
+        scan, organ = codes_of(store.index["case_id"].iloc[rows], ""), store.organ_code[rows]
     if not len(rows):
         raise DataError("pretrain: no patch of a training scan; give the cohort a train split")
     scan_label = np.zeros(len(rows), np.int64)
     if scan_labels:
         scan_label = codes_of(store.joined_label(scan_labels)[rows], UNKNOWN)
-    scan = codes_of(store.index["case_id"].iloc[rows], "")
-    return TrainingPatches(rows, store.organ_code[rows], scan_label, scan)
+    return TrainingPatches(rows, organ, scan_label, scan)
 
 
 class PatchViews:
@@ -101,13 +113,73 @@ class PatchViews:
         return views, positions, generator
 
 
-def embedder_of(recipe: Recipe, *, attention: bool) -> Embedder:
+@dataclass(frozen=True, eq=False)
+class CropViews:
+    """A step's query volumes in two views: crops around organs, with their attention if read."""
+
+    store: QueryVolumes
+    sampler: Sampler
+    recipe: Recipe
+    attention: bool = False
+
+    @property
+    def pixels_per_step(self) -> int:
+        """Voxels of a step's views."""
+        count = min(self.recipe.batch, self.store.queries.shape[1])
+        return 2 * count * math.prod(self.store.spec.crop)
+
+    def crops(
+        self, step: int, dense: bool
+    ) -> tuple[Tensor, Int[np.ndarray, " query"], BatchGenerator]:
+        """Return this rank's crops `[2 own, 2, i, j, k]`, all first views before the second ones.
+
+        Beside them the queries of the step, and the generator for what else is random. The second
+        channel is the share of a voxel that the query's organ covers, or of `dense` ones the label.
+        """
+        rng, generator = step_generator(self.recipe.seed, step), BatchGenerator()
+        generator.manual_seed(int(rng.integers(2**62)))
+        drawn = self.sampler.draw(rng)
+        own, count = ranks.own(len(drawn)), len(drawn)
+        generator.keep(np.r_[own, count + own], 2 * count)
+        places = (self.store.place(query, generator) for query in drawn.tolist())
+        crop = self.store.spec.crop
+        cases, stored = cut_around(places, crop, own, generator)
+        if not dense:
+            label = torch.from_numpy(self.store.queries[1, drawn[own]] + 1)
+            stored[:, 1] = (stored[:, 1] == label[:, None, None, None]).float()
+        stored = stored.to(self.recipe.device).repeat(2, 1, 1, 1, 1)
+        crops = turn_crops(stored, cases * 2, crop, generator, (1,) if dense else ())
+        crops[:, :1] = change_voxels(crops[:, :1], self.recipe.ranges, generator)
+        return crops, drawn, generator
+
+    def draw(self, step: int) -> tuple[Tensor, Int[np.ndarray, " query"], torch.Generator]:
+        """Return a step's views `[query, 2, channel, i, j, k]`, as `PatchViews.draw` does."""
+        crops, drawn, generator = self.crops(step, dense=False)
+        views = crops[:, : 1 + self.attention].unflatten(0, (2, -1))
+        return views.transpose(0, 1), drawn, generator
+
+
+def query_views(
+    store: Queries, patches: TrainingPatches, sampler: Sampler, recipe: Recipe, *, attention: bool
+) -> PatchViews | CropViews:
+    """Return the views of query patches, or of query volumes."""
+    if isinstance(store, QueryVolumes):
+        return CropViews(store, sampler, recipe, attention)
+    return PatchViews(store, patches.rows, sampler, recipe, attention)
+
+
+def embedder_of(store: Queries, recipe: Recipe, *, attention: bool) -> Embedder:
     """Return an encoder of images, or of images with attention, and its projector."""
     with seeded(recipe.seed):
+        if isinstance(store, QueryVolumes):
+            encoder, _ = store.encoder_and_decoder(attention=attention)
+            return Embedder(encoder, *recipe.projector)
         return Embedder(Encoder(recipe.encoder_spec(attention=attention)), *recipe.projector)
 
 
-def contrast_of(views: PatchViews, relations: Relations, facts: Mapping[str, int]) -> Pretraining:
+def contrast_of(
+    views: PatchViews | CropViews, relations: Relations, facts: Mapping[str, int]
+) -> Pretraining:
     """Return the contrast between stored patches, by relations between those that a step draws."""
     recipe = views.recipe
 
@@ -118,7 +190,7 @@ def contrast_of(views: PatchViews, relations: Relations, facts: Mapping[str, int
         return patch_contrastive_loss(embedding, *relations(drawn), recipe.temperature)
 
     return Pretraining(
-        network=embedder_of(recipe, attention=views.attention),
+        network=embedder_of(views.store, recipe, attention=views.attention),
         loss=loss,
         pixels_per_step=views.pixels_per_step,
         facts=facts,
@@ -126,10 +198,13 @@ def contrast_of(views: PatchViews, relations: Relations, facts: Mapping[str, int
 
 
 class SlicePairs(NamedTuple):
-    """Two views of this rank's slices, one after the other: image, coarse labels, which slice."""
+    """Two views of this rank's slices, one after the other: image, coarse labels, which slice.
 
-    image: Float[Tensor, "n 1 i j"]
-    labels: Int[Tensor, "n i j"]
+    Or of query volumes.
+    """
+
+    image: Float[Tensor, "n 1 ..."]
+    labels: Int[Tensor, "n ..."]
     slice: Int[Tensor, " n"]
 
 
@@ -145,7 +220,9 @@ class SliceViews:
             raise DataError(
                 "pretrain: no dense slice of a training scan; give the cohort a train split"
             )
-        self.store, self.size = store, store.meta.dense_size
+        self.store, self.recipe, self.size = store, recipe, store.meta.dense_size
+        self.reach = (max(1, round(SURROUND_SHARE * self.size)),) * 2
+        self.facts = {"slices": len(store.dense_index)}
         self.organs = len(store.meta.organs)
         self.margin = store.meta.dense_stored_size / self.size
         self.rules = StepRules(
@@ -179,6 +256,48 @@ class SliceViews:
             pixels[:, 1].long(),
             torch.from_numpy(drawn).to(rules.device).repeat(2),
         ), generator
+
+    def parts(self) -> tuple[nn.Module, nn.Module]:
+        """Return encoder and decoder of the slices."""
+        encoder = Encoder(self.recipe.encoder_spec())
+        how = (encoder.channels, encoder.strides, self.size)
+        return encoder, build_decoder(self.recipe.decoder, *how)
+
+
+class DenseCropViews:
+    """A step's query volumes in two views, with the coarse labels of all that they show.
+
+    `scan_label` is that of every query, -1 where unknown; without scan-wise labels 0.
+    """
+
+    def __init__(self, store: QueryVolumes, recipe: Recipe) -> None:
+        patches, spec = training_patches(store, recipe.scan_labels), store.spec
+        # A crop shows several organs: those around which crops lie are to differ.
+        how = (patches.organ, patches.scan_label, patches.scan, recipe.batch)
+        sampler = BalancedSampler(*how, scans_per_class=1)
+        self.views = CropViews(store, sampler, recipe)
+        self.pixels_per_step, self.organs = self.views.pixels_per_step, len(spec.organs)
+        widest_mm = max(n * mm for n, mm in zip(spec.crop, spec.spacing_mm, strict=True))
+        self.reach = tuple(round(SURROUND_SHARE * widest_mm / mm) for mm in spec.spacing_mm)
+        self.scan_label = torch.from_numpy(patches.scan_label).to(recipe.device)
+        self.facts = {"volumes": len(store.cases), "queries": len(patches.rows)}
+
+    def draw(self, step: int) -> tuple[SlicePairs, torch.Generator]:
+        """Return a step's views, and the generator for what else is random."""
+        crops, drawn, generator = self.views.crops(step, dense=True)
+        own = torch.from_numpy(drawn[ranks.own(len(drawn))]).to(crops.device)
+        return SlicePairs(crops[:, :1], crops[:, 1].long(), own.repeat(2)), generator
+
+    def parts(self) -> tuple[nn.Module, nn.Module]:
+        """Return encoder and decoder of the volumes."""
+        return self.views.store.encoder_and_decoder()
+
+
+def dense_views(store: Queries, recipe: Recipe) -> SliceViews | DenseCropViews:
+    """Return the views of dense slices, or of query volumes with all their labels."""
+    if isinstance(store, QueryVolumes):
+        return DenseCropViews(store, recipe)
+    return SliceViews(store, recipe)
 
 
 def codes_of(

@@ -1,7 +1,7 @@
 """The paper's method: query patches, image and attention, attract each other within a class.
 
-The mask of the coarse map is a second channel of the patch of one organ. Two patches are alike
-where organ and scan-wise label are the same; a batch holds the classes evenly.
+The mask of the coarse map is a second channel of the patch, or the volume, of one organ. Two are
+alike where organ and scan-wise label are the same; a batch holds the classes evenly.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ import torch
 
 from sacl.losses.contrastive import semantic_relations
 from sacl.methods import Method, Pretraining, Recipe, register
-from sacl.methods.batches import PatchViews, contrast_of, training_patches
-from sacl.patches.store import PatchStore
+from sacl.methods.batches import Queries, contrast_of, query_views, training_patches
 from sacl.training.sampler import BalancedSampler
 
 SCANS_PER_CLASS = 4
 """Different scans that a class brings into a batch, where it has them."""
 
 
-def semantic_pretraining(store: PatchStore, recipe: Recipe) -> Pretraining:
+def semantic_pretraining(store: Queries, recipe: Recipe) -> Pretraining:
     """Return the contrast between query patches with attention."""
     patches = training_patches(store, recipe.scan_labels)
     sampler = BalancedSampler(
         patches.organ, patches.scan_label, patches.scan, recipe.batch, SCANS_PER_CLASS
     )
-    views = PatchViews(store, patches.rows, sampler, recipe, attention=True)
+    views = query_views(store, patches, sampler, recipe, attention=True)
     organ = torch.from_numpy(patches.organ).to(recipe.device)
     scan_label = torch.from_numpy(patches.scan_label).to(recipe.device)
     facts = {
@@ -39,5 +38,11 @@ def semantic_pretraining(store: PatchStore, recipe: Recipe) -> Pretraining:
 
 
 register(
-    Method(name="semantic", build=semantic_pretraining, reads_attention=True, reads_scan_label=True)
+    Method(
+        name="semantic",
+        build=semantic_pretraining,
+        reads_attention=True,
+        reads_scan_label=True,
+        on_volumes=True,
+    )
 )

@@ -8,24 +8,29 @@ from __future__ import annotations
 
 from sacl.losses.contrastive import own_views
 from sacl.methods import Method, Pretraining, Recipe, register
-from sacl.methods.batches import PatchViews, contrast_of, embedder_of, training_patches
-from sacl.patches.store import PatchStore
+from sacl.methods.batches import (
+    Queries,
+    contrast_of,
+    embedder_of,
+    query_views,
+    training_patches,
+)
 from sacl.training.sampler import UniformSampler
 
 
-def simclr_pretraining(store: PatchStore, recipe: Recipe) -> Pretraining:
+def simclr_pretraining(store: Queries, recipe: Recipe) -> Pretraining:
     """Return the contrast between the views of single patches, without attention."""
     patches = training_patches(store, ())
     sampler = UniformSampler(len(patches.rows), recipe.batch)
-    views = PatchViews(store, patches.rows, sampler, recipe, attention=False)
+    views = query_views(store, patches, sampler, recipe, attention=False)
     facts = {"patches": len(patches.rows), "scans": int(patches.scan.max()) + 1}
     return contrast_of(views, lambda drawn: own_views(len(drawn), recipe.device), facts)
 
 
-def keep_random_weights(store: PatchStore, recipe: Recipe) -> Pretraining:
+def keep_random_weights(store: Queries, recipe: Recipe) -> Pretraining:
     """Return an encoder that is not trained."""
-    return Pretraining(network=embedder_of(recipe, attention=True))
+    return Pretraining(network=embedder_of(store, recipe, attention=True))
 
 
-register(Method(name="simclr", build=simclr_pretraining))
-register(Method(name="none", build=keep_random_weights, reads_attention=True))
+register(Method(name="simclr", build=simclr_pretraining, on_volumes=True))
+register(Method(name="none", build=keep_random_weights, reads_attention=True, on_volumes=True))

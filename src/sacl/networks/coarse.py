@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sacl.errors import ConfigError
 from sacl.files.documents import JsonObject
 from sacl.files.weights import described
+from sacl.networks.encoder import UNET3D, EncoderSpec
 
 Triple = tuple[int, int, int]
 
@@ -24,6 +25,7 @@ _SMALLEST_MAP = 4
 _LEVELS = 5
 _WIDEST = 8
 """Channels double from level to level, up to this multiple of the first level's."""
+_NORM = ("instance", {"affine": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,52 @@ def _triple(values: Any) -> Triple:
     return i, j, k
 
 
+class Down(nn.ModuleList):
+    """The way down: an encoder of images, or with 2 input channels of images with attention.
+
+    `channels` are those of its feature maps, the finest first.
+    """
+
+    def __init__(self, spec: CoarseSpec, in_channels: int = 1) -> None:
+        widths = spec.widths
+        entering = [in_channels, *widths]
+        levels = zip(entering, widths, spec.kernels, spec.strides, strict=False)
+        super().__init__(UnetBasicBlock(3, *level, _NORM) for level in levels)
+        self.spec = EncoderSpec(UNET3D, spec.channels, in_channels)
+        self.channels = tuple(widths)
+
+    def forward(self, pixels: Float[Tensor, "n channel i j k"]) -> list[Float[Tensor, "n _ ..."]]:
+        """Return the feature maps of all levels, fine to coarse."""
+        features: list[Tensor] = []
+        for block in self:
+            features.append(block(features[-1] if features else pixels))
+        return features
+
+
+class Up(nn.ModuleList):
+    """The way up: a decoder that joins the encoder's map at every level."""
+
+    def __init__(self, spec: CoarseSpec) -> None:
+        widths = spec.widths
+        levels = zip(widths[1:], widths, spec.kernels, spec.strides[1:], strict=False)
+        super().__init__(
+            UnetUpBlock(3, deeper, width, kernel, 1, stride, _NORM)
+            for deeper, width, kernel, stride in levels
+        )
+        self.out_channels = widths[0]
+
+    def levels(self, features: list[Float[Tensor, "n _ ..."]]) -> list[Float[Tensor, "n _ ..."]]:
+        """Return the decoded maps of all levels, fine to coarse."""
+        decoded = [features[-1]]
+        for level in reversed(range(len(self))):
+            decoded.insert(0, self[level](decoded[0], features[level]))
+        return decoded
+
+    def forward(self, features: list[Float[Tensor, "n _ ..."]]) -> Float[Tensor, "n out i j k"]:
+        """Return the finest of the decoded maps."""
+        return self.levels(features)[0]
+
+
 class CoarseNetwork(nn.Module):
     """A 3-D U-Net of nnU-Net's blocks: two convolutions with instance norm on every level.
 
@@ -110,21 +158,9 @@ class CoarseNetwork(nn.Module):
     def __init__(self, spec: CoarseSpec) -> None:
         super().__init__()
         self.grid_spec = spec
-        norm = ("instance", {"affine": True})
-        widths = spec.widths
-        self.down = nn.ModuleList(
-            UnetBasicBlock(3, entering, width, kernel, stride, norm)
-            for entering, width, kernel, stride in zip(
-                [1, *widths], widths, spec.kernels, spec.strides, strict=False
-            )
-        )
-        self.up = nn.ModuleList(
-            UnetUpBlock(3, deeper, width, kernel, 1, stride, norm)
-            for deeper, width, kernel, stride in zip(
-                widths[1:], widths, spec.kernels, spec.strides[1:], strict=False
-            )
-        )
-        self.heads = nn.ModuleList(nn.Conv3d(width, 1 + len(spec.organs), 1) for width in widths)
+        self.down, self.up = Down(spec), Up(spec)
+        heads = (nn.Conv3d(width, 1 + len(spec.organs), 1) for width in spec.widths)
+        self.heads = nn.ModuleList(heads)
         if not self.heads[0].weight.is_meta:  # there, torch would import its compiler for it
             self.apply(DynUNet.initialize_weights)
 
@@ -133,12 +169,5 @@ class CoarseNetwork(nn.Module):
 
         Images are in [0, 1]; their sides must be multiples of the pooling, as the crop's are.
         """
-        features = []
-        for block in self.down:
-            image = block(image)
-            features.append(image)
-        logits = [self.heads[-1](image)]
-        for level in reversed(range(len(self.up))):
-            image = self.up[level](image, features[level])
-            logits.insert(0, self.heads[level](image))
-        return logits
+        maps = self.up.levels(self.down(image))
+        return [head(decoded) for head, decoded in zip(self.heads, maps, strict=True)]

@@ -103,6 +103,6 @@ def compute_in(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def channels_last(pixels: Float[Tensor, "n channel i j"]) -> Float[Tensor, "n channel i j"]:
-    """Return 2-D images in the memory order that convolutions are fastest in."""
-    return pixels.contiguous(memory_format=torch.channels_last)
+def channels_last(pixels: Float[Tensor, "n channel ..."]) -> Float[Tensor, "n channel ..."]:
+    """Return images in the memory order that convolutions are fastest in: volumes as they are."""
+    return pixels.contiguous(memory_format=torch.channels_last) if pixels.ndim == 4 else pixels

@@ -33,8 +33,11 @@ writes beyond its buffer (torch 2.13, oneDNN's strided kernel); of 1 x 1 and 3 x
 1 to 40 channels no other did."""
 State = Mapping[str, Shaped[Tensor, "..."]]
 """Weights and batch statistics by name."""
+UNET3D = "unet3d"
+"""Name of the way down of the 3-D U-Net (`networks.coarse.Down`), which is not built here."""
 STEM_WEIGHT = "stem.0.conv.weight"
-"""Key of the weights that read the input: `[out, channel, 3, 3]`, image first, attention second."""
+"""Key of the weights that read the input: `[out, channel, ...]`, image first, attention second."""
+_STEM_3D = "0.conv1.conv.weight"
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class EncoderSpec:
     """What an encoder is: enough to build it again.
 
     `width` is the number of channels of the first level, at least 8; `in_channels` is 2 with
-    attention (image, attention) and 1 without.
+    attention (image, attention) and 1 without. Of a 3-D U-Net the coarse network says the rest.
     """
 
     network: str = "resnet18"
@@ -50,6 +53,8 @@ class EncoderSpec:
     in_channels: int = 2
 
     def __post_init__(self) -> None:
+        if self.network == UNET3D:
+            return
         if self.network not in _DEPTHS:
             raise ConfigError(f"encoder: network '{self.network}', expected {', '.join(_DEPTHS)}")
         if self.width < LEAST_WIDTH or self.width % 2 or self.in_channels < 1:
@@ -130,11 +135,12 @@ def with_inputs(state: State, channels: Literal[1, 2]) -> State:
 
     The attention's weights are dropped for images alone; where there were none, they start at 0.
     """
-    image, attention = state[STEM_WEIGHT][:, :1], state[STEM_WEIGHT][:, 1:]
+    stem = STEM_WEIGHT if STEM_WEIGHT in state else _STEM_3D
+    image, attention = state[stem][:, :1], state[stem][:, 1:]
     if channels == 2 and attention.shape[1] == 0:
         attention = torch.zeros_like(image)
     parts = [image, attention] if channels == 2 else [image]
-    return {**state, STEM_WEIGHT: torch.cat(parts, dim=1)}
+    return {**state, stem: torch.cat(parts, dim=1)}
 
 
 def _level(

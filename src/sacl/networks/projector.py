@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sacl.networks.decoder import build_decoder
-from sacl.networks.encoder import Encoder, EncoderSpec, pooled
+from sacl.networks.encoder import pooled
 
 
 class Projector(nn.Sequential):
@@ -31,12 +30,12 @@ class Projector(nn.Sequential):
 class Embedder(nn.Module):
     """Encoder, global pooling and projector: pixels to unit vectors."""
 
-    def __init__(self, encoder: Encoder, hidden: int, out: int) -> None:
+    def __init__(self, encoder: nn.Module, hidden: int, out: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.projector = Projector(encoder.channels[-1], hidden, out)
 
-    def forward(self, pixels: Float[Tensor, "batch channel i j"]) -> Float[Tensor, "batch out"]:
+    def forward(self, pixels: Float[Tensor, "batch channel ..."]) -> Float[Tensor, "batch out"]:
         """Return the embeddings of pixels."""
         return self.projector(pooled(self.encoder(pixels)))
 
@@ -44,25 +43,20 @@ class Embedder(nn.Module):
 class DenseFeatures(NamedTuple):
     """Features of images: the encoder's coarsest map, and the decoder's map, the finest."""
 
-    coarsest: Float[Tensor, "n channel a b"]
-    finest: Float[Tensor, "n width c d"]
+    coarsest: Float[Tensor, "n channel ..."]
+    finest: Float[Tensor, "n width ..."]
 
 
 class DensePretrainer(nn.Module):
     """The segmenter's encoder and decoder, and a projector for the features of either."""
 
-    def __init__(
-        self, spec: EncoderSpec, decoder: str, image_size: int, projector: tuple[int, int]
-    ) -> None:
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, projector: tuple[int, int]) -> None:
         super().__init__()
-        self.encoder = Encoder(spec)
-        self.decoder = build_decoder(
-            decoder, self.encoder.channels, self.encoder.strides, image_size
-        )
+        self.encoder, self.decoder = encoder, decoder
         self.project_coarsest = Projector(self.encoder.channels[-1], *projector)
         self.project_finest = Projector(self.decoder.out_channels, *projector)
 
-    def forward(self, pixels: Float[Tensor, "n channel i j"]) -> DenseFeatures:
+    def forward(self, pixels: Float[Tensor, "n channel ..."]) -> DenseFeatures:
         """Return the features of pixels."""
         maps = self.encoder(pixels)
         return DenseFeatures(maps[-1], self.decoder(maps))

@@ -111,13 +111,13 @@ def random_affine(
 
 
 def resample(
-    pixels: Float[Tensor, "n channel stored stored"],
-    theta: Float[Tensor, "n 2 3"],
-    size: int,
+    pixels: Float[Tensor, "n channel ..."],
+    theta: Float[Tensor, "n axis _"],
+    size: int | Sequence[int],
     stored_scale: float,
     nearest_channels: Sequence[int] = (),
-) -> Float[Tensor, "n channel size size"]:
-    """Resample stored patches through affine maps, all channels on one sampling grid.
+) -> Float[Tensor, "n channel ..."]:
+    """Resample stored patches or crops through affine maps, all channels on one sampling grid.
 
     The identity at the store's own scale is exactly the crop of the center. Views are 0 where they
     reach beyond what is stored.
@@ -125,11 +125,12 @@ def resample(
     Args:
         pixels: Stored patches, with their margin.
         theta: One map per patch, as `random_affine` draws them.
-        size: Pixels of a view's side.
+        size: Pixels of a view's side, or voxels of each.
         stored_scale: Stored side in units of the patch's side, margin included.
         nearest_channels: Channels with labels, which take the nearest pixel; the rest is bilinear.
     """
-    shape = [pixels.shape[0], pixels.shape[1], size, size]
+    sides = (size, size) if isinstance(size, int) else size
+    shape = [*pixels.shape[:2], *sides]
     grid = functional.affine_grid(theta.float() / stored_scale, shape, align_corners=False)
     if not nearest_channels:
         return functional.grid_sample(pixels, grid, align_corners=False)

@@ -60,7 +60,7 @@ _OF_PRETRAINING = (
 """Settings that mean nothing without pretraining."""
 _OF_SLICES = (
     *("finetune.dense", "finetune.query", "finetune.decoder", "finetune.encoder_rate"),
-    *("extract", "pretrain", "locate.slices"),
+    *("extract", "pretrain.network", "pretrain.width", "locate.slices"),
 )
 """Settings and blocks that mean nothing to a segmenter on volumes."""
 _MOST_VALUES = 12
@@ -247,7 +247,8 @@ def _view(situation: Situation) -> Iterator[Choice]:
 
 
 def _pretraining(situation: Situation) -> Iterator[Choice]:
-    if on_volumes(situation):
+    volumes = on_volumes(situation)
+    if volumes and not situation.gives("pretrain"):
         return
     wanted = next((name for name in _OF_PRETRAINING if name in situation.given), None)
     method = situation.given.get("pretrain.method", "pooled" if wanted else "none")
@@ -264,6 +265,8 @@ def _pretraining(situation: Situation) -> Iterator[Choice]:
     else:
         reason = f"with pretraining, pretrain.scan_label would be '{label}': {reason}"
         yield Choice("", None, reason, said=False)
+    if volumes:
+        return
     large = situation.machine.is_large
     network, width = ("resnet50", 64) if large else ("resnet18", 32)
     reason = f"as in the runs at the size of a {'GPU' if large else 'CPU'}"

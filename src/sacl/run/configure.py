@@ -88,10 +88,19 @@ def load_config(
             plant(tree, name, _from_text(dotted_settings()[name].hint, text))
         else:
             raise ConfigError(f"unknown setting '--{name}'{nearest(name, '--')}")
+    if _block(tree, "finetune").get("volume") is not None and _block(tree, "pretrain"):
+        _pretrain_on_volumes(tree)
     if maps is not None:
         tree["locate"] = {"maps": {**_block(tree, "locate.maps"), "source": str(maps)}}
     named -= {name.removeprefix("ingest.") for name in flags or {}}
     return _with_tables(from_mapping(RunConfig, tree), file.parent if file else None, named)
+
+
+def _pretrain_on_volumes(tree: Tree) -> None:
+    """Let settings of `pretrain` beside `finetune.volume` be of volumes, in place."""
+    tree["pretrain"] = {"network": "unet3d", **tree["pretrain"]}
+    if tree["pretrain"].get("method") != "none" and _block(tree, "finetune.volume") is not None:
+        plant(tree, "finetune.volume", {"pretrained": True, **_block(tree, "finetune.volume")})
 
 
 def config_file(name: Path | str) -> Path:

@@ -76,11 +76,14 @@ def run(
 
 
 def stages_of(config: RunConfig) -> list[str]:
-    """Return the stages of a run: nothing is cut or pretrained for a segmenter on volumes."""
-    left_out = () if config.phantom.scans else ("phantom",)
-    if config.finetune.volume is not None:
-        left_out = (*left_out, "extract", "pretrain")
-    return [stage for stage in STAGES if stage not in left_out]
+    """Return the stages of a run: nothing is cut for a segmenter on volumes."""
+    volume = config.finetune.volume
+    left_out = {
+        "phantom": not config.phantom.scans,
+        "extract": volume is not None,
+        "pretrain": volume is not None and not volume.pretrained,
+    }
+    return [stage for stage in STAGES if not left_out.get(stage)]
 
 
 def budgets_of(

@@ -25,7 +25,9 @@ from sacl.training.pace import Pace, keep_pace, write_losses
 
 def inputs(settings: FinetuneSettings, workspace: Workspace) -> dict[str, str]:
     """Return the fingerprints of what the stage reads."""
-    read = ("extract", "pretrain") if settings.volume is None else ("ingest", "locate")
+    volume = settings.volume
+    read = ["extract"] if volume is None else ["ingest", "locate"]
+    read += ["pretrain"] if volume is None or volume.pretrained else []
     return {s: fingerprint(workspace.require(s)) for s in read}
 
 

@@ -1,4 +1,4 @@
-"""pretrain: the patches of unlabeled and labeled scans -> an encoder, by one of the methods."""
+"""pretrain: patches or volumes of unlabeled and labeled scans -> an encoder, by one method."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ import torch
 from sacl import ranks
 from sacl.files.weights import save_weights
 from sacl.methods import Method, Pretraining, Recipe, method_named
+from sacl.methods.batches import Queries, training_patches
 from sacl.networks.device import resolve_device
 from sacl.networks.encoder import PretrainedEncoder
-from sacl.patches.store import PatchStore, read_patches
 from sacl.patches.views import VIEWS
 from sacl.progress import say
 from sacl.run.record import fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import PretrainSettings
+from sacl.stages.query_volumes import read_store
 from sacl.training.loop import train
 from sacl.training.pace import Pace, keep_pace, write_losses
-from sacl.types import UNKNOWN
 
 LEARNING_RATE = 1e-3
 
 
 def inputs(settings: PretrainSettings, workspace: Workspace) -> dict[str, str]:
     """Return the fingerprints of what the stage reads."""
-    return {"extract": fingerprint(workspace.require("extract"))}
+    read = ("ingest", "locate") if settings.on_volumes else ("extract",)
+    return {stage: fingerprint(workspace.require(stage)) for stage in read}
 
 
 def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
@@ -37,7 +38,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
     `encoder.json` says what the encoder is and how it was made; later stages read nothing else.
     """
     method = method_named(settings.method)
-    ranks.require_samples(settings.batch or method.usual_batch, "pretrain.batch")
+    ranks.require_samples(_samples(settings, method), "pretrain.batch")
     with recorded(workspace, "pretrain", settings, inputs(settings, workspace)) as (
         folder,
         results,
@@ -73,11 +74,15 @@ def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
 
 def _built(settings: PretrainSettings, workspace: Workspace) -> tuple[Recipe, Pretraining]:
     """Return how a method is used, and what it makes of the patches, on the device."""
-    method, store = method_named(settings.method), read_patches(workspace.require("extract"))
+    method, store = method_named(settings.method), read_store(workspace, settings.on_volumes)
     recipe = _recipe(settings, method, store, workspace)
     pretraining = method.build(store, recipe)
     pretraining.network.to(recipe.device)
     return recipe, pretraining
+
+
+def _samples(settings: PretrainSettings, method: Method) -> int:
+    return settings.batch or method.usual_batch(settings.on_volumes)
 
 
 def _take_part(settings: PretrainSettings, workspace: Workspace) -> None:
@@ -87,12 +92,12 @@ def _take_part(settings: PretrainSettings, workspace: Workspace) -> None:
 
 
 def _recipe(
-    settings: PretrainSettings, method: Method, store: PatchStore, workspace: Workspace
+    settings: PretrainSettings, method: Method, store: Queries, workspace: Workspace
 ) -> Recipe:
     return Recipe(
         network=settings.network,
         width=settings.width,
-        batch=settings.batch or method.usual_batch,
+        batch=_samples(settings, method),
         temperature=settings.temperature,
         scan_labels=_scan_labels(settings, method, store),
         ranges=VIEWS[settings.augment],
@@ -101,11 +106,10 @@ def _recipe(
     )
 
 
-def _scan_labels(settings: PretrainSettings, method: Method, store: PatchStore) -> tuple[str, ...]:
+def _scan_labels(settings: PretrainSettings, method: Method, store: Queries) -> tuple[str, ...]:
     """Return the scan-wise labels that make classes: none where no training scan has them."""
     names = settings.scan_label_names if method.reads_scan_label else ()
-    training = (store.index["split"] == "train").to_numpy()
-    if names and (store.joined_label(names)[training] == UNKNOWN).all():
+    if names and (training_patches(store, names).scan_label < 0).all():
         say(
             f"pretrain: no training scan has the scan-wise label '{' x '.join(names)}', so the"
             " classes are organs alone; give it with --ingest.scan_labels CSV"
@@ -122,7 +126,9 @@ def _train(
     checkpoint: Path | None = None,
 ) -> list[float]:
     assert pretraining.loss is not None
-    network = pretraining.network.to(memory_format=torch.channels_last)
+    network = pretraining.network
+    if not settings.on_volumes:
+        network.to(memory_format=torch.channels_last)
     return train(
         network,
         pretraining.loss,

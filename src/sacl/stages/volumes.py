@@ -1,59 +1,70 @@
 """finetune: the segmenter on volumes, and the training scans on its grid, all of them in memory.
 
-It starts from the coarse network's weights where they fit.
+It starts from the coarse network's weights where they fit, or from what was pretrained of them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from sacl.cohort.manifest import read_cohort
 from sacl.networks.device import resolve_device, seeded
+from sacl.networks.encoder import State, with_inputs
 from sacl.networks.segmenter import VolumeSegmenter, VolumeSegmenterSpec
 from sacl.patches.scan_ranges import measures_of, ranges_of
 from sacl.patches.window import WindowRule
-from sacl.prediction.coarse import ALL_LABELED, VolumeEnsemble, load_network
 from sacl.progress import say, track
 from sacl.run.workspace import Workspace
 from sacl.settings import FinetuneSettings
+from sacl.stages.query_volumes import (
+    Pretrained,
+    coarse_start,
+    read_pretrained,
+    taking_part,
+    with_coarse_map,
+)
 from sacl.stages.scan import Scan
-from sacl.training.coarse import CoarseCase, coarse_case, require_organs, spec_of_scans
+from sacl.training.coarse import CoarseCase, coarse_case, require_organs
 from sacl.training.pace import Pace, Plan
 from sacl.training.volumes import train_on_volumes
-from sacl.types import Cohort
 
 _LEARNING_RATE = 1e-2
-_CHANNELS = 16
-_MOST_VOXELS = 500_000_000
-"""Voxels of unlabeled scans that take part at most; of a larger cohort every n-th scan."""
 
 
 @dataclass(frozen=True, eq=False)
 class VolumeStart:
-    """What is trained, on which volumes and how, and the coarse network whose weights fit, if any.
+    """What is trained, on which volumes and how, and the coarse network's weights, if they fit.
 
-    Of an unlabeled scan the labels are those of its coarse map. No encoder is pretrained.
+    Of an unlabeled scan the labels are those of its coarse map. What was pretrained takes the place
+    of the coarse network's weights; heads are always the coarse network's.
     """
 
     settings: FinetuneSettings
     spec: VolumeSegmenterSpec
     labeled: Sequence[CoarseCase]
     unlabeled: Sequence[CoarseCase]
-    coarse: VolumeEnsemble | None
+    coarse: State | None
     name: str = "volume"
-    method: str = "none"
+    pretrained: Pretrained = Pretrained()  # noqa: RUF009 - a tuple
+
+    @property
+    def method(self) -> str:
+        """Name of the method by which the weights were pretrained."""
+        return self.pretrained.method
 
     def build(self, seed: int) -> VolumeSegmenter:
-        """Return the segmenter, with the coarse network's weights where they fit."""
+        """Return the segmenter with the weights that it starts from."""
         with seeded(seed):
             segmenter = VolumeSegmenter(self.spec)
         if self.coarse is not None:
-            segmenter.load_state_dict(self.coarse.networks[0].state_dict())
+            segmenter.load_state_dict(self.coarse)
+        if self.pretrained.encoder is not None:
+            segmenter.down.load_state_dict(with_inputs(self.pretrained.encoder, 1))
+        if self.pretrained.decoder is not None:
+            segmenter.up.load_state_dict(self.pretrained.decoder)
         return segmenter
 
     def train(
@@ -89,16 +100,10 @@ def read_volumes(settings: FinetuneSettings, workspace: Workspace) -> VolumeStar
     Raises:
         DataError: no labeled scan holds an organ.
     """
-    cohort, folder = read_cohort(workspace.require("ingest")), workspace.require("locate")
-    cases = cohort.of_split("train")
-    located = load_network(folder, ALL_LABELED, torch.device("cpu"))
-    coarse = located if isinstance(located, VolumeEnsemble) else None
-    if coarse:
-        network = coarse.spec
-    else:
-        large = resolve_device(workspace.device).type != "cpu"
-        native = [case.native.grid for case in cases]
-        network = spec_of_scans(cohort.scheme, native, large, _CHANNELS)
+    assert settings.volume is not None
+    pretrained = read_pretrained(workspace) if settings.volume.pretrained else Pretrained()
+    cohort = read_cohort(workspace.require("ingest"))
+    network, coarse = coarse_start(cohort, workspace)
     grid = (network.spacing_mm, network.in_plane_size)
     labeled = []
     for case in cohort.labeled:
@@ -107,24 +112,15 @@ def read_volumes(settings: FinetuneSettings, workspace: Workspace) -> VolumeStar
         labeled.append(on_grid.on_disk(workspace.folder("finetune")))
     require_organs(labeled, "finetune: the labeled scans")
     each = sum(math.prod(case.image.shape) for case in labeled) / len(labeled)
-    taking_part = _unlabeled(cohort, each) if settings.teacher_steps else set()
-    measures, unlabeled = [], []
-    for case in track(cases, "read training scans"):
+    if settings.teacher_steps and not cohort.unlabeled:
+        say("finetune: every training scan is labeled, so the teacher's steps see labeled scans")
+    others = taking_part(cohort.unlabeled, each) if settings.teacher_steps else ()
+    named, measures, unlabeled = {case.case_id for case in others}, [], []
+    for case in track(cohort.of_split("train"), "read training scans"):
         scan = Scan(case, cohort, workspace)
         measures.append(measures_of(scan.image))
-        if case.case_id in taking_part:
-            on_grid = coarse_case(scan.image, scan.coarse, case.window, network.organs, *grid)
-            on_grid = replace(on_grid, image=on_grid.image.half())
-            unlabeled.append(on_grid.on_disk(workspace.folder("finetune")))
+        if case.case_id in named:
+            unlabeled.append(with_coarse_map(scan, network, "finetune"))
     window = WindowRule(cohort.modality, cohort.window_hu)
     spec = VolumeSegmenterSpec(network=network, window=window, scans=ranges_of(measures))
-    return VolumeStart(settings, spec, labeled, unlabeled, coarse)
-
-
-def _unlabeled(cohort: Cohort, voxels: float) -> set[str]:
-    """Return which training scans without any reference take part, each of about so many voxels."""
-    cases = cohort.unlabeled
-    if not cases:
-        say("finetune: every training scan is labeled, so the teacher's steps see labeled scans")
-    every = max(1, math.ceil(len(cases) * voxels / _MOST_VOXELS))
-    return {case.case_id for case in cases[::every]}
+    return VolumeStart(settings, spec, labeled, unlabeled, coarse, pretrained=pretrained)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int16, Int64, Shaped
+from jaxtyping import Bool, Float, Int, Int16, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,7 +21,7 @@ from sacl.geometry import canonical_grid, volume_grid
 from sacl.losses.segmentation import class_weights, dense_loss
 from sacl.networks.coarse import CoarseSpec, Triple, plan_levels
 from sacl.patches.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
-from sacl.patches.views import BatchGenerator, ViewRanges, change_intensity, per_sample
+from sacl.patches.views import BatchGenerator, ViewRanges, change_intensity, per_sample, resample
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
 _FOREGROUND = 0.67
@@ -61,6 +61,10 @@ class CoarseCase:
         parts = (set_aside([part.numpy()], folder) for part in (self.image, self.labels))
         image, labels = map(torch.from_numpy, parts)
         return replace(self, image=image, labels=labels)
+
+
+Place = tuple[CoarseCase, list[int]]
+"""A scan, and the voxel around which a crop of it is cut."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,18 +159,11 @@ class CropTask:
         """Draw a batch of crops of some volumes, of which this rank's are made."""
         return draw_crops(cases, self.spec.crop, self.batch, generator, self.device)
 
-    def changed(
-        self, image: Float[Tensor, "n 1 i j k"], generator: torch.Generator
-    ) -> Float[Tensor, "n 1 i j k"]:
-        """Change the intensity; outside of the scan the pad stays 0, as when a scan is located."""
-        changed = change_intensity(image.flatten(2, 3), self.ranges, generator)
-        return changed.view_as(image) * (image > 0)
-
     def loss(self, network: nn.Module, step: int) -> Float[Tensor, ""]:
         """Return the loss of one step."""
         generator = self.generator(step)
         crops = self.drawn(self.cases, generator)
-        logits = network(self.changed(crops.image, generator))
+        logits = network(change_voxels(crops.image, self.ranges, generator))
         return loss_of_levels(logits, crops, self.weights)
 
 
@@ -218,31 +215,56 @@ def draw_crops(
 
     Of the `count` crops of a step a rank makes its own alone.
     """
-    wide = tuple(math.ceil(n * _MARGIN) for n in crop)
-    images, labels, drawn, own = [], [], [], ranks.own(count)
-    for number in range(count):
-        case = cases[_random_index(len(cases), generator)]
+    places = (_random_place(cases, generator) for _ in range(count))
+    drawn, stored = cut_around(places, crop, ranks.own(count), generator)
+    turned = turn_crops(stored.to(device), drawn, crop, generator, nearest_channels=(1,))
+    annotated = torch.stack([case.annotated for case in drawn]).to(device)
+    return Crops(turned[:, :1], turned[:, 1].long(), annotated)
+
+
+def cut_around(
+    places: Iterable[Place],
+    crop: Triple,
+    own: Int[np.ndarray, " own"],
+    generator: torch.Generator,
+) -> tuple[list[CoarseCase], Float[Tensor, "own 2 a b c"]]:
+    """Return image and labels around those of the places that are this rank's, and their scans.
+
+    They have a margin in which a crop can be turned, and are 0 outside of a scan.
+    """
+    wide = [math.ceil(n * _MARGIN) for n in crop]
+    drawn, stored = [], []
+    for number, (case, center) in enumerate(places):
         start = [
-            _random_start(center, size, n, generator) - (m - n) // 2
-            for center, size, n, m in zip(
-                _random_center(case, generator), case.image.shape, crop, wide, strict=True
-            )
+            _random_start(middle, size, n, generator) - (m - n) // 2
+            for middle, size, n, m in zip(center, case.image.shape, crop, wide, strict=True)
         ]
-        if number not in own:
-            continue
-        images.append(_cut(case.image, start, wide))
-        labels.append(_cut(case.labels, start, wide))
-        drawn.append(case)
-    spacing = torch.tensor([case.spacing_mm for case in drawn])
-    theta = random_turns(spacing, crop, wide, generator)
-    where = functional.affine_grid(theta, [len(own), 1, *crop], align_corners=False).to(device)
-    image = torch.stack(images)[:, None].to(device, torch.float32)
-    label = torch.stack(labels)[:, None].to(device, torch.float32)
-    return Crops(
-        functional.grid_sample(image, where, align_corners=False),
-        functional.grid_sample(label, where, mode="nearest", align_corners=False)[:, 0].long(),
-        torch.stack([case.annotated for case in drawn]).to(device),
-    )
+        if number in own:
+            drawn.append(case)
+            parts = (_cut(voxels, start, wide).float() for voxels in (case.image, case.labels))
+            stored.append(torch.stack([*parts]))
+    return drawn, torch.stack(stored)
+
+
+def turn_crops(
+    stored: Float[Tensor, "n channel a b c"],
+    cases: Sequence[CoarseCase],
+    crop: Triple,
+    generator: torch.Generator,
+    nearest_channels: Sequence[int] = (),
+) -> Float[Tensor, "n channel i j k"]:
+    """Turn, scale and shift what `cut_around` cut of the cases, all channels on one grid."""
+    spacing = torch.tensor([case.spacing_mm for case in cases])
+    theta = random_turns(spacing, crop, stored.shape[2:], generator)
+    return resample(stored, theta.to(stored.device), crop, 1.0, nearest_channels)
+
+
+def change_voxels(
+    image: Float[Tensor, "n 1 i j k"], ranges: ViewRanges, generator: torch.Generator
+) -> Float[Tensor, "n 1 i j k"]:
+    """Change the intensity as of slices, but for the blur; the pad outside of a scan stays 0."""
+    changed = change_intensity(image.flatten(2, 3), replace(ranges, blur=0.0), generator)
+    return changed.view_as(image) * (image > 0)
 
 
 def random_turns(
@@ -286,13 +308,18 @@ def _random_index(count: int, generator: torch.Generator) -> int:
     return int(torch.randint(count, (1,), generator=generator))
 
 
-def _random_center(case: CoarseCase, generator: torch.Generator) -> list[int]:
+def _random_place(cases: Sequence[CoarseCase], generator: torch.Generator) -> Place:
+    case = cases[_random_index(len(cases), generator)]
     present = case.present
     if len(present) and torch.rand(1, generator=generator) < _FOREGROUND:
-        label = present[_random_index(len(present), generator)]
-        voxels = (case.labels == label).nonzero()
-        return [int(n) for n in voxels[_random_index(len(voxels), generator)]]
-    return [_random_index(n, generator) for n in case.image.shape]
+        return place_in(case, int(present[_random_index(len(present), generator)]), generator)
+    return case, [_random_index(n, generator) for n in case.image.shape]
+
+
+def place_in(case: CoarseCase, label: int, generator: torch.Generator) -> Place:
+    """Return a random voxel of an organ that a scan's labels hold."""
+    voxels = (case.labels == label).nonzero()
+    return case, [int(n) for n in voxels[_random_index(len(voxels), generator)]]
 
 
 def _random_start(center: int, size: int, crop: int, generator: torch.Generator) -> int:

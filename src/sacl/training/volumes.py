@@ -1,5 +1,7 @@
 """Train a network on volumes, labeled ones and then with unlabeled ones, labeled by its teacher.
 
+`QueryVolumes` are what it may be pretrained on.
+
 As `training.teacher` does with slices, copy-paste goes both ways: a box of a labeled crop in an
 unlabeled one and the other way round (Bai et al., CVPR 2023, doi 10.1109/CVPR52729.2023.01108),
 where the teacher is the moving average of the network.
@@ -7,30 +9,36 @@ where the teacher is the moving average of the network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from sacl.networks.coarse import CoarseNetwork, CoarseSpec, Triple
+from sacl.networks.coarse import CoarseNetwork, CoarseSpec, Down, Triple, Up
 from sacl.networks.device import autocast, seeded
+from sacl.networks.encoder import State, with_inputs
 from sacl.patches.views import VIEWS, per_sample
 from sacl.training.coarse import (
     INTENSITY,
     CoarseCase,
     Crops,
     CropTask,
+    Place,
+    change_voxels,
     loss_of_levels,
+    place_in,
     require_organs,
 )
 from sacl.training.finetune import PASTED_SHARE
 from sacl.training.loop import Average, train
 from sacl.training.pace import Pace, Plan
 from sacl.training.teacher import DECAY, TRUST, is_early
+from sacl.types import UNKNOWN, join_labels
 
 _THIN = 4
 """A crop of up to so many voxels along an axis is pasted over all of it."""
@@ -48,6 +56,47 @@ def random_boxes(
         along = (position >= start) & (position < start + side)
         inside &= along.view(count, *(size if a == axis else 1 for a in range(3)))
     return inside.to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class QueryVolumes:
+    """Training scans on a network's grid, with the coarse map in place of labels: what is queried.
+
+    A query is an organ of a scan, as the map has it. `scan_labels` are those of each scan;
+    `weights` are what the network starts from, random ones where there are none.
+    """
+
+    spec: CoarseSpec
+    cases: Sequence[CoarseCase]
+    scan_labels: Sequence[Mapping[str, str]]
+    weights: State | None = None
+
+    @cached_property
+    def queries(self) -> Int[np.ndarray, "2 query"]:
+        """The scan and the organ of each query, from 0."""
+        pairs = [(n, int(m) - 1) for n, case in enumerate(self.cases) for m in case.present]
+        return np.array(pairs, np.int64).reshape(-1, 2).T
+
+    def joined_label(self, names: Sequence[str]) -> Shaped[np.ndarray, " query"]:
+        """Return the combination of some scan-wise labels of every query's scan."""
+        of_scans = [join_labels([of.get(n, UNKNOWN) for n in names]) for of in self.scan_labels]
+        return np.array(of_scans)[self.queries[0]]
+
+    def place(self, query: int, generator: torch.Generator) -> Place:
+        """Return the scan of a query and a random voxel of its organ."""
+        scan, organ = self.queries[:, query]
+        return place_in(self.cases[scan], int(organ) + 1, generator)
+
+    def encoder_and_decoder(self, *, attention: bool = False) -> tuple[Down, Up]:
+        """Return the network's two ways; with attention the encoder's weights of it start at 0."""
+        network = CoarseNetwork(self.spec)
+        if self.weights is not None:
+            network.load_state_dict(self.weights)
+        if attention:
+            state = with_inputs(network.down.state_dict(), 2)
+            network.down = Down(self.spec, in_channels=2)
+            network.down.load_state_dict(state)
+        return network.down, network.up
 
 
 class MixedCropTask:
@@ -76,8 +125,8 @@ class MixedCropTask:
         self.teacher.eval()
         with torch.no_grad(), autocast(task.device):
             labels = self.teacher(other.image)[0].max(dim=1).indices
-        image = task.changed(by_hand.image, generator)
-        other_image = task.changed(other.image, generator)
+        image = change_voxels(by_hand.image, task.ranges, generator)
+        other_image = change_voxels(other.image, task.ranges, generator)
         inside = random_boxes(len(image), task.spec.crop, generator, task.device)
         inside = ~inside if step % 2 else inside
         mixed = replace(
@@ -112,7 +161,7 @@ def train_on_volumes(
     the unlabeled scans may be in half precision; their labels say where crops are drawn. `how` are
     further arguments of `training.loop.train`.
     """
-    ranges = replace(VIEWS[plan.augment], blur=0.0) if plan.augment else INTENSITY
+    ranges = VIEWS[plan.augment] if plan.augment else INTENSITY
     crops = CropTask(labeled, network.grid_spec, plan.batch, plan.seed, device, ranges)
     task: CropTask | MixedCropTask = crops
     if plan.teacher_steps:
