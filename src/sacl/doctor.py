@@ -25,10 +25,10 @@ from sacl.files.nifti import read_label_map, write_label_map
 from sacl.networks.coarse import CoarseNetwork
 from sacl.networks.device import compute_in, mixed_dtype, resolve_device
 from sacl.networks.encoder import Encoder, EncoderSpec
+from sacl.networks.threads import probed_rate
 from sacl.plan.facts import measure_machine
 from sacl.run.record import versions
 from sacl.training.coarse import volume_spec
-from sacl.training.threads import probed_rate
 from sacl.types import Grid, LabelMap, LabelScheme, NativeFrame
 
 _MORE = ("pandas", "simpleitk", "highdicom", "safetensors", "msgspec", "matplotlib")

@@ -292,7 +292,7 @@ def open_parent() -> DoCase:
     return do
 
 
-@pytest.mark.skipif(not workers._FORKS, reason="needs Linux without a GPU")
+@pytest.mark.skipif(not workers.CAN_FORK, reason="needs Linux without a GPU")
 def test_processes_are_forked_of_one_that_has_imported_all(tmp_path: Path) -> None:
     outcomes = Engine(workers=2).each(open_parent, CASES, Journal(tmp_path, list), "try")
     (parent,) = {tuple(o.result or ()) for o in outcomes}

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from sacl.errors import ConfigError
+from sacl.networks import threads
+from sacl.networks.threads import ThreadChoice
 from sacl.run import clock
 from sacl.run.clock import Deadline
 from sacl.run.record import PACE
-from sacl.training import threads
 from sacl.training.loop import cosine, train
 from sacl.training.pace import Pace, keep_pace
-from sacl.training.threads import ThreadChoice
 
 CPU = torch.device("cpu")
 

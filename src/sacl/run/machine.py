@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 resource: types.ModuleType | None
@@ -24,6 +24,11 @@ _SHORT_OF_MEMORY = re.compile(
 """What torch, and the loading of its libraries, say where an allocation fails."""
 _OF_GROUPS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 """Files of a control group with its limit and what it has taken: version 2, and 1."""
+CAN_FORK = sys.platform == "linux" and not any(
+    Path("/dev", name).exists() for name in ("nvidiactl", "kfd", "dxg")
+)
+"""Whether processes are forked of one that has imported what they need. Where there is a GPU they
+are not: importing may open its driver, which no fork can use then."""
 
 
 def available_cores() -> int:
@@ -83,3 +88,16 @@ def _cached(group: Path) -> int:
         rows = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         return int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
     return 0
+
+
+@contextlib.contextmanager
+def environment_with(more: Mapping[str, str]) -> Iterator[None]:
+    """Let variables have other values in the body."""
+    before = {name: os.environ.get(name) for name in more}
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ.update({name: value} if value is not None else {})

@@ -16,11 +16,10 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -30,12 +29,8 @@ from sacl import __version__
 from sacl.errors import ConfigError, DataError
 from sacl.files.journal import Journal
 from sacl.progress import is_silent, quiet_libraries, silent
-from sacl.run.machine import (
-    available_cores,
-    free_memory_mb,
-    is_short_of_memory,
-    peak_memory_mb,
-)
+from sacl.run import machine
+from sacl.run.machine import CAN_FORK, available_cores, environment_with, free_memory_mb
 
 Result = TypeVar("Result")
 DoCase = Callable[[str], Any]
@@ -50,11 +45,6 @@ _STORE_BYTES = 80 * 1024**2
 """Memory of a Ray of our own for objects, about the least; records of cases are small."""
 _TOKEN = secrets.token_hex(32)
 """What opens a Ray of our own; it reads it once in a process."""
-_FORKS = sys.platform == "linux" and not any(
-    Path("/dev", name).exists() for name in ("nvidiactl", "kfd", "dxg")
-)
-"""Whether processes are forked of one that has imported what they need. Where there is a GPU they
-are not: importing may open its driver, which no fork can use then."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE_S, _LONGEST = 10.0, 300
 """How long a process that has nothing to do may take to end, and others to answer."""
@@ -96,7 +86,7 @@ class Task(Generic[Result]):
                 journal.note(case, "stopped")
                 raise
             journal.note(case, "done", result)
-            return Outcome(case, result, grown_mb=peak_memory_mb() or 0.0)
+            return Outcome(case, result, grown_mb=machine.peak_memory_mb() or 0.0)
 
         return do
 
@@ -157,7 +147,7 @@ class _Inside:
 
 def _portable(error: Exception) -> Exception:
     """Return an error that another process can raise, with its traceback as a note."""
-    if is_short_of_memory(error):
+    if machine.is_short_of_memory(error):
         error = MemoryError("not enough memory")
     note = f"In a worker:\n{traceback.format_exc()}"
     try:
@@ -177,7 +167,7 @@ class _Process:
     def __init__(self, inside: _Inside, environment: Mapping[str, str], stack: ExitStack) -> None:
         self._inside, self._environment = inside, environment
         start = multiprocessing.get_context
-        self._context = start("forkserver") if _FORKS else start("spawn")
+        self._context = start("forkserver") if CAN_FORK else start("spawn")
         self._process: BaseProcess | None = None
         self._asked: Future[Any] | None = None
         self._thread = stack.enter_context(ThreadPoolExecutor(1))  # waits for answers
@@ -187,7 +177,7 @@ class _Process:
         """Start a process; done when it is ready."""
         self._end()
         self._pipe, others = self._context.Pipe()
-        with others, _environment_with(self._environment):
+        with others, environment_with(self._environment):
             given = self._inside, dict(os.environ), others
             self._process = self._context.Process(target=_serve, args=given)
             self._process.start()
@@ -227,13 +217,15 @@ def import_beside(*modules: str) -> None:
 
     Nothing is done where it runs already, or where no worker is forked. Signals are not for it.
     """
-    if not _FORKS:
+    if not CAN_FORK:
         return
+    from multiprocessing import forkserver, resource_tracker  # noqa: PLC0415
+
     resource_tracker.ensure_running()
     forkserver.set_forkserver_preload(["sacl.cli", *modules])
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        with _environment_with({_THREADS: os.environ.get(_THREADS, "1")}):
+        with environment_with({_THREADS: os.environ.get(_THREADS, "1")}):
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -259,18 +251,6 @@ def _serve(inside: _Inside, environment: Mapping[str, str], pipe: Connection) ->
 def _end_with(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
-
-
-@contextlib.contextmanager
-def _environment_with(more: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in more}
-    os.environ.update(more)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ.update({name: value} if value is not None else {})
 
 
 def team_of(
@@ -387,7 +367,7 @@ def _connected_ray(address: str | None, cores: int, stack: ExitStack) -> Any:
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN}
     else:
         _require_open(address)
-    stack.enter_context(_environment_with(environment))
+    stack.enter_context(environment_with(environment))
     try:
         import ray  # noqa: PLC0415
     except ModuleNotFoundError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sacl.cohort.manifest import read_cohort
 from sacl.files.nifti import read_label_map, write_label_map
+from sacl.networks.threads import time_passes
 from sacl.patches.region import dense_boxes
 from sacl.prediction import guard
 from sacl.prediction.volume import (
@@ -86,10 +87,12 @@ def _predict_cases(
 
 def _open_predictor(arm: str, recipe: MapRecipe, workspace: Workspace) -> Callable[[str], Changes]:
     """Load the segmenter, and return what predicts a scan and compares it with its coarse map."""
-    scan_of = named_scans(read_cohort(workspace.require("ingest")), workspace)
+    cohort = read_cohort(workspace.require("ingest"))
+    scan_of = named_scans(cohort, workspace)
     segmenter = workspace.require("finetune") / arm
     predictor = load_predictor(segmenter, workspace.device, recipe)
     spec = predictor.spec
+    time_passes(predictor.network, predictor.device, len(cohort.cases))
 
     def predict_case(name: str) -> Changes:
         scan = scan_of(name)

@@ -21,11 +21,11 @@ import torch
 from sacl.files.atomic import write_text
 from sacl.files.documents import write_table
 from sacl.networks.device import thread_choices
+from sacl.networks.threads import ThreadChoice
 from sacl.progress import duration, say
 from sacl.run import clock
 from sacl.run.clock import Deadline
 from sacl.run.record import PACE, paces_in
-from sacl.training.threads import ThreadChoice
 
 LEAST_STEPS = 20
 """Fewer are no training: a time in which fewer fit is refused."""

@@ -1,4 +1,4 @@
-"""How many threads a training's steps are computed in: chosen by timing steps.
+"""How many threads a network is computed in: chosen by timing a training's steps, or passes.
 
 On a machine that others use, two threads may take ten or a hundred times as long as one, since each
 waits for the others after every operation. A short probe tells, before steps are risked.
@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
 
-from sacl.networks.device import compute_in
+from sacl.networks.device import compute_in, thread_choices
 from sacl.run import clock
 
 _TRIED_STEPS = 4
@@ -27,10 +28,15 @@ _SLOWER = 1.5
 """The choice is made again when steps take this many times the best so far,"""
 _TRY_EVERY_S = 60.0
 """and this long after the last one at the earliest."""
+_WORTH_A_TRIAL = 5
+"""Scans of a prediction for which threads are tried."""
 
 
 class ThreadChoice:
-    """Keeps the fastest of some numbers of threads; nothing is done where there is only one."""
+    """Keeps the fastest of some numbers of threads, tried in the order in which they are given.
+
+    Nothing is done where there is only one.
+    """
 
     def __init__(self, choices: Sequence[int]) -> None:
         self.choices = tuple(choices)
@@ -69,9 +75,8 @@ class ThreadChoice:
     def _try(self) -> None:
         self._taken, self._best, self._tried_at = {}, math.inf, clock.now()
         self._recent.clear()
-        rate_of_one = probed_rate(self.choices[0])
-        rates = {n: probed_rate(n) for n in self.choices[1:]}
-        busy = [n for n, rate in rates.items() if _HOPELESS * rate < rate_of_one]
+        rates = {n: probed_rate(n) for n in sorted(self.choices)}
+        busy = [n for n, rate in rates.items() if _HOPELESS * rate < rates[min(rates)]]
         self._to_try = [n for n in self.choices if n not in busy]
         compute_in(self._to_try[0])
         if len(self._to_try) == 1:
@@ -84,6 +89,28 @@ class ThreadChoice:
             self._best = min(self._best, mean)
             if mean > _SLOWER * self._best and clock.now() - self._tried_at >= _TRY_EVERY_S:
                 self._try()
+
+
+def time_passes(network: object, device: torch.device, scans: int) -> None:
+    """Let the passes of many scans through a network choose in how many threads they are computed.
+
+    They begin in as many as there are cores. Label maps do not depend on it, but for a voxel whose
+    two likeliest classes are equal within rounding.
+    """
+    choices = thread_choices(device)
+    if len(choices) < 2 or scans < _WORTH_A_TRIAL:
+        return
+    choice, begun = ThreadChoice(choices[::-1]), [0.0]
+
+    def before(_network: nn.Module, _inputs: tuple[Tensor, ...]) -> None:
+        begun[0] = time.perf_counter()
+
+    def after(_network: nn.Module, inputs: tuple[Tensor, ...], _logits: object) -> None:
+        choice.after_step((time.perf_counter() - begun[0]) / inputs[0].numel())
+
+    assert isinstance(network, nn.Module)
+    network.register_forward_pre_hook(before)
+    network.register_forward_hook(after)
 
 
 def probed_rate(threads: int) -> float:
