@@ -119,11 +119,43 @@ def test_a_coarse_map_that_is_too_large_where_it_was_drawn_is_no_measure_of_a_lo
     ]
 
 
-def test_a_reference_that_training_saw_gives_a_volume_and_no_score():
+@pytest.mark.parametrize(("unseen", "dice"), [(None, np.nan), (False, 1.0), (True, 1.0)])
+def test_a_reference_that_training_saw_gives_a_volume_and_a_dice_of_which_that_is_known(
+    unseen, dice
+):
     coarse = label_map(liver=CUBE)
-    liver, _ = changes_of(case_of(), coarse, coarse, reference=coarse, unseen=False)
+    liver, _ = changes_of(case_of(), coarse, coarse, reference=coarse, unseen=unseen)
     assert liver.drawn_ml == pytest.approx(2.0)
-    assert np.isnan(liver.coarse_dice)
+    assert liver.coarse_dice == pytest.approx(dice, nan_ok=True)
+    assert liver.unseen == (unseen is not False)
+
+
+def scored(coarse, final, unseen, number=0):
+    return change(number, coarse_dice=coarse, final_dice=final, unseen=unseen)
+
+
+@pytest.mark.parametrize(
+    ("rows", "taken"),
+    [
+        ([scored(0.86, 0.63, unseen=False)], True),
+        ([scored(0.66, 0.63, unseen=False)], False),
+        ([scored(0.97, 0.85, unseen=False)], False),  # has learned it: says nothing about others
+        ([scored(0.97, 0.85, unseen=True)], True),
+        ([scored(0.86, 0.63, unseen=False), scored(0.5, 0.7, unseen=True, number=1)], False),
+        ([scored(np.nan, 0.63, unseen=False)], False),
+    ],
+)
+def test_an_organ_that_is_better_in_the_coarse_map_is_taken_from_it(rows, taken):
+    assert organs_to_take_from_coarse(rows) == (("spleen",) if taken else ())
+    said = [kind for _, kind in kinds(find_doubts(rows))]
+    assert ("worse_than_coarse" in said) == taken
+
+
+def test_what_training_has_hardly_learned_is_said_unless_the_coarse_map_takes_its_place():
+    rows = [scored(0.2, 0.3, unseen=False), scored(0.1, 0.4, unseen=False, number=1)]
+    [doubt] = find_doubts(rows).doubts
+    assert doubt.text.startswith("spleen: Dice 0.35 on 2 labeled scans that training saw; it is ")
+    assert find_doubts(rows, ("spleen",)) == Findings((), ("spleen",))
 
 
 def test_an_organ_that_no_coarse_map_has_is_said():
@@ -152,12 +184,13 @@ def test_a_final_dice_clearly_below_the_coarse_one_is_said(final, said):
         )
 
 
-def test_an_organ_of_the_coarse_map_fills_background_only():
-    final, coarse = label_map(liver=CUBE), label_map(spleen=np.s_[8:12, 5:10, :])
-    both = with_organs_of(final, coarse, ("spleen",))
-    assert np.array_equal(both.mask("liver"), final.mask("liver"))
-    assert both.mask("spleen").sum() == 2 * 5 * 4
-    assert np.array_equal(with_organs_of(both, coarse, ("spleen",)).voxels, both.voxels)
+def test_an_organ_is_as_the_coarse_map_has_it_unless_that_has_none():
+    final = label_map(liver=CUBE, spleen=np.s_[12:20, :, :])
+    coarse = label_map(spleen=np.s_[8:12, 5:10, :])
+    both = with_organs_of(final, coarse, ("liver", "spleen"))
+    assert np.array_equal(both.mask("spleen"), coarse.mask("spleen"))
+    assert np.array_equal(both.mask("liver"), final.mask("liver") & ~coarse.mask("spleen"))
+    assert np.array_equal(with_organs_of(both, coarse, ("liver", "spleen")).voxels, both.voxels)
 
 
 def test_findings_are_read_as_they_were_written(tmp_path):

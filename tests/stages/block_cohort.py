@@ -60,9 +60,10 @@ def locate_blocks(root: Path) -> Workspace:
     workspace = Workspace(root, seed=1, device="cpu")
     settings = IngestSettings(window_hu=(-50.0, 250.0))
     with (
-        recorded(workspace, "locate", LocateSettings(), {}),
+        recorded(workspace, "locate", LocateSettings(), {}) as (_, located),
         recorded(workspace, "ingest", settings, {}) as (folder, _),
     ):
+        located["given"] = {}
         cases = tuple(write_case(folder, number) for number in range(5))
         cohort = Cohort("blocks", SCHEME, cases, window_hu=settings.window_hu)
         write_cohort(folder, cohort)

@@ -15,7 +15,7 @@ from fake_work import fake_work
 
 from sacl.errors import DataError, WorkspaceError
 from sacl.files.label_table import hex_color
-from sacl.files.nifti import read_label_map
+from sacl.files.nifti import read_label_map, write_label_map
 from sacl.prediction.guard import Doubt, Findings, write_findings
 from sacl.report.page import significant
 from sacl.report.pictures import reels
@@ -329,6 +329,18 @@ def test_run_without_scores_still_has_a_page(tmp_path):
     assert text.count("<td>not known</td>") == 3
     assert _read(text).titles[1:4] == ["Organ by organ", "Look at these first", "All scans"]
     assert "How it was made" in text
+
+
+def test_an_organ_that_no_label_map_has_is_in_the_table_of_a_run_without_scores(tmp_path):
+    work = fake_work(tmp_path / "work", test_subjects=0)
+    scheme = LabelScheme("fake", ("liver", "spleen", "gallbladder"))
+    for path in work.folder("predict").glob("*/*.nii.gz"):
+        label_map, native = read_label_map(path, scheme)
+        label_map.voxels[label_map.voxels == 3] = 0
+        write_label_map(path, label_map, native)
+    evaluate(SCORING, work)
+    text = report(SETTINGS, work).read_text()
+    assert '"0">0 of 4</td>' in text
 
 
 def test_phantoms_are_called_phantoms(tmp_path, page):

@@ -28,6 +28,7 @@ Kind = Literal[
     "vanished",
     "never_predicted",
     "worse_than_coarse",
+    "hardly_learned",
     "lost_volume",
     "at_border",
     "never_located",
@@ -43,6 +44,11 @@ _AT_BORDER = 0.005
 """An organ with this share of its voxels on the square's border is cut off by it."""
 _WORSE = 0.05
 """A final Dice this much below the coarse one is clearly worse."""
+_LEARNED = 0.8
+"""Final Dice on scans of training from which on it tells nothing about others, nor does a coarse
+one: a network that saw a scan too often is ahead on that scan alone."""
+_HARDLY = 0.5
+"""Final Dice on scans of training below which an organ is hardly learned."""
 _WORTH_SAYING = 0.1
 """Share of the scans from which on a loss of volume or a cut is said."""
 
@@ -52,8 +58,8 @@ class Change:
     """One organ of one scan in its coarse and in its final map.
 
     `at_border` is the share of the final organ's voxels on the border of the square that the
-    segmenter read; `drawn_ml` the volume in a reference, NaN without one. The Dice are NaN where
-    the scan has no annotation that training did not see.
+    segmenter read; `drawn_ml` the volume in a reference, NaN without one, as are the Dice.
+    `unseen` tells that no training saw the scan's reference.
     """
 
     case_id: str
@@ -64,6 +70,7 @@ class Change:
     drawn_ml: float = float("nan")
     coarse_dice: float = float("nan")
     final_dice: float = float("nan")
+    unseen: bool = True
 
     @property
     def vanished(self) -> bool:
@@ -98,12 +105,13 @@ def changes_of(
     final: LabelMap,
     boxes: Sequence[Box] = (),
     reference: LabelMap | None = None,
-    unseen: bool = True,
+    unseen: bool | None = True,
 ) -> list[Change]:
     """Return what became of every organ of a scan, by its coarse and final map on one grid.
 
     `boxes` are what the segmenter read of every axial slice, none where it read organ by organ. Of
-    a reference only the annotated organs count; they are scored where training has not seen it.
+    a reference only the annotated organs count; `unseen` tells that training has not seen it, None
+    that it is not to be scored.
     """
     border = _border(boxes[0], final) if boxes else np.zeros(final.grid.shape[:2], np.bool_)
     changes = []
@@ -120,9 +128,9 @@ def changes_of(
         if reference and organ in case.annotated:
             truth = reference.mask(organ)
             change = replace(change, drawn_ml=volume_ml(truth, reference.grid.voxel_ml))
-            if unseen:
-                before_dice, after_dice = dice(truth, before), dice(truth, after)
-                change = replace(change, coarse_dice=before_dice, final_dice=after_dice)
+            if unseen is not None:
+                scores = {"coarse_dice": dice(truth, before), "final_dice": dice(truth, after)}
+                change = replace(change, **scores, unseen=unseen)
         changes.append(change)
     return changes
 
@@ -136,17 +144,40 @@ def _border(box: Box, label_map: LabelMap) -> Bool[np.ndarray, "i j"]:
 
 
 def organs_to_take_from_coarse(changes: Iterable[Change]) -> tuple[str, ...]:
-    """Return the organs that most coarse maps have, and that vanish in most of those scans.
+    """Return the organs that are better in the coarse maps.
 
-    Give it no scan of the test subjects: it decides what they are scored by.
+    These are those that most coarse maps have and that vanish in most of those scans, and those
+    whose final Dice is clearly lower, on scans that training did not see or, where there is none,
+    even on those that it saw. Give it no scan of the test subjects: it decides what they are scored
+    by.
     """
     lost = []
     for organ, rows in _by_organ(changes).items():
         located = [row for row in rows if row.coarse_ml >= _BELIEVABLE_ML]
         gone = [row for row in located if row.vanished]
-        if 2 * len(located) > len(rows) and 2 * len(gone) > len(located):
+        vanishes = 2 * len(located) > len(rows) and 2 * len(gone) > len(located)
+        if vanishes or _is_worse(_scored(rows)):
             lost.append(organ)
     return tuple(lost)
+
+
+def _scored(rows: Sequence[Change]) -> list[Change]:
+    """Return the changes with a Dice of scans that training did not see; if none has, all."""
+    scored = [row for row in rows if not np.isnan(row.coarse_dice + row.final_dice)]
+    return [row for row in scored if row.unseen] or scored
+
+
+def _is_worse(scored: Sequence[Change]) -> bool:
+    if not scored:
+        return False
+    before, after = _mean_dice(scored)
+    return after < before - _WORSE and (scored[0].unseen or after < _LEARNED)
+
+
+def _mean_dice(rows: Sequence[Change]) -> tuple[float, float]:
+    pairs = [(row.coarse_dice, row.final_dice) for row in rows]
+    before, after = np.mean(pairs, axis=0)
+    return float(before), float(after)
 
 
 def _by_organ(changes: Iterable[Change]) -> dict[str, list[Change]]:
@@ -157,10 +188,16 @@ def _by_organ(changes: Iterable[Change]) -> dict[str, list[Change]]:
 
 
 def with_organs_of(final: LabelMap, coarse: LabelMap, organs: Sequence[str]) -> LabelMap:
-    """Return the final map with some organs of the coarse map wherever it has background."""
+    """Return the final map with some organs as the coarse map has them.
+
+    One that the coarse map lacks stays as it is.
+    """
     voxels = final.voxels.copy(order="K")
-    for organ in organs:
-        voxels[(voxels == 0) & coarse.mask(organ)] = final.scheme.label_of(organ)
+    taken = {final.scheme.label_of(organ): coarse.mask(organ) for organ in organs}
+    taken = {label: mask for label, mask in taken.items() if mask.any()}
+    voxels[np.isin(voxels, [*taken])] = 0
+    for label, mask in taken.items():
+        voxels[mask] = label
     return LabelMap(voxels, final.grid, final.scheme)
 
 
@@ -185,16 +222,17 @@ def _doubts(rows: Sequence[Change], replaced: bool) -> Iterator[_Said]:
         yield "never_predicted", located, words + taken
     else:
         yield from _losses(located, _excess_of(located), taken)
-    scored = [row for row in rows if not np.isnan(row.coarse_dice + row.final_dice)]
-    if scored:
-        before = float(np.mean([row.coarse_dice for row in scored]))
-        after = float(np.mean([row.final_dice for row in scored]))
-        if after < before - _WORSE:
-            words = (
-                f"final Dice {after:.2f}, coarse Dice {before:.2f} on {len(scored)} annotated scans"
-                " that training did not see; the coarse map is the better one"
-            )
-            yield "worse_than_coarse", scored, words
+    scored = _scored(rows)
+    if _is_worse(scored):
+        before, after = _mean_dice(scored)
+        saw = "did not see" if scored[0].unseen else "saw"
+        words = f"final Dice {after:.2f}, coarse Dice {before:.2f} on {len(scored)} annotated scans"
+        words += f" that training {saw}{taken or '; the coarse map is the better one'}"
+        yield "worse_than_coarse", scored, words
+    seen = [row for row in rows if not row.unseen and not np.isnan(row.final_dice)]
+    if seen and not taken and (after := _mean_dice(seen)[1]) < _HARDLY:
+        words = f"Dice {after:.2f} on {len(seen)} labeled scans that training saw; it is hardly"
+        yield "hardly_learned", seen, f"{words} learned yet, which more time may mend"
 
 
 def _excess_of(rows: Sequence[Change]) -> float:

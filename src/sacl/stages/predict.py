@@ -19,7 +19,7 @@ from sacl.prediction.volume import (
     write_recipe,
 )
 from sacl.progress import say, track
-from sacl.run.record import fingerprint, recorded, segmenter_of
+from sacl.run.record import fingerprint, read_record, recorded, segmenter_of
 from sacl.run.workspace import Workspace
 from sacl.settings import PredictSettings
 from sacl.stages.reserve import recipe_that_fits
@@ -39,7 +39,7 @@ def predict(settings: PredictSettings, workspace: Workspace) -> Path:
     """Write a label map per scan, on the grid of the scan's own file, and return the folder.
 
     What the maps lose against the coarse maps is said and recorded; an organ that vanishes in most
-    scans is taken from the coarse maps.
+    scans, or is clearly better in the coarse maps, is taken from those.
 
     Raises:
         DataError: some scans could not be predicted; the others are.
@@ -93,6 +93,8 @@ def _open_predictor(arm: str, recipe: MapRecipe, workspace: Workspace) -> Callab
     predictor = load_predictor(segmenter, workspace.device, recipe)
     spec = predictor.spec
     time_passes(predictor.network, predictor.device, len(cohort.cases))
+    located = read_record(workspace.require("locate"))
+    given = located is not None and "given" in located.results
 
     def predict_case(name: str) -> Changes:
         scan = scan_of(name)
@@ -101,7 +103,7 @@ def _open_predictor(arm: str, recipe: MapRecipe, workspace: Workspace) -> Callab
         final = predict_volume(predictor, scan.image, case.window, coarse)
         boxes = dense_boxes(spec.placement, final.grid, scan.coarse) if spec.head == "dense" else ()
         reference = scan.reference if case.split != "test" and case.reference else None
-        unseen = case.split == "validation"
+        unseen = True if case.split == "validation" else None if given else False
         changes = guard.changes_of(case, scan.coarse, final, boxes, reference, unseen)
         write_label_map(_map_of(arm, name, workspace), final, case.native)
         return Changes(tuple(changes))
@@ -119,7 +121,7 @@ def _judged(
     if lost:
         of = f"{len(lost)} of {len(cohort.scheme.names)} organs"
         say(
-            f"predict: {of} are taken from the coarse map, since the final maps lack them:"
+            f"predict: {of} are taken from the coarse map, where they are or are better:"
             f" {', '.join(lost)}"
         )
     doubts = [doubt for doubt in findings.doubts if doubt.organ not in lost]
