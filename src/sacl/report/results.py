@@ -233,7 +233,7 @@ def curves(workspace: Workspace) -> Markup | None:
         "pretraining": read_losses(encoder, "pretrain", "pretraining"),
         "fine-tuning": [c for arm in arms for c in read_losses(arm, "finetune", arm.parent.name)],
     }
-    panels = {title: curves for title, curves in panels.items() if curves}
+    panels = {title: curves for title, curves in panels.items() if any(map(len, curves))}
     return loss_curves(panels) if panels else None
 
 
