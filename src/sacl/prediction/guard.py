@@ -129,8 +129,9 @@ def changes_of(
             truth = reference.mask(organ)
             change = replace(change, drawn_ml=volume_ml(truth, reference.grid.voxel_ml))
             if unseen is not None:
-                scores = {"coarse_dice": dice(truth, before), "final_dice": dice(truth, after)}
-                change = replace(change, **scores, unseen=unseen)
+                before_dice, after_dice = dice(truth, before), dice(truth, after)
+                change = replace(change, coarse_dice=before_dice, final_dice=after_dice)
+                change = replace(change, unseen=unseen)
         changes.append(change)
     return changes
 
