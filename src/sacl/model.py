@@ -21,6 +21,7 @@ from sacl.files.nifti import image_of_labels, is_image, volume_of, volume_of_ima
 from sacl.geometry import require_same_grid, to_native
 from sacl.networks.device import resolve_device
 from sacl.networks.segmenter import restored
+from sacl.networks.threads import time_passes
 from sacl.pack import parts_of_run, read_pack
 from sacl.patches.scan_ranges import doubts_about, measures_of
 from sacl.patches.window import window_of
@@ -160,6 +161,11 @@ class Model:
         """
         for member in self.members:
             member.require_coarse(given)
+
+    def choose_threads(self, scans: int) -> None:
+        """Let the first segmenter choose in how many threads it predicts so many scans."""
+        first = self.members[0].predictor
+        time_passes(first.network, first.device, scans)
 
     def segment(self, volume: Volume, name: str, coarse: LabelMap | None = None) -> Segmented:
         """Return the label map of a canonical scan, and what speaks against believing it.

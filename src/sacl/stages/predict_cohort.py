@@ -13,7 +13,6 @@ from sacl.files.atomic import owned, require_own
 from sacl.files.journal import Journal
 from sacl.files.nifti import read_label_map, write_label_map
 from sacl.model import Model
-from sacl.networks.threads import time_passes
 from sacl.prediction.given import ReadCoarse, coarse_reader, given_fingerprint
 from sacl.prediction.guard import Doubt
 from sacl.run.engine import HERE, Engine
@@ -63,8 +62,7 @@ def _open_model(
     """Return what writes a scan's label maps; the complete one unless it is there."""
     cohort, known = read_cohort(home), Journal(kept, Made)
     cases = {case.case_id: case for case in cohort.cases}
-    predictor = model.members[0].predictor
-    time_passes(predictor.network, predictor.device, len(cases))
+    model.choose_threads(len(cases))
 
     def predict_case(name: str) -> Made:
         case, path = cases[name], kept / f"{name}.nii.gz"

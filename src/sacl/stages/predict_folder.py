@@ -17,7 +17,6 @@ from sacl.files.atomic import owned, real, require_own
 from sacl.files.documents import cell_text
 from sacl.files.journal import Journal
 from sacl.model import Model, Segmented
-from sacl.networks.threads import time_passes
 from sacl.prediction.given import ReadCoarse, coarse_reader
 from sacl.prediction.new_scans import NIFTI, NewScan, find_scans
 from sacl.progress import say
@@ -234,8 +233,8 @@ def _open_model(
 ) -> Callable[[str], Made]:
     """Return what writes what a scan gets, unless it is there, made of the same."""
     by_name, known = {answer.scan.name: answer for answer in answers}, Journal(answers[0].out, Made)
-    computing, predictor = threading.Lock(), answers[0].model.members[0].predictor
-    time_passes(predictor.network, predictor.device, len(answers))
+    computing = threading.Lock()
+    answers[0].model.choose_threads(len(answers))
 
     def predict_scan(name: str) -> Made:
         answer = by_name[name]
