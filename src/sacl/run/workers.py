@@ -344,7 +344,7 @@ def _actors(
         raise ConfigError(
             f"--workers {count}: the Ray cluster has room for {room(1)}, by its {what}; give fewer"
         )
-    folder = inside.task.journal.folder
+    (folder := inside.task.journal.folder).mkdir(parents=True, exist_ok=True)
     mark = stack.enter_context(tempfile.TemporaryDirectory(prefix=".partial-", dir=folder))
     kind = ray.remote(num_cpus=cores, num_gpus=int(has_gpus), max_restarts=0)(_Inside)
     begin = functools.partial(kind.remote, inside.task, inside.is_silent)
@@ -380,7 +380,9 @@ def _connected_ray(address: str | None, cores: int, stack: ExitStack) -> Any:
         ray.init(**settings, logging_level="CRITICAL")
     except Exception as error:
         where = f"no cluster to be used at {address}" if address else "Ray does not start here"
-        raise ConfigError(f"--engine ray: {where}: {str(error)[:_LONGEST]}") from error
+        token = "; of a cluster with a token, give RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        why = str(error)[:_LONGEST].rstrip(".") + token * (address is not None)
+        raise ConfigError(f"--engine ray: {where}: {why}") from error
     finally:
         signal.signal(signal.SIGTERM, handler)
     return ray
