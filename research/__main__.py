@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"research: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("research: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("research: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
 
 

@@ -16,7 +16,7 @@ from sacl.commands import config_and_data
     [
         (["run"], "sacl: run: which configuration"),
         (["extract", "--data", "x"], "did you mean '--ingest.data'?"),
-        (["ingest", "scans", "./scans"], "data: scans is named twice; name it once"),
+        (["ingest", "scans", "./scans"], "data: scans is given twice; give it once"),
         (["run", "absent.yaml"], "absent.yaml: cannot be read"),
         (["runn"], "invalid choice: 'runn'"),
         (["demo", "--pretrain.stpes", "4"], "did you mean '--pretrain.steps'"),
@@ -24,7 +24,7 @@ from sacl.commands import config_and_data
         (["demo", "--pretrain.steps"], "a value is missing"),
         (["--nope"], "unknown argument '--nope'"),
         (["--pretrain.steps", "3"], "unknown argument '--pretrain.steps'"),
-        (["extract", "a.yaml", "b.yaml"], "expected CONFIG.yaml, got b.yaml too"),
+        (["extract", "a.yaml", "b.yaml"], "expected only CONFIG.yaml, got also 'b.yaml'"),
         (["ingest", "data", "--work", ""], "work: expected path, got ''"),
         (["predict", "--out", ""], "--out: expected path, got ''"),
         (["predict", "--out", "~no-such-user/x"], "--out: expected path"),
@@ -33,7 +33,10 @@ from sacl.commands import config_and_data
         (["predict"], "give CONFIG.yaml, or all of --model"),
         (["pack", "a.sacl", "b.sacl"], "a.sacl is packed already"),
         (["evaluate"], "give CONFIG.yaml, or all of --reference"),
-        (["evaluate", "demo", "--model", "m"], "evaluate: --model goes without CONFIG.yaml"),
+        (
+            ["evaluate", "demo", "--model", "m"],
+            "evaluate: --model cannot be combined with CONFIG.yaml",
+        ),
         (["report", "--runs", "work"], "unknown argument '--runs'"),
     ],
 )
@@ -224,7 +227,7 @@ def test_a_folder_of_the_users_own_in_the_work_directory_is_not_deleted(tmp_path
     for force in ([], ["--force"]):
         scan = str(scans(tmp_path))
         assert main(["ingest", scan, "--work", str(tmp_path / "w"), *force]) == 2
-        assert "1-cohort: is not of sacl" in capsys.readouterr().err
+        assert "1-cohort: was not written by sacl" in capsys.readouterr().err
         assert mine.read_text() == "mine"
 
 
@@ -250,7 +253,7 @@ def test_a_second_process_in_one_work_directory_is_refused_in_one_line(tmp_path)
     with Workspace(work).locked(), Workspace(work).locked():  # the same process may enter twice
         done = subprocess.run(command, capture_output=True, check=False, text=True)
         assert done.returncode == 2
-        assert f"work directory {work}: another sacl is at work in it" in done.stderr
+        assert f"work directory {work}: in use by another sacl process" in done.stderr
         assert done.stderr.count("\n") == 1
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 

@@ -172,7 +172,7 @@ def test_many_labeled_subjects_hold_some_out(tmp_path, monkeypatch, capsys):
 def test_a_plan_of_settings_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "demo"]) == 2
-    assert "settings are given already" in capsys.readouterr().err
+    assert "expected only a folder of scans" in capsys.readouterr().err
 
 
 @pytest.fixture

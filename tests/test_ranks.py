@@ -361,5 +361,5 @@ def test_samples_are_shared_out_evenly_each_once(four_ranks, monkeypatch):
 
 
 def test_a_gpu_is_not_chosen_for_all_ranks(four_ranks):
-    with pytest.raises(DeviceError, match="every rank has its own; give --device cuda or auto"):
+    with pytest.raises(DeviceError, match="each rank has its own GPU; give --device cuda or auto"):
         resolve_device("cuda:1")

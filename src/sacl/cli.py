@@ -97,7 +97,7 @@ def _told(error: BaseException) -> tuple[str, int]:
     if isinstance(error, SaclError):
         return str(error), 1 if isinstance(error, (SetAsideError, LostRankError)) else 2
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; the same command goes on where it stopped", 130
+        return "interrupted; run the same command again to continue", 130
     if isinstance(error, OSError) and error.errno in _ERRNOS:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; free some disk or give another path", 2
@@ -161,7 +161,9 @@ def _stage(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 
     for flag in COMMANDS[known.command].flags if known.command in _OF_FOLDERS else ():
         if flag not in SHARDED and getattr(known, flag[2:].replace("-", "_"), None):
-            raise ConfigError(f"{known.command}: {flag} goes without CONFIG.yaml; leave one out")
+            raise ConfigError(
+                f"{known.command}: {flag} cannot be combined with CONFIG.yaml; leave one out"
+            )
     config = handlers.config_of(known, flags)
     workspace = pipeline.workspace_of(config, engine_of(known))
     folder = pipeline.run_stage(config, known.command, workspace=workspace, force=known.force)
@@ -178,7 +180,9 @@ def _evaluate(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     if not (known.model or known.data):
         return handlers.evaluate_command(known, flags)
     if known.shard:
-        raise ConfigError("evaluate: --shard goes with CONFIG.yaml, or --predicted; leave it out")
+        raise ConfigError(
+            "evaluate: --shard works only with CONFIG.yaml or --predicted; leave it out"
+        )
     config = handlers.settings_of_test(known, flags)
     from sacl.external import external_test
 

@@ -172,11 +172,12 @@ def engine_of(known: argparse.Namespace) -> Engine:
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers {workers}: expected 1 or more")
     if address and kind != "ray":
-        raise ConfigError("--ray-address: goes with --engine ray; add it, or leave the address out")
+        raise ConfigError("--ray-address: works only with --engine ray; add it, or leave this out")
     for name in ("force", "time") if shard else ():
         if getattr(known, name):
             raise ConfigError(
-                f"--{name}: shards would undo each other's work; leave it out, or --shard"
+                f"--{name}: cannot be combined with --shard, whose parts would undo each other's"
+                " work; leave one out"
             )
     merges = known.command == "merge"
     return Engine(kind, workers, address, Shard.parse(shard) if shard else None, merges)
@@ -234,5 +235,5 @@ def _take_words(
     wanted = command.takes.split()
     if len(words) > len(wanted):
         beyond = words[len(wanted)]
-        raise ConfigError(f"{known.command}: expected {command.takes}, got {beyond} too")
+        raise ConfigError(f"{known.command}: expected only {command.takes}, got also '{beyond}'")
     known.config, known.target = [*map(Path, words), None, None][:2]

@@ -38,7 +38,7 @@ def config_of(known: argparse.Namespace, flags: dict[str, str]) -> RunConfig:
 def plan_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Print a plan as YAML, and nothing else on stdout."""
     if known.config is not None:
-        raise ConfigError("plan: settings are given already; give a folder of scans alone")
+        raise ConfigError("plan: expected only a folder of scans, got a settings file too")
     config_of(known, flags)  # which refuses a command without data
     from sacl.planning import as_file, plan_run
 
@@ -166,13 +166,15 @@ def export_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         )
     misplaced = [name for name in ("splits", "folds") if getattr(known, name) is not None]
     if known.predicted is not None and misplaced:
-        raise ConfigError(f"export: --{misplaced[0]} goes with a run only; leave it out")
+        raise ConfigError(f"export: --{misplaced[0]} works only with a run; leave it out")
     from sacl.stages.export import export, export_folder, export_model
 
     form, sources = known.form or "nifti", known.source or []
     if known.config is not None and known.config.suffix == ".sacl":
         if misplaced or sources:
-            raise ConfigError(f"export: --{[*misplaced, 'source'][0]} goes with a run, not a pack")
+            raise ConfigError(
+                f"export: --{[*misplaced, 'source'][0]} works with a run, not with a pack"
+            )
         return export_model(known.config, known.out, form, force=known.force)
     if known.predicted is None:
         options = {"splits": tuple(known.splits or ()), "sources": sources}
@@ -180,7 +182,7 @@ def export_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         run = dataclasses.replace(_run_of(known, flags), engine=engine_of(known))
         return export(run, known.out, form, folds=folds, force=known.force, **options)
     if len(sources) > 1:
-        raise ConfigError("export: --predicted goes with one --source folder")
+        raise ConfigError("export: --predicted takes one --source folder")
     how: dict[str, Any] = {"source": next(iter(sources), None), "engine": engine_of(known)}
     return export_folder(known.predicted, known.out, form, force=known.force, **how)
 

@@ -82,7 +82,7 @@ class Member:
         """Refuse to go on without a coarse label map where one is read and cannot be made."""
         if self.predictor.needs_coarse and self.coarse is None and not given:
             raise DataError(
-                f"{self.name}: no coarse network, its label maps came from elsewhere (--from);"
+                f"{self.name}: has no coarse networks, since another tool made its coarse maps;"
                 " give coarse label maps of these scans with --coarse"
             )
 
@@ -292,7 +292,7 @@ def _opened(
         return volume, [], lambda labels: to_native(labels.voxels, grid).copy()
     if affine is not None:
         raise DataError(
-            f"{_IMAGE}: affine goes with an array; a {type(image).__name__} has its own"
+            f"{_IMAGE}: give affine only with an array; a {type(image).__name__} has its own"
         )
     if is_image(image):
         volume, frame = volume_of_image(image, _IMAGE)

@@ -186,7 +186,7 @@ def read_pack(path: Path) -> tuple[Manifest, Parts]:
         raise DataError(f"{path}: no such file or folder") from error
     except _OF_ZIP as error:
         raise DataError(
-            f"{path.name}: no model of sacl, or not a whole one ({type(error).__name__}); {_AGAIN}"
+            f"{path.name}: not a model of sacl, or incomplete ({type(error).__name__}); {_AGAIN}"
         ) from error
     manifest = _manifest(content[_MANIFEST], path.name)
     names = [_coarse_name(number) for number in range(len(manifest.coarse))]
@@ -205,9 +205,9 @@ def _require_plain(members: Sequence[zipfile.ZipInfo], path: Path) -> None:
     """Refuse what no pack holds, before anything of it is read."""
     names = [member.filename for member in members]
     if strange := next((name for name in names if not _KNOWN.fullmatch(name)), None):
-        raise DataError(f"{path.name}: no model of sacl, it holds {strange[:80]!r}; {_AGAIN}")
+        raise DataError(f"{path.name}: not a model of sacl, it holds {strange[:80]!r}; {_AGAIN}")
     if len(set(names)) < len(names) or not {_MANIFEST, _CARD, _WEIGHTS} <= set(names):
-        raise DataError(f"{path.name}: a part is missing or is in it twice; {_AGAIN}")
+        raise DataError(f"{path.name}: a part is missing or appears twice; {_AGAIN}")
     for member in members:
         plain = member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & _ENCRYPTED
         if not plain or member.file_size != member.compress_size:
@@ -243,7 +243,7 @@ def _require_one_scheme(manifest: Manifest, coarse: Sequence[SavedNetwork], wher
     except SaclError as error:
         raise DataError(f"{where}: {error}") from error
     if {*others, tuple(organ.name for organ in manifest.organs)} != {organs}:
-        raise DataError(f"{where}: its networks are of other organs than it says; {_AGAIN}")
+        raise DataError(f"{where}: its networks are for other organs than it lists; {_AGAIN}")
     _require_names(organs, where)
 
 
@@ -251,7 +251,7 @@ def _require_names(organs: Sequence[str], where: str) -> None:
     """Refuse names that a terminal or a file system would take for something else."""
     for name in organs:
         if not name.isprintable() or name.startswith(".") or set(name) & set("/\\:"):
-            raise DataError(f"{where}: {name[:80]!r} is no name for an organ; rename it")
+            raise DataError(f"{where}: {name[:80]!r} is not a name for an organ; rename it")
 
 
 def _member(name: str) -> zipfile.ZipInfo:

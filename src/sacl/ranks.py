@@ -152,8 +152,8 @@ def _or_lost() -> Iterator[None]:
         # gloo says where in its source, then what, then what it makes of it.
         reason = str(error).strip().splitlines()[0].rpartition("] ")[2].partition(". ")[0][:200]
         raise LostRankError(
-            f"another rank has ended or does not answer ({reason}), so this one ends as well; the"
-            " same command goes on where it stopped"
+            f"another rank has ended or does not answer ({reason}), so this one ends as well; run"
+            " the same command again to continue"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """The settings of every stage: YAML keys, dotted flags, `--help` and `run.json` come from here.
 
-A record is checked whenever it is made, from a file or in Python: a value out of its range, or one
-that nothing would read, is refused. The defaults are the best that is known.
+Settings are checked whenever they are made, from a file or in Python: a value out of range, or one
+that nothing would read, is refused. The defaults are the best known values.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class PhantomSettings(Checked, frozen=True, kw_only=True):
     """Generate a seeded abdominal CT cohort to try the whole pipeline on."""
 
     scans: Count = 0
-    """Number of scans to generate; 0 means that the run reads its data from elsewhere."""
+    """Number of scans to generate; 0 where the run reads existing data."""
     shape: tuple[Side, Side, Side] = (128, 104, 40)
     """Voxels of a scan along left-right, back-front and foot-head, over 384 x 312 x 240 mm."""
 
@@ -69,53 +69,54 @@ class IngestSettings(Checked, frozen=True, kw_only=True):
     """Read a cohort of any known layout into canonical volumes and one manifest."""
 
     data: tuple[Path, ...] = ()
-    """Folder (or `cohort.csv`) that holds the scans, or a list of several, merged into a cohort;
-    if empty, the generated cohort."""
+    """Folder (or `cohort.csv`) that holds the scans, or a list of several, which are merged; if
+    empty, the generated cohort."""
     layout: Layout = "auto"
-    """Layout of the data; `auto` recognizes it and says why."""
+    """Layout of the data; `auto` recognizes it and prints how."""
     modality: Literal["auto", "ct", "mr"] = "auto"
-    """CT intensities are windowed in HU, MR normalized per scan; of a mixed cohort one is kept."""
+    """Modality of the scans to keep. CT is windowed in HU, MR normalized per scan."""
     series: Literal["all", "largest"] = "all"
-    """DICOM: every accepted series is a scan, or of each study the one with the most slices."""
+    """DICOM: take every accepted series of a study, or only the one with the most slices."""
     window_hu: tuple[float, float] = (-175.0, 275.0)
-    """CT intensities that become 0 and 1: the soft-tissue window."""
+    """CT intensities that are mapped to 0 and 1, in HU; by default a soft-tissue window."""
     organs: tuple[Name, ...] = ()
-    """Organs to keep, by name or alias; all of the cohort's where empty."""
+    """Organs to segment, by name or alias; if empty, all organs of the data."""
     overlap: Literal["smaller", "first", "error"] = "smaller"
-    """Where masks overlap: the organ smaller in that scan wins, or the first of `organs`."""
+    """Where masks overlap, take the smaller organ, or the first in `organs`, or refuse the scan."""
     repair_grid: Literal["none", "nearest"] = "none"
-    """A label map on another grid than its image: refuse it, or resample by nearest neighbor."""
+    """A label map on a grid other than its image's: refuse it, or resample by nearest neighbor."""
     scan_labels: Path | None = None
-    """CSV or JSON with `case_id` and a column per scan-wise label (`subject_id`, `split` too), or
-    TotalSegmentator's folder of phases; looked for beside the YAML file, here, and in the data."""
+    """CSV or JSON with `case_id` and a column per scan-wise label (also `subject_id` and `split`),
+    or a folder of phases written by TotalSegmentator. It is looked for beside the YAML file, then
+    in the working directory, then in the data."""
     fold: Count | None = None
-    """Hold out the cases of this fold for validation: of `splits_final.json`, or a label `fold`."""
+    """Fold to hold out for validation, of `splits_final.json` or of a scan-wise label `fold`."""
     validation_subjects: Count = 0
-    """Subjects held out of the annotated training part for validation, where the data has none."""
+    """Labeled training subjects to hold out for validation, where the data have no such split."""
     test_subjects: Count = 0
-    """Subjects held out of the annotated training part for testing, where the data has none."""
+    """Labeled training subjects to hold out for testing, where the data have no such split."""
     labeled_subjects: Positive | None = None
-    """How many training subjects keep their reference; all where unset. Smaller sets are nested."""
+    """How many training subjects keep their reference; if unset, all. Smaller sets are nested."""
     labeled_order: Path | None = None
-    """JSON or text file with the training subjects in the order in which they become labeled."""
+    """JSON or text file that lists training subjects in the order in which they become labeled."""
     stratify: Name = "phase"
-    """Scan-wise label by which held-out and labeled subjects are stratified."""
+    """Scan-wise label whose values are spread evenly over held-out and labeled subjects."""
     labeled_values: tuple[Name, ...] = ()
-    """Only training scans with one of these values of that label keep their reference; all if
-    empty. So one learns from annotation in one phase and is scored in another."""
+    """Values of the label `stratify`: only training scans with one of these keep their reference;
+    if empty, all do. With it a run learns from annotation in one phase and is scored in another."""
 
     def __post_init__(self) -> None:
         force_setattr(self, "data", as_list(self.data))
         super().__post_init__()
         low, high = self.window_hu
-        require(low < high, f"ingest.window_hu: expected to rise, got {self.window_hu}")
+        require(low < high, f"ingest.window_hu: expected lower, upper, got {self.window_hu}")
         for name in ("organs", "labeled_values"):
             values = getattr(self, name)
             twice = next((value for value in values if values.count(value) > 1), None)
-            require(twice is None, f"ingest.{name}: '{twice}' stands twice; name it once")
+            require(twice is None, f"ingest.{name}: '{twice}' is listed twice; list it once")
         require(
             self.modality != "mr" or self.window_hu == (-175.0, 275.0),
-            "ingest.window_hu: is of CT, and ingest.modality is mr; leave it out",
+            "ingest.window_hu: applies to CT, but ingest.modality is mr; leave it out",
         )
 
 
@@ -123,16 +124,15 @@ class SlicesSettings(Checked, frozen=True, kw_only=True):
     """Locate by a 2-D network on whole slices, which learns from unlabeled scans too."""
 
     size: Pixels = 64
-    """Pixels of the square that a whole slice is resampled to."""
+    """Side in pixels of the square to which a whole slice is resampled."""
     steps: Positive = 400
     """Training steps of each network."""
     teacher_steps: Count = 800
-    """Further steps in which unlabeled training scans are mixed with labeled ones, labeled by a
-    slowly moving teacher."""
+    """Further steps that also use unlabeled training scans, which the teacher labels."""
     copy_paste: Share = 0.0
-    """Share of the labeled slices that take a square, with its labels, from another."""
+    """Share of the labeled slices into which a square of another one is pasted, with its labels."""
     augment: Augment = "strong"
-    """How strongly slices are turned, scaled and changed in intensity."""
+    """Strength of the augmentation: rotation, scaling and change of intensity."""
 
 
 class VolumeSettings(Checked, frozen=True, kw_only=True):
@@ -141,10 +141,10 @@ class VolumeSettings(Checked, frozen=True, kw_only=True):
     spacing_mm: tuple[Length, Length, Length] = (4.0, 4.0, 6.0)
     """Voxel spacing at which the network works."""
     in_plane_size: Annotated[int, Meta(ge=8)] | None = None
-    """Pixels of the square that every slice's field of view is resampled to, whatever its spacing
-    says; the spacing along k is then the scan's own."""
+    """Side in pixels of the square to which the field of view of every slice is resampled, instead
+    of `spacing_mm`; the spacing along k is then the scan's own."""
     crop: tuple[Positive, Positive, Positive] = (64, 64, 32)
-    """Voxels of a training crop and of the sliding window."""
+    """Size in voxels of a training crop and of the sliding window."""
     steps: Positive = 600
     """Training steps of each network."""
 
@@ -152,7 +152,7 @@ class VolumeSettings(Checked, frozen=True, kw_only=True):
         super().__post_init__()
         require(
             self.in_plane_size is None or self.spacing_mm == (4.0, 4.0, 6.0),
-            "locate.volume.spacing_mm: is not read beside in_plane_size; leave one of them out",
+            "locate.volume.spacing_mm: has no effect beside in_plane_size; leave one of them out",
         )
 
 
@@ -160,11 +160,11 @@ class MapsSettings(Checked, frozen=True, kw_only=True):
     """Take the coarse label maps of any other tool; no network is trained."""
 
     source: Path
-    """Folder of label maps, or nnssl's JSON (`sacl locate --from`)."""
+    """Folder of label maps, or nnssl's `pretrain_data.json` (the same as `sacl locate --from`)."""
     repair_grid: Literal["none", "nearest"] = "none"
-    """A map on another grid than its scan: refuse it, or resample by nearest neighbor."""
+    """A map whose grid differs from its scan's: refuse it, or resample by nearest neighbor."""
     allow_missing: bool = False
-    """Accept scans without a map: they have no organ, and so give no patches."""
+    """Accept scans without a map. They have no organ, so no patches are cut from them."""
 
 
 class LocateSettings(Checked, frozen=True, kw_only=True):
@@ -174,14 +174,14 @@ class LocateSettings(Checked, frozen=True, kw_only=True):
     volume: VolumeSettings | None = None
     maps: MapsSettings | None = None
     channels: Width = 32
-    """Channels of the network's first level."""
+    """Channels of the first level of the network."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_one(self, ("slices", "volume", "maps"), SlicesSettings())
         require(
             self.maps is None or self.channels == 32,
-            "locate.channels: is of a network, and with locate.maps none is trained; leave it out",
+            "locate.channels: has no effect with locate.maps, which trains nothing; leave it out",
         )
 
 
@@ -189,54 +189,56 @@ class ExtractSettings(Checked, frozen=True, kw_only=True):
     """Cut a query patch per organ and axial slice into a memory-mapped store."""
 
     patch_size: Pixels = 64
-    """Pixels of a query patch's side."""
+    """Side of a query patch in pixels."""
     dense_size: Pixels = 96
-    """Pixels of the square that a dense slice is resampled to."""
+    """Side in pixels of the square to which a dense slice is resampled."""
     region: Literal["organs", "slice"] = "organs"
-    """What a dense slice shows: the square around all organs of the coarse map, or all of it."""
+    """What a dense slice shows: the square around all organs in the coarse map, or all of it."""
 
 
 class PretrainSettings(Checked, frozen=True, kw_only=True):
     """Pretrain the encoder by contrast; no voxel annotation is used."""
 
     method: Name = "pooled"
-    """What is learned from the unlabeled scans: `semantic`, query patches whose classes are organ x
-    scan-wise label (the paper's); `pooled`, the same classes with an organ's query pooled under its
-    mask from a dense slice, so that the decoder learns too; `simclr`, only a patch's own two views;
-    `none`, nothing: the encoder keeps its random weights."""
+    """How the encoder is pretrained. `semantic` (the paper's): contrast of query patches in classes
+    of organ x scan-wise label. `pooled`: the same classes, but a query is the mean of the features
+    under an organ's mask in a dense slice, which also trains the decoder. `simclr`: contrast of the
+    two views of each patch. `none`: no pretraining."""
     scan_label: str | tuple[Name, ...] = "phase"
-    """Scan-wise label that, with the organ, makes the semantic class; of several (`phase,scanner`)
-    their combination, unknown where one of them is. Empty, or absent in the cohort: classes of
-    organs alone."""
+    """Scan-wise label that forms the semantic class together with the organ. Several
+    (`phase,scanner`) are combined, and unknown where one of them is. If empty, or absent from the
+    cohort, classes are organs alone."""
     network: Network = "resnet18"
-    """Architecture of the encoder; of `finetune.volume` always `unet3d`, as the coarse network."""
+    """Architecture of the encoder; for `finetune.volume` it is `unet3d`, the coarse network."""
     width: Width = 32
-    """Channels of the encoder's first level."""
+    """Channels of the first level of the encoder."""
     steps: Positive = 600
     """Training steps."""
     batch: Annotated[int, Meta(ge=4)] | None = None
-    """Query patches, dense slices (or volumes) per step, in two views; 128, 16 (16, 4) if unset."""
+    """Query patches or dense slices per step, in two views; unset: 128 or 16 (volumes: 16 or 4)."""
     temperature: Length = 0.1
-    """Soft-max temperature of the contrastive loss."""
+    """Temperature of the softmax in the contrastive loss."""
     augment: Augment = "strong"
-    """How strongly views are turned, scaled and changed in intensity."""
+    """Strength of the augmentation of views: rotation, scaling and change of intensity."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         names = self.scan_label_names
         require(all(names), f"pretrain.scan_label: a name is empty in {self.scan_label!r}")
-        require(len(set(names)) == len(names), f"pretrain.scan_label: one twice in {names}")
+        require(len(set(names)) == len(names), f"pretrain.scan_label: a name twice in {names}")
         own = not self.on_volumes or self.width == 32
-        require(own, "pretrain.width: of a network on volumes is locate.channels; leave it out")
+        require(own, "pretrain.width: has no effect on volumes; set locate.channels")
         if self.method in METHODS and names == ("phase",):
             return
         method = importlib.import_module("sacl.methods").method_named(self.method)
         require(
             method.reads_scan_label or names == ("phase",),
-            f"pretrain.scan_label: method {self.method} reads no scan-wise label; leave it out",
+            f"pretrain.scan_label: method {self.method} uses no scan-wise label; leave it out",
         )
         knows = method.on_volumes or not self.on_volumes
-        require(knows, f"pretrain.method: {self.method} knows no volumes; take another one")
+        require(
+            knows, f"pretrain.method: {self.method} does not work on volumes; choose another one"
+        )
 
     @property
     def on_volumes(self) -> bool:
@@ -256,27 +258,26 @@ class DenseSettings(Checked, frozen=True, kw_only=True):
     """Segment all organs at once, from dense slices."""
 
     teacher_steps: Count = 3000
-    """Further steps in which unlabeled slices are mixed with labeled ones, labeled by a slowly
-    moving teacher; of labeled slices alone where there are no others."""
+    """Further steps that also use unlabeled slices, which the teacher labels; where all scans are
+    labeled, they use labeled slices alone."""
     copy_paste: Share = 0.0
-    """Share of the slices that take a square, with its labels, from another slice."""
+    """Share of the slices into which a square of another slice is pasted, with its labels."""
 
 
 class QuerySettings(Checked, frozen=True, kw_only=True):
-    """Segment one organ at a time, from its query patch (the paper's); it has no settings."""
+    """Segment one organ at a time, from its query patch (the paper's head); it has no settings."""
 
 
 class VolumeHeadSettings(Checked, frozen=True, kw_only=True):
     """Segment all organs at once, from volumes, by a 3-D U-Net on the coarse network's grid.
 
-    It starts from that one's weights, where it is on volumes too. Nothing is cut for it.
+    Where the coarse network is on volumes too, it starts from those weights. Nothing is cut for it.
     """
 
     teacher_steps: Count = 3000
-    """Further steps in which unlabeled volumes are mixed with labeled ones, labeled by a slowly
-    moving teacher."""
+    """Further steps that also use unlabeled volumes, which the teacher labels."""
     pretrained: bool = False
-    """Start from what `sacl pretrain` made of these weights; so where settings of it are given."""
+    """Start from the weights that `sacl pretrain` made of these; needs `pretrain.method`."""
 
 
 class FinetuneSettings(Checked, frozen=True, kw_only=True):
@@ -286,18 +287,18 @@ class FinetuneSettings(Checked, frozen=True, kw_only=True):
     query: QuerySettings | None = None
     volume: VolumeHeadSettings | None = None
     decoder: Decoder = "unet"
-    """Decoder with skips at every level, or with none (the paper's)."""
+    """`unet` has skip connections at every level, `aspp` (the paper's) has none."""
     steps: Positive = 500
     """Training steps on labeled scans."""
     batch: Positive | None = None
-    """Slices, patches or crops of volumes per step; 16, or 1 crop, where unset."""
+    """Slices, patches or crops of volumes per step; if unset, 16, or 1 crop."""
     learning_rate: Length | None = None
-    """Peak learning rate of the decoder (and of an encoder that was not pretrained); 0.003, or 0.01
-    on volumes, where unset."""
+    """Peak learning rate of the decoder, and of an encoder that was not pretrained; if unset,
+    0.003, or 0.01 on volumes."""
     encoder_rate: Annotated[float, Meta(ge=0)] = 1.0
-    """Learning rate of a pretrained encoder relative to the decoder's; 0 freezes it."""
+    """Learning rate of a pretrained encoder, relative to the decoder's; 0 freezes the encoder."""
     augment: Augment = "strong"
-    """How strongly the labeled patches are turned, scaled and changed in intensity."""
+    """Strength of the augmentation: rotation, scaling and change of intensity."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -306,10 +307,10 @@ class FinetuneSettings(Checked, frozen=True, kw_only=True):
             for name, usual in (("decoder", "unet"), ("encoder_rate", 1.0)):
                 require(
                     getattr(self, name) == usual,
-                    f"finetune.{name}: a segmenter on volumes has none; leave it out",
+                    f"finetune.{name}: has no effect on a segmenter on volumes; leave it out",
                 )
         else:
-            require(self.batch != 1, "finetune.batch: expected 2 at least, got 1")
+            require(self.batch != 1, "finetune.batch: expected at least 2, got 1")
 
     @property
     def samples(self) -> int:
@@ -357,12 +358,12 @@ class RunConfig(Checked, frozen=True, kw_only=True):
     work: Path = Path("work")
     """Work directory; each stage has a numbered folder in it."""
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
-    """Seed of everything random."""
+    """Seed of all random numbers."""
     device: Annotated[str, Meta(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`."""
     time: str | None = None
-    """How long all stages of a command may take, such as 30m, 2h or 1h30m: as many steps as fit are
-    trained, at most those of the settings. Unset: all of them, however long that takes."""
+    """Time limit for all stages of a command, such as 30m, 2h or 1h30m: trainings do as many of
+    their steps as fit. If unset, they do all steps, however long that takes."""
     phantom: PhantomSettings = field(default_factory=PhantomSettings)
     ingest: IngestSettings = field(default_factory=IngestSettings)
     locate: LocateSettings = field(default_factory=LocateSettings)
@@ -379,15 +380,13 @@ class RunConfig(Checked, frozen=True, kw_only=True):
             seconds_of(self.time)
         require(
             self.phantom.scans == 0 or not self.ingest.data,
-            "phantom.scans: a phantom is generated or ingest.data is read; leave one of them out",
+            "phantom.scans: cannot be combined with ingest.data; leave one of them out",
         )
         volume, given = self.finetune.volume, self.pretrain
-        unread = "is not read beside finetune.volume, which needs none; leave it out"
+        unread = "has no effect with finetune.volume; leave it out"
         require(volume is None or self.extract == ExtractSettings(), f"extract: {unread}")
         fits = given.on_volumes == (volume is not None) or (volume and given == PretrainSettings())
-        require(
-            bool(fits), "pretrain.network: is unet3d beside finetune.volume alone; leave it out"
-        )
+        require(bool(fits), "pretrain.network: unet3d belongs to finetune.volume; leave it out")
         begins = volume is not None and volume.pretrained
         require(
             begins == (given.on_volumes and given.method != "none"),

@@ -212,7 +212,7 @@ class Cohort:
         split_of: dict[str, str] = {}
         for case in self.cases:
             if case.case_id in seen:
-                raise DataError(f"cohort {self.name}: case {case.case_id} stands in it twice")
+                raise DataError(f"cohort {self.name}: case {case.case_id} appears twice")
             seen.add(case.case_id)
             if split_of.setdefault(case.subject_id, case.split) != case.split:
                 raise DataError(

@@ -46,7 +46,7 @@ def test_a_table_that_is_not_one_to_one_is_refused(labels, message):
 
 def test_a_key_that_stands_twice_is_refused(tmp_path):
     (tmp_path / "a.json").write_text('{"labels": {"1": "liver", "1": "spleen"}}')
-    with pytest.raises(DataError, match="the key '1' stands twice"):
+    with pytest.raises(DataError, match="the key '1' appears twice"):
         read_json(tmp_path / "a.json")
 
 

@@ -120,9 +120,12 @@ def test_label_values_that_nobody_names_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"image": "data/gone.nii.gz"}, "'training' names gone.nii.gz, there is no such file"),
+        ({"image": "data/gone.nii.gz"}, "'training' names gone.nii.gz, but there is no such file"),
         ({"image": []}, "an entry of 'training' has no image"),
-        ({"image": "data/x.nrrd"}, "'training' names x.nrrd, no NIfTI file; convert it"),
+        (
+            {"image": "data/x.nrrd"},
+            "'training' names x.nrrd, which is not a NIfTI file; convert it",
+        ),
         ({"image": "data/a.nii.gz", "label": "gone.nii.gz"}, "names gone.nii.gz"),
         (7, "an entry of 'training' is 7, expected image and label"),
     ],

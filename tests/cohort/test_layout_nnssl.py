@@ -120,15 +120,21 @@ def test_anatomy_masks_are_found_by_case(tmp_path):
     assert anatomy_masks(tmp_path) == {"x": tmp_path / "masks/x.nii.gz"}
     assert anatomy_masks(tmp_path / "pretrain_data.json") == anatomy_masks(tmp_path)
     (tmp_path / "masks/x.nii.gz").unlink()
-    with pytest.raises(DataError, match=r"the 'anatomy_mask' of x names x.nii.gz, there is no"):
+    with pytest.raises(DataError, match=r"the 'anatomy_mask' of x names x.nii.gz, but there is no"):
         anatomy_masks(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("picture", "message"),
     [
-        (image("gone.nii.gz"), "the 'image_path' of gone names gone.nii.gz, there is no such file"),
-        (image("x.nrrd"), "the 'image_path' of x names x.nrrd, no NIfTI file; convert it"),
+        (
+            image("gone.nii.gz"),
+            "the 'image_path' of gone names gone.nii.gz, but there is no such file",
+        ),
+        (
+            image("x.nrrd"),
+            "the 'image_path' of x names x.nrrd, which is not a NIfTI file; convert it",
+        ),
         ({"name": "x"}, "image x has no 'image_path'"),
         ({"modality": "CT"}, "subject s has an image without a name"),
     ],

@@ -36,7 +36,7 @@ def test_training_cases_are_found_wherever_the_json_says_they_lie(tmp_path, monk
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ({"images": ["gone.nii.gz"]}, "case a of 'dataset' names gone.nii.gz, there is no such"),
+        ({"images": ["gone.nii.gz"]}, "case a of 'dataset' names gone.nii.gz, but there"),
         ({"label": "x.nii.gz"}, "case a of 'dataset' has no list 'images'"),
         ("a.nii.gz", "case a of 'dataset' has no list 'images'"),
     ],

@@ -54,9 +54,12 @@ def test_a_table_takes_the_names_in_its_label_maps(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("case_id,image\na,ct/gone.nii.gz\n", "case a names gone.nii.gz, there is no such file"),
+        (
+            "case_id,image\na,ct/gone.nii.gz\n",
+            "case a names gone.nii.gz, but there is no such file",
+        ),
         ("case_id,label\na,maps/a.nii.gz\n", "case a has no image"),
-        ("case_id,image\na,ct/a.nii.gz\na,ct/b.nii.gz\n", "case a stands in it twice"),
+        ("case_id,image\na,ct/a.nii.gz\na,ct/b.nii.gz\n", "case a appears twice"),
         ("name,image\na,ct/a.nii.gz\n", "line 2 has no case_id"),
         ("case_id,image,split\na,ct/a.nii.gz,fold_1\n", "the split 'fold_1', expected train"),
         ("case_id,image\n../a,ct/a.nii.gz\n", "cannot be a file name"),
@@ -85,8 +88,8 @@ def test_a_plain_folder_is_unlabeled_scans_by_name(tmp_path):
 
 
 def test_a_folder_without_scans_or_with_two_of_one_name_is_refused(tmp_path):
-    with pytest.raises(DataError, match="not of the layout folder"):
+    with pytest.raises(DataError, match="not in the layout folder"):
         find(tmp_path, "folder")
     touch(tmp_path, "a.nii", "a.nii.gz")
-    with pytest.raises(DataError, match="case a stands in it twice"):
+    with pytest.raises(DataError, match="case a appears twice"):
         find(tmp_path)

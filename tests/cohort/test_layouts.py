@@ -107,14 +107,14 @@ def test_a_label_map_without_an_image_is_refused(tmp_path):
 def test_a_case_in_two_files_is_refused(tmp_path):
     root = nnunet(tmp_path)
     touch(root, "imagesTr/a_0000.nii")
-    with pytest.raises(DataError, match=r"case a stands in it twice, a_0000.nii and a_0000.nii.gz"):
+    with pytest.raises(DataError, match=r"case a appears twice, a_0000.nii and a_0000.nii.gz"):
         find(root)
 
 
 def test_a_case_in_two_parts_is_refused(tmp_path):
     root = nnunet(tmp_path)
     touch(root, "imagesTs/a_0000.nii.gz")
-    with pytest.raises(DataError, match="case a stands in it twice"):
+    with pytest.raises(DataError, match="case a appears twice"):
         find(root)
 
 
@@ -148,7 +148,7 @@ def test_the_decathlon_is_listed_from_its_json(tmp_path):
     [
         (
             {"image": "imagesTr/gone.nii.gz"},
-            "an entry of 'training' names gone.nii.gz, there",
+            "an entry of 'training' names gone.nii.gz, but",
         ),
         ({"label": "labelsTr/a.nii.gz"}, "an entry of 'training' has no image"),
     ],
@@ -196,7 +196,7 @@ def test_flare_2021_is_found_also_where_a_mirror_nests_it(tmp_path, mask):
 
 def test_data_of_no_known_layout_is_refused_with_the_path_as_typed(tmp_path):
     touch(tmp_path / "mine", "scan.dcm")
-    with pytest.raises(DataError, match=f"data '{tmp_path}/mine': of no known layout"):
+    with pytest.raises(DataError, match=f"data '{tmp_path}/mine': unknown layout"):
         find(tmp_path / "mine")
     with pytest.raises(DataError, match="/gone': no such file or directory"):
         find(tmp_path / "gone")
@@ -206,13 +206,13 @@ def test_a_zip_without_dicom_is_named_where_no_layout_is_known(tmp_path):
     with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
         for number in range(3):
             archive.writestr(f"{number}", b"")
-    with pytest.raises(DataError, match=r"no known layout .*; export\.zip: no DICOM file in it;"):
+    with pytest.raises(DataError, match=r"unknown layout .*; export\.zip: no DICOM file in it;"):
         find(tmp_path)
 
 
 def test_a_named_layout_that_the_data_does_not_have_is_refused(tmp_path):
     touch(tmp_path, "a.nii.gz")
-    with pytest.raises(DataError, match="not of the layout flare2021; expected FLARE 2021"):
+    with pytest.raises(DataError, match="not in the layout flare2021; expected FLARE 2021"):
         find(tmp_path, "flare2021")
 
 
@@ -232,7 +232,7 @@ def test_a_dataset_without_scans_is_refused():
 
 def test_a_case_listed_twice_is_refused():
     twice = (SourceCase("a", Path("a.nii")), SourceCase("a", Path("b.nii")))
-    with pytest.raises(DataError, match=r"case a stands in it twice, a.nii and b.nii"):
+    with pytest.raises(DataError, match=r"case a appears twice, a.nii and b.nii"):
         Dataset("table", "t", {}, twice)
 
 

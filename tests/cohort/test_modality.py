@@ -48,7 +48,7 @@ def test_a_mixed_cohort_is_refused_with_its_numbers_and_the_remedy():
     with pytest.raises(ConfigError) as error:
         of_one_modality(found("ct", "mr", "ct"), "auto")
     assert str(error.value) == (
-        "ingest.modality: mine has 2 CT and 1 MR scans, and a cohort is of one modality; keep one"
+        "ingest.modality: mine has 2 CT and 1 MR scans, but a cohort has one modality; keep one"
         " with --ingest.modality ct or mr"
     )
 

@@ -74,7 +74,7 @@ def test_a_phase_that_its_writer_doubts_is_unknown(tmp_path):
     [
         ("{", r"phases\.json: not readable as JSON"),
         ("[1]", "expected a JSON object, got a list"),
-        (json.dumps(written("native")), "the phase of one scan, but not of which"),
+        (json.dumps(written("native")), "the phase of one scan, without its case id"),
         ('{"a": 3}', "case a has 3, expected a phase"),
         ("{}", "no case in it"),
         ('{"z": "native"}', "no row names a case of two"),
@@ -95,7 +95,7 @@ def test_a_folder_with_two_files_of_a_case_or_none_is_refused(tmp_path):
     with pytest.raises(DataError, match="case a has two files"):
         read_phases(tmp_path)
     (tmp_path / "a.json").write_text('{"pi_time": 3}')
-    with pytest.raises(DataError, match=r"/a\.json: no text 'phase' in it"):
+    with pytest.raises(DataError, match=r"/a\.json: has no text 'phase'"):
         read_phases(tmp_path)
 
 

@@ -58,7 +58,7 @@ def test_a_case_without_a_row_is_unknown_and_reported(csv):
     ("text", "message"),
     [
         ("case_id,phase\nx,native\n", "no row names a case of two; the table has 'x'"),
-        ("case_id,phase\na,native\na,portal\n", "case a stands in it twice"),
+        ("case_id,phase\na,native\na,portal\n", "case a appears twice"),
         ("case_id,split\na,fold3\n", "labels.csv: case a has the split 'fold3'"),
         ("phase\nnative\n", "line 2 has no case_id"),
         ("", "no row"),

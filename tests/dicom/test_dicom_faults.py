@@ -198,5 +198,5 @@ def test_a_grid_that_cannot_be_is_bad_geometry(tmp_path, rng):
 def test_a_key_with_another_kind_of_pseudonym_is_refused(tmp_path):
     row = "case_id,subject_id,site,patient_id,study_uid,series_uid,part,folder,institution"
     (tmp_path / KEY).write_text(f"{row}\np0001,p0001,,X,1,2,,,\n")
-    with pytest.raises(DataError, match="'p0001' is no pseudonym of a scan, such as p0001-s01"):
+    with pytest.raises(DataError, match="'p0001' is not a pseudonym of a scan, such as p0001-s01"):
         read_key(tmp_path / KEY)

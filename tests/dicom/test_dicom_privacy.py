@@ -216,7 +216,7 @@ def test_a_damaged_key_is_not_overwritten(tmp_path, export):
 @pytest.mark.parametrize("name", ["CT Zzyzxperson", "PIDX4711", "export_qwertyvorname_1"])
 def test_a_folder_that_is_called_after_a_patient_is_refused(tmp_path, rng, name):
     write_scan(make_scan(rng), tmp_path / name, rng)
-    with pytest.raises(DataError, match="names a patient, and records") as caught:
+    with pytest.raises(DataError, match="named after a patient, and records") as caught:
         dicom.read_export(tmp_path / name)
     assert name not in str(caught.value)
     (tmp_path / name).rename(tmp_path / "export")

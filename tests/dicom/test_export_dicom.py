@@ -125,7 +125,7 @@ def test_an_export_of_scans_without_any_series_is_refused(merged, tmp_path, caps
     words = ["export", str(merged.root), "--form", "rtstruct", "--source", str(foreign)]
     assert main([*words, "--out", str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("sacl: no scan has a DICOM series to write onto (")
+    assert told.startswith("sacl: no scan has a DICOM series to refer to (")
     assert "the series is not in the folder given" in told
     assert f"not in {KEY}, so not ingested from DICOM: " in told
     assert not (tmp_path / "out").exists()
@@ -205,7 +205,7 @@ def test_says_which_uids_were_made_up(tmp_path, capsys):
 def test_wants_the_images_exactly_where_a_form_refers_to_them(work, hospital, tmp_path):
     with pytest.raises(ConfigError, match="refers to the scans' own DICOM images"):
         export(work, tmp_path / "out", "rtstruct")
-    with pytest.raises(ConfigError, match="refers to no DICOM images; leave out --source"):
+    with pytest.raises(ConfigError, match="uses no DICOM images; leave out --source"):
         export(work, tmp_path / "out", "nifti", sources=[hospital])
 
 

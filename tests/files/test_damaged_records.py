@@ -47,5 +47,5 @@ def test_a_damaged_note_of_what_is_ours_makes_nothing_ours(tmp_path, damage):
     (tmp_path / ".written-by-sacl").mkdir()
     (tmp_path / ".written-by-sacl/here-1.jsonl").write_bytes(DAMAGED[damage])
     (tmp_path / "a.nii.gz").write_bytes(b"of the user")
-    with pytest.raises(SaclError, match=r"a\.nii\.gz: is there already"):
+    with pytest.raises(SaclError, match=r"a\.nii\.gz: exists and is not"):
         require_own(tmp_path, ["a.nii.gz"])

@@ -19,7 +19,7 @@ def write_own(path, text):
 def test_a_file_that_sacl_did_not_write_or_that_was_changed_since_is_not_overwritten(tmp_path):
     (tmp_path / "a.nii.gz").write_text("drawn by hand")
     require_own(tmp_path, ["b.nii.gz"])
-    with pytest.raises(ConfigError, match=r"a\.nii\.gz: is there already"):
+    with pytest.raises(ConfigError, match=r"a\.nii\.gz: exists and is not"):
         require_own(tmp_path, ["b.nii.gz", "a.nii.gz"])
     require_own(tmp_path, ["a.nii.gz"], force=True)
     write_own(tmp_path / "b.nii.gz", "predicted")
@@ -41,7 +41,7 @@ def test_a_file_of_the_user_is_not_ours_by_a_note_of_what_was_to_replace_it(tmp_
     (tmp_path / "a.nii.gz").write_text("drawn by hand")
     (tmp_path / "whole").write_text("predicted with --force, and killed")
     note_own(tmp_path / "a.nii.gz", tmp_path / "whole")
-    with pytest.raises(ConfigError, match=r"a\.nii\.gz: is there already"):
+    with pytest.raises(ConfigError, match=r"a\.nii\.gz: exists and is not"):
         require_own(tmp_path, ["a.nii.gz"])
 
 

@@ -44,5 +44,5 @@ def test_a_file_in_the_folder_of_methods_is_all_that_a_new_one_takes(tmp_path, m
     monkeypatch.setattr(sacl.methods, "METHODS", dict(METHODS))
     monkeypatch.delitem(sys.modules, "sacl.methods.rotation", raising=False)
     assert load_config(None, {"pretrain.method": "rotation"}).pretrain.method == "rotation"
-    with pytest.raises(ConfigError, match="method rotation reads no scan-wise label"):
+    with pytest.raises(ConfigError, match="method rotation uses no scan-wise label"):
         PretrainSettings(method="rotation", scan_label="scanner")

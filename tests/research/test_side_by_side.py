@@ -115,7 +115,7 @@ def test_a_file_of_the_users_is_not_overwritten(tmp_path, work):
     report_runs([work.root, other.root], out)
     report_runs([work.root, other.root], out)
     out.write_text("<html>my own page</html>")
-    with pytest.raises(DataError, match=r"two\.html: lies there"):
+    with pytest.raises(DataError, match=r"two\.html: exists"):
         report_runs([work.root, other.root], out)
     assert out.read_text() == "<html>my own page</html>"
 

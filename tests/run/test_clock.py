@@ -109,7 +109,7 @@ def test_a_time_that_is_too_short_is_told_with_how_long_is_needed(at):
     text = str(budget.deadline().too_short("nothing fits", missing_s=60))
     # A minute more for fine-tuning, which gets 60 % of any minute more, takes 100 s.
     assert text == (
-        "time: 10 min is too short, nothing fits; give --time 12m at least, or less to do"
+        "time: 10 min is too short, nothing fits; give at least --time 12m, or fewer steps"
     )
 
 

@@ -88,7 +88,7 @@ def test_a_case_that_kills_its_worker_twice_is_set_aside_and_the_others_go_on(
     tmp_path: Path,
 ) -> None:
     work = functools.partial(open_work, tmp_path, deadly="case-5")
-    with pytest.raises(SetAsideError, match=r"1 of 12 cases are set aside.*\(case-5\)"):
+    with pytest.raises(SetAsideError, match=r"1 of 12 cases were set aside.*\(case-5\)"):
         Engine(workers=2).each(work, CASES, journal_of(tmp_path), "try")
     done = {path.stem for path in tmp_path.glob("*.txt")}
     assert done == set(CASES) - {"case-5"}
@@ -226,7 +226,7 @@ def test_a_signal_ends_the_program_and_its_workers_in_one_line(
     (os.killpg if to_all else os.kill)(program.pid, number)
     _, said = program.communicate(timeout=60)
     assert program.returncode == 130
-    assert said == "sacl: interrupted; the same command goes on where it stopped\n"
+    assert said == "sacl: interrupted; run the same command again to continue\n"
     pids = [int(path.name[4:]) for path in tmp_path.glob("pid-*")]
     assert len(pids) == 2
     assert not any(map(is_alive, pids))
@@ -279,7 +279,7 @@ def test_an_error_in_a_worker_ends_all_with_its_cause(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_cases_that_want_too_much_memory_are_set_aside(tmp_path: Path, workers: int) -> None:
     work = functools.partial(open_wrong, "memory")
-    with pytest.raises(SetAsideError, match="2 of 2 cases are set aside"):
+    with pytest.raises(SetAsideError, match="2 of 2 cases were set aside"):
         Engine(workers=workers).each(work, CASES[:2], journal_of(tmp_path), "try")
 
 

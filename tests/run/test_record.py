@@ -85,7 +85,7 @@ def test_a_setting_that_an_older_version_did_not_know_counts_as_its_default(tmp_
         FinetuneSettings(dense=DenseSettings(copy_paste=0.5)),
         FinetuneSettings(steps=7),
     ):
-        with pytest.raises(WorkspaceError, match="of another configuration"):
+        with pytest.raises(WorkspaceError, match="with another configuration"):
             state_of(workspace, "finetune", other, {})
 
 

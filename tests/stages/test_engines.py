@@ -82,7 +82,7 @@ def test_actors_die_of_their_cases_as_processes_do(
 ) -> None:
     """A case kills its actor each time, another one once, and one is bad."""
     work = functools.partial(open_work, tmp_path, deadly="case-5", once="case-7", bad="case-3")
-    with pytest.raises(SetAsideError, match=r"1 of 12 cases are set aside.*\(case-5\)"):
+    with pytest.raises(SetAsideError, match=r"1 of 12 cases were set aside.*\(case-5\)"):
         Engine("ray", 2).each(work, CASES, journal_of(tmp_path), "try")
     done = {path.stem: path.read_text() for path in tmp_path.glob("case-*.txt")}
     assert done == dict.fromkeys(set(CASES) - {"case-3", "case-5"}, "x")

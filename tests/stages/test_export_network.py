@@ -105,7 +105,7 @@ def test_an_export_of_a_network_is_recorded_and_keeps_to_its_folder(work, tmp_pa
     assert record["files"] == ["weights.safetensors", "about.json", "README.md"]
     assert export(work, tmp_path / "out", "weights") == 0
     assert export(work, tmp_path / "out", "nnunet-encoder") == 2
-    assert "holds another export, of other form" in capsys.readouterr().err
+    assert "holds another export, with other form" in capsys.readouterr().err
     assert export(work, tmp_path / "out", "nnunet-encoder", "--force") == 0
     assert not (tmp_path / "out" / "weights.safetensors").exists()
     for path in filter(Path.is_file, tmp_path.rglob("*")):  # no path, no name of the cohort
@@ -131,7 +131,7 @@ def test_a_pack_is_exported_as_its_run_is_with_its_title_and_terms(work, tmp_pat
     assert (about["title"], about["license"]) == ("Toy organs", "CC0-1.0")
     for more in (["--form", "nifti"], ["--form", "weights", "--splits", "test"]):
         assert main(["export", str(pack), "--out", str(tmp_path / "no"), *more]) == 2
-    assert "a pack has none" in capsys.readouterr().err
+    assert "a pack does not have" in capsys.readouterr().err
     (tmp_path / "other.sacl").write_text("no pack")
     arguments = ["export", str(tmp_path / "other.sacl"), "--form", "onnx"]
     assert main([*arguments, "--out", str(tmp_path / "no")]) == 2

@@ -314,13 +314,13 @@ def test_nothing_of_the_users_is_overwritten(tested, tmp_path):
     save(truth(FLARE), theirs)
     before = theirs.read_bytes()
     _, said, made = tested({"a": network}, data, "--out", "out", code=2)
-    assert "train_001.nii.gz: is there already and is not as sacl wrote it" in said
+    assert "train_001.nii.gz: exists and is not as sacl wrote it" in said
     assert (theirs.read_bytes(), made) == (before, [])
     notes = tmp_path / "notes/1-cohort/notes.txt"
     notes.parent.mkdir(parents=True)
     notes.write_text("mine")
     _, said, _ = tested({"a": network}, data, "--out", "notes", code=2)
-    assert "is not of sacl" in said
+    assert "was not written by sacl" in said
     assert notes.read_text() == "mine"
 
 

@@ -175,12 +175,12 @@ def test_a_constant_image(data, refused, modality):
 
 def test_a_duplicate_case(data, refused):
     save(data / "imagesTs/bad_0000.nii.gz", image())
-    assert "case bad stands in it twice" in refused()
+    assert "case bad appears twice" in refused()
 
 
 def test_a_duplicate_row(data, refused):
     (data / "scan_labels.csv").write_text("case_id,phase\nbad,native\nbad,portal\n")
-    assert refused() == "scan_labels.csv: case bad stands in it twice; remove one row"
+    assert refused() == "scan_labels.csv: case bad appears twice; remove one row"
 
 
 def test_a_subject_in_two_splits(data, refused):

@@ -156,7 +156,8 @@ def test_a_mask_of_several_values_is_refused(tmp_path, workspace):
     with pytest.raises(DataError) as error:
         ingested(root, workspace)
     assert str(error.value) == (
-        "case a, mask liver: values [0, 1, 2, 3], expected 0 and one other; this is no binary mask"
+        "case a, mask liver: values [0, 1, 2, 3], expected 0 and one other; this is not a binary"
+        " mask"
     )
 
 

@@ -191,7 +191,7 @@ def test_hippocampus_has_one_note_on_its_scales_and_not_one_per_scan(real_data, 
 def test_a_file_of_the_users_is_not_overwritten_and_a_check_is(data, tmp_path, suffix):
     out = tmp_path / "check.html"
     out.with_suffix(suffix).write_text("mine")
-    with pytest.raises(DataError, match=rf"check\{suffix}: lies there and was not written by sacl"):
+    with pytest.raises(DataError, match=rf"check\{suffix}: exists and was not written by sacl"):
         _check(data, out)
     assert [path.name for path in tmp_path.iterdir()] == [f"check{suffix}"]
     check(load_config(None, {"ingest.data": str(data)}), out, force=True)

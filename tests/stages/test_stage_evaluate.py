@@ -193,7 +193,7 @@ def test_a_reference_that_is_not_read_is_refused_by_name_and_never_averaged_away
     reference, predicted = _folders(tmp_path)
     (reference / "b.nii.gz").rename(reference / name)
     (predicted / "b.nii").unlink()
-    with pytest.raises(DataError, match=f"reference: {name} not read"):
+    with pytest.raises(DataError, match=f"reference: cannot read {name}"):
         evaluate_folders(reference, predicted, tmp_path / "out", SETTINGS)
 
 
@@ -234,7 +234,7 @@ def test_headers_that_contradict_themselves_are_said_once(tmp_path, capsys):
 def test_two_maps_of_one_case_are_refused(tmp_path):
     reference, predicted = _folders(tmp_path)
     (predicted / "a_0000.nii").write_bytes((predicted / "a.nii").read_bytes())
-    with pytest.raises(DataError, match=r"case a stands in it twice, a\.nii and a_0000\.nii"):
+    with pytest.raises(DataError, match=r"case a appears twice, a\.nii and a_0000\.nii"):
         evaluate_folders(reference, predicted, tmp_path / "out", SETTINGS)
 
 
@@ -243,7 +243,7 @@ def test_a_file_of_the_users_is_not_overwritten_and_our_own_is(tmp_path, name):
     folders, out = _folders(tmp_path), tmp_path / "out"
     out.mkdir()
     (out / name).write_text("case,grade\na,5\n")
-    with pytest.raises(DataError, match=f"{name}: lies there and was not written by sacl"):
+    with pytest.raises(DataError, match=f"{name}: exists and was not written by sacl"):
         evaluate_folders(*folders, out, SETTINGS)
     assert (out / name).read_text() == "case,grade\na,5\n"
     evaluate_folders(*folders, out, SETTINGS, force=True)

@@ -110,14 +110,16 @@ def test_an_export_that_fails_leaves_no_half_folder(work, tmp_path, monkeypatch)
 def test_a_folder_with_something_else_is_not_written_over(work, tmp_path):
     out = tmp_path / "out"
     export(work, out)
-    with pytest.raises(ConfigError, match="holds another export, of other splits"):
+    with pytest.raises(ConfigError, match="holds another export, with other splits"):
         export(work, out, splits=("test",))
     export(work, out, splits=("test",), force=True)
     assert json.loads((out / "export.json").read_text())["origin"]["splits"] == ["test"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "subject-04-a.nii.gz").touch()
     for force in (False, True):
-        with pytest.raises(ConfigError, match=r"holds subject-04-a\.nii\.gz, not of an export"):
+        with pytest.raises(
+            ConfigError, match=r"holds subject-04-a\.nii\.gz, which no export wrote"
+        ):
             export(work, tmp_path / "mine", force=force)
 
 
@@ -151,7 +153,7 @@ def test_a_failed_export_does_not_refuse_the_corrected_call(work, tmp_path, monk
     splits = ("train", "test")
     assert export(work, out, "nnssl", splits=splits).files == ("pretrain_data.json",)
     assert (out / "notes.txt").read_text() == "mine"
-    with pytest.raises(ConfigError, match="holds another export, of other splits"):
+    with pytest.raises(ConfigError, match="holds another export, with other splits"):
         export(work, out, "nnssl")
 
 
@@ -193,7 +195,7 @@ def test_an_interrupted_export_of_something_else_is_kept(work, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         export(work, out)
     monkeypatch.undo()
-    with pytest.raises(ConfigError, match="holds another export, of other form"):
+    with pytest.raises(ConfigError, match="holds another export, with other form"):
         export(work, out, "nifti-per-organ")
     done = export(work, out)
     assert 0 < done.written < done.scans
@@ -201,7 +203,7 @@ def test_an_interrupted_export_of_something_else_is_kept(work, tmp_path, monkeyp
 
 def test_a_folder_that_is_a_file_or_an_older_record_is_refused(work, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="--out file: a file; give a folder"):
+    with pytest.raises(ConfigError, match="--out file: is a file; give a folder"):
         export(work, tmp_path / "file")
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "export.json").write_text('{"form": "nifti", "finished": true}')
@@ -229,7 +231,7 @@ def test_two_files_of_one_case_are_not_merged(work, tmp_path):
     (tmp_path / "maps").mkdir()
     for name in ("a.nii", "a.nii.gz"):
         (tmp_path / "maps" / name).write_bytes(source.read_bytes())
-    with pytest.raises(DataError, match=r"maps: case a stands in it twice, a.nii and a.nii.gz"):
+    with pytest.raises(DataError, match=r"maps: case a appears twice, a.nii and a.nii.gz"):
         export_folder(tmp_path / "maps", tmp_path / "out")
 
 
@@ -325,8 +327,8 @@ def test_the_command_line_says_what_to_give(words, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--predicted", "p", "--splits", "test"], "--splits goes with a run only"),
-        (["--predicted", "p", "--folds", "3"], "--folds goes with a run only"),
+        (["--predicted", "p", "--splits", "test"], "--splits works only with a run"),
+        (["--predicted", "p", "--folds", "3"], "--folds works only with a run"),
     ],
 )
 def test_a_flag_that_would_have_no_effect_is_refused(words, message, capsys):

@@ -161,16 +161,22 @@ def test_a_description_that_is_damaged_is_one_line(located, tmp_path):
     ],
 )
 def test_what_a_segmenter_on_volumes_does_not_have_is_refused(tree):
-    with pytest.raises(ConfigError, match="a segmenter on volumes has none"):
+    with pytest.raises(ConfigError, match="has no effect on a segmenter on volumes"):
         FinetuneSettings(**(tree["finetune"] | {"volume": VolumeHeadSettings()}))
 
 
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        ({"extract.dense_size": "64"}, r"extract: is not read beside finetune\.volume"),
-        ({"pretrain.network": "resnet34"}, r"pretrain\.network: is unet3d beside finetune\.volume"),
-        ({"pretrain.width": "16"}, r"pretrain\.width: of a network on volumes is locate\.channels"),
+        ({"extract.dense_size": "64"}, r"extract: has no effect with finetune\.volume"),
+        (
+            {"pretrain.network": "resnet34"},
+            r"pretrain\.network: unet3d belongs to finetune\.volume",
+        ),
+        (
+            {"pretrain.width": "16"},
+            r"pretrain\.width: has no effect on volumes; set locate\.channels",
+        ),
         ({"finetune.volume.pretrained": "true"}, r"goes with a pretrain\.method beside it"),
         (
             {"pretrain.method": "none", "finetune.volume.pretrained": "true"},
@@ -184,7 +190,7 @@ def test_what_means_nothing_on_volumes_is_refused(flags, reason):
 
 
 def test_a_network_on_volumes_is_of_volumes_alone():
-    with pytest.raises(ConfigError, match=r"is unet3d beside finetune\.volume alone"):
+    with pytest.raises(ConfigError, match=r"unet3d belongs to finetune\.volume"):
         load_config(None, {"pretrain.network": "unet3d"})
 
 

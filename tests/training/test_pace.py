@@ -102,7 +102,7 @@ def test_a_resumed_training_goes_on_from_its_position_in_its_new_time(time):
 @pytest.mark.parametrize("seconds", [4.0, 400.0])
 def test_a_time_in_which_fewer_than_twenty_steps_fit_is_refused(time, seconds):
     with pytest.raises(
-        ConfigError, match=r"^time: 1 min is too short, test takes .* --time \d+m at"
+        ConfigError, match=r"^time: 1 min is too short, test takes .* give at least --time \d+m"
     ):
         walk(Pace(Deadline(60.0, 60.0)), time, 1000, lambda step: seconds)
     assert time.time <= 60 + seconds

@@ -24,7 +24,7 @@ def dataset_of(ingest: IngestSettings, work: Path) -> tuple[Dataset, str]:
     if not paths:
         made = sorted((work / FOLDERS["phantom"]).glob("*/dataset.json"))
         if not made:
-            raise ConfigError("check: no data to look at; give a folder, or run `sacl phantom`")
+            raise ConfigError("check: no data to check; give a folder, or run `sacl phantom`")
         paths = (made[0].parent,)
     # Nothing is written but the page: only a key that a run has made gives its pseudonyms.
     known = work if (work / KEY).is_file() else None

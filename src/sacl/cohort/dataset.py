@@ -90,7 +90,7 @@ class Dataset:
             _require_name(case.case_id, self.name)
             if case.case_id in image_of:
                 raise DataError(
-                    f"{self.name}: case {case.case_id} stands in it twice,"
+                    f"{self.name}: case {case.case_id} appears twice,"
                     f" {image_of[case.case_id]} and {case.image.name}; remove or rename one"
                 )
             image_of[case.case_id] = case.image.name
@@ -129,7 +129,7 @@ def _require_name(case_id: str, where: str) -> None:
         case_id.encode()
     except UnicodeEncodeError as error:
         shown = case_id.encode(errors="backslashreplace").decode()
-        raise DataError(f"{where}: the name '{shown}' is no UTF-8; rename the file") from error
+        raise DataError(f"{where}: the name '{shown}' is not UTF-8; rename the file") from error
 
 
 @dataclass(frozen=True)
@@ -238,8 +238,8 @@ def require_labels_read(folder: Path, read: Iterable[Path]) -> tuple[str, ...]:
     lost = [name for name in names if _VOLUME.search(name)]
     if lost:
         raise DataError(
-            f"{folder.name}: {in_short(lost)} not read, so that an annotation would be lost;"
-            " convert or rename to CASE.nii.gz, or take it out of the folder"
+            f"{folder.name}: cannot read {in_short(lost)}, so annotation would be lost; convert"
+            " it or rename it to CASE.nii.gz, or remove it from the folder"
         )
     return (f"{folder.name}: not read {in_short(names)}",) if names else ()
 
@@ -285,7 +285,7 @@ def files_by_case(folder: Path, name: str = "(.+)") -> dict[str, Path]:
         called = re.fullmatch(name, stem(path))
         if called is not None and (other := files.setdefault(called[1], path)) != path:
             raise DataError(
-                f"{folder.name}: case {called[1]} stands in it twice, {other.name} and {path.name};"
+                f"{folder.name}: case {called[1]} appears twice, {other.name} and {path.name};"
                 " remove or rename one"
             )
     return files
@@ -299,9 +299,9 @@ def the_file(places: Sequence[Path], where: str, remedy: str = "") -> Path:
             if place.is_file() and is_nifti(place):
                 return place
             if place.is_file():
-                raise DataError(f"{where} names {name}, no NIfTI file; convert it")
+                raise DataError(f"{where} names {name}, which is not a NIfTI file; convert it")
     shown = name if len(name) <= _LONGEST_NAME else f"{name[:40]}..."
-    raise DataError(f"{where} names {shown}, there is no such file{remedy}")
+    raise DataError(f"{where} names {shown}, but there is no such file{remedy}")
 
 
 def _unread(folder: Path, read: Iterable[Path]) -> list[str]:

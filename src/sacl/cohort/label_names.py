@@ -137,7 +137,7 @@ def map_files(folder: Path) -> dict[str, Path]:
     """Return the NIfTI files of a folder by name without nnU-Net's `_0000`; none is refused."""
     files = files_by_case(folder, "(.+?)(?:_0000)?")
     if not files:
-        raise DataError(f"{folder.name}: no NIfTI label map in this folder; name another one")
+        raise DataError(f"{folder.name}: no NIfTI label map in this folder; give another one")
     return files
 
 

@@ -158,7 +158,7 @@ def of_one_modality(
     if wanted == "auto":
         raise ConfigError(
             f"ingest.modality: {dataset.name} has {counts['ct']} CT and {counts['mr']} MR scans,"
-            " and a cohort is of one modality; keep one with --ingest.modality ct or mr"
+            " but a cohort has one modality; keep one with --ingest.modality ct or mr"
         )
     kept = tuple(case for case in dataset.cases if case.modality == wanted)
     left_out = len(dataset.cases) - len(kept)

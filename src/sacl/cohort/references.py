@@ -192,7 +192,7 @@ def _binary(voxels: Integer[np.ndarray, "i j k"], where: str) -> Bool[np.ndarray
     if not np.array_equal(voxels == value, inside) and inside.any():
         raise DataError(
             f"{where}: values {sorted(distinct_values(voxels))[:5]}, expected 0 and one other;"
-            " this is no binary mask"
+            " this is not a binary mask"
         )
     return inside
 

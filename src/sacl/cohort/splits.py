@@ -125,7 +125,7 @@ def hold_out(dataset: Dataset, order: Sequence[str], validation: int, test: int)
     if validation + test >= max(len(order), 1) and validation + test > 0:
         raise ConfigError(
             f"ingest: {validation} validation and {test} test subjects asked for, but only"
-            f" {len(order)} training subjects have a reference; one at least has to stay"
+            f" {len(order)} training subjects have a reference; leave at least one to train on"
         )
     start = len(order) - validation - test
     for_validation, for_test = order[start : start + validation], order[start + validation :]

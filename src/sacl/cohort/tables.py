@@ -146,7 +146,7 @@ def phase_in(path: Path, where: str) -> str:
     """Return the phase that the JSON of one scan names, `unknown` where its writer doubts it."""
     document = read_json(path)
     if not isinstance(document, Mapping) or not isinstance(document.get(PHASE), str):
-        raise DataError(f"{where}: no text '{PHASE}' in it; remove the file")
+        raise DataError(f"{where}: has no text '{PHASE}'; remove the file")
     return _texts(document)[PHASE]
 
 
@@ -164,7 +164,7 @@ def _of_file(path: Path) -> JsonObject:
     document = read_object(path)
     if isinstance(document.get(PHASE), str) and "probability" in document:
         raise DataError(
-            f"{path.name}: the phase of one scan, but not of which; give its folder (with a file"
+            f"{path.name}: the phase of one scan, without its case id; give its folder (with a file"
             " CASE.json per case), or one file with an entry per case id"
         )
     return document

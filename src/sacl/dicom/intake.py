@@ -150,7 +150,7 @@ def ingested_series(roots: Sequence[Path], key: Path) -> Callable[[str], Headers
         stack = next((stack for part, stack in _accepted(own) if part == row.part), None)
         if stack is None:
             raise NoSeriesError(
-                "the series is not in the folder given, or is not accepted any more; give the"
+                "the series is not in the folder given, or is no longer accepted; give the"
                 " folder that was ingested"
             )
         return headers_of(stack, case_id)
@@ -170,7 +170,7 @@ def series_named(root: Path, case_id: str) -> Headers:
     if len(accepted) != 1:
         raise NoSeriesError(
             f"{len(accepted)} DICOM series are accepted in the folder, expected one; `sacl ingest"
-            " FOLDER --explain` says why of each"
+            " FOLDER --explain` gives all reasons"
         )
     return headers_of(accepted[0][1], case_id)
 

@@ -73,7 +73,7 @@ def read_key(path: Path) -> list[KeyRow]:
     strange = next((row.case_id for row in rows if not _CASE_ID.fullmatch(row.case_id)), None)
     if strange is not None:
         raise DataError(
-            f"{path.name}: '{strange}' is no pseudonym of a scan, such as p0001-s01; {_REMEDY}"
+            f"{path.name}: '{strange}' is not a pseudonym of a scan, such as p0001-s01; {_REMEDY}"
         )
     return rows
 

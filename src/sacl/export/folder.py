@@ -137,7 +137,7 @@ def _write_each(
     lines = [f"{reason}: {in_short(cases, _NAMED)}" for reason, cases in without.items()]
     left_out = tuple(case_id for cases in without.values() for case_id in cases)
     if left_out and len(left_out) == len(names):
-        raise DataError(f"no scan has a DICOM series to write onto ({'; '.join(lines)})")
+        raise DataError(f"no scan has a DICOM series to refer to ({'; '.join(lines)})")
     if left_out:
         say(f"export: {len(left_out)} of {len(names)} scans are left out ({'; '.join(lines)})")
     doubts = [(f"case {name}", of.contradiction) for name, of in done.items() if of.contradiction]
@@ -168,21 +168,21 @@ def _claim(out: Path, origin: Origin, names: set[str], force: bool) -> tuple[str
     """Return the files that an export has in its folder, None of a new folder; refuse any other."""
     where = f"--out {out.name}"
     if out.exists() and not out.is_dir():
-        raise ConfigError(f"{where}: a file; give a folder")
+        raise ConfigError(f"{where}: is a file; give a folder")
     before = _read(out)
     if before is None:
         stranger = next((path for path in out.glob("*") if not path.name.startswith(".")), None)
         if stranger is not None:
             raise ConfigError(
-                f"{where}: holds {stranger.name}, not of an export; give a new folder"
+                f"{where}: holds {stranger.name}, which no export wrote; give a new folder"
             )
         return None
     known = vars(before.origin)
     changed = next((name for name, value in vars(origin).items() if value != known[name]), None)
     if changed and before.state != "failed" and not force:
         raise ConfigError(
-            f"{where}: holds another export, of other {changed}; give another folder, or --force to"
-            " write over it"
+            f"{where}: holds another export, with other {changed}; give another folder, or"
+            " --force to overwrite it"
         )
     foreign = {name for name in names if (out / name).exists()} - set(before.files)
     if foreign:

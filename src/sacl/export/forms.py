@@ -116,7 +116,7 @@ def _write_dicom(write: DicomWriter, result: Result, path: Path) -> None:
     if made_up:
         say(
             f"export: case {result.case_id}: its images have no {' and no '.join(made_up)}; the"
-            " result has new ones, and viewers will not match it to the images without them"
+            " result got a new one, so viewers will not match it to these images"
         )
 
 
@@ -178,10 +178,10 @@ def form_named(name: str, sources: Sequence[Path]) -> Form:
     form = FORMS[name]
     if form.needs_source and not sources:
         raise ConfigError(
-            f"--form {name}: refers to the scans' own DICOM images; give their folder, --source"
+            f"--form {name}: refers to the scans' own DICOM images; give their folder with --source"
         )
     if sources and not form.needs_source:
-        raise ConfigError(f"--form {name}: refers to no DICOM images; leave out --source")
+        raise ConfigError(f"--form {name}: uses no DICOM images; leave out --source")
     missing = next((source for source in sources if not source.exists()), None)
     if missing is not None:
         raise ConfigError(f"--source {missing.name}: no such file or folder")

@@ -56,7 +56,7 @@ def require_ours(path: Path, mark: str, force: bool = False) -> None:
         ours = False
     if not ours:
         raise DataError(
-            f"{path.name}: lies there and was not written by sacl; give another name, or overwrite"
+            f"{path.name}: exists and was not written by sacl; give another name, or overwrite"
             " it with --force"
         )
 
@@ -108,7 +108,7 @@ def require_own(
         path = folder / name
         if path.exists() and _state_of(path) not in written:
             raise ConfigError(
-                f"{path}: is there already and is not as sacl wrote it; give another folder, or"
+                f"{path}: exists and is not as sacl wrote it; give another folder, or"
                 " --force to overwrite it"
             )
 

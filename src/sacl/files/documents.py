@@ -126,7 +126,7 @@ def read_rows(path: Path, key: str = "case_id") -> dict[str, dict[str, str]]:
                     f" {header[:100]}"
                 )
             if case_id in rows:
-                raise DataError(f"{path.name}: case {case_id} stands in it twice; remove one row")
+                raise DataError(f"{path.name}: case {case_id} appears twice; remove one row")
             rows[case_id] = row
     except OSError as error:
         raise DataError(f"{path.name}: not readable, {error.strerror}") from error
@@ -134,7 +134,9 @@ def read_rows(path: Path, key: str = "case_id") -> dict[str, dict[str, str]]:
         reason = error if isinstance(error, csv.Error) else type(error).__name__
         raise DataError(f"{path.name}: not readable as a table ({reason})") from error
     if not rows:
-        raise DataError(f"{path.name}: no row; expected {key} and one column per scan-wise label")
+        raise DataError(
+            f"{path.name}: has no rows; expected {key} and one column per scan-wise label"
+        )
     return rows
 
 
@@ -143,5 +145,5 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> JsonObject:
     if len(document) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in document if keys.count(key) > 1)
-        raise ValueError(f"the key '{twice[:60]}' stands twice in one object; remove one")
+        raise ValueError(f"the key '{twice[:60]}' appears twice in one object; remove one")
     return document

@@ -34,7 +34,7 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError:
         raise DeviceError(f"device '{name}': expected auto, cpu, cuda, cuda:N or mps") from None
     if ranks.started() > 1 and device.index is not None:
-        raise DeviceError(f"device '{name}': every rank has its own; give --device cuda or auto")
+        raise DeviceError(f"device '{name}': each rank has its own GPU; give --device cuda or auto")
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),

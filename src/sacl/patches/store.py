@@ -227,8 +227,8 @@ def join_cases(folder: Path, meta: StoreMeta, cases: Sequence[StoredCase]) -> No
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{folder.name}: the cases cannot be joined, {reason}; free some disk and repeat the"
-            " same command, which goes on"
+            f"{folder.name}: the cases cannot be joined, {reason}; free some disk space and run"
+            " the same command again to continue"
         ) from error
     write_json(folder / _CASES, cases)
     write_json(folder / "store.json", meta)

@@ -65,8 +65,8 @@ class Deadline:
         """Return the error of a training that would need `missing_s` more than it has."""
         minutes = math.ceil((self.asked_s + missing_s / self.share) / 60)
         return TooShort(
-            f"time: {duration(self.asked_s)} is too short, {what}; give --time {minutes}m at least,"
-            " or less to do"
+            f"time: {duration(self.asked_s)} is too short, {what}; give at least --time {minutes}m,"
+            " or fewer steps"
         )
 
 

@@ -113,7 +113,7 @@ def config_file(name: Path | str) -> Path:
         return path
     if str(name) in names:
         return names[str(name)]
-    raise ConfigError(f"{name}: no such file; settings come with {', '.join(names)}")
+    raise ConfigError(f"{name}: no such file; shipped configurations are {', '.join(names)}")
 
 
 def is_config(word: str) -> bool:
@@ -199,7 +199,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 line = key.start_mark.line + 1
-                raise ConfigError(f"line {line}: '{key.value}' stands twice; give it once")
+                raise ConfigError(f"line {line}: '{key.value}' appears twice; give it once")
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return super().construct_mapping(node, deep)
 
@@ -229,7 +229,7 @@ def read_yaml(path: Path) -> Tree:
             raise ConfigError(f"{path}: expected settings by name, got {shown(key)}")
         block, _, leaf = key.rpartition(".")
         if leaf in _block(nested, block):
-            raise ConfigError(f"{path}: {key} stands twice, by block and by dotted name")
+            raise ConfigError(f"{path}: {key} is given twice, by block and by dotted name")
         plant(nested, key, value)
     return nested
 
@@ -244,7 +244,7 @@ def _bytes_of(path: Path) -> bytes:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: cannot be read, {reason}; give the path of a file") from error
     if len(text) > _MOST_BYTES:
-        raise ConfigError(f"{path}: {_MOST_BYTES} bytes and more are no settings; check the file")
+        raise ConfigError(f"{path}: larger than any settings file ({_MOST_BYTES} bytes); check it")
     return text
 
 

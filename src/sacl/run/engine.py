@@ -129,9 +129,9 @@ class Engine:
         aside = [case for case in missing if outcomes[case].is_deadly]
         if aside:
             raise SetAsideError(
-                f"{what}: {len(aside)} of {len(cases)} cases are set aside, since their workers"
-                f" died, mostly for want of memory ({_listed(aside)}); the others are done; the"
-                " same command tries them again"
+                f"{what}: {len(aside)} of {len(cases)} cases were set aside because their workers"
+                f" died, usually for lack of memory ({_listed(aside)}); the others are done; run"
+                " the same command again to retry these"
             )
         if self.shard is not None:
             bad = sum(1 for case in chosen if outcomes[case].reason)

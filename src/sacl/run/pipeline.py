@@ -200,6 +200,6 @@ def _check_disk(root: Path) -> None:
     free_mb = shutil.disk_usage(root).free // 1024**2
     if free_mb < _FREE_DISK_MB:
         raise DataError(
-            f"work directory {root}: only {free_mb} MB of disk are free, expected"
-            f" {_FREE_DISK_MB} at least; free some or take another --work"
+            f"work directory {root}: only {free_mb} MB of disk space are free, expected"
+            f" at least {_FREE_DISK_MB}; free some, or take another --work"
         )

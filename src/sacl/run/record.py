@@ -123,9 +123,9 @@ def state_of(
     changed = changed_setting(record, stage, settings, workspace.seed)
     if changed:
         raise WorkspaceError(
-            f"work directory {workspace.root}: {FOLDERS[stage]} is of another configuration,"
-            f" {changed}; repeat the same command with --force (redoes every stage of the command),"
-            " or take another --work"
+            f"work directory {workspace.root}: {FOLDERS[stage]} was made with another"
+            f" configuration, {changed}; repeat the same command with --force (redoes every stage"
+            " of the command), or take another --work"
         )
     return "current" if record.inputs == dict(inputs) else "stale"
 
@@ -270,7 +270,8 @@ def _require_clearable(folder: Path, settings: Checked) -> None:
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".partial-")]
     if entries and not any((folder / mark).is_file() for mark in (RECORD, _PARTIAL)):
         raise WorkspaceError(
-            f"{folder}: is not of sacl, it has no {RECORD}; move it away or take another --work"
+            f"{folder}: was not written by sacl, it has no {RECORD}; move it away or take another"
+            " --work"
         )
 
 

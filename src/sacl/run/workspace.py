@@ -81,8 +81,8 @@ class Workspace:
                 self._lock_in(held)
             except Timeout:
                 raise WorkspaceError(
-                    f"work directory {self.root}: another sacl is at work in it; wait until it has"
-                    " finished, or take another --work"
+                    f"work directory {self.root}: in use by another sacl process; wait until it"
+                    " ends, or take another --work"
                 ) from None
             except OSError as error:
                 raise WorkspaceError(

@@ -307,7 +307,7 @@ def read_scores(path: Path) -> list[ScoreRow]:
                 raise DataError(f"{path.name}: no column {', '.join(missing)}; {_AGAIN}")
             return [_row(fields, f"{path.name}, line {reader.line_num}") for fields in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path.name}: no table of scores ({error}); {_AGAIN}") from None
+        raise DataError(f"{path.name}: not a table of scores ({error}); {_AGAIN}") from None
 
 
 def _row(fields: Mapping[str, str], where: str) -> ScoreRow:

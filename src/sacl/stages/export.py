@@ -126,7 +126,9 @@ def export_model(path: Path, out: Path, form: str, *, force: bool = False) -> Ex
     """
     chosen, pack = form_named(form, ()), import_module("sacl.pack")
     if not chosen.network:
-        raise ConfigError(f"--form {form}: is of label maps; a pack has none, only a run")
+        raise ConfigError(
+            f"--form {form}: exports label maps, which a pack does not have; give a run"
+        )
     if path.is_dir():
         title, terms = path.resolve().name, pack.NO_LICENSE
         parts = pack.parts_of_run(Workspace(path))

@@ -131,7 +131,9 @@ def train(  # noqa: PLR0913
         for step in track(pace, what, pace.total):
             loss = loss_of_step(trained, step)
             if not torch.isfinite(loss):
-                raise SaclError(f"{what}: the loss is not finite at step {step}; lower the rate")
+                raise SaclError(
+                    f"{what}: the loss is not finite at step {step}; lower the learning rate"
+                )
             _descend(fabric, fabric_optimizer, network, loss)
             pace.advance()
             stop = _agree(pace, bool(stopped))

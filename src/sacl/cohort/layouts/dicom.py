@@ -37,10 +37,10 @@ def read_export(root: Path, export: DicomExport | None = None) -> Dataset:
     accepted = [verdict for verdict in intake.verdicts if verdict.accepted]
     if not accepted:
         why = "; ".join(intake.notes)
-        raise DataError(f"data: {why}; `sacl ingest FOLDER --explain` says why of each")
+        raise DataError(f"data: {why}; `sacl ingest FOLDER --explain` gives all reasons")
     if names_a_patient(root.stem, intake):
         raise DataError(
-            "data: the name of the folder or zip names a patient, and records would keep it;"
+            "data: the folder or zip is named after a patient, and records would keep the name;"
             " rename it"
         )
     known = read_key(export.key) if export.key is not None else []

@@ -57,11 +57,11 @@ def recognize(root: Path, layout: str = "auto") -> tuple[str, str]:
             return name, reason
     if layout != "auto":
         expected = LAYOUTS[layout].expected
-        raise DataError(f"data '{root}': not of the layout {layout}; expected {expected}")
+        raise DataError(f"data '{root}': not in the layout {layout}; expected {expected}")
     zips = [(path.name, "no DICOM file in it") for path in sorted(root.glob("*.zip"))]
     empty = f"; {first_of(zips, 'zips')}" if zips else ""
     raise DataError(
-        f"data '{root}': of no known layout ({', '.join(LAYOUTS)}){empty}; list the scans in a"
+        f"data '{root}': unknown layout ({', '.join(LAYOUTS)}){empty}; list the scans in a"
         " cohort.csv with the columns case_id, image and label"
     )
 
@@ -99,7 +99,7 @@ class Sources:
         places = [real(path) for path in self.paths]
         twice = next((path for path in self.paths if places.count(real(path)) > 1), None)
         if twice is not None:
-            raise ConfigError(f"data: {twice.name} is named twice; name it once")
+            raise ConfigError(f"data: {twice.name} is given twice; give it once")
         table = self.scan_labels
         if table is not None and not table.exists():
             raise DataError(

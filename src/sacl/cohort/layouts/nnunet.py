@@ -59,7 +59,9 @@ def _read(root: Path) -> Dataset:
     ending = document.get("file_ending", ".nii.gz")
     if ending not in SUFFIXES:
         shown = str(ending)[:40]
-        raise DataError(f"{DATASET}: file_ending '{shown}', expected .nii.gz or .nii; convert")
+        raise DataError(
+            f"{DATASET}: file_ending '{shown}', expected .nii.gz or .nii; convert the files"
+        )
     names = label_names(document.get("labels"), DATASET)
     channels = document.get("channel_names", document.get("modality", {}))
     if not isinstance(channels, Mapping):

@@ -148,8 +148,8 @@ def refuse_a_part(root: Path) -> None:
     beside = [place.parent / name for name in (labels, "labelsTr", "labels") if name != place.name]
     if _OF_A_DATASET.fullmatch(place.name) and any(map(nifti_files, beside)):
         raise DataError(
-            f"data '{root}': the images of a dataset without its label maps; give the folder above"
-            " to read both, or --ingest.layout folder to read the images alone"
+            f"data '{root}': has a dataset's images but not its label maps; give the folder above"
+            " it to read both, or --ingest.layout folder to read the images alone"
         )
 
 
