@@ -13,7 +13,7 @@ from sacl.run import clock
 from sacl.run.clock import Budget
 from sacl.run.record import fingerprint, read_record
 from sacl.settings import PredictSettings, PretrainSettings
-from sacl.stages import reserve
+from sacl.stages import locate_networks, reserve
 from sacl.stages.finetune import finetune
 from sacl.stages.locate_networks import CostOfMaps
 from sacl.stages.predict import predict
@@ -116,6 +116,16 @@ def test_later_stages_are_measured_on_one_scan(finished):
     assert costs.scoring_s > reserve._REPORT_S
     assert costs.seconds(4) - costs.seconds(0) == pytest.approx(4 * costs.pass_s)
     assert share_of(cohort.cases, middle_of(cohort.cases)) == pytest.approx(5.0)
+
+
+def test_the_report_of_many_scans_is_left_its_time_before_the_first_training(finished):
+    cohort = read_cohort(finished.folder("ingest"))
+    cases = (replace(c, case_id=f"{c.case_id}-{n}") for n in range(60) for c in cohort.cases)
+    many = replace(cohort, cases=tuple(cases))
+    budget = within(finished, 240.0, copies=0).budget
+    assert locate_networks._for_the_rest(budget, cohort) == 24.0
+    assert locate_networks._for_the_rest(budget, many) == pytest.approx(160.0, abs=1.0)
+    assert locate_networks._for_the_rest(replace(budget, copies=None), many) == 0.0
 
 
 def test_copies_may_take_a_third_of_the_time_that_training_has_and_a_plain_pass_what_it_needs():

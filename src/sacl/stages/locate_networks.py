@@ -22,10 +22,10 @@ from sacl.prediction.coarse import (
     together,
 )
 from sacl.progress import duration, say, track
-from sacl.run.clock import TooShort
+from sacl.run.clock import Budget, TooShort
 from sacl.run.workspace import Workspace
 from sacl.settings import LocateSettings
-from sacl.stages.reserve import middle_of, share_of, timed
+from sacl.stages.reserve import middle_of, report_seconds, share_of, timed
 from sacl.stages.scan import Scan
 from sacl.training.coarse import coarse_case, volume_spec
 from sacl.training.coarse_slices import slice_spec, slices_of, train_on_slices
@@ -181,16 +181,15 @@ def train_networks(
     }
     held_out[ALL_LABELED] = None
     networks: dict[str, Ensemble] = {}
-    reserve_s: float | None = None
+    rest_s = reserve_s = _for_the_rest(workspace.budget, cohort)
     train_one: TrainOne | None = None
     for number, (name, fold) in enumerate(held_out.items()):
         trained = load_network(folder, name, device)
         if trained is None:
             train_one = train_one or trainer_of(settings, workspace, cohort)
-            if workspace.budget and networks and reserve_s is None:
+            if workspace.budget and networks and reserve_s == rest_s:
                 cost = _cost_of_maps(next(iter(networks.values())), workspace, cohort)
-                reserve_s = cost.reserve(len(held_out), workspace.budget.left_s)
-                reserve_s += workspace.budget.unmeasured_s
+                reserve_s += cost.reserve(len(held_out), workspace.budget.left_s)
             pace = Pace(workspace.deadline(number, len(held_out), reserve_s))
             trained, losses = train_one(
                 [case for case in cohort.labeled if fold_of[case.subject_id] != fold],
@@ -204,6 +203,13 @@ def train_networks(
             save_network(folder, name, trained)
         networks[name] = trained
     return networks
+
+
+def _for_the_rest(budget: Budget | None, cohort: Cohort) -> float:
+    """Return the seconds to leave to what no training is: of many scans, those of the report."""
+    if budget is None or budget.copies is None:
+        return 0.0
+    return max(budget.unmeasured_s, report_seconds(cohort))
 
 
 @dataclass(frozen=True)

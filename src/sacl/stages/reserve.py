@@ -100,9 +100,7 @@ def measure_costs(predictor: AnyPredictor, workspace: Workspace, cohort: Cohort)
     return Costs(
         scans * timed(beside),
         scans * timed(one_pass),
-        _REPORT_S
-        + sum(map(_drawing_seconds, cohort.cases))
-        + _scoring_seconds(cohort.held_out, workspace, cohort),
+        report_seconds(cohort) + _scoring_seconds(cohort.held_out, workspace, cohort),
     )
 
 
@@ -134,8 +132,9 @@ def recipe_that_fits(
     return recipe
 
 
-def _drawing_seconds(case: Case) -> float:
-    return _DRAWN_S + _DRAWN_VOXEL_S * _voxels(case)
+def report_seconds(cohort: Cohort) -> float:
+    """Return how long it takes to draw all scans for the report."""
+    return _REPORT_S + sum(_DRAWN_S + _DRAWN_VOXEL_S * _voxels(case) for case in cohort.cases)
 
 
 def _scoring_seconds(scored: Sequence[Case], workspace: Workspace, cohort: Cohort) -> float:
