@@ -1,4 +1,4 @@
-"""Records whose values are checked when they are made: types and ranges beside the fields."""
+"""Records whose values are checked when they are made, by the types and ranges of their fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""evaluate --model --data: trained segmenters tested on a cohort that is not theirs.
+"""evaluate --model --data: the external test of trained segmenters, on another cohort.
 
 The test is a work directory of its own. Its cohort has the organs that the segmenters and the data
 share, so that the stages `evaluate` and `report` do in it what they do in any other.

@@ -1,4 +1,4 @@
-"""What commands do that run no stage, or not alone: plan, check, explain, export, on folders.
+"""Commands that are not just one stage: plan, check, explain, export, and work on folders.
 
 Modules that are slow to import are imported by the command that needs them.
 """

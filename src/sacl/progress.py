@@ -1,4 +1,4 @@
-"""Progress bars with an estimate on stderr; off a terminal, a line once a minute."""
+"""Progress bars with an estimate on stderr; without a terminal, a line per minute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What flows between the stages: frozen records, valid once constructed.
+"""The records that pass between stages: frozen, and checked when they are made.
 
 Arrays are `[i, j, k]`. World coordinates are (x, y, z) in mm, RAS+. Label 0 is background.
 A name that has a unit ends in it.

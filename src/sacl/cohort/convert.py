@@ -1,4 +1,4 @@
-"""A listed dataset -> the cohort: who is shown, and every scan with what was annotated of it."""
+"""A listed dataset -> the cohort: which subjects are labeled, what is annotated in each scan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read single values of a header, forgiving what hospitals write, and know whom it names."""
+"""Read single values of a header, tolerating what hospitals write; find the persons it names."""
 
 from __future__ import annotations
 

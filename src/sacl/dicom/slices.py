@@ -1,4 +1,4 @@
-"""What a file says of its slices, without its pixels: small records, many fit into memory."""
+"""The headers of a file's slices, without pixels, as small records of which many fit in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An export's folder: what it is of and which files are its own, so that no other is touched.
+"""The folder of an export: what was exported, and which files it wrote; no others are touched.
 
 An interrupted export goes on; one that failed may be replaced by a corrected one; a finished one
 only with `--force`, which removes the files that it wrote itself.

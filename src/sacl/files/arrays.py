@@ -1,4 +1,4 @@
-"""Numbers as files store them: arrays mapped from disk, and what stored voxels mean.
+"""Arrays mapped from disk, and stored voxels as numbers.
 
 Conversions go slice by slice, so that no third array of a scan's size is ever held.
 """

@@ -1,4 +1,4 @@
-"""Small text files that people write, JSON and CSV: what is damaged is refused in one line."""
+"""Small JSON and CSV files that people write; damaged ones are refused in one line."""
 
 from __future__ import annotations
 

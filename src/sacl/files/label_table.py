@@ -1,4 +1,4 @@
-"""Names and colors of a label map's values; as the table in a file that Caret and Slicer read."""
+"""Names and colors of label values, and the table in the file that Caret and Slicer read."""
 
 from __future__ import annotations
 

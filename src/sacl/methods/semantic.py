@@ -1,4 +1,4 @@
-"""The paper's method: query patches, image and attention, attract each other within a class.
+"""The paper's method: contrast of query patches (image and attention) in semantic classes.
 
 The mask of the coarse map is a second channel of the patch, or the volume, of one organ. Two are
 alike where organ and scan-wise label are the same; a batch holds the classes evenly.

@@ -1,4 +1,4 @@
-"""How many threads a network is computed in: chosen by timing a training's steps, or passes.
+"""How many threads a network computes with: chosen by timing training steps or passes.
 
 On a machine that others use, two threads may take ten or a hundred times as long as one, since each
 waits for the others after every operation. A short probe tells, before steps are risked.

@@ -1,4 +1,4 @@
-"""What the scans of a training were like, and whether a new scan is like them.
+"""Ranges of the training scans (intensities, sizes), and whether a new scan is within them.
 
 A CT segmenter gives label maps of cardiac MR too, wrong ones. Intensities, voxels and field of view
 far outside of what it was trained on are a doubt that is said.

@@ -1,4 +1,4 @@
-"""What a plan rests on: a cohort and a machine in numbers, and what a trial has shown.
+"""The facts behind a plan: cohort and machine in numbers, and the result of a trial.
 
 Of scans without a label map only headers count.
 """

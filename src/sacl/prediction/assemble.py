@@ -1,4 +1,4 @@
-"""Put what a network says of patches, and of copies of them, into the scan; clean the label map.
+"""Assemble a label map from predictions of patches and of their copies, and remove its islands.
 
 The organs compete for voxels in logits, where 0 is a probability of one half: interpolating them
 places an edge to a fraction of a pixel, and comparing them is comparing the probabilities.

@@ -1,4 +1,4 @@
-"""What final label maps changed against the coarse maps, and what of it is in doubt.
+"""Compare final label maps with the coarse maps, and find what is in doubt.
 
 A segmenter that loses an organ which its coarse map has is worse than no segmenter for it. Nothing
 but the two maps is needed to see that, so it is looked at in every scan, annotated or not.

@@ -1,4 +1,4 @@
-"""Scans to be predicted as people have them, and the label map of each in the form it came in."""
+"""New scans in any format, and their label maps, written in the format of the scan."""
 
 from __future__ import annotations
 

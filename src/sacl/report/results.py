@@ -1,4 +1,4 @@
-"""What a page of results shows: scores, scan by scan, losses, coarse maps, what they are of."""
+"""What the report shows: scores by organ and scan, losses, coarse maps, and what was run."""
 
 from __future__ import annotations
 

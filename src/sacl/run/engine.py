@@ -1,4 +1,4 @@
-"""Where the cases of a cohort are worked on: in this process, in several, or on a Ray cluster.
+"""Where cases are processed: in this process, in several, or on a Ray cluster.
 
 A case is the unit. What is done of it is its files, each whole or not there, and its line in the
 folder's journal; so nothing depends on who did which case, and the same call goes on where an

@@ -1,4 +1,4 @@
-"""What this machine offers, and what this process has taken of it."""
+"""Cores and memory of this machine, and how much of them this process has used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""check: any cohort -> a page, a table and a list of what is the matter, before any training."""
+"""check: any cohort -> a page, a table and a list of what is wrong, before any training."""
 
 from __future__ import annotations
 

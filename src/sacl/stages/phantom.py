@@ -1,4 +1,4 @@
-"""phantom: a seed -> a generated cohort in nnU-Net's raw layout, as a stranger's data would lie."""
+"""phantom: a seed -> a generated cohort in nnU-Net's raw layout, to be read like any other data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""predict: an ingested cohort's labeled scans by any model; what is there is not made again."""
+"""predict: the labeled scans of an ingested cohort by any model; existing label maps are kept."""
 
 from __future__ import annotations
 

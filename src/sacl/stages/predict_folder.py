@@ -1,4 +1,4 @@
-"""predict: scans that were never ingested, in the way in which a run's own were predicted."""
+"""predict: scans outside the cohort, in any format, predicted as the run's own scans were."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What prediction and scoring will take, measured on one scan: time that no training may use."""
+"""Time reserved for prediction and scoring, measured on one scan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""trial: what locates scans that it has not seen best, in a short cross-fitted comparison."""
+"""trial: a short cross-fitted comparison that chooses the kind of coarse network."""
 
 from __future__ import annotations
 

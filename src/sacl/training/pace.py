@@ -1,4 +1,4 @@
-"""Where a training is in its schedule, how many steps still fit into its time, what is noted of it.
+"""Where a training is in its schedule, how many steps still fit into its time, and its record.
 
 Time is measured, not forecast. Of a schedule of N steps a training without a deadline does all, and
 its position is the number of steps done. With one, each step moves the position by

@@ -1,4 +1,4 @@
-"""Scans of anybody: a table of them, a list in JSON (decathlon, MONAI), or a plain folder.
+"""General layouts: a table, a list in JSON (Decathlon, MONAI), or a plain folder.
 
 `cohort.csv` has the columns case_id, image, and optionally label, subject_id and split. `annotated`
 lists the organs that somebody looked for, such as `liver;spleen`, where these are not all. Every
