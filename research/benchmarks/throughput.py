@@ -1,9 +1,15 @@
 """What is fast: a pretraining step's overhead, the loss, and the patch store, against plain ways.
 
     python -m research benchmark throughput --out research/results/throughput.json
+    python -m research benchmark throughput --device cuda --network resnet50 --size 256
 
-Each figure is printed and written with the settings, versions and machine that it was obtained on.
-Files are warm in the page cache on both sides of every comparison. Takes a minute on two cores.
+Of pretraining on random patches, of fine-tuning with a teacher on slices and on volumes, and of
+prediction (both of a small generated cohort, by the stages themselves) it says how many images or
+crops a second pass, what share of a step or scan is spent in networks, and what share that is of
+the rate at which large matrices of the same precision are multiplied in the same run; on a GPU each
+pass is waited for, which takes away what would overlap. Each figure is printed and written with the
+settings, versions and machine that it was obtained on. Files are warm in the page cache on both
+sides of every comparison. Takes three minutes on two cores.
 """
 
 from __future__ import annotations
@@ -16,6 +22,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,13 +33,17 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.fabric import Fabric
+from torch import nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from research.benchmarks.circumstances import circumstances
 from sacl.files.atomic import write_text
+from sacl.files.journal import Journal
 from sacl.losses.contrastive import semantic_contrastive_loss
 from sacl.methods import Recipe, method_named
 from sacl.methods.batches import PatchViews, training_patches
+from sacl.networks.device import mixed_dtype, resolve_device
 from sacl.patches.query import coverage, cut, plan_boxes
 from sacl.patches.store import (
     PatchStore,
@@ -44,7 +57,10 @@ from sacl.patches.store import (
 )
 from sacl.patches.views import VIEWS, ViewRanges
 from sacl.patches.window import normalize
+from sacl.run.configure import load_config
+from sacl.run.pipeline import run_stage
 from sacl.training.loop import train
+from sacl.training.pace import Pace
 from sacl.training.sampler import BalancedSampler, StepRules
 from sacl.types import Box, Grid, LabelMap, LabelScheme
 
@@ -65,71 +81,155 @@ def median_seconds(work: Callable[[], Any], repeats: int) -> float:
     return statistics.median(seconds)
 
 
-def step_overhead(steps: int, batch: int, network: str, size: int = 64) -> dict[str, Any]:
-    """Measure the share of a pretraining step outside the network's forward and backward.
+class Watch:
+    """Notes at the end of every step, or scan, when it was and what networks have taken by then.
 
-    The real training loop runs; the embedder's forward and `Fabric.backward` (which includes the
-    loss's) are timed from within, everything else is overhead: sampler, reading, views, relations,
-    loss, gradient clipping, optimizer, schedule, progress.
+    Passes are counted from outside the outermost module, with the backward pass, which includes the
+    loss's; teachers' passes too. All else is sampler, reading, views, relations, loss, clipping,
+    optimizer, schedule and progress.
     """
-    store, recipe = random_patches(batch, size, network)
-    pretraining = method_named("semantic").build(store, recipe)
-    embedder = pretraining.network
-    clock: dict[str, list[float]] = {"begin": [], "forward": [], "backward": []}
-    entered: list[float] = []
-    embedder.register_forward_pre_hook(lambda *_: entered.append(time.perf_counter()))
-    embedder.register_forward_hook(
-        lambda *_: clock["forward"].append(time.perf_counter() - entered[-1])
-    )
-    backward = Fabric.backward
 
-    def timed_backward(fabric: Fabric, *loss: Any, **options: Any) -> None:
-        start = time.perf_counter()
-        backward(fabric, *loss, **options)
-        clock["backward"].append(time.perf_counter() - start)
+    def __init__(self, device: torch.device, counter: FlopCounterMode | None = None) -> None:
+        self.device, self.counter = device, counter
+        self.network_s, self.images, self.is_within = 0.0, 0, False
+        self.ends: list[tuple[float, ...]] = []
 
-    def loss(net: Any, step: int) -> Any:
-        clock["begin"].append(time.perf_counter())
-        return pretraining.loss(net, step)
+    def now(self) -> float:
+        """Return the time in s, when the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
-    Fabric.backward = timed_backward
-    try:
-        train(
-            embedder.to(memory_format=torch.channels_last),
-            loss,
-            {embedder: 1e-3},
-            steps + 3,
-            torch.device("cpu"),
-            what="steps",
-        )
-    finally:
-        Fabric.backward = backward
-    # The first two steps warm up; the last one has no following one to end at.
-    whole = np.diff(clock["begin"])[2:]
-    inside = (np.array(clock["forward"]) + np.array(clock["backward"]))[2:-1]
-    patches = training_patches(store, recipe.scan_labels)
-    sampler = BalancedSampler(patches.organ, patches.scan_label, patches.scan, batch, 4)
-    views = PatchViews(store, patches.rows, sampler, recipe, attention=True)
-    views_s = median_seconds(lambda: views.draw(0), 10)
+    def timed(self, call: Callable[..., Any], *given: Any, **options: Any) -> Any:
+        """Call, and count how long that takes unless it is within another one."""
+        if self.is_within:
+            return call(*given, **options)
+        self.is_within, begun = True, self.now()
+        try:
+            return call(*given, **options)
+        finally:
+            self.is_within = False
+            self.network_s += self.now() - begun
+
+    def end(self) -> None:
+        """Note the end of a step or scan."""
+        flops = self.counter.get_total_flops() if self.counter else 0
+        self.ends.append((self.now(), self.network_s, self.images, flops))
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Note in the body, whoever trains or predicts there."""
+        module, backward = nn.Module.__call__, Fabric.backward
+        advance, note = Pace.advance, Journal.note
+
+        def called(network: nn.Module, *given: Any, **options: Any) -> Any:
+            is_own = not self.is_within and given and isinstance(given[0], torch.Tensor)
+            self.images += len(given[0]) if is_own else 0
+            return self.timed(module, network, *given, **options)
+
+        def advanced(pace: Pace) -> None:
+            advance(pace)
+            self.end()
+
+        def noted(journal: Any, case: str, event: Any, result: Any = None) -> None:
+            note(journal, case, event, result)
+            if event == "done":
+                self.end()
+
+        nn.Module.__call__ = called
+        Fabric.backward = lambda *given, **options: self.timed(backward, *given, **options)
+        Pace.advance, Journal.note = advanced, noted
+        try:
+            yield
+        finally:
+            nn.Module.__call__, Fabric.backward = module, backward
+            Pace.advance, Journal.note = advance, note
+
+
+def matrix_rate(device: torch.device) -> float:
+    """Return how many operations a second the product of two large matrices takes."""
+    side = 8192 if device.type == "cuda" else 2048
+    a = torch.ones(side, side, device=device, dtype=mixed_dtype(device) or torch.float32)
+    return 2 * side**3 / median_seconds(lambda: (a @ a).sum().item(), 5)
+
+
+def shares(run: Callable[[], Any], device: torch.device, rate: float, skip: int) -> dict[str, Any]:
+    """Run twice, timed and counted; return the medians per step or scan, but of the first ones."""
+    timed, counted = Watch(device), Watch(device, FlopCounterMode(display=False))
+    with timed.on():
+        run()
+    assert counted.counter is not None
+    with counted.on(), counted.counter:
+        run()
+    step_s, network_s, images, _ = np.median(np.diff(timed.ends, axis=0)[skip:], axis=0)
+    flops = np.median(np.diff(counted.ends, axis=0)[skip:, 3])
     return {
-        "network": network,
-        "batch_patches": batch,
-        "patch_size": size,
-        "steps": steps,
-        "step_s": round(float(np.median(whole)), 4),
-        "network_s": round(float(np.median(inside)), 4),
-        "of_which_views_s": round(views_s, 4),
-        "overhead_share": round(float(np.median(1 - inside / whole)), 4),
-        "target_share": 0.15,
+        "step_s": round(float(step_s), 4),
+        "network_s": round(float(network_s), 4),
+        "images": int(images),
+        "images_per_s": round(float(images / step_s), 1),
+        "network_share": round(float(network_s / step_s), 4),
+        "overhead_share": round(float(1 - network_s / step_s), 4),
+        "gflop": round(float(flops) / 1e9, 2),
+        "share_of_matrix_rate": round(float(flops / step_s / rate), 4),
     }
 
 
+def pretraining_step(given: argparse.Namespace, device: torch.device, rate: float) -> Any:
+    """Measure pretraining on random patches of one size, by the real training loop."""
+    batch, size = given.batch, given.size
+    store, recipe = random_patches(batch, size, given.network, count=given.patches)
+    pretraining = method_named("semantic").build(store, replace(recipe, device=device))
+    embedder = pretraining.network.to(device, memory_format=torch.channels_last)
+
+    def run() -> None:
+        train(embedder, pretraining.loss, {embedder: 1e-3}, given.steps + 3, device, what="steps")
+
+    measured = shares(run, device, rate, 2)
+    patches = training_patches(store, recipe.scan_labels)
+    sampler = BalancedSampler(patches.organ, patches.scan_label, patches.scan, batch, 4)
+    views = PatchViews(store, patches.rows, sampler, recipe, attention=True)
+    views_s = round(median_seconds(lambda: views.draw(0), 10), 4)
+    about = {"network": given.network, "batch_patches": batch, "patch_size": size}
+    return {**about, "steps": given.steps, **measured, "views_on_cpu_s": views_s}
+
+
+def stage_steps(folder: Path, given: argparse.Namespace, device: torch.device, rate: float) -> Any:
+    """Measure fine-tuning with a teacher, and prediction, of slices and of volumes, by the stages.
+
+    The cohort is generated; a step's passes are the student's and the teacher's.
+    """
+    before = ("phantom", "ingest", "locate")
+    kinds = {"slices": (*before, "extract", "pretrain"), "volumes": before}
+    measured = {}
+    for kind, stages in kinds.items():
+        path, teacher = folder / f"{kind}.yaml", f"{{teacher_steps: {given.steps + 3}}}"
+        head = f"dense: {teacher}" if kind == "slices" else f"volume: {teacher}"
+        cut = "\nextract: {patch_size: 48}\npretrain: {steps: 2}" if kind == "slices" else ""
+        path.write_text(f"{_SETTINGS}finetune: {{{head}, steps: 2}}{cut}\n")
+        flags = {"work": str(folder / kind), "device": str(device), "seed": "0"}
+        config = load_config(path, flags)
+        for stage in stages:
+            run_stage(config, stage)
+        for stage, skip in (("finetune", 4), ("predict", 1)):
+            again = partial(run_stage, config, stage, force=True)
+            measured[f"{stage}, {kind}"] = shares(again, device, rate, skip)
+    return measured
+
+
+_SETTINGS = """
+phantom: {scans: 6}
+ingest: {labeled_subjects: 1}
+locate: {volume: {spacing_mm: [6.0, 6.0, 6.0], crop: [40, 40, 24], steps: 2}, channels: 8}
+"""
+
+
 def random_patches(
-    batch: int, size: int, network: str, width: int = 64
+    batch: int, size: int, network: str, width: int = 64, count: int = 3000
 ) -> tuple[PatchStore, Recipe]:
     """Return a store of random patches of 13 organs in 40 scans, and a recipe for them."""
     rng = np.random.default_rng(0)
-    count, stored = 3000, round(size * MARGIN)
+    stored = round(size * MARGIN)
     organ, scan = rng.integers(0, 13, count), rng.integers(0, 40, count)
     index = pd.DataFrame(
         {
@@ -283,13 +383,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--network", default="resnet18")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--patches", type=int, default=3000, help="that are drawn from")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--views", type=int, default=512)
     parser.add_argument("--scan", type=int, nargs=2, default=(256, 160), metavar=("SIDE", "SLICES"))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as folder:
+        device = resolve_device(given.device)
+        rate = matrix_rate(device)
         figures = {
-            "pretraining_step": step_overhead(given.steps, given.batch, given.network),
+            "matrices": {"dtype": str(mixed_dtype(device)), "gflop_per_s": round(rate / 1e9, 1)},
+            "pretraining_step": pretraining_step(given, device, rate),
+            **stage_steps(Path(folder), given, device, rate),
             "loss": loss_speed(given.views),
             "patch_store": store_speed(Path(folder), *given.scan, given.batch),
         }
