@@ -333,9 +333,11 @@ def store_speed(folder: Path, side: int, slices: int, batch: int) -> dict[str, A
 
     read_store_s, read_files_s = median_seconds(read_store, 5), median_seconds(read_files, 5)
     read = batch * len(batches)
+    disk = sum(path.stat().st_size for path in (folder / "store").iterdir() if path.is_file())
     return {
         "scan": [side, side, slices],
         "patches": len(boxes),
+        "disk_against_formula": round(disk / (len(boxes) * 3 * META.stored_size**2), 3),
         "stored_size": META.stored_size,
         "cut_per_s": round(len(boxes) / store_s),
         "cut_per_s_file_per_patch": round(len(boxes) / files_s),
