@@ -81,7 +81,7 @@ def test_the_page_needs_nothing_but_itself_and_holds_no_path(faulty, tmp_path):
     assert page.count("<script>") == page.count("<script") == 1
     assert page.count("src=") == page.count('src="data:image/')
     assert "1 kind of error and 1 kind of warning" in page
-    assert page.index("Image of one value") < page.index("CT intensities that are not in HU")
+    assert page.index("Constant image") < page.index("CT intensities that are not in HU")
 
 
 def test_an_ingested_cohort_is_checked_by_its_work_directory_or_its_folder(tmp_path):
