@@ -210,7 +210,11 @@ def started(home: Path, other: Path | None, repeats: int) -> dict[str, Any]:
 
 
 def timed(words: Sequence[str], variables: Mapping[str, str | None]) -> dict[str, float]:
-    """Return how long a command took, its processors' time, and its processes' largest memory."""
+    """Return how long a command took, its processors' time, and its processes' largest memory.
+
+    The processors' time of forked workers is not in it: the process that they are forked of is not
+    waited for.
+    """
     environment = {**os.environ, **{name: of for name, of in variables.items() if of is not None}}
     for name in (name for name, of in variables.items() if of is None):
         environment.pop(name, None)
