@@ -323,6 +323,7 @@ from os.path import join
 home = Path(trainer.output_folder)
 home.mkdir(parents=True, exist_ok=True)
 trainer.disable_checkpointing = False
+trainer.inference_allowed_mirroring_axes = (0, 1)
 trainer.save_checkpoint(str(home / "checkpoint_final.pth"))
 source = Path(nnUNet_preprocessed) / trainer.plans_manager.dataset_name
 shutil.copy(source / "nnUNetPlans.json", home.parent / "plans.json")
