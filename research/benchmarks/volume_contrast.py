@@ -1,10 +1,11 @@
 """Contrast on query volumes: is a 3-D segmenter that starts from it better at equal computing?
 
 `python -m research benchmark volume_contrast --data DIR --cohort hippocampus --labeled 3 --work W`
-lays a cohort of real scans out as `planned_runs` does, ingests and locates it once per seed, and
-trains segmenters from the same coarse network and coarse maps:
+lays a cohort of real scans out as `planned_runs` does, ingests and locates it once per seed (with
+`--same-maps` once), and trains segmenters from the same coarse network and coarse maps:
 
 - `longer`: fine-tuning alone, for F + X seconds of the processor.
+- `shorter` (where it is among `--methods`): fine-tuning alone, for F seconds.
 - `pooled`, `semantic`, `simclr`: X seconds of pretraining by that method on all training scans,
   then fine-tuning for F seconds.
 
@@ -54,12 +55,13 @@ from sacl.stages.volumes import read_volumes
 from sacl.training.pace import Pace
 
 RESULT = Path(__file__).parents[1] / "results" / "volume_contrast.json"
-LONGER = "longer"
+LONGER, SHORTER = "longer", "shorter"
 EARLY_SHARE = 0.3
 """Share of the fine-tuning's steps on labeled scans alone."""
 _TIMED = (3, 9)
 """Steps of the two trainings whose difference times a step."""
 _RESAMPLES = 2000
+_GIVEN = ("seeds", "same_maps", "methods", "locate_steps")
 Steps = Mapping[str, int]
 
 
@@ -71,6 +73,7 @@ def main() -> None:
     parser.add_argument("--labeled", type=int, required=True, help="labeled subjects")
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made; kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--same-maps", action="store_true", help="those of the first seed for all")
     parser.add_argument("--methods", nargs="+", default=["pooled", "semantic"])
     parser.add_argument("--locate-steps", type=int, default=150, help="of each coarse network")
     parser.add_argument("--pretrain-seconds", type=float, default=60)
@@ -93,18 +96,24 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
     seconds: dict[str, dict[str, Any]] = {}
     steps: Steps = {}
     for seed in given.seeds:
-        base, config = located(folder, given, seed)
+        of_maps = given.seeds[0] if given.same_maps else seed
+        base, config = located(folder, given, of_maps)
+        base = replace(base, seed=seed)
         steps = steps or _steps(base, given)
         recipe = MapRecipe(copies=0, keep_component=config.predict.keep_component)
         for arm in (LONGER, *given.methods):
-            workspace, seconds[f"{arm}, seed {seed}"] = _trained(base, arm, steps)
-            for scores in _scored(workspace, recipe):
-                rows.append({**scores, "row": arm, "seed": seed})
-                print(rows[-1]["case_id"], rows[-1]["organ"], rows[-1]["dice"], flush=True)
+            name = arm if seed == of_maps else f"{arm}-{seed}"
+            workspace = _beside(base, name)
+            seconds[f"{arm}, seed {seed}"] = _trained(workspace, arm, steps)
+            kept = workspace.root / "scores.json"
+            if not kept.is_file():
+                write_text(kept, json.dumps(list(_scored(workspace, recipe))))
+            scores = json.loads(kept.read_text("utf-8"))
+            rows += [{**score, "row": arm, "seed": seed} for score in scores]
     return {
         "cohort": given.cohort,
         "labeled_subjects": given.labeled,
-        **{name: getattr(given, name) for name in ("seeds", "methods", "locate_steps")},
+        **{name: getattr(given, name) for name in _GIVEN},
         "asked_seconds": {"pretrain": given.pretrain_seconds, "finetune": given.finetune_seconds},
         "steps": dict(steps),
         "processor_seconds": seconds,
@@ -145,10 +154,10 @@ def _steps(base: Workspace, given: argparse.Namespace) -> Steps:
     kept = given.work / "steps.json"
     if kept.is_file():
         return dict(json.loads(kept.read_text("utf-8")))
-    each = {m: _seconds_per_step(base, m) for m in given.methods}
+    each = {m: _seconds_per_step(base, m) for m in given.methods if m != SHORTER}
     of_finetuning = _seconds_per_step(base, LONGER)
-    steps = {m: max(20, round(given.pretrain_seconds / each[m])) for m in given.methods}
-    steps["finetune"] = round(given.finetune_seconds / of_finetuning)
+    steps = {m: max(20, round(given.pretrain_seconds / each[m])) for m in each}
+    steps[SHORTER] = round(given.finetune_seconds / of_finetuning)
     steps[LONGER] = round((given.finetune_seconds + given.pretrain_seconds) / of_finetuning)
     write_text(kept, json.dumps(steps))
     return steps
@@ -175,15 +184,15 @@ def _beside(base: Workspace, name: str) -> Workspace:
     return replace(base, root=base.root / name, elsewhere=elsewhere)
 
 
-def _trained(base: Workspace, arm: str, steps: Steps) -> tuple[Workspace, dict[str, Any]]:
-    """Train an arm unless it is trained; return its work directory and what it took."""
-    workspace, pretrained = _beside(base, arm), arm != LONGER
+def _trained(workspace: Workspace, arm: str, steps: Steps) -> dict[str, Any]:
+    """Train an arm in its work directory, unless it is trained, and return what it took."""
+    pretrained = arm not in (LONGER, SHORTER)
     kept = workspace.root / "seconds.json"
     seconds = json.loads(kept.read_text("utf-8")) if kept.is_file() else {}
     work: list[tuple[str, Any, Any]] = []
     if pretrained:
         work.append(("pretrain", pretrain, _pretraining(arm, steps[arm])))
-    settings = _finetuning(steps["finetune" if pretrained else LONGER], pretrained)
+    settings = _finetuning(steps[SHORTER if pretrained else arm], pretrained)
     work.append(("finetune", finetune, settings))
     for stage, run, of_stage in work:
         if not (workspace.folder(stage) / RECORD).is_file():
@@ -191,7 +200,7 @@ def _trained(base: Workspace, arm: str, steps: Steps) -> tuple[Workspace, dict[s
             run(of_stage, workspace)
             seconds[stage] = round(time.process_time() - begun, 1)
             write_text(kept, json.dumps(seconds))
-    return workspace, seconds
+    return dict(seconds)
 
 
 def _scored(workspace: Workspace, recipe: MapRecipe) -> Iterator[dict[str, Any]]:
@@ -226,7 +235,8 @@ def summary_of(scores: pd.DataFrame, methods: Sequence[str]) -> dict[str, Any]:
             entry["difference_by_seed"] = {str(seed): of for seed, of in of_seeds.items()}
             family.append(entry | {"p": paired.p})
         for entry, p in zip(family, holm([entry["p"] for entry in family]), strict=True):
-            comparisons.append(entry | {"p": round(entry["p"], 4), "p_holm": round(p, 4)})
+            digits = {"p": float(f"{entry['p']:.2g}"), "p_holm": float(f"{p:.2g}")}
+            comparisons.append(entry | digits)
     means = finite.groupby(["row", "organ"])["dice"].mean().unstack().round(4)
     return {
         "dice": finite.groupby("row")["dice"].mean().round(4).to_dict(),
