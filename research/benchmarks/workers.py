@@ -32,8 +32,15 @@ import numpy as np
 from research.benchmarks.circumstances import circumstances
 from sacl.cohort.layouts.nnunet import write_dataset
 from sacl.files.nifti import write_label_map, write_volume
+from sacl.networks.device import seeded
 from sacl.networks.encoder import EncoderSpec
-from sacl.networks.segmenter import SegmenterSpec, TrainedModel, build_segmenter
+from sacl.networks.segmenter import (
+    SegmenterSpec,
+    TrainedModel,
+    VolumeSegmenter,
+    VolumeSegmenterSpec,
+    build_segmenter,
+)
 from sacl.pack import FORMAT, NO_LICENSE, Manifest, PackedOrgan, Parts, write_pack
 from sacl.patches.region import Placement
 from sacl.patches.window import WindowRule
@@ -140,14 +147,22 @@ def write_model(path: Path) -> None:
         window=WindowRule("ct", (-175.0, 275.0)),
         placement=Placement(region="slice"),
     )
-    text = dict(TrainedModel(spec=spec, method="none", steps=0, seconds=0.0).to_json())
     usual = PredictSettings()
-    recipe = MapRecipe(usual.copies, usual.keep_component)
+    write_untrained(path, spec, MapRecipe(usual.copies, usual.keep_component))
+
+
+def write_untrained(
+    path: Path, spec: SegmenterSpec | VolumeSegmenterSpec, recipe: MapRecipe
+) -> None:
+    """Write a pack of a segmenter with random weights."""
+    text = dict(TrainedModel(spec=spec, method="none", steps=0, seconds=0.0).to_json())
+    with seeded(0):
+        built = build_segmenter(spec, 0) if spec.head != "volume" else VolumeSegmenter(spec)
     manifest = Manifest(
         sacl_pack=FORMAT,
         title="Random",
         license=NO_LICENSE,
-        organs=tuple(PackedOrgan(label=n, name=o) for n, o in enumerate(ORGANS, start=1)),
+        organs=tuple(PackedOrgan(label=n, name=o) for n, o in enumerate(spec.organs, start=1)),
         recipe=recipe,
         segmenter=text,
         coarse=(),
@@ -157,7 +172,7 @@ def write_model(path: Path) -> None:
         plan=None,
         versions={},
     )
-    write_pack(path, manifest, Parts(build_segmenter(spec, 0).state_dict(), text, recipe, ()))
+    write_pack(path, manifest, Parts(built.state_dict(), text, recipe, ()))
 
 
 def commands_of(home: Path) -> dict[str, list[str]]:
