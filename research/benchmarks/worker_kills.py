@@ -126,7 +126,10 @@ class Killer:
 
     def _kill(self, pid: int) -> None:
         case = under_way(self.out, pid)
-        os.kill(pid, signal.SIGKILL)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:  # it ended by itself meanwhile
+            return
         while command_of(pid):
             time.sleep(0.01)
         self.kills["within a scan" if case else "starting or between scans"] += 1
