@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -96,8 +96,9 @@ class Networks:
         folder, device = workspace.folder("locate"), resolve_device(workspace.device)
         names = {_fold_name(n) for n in self.fold_of.values() if n != SEEN} | {*self.others}
         networks = {name: load_network(folder, name, device) for name in sorted(names)}
-        how = in_haste if self.in_haste else lambda network: network
-        trained = {name: how(network) for name, network in networks.items() if network is not None}
+        trained = {name: network for name, network in networks.items() if network is not None}
+        if self.in_haste:
+            trained = {name: in_haste(network) for name, network in trained.items()}
         every = together([trained[name] for name in self.others])
 
         def locate_case(case: Case) -> LabelMap:
@@ -144,9 +145,11 @@ def _in_time(
     cohort: Cohort,
 ) -> Networks:
     """Return by which networks, and how, all scans are located in the time there is for that."""
-    if workspace.budget is None:
+    last = networks[ALL_LABELED]
+    only_way = len(networks) == 1 and in_haste(last) is last
+    if workspace.budget is None or only_way:
         return all_of_them
-    cost, left_s = _cost_of_maps(networks[ALL_LABELED], workspace, cohort), workspace.budget.left_s
+    cost, left_s = _cost_of_maps(last, workspace, cohort), workspace.budget.left_s
     count = cost.networks_that_fit(len(networks), left_s)
     haste = cost.is_hasty(left_s)
     if count < len(networks) or haste:
@@ -156,11 +159,8 @@ def _in_time(
             f"locate: one network{how} locates the scans without a label map, since it would take"
             f" {whole} of {duration(left_s)} otherwise; with more time coarse maps get better"
         )
-    return Networks(
-        all_of_them.fold_of,
-        all_of_them.others if count == len(networks) else (ALL_LABELED,),
-        haste,
-    )
+    others = all_of_them.others if count == len(networks) else (ALL_LABELED,)
+    return replace(all_of_them, others=others, in_haste=haste)
 
 
 def _fold_name(fold: int) -> str:
