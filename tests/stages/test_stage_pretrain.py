@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from msgspec.structs import replace
-from toy_cohort import locate_toy_cohort
+from toy_cohort import interrupted_at_step_two, locate_toy_cohort
 
 from sacl.cohort.manifest import ScanPhase, read_cohort, write_phases
 from sacl.errors import ConfigError, DataError
@@ -164,17 +164,8 @@ def test_goes_on_from_an_interrupted_training_as_if_it_had_not_been(workspace, m
     whole = pd.read_csv(stage.pretrain(SETTINGS, workspace) / "losses.csv")["loss"]
     shutil.rmtree(workspace.folder("pretrain"))
     monkeypatch.setattr("sacl.training.loop._SAVE_EVERY_S", 0.0)
-    draw = PatchViews.draw
-
-    def dies_at_step_two(views, step):
-        if step == 2:
-            raise KeyboardInterrupt
-        return draw(views, step)
-
-    monkeypatch.setattr(PatchViews, "draw", dies_at_step_two)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at_step_two(PatchViews, monkeypatch):
         stage.pretrain(SETTINGS, workspace)
-    monkeypatch.setattr(PatchViews, "draw", draw)
 
     resumed = pd.read_csv(stage.pretrain(SETTINGS, workspace) / "losses.csv")["loss"]
 

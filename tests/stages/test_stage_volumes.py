@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import ndimage
-from toy_cohort import SCHEME, SHAPE, locate_toy_cohort
+from toy_cohort import SCHEME, SHAPE, interrupted_at_step_two, locate_toy_cohort
 
 from sacl.cohort.manifest import read_cohort
 from sacl.errors import ConfigError, DataError
@@ -242,17 +242,8 @@ def test_a_pretraining_on_volumes_goes_on_as_if_it_had_not_been_interrupted(
 ):
     whole = pretrained_on(located, tmp_path / "whole", "pooled")
     monkeypatch.setattr("sacl.training.loop._SAVE_EVERY_S", 0.0)
-    draw = DenseCropViews.draw
-
-    def dies_at_step_two(views, step):
-        if step == 2:
-            raise KeyboardInterrupt
-        return draw(views, step)
-
-    monkeypatch.setattr(DenseCropViews, "draw", dies_at_step_two)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at_step_two(DenseCropViews, monkeypatch):
         pretrained_on(located, tmp_path / "resumed", "pooled")
-    monkeypatch.setattr(DenseCropViews, "draw", draw)
     resumed = Workspace(tmp_path / "resumed", device="cpu", seed=3)
     record = read_record(whole.folder("pretrain"))
     pretrain(PretrainSettings(**record.settings["pretrain"]), resumed)

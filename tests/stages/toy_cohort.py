@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from sacl.cohort.manifest import write_cohort
 from sacl.files.nifti import write_label_map, write_volume
@@ -71,3 +73,18 @@ def locate_toy_cohort(root: Path, phases: bool = True, empty_maps: bool = False)
             )
         write_cohort(folder, Cohort("toy", SCHEME, tuple(cases)))
     return workspace
+
+
+@contextmanager
+def interrupted_at_step_two(views, monkeypatch):
+    """Expect the body to be interrupted where its training draws the views of step 2."""
+    draw = views.draw
+
+    def dies_at_step_two(self, step):
+        if step == 2:
+            raise KeyboardInterrupt
+        return draw(self, step)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(views, "draw", dies_at_step_two)
+        yield
