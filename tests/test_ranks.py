@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -324,6 +325,17 @@ def test_the_first_rank_writes_and_speaks_alone(extracted, tmp_path):
         "segmenter.json",
         "segmenter.safetensors",
     }
+
+
+def gloo_threads_left() -> int:
+    ranks.join_and_run(lambda: 0)
+    names = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+    return sum("gloo" in name for name in names)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="threads are counted in /proc")
+def test_no_thread_of_a_rank_outlives_its_command():
+    assert [ended.code for ended in start(2, gloo_threads_left)] == [0, 0]
 
 
 def test_what_the_first_rank_cannot_do_ends_all_with_its_line():

@@ -78,8 +78,9 @@ def join_and_run(command: Callable[[], int]) -> int:
     except BaseException:
         time.sleep(_FIRST_SPEAKS_S if _joined.rank else 0)
         raise
+    # A group's threads end with the last reference to it. One that outlives the interpreter aborts.
+    _joined.rank, _joined.count, _joined.waiting = 0, 1, None
     distributed.destroy_process_group()
-    _joined.rank, _joined.count = 0, 1
     return code
 
 
