@@ -21,7 +21,7 @@ from pathlib import Path
 
 from research.benchmarks.circumstances import circumstances
 from research.benchmarks.nnunet_reference import NAME, run_nnunet
-from research.benchmarks.planned_runs import SPLITS, data_of, lay_out
+from research.benchmarks.planned_runs import SPLITS, data_of, figures_of, lay_out
 from sacl.files.atomic import write_text
 from sacl.run.clock import seconds_of
 from sacl.settings import EvaluateSettings
@@ -92,9 +92,7 @@ def _run(home: Path, given: argparse.Namespace) -> dict[str, object]:
         "configuration": given.configuration,
         "asked": given.time,
         "iterations": record["train"]["used"]["epochs"] * _ITERATIONS,
-        "dice": round(scored["dice"]["mean"], 4),
-        "hd95_mm": round(scored["hd95_mm"]["mean"], 1),
-        "organs": {o: round(part["dice"]["mean"], 3) for o, part in scored["organs"].items()},
+        **figures_of(scored),
         "changed": record["changed"],
         "nnunet": {name: part for name, part in record.items() if name != "changed"},
         "threads": 1,

@@ -10,8 +10,11 @@ Dice of final and coarse maps by organ on the held-out scans, which no part of t
 - `heart`: ACDC, its own order of labeled subjects, 10 validation subjects held out.
 - `hippocampus`: grouped by person; 20 persons or so are held out, by a seed of the split's own.
 - `neck`: OpenKBP, its own order of labeled patients, 8 held out; the others count as unlabeled.
+- `thick_neck`: OpenKBP again, with pixels of a third (interpolated) and every other slice: as CT is
+  stored where slices are thick, 1.5 x 1.5 x 5 mm.
 - `phantom`: generated abdominal CT, 13 organs, 3 x 3 x 6 mm; 48 scans, the same for every seed;
-  its test subjects are held out.
+  its test subjects are held out. `thick_phantom` and `fine_phantom`: the same bodies in voxels of
+  1.6 x 1.6 x 8 mm and 1.6 x 1.6 x 3 mm.
 
 One thread, so that two calls can run beside each other on two cores.
 """
@@ -27,9 +30,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
 
 from research.benchmarks.circumstances import circumstances
 from sacl.files.atomic import write_text
@@ -40,6 +48,12 @@ from sacl_phantom.cohort import plan_cohort, write_scans, write_tables
 RESULT = Path(__file__).parents[1] / "results" / "planned_runs.json"
 _HELD_OUT_SCANS = 40
 _PHANTOM_SCANS = 48
+_PHANTOMS = {
+    "phantom": PhantomSettings(),
+    "thick_phantom": PhantomSettings(shape=(240, 195, 30)),
+    "fine_phantom": PhantomSettings(shape=(240, 195, 80)),
+}
+_FINER, _KEPT_SLICES = 3, 2
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,7 @@ def _run(cohort: Path, work: Path, given: argparse.Namespace) -> dict[str, objec
     )
     taken = time.monotonic() - begun
     scores = json.loads((work / "7-scores" / "summary.json").read_text("utf-8"))["runs"]
+    scored = {run: figures_of(of) for run, of in scores.items()}
     trained = json.loads((work / "5-segmenter" / "run.json").read_text("utf-8"))["results"]
     plan = json.loads((work / "plan.json").read_text("utf-8"))
     return {
@@ -98,15 +113,24 @@ def _run(cohort: Path, work: Path, given: argparse.Namespace) -> dict[str, objec
         "asked": given.time,
         "taken_s": round(taken, 1),
         "steps": trained["steps"],
-        "dice": {run: round(of["dice"]["mean"], 4) for run, of in scores.items()},
-        "hd95_mm": {run: round(of["hd95_mm"]["mean"], 1) for run, of in scores.items()},
-        "organs": {
-            run: {organ: round(part["dice"]["mean"], 3) for organ, part in of["organs"].items()}
-            for run, of in scores.items()
+        **{
+            part: {run: of[part] for run, of in scored.items()}
+            for part in ("dice", "hd95_mm", "organs")
         },
         "chosen": {c["setting"]: c["value"] for c in plan["choices"] if c["setting"]},
         "threads": 1,
         **circumstances(),
+    }
+
+
+def figures_of(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of a run in a summary of scores; without organs there is no distance."""
+    distance_mm = scores["hd95_mm"]["mean"]
+    organs = {name: round(part["dice"]["mean"], 3) for name, part in scores["organs"].items()}
+    return {
+        "dice": round(scores["dice"]["mean"], 4),
+        "hd95_mm": None if distance_mm is None else round(distance_mm, 1),
+        "organs": organs,
     }
 
 
@@ -175,14 +199,34 @@ def _hippocampus(data: Path, labeled: int) -> Split:
 
 
 def data_of(cohort: str, data: Path, folder: Path) -> Path:
-    """Return where a cohort's dataset lies: in the folder, where it is generated in it first."""
-    if cohort != "phantom":
+    """Return where a cohort's dataset lies: in the folder, where it is made in it first."""
+    if cohort == "thick_neck":
+        return _thicken(data / "Dataset061_OpenKBP", folder / "thick")
+    if cohort not in _PHANTOMS:
         return data
     data = folder / "generated"
-    planned, settings = plan_cohort(_PHANTOM_SCANS, seed=0), PhantomSettings()
+    planned, settings = plan_cohort(_PHANTOM_SCANS, seed=0), _PHANTOMS[cohort]
     for _ in write_scans(data / DATASET, planned, settings.shape, settings.spacing_mm, seed=0):
         pass
     write_tables(data / DATASET, planned)
+    return data
+
+
+def _thicken(source: Path, data: Path) -> Path:
+    """Write a dataset with pixels of a third and every other slice, and return its parent."""
+    for table in (*source.glob("*.json"), *source.glob("*.csv")):
+        write_text(data / source.name / table.name, table.read_text("utf-8"))
+    for path in sorted(source.rglob("*.nii.gz")):
+        image = nib.load(path)
+        voxels = np.asanyarray(image.dataobj)[:, :, ::_KEPT_SLICES]
+        order = 0 if "labels" in path.parent.name else 1
+        zoom = (_FINER, _FINER, 1)
+        voxels = ndimage.zoom(voxels, zoom, order=order, mode="nearest", grid_mode=True)
+        scale = np.diag([1 / _FINER, 1 / _FINER, _KEPT_SLICES, 1])
+        scale[:2, 3] = (1 / _FINER - 1) / 2  # the first pixel's corner stays where it is
+        target = data / path.relative_to(source.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(voxels, image.affine @ scale), target)
     return data
 
 
@@ -196,7 +240,15 @@ def _phantom(data: Path, labeled: int) -> Split:
     return Split(folder.name, train, drawn, held, "Ts", "scan_labels.csv")
 
 
-SPLITS = {"heart": _heart, "hippocampus": _hippocampus, "neck": _neck, "phantom": _phantom}
+SPLITS = {
+    "heart": _heart,
+    "hippocampus": _hippocampus,
+    "neck": _neck,
+    "thick_neck": _neck,
+    "phantom": _phantom,
+    "thick_phantom": _phantom,
+    "fine_phantom": _phantom,
+}
 
 
 if __name__ == "__main__":
