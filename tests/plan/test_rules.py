@@ -55,6 +55,21 @@ NECK = dataclasses.replace(
     drawn=DrawnOrgans(280.0, 0.634, "esophagus", 11.5, 24.0, 25.5, 0.008),
 )
 NECK_LABELED = dataclasses.replace(NECK, unlabeled_scans=0, labeled_subjects=100)
+ABDOMEN = dataclasses.replace(
+    NECK,
+    spacing_mm=(0.8, 0.8, 5.0),
+    field_of_view_mm=(400.0, 400.0, 300.0),
+    side_mm=(400.0, 350.0, 500.0),
+    drawn=DrawnOrgans(340.0, 0.85, "esophagus", 16.0, 15.0, 120.0, 0.0),
+)
+PROSTATE = dataclasses.replace(
+    HEART,
+    organs=("prostate",),
+    spacing_mm=(0.6, 0.6, 3.6),
+    field_of_view_mm=(190.0, 190.0, 72.0),
+    side_mm=(190.0, 160.0, 200.0),
+    drawn=DrawnOrgans(75.0, 0.39, "prostate", 45.0, 50.0, 45.0, 0.0),
+)
 LONG = dataclasses.replace(HEART, slices=200_000)
 UNDRAWN = dataclasses.replace(HEART, drawn=None)
 
@@ -85,6 +100,8 @@ def chosen(facts, machine=CPU, hours=2.0, **given):
         (NECK_LABELED, CPU, {"locate.volume.spacing_mm": [5.1, 5.1, 5.1]}),
         (NECK_LABELED, GPU, {"locate.volume.spacing_mm": [4.0, 4.0, 4.0]}),
         (UNDRAWN, CPU, {"locate.slices.size": 64, "extract.region": "slice"}),
+        (ABDOMEN, CPU, {"finetune.volume": None, "locate.volume.spacing_mm": [4.2, 4.2, 5.0]}),
+        (PROSTATE, CPU, {"locate.slices.size": 64, "extract.region": "organs"}),
     ],
 )
 def test_facts_lead_to_settings(facts, machine, expected):
@@ -107,6 +124,17 @@ def test_the_reason_for_slices_names_both_spacings():
     choices = choose(Situation(HEART, CPU, 7200.0))
     reason = next(c.reason for c in choices if c.setting == "locate.slices")
     assert "slices, not volumes: spacing 10 mm against 1.5 mm" in reason
+
+
+def test_thick_slices_are_those_that_are_thick_for_the_pixels_that_are_read():
+    assert ABDOMEN.read_mm == 4.17
+    assert PROSTATE.read_mm == 0.781
+    for facts, volumes in ((ABDOMEN, True), (PROSTATE, False), (HEART, False)):
+        assert ("finetune.volume" in chosen(facts)) == volumes
+    reasons = {c.setting: c.reason for c in choose(Situation(ABDOMEN, CPU, 7200.0))}
+    for setting in ("locate.volume", "finetune.volume"):
+        read = "spacing 5 mm against 0.8 mm, which is read as 4.17 mm"
+        assert f"volumes, not slices: {read}" in reasons[setting]
 
 
 def test_what_facts_cannot_tell_is_said():

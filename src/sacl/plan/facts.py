@@ -37,6 +37,10 @@ TRIAL_SHARE = 0.15
 """Part of a run's time that trials may take."""
 TRIAL_LEAST_S = 40.0
 """Seconds below which a training says nothing; on a CPU a few hundred steps."""
+_SQUARE_PAYS = 0.8
+"""Width of the square around the organs relative to a slice below which it makes pixels finer."""
+_READ_PIXELS = 96
+"""Pixels across what a network on slices sees on a CPU."""
 _MARGIN = 0.02
 """Mean Dice by which another candidate has to be ahead of the first to be taken."""
 
@@ -128,9 +132,20 @@ class TaskFacts:
     drawn: DrawnOrgans | None = None
 
     @property
+    def square_pays(self) -> bool:
+        """Tell whether the square around all organs makes pixels finer than a whole slice does."""
+        return self.drawn is not None and self.drawn.square_share < _SQUARE_PAYS
+
+    @property
+    def read_mm(self) -> float:
+        """Side in mm of a pixel as a network on slices reads it: the scans' own, or coarser."""
+        shown_mm = self.drawn.square_mm if self.drawn and self.square_pays else self.side_mm[0]
+        return max(min(self.spacing_mm[:2]), _rounded(shown_mm / _READ_PIXELS))
+
+    @property
     def anisotropy(self) -> float:
-        """Spacing between slices relative to the finer one within them."""
-        return self.spacing_mm[2] / min(self.spacing_mm[:2])
+        """Spacing between slices relative to a pixel that is read."""
+        return self.spacing_mm[2] / self.read_mm
 
     def pixels_of_narrowest(self, size: int) -> float:
         """Return the narrowest organ's width in pixels of a square of `size`, of whole slices."""

@@ -32,11 +32,10 @@ _FEW_PIXELS = 4.0
 """Least width of an organ in pixels of whole slices. Of OpenKBP at 64 pixels the esophagus, of less
 than 2, was not found and parotids of 3 had Dice 0.2; ACDC's structures of 8 had 0.7."""
 _FLAT = 3.0
-"""Anisotropy from which on a volume is a stack of slices, as in nnU-Net."""
+"""Anisotropy from which on a volume is a stack of slices, as in nnU-Net, but of the pixels that are
+read: in CT of 0.8 x 0.8 x 5 mm an abdomen is read at 4 mm, which is nearly isotropic."""
 _SHORT_S = 1800.0
 """Seconds below which networks on slices have not learned to locate on a CPU."""
-_SQUARE_PAYS = 0.8
-"""Width of the square around the organs relative to a slice below which it makes pixels finer."""
 _READING_S = 0.007
 """Processor time in which a slice of 96 x 96 is read once (research/log.md, 2026-11-29)."""
 _PREDICTION_SHARE = 0.1
@@ -145,7 +144,6 @@ def _coarse(situation: Situation) -> Iterator[Choice]:
     facts = situation.facts
     if situation.gives("locate.maps"):
         return
-    spacing = f"spacing {facts.spacing_mm[2]:g} mm against {min(facts.spacing_mm[:2]):g} mm"
     many = f"{len(facts.organs)} organs" if len(facts.organs) > 1 else "one organ"
     given = next((kind for kind in _REASONS if situation.gives(f"locate.{kind}")), None)
     tried = best_of(situation.tried).candidate if situation.tried else None
@@ -163,9 +161,15 @@ def _coarse(situation: Situation) -> Iterator[Choice]:
             "in 12 minutes hearts had Dice 0.69 by networks on volumes, 0.18 by those on slices"
         )
         source = f"{_LOG}, 2026-11-29"
-    reason = f"{kind.rstrip('s')}s, not {other}: {spacing}, {many}; {reason}"
+    reason = f"{kind.rstrip('s')}s, not {other}: {_spacing(facts)}, {many}; {reason}"
     yield Choice(f"locate.{kind}", None, reason, source)
     yield from _volumes(situation) if kind == "volume" else _slices(situation)
+
+
+def _spacing(facts: TaskFacts) -> str:
+    own_mm = min(facts.spacing_mm[:2])
+    read = f", which is read as {facts.read_mm:g} mm" * (facts.read_mm > own_mm)
+    return f"spacing {facts.spacing_mm[2]:g} mm against {own_mm:g} mm{read}"
 
 
 def kinds_of(facts: TaskFacts) -> tuple[str, ...]:
@@ -227,8 +231,7 @@ def _view(situation: Situation) -> Iterator[Choice]:
     if on_volumes(situation):
         return
     facts, large = situation.facts, situation.machine.is_large
-    share = facts.drawn.square_share if facts.drawn else 1.0
-    square = share < _SQUARE_PAYS
+    share, square = facts.drawn.square_share if facts.drawn else 1.0, facts.square_pays
     makes = "makes pixels finer" if square else "gains nothing"
     reason = f"the square around all organs is {100 * share:.0f} % as wide as a slice and {makes}"
     region = "organs" if square else "slice"
@@ -291,10 +294,9 @@ def scan_label_of(values: Mapping[str, Mapping[str, int]]) -> tuple[str, str]:
 def _training(situation: Situation) -> Iterator[Choice]:
     facts = situation.facts
     if on_volumes(situation):
-        spacing = f"slices of {facts.spacing_mm[2]:g} mm against pixels of"
         reason = (
-            f"volumes, not slices: {spacing} {min(facts.spacing_mm[:2]):g} mm; of neck, hippocampus"
-            " and phantom volumes had Dice 0.63, 0.84 and 0.56, slices 0.29, 0.83 and 0.54"
+            f"volumes, not slices: {_spacing(facts)}; of neck, hippocampus and phantom volumes had"
+            " Dice 0.63, 0.84 and 0.56, slices 0.29, 0.83 and 0.54"
         )
         yield Choice("finetune.volume", None, reason, _RUNS)
         reason = f"{_of_teacher(facts)}; at most so many, as far as the time allows"
