@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from sacl.run.machine import free_memory_mb, is_short_of_memory
+from sacl.run.machine import crowding, free_memory_mb, is_short_of_memory
 
 MIB = 1024**2
 
@@ -55,6 +56,18 @@ def test_a_container_sees_its_own_limit_at_the_top(root: Path) -> None:
     write(root / "sys/fs/cgroup/memory.max", 1000 * MIB)
     write(root / "sys/fs/cgroup/memory.current", 400 * MIB)
     assert free_memory_mb(root) == 600
+
+
+@pytest.mark.parametrize(("load", "shared"), [(0.3, 1.0), (4.0, 1.0), (10.0, 2.5)])
+def test_a_crowded_machine_is_told_by_its_load(monkeypatch, load: float, shared: float) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 90.0, 90.0), raising=False)
+    assert crowding() == shared
+
+
+def test_where_no_load_is_told_a_machine_counts_as_free(monkeypatch) -> None:
+    monkeypatch.delattr(os, "getloadavg", raising=False)
+    assert crowding() == 1.0
 
 
 def test_an_allocation_that_fails_is_told_from_other_errors() -> None:

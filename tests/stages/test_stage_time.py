@@ -118,7 +118,8 @@ def test_later_stages_are_measured_on_one_scan(finished):
     assert share_of(cohort.cases, middle_of(cohort.cases)) == pytest.approx(5.0)
 
 
-def test_the_report_of_many_scans_is_left_its_time_before_the_first_training(finished):
+def test_the_report_of_many_scans_is_left_its_time_before_the_first_training(finished, monkeypatch):
+    monkeypatch.setattr(reserve, "crowding", lambda: 1.0)
     cohort = read_cohort(finished.folder("ingest"))
     cases = (replace(c, case_id=f"{c.case_id}-{n}") for n in range(60) for c in cohort.cases)
     many = replace(cohort, cases=tuple(cases))
@@ -126,6 +127,8 @@ def test_the_report_of_many_scans_is_left_its_time_before_the_first_training(fin
     assert locate_networks._for_the_rest(budget, cohort) == 24.0
     assert locate_networks._for_the_rest(budget, many) == pytest.approx(160.0, abs=1.0)
     assert locate_networks._for_the_rest(replace(budget, copies=None), many) == 0.0
+    monkeypatch.setattr(reserve, "crowding", lambda: 1.5)
+    assert locate_networks._for_the_rest(budget, many) == pytest.approx(240.0, abs=1.5)
 
 
 def test_copies_may_take_a_third_of_the_time_that_training_has_and_a_plain_pass_what_it_needs():

@@ -27,6 +27,7 @@ from sacl.prediction.volume import (
 )
 from sacl.progress import duration, say
 from sacl.run import clock
+from sacl.run.machine import crowding
 from sacl.run.workspace import Workspace
 from sacl.scores.organs_of_case import score_case
 from sacl.settings import PredictSettings
@@ -133,8 +134,9 @@ def recipe_that_fits(
 
 
 def report_seconds(cohort: Cohort) -> float:
-    """Return how long it takes to draw all scans for the report."""
-    return _REPORT_S + sum(_DRAWN_S + _DRAWN_VOXEL_S * _voxels(case) for case in cohort.cases)
+    """Return how long it takes to draw all scans for the report, beside what else runs now."""
+    drawn_s = sum(_DRAWN_S + _DRAWN_VOXEL_S * _voxels(case) for case in cohort.cases)
+    return crowding() * (_REPORT_S + drawn_s)
 
 
 def _scoring_seconds(scored: Sequence[Case], workspace: Workspace, cohort: Cohort) -> float:
