@@ -137,10 +137,14 @@ class TaskFacts:
         return self.drawn is not None and self.drawn.square_share < _SQUARE_PAYS
 
     @property
+    def shown_mm(self) -> float:
+        """Side of what a network on slices is shown: the organs' square if it pays, or a slice."""
+        return self.drawn.square_mm if self.drawn and self.square_pays else self.side_mm[0]
+
+    @property
     def read_mm(self) -> float:
         """Side in mm of a pixel as a network on slices reads it: the scans' own, or coarser."""
-        shown_mm = self.drawn.square_mm if self.drawn and self.square_pays else self.side_mm[0]
-        return max(min(self.spacing_mm[:2]), _rounded(shown_mm / _READ_PIXELS))
+        return max(min(self.spacing_mm[:2]), _rounded(self.shown_mm / _READ_PIXELS))
 
     @property
     def anisotropy(self) -> float:

@@ -231,13 +231,13 @@ def _view(situation: Situation) -> Iterator[Choice]:
     if on_volumes(situation):
         return
     facts, large = situation.facts, situation.machine.is_large
-    share, square = facts.drawn.square_share if facts.drawn else 1.0, facts.square_pays
-    makes = "makes pixels finer" if square else "gains nothing"
+    share = facts.drawn.square_share if facts.drawn else 1.0
+    makes = "makes pixels finer" if facts.square_pays else "gains nothing"
     reason = f"the square around all organs is {100 * share:.0f} % as wide as a slice and {makes}"
-    region = "organs" if square else "slice"
+    region = "organs" if facts.square_pays else "slice"
     yield Choice("extract.region", region, reason, "docs/decisions/0008")
     pixel_mm = min(facts.spacing_mm[:2])
-    own = (facts.drawn.square_mm if facts.drawn and square else facts.side_mm[0]) / pixel_mm
+    own = facts.shown_mm / pixel_mm
     least, most, finer = (128, 256, 2) if large else (64, 96, 1)
     size = min(most, max(least, 16 * math.ceil(finer * own / 16)))
     affords = "twice as many on a GPU" if large else "as many on a CPU"
