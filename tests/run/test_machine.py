@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sacl.run.machine import crowding, free_memory_mb, is_short_of_memory
+from sacl.run.machine import available_cores, crowding, free_memory_mb, is_short_of_memory
 
 MIB = 1024**2
 
@@ -56,6 +56,27 @@ def test_a_container_sees_its_own_limit_at_the_top(root: Path) -> None:
     write(root / "sys/fs/cgroup/memory.max", 1000 * MIB)
     write(root / "sys/fs/cgroup/memory.current", 400 * MIB)
     assert free_memory_mb(root) == 600
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("max", 8), ("200000", 2), ("150000", 2), ("1000", 1)]
+)
+def test_a_container_has_the_cores_that_it_was_given(monkeypatch, root: Path, quota, cores) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    write(root / "proc/self/cgroup", "0::/pod/container")
+    write(root / "sys/fs/cgroup/pod/cpu.max", f"{quota} 100000")
+    write(root / "sys/fs/cgroup/pod/container/cpu.max", "max 100000")
+    assert available_cores(root) == cores
+
+
+@pytest.mark.parametrize(("quota", "cores"), [(-1, 8), (300000, 3)])
+def test_so_it_has_by_control_groups_of_version_1(monkeypatch, root: Path, quota, cores) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    write(root / "proc/self/cgroup", "5:cpu,cpuacct:/job_1\n4:memory:/job_1")
+    group = root / "sys/fs/cgroup/cpu,cpuacct/job_1"
+    write(group / "cpu.cfs_quota_us", quota)
+    write(group / "cpu.cfs_period_us", 100000)
+    assert available_cores(root) == cores
 
 
 @pytest.mark.parametrize(("load", "shared"), [(0.3, 1.0), (4.0, 1.0), (10.0, 2.5)])

@@ -18,9 +18,8 @@ from sacl.run.machine import available_cores
 
 _LONG = 3000
 """Steps of a training that wins back the minute or two that compiling its networks takes."""
-_AT_FIRST = torch.get_num_threads()
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-_chosen = {_AT_FIRST}
+_chosen: set[int] = set()
 
 
 def resolve_device(name: str) -> torch.device:
@@ -91,16 +90,26 @@ def thread_choices(device: torch.device) -> tuple[int, ...]:
     many (`OMP_NUM_THREADS`, `torch.set_num_threads`), there is only the number that is set.
     """
     set_now = torch.get_num_threads()
-    said = set_now not in _chosen or any(name in os.environ for name in _THREAD_SETTINGS)
+    said = set_now not in _chosen or _said_threads()
     if said or device.type != "cpu":
         return (set_now,)
-    return tuple(sorted({1, min(available_cores(), _AT_FIRST)}))
+    return tuple(sorted({1, _AT_FIRST}))
+
+
+def _said_threads() -> bool:
+    return any(name in os.environ for name in _THREAD_SETTINGS)
 
 
 def compute_in(threads: int) -> None:
     """Compute in so many threads from now on."""
     _chosen.add(threads)
     torch.set_num_threads(threads)
+
+
+_AT_FIRST = torch.get_num_threads()
+if not _said_threads():  # torch counts all cores that it sees, also in a container that has few
+    _AT_FIRST = min(available_cores(), _AT_FIRST)
+    compute_in(_AT_FIRST)
 
 
 def channels_last(pixels: Float[Tensor, "n channel ..."]) -> Float[Tensor, "n channel ..."]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import sys
@@ -24,6 +25,8 @@ _SHORT_OF_MEMORY = re.compile(
 """What torch, and the loading of its libraries, say where an allocation fails."""
 _OF_GROUPS = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 """Files of a control group with its limit and what it has taken: version 2, and 1."""
+_SHARES = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+"""Files with a group's processor time and the time in which it may take that: version 2, and 1."""
 CAN_FORK = sys.platform == "linux" and not any(
     Path("/dev", name).exists() for name in ("nvidiactl", "kfd", "dxg")
 )
@@ -31,10 +34,15 @@ CAN_FORK = sys.platform == "linux" and not any(
 are not: importing may open its driver, which no fork can use then."""
 
 
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
+def available_cores(root: Path = Path("/")) -> int:
+    """Return the number of cores that this process may use.
+
+    It is no more than the processor time that its control group (cgroup) and those around it have,
+    as in a container that was started with 2 of 64 cores and sees them all.
+    """
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min([cores, *(max(1, math.ceil(share)) for share in _processor_shares(root))])
 
 
 def crowding() -> float:
@@ -71,7 +79,7 @@ def free_memory_mb(root: Path = Path("/")) -> float | None:
         meminfo = (root / "proc/meminfo").read_text()
         lines = dict(line.split(":", 1) for line in meminfo.splitlines())
         free.append(int(lines["MemAvailable"].split()[0]) / _KIB_PER_MIB)
-    for group in _groups(root):
+    for group in _groups(root, "memory"):
         for most, taken in _OF_GROUPS:
             with contextlib.suppress(OSError, ValueError):  # `max` where there is no limit
                 room = int((group / most).read_text()) - int((group / taken).read_text())
@@ -79,14 +87,24 @@ def free_memory_mb(root: Path = Path("/")) -> float | None:
     return min(free, default=None)
 
 
-def _groups(root: Path) -> Iterator[Path]:
+def _processor_shares(root: Path) -> Iterator[float]:
+    """Give the processor time per time that the control groups around this process may take."""
+    for group in _groups(root, "cpu"):
+        for names in _SHARES:
+            with contextlib.suppress(OSError, ValueError):  # `max` where there is no limit
+                quota, period = " ".join((group / name).read_text() for name in names).split()
+                if int(quota) > 0:  # -1 where there is no limit, of version 1
+                    yield int(quota) / int(period)
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
     """Give the folders of the control groups that this process is in, and of those around them."""
     text = ""
     with contextlib.suppress(OSError):
         text = (root / "proc/self/cgroup").read_text()
     for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers in ("", "memory"):
+        if controllers == "" or controller in controllers.split(","):
             top = root / "sys/fs/cgroup" / controllers
             group = top / path.lstrip("/")
             yield from (group, *group.parents[: len(group.parents) - len(top.parents)])
