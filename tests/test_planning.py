@@ -169,6 +169,19 @@ def test_many_labeled_subjects_hold_some_out(tmp_path, monkeypatch, capsys):
     assert read_plan(tmp_path / "work" / "clinic").facts.held_out_scans == 0
 
 
+def test_held_out_scans_without_a_label_map_are_learned_from_where_a_table_says_so(
+    planted, tmp_path, capsys
+):
+    (label,) = sorted((planted / "labelsTs").iterdir())[:1]
+    label.unlink()
+    case = label.name.removesuffix(".nii")
+    assert "1 held-out scan without a label map" in planned(capsys).out
+    (tmp_path / "splits.csv").write_text(f"case_id,split\n{case},train\n")
+    told = planned(capsys, "--force", "--ingest.scan_labels", str(tmp_path / "splits.csv")).out
+    assert "held-out scan without" not in told
+    assert read_plan(tmp_path / "work" / "clinic").facts.unlabeled_scans == 1
+
+
 def test_a_plan_of_settings_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["plan", "demo"]) == 2

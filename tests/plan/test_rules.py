@@ -254,6 +254,13 @@ def test_many_labeled_subjects_are_partly_held_out(labeled, scored, held):
     assert held_out(labeled, scored).value == held
 
 
+@pytest.mark.parametrize(("scans", "said"), [(0, []), (7, ["7 held-out scans"])])
+def test_images_that_nothing_is_learned_from_are_said(scans, said):
+    facts = dataclasses.replace(HEART, only_predicted_scans=scans)
+    reasons = [c.reason for c in choose(Situation(facts, CPU, 7200.0)) if not c.setting and c.said]
+    assert [r[:16] for r in reasons if "not learned from" in r] == said
+
+
 def test_one_labeled_subject_and_partial_annotation_are_said():
     facts = dataclasses.replace(NECK, labeled_subjects=1)
     said = [c.reason for c in choose(Situation(facts, CPU, 7200.0)) if not c.setting and c.said]

@@ -109,8 +109,9 @@ class TaskFacts:
     """A cohort in numbers: medians over its scans, along x, y and z.
 
     `unlabeled_scans` are training scans of subjects without any reference, `held_out_scans` those
-    with a reference that no training sees. `side_mm` is the side of the square that holds a slice:
-    median, smallest, largest. `values` counts the training scans by scan-wise label and value.
+    with a reference that no training sees, `only_predicted_scans` held-out ones without. `side_mm`
+    is the side of the square that holds a slice: median, smallest, largest. `values` counts the
+    training scans by scan-wise label and value.
     """
 
     name: str
@@ -130,6 +131,7 @@ class TaskFacts:
     side_mm: Triple
     values: Mapping[str, Mapping[str, int]]
     drawn: DrawnOrgans | None = None
+    only_predicted_scans: int = 0
 
     @property
     def square_pays(self) -> bool:
@@ -230,6 +232,7 @@ def task_facts(
         side_mm=(_rounded(median(sides_mm)), _rounded(min(sides_mm)), _rounded(max(sides_mm))),
         values=_values(training),
         drawn=_figures([scan for scan in labeled if scan.organs]),
+        only_predicted_scans=sum(s.split != "train" and not s.labeled for s in scans),
     )
 
 

@@ -120,23 +120,27 @@ def choose(situation: Situation) -> list[Choice]:
 
 
 def _remarks(situation: Situation) -> Iterator[Choice]:
-    facts = situation.facts
+    yield from (Choice("", None, remark) for remark in _of_cohort(situation.facts))
+
+
+def _of_cohort(facts: TaskFacts) -> Iterator[str]:
     if facts.subjects < facts.scans:
-        reason = f"the {facts.scans} scans are split by their {facts.subjects} subjects"
-        yield Choice("", None, reason)
+        yield f"the {facts.scans} scans are split by their {facts.subjects} subjects"
     if facts.scans == facts.labeled_scans:
-        reason = "every scan is labeled: what is learned serves scans that are predicted later"
-        yield Choice("", None, reason)
+        yield "every scan is labeled: what is learned serves scans that are predicted later"
+    if images := facts.only_predicted_scans:
+        yield (
+            f"{counted(images, 'held-out scan')} without a label map: segmented, not learned from"
+            " unless a table (--ingest.scan_labels) gives them the split train"
+        )
     if facts.labeled_subjects == 1:
-        yield Choice(
-            "",
-            None,
+        yield (
             "ONE labeled subject: nothing can be cross-fitted; its own coarse map comes from a"
-            " network that saw it, and no figure tells how good the maps of the others are",
+            " network that saw it, and no figure tells how good the maps of the others are"
         )
     if facts.partly_annotated:
         organs = ", ".join(facts.partly_annotated)
-        yield Choice("", None, f"not annotated in every labeled scan, unknown elsewhere: {organs}")
+        yield f"not annotated in every labeled scan, unknown elsewhere: {organs}"
 
 
 def _coarse(situation: Situation) -> Iterator[Choice]:
