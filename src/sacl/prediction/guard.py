@@ -237,9 +237,9 @@ def _doubts(rows: Sequence[Change], replaced: bool) -> Iterator[_Said]:
 
 
 def _excess_of(rows: Sequence[Change]) -> float:
-    """Return how many times too large the coarse maps are, by the scans with a reference."""
+    """Return how many times too large nine of ten coarse maps are at most, where it was drawn."""
     times = [row.coarse_ml / row.drawn_ml for row in rows if row.drawn_ml > 0]
-    return max(1.0, float(np.median(times))) if times else 1.0
+    return max(1.0, float(np.quantile(times, 0.9))) if times else 1.0
 
 
 def _losses(located: Sequence[Change], excess: float, taken: str) -> Iterator[_Said]:
@@ -253,7 +253,9 @@ def _losses(located: Sequence[Change], excess: float, taken: str) -> Iterator[_S
     if len(gone) >= least:
         yield "vanished", gone, f"vanished in {len(gone)} {of}{taken}"
     if len(shrunken) >= least:
-        but = f", which is {excess:.1f} times too large where it was drawn," * (excess > _LARGE)
+        but = f", which is up to {excess:.1f} times too large where it was drawn," * (
+            excess > _LARGE
+        )
         words = f"less than {least_of_it:.0%} of the coarse map's volume{but}"
         words += f" in {len(shrunken)} {of}"
         yield "lost_volume", shrunken, words
