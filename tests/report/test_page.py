@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 
@@ -6,6 +7,7 @@ from sacl.report.page import (
     DASH,
     GENERATOR,
     SHARE_AXIS,
+    environment,
     log_axis,
     number,
     render,
@@ -51,6 +53,15 @@ def test_an_axis_has_few_ticks_and_ends_at_them():
     assert log_axis([150.0, 900.0]).ticks == (100, 200, 500, 1000)
     assert log_axis([0.03]).ticks == pytest.approx((0.02, 0.05))
     assert log_axis([10.0]).ticks == (10, 20)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [([3.0, 1700.0], "1 mL 10 100 1000 10000"), ([0.9, 1700.0], "0.1 mL 10 10000")],
+)
+def test_numbers_of_an_axis_do_not_overlap(values, said):
+    head = environment().get_template("macros.html").module.axis_head(log_axis(values), "mL")
+    assert " ".join(re.findall(r"<text[^>]*>([^<]*)<", head)) == said
 
 
 def test_places_on_an_axis_are_percent_and_never_beyond_it():
