@@ -90,7 +90,7 @@ def chosen(facts, machine=CPU, hours=2.0, **given):
         (HEART, CPU, {"pretrain.method": "none", "finetune.dense.teacher_steps": 8000}),
         (BRAIN, CPU, {"locate.volume.spacing_mm": [1.0, 1.0, 1.0], "finetune.volume": None}),
         (BRAIN, CPU, {"locate.volume.crop": [40, 48, 32]}),
-        (NECK, CPU, {"locate.volume": None, "finetune.volume.teacher_steps": 8000}),
+        (NECK, CPU, {"locate.volume": None, "finetune.volume.teacher_steps": 30_000}),
         (HEART, CPU, {"predict.copies": 4, "finetune.dense.copy_paste": 0.0}),
         (NECK, CPU, {"predict.keep_component": 1.0}),
         (HEART, CPU, {"predict.keep_component": None}),

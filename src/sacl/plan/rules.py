@@ -304,7 +304,7 @@ def _training(situation: Situation) -> Iterator[Choice]:
         )
         yield Choice("finetune.volume", None, reason, _RUNS)
         reason = f"{_of_teacher(facts)}; at most so many, as far as the time allows"
-        yield Choice("finetune.volume.teacher_steps", 8000, reason, f"{_LOG}, 2026-11-30")
+        yield Choice("finetune.volume.teacher_steps", 30_000, reason, f"{_LOG}, 2026-12-01")
         return
     if not situation.gives("finetune.query"):
         reason = f"{_of_teacher(facts)}; at most so many, as far as the time allows"
