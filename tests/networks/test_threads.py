@@ -1,5 +1,9 @@
 """Threads chosen by timing passes; how the choice is made is tested with the pace of trainings."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -48,3 +52,16 @@ def test_for_a_few_scans_threads_stay_as_they_are(monkeypatch, set_threads):
     time_passes(network, CPU, scans=2)
     assert set_threads == []
     assert not network._forward_hooks
+
+
+@pytest.mark.parametrize(("said", "threads"), [({}, 1), ({"OMP_NUM_THREADS": "2"}, 2)])
+def test_torch_computes_on_the_cores_of_a_container_unless_the_user_says(said, threads):
+    code = (
+        "import torch; torch.set_num_threads(2); import sacl.run.machine as machine;"
+        "machine.available_cores = lambda: 1; import sacl.networks.device;"
+        "print(torch.get_num_threads())"
+    )
+    kept = {n: v for n, v in os.environ.items() if n not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=kept | said, capture_output=True, check=True)
+    assert int(done.stdout) == threads

@@ -18,8 +18,9 @@ from sacl.run.machine import available_cores
 
 _LONG = 3000
 """Steps of a training that wins back the minute or two that compiling its networks takes."""
+_AT_FIRST = torch.get_num_threads()
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-_chosen: set[int] = set()
+_chosen = {_AT_FIRST}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -106,9 +107,9 @@ def compute_in(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-_AT_FIRST = torch.get_num_threads()
-if not _said_threads():  # torch counts all cores that it sees, also in a container that has few
-    _AT_FIRST = min(available_cores(), _AT_FIRST)
+if available_cores() < _AT_FIRST and not _said_threads():
+    # torch counts the cores that it sees, which in a container may be more than it has.
+    _AT_FIRST = available_cores()
     compute_in(_AT_FIRST)
 
 

@@ -253,9 +253,7 @@ def _losses(located: Sequence[Change], excess: float, taken: str) -> Iterator[_S
     if len(gone) >= least:
         yield "vanished", gone, f"vanished in {len(gone)} {of}{taken}"
     if len(shrunken) >= least:
-        but = f", which is up to {excess:.1f} times too large where it was drawn," * (
-            excess > _LARGE
-        )
+        but = f", up to {excess:.1f} times too large where it was drawn," * (excess > _LARGE)
         words = f"less than {least_of_it:.0%} of the coarse map's volume{but}"
         words += f" in {len(shrunken)} {of}"
         yield "lost_volume", shrunken, words
