@@ -237,7 +237,7 @@ def _doubts(rows: Sequence[Change], replaced: bool) -> Iterator[_Said]:
 
 
 def _excess_of(rows: Sequence[Change]) -> float:
-    """Return how many times too large nine of ten coarse maps are at most, where it was drawn."""
+    """Return how many times too large coarse maps are, at most, in nine of ten drawn scans."""
     times = [row.coarse_ml / row.drawn_ml for row in rows if row.drawn_ml > 0]
     return max(1.0, float(np.quantile(times, 0.9))) if times else 1.0
 

@@ -37,8 +37,8 @@ are not: importing may open its driver, which no fork can use then."""
 def available_cores(root: Path = Path("/")) -> int:
     """Return the number of cores that this process may use.
 
-    It is no more than the processor time that its control group (cgroup) and those around it have,
-    as in a container that was started with 2 of 64 cores and sees them all.
+    A limit of processor time on its control group (cgroup), or on one around it, counts: a
+    container may have been given 2 of the 64 cores that it sees.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -88,7 +88,7 @@ def free_memory_mb(root: Path = Path("/")) -> float | None:
 
 
 def _processor_shares(root: Path) -> Iterator[float]:
-    """Give the processor time per time that the control groups around this process may take."""
+    """Yield the limits of the control groups around this process, in cores."""
     for group in _groups(root, "cpu"):
         for names in _SHARES:
             with contextlib.suppress(OSError, ValueError):  # `max` where there is no limit
