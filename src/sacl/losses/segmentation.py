@@ -29,6 +29,8 @@ def merge_not_annotated(
     organs themselves get the logarithm of 0.
     """
     log_probability = logit.float().log_softmax(dim=1)
+    if annotated.all():
+        return log_probability
     missing = ~annotated[:, :, None, None]
     organs = log_probability[:, 1:]
     hidden = organs.masked_fill(~missing, -torch.inf)
@@ -66,10 +68,8 @@ def dense_loss(
     reference = torch.where(listed.gather(1, reference.flatten(1)).view_as(reference), reference, 0)
     weight = log_probability.new_ones(reference.shape) if pixel_weight is None else pixel_weight
     counted = weight if class_weight is None else weight * class_weight[reference]
-    per_pixel = torch.nn.functional.nll_loss(log_probability, reference, reduction="none")
-    one_hot = torch.nn.functional.one_hot(reference, logit.shape[1]).movedim(-1, 1)[:, 1:]
-    one_hot = one_hot * weight[:, None]
-    overlap, probable, there = _organ_sums(log_probability[:, 1:].exp(), one_hot, weight[:, None])
+    per_pixel = -log_probability.gather(1, reference[:, None])[:, 0]
+    overlap, probable, there = _organ_sums(log_probability, per_pixel, reference, weight)
     entropy = torch.stack([(per_pixel * counted).sum(), counted.sum()])
     sums = ranks.total(torch.cat([entropy, overlap, probable, there]))
     overlap, probable, there = sums[2:].chunk(3)
@@ -103,13 +103,18 @@ def query_loss(
 
 
 def _organ_sums(
-    probability: Float[Tensor, "batch organ i j"],
-    reference: Float[Tensor, "batch organ i j"],
-    weight: Float[Tensor, "batch 1 i j"],
+    log_probability: Float[Tensor, "batch class i j"],
+    per_pixel: Float[Tensor, "batch i j"],
+    reference: Int[Tensor, "batch i j"],
+    weight: Float[Tensor, "batch i j"],
 ) -> tuple[Float[Tensor, " organ"], Float[Tensor, " organ"], Float[Tensor, " organ"]]:
-    """Return the sums of p r, of p and of r over a batch; the reference is weighted already."""
-    return (
-        (probability * reference).sum(dim=(0, 2, 3)),
-        (probability * weight).sum(dim=(0, 2, 3)),
-        reference.sum(dim=(0, 2, 3)),
-    )
+    """Return the weighted sums of p r, of p and of r over a batch.
+
+    Where r is 1 the probability is that of the reference, whose cross-entropy is `per_pixel`.
+    """
+    probable = torch.einsum("bcij,bij->c", log_probability.exp(), weight)
+    classes = torch.arange(len(probable), device=reference.device)
+    belongs = (reference.flatten() == classes[:, None]).to(weight.dtype)
+    in_reference = torch.stack([(-per_pixel).exp() * weight, weight], dim=-1).flatten(0, 2)
+    overlap, there = (belongs @ in_reference).T
+    return overlap[1:], probable[1:], there[1:]

@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import torch
 from jaxtyping import Float
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetUpBlock
+from monai.networks.layers.factories import Norm
 from monai.networks.nets import DynUNet
 from msgspec import Meta
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 
 from sacl.errors import ConfigError
 from sacl.files.documents import JsonObject
 from sacl.files.weights import described
+from sacl.networks.device import channels_last
 from sacl.networks.encoder import UNET3D, EncoderSpec
 
 Triple = tuple[int, int, int]
@@ -25,7 +29,7 @@ _SMALLEST_MAP = 4
 _LEVELS = 5
 _WIDEST = 8
 """Channels double from level to level, up to this multiple of the first level's."""
-_NORM = ("instance", {"affine": True})
+_NORM = ("instance_in_order", {"affine": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +106,28 @@ def _triple(values: Any) -> Triple:
     return i, j, k
 
 
+class InstanceNorm(nn.InstanceNorm3d):
+    """Instance norm of volumes that keeps channels-last order on a CPU, which torch's own does not.
+
+    There it normalizes one sample after the other, as a batch of its own.
+    """
+
+    def forward(self, input: Float[Tensor, "n channel i j k"]) -> Float[Tensor, "n channel i j k"]:
+        """Return every sample's channels with mean 0 and variance 1, then scaled and shifted."""
+        if input.device.type != "cpu":
+            return super().forward(input)
+        normed = [
+            batch_norm(sample, None, None, self.weight, self.bias, training=True, eps=self.eps)
+            for sample in input.split(1)
+        ]
+        return torch.cat(normed) if len(normed) > 1 else normed[0]
+
+
+@Norm.factory_function("instance_in_order")
+def _instance_norm(_axes: int) -> type[nn.Module]:
+    return InstanceNorm
+
+
 class Down(nn.ModuleList):
     """The way down: an encoder of images, or with 2 input channels of images with attention.
 
@@ -120,7 +146,7 @@ class Down(nn.ModuleList):
         """Return the feature maps of all levels, fine to coarse."""
         features: list[Tensor] = []
         for block in self:
-            features.append(block(features[-1] if features else pixels))
+            features.append(block(features[-1] if features else channels_last(pixels)))
         return features
 
 

@@ -114,5 +114,16 @@ if available_cores() < _AT_FIRST and not _said_threads():
 
 
 def channels_last(pixels: Float[Tensor, "n channel ..."]) -> Float[Tensor, "n channel ..."]:
-    """Return images in the memory order that convolutions are fastest in: volumes as they are."""
-    return pixels.contiguous(memory_format=torch.channels_last) if pixels.ndim == 4 else pixels
+    """Return images in the memory order that convolutions are fastest in.
+
+    On a GPU volumes stay as they are. Of one channel both orders are the same but for the strides,
+    by which torch tells them apart.
+    """
+    if pixels.ndim == 4:
+        return pixels.contiguous(memory_format=torch.channels_last)
+    if pixels.device.type != "cpu":
+        return pixels
+    if pixels.shape[1] > 1:
+        return pixels.contiguous(memory_format=torch.channels_last_3d)
+    _, _, i, j, k = pixels.shape
+    return pixels.contiguous().as_strided(pixels.shape, (i * j * k, 1, j * k, k, 1))
