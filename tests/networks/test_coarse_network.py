@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from sacl.errors import ConfigError, DataError
-from sacl.networks.coarse import CoarseNetwork, CoarseSpec, plan_levels
+from sacl.networks.coarse import CoarseNetwork, CoarseSpec, InstanceNorm, plan_levels
+from sacl.networks.device import channels_last
 
 
 def spec_for(crop, spacing_mm, channels=4) -> CoarseSpec:
@@ -85,3 +86,33 @@ def test_of_a_network_without_memory_no_weights_are_drawn(monkeypatch):
     monkeypatch.setattr(torch.nn.init, "kaiming_normal_", lambda *_, **__: pytest.fail("drawn"))
     with torch.device("meta"):
         CoarseNetwork(spec_for((32, 32, 32), (2.0, 2.0, 2.0)))
+
+
+@pytest.mark.parametrize(("samples", "channels"), [(1, 8), (3, 8), (2, 2)])
+def test_instance_norm_is_that_of_torch_and_keeps_the_memory_order(samples, channels):
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(samples, channels, 4, 6, 5, generator=generator, dtype=torch.float64)
+    ours, theirs = (
+        InstanceNorm(channels, affine=True),
+        torch.nn.InstanceNorm3d(channels, affine=True),
+    )
+    gradients = []
+    for norm in (ours, theirs):
+        norm.double().weight.data.copy_(torch.arange(1.0, channels + 1))
+        norm.bias.data.copy_(torch.arange(channels))
+        given = channels_last(maps).requires_grad_()
+        normed = norm(given)
+        normed.pow(3).sum().backward()
+        gradients.append((normed, given.grad, norm.weight.grad, norm.bias.grad))
+        given.grad = None
+    for own, other in zip(*gradients, strict=True):
+        assert torch.allclose(own, other, rtol=1e-9, atol=1e-9)
+    assert gradients[0][0].is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_volumes_go_all_the_way_down_and_up_in_channels_last_order():
+    spec = spec_for((16, 16, 8), (1.0, 1.0, 1.0), channels=8)
+    network = CoarseNetwork(spec)
+    features = network.down(torch.rand(2, 1, *spec.crop))
+    for maps in [*features, *network.up.levels(features)]:
+        assert maps.is_contiguous(memory_format=torch.channels_last_3d)

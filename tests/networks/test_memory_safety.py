@@ -36,6 +36,27 @@ print("whole")
 """
 
 
+ON_VOLUMES = """
+import torch
+from sacl.networks.coarse import CoarseNetwork, CoarseSpec, Down, plan_levels
+from sacl.networks.encoder import LEAST_WIDTH
+
+torch.set_num_threads(1)
+for crop, spacing_mm in (((16, 16, 8), (1.0, 1.0, 1.0)), ((20, 24, 4), (1.0, 1.0, 4.0))):
+    crop, kernels, strides = plan_levels(crop, spacing_mm)
+    spec = CoarseSpec(
+        scheme="one", organs=("liver",), spacing_mm=spacing_mm, in_plane_size=None, crop=crop,
+        channels=LEAST_WIDTH, kernels=kernels, strides=strides,
+    )
+    for inputs in (1, 2):
+        network = CoarseNetwork(spec)
+        network.down = Down(spec, in_channels=inputs)
+        for batch in (1, 3):
+            sum(logit.sum() for logit in network(torch.rand(batch, inputs, *crop))).backward()
+print("whole")
+"""
+
+
 def checks_the_heap():
     try:
         ctypes.CDLL(CHECKER)
@@ -58,8 +79,16 @@ def test_no_strided_convolution_of_one_pixel_has_fewer_than_eight_inputs(network
 
 
 @pytest.mark.skipif(not checks_the_heap(), reason=f"glibc's {CHECKER} is not installed")
-@pytest.mark.parametrize(("network", "channels"), [("resnet18", 1), ("resnet50", 2)])
-def test_the_smallest_networks_train_with_an_intact_heap_without_avx512(network, channels):
+@pytest.mark.parametrize(
+    "training",
+    [
+        TRAINING.format(network="resnet18", channels=1),
+        TRAINING.format(network="resnet50", channels=2),
+        ON_VOLUMES,
+    ],
+    ids=["resnet18", "resnet50", "volumes"],
+)
+def test_the_smallest_networks_train_with_an_intact_heap_without_avx512(training):
     environment = {
         **os.environ,
         "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -67,7 +96,7 @@ def test_the_smallest_networks_train_with_an_intact_heap_without_avx512(network,
         "GLIBC_TUNABLES": "glibc.malloc.check=3",
     }
     done = subprocess.run(
-        [sys.executable, "-c", TRAINING.format(network=network, channels=channels)],
+        [sys.executable, "-c", training],
         env=environment,
         capture_output=True,
         text=True,
