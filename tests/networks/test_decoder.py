@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sacl.errors import ConfigError
-from sacl.networks.decoder import aspp_dilations, build_decoder, resize
+from sacl.networks.decoder import GroupNorm, aspp_dilations, build_decoder, resize
 
 CHANNELS, STRIDES = (16, 32, 64, 128), (1, 2, 4, 8)
 
@@ -49,3 +49,18 @@ def test_resizing_keeps_a_ramp_in_place():
 def test_an_unknown_decoder_is_one_line():
     with pytest.raises(ConfigError, match="decoder: expected one of unet, aspp"):
         build_decoder("tower", CHANNELS, STRIDES, image_size=16)
+
+
+def test_group_norm_is_that_of_torch_and_keeps_the_memory_order():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(3, 16, 6, 5, generator=generator, dtype=torch.float64)
+    outcomes = []
+    for norm in (GroupNorm(8, 16), torch.nn.GroupNorm(8, 16)):
+        norm.double().weight.data.copy_(torch.arange(1.0, 17))
+        given = maps.contiguous(memory_format=torch.channels_last).requires_grad_()
+        normed = norm(given)
+        normed.pow(3).sum().backward()
+        outcomes.append((normed, given.grad, norm.weight.grad, norm.bias.grad))
+    for own, other in zip(*outcomes, strict=True):
+        assert torch.allclose(own, other, rtol=1e-9, atol=1e-9)
+    assert outcomes[0][0].is_contiguous(memory_format=torch.channels_last)

@@ -87,7 +87,7 @@ class Segmenter(nn.Module):
     def forward(self, pixels: Float[Tensor, "n channel i j"]) -> Float[Tensor, "n out i j"]:
         """Return float32 logits."""
         logit = self.head(self.decoder(self.encoder(pixels)))
-        return resize(logit.float(), pixels.shape[2:])
+        return resize(logit.float().contiguous(), pixels.shape[2:])
 
 
 def build_segmenter(
