@@ -17,7 +17,7 @@ from torch.nn.functional import batch_norm
 from sacl.errors import ConfigError
 from sacl.files.documents import JsonObject
 from sacl.files.weights import described
-from sacl.networks.device import channels_last
+from sacl.networks.device import channels_last, in_own_order
 from sacl.networks.encoder import UNET3D, EncoderSpec
 
 Triple = tuple[int, int, int]
@@ -114,7 +114,7 @@ class InstanceNorm(nn.InstanceNorm3d):
 
     def forward(self, input: Float[Tensor, "n channel i j k"]) -> Float[Tensor, "n channel i j k"]:
         """Return every sample's channels with mean 0 and variance 1, then scaled and shifted."""
-        if input.device.type != "cpu":
+        if not in_own_order(input):
             return super().forward(input)
         normed = [
             batch_norm(sample, None, None, self.weight, self.bias, training=True, eps=self.eps)

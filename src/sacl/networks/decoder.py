@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sacl.errors import ConfigError
-from sacl.networks.device import channels_last
+from sacl.networks.device import channels_last, in_own_order
 
 _GROUPS = 8
 
@@ -43,7 +43,7 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, input: Float[Tensor, "n c i j"]) -> Float[Tensor, "n c i j"]:
         """Return maps normalized by group, in the order that they came in."""
-        if input.device.type != "cpu":
+        if not in_own_order(input):
             return super().forward(input)
         return channels_last(super().forward(input.contiguous()))
 

@@ -113,15 +113,20 @@ if available_cores() < _AT_FIRST and not _said_threads():
     compute_in(_AT_FIRST)
 
 
+def in_own_order(pixels: Float[Tensor, "n channel ..."]) -> bool:
+    """Tell whether networks choose the memory order: on a CPU, but not for an export to ONNX."""
+    return pixels.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def channels_last(pixels: Float[Tensor, "n channel ..."]) -> Float[Tensor, "n channel ..."]:
     """Return images in the memory order that convolutions are fastest in.
 
-    On a GPU volumes stay as they are. Of one channel both orders are the same but for the strides,
+    Volumes stay as they are on a GPU. Of one channel both orders are the same but for the strides,
     by which torch tells them apart.
     """
     if pixels.ndim == 4:
         return pixels.contiguous(memory_format=torch.channels_last)
-    if pixels.device.type != "cpu":
+    if not in_own_order(pixels):
         return pixels
     if pixels.shape[1] > 1:
         return pixels.contiguous(memory_format=torch.channels_last_3d)
