@@ -70,7 +70,7 @@ def step_of(network: nn.Module, image: torch.Tensor, organs: int) -> Callable[[]
 
 
 def in_turns(ways: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Return the median seconds of each way; they take turns, and the first round is not counted."""
+    """Return the median seconds of ways that take turns; the first round is not counted."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats + 1):
         for name, work in ways.items():
