@@ -111,7 +111,7 @@ def main() -> None:
         organs=("right ventricle", "myocardium", "left ventricle"),
         image_size=_SIDE,
         window=WindowRule("mr", (0.0, 1.0)),
-        placement=Placement("slice"),
+        placement=Placement(region="slice"),
     )
     segmenter = build_segmenter(heart, 0).to(memory_format=torch.channels_last)
     own = step_of(segmenter, channels_last(torch.rand(16, 1, _SIDE, _SIDE)), 3)
