@@ -65,15 +65,17 @@ def stem(path: Path) -> str:
     return path.stem
 
 
-def read_volume(path: Path) -> tuple[Volume, NativeFrame]:
+def read_volume(path: Path, *, several: bool = False) -> tuple[Volume, NativeFrame]:
     """Read an image: int16 where rescaled values are integers that fit, else float32.
+
+    Of `several` volumes in the file, which are channels of one scan, the first is read.
 
     Raises:
         DataError: the file is missing, damaged, not NIfTI or not 3-D, its affine is not usable, or
             a voxel is NaN or infinite.
     """
     with _one_line(path):
-        image, frame = _open(path)
+        image, frame = _open(path, several)
         return volume_of(*_stored(image, path), frame.grid, path.name), frame
 
 
@@ -211,7 +213,7 @@ def _what_is_wrong(path: Path, error: BaseException) -> str:
     )
 
 
-def _open(path: Path) -> tuple[Any, NativeFrame]:
+def _open(path: Path, several: bool = False) -> tuple[Any, NativeFrame]:
     """Return the image, its voxels not yet read, and its frame; the header is checked."""
     if path.exists() and not path.is_file():
         raise DataError(f"{path.name}: a folder or a pipe, expected a NIfTI file")
@@ -227,7 +229,7 @@ def _open(path: Path) -> tuple[Any, NativeFrame]:
             f" {stored[7:]} give no affine; repair the header"
         )
     image = nibabel.load(path)
-    frame = _frame_of(header, _grid_of(image, path.name))
+    frame = _frame_of(header, _grid_of(image, path.name, several))
     if strange:
         words = " and ".join(f"{name} {code}" for name, code in strange.items())
         doubt = f"{words}: no code of NIfTI, read as 0, which others may use; repair the header"
@@ -251,9 +253,9 @@ def _is_usable(qform: tuple[float, ...]) -> bool:
     return bool(np.isfinite(qform).all()) and 0 not in qform[1:4]
 
 
-def _grid_of(image: Any, where: str) -> Grid:
+def _grid_of(image: Any, where: str, several: bool = False) -> Grid:
     shape = tuple(int(n) for n in image.shape)
-    if len(shape) > 3 and math.prod(shape[3:]) > 1:
+    if len(shape) > 3 and math.prod(shape[3:]) > 1 and not several:
         raise DataError(
             f"{where}: a {len(shape)}-D image of {math.prod(shape[3:])} volumes, expected"
             " one; split it (for instance `fslsplit`) and choose one volume per case"
@@ -317,16 +319,17 @@ def _raw_header(path: Path) -> Any:
 
 
 def _stored(image: Any, path: Path) -> tuple[Num[np.ndarray, "i j k"], float, float]:
-    """Return the voxels as stored, and the slope and intercept to be applied."""
-    proxy = image.dataobj
+    """Return the voxels of the first volume as stored, and slope and intercept to be applied."""
+    proxy, shape = image.dataobj, image.shape[:3]
     if proxy.dtype.kind not in "iuf":
         raise ImageFileError("voxels are not plain numbers")
     if path.suffix.lower() == ".gz":
-        size = math.prod(image.shape) * proxy.dtype.itemsize
-        voxels = _inflated(path, proxy.offset, size).view(proxy.dtype)
+        size = math.prod(shape) * proxy.dtype.itemsize
+        voxels = _inflated(path, proxy.offset, size).view(proxy.dtype).reshape(shape, order="F")
     else:
         voxels = np.asanyarray(proxy.get_unscaled())
-    return voxels.reshape(image.shape[:3], order="F"), float(proxy.slope), float(proxy.inter)
+        voxels = voxels.reshape(*shape, -1, order="F")[..., 0]
+    return voxels, float(proxy.slope), float(proxy.inter)
 
 
 def _inflated(path: Path, start: int, size: int) -> UInt8[np.ndarray, " byte"]:

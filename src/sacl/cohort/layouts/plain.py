@@ -11,15 +11,18 @@ The JSON lists of the Medical Segmentation Decathlon and of MONAI have `training
 and, as they like, `validation`, `test` or `testing`. The decathlon's is called `dataset.json` and
 names the labels; a datalist of MONAI may have any name.
 `image` and `label` are a path or a list of them, of which the first is taken; absolute, or relative
-to the JSON or to the folder above it. An entry without `label` is an unlabeled scan; other names
-for it (`seg`, `segmentation`, `mask`, `pseudo_label`) are not read, and a note says so. The other
-plain values of an entry are scan-wise labels, `fold` among them; `subject_id` names the subject.
+to the JSON or to the folder above it. Where the decathlon names several modalities, an image file
+holds a volume of each, of which the first is taken. An entry without `label` is an unlabeled scan;
+other names for it (`seg`, `segmentation`, `mask`, `pseudo_label`) are not read, and a note says so.
+The other plain values of an entry are scan-wise labels, `fold` among them; `subject_id` names the
+subject.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,7 @@ from sacl.cohort.tables import NOT_LABELS, annotated_of, scan_labels_of, split_o
 from sacl.errors import DataError
 from sacl.files.atomic import real
 from sacl.files.documents import JsonObject, read_object, read_rows
-from sacl.files.nifti import stem
+from sacl.files.nifti import read_volume, stem
 from sacl.types import Split
 
 _NAME = "cohort.csv"
@@ -182,6 +185,9 @@ def _read(path: Path, layout: str) -> Dataset:
     images = [_listed_file(path, row.get("image"), key) for key, row in rows]
     stems = [stem(image) for image in images]
     case_ids = told_apart(stems, [f"{p.parent.name}_{stem(p)}" for p in images])
+    listed = document.get("modality") if layout == "decathlon" else None
+    modalities = list(listed.values()) if isinstance(listed, Mapping) else []
+    several = len(modalities) > 1
     cases = tuple(
         SourceCase(
             str(row.get("case_id") or name),
@@ -191,15 +197,21 @@ def _read(path: Path, layout: str) -> Dataset:
             str(row["subject_id"]) if row.get("subject_id") else None,
             scan_labels_of(row, (*NOT_LABELS, *_OTHER_LABELS)),
             origin=key,
+            load=partial(read_volume, image, several=True) if several else None,
         )
         for (key, row), image, name in zip(rows, images, case_ids, strict=True)
     )
     maps = [case.reference for case in cases if case.reference]
     names = names_of_maps(maps, document.get("labels"), path, path.name)
     notes = _notes([row for _, row in rows])
+    if several:
+        count, first = len(modalities), modalities[0]
+        notes += (f"of {count} channels in a file the first is used, {first}",)
     if layout == "decathlon":
         for folder in dict.fromkeys(label.parent for label in maps):
             notes += unread(folder, maps, f"the label maps that {path.name} lists")
+        for folder in dict.fromkeys(image.parent for image in images):
+            notes += unread(folder, images, f"the images that {path.name} lists")
     return Dataset(
         layout=layout,
         name=str(document.get("name") or path.parent.name),
