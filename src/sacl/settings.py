@@ -40,6 +40,7 @@ Layout = Literal[
     "monai_datalist",
     "folder",
     "dicom",
+    "folders",
 ]
 """The layouts of `sacl.cohort.layouts.listing.LAYOUTS`, and `auto`."""
 

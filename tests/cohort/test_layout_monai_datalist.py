@@ -112,9 +112,10 @@ def test_label_values_are_named_by_the_json_labels_json_or_the_first_map(tmp_pat
     assert find(root)[0].organs == {1: "liver", 2: "spleen"}
 
 
-def test_label_values_that_nobody_names_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"folds\.json: the label values have no names; write"):
-        find(labeled(tmp_path))
+def test_label_values_that_nobody_names_are_called_by_number(tmp_path):
+    found, _ = find(labeled(tmp_path))
+    assert found.organs == {1: "label_1"}
+    assert "the label values have no names and are called label_1; write" in found.notes[-1]
 
 
 @pytest.mark.parametrize(

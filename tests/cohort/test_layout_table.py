@@ -71,13 +71,14 @@ def test_a_wrong_table_is_refused(tmp_path, text, message):
         find(table(tmp_path, text))
 
 
-def test_label_values_without_names_are_refused(tmp_path):
+def test_label_values_without_names_are_called_by_number(tmp_path):
     root = table(tmp_path, "case_id,image,label\na,ct/a.nii.gz,maps/a.nii.gz\n")
     nibabel.save(
         nibabel.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), root / "maps/a.nii.gz"
     )
-    with pytest.raises(DataError, match=r"write labels\.json beside it"):
-        find(root)
+    found, _ = find(root)
+    assert found.organs == {1: "label_1"}
+    assert "the label values have no names and are called label_1; write" in found.notes[-1]
 
 
 def test_a_plain_folder_is_unlabeled_scans_by_name(tmp_path):

@@ -90,3 +90,11 @@ def test_a_split_that_is_none_is_refused(root):
     (root / "meta.csv").write_text("image_id;split\ns0000;holdout\n")
     with pytest.raises(DataError, match=r"meta\.csv: case s0000 has the split 'holdout'"):
         find(root)
+
+
+def test_a_label_map_beside_the_scan_is_not_of_this_layout(tmp_path):
+    touch(tmp_path, "a/ct.nii.gz", "b/ct.nii.gz")
+    assert find(tmp_path)[0].layout == "totalsegmentator"
+    touch(tmp_path, "b/label.nii.gz")
+    write_json(tmp_path, {"liver": 1}, "labels.json")
+    assert find(tmp_path)[0].layout == "folders"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sacl.cohort.dataset import files_by_case, in_short, nifti_files, require_labels_read, unread
 from sacl.errors import DataError
@@ -19,16 +22,22 @@ from sacl.types import LabelScheme
 TABLES = ("labels.json", "dataset.json")
 """Files beside label maps that name their values."""
 _LONGEST_NAME = 100
+_OPENED = 8
+"""Label maps that are read for their values where nothing names these."""
 _NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
 _BACKGROUND = ("background", "clear label")
 
 
 @dataclass(frozen=True)
 class LabelNames:
-    """The organ of each label value, as the source calls it, and the value that is `ignore`."""
+    """The organ of each label value, as the source calls it, and the value that is `ignore`.
+
+    `note` is what the user should know of the names.
+    """
 
     organs: Mapping[int, str]
     ignore: int | None = None
+    note: str = ""
 
 
 def label_names(labels: Any, where: str) -> LabelNames:
@@ -66,20 +75,38 @@ def label_names(labels: Any, where: str) -> LabelNames:
 def names_of_maps(maps: Iterable[Path], table: Any, beside: Path, where: str) -> LabelNames:
     """Return what the values of a dataset's label maps are called, nothing if it has no map.
 
-    The dataset's own table wins, then that beside the listed file, then that in the first map.
+    The dataset's own table wins, then that beside the listed file, then that in the first map. If
+    there is none, a value N of the first maps is `label_N`.
     """
-    first = next(iter(maps), None)
-    if first is None:
+    paths = tuple(maps)
+    if not paths:
         return LabelNames({})
     if table:
         return label_names(table, where)
-    names = names_in_folder(beside.parent) or names_in_map(first)
-    if names is None:
-        raise DataError(
-            f"{where}: the label values have no names; write {TABLES[0]} beside it, such as"
-            ' {"liver": 1, "spleen": 2}'
-        )
-    return names
+    named = names_in_folder(beside.parent) or names_in_map(paths[0])
+    return named or _numbered(paths, beside.parent.name)
+
+
+@lru_cache
+def _numbered(paths: tuple[Path, ...], where: str) -> LabelNames:
+    """Return names by number for the values that the first label maps hold.
+
+    Raises:
+        DataError: they hold none.
+    """
+    values: set[int] = set()
+    for path in paths[:_OPENED]:
+        found = np.unique(read_labels(path)[0])
+        require_labels(int(found[0]), int(found[-1]), path.name)
+        values |= set(found.tolist()) - {0}
+    if not values:
+        raise DataError(f"{where}: all label maps are empty; draw organs in one of them")
+    organs = {value: f"label_{value}" for value in sorted(values)}
+    note = (
+        f"the label values have no names and are called {in_short(list(organs.values()))};"
+        f' write {TABLES[0]} in {where} to name them, such as {{"liver": {min(values)}}}'
+    )
+    return LabelNames(organs, note=note)
 
 
 def names_in_map(path: Path) -> LabelNames | None:

@@ -148,10 +148,13 @@ def _modality_of(case: SourceCase) -> Modality:
 
 
 def _recognize_folders(root: Path) -> str | None:
-    for folder in _folders(root):
-        for image in _images(folder):
-            masks = " and segmentations" if (folder / _MASKS).is_dir() else ""
-            return f"folders like {folder.name} with {image.name}{masks}"
+    scans = {folder: images[0] for folder in _folders(root) if (images := _images(folder))}
+    with_masks = any((folder / _MASKS).is_dir() for folder in scans)
+    if not with_masks and any(len(nifti_files(folder)) > 1 for folder in scans):
+        return None  # what lies beside the scans may be their label maps
+    for folder, image in scans.items():
+        masks = " and segmentations" if (folder / _MASKS).is_dir() else ""
+        return f"folders like {folder.name} with {image.name}{masks}"
     return None
 
 

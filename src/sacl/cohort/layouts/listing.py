@@ -13,7 +13,14 @@ from sacl.cohort.layouts import dicom
 from sacl.cohort.layouts.challenges import AMOS, BTCV, FLARE2021, TOTALSEGMENTATOR
 from sacl.cohort.layouts.nnssl import NNSSL
 from sacl.cohort.layouts.nnunet import NNUNET
-from sacl.cohort.layouts.plain import DECATHLON, FOLDER, MONAI_DATALIST, TABLE, refuse_a_part
+from sacl.cohort.layouts.plain import (
+    DECATHLON,
+    FOLDER,
+    FOLDERS,
+    MONAI_DATALIST,
+    TABLE,
+    refuse_a_part,
+)
 from sacl.cohort.merging import merge, of_one_modality, with_guessed_subjects, with_modality
 from sacl.cohort.splits import require_one_split, with_fold
 from sacl.cohort.tables import BESIDE, with_table
@@ -34,6 +41,7 @@ LAYOUTS: dict[str, Layout] = {
     "monai_datalist": MONAI_DATALIST,
     "folder": FOLDER,
     "dicom": dicom.DICOM,
+    "folders": FOLDERS,
 }
 """All layouts, the more specific one first."""
 

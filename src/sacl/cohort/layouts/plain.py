@@ -5,7 +5,8 @@ lists the organs that somebody looked for, such as `liver;spleen`, where these a
 other column is a scan-wise label. Paths are relative to the table. `labels.json` beside it names
 the label values, else the table in the first label map.
 
-A plain folder holds NIfTI scans; label maps among them are paired by name.
+A plain folder holds NIfTI scans; label maps among them are paired by name. So are those in folders
+below it: scans and label maps in two folders (`images`, `labels`), or a folder per scan.
 
 The JSON lists of the Medical Segmentation Decathlon and of MONAI have `training [{image, label}]`
 and, as they like, `validation`, `test` or `testing`. The decathlon's is called `dataset.json` and
@@ -37,7 +38,7 @@ from sacl.cohort.dataset import (
     told_apart,
     unread,
 )
-from sacl.cohort.label_names import TABLES, LabelNames, names_of_maps
+from sacl.cohort.label_names import TABLES, names_of_maps
 from sacl.cohort.layouts.nnunet import modality_of
 from sacl.cohort.tables import NOT_LABELS, annotated_of, scan_labels_of, split_of
 from sacl.errors import DataError
@@ -49,10 +50,23 @@ from sacl.types import Split
 _NAME = "cohort.csv"
 _OF_A_DATASET = re.compile(r"(images?|imgs?|scans)(Tr|Va|Ts)?|(Training|Validation)Img", re.I)
 _LABEL_WORDS = {
-    *("seg", "segs", "segmentation", "segmentations", "label", "labels", "labelmap"),
-    *("mask", "masks", "pred", "prediction", "gt"),
+    *("seg", "segs", "segmentation", "segmentations", "label", "labels", "labelmap", "labelmaps"),
+    *("mask", "masks", "pred", "prediction", "gt", "groundtruth", "annotation", "annotations"),
 }
-_IMAGE_WORDS = {"ct", "mr", "mri", "image", "img", "scan", "volume", "0000"}
+_IMAGE_WORDS = {
+    *("ct", "mr", "mri", "image", "images", "imaging", "img", "imgs", "scan", "scans"),
+    *("volume", "volumes", "data", "0000"),
+}
+_SPLIT_WORDS: dict[str, Split] = {
+    **dict.fromkeys(("va", "val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("ts", "test", "testing"), "test"),
+}
+_OF_A_SPLIT = re.compile(r"(?<=[a-z])(Tr|Va|Ts)$")
+_OVER_TIME = "4d"
+_DEPTH = 3
+"""Folders below the given one in which scans are looked for, each in the one before."""
+_OF_A_RUN = "1-cohort"
+"""What a work directory holds, whose files are no data."""
 _DECATHLON = "dataset.json"
 _PARTS: dict[str, Split] = {
     "training": "train",
@@ -90,7 +104,8 @@ def _read_table(root: Path) -> Dataset:
     maps = [case.reference for case in cases if case.reference]
     names = names_of_maps(maps, None, path, path.name)
     name = real(path.parent).name
-    return Dataset("table", name, names.organs, tuple(cases), ignore=names.ignore)
+    notes = tuple(filter(None, [names.note]))
+    return Dataset("table", name, names.organs, tuple(cases), ignore=names.ignore, notes=notes)
 
 
 def _table(root: Path) -> Path:
@@ -107,27 +122,20 @@ def _read_folder(root: Path) -> Dataset:
     files = list(files_by_case(root).values())
     scans = [path for path in files if not _words(path) & _LABEL_WORDS] or files
     maps = [path for path in files if path not in scans]
-    names, reason = _names_of(maps, root)
-    map_of = _paired(scans, maps) if names.organs else {}
+    map_of = _paired(scans, maps)
+    names = names_of_maps(map_of.values(), None, root / _NAME, root.name)
     left_out = [path.name for path in maps if path not in map_of.values()]
     read = [*files, *(root / name for name in TABLES)]
     notes = unread(root, read, "NIfTI files; give other data as a second --data")
     if left_out:
         notes += (
-            f"{in_short(left_out)} left out: label maps by their names, {reason}; list the scans in"
-            " a cohort.csv with case_id, image and label to train with them",
+            f"{in_short(left_out)} left out: label maps by their names, of no scan here; list the"
+            " scans in a cohort.csv with case_id, image and label to train with them",
         )
+    notes += tuple(filter(None, [names.note]))
     cases = (SourceCase(stem(path), path, map_of.get(path), origin="folder") for path in scans)
     name = real(root).name
     return Dataset("folder", name, names.organs, tuple(cases), ignore=names.ignore, notes=notes)
-
-
-def _names_of(maps: Sequence[Path], root: Path) -> tuple[LabelNames, str]:
-    """Return the names of label values, or none and the reason why maps are left out."""
-    try:
-        return names_of_maps(maps, None, root / _NAME, root.name), "of no scan here"
-    except DataError:
-        return LabelNames({}), "and nothing names their values (no labels.json)"
 
 
 def _paired(scans: Sequence[Path], maps: Sequence[Path]) -> dict[Path, Path]:
@@ -142,6 +150,79 @@ def _paired(scans: Sequence[Path], maps: Sequence[Path]) -> dict[Path, Path]:
 
 def _words(path: Path) -> set[str]:
     return set(re.split(r"[-_. ]", stem(path).lower()))
+
+
+def _below(root: Path) -> list[Path]:
+    """Return the NIfTI files in the folders below one, but for hidden ones and work directories."""
+    folders, files = [root], []
+    for _ in range(_DEPTH):
+        below = (path for folder in folders for path in sorted(folder.iterdir()))
+        folders = [
+            path
+            for path in below
+            if path.is_dir() and path.name[0] != "." and not (path / _OF_A_RUN).is_dir()
+        ]
+        files += [file for folder in folders for file in nifti_files(folder)]
+    return files
+
+
+def _recognize_folders(root: Path) -> str | None:
+    if not root.is_dir() or nifti_files(root) or (root / _OF_A_RUN).is_dir():
+        return None
+    files = _below(root)
+    maps = [path for path in files if _words_below(root, path) & _LABEL_WORDS]
+    return f"{len(files)} NIfTI files in folders, {len(maps)} of them label maps" if files else None
+
+
+def _read_folders(root: Path) -> Dataset:
+    """List the scans, each with the label map that is called and lies alike.
+
+    Words that say what a file is, such as `image`, `seg` or `labelsTr`, may differ. Folders called
+    `Va`, `val`, `Ts`, `test` and the like hold scans for validation and test.
+
+    Raises:
+        DataError: a label map has no scan, or two, or a scan two label maps.
+    """
+    found = _below(root)
+    words = {path: _words_below(root, path) for path in found}
+    files = [path for path in found if _OVER_TIME not in words[path]]
+    alike: dict[frozenset[str], list[list[Path]]] = {}
+    for path in files:
+        pair = alike.setdefault(frozenset(words[path] - _LABEL_WORDS - _IMAGE_WORDS), [[], []])
+        pair[bool(words[path] & _LABEL_WORDS)].append(path)
+    map_of: dict[Path, Path | None] = {}
+    for scans, maps in alike.values():
+        if maps and (len(scans), len(maps)) != (1, 1):
+            what = f"{len(scans)} scans and {len(maps)} label maps are" if scans else "no scan is"
+            raise DataError(
+                f"{root.name}: {maps[0].relative_to(root)}: {what} called alike; list the scans in"
+                " a cohort.csv with case_id, image and label"
+            )
+        map_of |= dict.fromkeys(scans, maps[0] if maps else None)
+    names = names_of_maps(filter(None, map_of.values()), None, root / _NAME, root.name)
+    own = [
+        stem(path).removesuffix("_0000") if _words(path) - _IMAGE_WORDS else path.parent.name
+        for path in map_of
+    ]
+    longer = [f"{p.parent.name}_{stem(p)}" for p in map_of]
+    cases = tuple(
+        SourceCase(case_id, image, map_of[image], _split_of(words[image]), origin=image.parent.name)
+        for case_id, image in zip(told_apart(own, longer), map_of, strict=True)
+    )
+    left_out = [path.name for path in found if path not in files]
+    over_time = f"not read {in_short(left_out)}, a scan over time" if left_out else ""
+    notes, name = tuple(filter(None, [over_time, names.note])), real(root).name
+    return Dataset("folders", name, names.organs, cases, ignore=names.ignore, notes=notes)
+
+
+def _words_below(root: Path, path: Path) -> set[str]:
+    """Return the words of a file's name and of its folders' below a root; `imagesTr` are two."""
+    folders = (_OF_A_SPLIT.sub(r"_\1", part) for part in path.relative_to(root).parts[:-1])
+    return _words(path).union(*(re.split(r"[-_. ]", folder.lower()) for folder in folders))
+
+
+def _split_of(words: set[str]) -> Split:
+    return next((_SPLIT_WORDS[word] for word in sorted(words) if word in _SPLIT_WORDS), "train")
 
 
 def refuse_a_part(root: Path) -> None:
@@ -203,7 +284,7 @@ def _read(path: Path, layout: str) -> Dataset:
     )
     maps = [case.reference for case in cases if case.reference]
     names = names_of_maps(maps, document.get("labels"), path, path.name)
-    notes = _notes([row for _, row in rows])
+    notes = _notes([row for _, row in rows]) + tuple(filter(None, [names.note]))
     if several:
         count, first = len(modalities), modalities[0]
         notes += (f"of {count} channels in a file the first is used, {first}",)
@@ -286,6 +367,11 @@ TABLE = Layout(
     _read_table,
 )
 FOLDER = Layout("a plain folder of NIfTI scans", _recognize_folder, _read_folder)
+FOLDERS = Layout(
+    "folders of NIfTI scans and of label maps called alike, or a folder per scan",
+    _recognize_folders,
+    _read_folders,
+)
 DECATHLON = Layout(
     "Medical Segmentation Decathlon: dataset.json lists training [{image, label}] and test",
     _recognize_decathlon,

@@ -1,0 +1,98 @@
+"""Scans and label maps in folders of any names, and label values that nobody names."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from listed_layout import summary, touch, write_json
+
+from sacl.cohort.label_names import names_of_maps
+from sacl.cohort.layouts.listing import find
+from sacl.errors import DataError
+
+
+def drawn(root, *names, values=(1,)):
+    """Make label maps that hold some values."""
+    for name in names:
+        voxels = np.zeros((4, 4, 4), np.uint8)
+        voxels[0, 0, : len(values)] = values
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(voxels, np.eye(4)), root / name)
+
+
+@pytest.mark.parametrize(
+    ("scan", "label", "case_id"),
+    [
+        ("images/{}.nii.gz", "labels/{}.nii.gz", "{}"),
+        ("imagesTr/{}.nii.gz", "labelsTr/{}.nii.gz", "{}"),
+        ("img/{}.nii", "mask/{}_mask.nii.gz", "{}"),
+        ("scans/{}_0000.nii.gz", "segmentations/{}_seg.nii.gz", "{}"),
+        ("case_{}/imaging.nii.gz", "case_{}/segmentation.nii.gz", "case_{}"),
+        ("{}/ct.nii.gz", "{}/label.nii.gz", "{}"),
+        ("training/p{}/p{}_frame01.nii.gz", "training/p{}/p{}_frame01_gt.nii.gz", "p{}_frame01"),
+    ],
+)
+def test_a_label_map_belongs_to_the_scan_that_is_called_and_lies_alike(
+    tmp_path, scan, label, case_id
+):
+    a, b = scan.replace("{}", "a"), scan.replace("{}", "b")
+    touch(tmp_path, a, b)
+    drawn(tmp_path, label.replace("{}", "a"), values=(2, 4))
+    found, reason = find(tmp_path)
+    assert (found.layout, reason) == ("folders", "3 NIfTI files in folders, 1 of them label maps")
+    name = label.replace("{}", "a").rpartition("/")[2]
+    assert summary(found) == {
+        case_id.replace("{}", "a"): (a.rpartition("/")[2], name, "train"),
+        case_id.replace("{}", "b"): (b.rpartition("/")[2], None, "train"),
+    }
+    assert found.organs == {2: "label_2", 4: "label_4"}
+    [note] = found.notes
+    assert note.startswith("the label values have no names and are called label_2, label_4; write")
+
+
+def test_names_are_those_of_labels_json_in_the_folder(tmp_path):
+    touch(tmp_path, "images/a.nii.gz", "labels/a.nii.gz")
+    write_json(tmp_path, {"liver": 1, "spleen": 2}, "labels.json")
+    found, _ = find(tmp_path)
+    assert (found.organs, found.notes) == ({1: "liver", 2: "spleen"}, ())
+
+
+def test_folders_say_what_is_held_out(tmp_path):
+    touch(tmp_path, "imagesTr/a.nii.gz", "imagesVa/b.nii.gz", "test/images/c.nii.gz")
+    drawn(tmp_path, "labelsTr/a.nii.gz", "labelsVa/b.nii.gz")
+    splits = {case: split for case, (_, _, split) in summary(find(tmp_path)[0]).items()}
+    assert splits == {"a": "train", "b": "validation", "c": "test"}
+
+
+def test_a_scan_over_time_is_named_and_not_read(tmp_path):
+    touch(tmp_path, "p1/p1_4d.nii.gz", "p1/p1_frame01.nii.gz")
+    drawn(tmp_path, "p1/p1_frame01_gt.nii.gz")
+    found, _ = find(tmp_path)
+    assert list(summary(found)) == ["p1_frame01"]
+    assert found.notes[0] == "not read p1_4d.nii.gz, a scan over time"
+
+
+def test_what_a_run_has_left_is_no_data(tmp_path):
+    touch(tmp_path, "images/a.nii.gz", "work/1-cohort/images/a.nii", ".hidden/b.nii.gz")
+    assert list(summary(find(tmp_path)[0])) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("scans", "maps", "message"),
+    [
+        (["p/p_t1.nii.gz", "p/p_t2.nii.gz"], ["p/p_seg.nii.gz"], "no scan is called alike; list"),
+        (["images/a.nii.gz"], ["labels/b.nii.gz"], r"labels/b\.nii\.gz: no scan is called alike"),
+        (["images/a.nii.gz"], ["gt/a.nii.gz", "seg/a.nii.gz"], "1 scans and 2 label maps are"),
+        (["ct/a.nii.gz", "mr/a.nii.gz"], ["labels/a.nii.gz"], "2 scans and 1 label maps are"),
+    ],
+)
+def test_what_cannot_be_paired_is_refused(tmp_path, scans, maps, message):
+    touch(tmp_path, *scans)
+    drawn(tmp_path, *maps)
+    with pytest.raises(DataError, match=message):
+        find(tmp_path)
+
+
+def test_label_maps_without_a_label_are_refused(tmp_path):
+    drawn(tmp_path, "a.nii.gz", values=())
+    with pytest.raises(DataError, match="all label maps are empty; draw organs in one"):
+        names_of_maps([tmp_path / "a.nii.gz"], None, tmp_path / "cohort.csv", "cohort.csv")
