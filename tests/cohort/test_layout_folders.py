@@ -38,7 +38,7 @@ def test_a_label_map_belongs_to_the_scan_that_is_called_and_lies_alike(
     touch(tmp_path, a, b)
     drawn(tmp_path, label.replace("{}", "a"), values=(2, 4))
     found, reason = find(tmp_path)
-    assert (found.layout, reason) == ("folders", "3 NIfTI files in folders, 1 of them label maps")
+    assert (found.layout, reason) == ("folders", "3 NIfTI files in folders, 1 label maps")
     name = label.replace("{}", "a").rpartition("/")[2]
     assert summary(found) == {
         case_id.replace("{}", "a"): (a.rpartition("/")[2], name, "train"),

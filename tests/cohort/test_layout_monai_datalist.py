@@ -124,15 +124,15 @@ def test_label_values_that_nobody_names_are_called_by_number(tmp_path):
         ({"image": "data/gone.nii.gz"}, "'training' names gone.nii.gz, but there is no such file"),
         ({"image": []}, "an entry of 'training' has no image"),
         (
-            {"image": "data/x.nrrd"},
-            "'training' names x.nrrd, which is not a NIfTI file; convert it",
+            {"image": "data/x.png"},
+            "'training' names x.png, which is no NIfTI, NRRD or MetaImage file; convert it",
         ),
         ({"image": "data/a.nii.gz", "label": "gone.nii.gz"}, "names gone.nii.gz"),
         (7, "an entry of 'training' is 7, expected image and label"),
     ],
 )
 def test_an_entry_that_cannot_be_read_is_refused_in_one_line(tmp_path, row, message):
-    touch(tmp_path, "data/x.nrrd")
+    touch(tmp_path, "data/x.png")
     rows = [{"image": "data/b.nii.gz"}, row]
     with pytest.raises(DataError, match=message) as error:
         find(datalist(tmp_path, {"labels": LABELS, "training": rows}))

@@ -132,15 +132,15 @@ def test_anatomy_masks_are_found_by_case(tmp_path):
             "the 'image_path' of gone names gone.nii.gz, but there is no such file",
         ),
         (
-            image("x.nrrd"),
-            "the 'image_path' of x names x.nrrd, which is not a NIfTI file; convert it",
+            image("x.png"),
+            "of x names x.png, which is no NIfTI, NRRD or MetaImage file; convert it",
         ),
         ({"name": "x"}, "image x has no 'image_path'"),
         ({"modality": "CT"}, "subject s has an image without a name"),
     ],
 )
 def test_an_image_that_cannot_be_read_is_refused_in_one_line(tmp_path, picture, message):
-    touch(tmp_path, "x.nrrd")
+    touch(tmp_path, "x.png")
     write_json(tmp_path, collection(subject("s", picture)), "pretrain_data.json")
     with pytest.raises(DataError, match=message) as error:
         NNSSL.read(tmp_path)

@@ -79,7 +79,7 @@ def test_nnunet_keeps_the_value_to_be_ignored(tmp_path):
         ({"labels": {"background": 0, "liver": 1.5}}, "expected a whole number"),
         ({"labels": {"liver": 0}}, "'liver' has the value 0, which is background"),
         ({"labels": {}}, "no table 'labels'"),
-        ({"file_ending": ".png"}, "file_ending '.png', expected .nii.gz or .nii"),
+        ({"file_ending": ".png"}, "file_ending '.png', expected one of .nii.gz, .nii, .nrrd"),
     ],
 )
 def test_nnunet_refuses_what_it_cannot_keep(tmp_path, change, message):

@@ -32,7 +32,7 @@ def test_endings_in_capitals_are_read(tmp_path):
     assert summary(find(root)[0])["b"] == ("b_0000.NII.GZ", "b.NII", "train")
 
 
-@pytest.mark.parametrize("name", ["b.nii.gzip", "b", "b.nrrd", "b.seg.nrrd", "b.mha", "b.dcm"])
+@pytest.mark.parametrize("name", ["b.nii.gzip", "b", "b.npy", "b.seg.h5", "b.img", "b.dcm"])
 def test_a_label_map_that_is_not_read_is_refused(tmp_path, name):
     root = nnunet(tmp_path, "imagesTr/b_0000.nii.gz", f"labelsTr/{name}")
     with pytest.raises(DataError, match=f"^labelsTr: cannot read {name}, so annotation would"):
@@ -45,18 +45,18 @@ def test_a_text_among_label_maps_is_named_and_a_hidden_file_is_not(tmp_path):
 
 
 def test_images_that_are_not_read_are_named(tmp_path):
-    root = nnunet(tmp_path, "imagesTr/b.nii.gz", "imagesTr/c_0000.nrrd", "imagesTr/a_0001.nii.gz")
-    expected = "imagesTr: not read b.nii.gz, c_0000.nrrd; expected CASE_0000.nii.gz"
+    root = nnunet(tmp_path, "imagesTr/b.nii.gz", "imagesTr/c_0000.npy", "imagesTr/a_0001.nii.gz")
+    expected = "imagesTr: not read b.nii.gz, c_0000.npy; expected CASE_0000.nii.gz"
     assert find(root)[0].notes == (expected,)
 
 
 @pytest.mark.parametrize("layout", ["btcv", "flare2021", "amos", "totalsegmentator"])
 def test_every_layout_refuses_a_lost_annotation(tmp_path, layout):
     files = {
-        "btcv": ("img/img1.nii.gz", "label/label1.nii.gz", "label/label2.nrrd"),
-        "flare2021": ("TrainingImg/a_0000.nii.gz", "TrainingMask/a.nii.gz", "TrainingMask/b.mha"),
-        "amos": ("imagesTr/amos_0001.nii.gz", "labelsTr/amos_0001.nii.gz", "labelsTr/amos_2.nrrd"),
-        "totalsegmentator": ("s1/ct.nii.gz", "s1/segmentations/liver.nrrd"),
+        "btcv": ("img/img1.nii.gz", "label/label1.nii.gz", "label/label2.npy"),
+        "flare2021": ("TrainingImg/a_0000.nii.gz", "TrainingMask/a.nii.gz", "TrainingMask/b.npz"),
+        "amos": ("imagesTr/amos_0001.nii.gz", "labelsTr/amos_0001.nii.gz", "labelsTr/amos_2.npy"),
+        "totalsegmentator": ("s1/ct.nii.gz", "s1/segmentations/liver.npy"),
     }
     touch(tmp_path, *files[layout])
     with pytest.raises(DataError, match="so annotation would be lost"):

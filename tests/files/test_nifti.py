@@ -228,7 +228,7 @@ def test_writing_twice_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
 
 
-def test_macos_companions_are_no_nifti_files(tmp_path):
+def test_macos_companions_are_no_scan_files(tmp_path):
     assert [is_nifti(tmp_path / n) for n in ("a.nii", "a.nii.gz", "._a.nii.gz", "a.mha")] == [
         True,
         True,

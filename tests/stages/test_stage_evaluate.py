@@ -188,7 +188,7 @@ def test_a_map_without_counterpart_is_refused_by_name_or_said(tmp_path, capsys, 
     assert _scored(tmp_path / "out") == {"a"}
 
 
-@pytest.mark.parametrize("name", ["b.nii.gzip", "b", "b.nrrd", "b.mha"])
+@pytest.mark.parametrize("name", ["b.nii.gzip", "b", "b.npy", "b.img"])
 def test_a_reference_that_is_not_read_is_refused_by_name_and_never_averaged_away(tmp_path, name):
     reference, predicted = _folders(tmp_path)
     (reference / "b.nii.gz").rename(reference / name)
@@ -291,7 +291,7 @@ def test_dataset_json_with_regions_or_ignore_is_refused(tmp_path, labels, messag
 
 def test_empty_folder_is_refused(tmp_path):
     (tmp_path / "reference").mkdir()
-    with pytest.raises(DataError, match="reference: no NIfTI label map"):
+    with pytest.raises(DataError, match="reference: no label map"):
         evaluate_folders(tmp_path / "reference", tmp_path, tmp_path / "out", SETTINGS)
 
 

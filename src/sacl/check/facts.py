@@ -22,7 +22,7 @@ from sacl.cohort.annotation import table_of
 from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.errors import SaclError
 from sacl.files.arrays import HIGHEST_LABEL, label_boxes
-from sacl.files.nifti import read_frame, read_labels, read_volume
+from sacl.files.itk import read_frame, read_labels, read_volume
 from sacl.geometry import describe, orientation_of, same_grid
 from sacl.organs import canonical_name
 from sacl.plan.facts import OrganExtent, extent_of

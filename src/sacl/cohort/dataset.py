@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from sacl.errors import DataError
 from sacl.files.atomic import fingerprint_of
-from sacl.files.nifti import is_nifti, stem
+from sacl.files.itk import is_scan, stem
 from sacl.types import SPLITS, NativeFrame, Split, Volume
 
 Modality = Literal["ct", "mr"]
@@ -178,7 +178,7 @@ def cases_of(parts: Iterable[Part]) -> tuple[tuple[SourceCase, ...], tuple[str, 
     notes: tuple[str, ...] = ()
     for part in parts:
         images, labels = part.scans, files_by_case(part.labels, part.label)
-        more = [p for p in nifti_files(part.images) if re.fullmatch(part.channel, stem(p))]
+        more = [p for p in scan_files(part.images) if re.fullmatch(part.channel, stem(p))]
         notes += require_labels_read(part.labels, labels.values())
         notes += unread(part.images, [*images.values(), *more], part.expected)
         where = part.images.name
@@ -218,11 +218,11 @@ def told_apart(names: Sequence[str], longer: Sequence[str]) -> list[str]:
     return [long if count[name] > 1 else name for name, long in zip(names, longer, strict=True)]
 
 
-def nifti_files(folder: Path) -> list[Path]:
-    """Return the NIfTI files directly in a folder by name; none where there is no folder."""
+def scan_files(folder: Path) -> list[Path]:
+    """Return the files directly in a folder that are scans of any format but DICOM, by name."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if is_nifti(path) and path.is_file())
+    return sorted(path for path in folder.iterdir() if is_scan(path) and path.is_file())
 
 
 def unread(folder: Path, read: Iterable[Path], expected: str) -> tuple[str, ...]:
@@ -276,12 +276,12 @@ def by_kind(remarks: Iterable[tuple[str, str]]) -> list[list[tuple[str, str]]]:
 
 
 def files_by_case(folder: Path, name: str = "(.+)") -> dict[str, Path]:
-    """Return the NIfTI files of a folder by case; two files of one case are refused.
+    """Return the scans or label maps in a folder by case; two files of one case are refused.
 
-    `name` is the pattern of a file's name without `.nii.gz`, of which the first group is the case.
+    `name` is the pattern of a file's name without its format, of which the first group is the case.
     """
     files: dict[str, Path] = {}
-    for path in nifti_files(folder):
+    for path in scan_files(folder):
         called = re.fullmatch(name, stem(path))
         if called is not None and (other := files.setdefault(called[1], path)) != path:
             raise DataError(
@@ -292,14 +292,15 @@ def files_by_case(folder: Path, name: str = "(.+)") -> dict[str, Path]:
 
 
 def the_file(places: Sequence[Path], where: str, remedy: str = "") -> Path:
-    """Return the first of several places that is a NIfTI file; `where` says who names it."""
+    """Return the first of several places that is a file of a scan; `where` says who names it."""
     name = places[0].name
     for place in places:
         with contextlib.suppress(OSError, ValueError):
-            if place.is_file() and is_nifti(place):
+            if place.is_file() and is_scan(place):
                 return place
             if place.is_file():
-                raise DataError(f"{where} names {name}, which is not a NIfTI file; convert it")
+                formats = "NIfTI, NRRD or MetaImage"
+                raise DataError(f"{where} names {name}, which is no {formats} file; convert it")
     shown = name if len(name) <= _LONGEST_NAME else f"{name[:40]}..."
     raise DataError(f"{where} names {shown}, but there is no such file{remedy}")
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from sacl.cohort.dataset import files_by_case, in_short, nifti_files, require_labels_read, unread
+from sacl.cohort.dataset import files_by_case, in_short, require_labels_read, scan_files, unread
 from sacl.errors import DataError
 from sacl.files.arrays import HIGHEST_LABEL
 from sacl.files.documents import read_object
-from sacl.files.nifti import read_label_table, read_labels
+from sacl.files.itk import read_label_table, read_labels
 from sacl.organs import canonical_name
 from sacl.types import LabelScheme
 
@@ -133,7 +133,7 @@ def pair_maps(
     Unless missing ones are allowed, a map without a counterpart, or one not read, is refused.
     """
     if not allow_missing:
-        require_labels_read(reference, nifti_files(reference))
+        require_labels_read(reference, scan_files(reference))
     maps_r, maps_p = map_files(reference), map_files(predicted)
     common = [name for name in maps_r if name in maps_p]
     for folder, lone, other in (
@@ -154,17 +154,17 @@ def left_unpaired(
     """Yield in words what two folders hold beside their pairs of label maps."""
     paired = {path for pair in pairs.values() for path in pair}
     for folder in (reference, predicted):
-        lone = [path.name for path in nifti_files(folder) if path not in paired]
+        lone = [path.name for path in scan_files(folder) if path not in paired]
         if lone:
             yield f"{folder.name}: not scored {', '.join(lone)}"
-        yield from unread(folder, nifti_files(folder), "NIfTI label maps")
+        yield from unread(folder, scan_files(folder), "label maps")
 
 
 def map_files(folder: Path) -> dict[str, Path]:
     """Return the NIfTI files of a folder by name without nnU-Net's `_0000`; none is refused."""
     files = files_by_case(folder, "(.+?)(?:_0000)?")
     if not files:
-        raise DataError(f"{folder.name}: no NIfTI label map in this folder; give another one")
+        raise DataError(f"{folder.name}: no label map in this folder; give another one")
     return files
 
 
@@ -175,7 +175,7 @@ def scheme_of_folders(*folders: Path) -> LabelScheme:
     first folder or beside it; a value without a name is `label_N`. Files that name one value
     differently are refused.
     """
-    paths = [path for folder in folders for path in nifti_files(folder)]
+    paths = [path for folder in folders for path in scan_files(folder)]
     names = _from_tables(paths) or _beside(folders[0])
     highest = max(names, default=0)
     for path in paths if not names else ():

@@ -10,7 +10,7 @@ from typing import Literal
 
 from sacl.cohort.dataset import Dataset, Modality, SourceCase, naming_case
 from sacl.errors import ConfigError
-from sacl.files.nifti import read_volume
+from sacl.files.itk import read_volume
 from sacl.organs import snake_case
 from sacl.types import NativeFrame, Volume
 

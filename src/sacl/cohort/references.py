@@ -20,7 +20,7 @@ from sacl.cohort.annotation import label_of_value
 from sacl.cohort.dataset import Dataset, SourceCase, first_of, naming_case
 from sacl.errors import DataError
 from sacl.files.arrays import distinct_values, label_boxes, relabeled
-from sacl.files.nifti import read_labels
+from sacl.files.itk import read_labels
 from sacl.geometry import repaired, require_same_grid, resample_nearest, same_grid
 from sacl.organs import match
 from sacl.types import Grid, LabelMap, LabelScheme

@@ -1,5 +1,6 @@
 """NRRD and MetaImage in and out, by SimpleITK; what is a segmentation opens as one in 3D Slicer.
 
+A scan of a dataset may have any of these formats or NIfTI: what reads it asks for its name.
 SimpleITK's world is LPS, whatever space an NRRD header names; ours is RAS: x and y change sign.
 """
 
@@ -16,13 +17,15 @@ from typing import Any
 
 import numpy as np
 import SimpleITK
+from jaxtyping import Integer
 
 from sacl.errors import DataError
-from sacl.files.arrays import LARGEST_RATIO
+from sacl.files import nifti
+from sacl.files.arrays import LARGEST_RATIO, label_numbers
 from sacl.files.atomic import replacing
 from sacl.files.label_table import label_color
-from sacl.files.nifti import volume_of
-from sacl.geometry import to_native
+from sacl.files.nifti import is_nifti, volume_of
+from sacl.geometry import to_canonical, to_native
 from sacl.types import Grid, LabelMap, NativeFrame, Volume
 
 SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
@@ -39,6 +42,7 @@ _BYTES = {
 }
 """Bytes of the kinds of voxels that are plain numbers."""
 _HEADER_BYTES, _CHUNK, _LONGEST = 1 << 20, 1 << 16, 1 << 31
+_SEGMENT = re.compile(r"Segment(\d{1,5})_Name")
 _NEEDED = {"NRRD": ("type", "dimension", "sizes"), "MetaImage": ("NDims", "DimSize", "ElementType")}
 _DATA = {"NRRD": ("data file", "datafile"), "MetaImage": ("ElementDataFile",)}
 """What a header has to say, and where it names a data file."""
@@ -67,6 +71,50 @@ def is_itk(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
+def is_scan(path: Path) -> bool:
+    """Tell whether a file name is that of a scan or label map of any format but DICOM."""
+    return is_nifti(path) or is_itk(path)
+
+
+def stem(path: Path) -> str:
+    """Return a file's name without its format; `.seg.nrrd` leaves `.seg`."""
+    return path.name[: -len(path.suffix)] if is_itk(path) else nifti.stem(path)
+
+
+def read_volume(path: Path) -> tuple[Volume, NativeFrame]:
+    """Read an image of any format, as `read_itk` or `nifti.read_volume` does."""
+    return read_itk(path) if is_itk(path) else nifti.read_volume(path)
+
+
+def read_frame(path: Path) -> NativeFrame:
+    """Read and check the header alone of a file of any format."""
+    return read_itk_frame(path) if is_itk(path) else nifti.read_frame(path)
+
+
+def read_labels(path: Path) -> tuple[Integer[np.ndarray, "i j k"], Grid, NativeFrame]:
+    """Read integer label values of any format and their canonical grid (`nifti.read_labels`)."""
+    if not is_itk(path):
+        return nifti.read_labels(path)
+    image, frame = _read(path)
+    stored = SimpleITK.GetArrayFromImage(image).T.reshape(frame.grid.shape, order="F")
+    voxels = label_numbers(stored, 1.0, 0.0, path.name)
+    return *to_canonical(voxels, frame.grid), frame
+
+
+def read_label_table(path: Path) -> dict[str, int] | None:
+    """Return the label names of a file and their values, None where it names none."""
+    if not is_itk(path):
+        return nifti.read_label_table(path)
+    with _one_line(path):
+        fields = _header(path)[1]
+        numbers = sorted(int(m[1]) for m in map(_SEGMENT.fullmatch, fields) if m)
+        named = {
+            fields[f"Segment{n}_Name"]: int(fields.get(f"Segment{n}_LabelValue", n + 1))
+            for n in numbers
+        }
+    return named or None
+
+
 def read_itk(path: Path) -> tuple[Volume, NativeFrame]:
     """Read an image: int16 where its values are integers that fit, else float32.
 
@@ -74,10 +122,7 @@ def read_itk(path: Path) -> tuple[Volume, NativeFrame]:
         DataError: the file or its data file is missing, damaged, not 3-D or has several values per
             voxel, its directions are not usable, or a voxel is NaN or infinite.
     """
-    with _one_line(path):
-        reader, frame, stored = _open(path)
-        stored.require_inflatable(math.prod(frame.grid.shape) * _BYTES[reader.GetPixelID()])
-        image = reader.Execute()
+    image, frame = _read(path)
     return volume_of_itk(image, path.name), frame
 
 
@@ -210,6 +255,13 @@ class _Stored:
             read = file.tell() - self.begin - len(inflater.unused_data)
         if not inflater.eof or length < size or read > int(fields.get("CompressedDataSize", read)):
             raise RuntimeError("another size than its header says")
+
+
+def _read(path: Path) -> tuple[Any, NativeFrame]:
+    with _one_line(path):
+        reader, frame, stored = _open(path)
+        stored.require_inflatable(math.prod(frame.grid.shape) * _BYTES[reader.GetPixelID()])
+        return reader.Execute(), frame
 
 
 def _open(path: Path) -> tuple[Any, NativeFrame, _Stored]:

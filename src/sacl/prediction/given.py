@@ -16,14 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from sacl.cohort.dataset import in_short, nifti_files
+from sacl.cohort.dataset import in_short, scan_files
 from sacl.cohort.label_names import TABLES, names_in_folder, names_in_map, require_labels
 from sacl.cohort.layouts.nnssl import anatomy_masks
 from sacl.cohort.references import Decided, Decisions, MapRules, SchemeMap, in_scheme, lay_masks
 from sacl.dicom.segmentation import read_segmentation, segment_names
 from sacl.errors import DataError
 from sacl.files.atomic import folder_fingerprint
-from sacl.files.nifti import SUFFIXES, is_nifti, read_frame, read_labels, stem
+from sacl.files.itk import read_frame, read_labels, stem
+from sacl.files.nifti import SUFFIXES, is_nifti
 from sacl.geometry import canonical_grid, require_same_grid, same_grid
 from sacl.organs import match
 from sacl.prediction.coarse import cleaned
@@ -198,12 +199,12 @@ def _in_folder(source: Path, case_id: str) -> GivenMap | None:
         flat = [source / f"{name}_{word}{suffix}" for word in _POSTFIXES for suffix in SUFFIXES]
         named = [path for path in flat if path.is_file()]
         whole = re.compile(f"{re.escape(name)}(_.*)?|{'|'.join(_WHOLE)}")
-        named += [path for path in nifti_files(source / name) if whole.fullmatch(stem(path))]
+        named += [path for path in scan_files(source / name) if whole.fullmatch(stem(path))]
         named += sorted((source / name).glob(f"*{DICOM}"))
         if named:
             return GivenMap(case_id, _likeliest(named, name))
         for folder in (source / name / "segmentations", source / name):
-            if masks := nifti_files(folder):
+            if masks := scan_files(folder):
                 return GivenMap(case_id, masks={stem(path): path for path in masks})
     return None
 

@@ -41,15 +41,16 @@ from sacl.cohort.dataset import (
     common_modality,
     files_by_case,
     in_short,
-    nifti_files,
     require_labels_read,
+    scan_files,
     three_parts,
 )
 from sacl.cohort.tables import phase_in, phase_word, scan_labels_of, split_of
 from sacl.errors import DataError
 from sacl.files.atomic import real
 from sacl.files.documents import read_rows
-from sacl.files.nifti import SUFFIXES, stem
+from sacl.files.itk import stem
+from sacl.files.nifti import SUFFIXES
 from sacl.organs import BTCV_ORGANS
 from sacl.types import PHASE, Split
 
@@ -86,7 +87,7 @@ def _beside(root: Path, parts: list[Part]) -> tuple[str, ...]:
         DataError: its files lie in the folder of the abdominal ones.
     """
     folders = {folder for part in parts for folder in (part.images, part.labels)}
-    files = sorted(path for folder in folders for path in nifti_files(folder))
+    files = sorted(path for folder in folders for path in scan_files(folder))
     cervix = [path.name for path in files if _CERVIX.fullmatch(stem(path))]
     if cervix:
         raise DataError(
@@ -103,13 +104,13 @@ def _flare_parts(root: Path) -> list[Part]:
         Part(_unnested(root / f"{part}Img"), _unnested(root / f"{part}Mask"), split, *names)
         for part, split in _FLARE_SPLITS.items()
     ]
-    return parts if nifti_files(parts[0].labels) else []
+    return parts if scan_files(parts[0].labels) else []
 
 
 def _unnested(folder: Path) -> Path:
     """Return a folder, or the one of its own name in it where that holds the files."""
     nested = folder / folder.name
-    return nested if not nifti_files(folder) and nifti_files(nested) else folder
+    return nested if not scan_files(folder) and scan_files(nested) else folder
 
 
 def _challenge(
@@ -150,7 +151,7 @@ def _modality_of(case: SourceCase) -> Modality:
 def _recognize_folders(root: Path) -> str | None:
     scans = {folder: images[0] for folder in _folders(root) if (images := _images(folder))}
     with_masks = any((folder / _MASKS).is_dir() for folder in scans)
-    if not with_masks and any(len(nifti_files(folder)) > 1 for folder in scans):
+    if not with_masks and any(len(scan_files(folder)) > 1 for folder in scans):
         return None  # what lies beside the scans may be their label maps
     for folder, image in scans.items():
         masks = " and segmentations" if (folder / _MASKS).is_dir() else ""

@@ -29,9 +29,9 @@ from sacl.cohort.dataset import (
 from sacl.cohort.label_names import label_names
 from sacl.cohort.splits import members_by_stratum, strata_of
 from sacl.errors import DataError
+from sacl.files import itk, nifti
 from sacl.files.atomic import real, write_text
 from sacl.files.documents import read_object
-from sacl.files.nifti import SUFFIXES
 from sacl.types import PHASE, Case, LabelScheme
 
 DATASET, SPLITS = "dataset.json", "splits_final.json"
@@ -57,10 +57,11 @@ def _read(root: Path) -> Dataset:
     """List the cases; of several channels the first (0000) is taken."""
     document = read_object(root / DATASET)
     ending = document.get("file_ending", ".nii.gz")
-    if ending not in SUFFIXES:
-        shown = str(ending)[:40]
+    if ending not in (*nifti.SUFFIXES, *itk.SUFFIXES):
+        known = ", ".join((*nifti.SUFFIXES, *itk.SUFFIXES))
         raise DataError(
-            f"{DATASET}: file_ending '{shown}', expected .nii.gz or .nii; convert the files"
+            f"{DATASET}: file_ending '{str(ending)[:40]}', expected one of {known}; convert the"
+            " files"
         )
     names = label_names(document.get("labels"), DATASET)
     channels = document.get("channel_names", document.get("modality", {}))

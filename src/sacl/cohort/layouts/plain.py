@@ -33,7 +33,7 @@ from sacl.cohort.dataset import (
     SourceCase,
     files_by_case,
     in_short,
-    nifti_files,
+    scan_files,
     the_file,
     told_apart,
     unread,
@@ -44,7 +44,8 @@ from sacl.cohort.tables import NOT_LABELS, annotated_of, scan_labels_of, split_o
 from sacl.errors import DataError
 from sacl.files.atomic import real
 from sacl.files.documents import JsonObject, read_object, read_rows
-from sacl.files.nifti import read_volume, stem
+from sacl.files.itk import stem
+from sacl.files.nifti import is_nifti, read_volume
 from sacl.types import Split
 
 _NAME = "cohort.csv"
@@ -113,8 +114,8 @@ def _table(root: Path) -> Path:
 
 
 def _recognize_folder(root: Path) -> str | None:
-    images = nifti_files(root)
-    return f"{len(images)} NIfTI files" if images else None
+    images = scan_files(root)
+    return f"{len(images)} {_kind(images)}" if images else None
 
 
 def _read_folder(root: Path) -> Dataset:
@@ -126,7 +127,7 @@ def _read_folder(root: Path) -> Dataset:
     names = names_of_maps(map_of.values(), None, root / _NAME, root.name)
     left_out = [path.name for path in maps if path not in map_of.values()]
     read = [*files, *(root / name for name in TABLES)]
-    notes = unread(root, read, "NIfTI files; give other data as a second --data")
+    notes = unread(root, read, f"{_kind(files)}; give other data as a second --data")
     if left_out:
         notes += (
             f"{in_short(left_out)} left out: label maps by their names, of no scan here; list the"
@@ -148,6 +149,10 @@ def _paired(scans: Sequence[Path], maps: Sequence[Path]) -> dict[Path, Path]:
     return {p: m[0] for p, m in of_map.items() if len(m) == 1 and len(of_scan[m[0]]) == 1}
 
 
+def _kind(files: Sequence[Path]) -> str:
+    return "NIfTI files" if all(map(is_nifti, files)) else "NIfTI, NRRD and MetaImage files"
+
+
 def _words(path: Path) -> set[str]:
     return set(re.split(r"[-_. ]", stem(path).lower()))
 
@@ -162,16 +167,16 @@ def _below(root: Path) -> list[Path]:
             for path in below
             if path.is_dir() and path.name[0] != "." and not (path / _OF_A_RUN).is_dir()
         ]
-        files += [file for folder in folders for file in nifti_files(folder)]
+        files += [file for folder in folders for file in scan_files(folder)]
     return files
 
 
 def _recognize_folders(root: Path) -> str | None:
-    if not root.is_dir() or nifti_files(root) or (root / _OF_A_RUN).is_dir():
+    if not root.is_dir() or scan_files(root) or (root / _OF_A_RUN).is_dir():
         return None
     files = _below(root)
     maps = [path for path in files if _words_below(root, path) & _LABEL_WORDS]
-    return f"{len(files)} NIfTI files in folders, {len(maps)} of them label maps" if files else None
+    return f"{len(files)} {_kind(files)} in folders, {len(maps)} label maps" if files else None
 
 
 def _read_folders(root: Path) -> Dataset:
@@ -230,7 +235,7 @@ def refuse_a_part(root: Path) -> None:
     place = real(root)
     labels = re.sub("image|img", "label", place.name, flags=re.IGNORECASE)
     beside = [place.parent / name for name in (labels, "labelsTr", "labels") if name != place.name]
-    if _OF_A_DATASET.fullmatch(place.name) and any(map(nifti_files, beside)):
+    if _OF_A_DATASET.fullmatch(place.name) and any(map(scan_files, beside)):
         raise DataError(
             f"data '{root}': has a dataset's images but not its label maps; give the folder above"
             " it to read both, or --ingest.layout folder to read the images alone"
