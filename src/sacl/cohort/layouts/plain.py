@@ -205,8 +205,9 @@ def _read_folders(root: Path) -> Dataset:
             )
         map_of |= dict.fromkeys(scans, maps[0] if maps else None)
     names = names_of_maps(filter(None, map_of.values()), None, root / _NAME, root.name)
+    channel = "_0000" if all(stem(path).endswith("_0000") for path in map_of) else ""
     own = [
-        stem(path).removesuffix("_0000") if _words(path) - _IMAGE_WORDS else path.parent.name
+        stem(path).removesuffix(channel) if _words(path) - _IMAGE_WORDS else path.parent.name
         for path in map_of
     ]
     longer = [f"{p.parent.name}_{stem(p)}" for p in map_of]
