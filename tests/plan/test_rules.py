@@ -139,7 +139,7 @@ def test_thick_slices_are_those_that_are_thick_for_the_pixels_that_are_read():
 
 def test_what_facts_cannot_tell_is_said():
     choices = {c.setting: c for c in choose(Situation(HEART, CPU, 7200.0))}
-    assert "strong or mild is open" in choices["finetune.augment"].because
+    assert "whether strong or mild is better" in choices["finetune.augment"].because
 
 
 def test_the_better_known_kind_of_coarse_network_comes_first():
@@ -186,7 +186,7 @@ def test_in_a_short_time_a_cpu_locates_on_volumes():
 def test_hearts_in_a_short_time_are_the_reason_for_thick_slices_alone(facts, hearts):
     choices = choose(Situation(facts, CPU, 720.0))
     reason = next(c.reason for c in choices if c.setting == "locate.volume")
-    assert ("hearts had Dice" in reason) == hearts
+    assert ("Dice on hearts" in reason) == hearts
 
 
 @pytest.mark.parametrize("facts", [HEART, NECK])

@@ -330,4 +330,4 @@ def best_of(tried: Sequence[Tried]) -> Tried:
 def in_words(tried: Sequence[Tried]) -> str:
     """Return what a trial has shown in a line."""
     figures = ", ".join(f"{one.candidate} {one.dice:.2f}" for one in tried)
-    return f"Dice on labeled scans not seen, after a short training each: {figures}"
+    return f"Dice on unseen labeled scans, after a short training each: {figures}"

@@ -47,7 +47,7 @@ _REASONS = {
         "docs/decisions/0011",
     ),
     "volume": (
-        "of head and neck networks on volumes had Dice 0.40 when those on slices had lost all",
+        "on head and neck, networks on volumes had Dice 0.40 when those on slices lost all organs",
         f"{_LOG}, 2026-11-29",
     ),
 }
@@ -89,7 +89,7 @@ class Choice:
     def because(self) -> str:
         """The reason with its source and with what else might do better."""
         others = " or ".join(map(str, self.alternatives))
-        opened = f"; {others} is open, no rule tells which" * bool(others)
+        opened = f"; no rule tells whether {others} is better" * bool(others)
         return self.reason + opened + f" ({self.source})" * bool(self.source)
 
 
@@ -162,7 +162,7 @@ def _coarse(situation: Situation) -> Iterator[Choice]:
         reason, source = in_words(situation.tried), "a trial on this cohort"
     elif hurried and kind == "volume" != usual:
         reason = (
-            "in 12 minutes hearts had Dice 0.69 by networks on volumes, 0.18 by those on slices"
+            "Dice on hearts in 12 minutes: 0.69 by networks on volumes, 0.18 by those on slices"
         )
         source = f"{_LOG}, 2026-11-29"
     reason = f"{kind.rstrip('s')}s, not {other}: {_spacing(facts)}, {many}; {reason}"
@@ -199,8 +199,8 @@ def _slices(situation: Situation) -> Iterator[Choice]:
     size = next(enough, _SLICE_SIZES[-1])
     organ = facts.drawn.narrowest if facts.drawn else "an organ"
     reason = (
-        f"{organ} is {facts.pixels_of_narrowest(size):.1f} pixels wide then (at 64"
-        f" {facts.pixels_of_narrowest(64):.1f}); below {_FEW_PIXELS:g} organs get lost"
+        f"{organ} is then {facts.pixels_of_narrowest(size):.1f} pixels wide (at 64:"
+        f" {facts.pixels_of_narrowest(64):.1f}); organs narrower than {_FEW_PIXELS:g} get lost"
     )
     yield Choice("locate.slices.size", size, reason, f"{_LOG}, 2026-11-23 and 2026-11-29")
     reason = f"{_of_teacher(facts)}; longer was not measured here"
@@ -217,7 +217,7 @@ def _volumes(situation: Situation) -> Iterator[Choice]:
         yield Choice("locate.channels", 16, "3-D steps are slow on a CPU", source)
     squares = situation.gives("locate.volume.in_plane_size") or facts.anisotropy >= _FLAT
     if squares and not situation.gives("locate.volume.spacing_mm"):
-        reason = "every slice's field of view as a square of so many pixels, slices as they are"
+        reason = "a slice's field of view is a square of this many pixels; slices stay as they are"
         yield Choice("locate.volume.in_plane_size", 64, reason, f"{_LOG}, 2026-11-23")
         slices = 8 * math.ceil(facts.field_of_view_mm[2] / facts.spacing_mm[2] / 8)
         reason = "the whole of a scan, or as much as fits"
@@ -245,7 +245,7 @@ def _view(situation: Situation) -> Iterator[Choice]:
     least, most, finer = (128, 256, 2) if large else (64, 96, 1)
     size = min(most, max(least, 16 * math.ceil(finer * own / 16)))
     affords = "twice as many on a GPU" if large else "as many on a CPU"
-    reason = f"that shows {own:.0f} of the scans' own pixels: {affords}, up to {most}"
+    reason = f"the region spans {own:.0f} of the scans' own pixels: {affords}, up to {most}"
     yield Choice("extract.dense_size", size, reason, RESULTS)
     patch_mm = 1.4 * (facts.drawn.widest_mm if facts.drawn else facts.side_mm[0] / 4)
     reason = f"the widest organ with what surrounds it takes {patch_mm:.0f} mm"
@@ -299,15 +299,15 @@ def _training(situation: Situation) -> Iterator[Choice]:
     facts = situation.facts
     if on_volumes(situation):
         reason = (
-            f"volumes, not slices: {_spacing(facts)}; of neck, hippocampus and phantom volumes had"
-            " Dice 0.63, 0.84 and 0.56, slices 0.29, 0.83 and 0.54"
+            f"volumes, not slices: {_spacing(facts)}; Dice on neck, hippocampus and phantom:"
+            " volumes 0.63, 0.84 and 0.56, slices 0.29, 0.83 and 0.54"
         )
         yield Choice("finetune.volume", None, reason, _RUNS)
-        reason = f"{_of_teacher(facts)}; at most so many, as far as the time allows"
+        reason = f"{_of_teacher(facts)}; at most this many, as far as the time allows"
         yield Choice("finetune.volume.teacher_steps", 30_000, reason, f"{_LOG}, 2026-12-01")
         return
     if not situation.gives("finetune.query"):
-        reason = f"{_of_teacher(facts)}; at most so many, as far as the time allows"
+        reason = f"{_of_teacher(facts)}; at most this many, as far as the time allows"
         yield Choice("finetune.dense.teacher_steps", 8000, reason, RESULTS)
         yield _copy_paste("finetune.dense.copy_paste")
     yield _augment("finetune.augment", facts)
@@ -321,7 +321,7 @@ def _prediction(situation: Situation) -> Iterator[Choice]:
     facts, copies = situation.facts, 4
     if facts.drawn and facts.drawn.second_piece <= _NO_PIECE:
         second = f"{100 * facts.drawn.second_piece:.0f} % of the first"
-        reason = f"organs are drawn in one piece (of a second one {second}), so the largest is kept"
+        reason = f"organs are drawn in one piece (a second has {second}), so the largest is kept"
         yield Choice("predict.keep_component", 1.0, reason, f"{_LOG}, 2026-11-30")
     if on_volumes(situation):
         reason = "on volumes copies take five times as long and give 0.7 points at most"
@@ -342,7 +342,7 @@ def _of_teacher(facts: TaskFacts) -> str:
 
 
 def _copy_paste(setting: str) -> Choice:
-    reason = "helps an organ that looks the same wherever it lies, harms parts told by their place"
+    reason = "helps organs that look alike wherever they lie, harms parts told apart by their place"
     return Choice(setting, 0.0, reason, "docs/how-to/few-labels.md", (0.0, 0.5), said=False)
 
 
