@@ -55,7 +55,7 @@ def test_one_subject_has_no_interval():
 
 def test_no_run_says_so():
     sentence, details = _headline([])
-    assert sentence.startswith("How good this segmenter is, is not known")
+    assert sentence.startswith("The quality of this segmenter is not known")
     assert "Nothing was scored" in details
 
 

@@ -326,7 +326,7 @@ def test_run_without_scores_still_has_a_page(tmp_path):
     work = fake_work(tmp_path / "work", test_subjects=0)
     evaluate(SCORING, work)
     text = report(SETTINGS, work).read_text()
-    assert "How good this segmenter is, is not known" in text
+    assert "The quality of this segmenter is not known" in text
     assert "Nothing was scored" in text
     assert text.count("<td>not known</td>") == 3
     assert _read(text).titles[1:4] == ["Organ by organ", "Look at these first", "All scans"]
