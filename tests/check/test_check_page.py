@@ -20,7 +20,7 @@ def cohort():
 
 
 def _page(cohort, findings):
-    record = check_record(cohort, findings, "read as nnunet", ["of 2 channels the first is used"])
+    record = check_record(cohort, findings, "read as nnunet", ["the first of 2 channels is used"])
     return check_page(cohort, record), record
 
 
@@ -61,7 +61,7 @@ def test_scans_with_findings_come_first_each_with_its_picture_and_links(cohort):
 def test_without_findings_the_page_says_so(cohort):
     page, _ = _page(cohort, [])
     assert "No fault in this cohort." in _text(page)
-    assert "of 2 channels the first is used" in _text(page)
+    assert "the first of 2 channels is used" in _text(page)
 
 
 def test_the_table_reads_back_and_lists_what_is_known_of_an_unreadable_scan(cohort):

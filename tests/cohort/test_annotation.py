@@ -94,9 +94,10 @@ def test_sides_are_merged_where_a_part_of_the_data_has_them_in_one():
     scheme, notes = choose_scheme(data, ())
     assert scheme.names == ("liver", "kidneys", "spleen", "lung_left")
     assert notes == (
-        "kidney_right and kidney_left are merged into kidneys, which a part of the data has in one",
-        "lung_upper_lobe_left and lung_lower_lobe_left are merged into lung_left, which a part of"
-        " the data has in one",
+        "kidney_right and kidney_left are merged into kidneys, which some of the data do not"
+        " divide",
+        "lung_upper_lobe_left and lung_lower_lobe_left are merged into lung_left, which some of"
+        " the data do not divide",
     )
 
 
@@ -120,7 +121,7 @@ def test_half_of_a_whole_is_not_enough():
 
 def test_a_misspelled_annotated_organ_is_refused():
     require_known_organs(found(mapped(annotated=("kidneys", "LIVER")), organs=TABLE))
-    with pytest.raises(DataError, match="case a: annotated for 'livr', which is none of the org"):
+    with pytest.raises(DataError, match="case a: annotated for 'livr', not an organ of mine"):
         require_known_organs(found(mapped(annotated=("livr",)), organs=TABLE))
 
 
@@ -132,5 +133,5 @@ def test_a_reference_about_other_organs_makes_no_labeled_scan():
         "1 references annotate none of the organs; these scans count as unlabeled",
     )
     assert dataset_in_lines(kept, KIDNEYS)[2] == (
-        "not annotated in all of the 1 references, and unknown in the others: kidneys 0, spleen 0"
+        "annotated in fewer than all 1 references, and unknown in the others: kidneys 0, spleen 0"
     )

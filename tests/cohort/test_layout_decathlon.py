@@ -27,7 +27,7 @@ def test_the_first_is_taken_and_said(tmp_path):
     write_json(tmp_path, {"modality": modalities, "labels": labels, "training": training})
     found, _ = find(tmp_path)
     assert found.notes == (
-        "of 2 channels in a file the first is used, T2",
+        "the first of 2 channels in a file is used, T2",
         "imagesTr: not read c.nii.gz; expected the images that dataset.json lists",
     )
     for case in found.cases:

@@ -59,7 +59,7 @@ def test_nnunet_takes_the_first_channel_and_says_so(tmp_path):
     found, _ = find(root)
     assert len(found.cases) == 4
     assert found.modality == "mr"
-    assert found.notes == ("of 2 channels the first is used, T1",)
+    assert found.notes == ("the first of 2 channels is used, T1",)
 
 
 def test_nnunet_keeps_the_value_to_be_ignored(tmp_path):

@@ -25,7 +25,7 @@ def test_only_cases_that_clash_get_their_datasets_name():
     assert [c.case_id for c in merged.cases] == ["BTCV_0001", "x", "AMOS-22_0001"]
     assert merged.name == "BTCV+AMOS-22"
     assert [c.image.name for c in merged.cases] == ["0001.nii.gz", "x.nii.gz", "0001.nii.gz"]
-    assert "2 cases of the same name" in merged.notes[0]
+    assert "2 cases that shared a name" in merged.notes[0]
 
 
 def test_equal_subject_numbers_are_different_people():

@@ -34,7 +34,8 @@ def test_what_nobody_says_is_guessed_from_the_first_such_scan(tmp_path):
     told = with_modality(dataclasses.replace(mixed, cases=cases), "auto")
     assert [case.modality for case in told.cases] == ["ct", "mr", "ct"]
     assert told.notes == (
-        "taken as CT, the lowest intensity of c0 is -1024; set --ingest.modality if this is wrong",
+        "taken as CT, since the lowest intensity of c0 is -1024; set --ingest.modality if this is"
+        " wrong",
     )
 
 

@@ -90,7 +90,7 @@ def test_a_zip_beside_scans_is_named_and_segmentations_are_no_scans(tmp_path):
     dataset, _ = find(tmp_path)
     assert set(summary(dataset)) == {"ct_1", "pelvis"}
     assert "not read series.zip" in dataset.notes[0]
-    assert dataset.notes[1].startswith("ct_3_seg.nii.gz, mask_2.nii.gz left out: label maps by")
+    assert dataset.notes[1].startswith("ct_3_seg.nii.gz, mask_2.nii.gz left out: named like labe")
 
 
 def test_loose_label_maps_whose_values_have_names_are_paired_by_name(tmp_path):
@@ -101,7 +101,7 @@ def test_loose_label_maps_whose_values_have_names_are_paired_by_name(tmp_path):
         "ct_1": ("ct_1.nii.gz", "segmentation_1.nii.gz", "train"),
         "ct_2": ("ct_2.nii.gz", None, "train"),
     }
-    assert dataset.notes[0].startswith("seg_3.nii.gz left out: label maps by their names, of no")
+    assert dataset.notes[0].startswith("seg_3.nii.gz left out: named like label maps, but of no")
 
 
 def test_the_images_of_a_dataset_alone_are_refused(tmp_path):

@@ -117,7 +117,7 @@ def test_a_missing_mask_is_not_annotated_and_an_empty_one_is_absent(tmp_path, wo
     assert maps["b"].mask("spleen").sum() == LEFT.sum()
     assert c.reference is None
     told = capsys.readouterr().err
-    assert "not annotated in all of the 2 references, and unknown in the others: liver 1" in told
+    assert "annotated in fewer than all 2 references, and unknown in the others: liver 1" in told
 
 
 def test_a_kidney_without_the_other_is_neither_trained_nor_background(tmp_path, workspace):

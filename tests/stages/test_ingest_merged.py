@@ -90,7 +90,7 @@ def test_two_datasets_are_one_cohort(coarse, fine, workspace, capsys):
     assert "Coarse: layout nnunet" in told
     assert "Fine: layout nnunet" in told
     assert "dataset: coarse 3, fine 2" in told
-    assert "2 cases of the same name have their dataset's name in front now" in told
+    assert "2 cases that shared a name now have their dataset's name in front" in told
     assert state_of(workspace, "ingest", settings, inputs(settings, workspace)) == "current"
 
 

@@ -75,7 +75,7 @@ def test_names_that_are_no_organ_and_organs_without_a_map_are_told_and_recorded(
     give_maps(tmp_path / "theirs", ("spleen", "skull"))
     stage.locate(from_folder(tmp_path / "theirs"), workspace)
     told = capsys.readouterr().err
-    assert told.count("no organs of two, left out: skull") == 1
+    assert told.count("left out, not organs of two: skull") == 1
     assert told.count("no given map has kidney_right; no patch can be cut around it") == 1
     given = read_record(workspace.folder("locate")).results["given"]
     assert given["maps"] == 4
@@ -116,7 +116,7 @@ def test_scans_without_a_map_are_accepted_on_request_and_counted(tmp_path, capsy
     with pytest.raises(DataError, match=r"by --locate\.maps\.allow_missing true"):
         stage.locate(from_folder(tmp_path / "theirs"), workspace)
     stage.locate(from_folder(tmp_path / "theirs", allow_missing=True), workspace)
-    assert "no map of 1 scans, the first case1; they have no organ" in capsys.readouterr().err
+    assert "no map for 1 scans, the first case1; without organs they" in capsys.readouterr().err
     assert not located(workspace, 1).any()
     assert np.array_equal(located(workspace, 2), blobs(2)[1])
     given = read_record(workspace.folder("locate")).results["given"]
@@ -151,13 +151,13 @@ def test_maps_on_another_grid_are_resampled_on_request_and_that_is_told(tmp_path
     message = str(error.value)
     assert "20 x 18 x 12 voxels of 3 x 3 x 3 mm" in message
     assert "64 x 56 x 40 voxels of 1.3 x 1.4 x 1.1 mm" in message
-    assert "1 of 4 cases are so" in message
+    assert "1 of 4 cases are like this" in message
     assert "`--locate.maps.repair_grid nearest`" in message
     assert not (workspace.folder("locate") / "maps").exists()
     settings = from_folder(tmp_path / "theirs", repair_grid="nearest")
     stage.locate(settings, workspace)
     told = capsys.readouterr().err
-    assert "1 of 4 given maps lie on another grid than their scan, the first is case2" in told
+    assert "1 of 4 given maps are on a grid other than their scan's, first case2" in told
     back = resample_nearest(finer, other, GRID)
     assert (back == blobs(2)[1]).mean() > 0.97
     assert np.array_equal(located(workspace, 2), back)

@@ -60,7 +60,7 @@ def choose_scheme(dataset: Dataset, wanted: Sequence[str]) -> tuple[LabelScheme,
         return LabelScheme(dataset.name, tuple(map(canonical_name, wanted))), ()
     names, merged = _coarsest(list(dict.fromkeys(map(canonical_name, sources))), canonical)
     notes = tuple(
-        f"{' and '.join(parts)} are merged into {whole}, which a part of the data has in one"
+        f"{' and '.join(parts)} are merged into {whole}, which some of the data do not divide"
         for whole, parts in merged.items()
     )
     return LabelScheme(dataset.name, names), notes
@@ -99,8 +99,8 @@ def require_known_organs(dataset: Dataset) -> None:
         for name in case.annotated or ():
             if canonical_name(name) not in known:
                 raise DataError(
-                    f"case {case.case_id}: annotated for '{name}', which is none of the organs of"
-                    f" {dataset.name}, {', '.join(names)}; correct the name, and part several by ;"
+                    f"case {case.case_id}: annotated for '{name}', not an organ of {dataset.name},"
+                    f" which has {', '.join(names)}; correct the name, and separate several by ;"
                 )
 
 
@@ -130,7 +130,7 @@ def dataset_in_lines(dataset: Dataset, scheme: LabelScheme) -> list[str]:
     partly = [f"{organ} {counts[organ]}" for organ in scheme.names if counts[organ] < references]
     if partly:
         lines.append(
-            f"not annotated in all of the {references} references, and unknown in the others:"
+            f"annotated in fewer than all {references} references, and unknown in the others:"
             f" {', '.join(partly)}"
         )
     for name in sorted({name for case in dataset.cases for name in case.scan_labels}):

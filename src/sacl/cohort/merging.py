@@ -57,7 +57,7 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     renamed = sum(count for count in case_ids.values() if count > 1)
     notes = [f"{name}: {n}" for d, name in zip(datasets, names, strict=True) for n in d.notes]
     if renamed:
-        notes.append(f"{renamed} cases of the same name have their dataset's name in front now")
+        notes.append(f"{renamed} cases that shared a name now have their dataset's name in front")
     return Dataset(
         layout="+".join(dict.fromkeys(dataset.layout for dataset in datasets)),
         name="+".join(names),
@@ -132,8 +132,8 @@ def with_modality(dataset: Dataset, wanted: Literal["auto", "ct", "mr"]) -> Data
         low = float(read_scan(unknown[0])[0].voxels.min())
         guess = "ct" if low < _AIR_HU else "mr"
         note = (
-            f"taken as {guess.upper()}, the lowest intensity of {unknown[0].case_id} is {low:g};"
-            " set --ingest.modality if this is wrong"
+            f"taken as {guess.upper()}, since the lowest intensity of {unknown[0].case_id} is"
+            f" {low:g}; set --ingest.modality if this is wrong"
         )
     known = tuple(dataclasses.replace(case, modality=case.modality or guess) for case in cases)
     return dataclasses.replace(dataset, cases=known).with_notes(note)

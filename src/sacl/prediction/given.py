@@ -317,12 +317,12 @@ def _require_grids(survey: Survey, grids: Mapping[str, Grid], repairs_grid: bool
     if not repairs_grid:
         mask = f", mask {path.name}" if survey.maps[case_id].file is None else ""
         remedy = (
-            f"{so_many} cases are so; resample the maps onto their scans' grids, which"
+            f"{so_many} cases are like this; resample the maps onto their scans' grids, which"
             " `--locate.maps.repair_grid nearest` does"
         )
         require_same_grid(grids[case_id], own, f"case {case_id}{mask}", remedy)
     say(
-        f"locate: {so_many} given maps lie on another grid than their scan, the first is {case_id};"
+        f"locate: {so_many} given maps are on a grid other than their scan's, first {case_id};"
         " resampled by nearest neighbor"
     )
 
@@ -332,11 +332,11 @@ def _announce(survey: Survey, scheme: LabelScheme) -> None:
     say(f"locate: {len(survey.maps)} given maps")
     if survey.unmatched:
         left_out = in_short(list(survey.unmatched), _SAID)
-        say(f"locate: no organs of {scheme.name}, left out: {left_out}")
+        say(f"locate: left out, not organs of {scheme.name}: {left_out}")
     if survey.absent:
         them = "it" if len(survey.absent) == 1 else "them"
         absent = ", ".join(survey.absent)
         say(f"locate: no given map has {absent}; no patch can be cut around {them}")
     if survey.missing:
         scans = f"{len(survey.missing)} scans, the first {', '.join(survey.missing[:3])}"
-        say(f"locate: no map of {scans}; they have no organ, and so give no patches")
+        say(f"locate: no map for {scans}; without organs they give no patches")

@@ -77,7 +77,7 @@ def _read(root: Path) -> Dataset:
     cases = training + cases
     if len(channels) > 1:
         first = next(iter(channels.values()))
-        notes += (f"of {len(channels)} channels the first is used, {first}",)
+        notes += (f"the first of {len(channels)} channels is used, {first}",)
     name = str(document.get("name") or real(root).name)
     modality = modality_of(channels)
     return Dataset("nnunet", name, names.organs, cases, modality, names.ignore, notes)

@@ -130,7 +130,7 @@ def _read_folder(root: Path) -> Dataset:
     notes = unread(root, read, f"{_kind(files)}; give other data as a second --data")
     if left_out:
         notes += (
-            f"{in_short(left_out)} left out: label maps by their names, of no scan here; list the"
+            f"{in_short(left_out)} left out: named like label maps, but of no scan here; list the"
             " scans in a cohort.csv with case_id, image and label to train with them",
         )
     notes += tuple(filter(None, [names.note]))
@@ -293,7 +293,7 @@ def _read(path: Path, layout: str) -> Dataset:
     notes = _notes([row for _, row in rows]) + tuple(filter(None, [names.note]))
     if several:
         count, first = len(modalities), modalities[0]
-        notes += (f"of {count} channels in a file the first is used, {first}",)
+        notes += (f"the first of {count} channels in a file is used, {first}",)
     if layout == "decathlon":
         for folder in dict.fromkeys(label.parent for label in maps):
             notes += unread(folder, maps, f"the label maps that {path.name} lists")
