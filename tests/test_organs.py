@@ -207,8 +207,8 @@ def test_one_side_alone_is_not_compared_with_both_and_it_says_why():
     shared = shared_organs({"run": ["kidney_left", "liver"], "data": ["kidneys", "liver"]})
     assert list(shared.parts) == ["liver"]
     assert shared.alone == {
-        "run": {"kidney_left": "data has kidneys in one"},
-        "data": {"kidneys": "run has kidney_left alone of it"},
+        "run": {"kidney_left": "data does not divide kidneys"},
+        "data": {"kidneys": "run has only kidney_left of it"},
     }
 
 
@@ -223,16 +223,17 @@ def test_a_misspelled_organ_is_met_with_the_nearest_name():
     shared = shared_organs({"run": ["liver", "Milz", "pancreas"], "data": ["livver", "pancraes"]})
     assert shared.parts == {}
     assert list(shared.lines()) == [
-        "left out of run: liver (is it livver? call it so), pancreas (is it pancraes? call it so),"
-        " Milz",
-        "left out of data: livver (is it liver? call it so), pancraes (is it pancreas? call it so)",
+        "left out of run: liver (is it livver? use that name), pancreas (is it pancraes? use that"
+        " name), Milz",
+        "left out of data: livver (is it liver? use that name), pancraes (is it pancreas? use that"
+        " name)",
     ]
 
 
 def test_of_many_names_those_with_a_hint_are_said_first():
     vertebrae = [f"vertebrae_t{n}" for n in range(1, 13)]
     shared = shared_organs({"run": ["liver", "spleen"], "data": [*vertebrae, "livver", "spleen"]})
-    said = "livver (is it liver? call it so), " + ", ".join(vertebrae)
+    said = "livver (is it liver? use that name), " + ", ".join(vertebrae)
     assert list(shared.lines())[-1] == f"left out of data: {said}"
     shared = shared_organs({"run": ["spleen"], "data": ["spleen", *vertebrae, "sacrum", "skull"]})
     said = ", ".join([*vertebrae, "sacrum"])

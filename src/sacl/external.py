@@ -141,7 +141,7 @@ class _Test:
             if own != self.modality:
                 text = (
                     f"{name} was trained on {own.upper()}, and {self.dataset.name} is"
-                    f" {self.modality.upper()}: its label maps are not to be believed"
+                    f" {self.modality.upper()}: its label maps cannot be trusted"
                 )
                 yield Doubt("", "unlike_training", scans, text)
 

@@ -200,8 +200,8 @@ def shared_organs(schemes: Mapping[str, Sequence[str]]) -> SharedOrgans:
         ...     print(line)
         organ    run      data
         kidneys  LK + RK  kidneys
-        left out of run: liver (is it livr? call it so)
-        left out of data: livr (is it liver? call it so)
+        left out of run: liver (is it livr? use that name)
+        left out of data: livr (is it liver? use that name)
     """
     known = [{canonical_name(name) for name in names} for names in schemes.values()]
     named = dict.fromkeys(canonical_name(name) for names in schemes.values() for name in names)
@@ -237,11 +237,11 @@ def _hint(name: str, of: str, schemes: Mapping[str, Sequence[str]]) -> str:
             free = [other for other in known if other not in mine and _split_side(other)[1] == side]
             close = difflib.get_close_matches(own, free, n=1)
             missing = f"{scheme} has none" if len(schemes) > 2 else ""
-            return f"is it {known[close[0]]}? call it so" if close else missing
+            return f"is it {known[close[0]]}? use that name" if close else missing
         if whole and scheme != of:
-            hint = hint or f"{scheme} has {known[whole]} in one"
+            hint = hint or f"{scheme} does not divide {known[whole]}"
         elif not is_complete(own, known):
-            hint = f"{scheme} has {' and '.join(parts)} alone of it"
+            hint = f"{scheme} has only {' and '.join(parts)} of it"
     return hint
 
 

@@ -110,8 +110,8 @@ def test_a_coarse_map_that_is_too_large_where_it_was_drawn_is_no_measure_of_a_lo
     assert find_doubts([*drawn, change(3, final=21.0)]) == Findings()
     findings = find_doubts([*drawn, change(3, final=15.0)])
     assert findings.doubts[0].text == (
-        "spleen: less than 20% of the coarse map's volume, up to 2.5 times too large where it"
-        " was drawn, in 1 of the 4 scans whose coarse map has it"
+        "spleen: less than 20% of the coarse map's volume (up to 2.5 times too large on labeled"
+        " scans) in 1 of the 4 scans whose coarse map has it"
     )
     uneven = [change(n, coarse=v, final=40.0, drawn_ml=40.0) for n, v in enumerate([40, 40, 200])]
     assert find_doubts(uneven) == Findings(), "one of three coarse maps is five times too large"
@@ -156,7 +156,7 @@ def test_an_organ_that_is_better_in_the_coarse_map_is_taken_from_it(rows, taken)
 def test_what_training_has_hardly_learned_is_said_unless_the_coarse_map_takes_its_place():
     rows = [scored(0.2, 0.3, unseen=False), scored(0.1, 0.4, unseen=False, number=1)]
     [doubt] = find_doubts(rows).doubts
-    assert doubt.text.startswith("spleen: Dice 0.35 on 2 labeled scans that training saw; it is ")
+    assert doubt.text.startswith("spleen: Dice 0.35 on 2 labeled scans that training saw: hardly")
     assert find_doubts(rows, ("spleen",)) == Findings((), ("spleen",))
 
 

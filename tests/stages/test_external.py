@@ -390,7 +390,7 @@ def test_the_work_directory_of_a_run_is_not_written_to(finished, tmp_path, capsy
 def test_a_model_of_another_modality_is_loudly_in_doubt(tested, tmp_path):
     network = ByIntensity(modality="mr")
     told, said, _ = tested({"heart": network}, write_flare(tmp_path / "FLARE", network))
-    doubt = "heart was trained on MR, and FLARE2021 is CT: its label maps are not to be believed"
+    doubt = "heart was trained on MR, and FLARE2021 is CT: its label maps cannot be trusted"
     assert f"evaluate: ATTENTION, {doubt}" in said
     assert told["doubts"] == [doubt]
     assert doubt in (tmp_path / told["report"]).read_text()
@@ -409,8 +409,8 @@ def test_scans_that_a_run_was_trained_on_are_no_external_test(finished, tmp_path
     words = ["--model", str(run.root), "--data", str(data), "--out", str(tmp_path / "out")]
     assert main(["evaluate", *words, *coarse]) == 0
     assert (
-        "ATTENTION, run was trained on FLARE2021, on scans called as 3 of these, train_000,"
-        " train_001, train_002: scores on them are too good"
+        "ATTENTION, run was trained on FLARE2021, on scans named like 3 of these (train_000,"
+        " train_001, train_002), so scores on them are too good"
     ) in capsys.readouterr().err
 
 
@@ -434,7 +434,7 @@ def _other_slices(data):
     [
         (_no_masks, [], "none of 2 scans has a label map, so nothing can be scored"),
         (_renamed, [], "no organ in common with clinic; left out of clinic: liver"
-         " (is it livver? call it so)"),
+         " (is it livver? use that name)"),
         (_other_slices, [], "case s1: image and label map lie on different grids, 32 x 27 x 6"),
         (None, ["--ingest.fold", "0"], "--ingest.fold has no effect on an external test"),
         (None, ["--ingest.organs", "liver,heart"], "no organ 'heart' in Dataset001_Fine"),

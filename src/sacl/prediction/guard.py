@@ -232,8 +232,8 @@ def _doubts(rows: Sequence[Change], replaced: bool) -> Iterator[_Said]:
         yield "worse_than_coarse", scored, words
     seen = [row for row in rows if not row.unseen and not np.isnan(row.final_dice)]
     if seen and not taken and (after := _mean_dice(seen)[1]) < _HARDLY:
-        words = f"Dice {after:.2f} on {len(seen)} labeled scans that training saw; it is hardly"
-        yield "hardly_learned", seen, f"{words} learned yet, which more time may mend"
+        words = f"Dice {after:.2f} on {len(seen)} labeled scans that training saw: hardly"
+        yield "hardly_learned", seen, f"{words} learned yet; more time may help"
 
 
 def _excess_of(rows: Sequence[Change]) -> float:
@@ -253,12 +253,12 @@ def _losses(located: Sequence[Change], excess: float, taken: str) -> Iterator[_S
     if len(gone) >= least:
         yield "vanished", gone, f"vanished in {len(gone)} {of}{taken}"
     if len(shrunken) >= least:
-        but = f", up to {excess:.1f} times too large where it was drawn," * (excess > _LARGE)
+        but = f" (up to {excess:.1f} times too large on labeled scans)" * (excess > _LARGE)
         words = f"less than {least_of_it:.0%} of the coarse map's volume{but}"
         words += f" in {len(shrunken)} {of}"
         yield "lost_volume", shrunken, words
     if len(cut) >= least:
-        words = f"cut off by the border of the square that the segmenter reads in {len(cut)} {of}"
+        words = f"cut off in {len(cut)} {of}, by the border of the square that the segmenter reads"
         yield "at_border", cut, words
 
 

@@ -100,8 +100,8 @@ def doubts_of_training(paths: Mapping[str, Path], dataset: Dataset) -> Iterator[
         scans = tuple(case.case_id for case in dataset.cases if case.case_id in seen)
         if scans and cohort.name == dataset.name:
             text = (
-                f"{name} was trained on {cohort.name}, on scans called as {len(scans)} of these,"
-                f" {in_short(scans)}: scores on them are too good"
+                f"{name} was trained on {cohort.name}, on scans named like {len(scans)} of these"
+                f" ({in_short(scans)}), so scores on them are too good"
             )
             yield Doubt("", "unlike_training", scans, text)
 
