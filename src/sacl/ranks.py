@@ -72,7 +72,7 @@ def join_and_run(command: Callable[[], int]) -> int:
                 _take_part()
             code = 0
         else:
-            say(f"{_joined.count} ranks share pretraining and fine-tuning; all else is the first's")
+            say(f"{_joined.count} ranks share pretraining and fine-tuning; the first does all else")
             code = command()
             _tell(None)
     except BaseException:

@@ -391,7 +391,7 @@ class RunConfig(Checked, frozen=True, kw_only=True):
         begins = volume is not None and volume.pretrained
         require(
             begins == (given.on_volumes and given.method != "none"),
-            "finetune.volume.pretrained: goes with a pretrain.method beside it; give both or none",
+            "finetune.volume.pretrained: needs a pretrain.method beside it; give both or neither",
         )
 
 

@@ -74,7 +74,7 @@ def test_a_training_that_comes_too_late_gets_some_time_all_the_same(at, capsys):
     at(1.1 * HOUR)
     assert of["finetune"].deadline(reserve_s=60.0).at == pytest.approx((1.1 + 0.15 * 0.6) * HOUR)
     said = capsys.readouterr().err
-    assert said == "time: 0 s left; 5 min of training, the run ends about 12 min late\n"
+    assert said == "time: 0 s left; training gets 5 min, so the run ends about 12 min late\n"
     at(0.0)
     assert of["finetune"].deadline(reserve_s=60.0).at == pytest.approx(HOUR - 60)
 

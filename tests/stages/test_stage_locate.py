@@ -234,7 +234,7 @@ def test_one_labeled_subject_is_located_by_the_network_that_saw_it_and_not_score
     assert results["seen_by_every_network"] == ["subject0"]
     assert "cross_fitted" not in results
     told = capsys.readouterr().err
-    assert "WARNING, nobody else labeled shows all organs of subject0" in told
+    assert "WARNING, no other labeled subjects show all organs of subject0" in told
     assert "Dice" not in told
 
 

@@ -91,7 +91,8 @@ def test_organs_that_vanish_are_taken_from_the_coarse_maps_and_said(finished, tm
     assert "spleen" in findings.from_coarse
     assert any(d.kind == "never_predicted" and d.organ == "spleen" for d in findings.doubts)
     said = capsys.readouterr().err
-    assert "organs are taken from the coarse map, where they are or are better: " in said
+    taken = "organs are taken from the coarse maps; in the final maps they are lost or worse: "
+    assert taken in said
     assert "in doubt: spleen" not in said
     record = read_record(workspace.folder("predict")).results
     assert record["from_coarse"] == list(findings.from_coarse)

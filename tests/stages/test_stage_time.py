@@ -52,7 +52,7 @@ def test_a_run_whose_time_is_over_before_fine_tuning_ends_late_and_says_so(
     workspace = within(copy_of(pretrained, tmp_path / "work"), 600.0, copies=4)
     late = replace(workspace, budget=replace(workspace.budget, ends=clock.now() - 5.0))
     finetune(settings_of("dense"), late)
-    assert "time: 0 s left; 54 s of training, the run ends about" in capsys.readouterr().err
+    assert "time: 0 s left; training gets 54 s, so the run ends about" in capsys.readouterr().err
     assert read_record(late.folder("finetune")).results["pace"]["semantic"]["steps"] == 2
 
 

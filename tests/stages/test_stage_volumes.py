@@ -177,10 +177,10 @@ def test_what_a_segmenter_on_volumes_does_not_have_is_refused(tree):
             {"pretrain.width": "16"},
             r"pretrain\.width: has no effect on volumes; set locate\.channels",
         ),
-        ({"finetune.volume.pretrained": "true"}, r"goes with a pretrain\.method beside it"),
+        ({"finetune.volume.pretrained": "true"}, r"needs a pretrain\.method beside it"),
         (
             {"pretrain.method": "none", "finetune.volume.pretrained": "true"},
-            r"goes with a pretrain\.method beside it",
+            r"needs a pretrain\.method beside it",
         ),
     ],
 )

@@ -49,7 +49,7 @@ def foresee(
     lines = list(make_plan(time, "", held, situation).lines())
     if not situation.gives("locate"):
         kinds = " and ".join(kinds_of(facts))
-        lines.append(f"between coarse networks on {kinds} a trial decides, if time allows")
+        lines.append(f"a trial decides between coarse networks on {kinds}, if time allows")
     return lines
 
 

@@ -174,7 +174,9 @@ def _fault_of(scan: ScanFacts, image: Intensities, modality: Literal["ct", "mr"]
     if modality == "ct" and (why := _not_hu(image)):
         return Finding("not-hu", scan.case_id, why)
     if image.p005 == image.p995:
-        message = f"99 % of the voxels are {image.median:g}, of {image.low:g} to {image.high:g}"
+        message = (
+            f"99 % of the voxels are {image.median:g}, the range is {image.low:g} to {image.high:g}"
+        )
         return Finding("nearly-constant", scan.case_id, message)
     return None
 

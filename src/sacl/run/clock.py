@@ -111,7 +111,7 @@ class Budget:
         least = 0.0 if self.copies is None else _AT_LEAST * self.asked_s * each / self.whole
         if seconds < least:
             late_s, left = max(0.0, least + reserve_s - self.left_s), max(0.0, self.left_s)
-            ends = f"the run ends about {duration(late_s)} late" if late_s else "which is little"
-            say(f"time: {duration(left)} left; {duration(least)} of training, {ends}")
+            ends = f"so the run ends about {duration(late_s)} late" if late_s else "which is little"
+            say(f"time: {duration(left)} left; training gets {duration(least)}, {ends}")
             seconds = least
         return Deadline(now() + seconds, self.asked_s, each / self.whole)

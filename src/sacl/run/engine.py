@@ -162,7 +162,7 @@ class Engine:
         outcomes = self.each(work, cases, journal, what, is_there, at_once)
         bad = [outcome for outcome in outcomes if outcome.result is None]
         if bad:
-            more = f" ({len(bad) - 1} more are bad; their reasons stand above)" * (len(bad) > 1)
+            more = f" ({len(bad) - 1} more are bad; their reasons are above)" * (len(bad) > 1)
             raise DataError(f"{bad[0].reason}{more}")
         return {outcome.case: outcome.result for outcome in outcomes if outcome.result is not None}
 

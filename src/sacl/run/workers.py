@@ -380,7 +380,7 @@ def _connected_ray(address: str | None, cores: int, stack: ExitStack) -> Any:
         ray.init(**settings, logging_level="CRITICAL")
     except Exception as error:
         where = f"no cluster to be used at {address}" if address else "Ray does not start here"
-        token = "; of a cluster with a token, give RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        token = "; for a cluster with a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         why = str(error)[:_LONGEST].rstrip(".") + token * (address is not None)
         raise ConfigError(f"--engine ray: {where}: {why}") from error
     finally:

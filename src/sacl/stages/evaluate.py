@@ -54,8 +54,8 @@ def evaluate(settings: EvaluateSettings, workspace: Workspace) -> Path:
         cases = cohort.held_out
         if not cases:
             say(
-                "evaluate: no scan of the splits validation and test has a reference, nothing"
-                " is scored; hold annotated subjects out at ingest to get scores"
+                "evaluate: no validation or test scan has a reference, so nothing is scored;"
+                " hold labeled subjects out at ingest to get scores"
             )
         predicted = read_record(workspace.require("predict"))
         runs = tuple(predicted.results["scans"]) if predicted else ()

@@ -120,8 +120,8 @@ def trained_networks(settings: LocateSettings, workspace: Workspace, cohort: Coh
     fold_of = deal_folds(cohort, FOLDS)
     if seen := [subject for subject, fold in fold_of.items() if fold == SEEN]:
         say(
-            f"locate: WARNING, nobody else labeled shows all organs of {in_short(seen)}, so that"
-            " every network has to learn from there; how good these coarse maps are is not known"
+            f"locate: WARNING, no other labeled subjects show all organs of {in_short(seen)}, so"
+            " every network learns from these scans; the quality of their coarse maps is unknown"
         )
     with workspace.in_turn("locate: the coarse networks are trained"):
         try:
@@ -130,8 +130,8 @@ def trained_networks(settings: LocateSettings, workspace: Workspace, cohort: Coh
             if not set(fold_of.values()) - {SEEN}:
                 raise
             say(
-                "locate: WARNING, too little time for several networks, so that one learns from all"
-                " labeled scans: nothing is cross-fitted, and how good coarse maps are is not known"
+                "locate: WARNING, too little time for more networks, so one learns from all labeled"
+                " scans: nothing is cross-fitted, and the quality of the coarse maps is unknown"
             )
             fold_of = dict.fromkeys(fold_of, SEEN)
             networks = train_networks(settings, workspace, cohort, fold_of)
@@ -154,10 +154,10 @@ def _in_time(
     haste = cost.is_hasty(left_s)
     if count < len(networks) or haste:
         whole = duration(cost.seconds(len(networks)))
-        how = ", which reads every part of them once," if haste else ""
+        how = ", reading every part once" if haste else ""
         say(
-            f"locate: one network{how} locates the scans without a label map, since it would take"
-            f" {whole} of {duration(left_s)} otherwise; with more time coarse maps get better"
+            f"locate: one network locates the scans without a label map{how}, since the full way"
+            f" takes {whole} of the {duration(left_s)} left; more time gives better coarse maps"
         )
     others = all_of_them.others if count == len(networks) else (ALL_LABELED,)
     return replace(all_of_them, others=others, in_haste=haste)

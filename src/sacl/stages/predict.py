@@ -121,8 +121,8 @@ def _judged(
     if lost:
         of = f"{len(lost)} of {len(cohort.scheme.names)} organs"
         say(
-            f"predict: {of} are taken from the coarse map, where they are or are better:"
-            f" {', '.join(lost)}"
+            f"predict: {of} are taken from the coarse maps; in the final maps they are lost or"
+            f" worse: {', '.join(lost)}"
         )
     doubts = [doubt for doubt in findings.doubts if doubt.organ not in lost]
     for doubt in doubts[:_SAID]:

@@ -125,8 +125,8 @@ def recipe_that_fits(
     if copies < settings.copies:
         say(
             f"predict: {copies} copies instead of {settings.copies}, which would take"
-            f" {duration(costs.seconds(settings.copies))} and"
-            f" {duration(max(0.0, workspace.budget.left_s))} are left"
+            f" {duration(costs.seconds(settings.copies))}, with"
+            f" {duration(max(0.0, workspace.budget.left_s))} left"
         )
     recipe = replace(recipe, copies=copies)
     write_recipe(folder, recipe)
