@@ -66,7 +66,9 @@ def dense_loss(
     reference = reference.long()
     listed = torch.cat([torch.ones_like(annotated[:, :1]), annotated], dim=1)
     reference = torch.where(listed.gather(1, reference.flatten(1)).view_as(reference), reference, 0)
-    weight = log_probability.new_ones(reference.shape) if pixel_weight is None else pixel_weight
+    weight = log_probability.new_ones(reference.shape)
+    if pixel_weight is not None:
+        weight = weight * pixel_weight
     counted = weight if class_weight is None else weight * class_weight[reference]
     per_pixel = -log_probability.gather(1, reference[:, None])[:, 0]
     overlap, probable, there = _organ_sums(log_probability, per_pixel, reference, weight)

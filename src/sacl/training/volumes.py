@@ -100,10 +100,11 @@ class QueryVolumes:
 
 
 class MixedCropTask:
-    """Labeled crops alone for `start` steps, then mixed with unlabeled ones if there are any.
+    """Labeled crops alone for `start` steps, then mixed with unlabeled ones.
 
     In every other step the box is the unlabeled crop's. The teacher is what `training.loop.train`
-    averages; how it is believed, and when mixing starts, is as in `training.teacher`.
+    averages; how it is believed, and when mixing starts, is as in `training.teacher`. Where no scan
+    is unlabeled, labeled crops are mixed with each other, as they were drawn.
     """
 
     def __init__(
@@ -121,10 +122,11 @@ class MixedCropTask:
         """Return this rank's mixed crops of a step, and how much each of their voxels counts."""
         task = self.labeled
         generator = task.generator(step)
-        by_hand, other = task.drawn(task.cases, generator), task.drawn(self.unlabeled, generator)
-        self.teacher.eval()
-        with torch.no_grad(), autocast(task.device):
-            labels = self.teacher(other.image)[0].max(dim=1).indices
+        others = self.unlabeled or task.cases
+        by_hand, other = task.drawn(task.cases, generator), task.drawn(others, generator)
+        labels, trust, annotated = other.labels, 1.0, by_hand.annotated & other.annotated
+        if self.unlabeled:
+            labels, trust, annotated = self._by_teacher(other), TRUST, by_hand.annotated
         image = change_voxels(by_hand.image, task.ranges, generator)
         other_image = change_voxels(other.image, task.ranges, generator)
         inside = random_boxes(len(image), task.spec.crop, generator, task.device)
@@ -133,12 +135,19 @@ class MixedCropTask:
             by_hand,
             image=torch.where(inside[:, None], image, other_image),
             labels=torch.where(inside, by_hand.labels, labels),
+            annotated=annotated,
         )
-        return mixed, torch.where(inside, 1.0, TRUST)
+        return mixed, torch.where(inside, 1.0, trust)
+
+    @torch.no_grad()
+    def _by_teacher(self, crops: Crops) -> Int[Tensor, "n i j k"]:
+        self.teacher.eval()
+        with autocast(self.labeled.device):
+            return self.teacher(crops.image)[0].max(dim=1).indices
 
     def loss(self, network: nn.Module, step: int) -> Float[Tensor, ""]:
         """Return the loss of one step."""
-        if not self.unlabeled or is_early(step, self.start, self.pace):
+        if is_early(step, self.start, self.pace):
             return self.labeled.loss(network, step)
         crops, counts = self.batch(step)
         return loss_of_levels(network(crops.image), crops, counts=counts)
