@@ -1,5 +1,7 @@
 """Fine-tuning on volumes with unlabeled scans: what is pasted where, and who labels it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_coarse_training import CPU, case_of, spec_of
@@ -43,12 +45,35 @@ def test_the_teacher_labels_what_is_not_drawn_by_hand_and_counts_half(step):
     assert (crops.labels[drawn] != 2).any()
 
 
-def test_the_first_steps_and_those_without_unlabeled_scans_are_of_labeled_crops():
+def test_the_first_steps_are_of_labeled_crops():
     class Counted(nn.Module):
         def forward(self, image):
             return [torch.zeros(len(image), 3, *image.shape[2:])]
 
-    for task, step in ((task_of(start=2), 1), (task_of(unlabeled=False), 5)):
-        alone = task.labeled.loss(Counted(), step)
-        assert task.loss(Counted(), step) == alone
-    assert task_of(start=2).loss(Counted(), 2) != task_of(start=2).labeled.loss(Counted(), 2)
+    task = task_of(start=2)
+    assert task.loss(Counted(), 1) == task.labeled.loss(Counted(), 1)
+    assert task.loss(Counted(), 2) != task.labeled.loss(Counted(), 2)
+
+
+def test_where_every_scan_is_labeled_crops_are_mixed_with_the_labels_that_were_drawn():
+    task = task_of(unlabeled=False)
+    task.teacher = None  # is not asked
+    crops, counts = task.batch(4)
+    assert (counts == 1).all()
+    generator = task.labeled.generator(4)
+    first, second = (task.labeled.drawn(task.labeled.cases, generator).labels for _ in range(2))
+    assert ((crops.labels == first) | (crops.labels == second)).all()
+    assert not torch.equal(crops.labels, first)
+    assert not torch.equal(crops.labels, second)
+
+
+def test_of_two_mixed_crops_an_organ_counts_that_is_annotated_in_both():
+    task = task_of(unlabeled=False)
+    one, other = (
+        replace(task.labeled.cases[0], annotated=torch.tensor(known))
+        for known in ([True, False], [True, True])
+    )
+    task.labeled.cases = [one, other]
+    known = [tuple(task.batch(step)[0].annotated[0].tolist()) for step in range(12)]
+    assert set(known) == {(True, False), (True, True)}
+    assert known.count((True, False)) > known.count((True, True))

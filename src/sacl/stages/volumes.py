@@ -113,7 +113,7 @@ def read_volumes(settings: FinetuneSettings, workspace: Workspace) -> VolumeStar
     require_organs(labeled, "finetune: the labeled scans")
     each = sum(math.prod(case.image.shape) for case in labeled) / len(labeled)
     if settings.teacher_steps and not cohort.unlabeled:
-        say("finetune: every training scan is labeled, so the teacher's steps see labeled scans")
+        say("finetune: every training scan is labeled, so labeled scans are mixed with each other")
     others = taking_part(cohort.unlabeled, each) if settings.teacher_steps else ()
     named, measures, unlabeled = {case.case_id for case in others}, [], []
     for case in track(cohort.of_split("train"), "read training scans"):
