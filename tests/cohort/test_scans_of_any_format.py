@@ -9,7 +9,7 @@ from listed_layout import write_json
 from sacl.cohort.layouts.listing import find
 from sacl.cohort.manifest import read_cohort, read_image, read_reference
 from sacl.errors import DataError
-from sacl.files.itk import read_labels
+from sacl.files.itk import labels_in
 from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings
 from sacl.stages.ingest import ingest
@@ -73,7 +73,7 @@ def test_nnunets_file_ending_may_be_that_of_metaimage(tmp_path):
     write_json(tmp_path, document)
     [case] = find(tmp_path)[0].cases
     assert (case.case_id, case.reference.name) == ("a", "a.mha")
-    assert np.array_equal(np.unique(read_labels(case.reference)[0]), [0, 1, 2])
+    assert np.array_equal(np.unique(labels_in(case.reference)[0]), [0, 1, 2])
 
 
 def test_names_of_a_segmentation_of_slicer_are_those_of_its_segments(tmp_path):
@@ -94,4 +94,4 @@ def test_names_of_a_segmentation_of_slicer_are_those_of_its_segments(tmp_path):
 def test_a_label_map_that_is_damaged_is_one_line(tmp_path):
     (tmp_path / "a.nrrd").write_bytes(b"NRRD0004\ntype: short\n\n")
     with pytest.raises(DataError, match=r"^a\.nrrd: not a readable NRRD or MetaImage file"):
-        read_labels(tmp_path / "a.nrrd")
+        labels_in(tmp_path / "a.nrrd")

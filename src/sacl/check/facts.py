@@ -22,7 +22,7 @@ from sacl.cohort.annotation import table_of
 from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.errors import SaclError
 from sacl.files.arrays import HIGHEST_LABEL, label_boxes
-from sacl.files.itk import read_frame, read_labels, read_volume
+from sacl.files.itk import frame_in, labels_in, volume_in
 from sacl.geometry import describe, orientation_of, same_grid
 from sacl.organs import canonical_name
 from sacl.plan.facts import OrganExtent, extent_of
@@ -305,11 +305,11 @@ def _measure_image(
 ) -> tuple[Geometry | None, Intensities | None, Grid | None, np.ndarray | None]:
     """Measure the image and return few of its voxels; of one that is damaged the header alone."""
     try:
-        volume, frame = case.load() if case.load else read_volume(case.image)
+        volume, frame = case.load() if case.load else volume_in(case.image)
     except _UNREADABLE as error:
         problems.append(Finding("unreadable", case.case_id, _reason(error)))
         with contextlib.suppress(*_UNREADABLE):
-            header = None if case.load else measure_geometry(read_frame(case.image))
+            header = None if case.load else measure_geometry(frame_in(case.image))
             return header, None, None, None
         return None, None, None, None
     small = reduced(volume.voxels, _DRAWN_VOXELS).copy()
@@ -355,7 +355,7 @@ def _measure_reference(
 def _labels_on(grid: Grid | None, path: Path) -> tuple[Integer[np.ndarray, "i j k"], Grid, str]:
     """Return label values and their grid, which is the image's, and the doubts of the header."""
     try:
-        voxels, own, frame = read_labels(path)
+        voxels, own, frame = labels_in(path)
     except _UNREADABLE as error:
         raise _Fault("label-unreadable", _reason(error)) from error
     if grid is not None and not same_grid(grid, own):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from sacl.errors import DataError
 from sacl.files.atomic import fingerprint_of
-from sacl.files.itk import is_scan, stem
+from sacl.files.itk import is_scan, stem_of
 from sacl.types import SPLITS, NativeFrame, Split, Volume
 
 Modality = Literal["ct", "mr"]
@@ -178,7 +178,7 @@ def cases_of(parts: Iterable[Part]) -> tuple[tuple[SourceCase, ...], tuple[str, 
     notes: tuple[str, ...] = ()
     for part in parts:
         images, labels = part.scans, files_by_case(part.labels, part.label)
-        more = [p for p in scan_files(part.images) if re.fullmatch(part.channel, stem(p))]
+        more = [p for p in scan_files(part.images) if re.fullmatch(part.channel, stem_of(p))]
         notes += require_labels_read(part.labels, labels.values())
         notes += unread(part.images, [*images.values(), *more], part.expected)
         where = part.images.name
@@ -282,7 +282,7 @@ def files_by_case(folder: Path, name: str = "(.+)") -> dict[str, Path]:
     """
     files: dict[str, Path] = {}
     for path in scan_files(folder):
-        called = re.fullmatch(name, stem(path))
+        called = re.fullmatch(name, stem_of(path))
         if called is not None and (other := files.setdefault(called[1], path)) != path:
             raise DataError(
                 f"{folder.name}: case {called[1]} appears twice, {other.name} and {path.name};"

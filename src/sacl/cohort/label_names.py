@@ -15,7 +15,7 @@ from sacl.cohort.dataset import files_by_case, in_short, require_labels_read, sc
 from sacl.errors import DataError
 from sacl.files.arrays import HIGHEST_LABEL
 from sacl.files.documents import read_object
-from sacl.files.itk import read_label_table, read_labels
+from sacl.files.itk import label_table_in, labels_in
 from sacl.organs import canonical_name
 from sacl.types import LabelScheme
 
@@ -96,7 +96,7 @@ def _numbered(paths: tuple[Path, ...], where: str) -> LabelNames:
     """
     values: set[int] = set()
     for path in paths[:_OPENED]:
-        found = np.unique(read_labels(path)[0])
+        found = np.unique(labels_in(path)[0])
         require_labels(int(found[0]), int(found[-1]), path.name)
         values |= set(found.tolist()) - {0}
     if not values:
@@ -111,7 +111,7 @@ def _numbered(paths: tuple[Path, ...], where: str) -> LabelNames:
 
 def names_in_map(path: Path) -> LabelNames | None:
     """Return the names in a label map's own table, None where it has none."""
-    inside = {name: value for name, value in (read_label_table(path) or {}).items() if value}
+    inside = {name: value for name, value in (label_table_in(path) or {}).items() if value}
     return label_names(inside, path.name) if inside else None
 
 
@@ -179,7 +179,7 @@ def scheme_of_folders(*folders: Path) -> LabelScheme:
     names = _from_tables(paths) or _beside(folders[0])
     highest = max(names, default=0)
     for path in paths if not names else ():
-        voxels = read_labels(path)[0]
+        voxels = labels_in(path)[0]
         require_labels(int(voxels.min()), int(voxels.max()), path.name)
         highest = max(highest, int(voxels.max()))
     if highest < 1:
@@ -229,7 +229,7 @@ def _from_tables(paths: Sequence[Path]) -> dict[int, str]:
     """Return the names in the files' label tables by value, without the background."""
     names: dict[int, str] = {}
     for path in paths:
-        for name, value in (read_label_table(path) or {}).items():
+        for name, value in (label_table_in(path) or {}).items():
             if value > 0 and names.setdefault(value, name) != name:
                 raise DataError(
                     f"{path.name}: label {value} is '{name}' here and '{names[value]}' in another"

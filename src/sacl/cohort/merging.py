@@ -10,7 +10,7 @@ from typing import Literal
 
 from sacl.cohort.dataset import Dataset, Modality, SourceCase, naming_case
 from sacl.errors import ConfigError
-from sacl.files.itk import read_volume
+from sacl.files.itk import volume_in
 from sacl.organs import snake_case
 from sacl.types import NativeFrame, Volume
 
@@ -116,7 +116,7 @@ def with_guessed_subjects(dataset: Dataset) -> Dataset:
 def read_scan(case: SourceCase) -> tuple[Volume, NativeFrame]:
     """Read a case's image, by its own reader where it has one."""
     with naming_case(case):
-        return case.load() if case.load is not None else read_volume(case.image)
+        return case.load() if case.load is not None else volume_in(case.image)
 
 
 def with_modality(dataset: Dataset, wanted: Literal["auto", "ct", "mr"]) -> Dataset:

@@ -20,7 +20,7 @@ from sacl.cohort.annotation import label_of_value
 from sacl.cohort.dataset import Dataset, SourceCase, first_of, naming_case
 from sacl.errors import DataError
 from sacl.files.arrays import distinct_values, label_boxes, relabeled
-from sacl.files.itk import read_labels
+from sacl.files.itk import labels_in
 from sacl.geometry import repaired, require_same_grid, resample_nearest, same_grid
 from sacl.organs import match
 from sacl.types import Grid, LabelMap, LabelScheme
@@ -84,7 +84,7 @@ def read_source_map(
         if case.reference is None:
             organ_of = match(list(case.masks), annotated)
             return lay_masks(case.masks, organ_of, annotated, grid, rules)
-        voxels, own, frame = read_labels(case.reference)
+        voxels, own, frame = labels_in(case.reference)
         label_of = label_of_value(dataset, case, rules.scheme, annotated)
         ignore = dataset.ignore if case.ignore is None else case.ignore
         _require_known(case, distinct_values(voxels), label_of, ignore)
@@ -163,7 +163,7 @@ def lay_masks(
     for organ in organs:
         inside = np.zeros(grid.shape, np.bool_, order="F")
         for name in (name for name in files if organ_of.get(name) == organ):
-            voxels, own, frame = read_labels(files[name])
+            voxels, own, frame = labels_in(files[name])
             voxels = _binary(voxels, f"mask {name}")
             voxels, repair = on_grid(voxels, own, grid, rules, f"mask {name}")
             inside |= voxels

@@ -76,22 +76,22 @@ def is_scan(path: Path) -> bool:
     return is_nifti(path) or is_itk(path)
 
 
-def stem(path: Path) -> str:
+def stem_of(path: Path) -> str:
     """Return a file's name without its format; `.seg.nrrd` leaves `.seg`."""
     return path.name[: -len(path.suffix)] if is_itk(path) else nifti.stem(path)
 
 
-def read_volume(path: Path) -> tuple[Volume, NativeFrame]:
+def volume_in(path: Path) -> tuple[Volume, NativeFrame]:
     """Read an image of any format, as `read_itk` or `nifti.read_volume` does."""
     return read_itk(path) if is_itk(path) else nifti.read_volume(path)
 
 
-def read_frame(path: Path) -> NativeFrame:
+def frame_in(path: Path) -> NativeFrame:
     """Read and check the header alone of a file of any format."""
     return read_itk_frame(path) if is_itk(path) else nifti.read_frame(path)
 
 
-def read_labels(path: Path) -> tuple[Integer[np.ndarray, "i j k"], Grid, NativeFrame]:
+def labels_in(path: Path) -> tuple[Integer[np.ndarray, "i j k"], Grid, NativeFrame]:
     """Read integer label values of any format and their canonical grid (`nifti.read_labels`)."""
     if not is_itk(path):
         return nifti.read_labels(path)
@@ -101,7 +101,7 @@ def read_labels(path: Path) -> tuple[Integer[np.ndarray, "i j k"], Grid, NativeF
     return *to_canonical(voxels, frame.grid), frame
 
 
-def read_label_table(path: Path) -> dict[str, int] | None:
+def label_table_in(path: Path) -> dict[str, int] | None:
     """Return the label names of a file and their values, None where it names none."""
     if not is_itk(path):
         return nifti.read_label_table(path)

@@ -23,7 +23,7 @@ from sacl.cohort.references import Decided, Decisions, MapRules, SchemeMap, in_s
 from sacl.dicom.segmentation import read_segmentation, segment_names
 from sacl.errors import DataError
 from sacl.files.atomic import folder_fingerprint
-from sacl.files.itk import read_frame, read_labels, stem
+from sacl.files.itk import frame_in, labels_in, stem_of
 from sacl.files.nifti import SUFFIXES, is_nifti
 from sacl.geometry import canonical_grid, require_same_grid, same_grid
 from sacl.organs import match
@@ -168,7 +168,7 @@ def read_given_map(
     if given.file.suffix == DICOM:  # its frames are laid on the scan's slices, or refused
         voxels, own, doubt = read_segmentation(given.file, grid).voxels, grid, ""
     else:
-        voxels, own, frame = read_labels(given.file)
+        voxels, own, frame = labels_in(given.file)
         doubt = frame.contradiction
     require_labels(int(voxels.min()), int(voxels.max()), given.file.name)
     names = given.names.items()
@@ -199,13 +199,13 @@ def _in_folder(source: Path, case_id: str) -> GivenMap | None:
         flat = [source / f"{name}_{word}{suffix}" for word in _POSTFIXES for suffix in SUFFIXES]
         named = [path for path in flat if path.is_file()]
         whole = re.compile(f"{re.escape(name)}(_.*)?|{'|'.join(_WHOLE)}")
-        named += [path for path in scan_files(source / name) if whole.fullmatch(stem(path))]
+        named += [path for path in scan_files(source / name) if whole.fullmatch(stem_of(path))]
         named += sorted((source / name).glob(f"*{DICOM}"))
         if named:
             return GivenMap(case_id, _likeliest(named, name))
         for folder in (source / name / "segmentations", source / name):
             if masks := scan_files(folder):
-                return GivenMap(case_id, masks={stem(path): path for path in masks})
+                return GivenMap(case_id, masks={stem_of(path): path for path in masks})
     return None
 
 
@@ -213,7 +213,7 @@ def _likeliest(paths: list[Path], name: str) -> Path:
     """Return the label map among a case's files, which may hold the image too (MONAI's `trans`)."""
 
     def rank(path: Path) -> int:
-        word = stem(path).removeprefix(name).lstrip("_")
+        word = stem_of(path).removeprefix(name).lstrip("_")
         return _POSTFIXES.index(word) if word in _POSTFIXES else len(_POSTFIXES)
 
     first, *others = sorted(paths, key=rank)
@@ -307,7 +307,7 @@ def _require_grids(survey: Survey, grids: Mapping[str, Grid], repairs_grid: bool
     other: dict[str, tuple[Path, Grid]] = {}
     for case_id, given in survey.maps.items():
         for path in (path for path in given.paths if is_nifti(path)):
-            own = canonical_grid(read_frame(path).grid)
+            own = canonical_grid(frame_in(path).grid)
             if not same_grid(grids[case_id], own):
                 other.setdefault(case_id, (path, own))
     if not other:

@@ -49,7 +49,7 @@ from sacl.cohort.tables import phase_in, phase_word, scan_labels_of, split_of
 from sacl.errors import DataError
 from sacl.files.atomic import real
 from sacl.files.documents import read_rows
-from sacl.files.itk import stem
+from sacl.files.itk import stem_of
 from sacl.files.nifti import SUFFIXES
 from sacl.organs import BTCV_ORGANS
 from sacl.types import PHASE, Split
@@ -88,7 +88,7 @@ def _beside(root: Path, parts: list[Part]) -> tuple[str, ...]:
     """
     folders = {folder for part in parts for folder in (part.images, part.labels)}
     files = sorted(path for folder in folders for path in scan_files(folder))
-    cervix = [path.name for path in files if _CERVIX.fullmatch(stem(path))]
+    cervix = [path.name for path in files if _CERVIX.fullmatch(stem_of(path))]
     if cervix:
         raise DataError(
             f"{root.name}: {in_short(cervix)} among the abdominal scans are of BTCV's cervix set,"
@@ -204,7 +204,7 @@ def _case(folder: Path, meta: Mapping[str, Mapping[str, str]]) -> SourceCase:
         scan_labels=scan_labels_of(row) | _phase(folder),
         origin=_META if row.get("split") else folder.name,
         masks=files_by_case(folder / _MASKS),
-        modality=_IMAGES[stem(image)],
+        modality=_IMAGES[stem_of(image)],
     )
 
 

@@ -44,7 +44,7 @@ from sacl.cohort.tables import NOT_LABELS, annotated_of, scan_labels_of, split_o
 from sacl.errors import DataError
 from sacl.files.atomic import real
 from sacl.files.documents import JsonObject, read_object, read_rows
-from sacl.files.itk import stem
+from sacl.files.itk import stem_of
 from sacl.files.nifti import is_nifti, read_volume
 from sacl.types import Split
 
@@ -134,7 +134,7 @@ def _read_folder(root: Path) -> Dataset:
             " scans in a cohort.csv with case_id, image and label to train with them",
         )
     notes += tuple(filter(None, [names.note]))
-    cases = (SourceCase(stem(path), path, map_of.get(path), origin="folder") for path in scans)
+    cases = (SourceCase(stem_of(path), path, map_of.get(path), origin="folder") for path in scans)
     name = real(root).name
     return Dataset("folder", name, names.organs, tuple(cases), ignore=names.ignore, notes=notes)
 
@@ -154,7 +154,7 @@ def _kind(files: Sequence[Path]) -> str:
 
 
 def _words(path: Path) -> set[str]:
-    return set(re.split(r"[-_. ]", stem(path).lower()))
+    return set(re.split(r"[-_. ]", stem_of(path).lower()))
 
 
 def _below(root: Path) -> list[Path]:
@@ -205,12 +205,12 @@ def _read_folders(root: Path) -> Dataset:
             )
         map_of |= dict.fromkeys(scans, maps[0] if maps else None)
     names = names_of_maps(filter(None, map_of.values()), None, root / _NAME, root.name)
-    channel = "_0000" if all(stem(path).endswith("_0000") for path in map_of) else ""
+    channel = "_0000" if all(stem_of(path).endswith("_0000") for path in map_of) else ""
     own = [
-        stem(path).removesuffix(channel) if _words(path) - _IMAGE_WORDS else path.parent.name
+        stem_of(path).removesuffix(channel) if _words(path) - _IMAGE_WORDS else path.parent.name
         for path in map_of
     ]
-    longer = [f"{p.parent.name}_{stem(p)}" for p in map_of]
+    longer = [f"{p.parent.name}_{stem_of(p)}" for p in map_of]
     cases = tuple(
         SourceCase(case_id, image, map_of[image], _split_of(words[image]), origin=image.parent.name)
         for case_id, image in zip(told_apart(own, longer), map_of, strict=True)
@@ -270,8 +270,8 @@ def _read(path: Path, layout: str) -> Dataset:
     document = read_object(path)
     rows = [(key, row) for key in _PARTS for row in _rows(document.get(key), key, path.name)]
     images = [_listed_file(path, row.get("image"), key) for key, row in rows]
-    stems = [stem(image) for image in images]
-    case_ids = told_apart(stems, [f"{p.parent.name}_{stem(p)}" for p in images])
+    stems = [stem_of(image) for image in images]
+    case_ids = told_apart(stems, [f"{p.parent.name}_{stem_of(p)}" for p in images])
     listed = document.get("modality") if layout == "decathlon" else None
     modalities = list(listed.values()) if isinstance(listed, Mapping) else []
     several = len(modalities) > 1
