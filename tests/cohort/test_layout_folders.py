@@ -96,3 +96,17 @@ def test_label_maps_without_a_label_are_refused(tmp_path):
     drawn(tmp_path, "a.nii.gz", values=())
     with pytest.raises(DataError, match="all label maps are empty; draw organs in one"):
         names_of_maps([tmp_path / "a.nii.gz"], None, tmp_path / "cohort.csv", "cohort.csv")
+
+
+def test_a_split_is_a_word_of_folders_not_of_a_files_name(tmp_path):
+    touch(tmp_path, "images/VA_003.nii.gz", "images/test_1.nii.gz")
+    assert {split for _, _, split in summary(find(tmp_path)[0]).values()} == {"train"}
+
+
+def test_a_label_map_that_is_not_read_is_refused_and_an_image_is_named(tmp_path):
+    touch(tmp_path, "images/a.nii.gz", "images/b.npy", "images/c.mhd", "images/c.raw")
+    drawn(tmp_path, "labels/a.nii.gz")
+    assert find(tmp_path)[0].notes[0] == "images: not read b.npy; expected scans and label maps"
+    touch(tmp_path, "labels/b.npy")
+    with pytest.raises(DataError, match=r"labels: cannot read b\.npy, so annotation would be lost"):
+        find(tmp_path)

@@ -22,6 +22,8 @@ Modality = Literal["ct", "mr"]
 _LONGEST_NAME = 200
 """Letters of a case's name: it becomes a file name, which most disks limit to 255 bytes."""
 _NAMED = 5
+_DATA_OF = {".mhd": (".raw", ".zraw"), ".nhdr": (".raw", ".raw.gz")}
+"""Endings of the files in which the voxels of a header's file lie."""
 _VOLUME = re.compile(
     r"(\.nii\.\w+|\.(nii|gz|gzip|nii~|nrrd|nhdr|mha|mhd|hdr|img|dcm|ima|npy|npz|h5|zip|tar|7z))$"
     r"|^(?!readme|licen[cs]e)[^.]+$",
@@ -38,7 +40,7 @@ class SourceCase:
     mask per organ (`masks`, by the organ's name in the source). `organs` and `ignore` are this
     case's label values where they differ from the dataset's; `annotated` the organs that somebody
     looked for, None for all of its table: any other organ is unknown, not absent. `load` reads the
-    image where it is not a NIfTI file; `image` then only names it.
+    image where it is not the one scan in a file; `image` then only names it.
     """
 
     case_id: str
@@ -308,5 +310,8 @@ def the_file(places: Sequence[Path], where: str, remedy: str = "") -> Path:
 def _unread(folder: Path, read: Iterable[Path]) -> list[str]:
     """Return the names of the files and pipes of a folder that are not among those read."""
     known = {path.name for path in read}
+    known |= {
+        f"{Path(name).stem}{data}" for name in known for data in _DATA_OF.get(Path(name).suffix, ())
+    }
     paths = folder.glob("[!.]*")
     return sorted(p.name for p in paths if p.name not in known and not p.is_dir())

@@ -39,6 +39,11 @@ class LabelNames:
     ignore: int | None = None
     note: str = ""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The note, if there is one."""
+        return (self.note,) if self.note else ()
+
 
 def label_names(labels: Any, where: str) -> LabelNames:
     """Return the organs by label value from either way to write them in JSON.
@@ -161,7 +166,7 @@ def left_unpaired(
 
 
 def map_files(folder: Path) -> dict[str, Path]:
-    """Return the NIfTI files of a folder by name without nnU-Net's `_0000`; none is refused."""
+    """Return the label maps of a folder by name without nnU-Net's `_0000`; none is refused."""
     files = files_by_case(folder, "(.+?)(?:_0000)?")
     if not files:
         raise DataError(f"{folder.name}: no label map in this folder; give another one")

@@ -5,7 +5,7 @@ lists the organs that somebody looked for, such as `liver;spleen`, where these a
 other column is a scan-wise label. Paths are relative to the table. `labels.json` beside it names
 the label values, else the table in the first label map.
 
-A plain folder holds NIfTI scans; label maps among them are paired by name. So are those in folders
+A plain folder holds scans; label maps among them are paired by name. So are those in folders
 below it: scans and label maps in two folders (`images`, `labels`), or a folder per scan.
 
 The JSON lists of the Medical Segmentation Decathlon and of MONAI have `training [{image, label}]`
@@ -33,6 +33,7 @@ from sacl.cohort.dataset import (
     SourceCase,
     files_by_case,
     in_short,
+    require_labels_read,
     scan_files,
     the_file,
     told_apart,
@@ -105,8 +106,8 @@ def _read_table(root: Path) -> Dataset:
     maps = [case.reference for case in cases if case.reference]
     names = names_of_maps(maps, None, path, path.name)
     name = real(path.parent).name
-    notes = tuple(filter(None, [names.note]))
-    return Dataset("table", name, names.organs, tuple(cases), ignore=names.ignore, notes=notes)
+    organs, ignore, notes = names.organs, names.ignore, names.notes
+    return Dataset("table", name, organs, tuple(cases), ignore=ignore, notes=notes)
 
 
 def _table(root: Path) -> Path:
@@ -133,7 +134,7 @@ def _read_folder(root: Path) -> Dataset:
             f"{in_short(left_out)} left out: named like label maps, but of no scan here; list the"
             " scans in a cohort.csv with case_id, image and label to train with them",
         )
-    notes += tuple(filter(None, [names.note]))
+    notes += names.notes
     cases = (SourceCase(stem_of(path), path, map_of.get(path), origin="folder") for path in scans)
     name = real(root).name
     return Dataset("folder", name, names.organs, tuple(cases), ignore=names.ignore, notes=notes)
@@ -158,7 +159,7 @@ def _words(path: Path) -> set[str]:
 
 
 def _below(root: Path) -> list[Path]:
-    """Return the NIfTI files in the folders below one, but for hidden ones and work directories."""
+    """Return the scan files in the folders below one, but for hidden ones and work directories."""
     folders, files = [root], []
     for _ in range(_DEPTH):
         below = (path for folder in folders for path in sorted(folder.iterdir()))
@@ -212,12 +213,19 @@ def _read_folders(root: Path) -> Dataset:
     ]
     longer = [f"{p.parent.name}_{stem_of(p)}" for p in map_of]
     cases = tuple(
-        SourceCase(case_id, image, map_of[image], _split_of(words[image]), origin=image.parent.name)
+        SourceCase(case_id, image, map_of[image], _split_of(root, image), origin=image.parent.name)
         for case_id, image in zip(told_apart(own, longer), map_of, strict=True)
     )
     left_out = [path.name for path in found if path not in files]
-    over_time = f"not read {in_short(left_out)}, a scan over time" if left_out else ""
-    notes, name = tuple(filter(None, [over_time, names.note])), real(root).name
+    notes: tuple[str, ...] = ()
+    if left_out:
+        notes += (f"not read {in_short(left_out)}, a scan over time",)
+    for folder in dict.fromkeys(path.parent for path in found):
+        if _words_below(root, folder / "_") & _LABEL_WORDS:
+            notes += require_labels_read(folder, found)
+        else:
+            notes += unread(folder, found, "scans and label maps")
+    notes, name = notes + names.notes, real(root).name
     return Dataset("folders", name, names.organs, cases, ignore=names.ignore, notes=notes)
 
 
@@ -227,7 +235,8 @@ def _words_below(root: Path, path: Path) -> set[str]:
     return _words(path).union(*(re.split(r"[-_. ]", folder.lower()) for folder in folders))
 
 
-def _split_of(words: set[str]) -> Split:
+def _split_of(root: Path, path: Path) -> Split:
+    words = _words_below(root, path.parent / "_")
     return next((_SPLIT_WORDS[word] for word in sorted(words) if word in _SPLIT_WORDS), "train")
 
 
@@ -290,7 +299,7 @@ def _read(path: Path, layout: str) -> Dataset:
     )
     maps = [case.reference for case in cases if case.reference]
     names = names_of_maps(maps, document.get("labels"), path, path.name)
-    notes = _notes([row for _, row in rows]) + tuple(filter(None, [names.note]))
+    notes = _notes([row for _, row in rows]) + names.notes
     if several:
         count, first = len(modalities), modalities[0]
         notes += (f"the first of {count} channels in a file is used, {first}",)
@@ -372,9 +381,9 @@ TABLE = Layout(
     _recognize_table,
     _read_table,
 )
-FOLDER = Layout("a plain folder of NIfTI scans", _recognize_folder, _read_folder)
+FOLDER = Layout("a plain folder of scans", _recognize_folder, _read_folder)
 FOLDERS = Layout(
-    "folders of NIfTI scans and of label maps called alike, or a folder per scan",
+    "folders of scans and of label maps called alike, or a folder per scan",
     _recognize_folders,
     _read_folders,
 )
