@@ -38,7 +38,7 @@ from sacl.types import LabelScheme
 RESULT = Path(__file__).parents[1] / "results" / "memory_order.json"
 _CPU = torch.device("cpu")
 _CROP, _SIDE, _CHANNELS = (48, 48, 32), 96, 16
-_ASKED = [f"sacl.networks.{name}.in_own_order" for name in ("device", "coarse", "decoder")]
+_ASKED = [f"sacl.networks.{name}.in_own_order" for name in ("device", "decoder")]
 
 
 @contextmanager

@@ -116,3 +116,10 @@ def test_volumes_go_all_the_way_down_and_up_in_channels_last_order():
     features = network.down(torch.rand(2, 1, *spec.crop))
     for maps in [*features, *network.up.levels(features)]:
         assert maps.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_in_prediction_the_order_is_that_of_norms_which_do_not_depend_on_threads():
+    spec = spec_for((16, 16, 8), (1.0, 1.0, 1.0), channels=8)
+    with torch.inference_mode():
+        features = CoarseNetwork(spec).down(torch.rand(2, 1, *spec.crop))
+    assert all(maps.is_contiguous() for maps in features)

@@ -64,3 +64,16 @@ def test_group_norm_is_that_of_torch_and_keeps_the_memory_order():
     for own, other in zip(*outcomes, strict=True):
         assert torch.allclose(own, other, rtol=1e-9, atol=1e-9)
     assert outcomes[0][0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_maps_do_not_depend_on_the_number_of_threads():
+    norm = GroupNorm(8, 32)
+    maps = torch.rand(1, 32, 32, 32).bfloat16().contiguous(memory_format=torch.channels_last)
+    before, normed = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            normed.append(norm(maps))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*normed)

@@ -17,7 +17,7 @@ from torch.nn.functional import batch_norm
 from sacl.errors import ConfigError
 from sacl.files.documents import JsonObject
 from sacl.files.weights import described
-from sacl.networks.device import channels_last, in_own_order
+from sacl.networks.device import channels_last
 from sacl.networks.encoder import UNET3D, EncoderSpec
 
 Triple = tuple[int, int, int]
@@ -109,12 +109,12 @@ def _triple(values: Any) -> Triple:
 class InstanceNorm(nn.InstanceNorm3d):
     """Instance norm of volumes that keeps channels-last order on a CPU, which torch's own does not.
 
-    There it normalizes one sample after the other, as a batch of its own.
+    Of maps in that order it normalizes one sample after the other, as a batch of its own.
     """
 
     def forward(self, input: Float[Tensor, "n channel i j k"]) -> Float[Tensor, "n channel i j k"]:
         """Return every sample's channels with mean 0 and variance 1, then scaled and shifted."""
-        if not in_own_order(input):
+        if input.is_contiguous() or input.device.type != "cpu":
             return super().forward(input)
         normed = [
             batch_norm(sample, None, None, self.weight, self.bias, training=True, eps=self.eps)

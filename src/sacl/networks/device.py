@@ -121,12 +121,13 @@ def in_own_order(pixels: Float[Tensor, "n channel ..."]) -> bool:
 def channels_last(pixels: Float[Tensor, "n channel ..."]) -> Float[Tensor, "n channel ..."]:
     """Return images in the memory order that convolutions are fastest in.
 
-    Volumes stay as they are on a GPU. Of one channel both orders are the same but for the strides,
-    by which torch tells them apart.
+    Volumes stay as they are on a GPU, and in inference mode: a norm in that order depends on the
+    number of threads in its last digit, which label maps must not. Of one channel both orders are
+    the same but for the strides, by which torch tells them apart.
     """
     if pixels.ndim == 4:
         return pixels.contiguous(memory_format=torch.channels_last)
-    if not in_own_order(pixels):
+    if not in_own_order(pixels) or torch.is_inference_mode_enabled():
         return pixels
     if pixels.shape[1] > 1:
         return pixels.contiguous(memory_format=torch.channels_last_3d)
