@@ -35,7 +35,7 @@ def test_the_first_is_taken_and_said(tmp_path):
         assert np.array_equal(to_native(volume.voxels, native.grid), first)
 
 
-def test_of_one_modality_a_file_of_several_volumes_is_none_of_a_scan(tmp_path):
+def test_several_volumes_in_a_file_are_refused_where_one_modality_is_named(tmp_path):
     image = nib.Nifti1Image(np.zeros((2, 3, 4, 2), np.int16), np.eye(4))
     (tmp_path / "imagesTr").mkdir()
     nib.save(image, tmp_path / "imagesTr/a.nii.gz")

@@ -38,7 +38,7 @@ def test_a_label_map_belongs_to_the_scan_that_is_called_and_lies_alike(
     touch(tmp_path, a, b)
     drawn(tmp_path, label.replace("{}", "a"), values=(2, 4))
     found, reason = find(tmp_path)
-    assert (found.layout, reason) == ("folders", "3 NIfTI files in folders, 1 label maps")
+    assert (found.layout, reason) == ("folders", "3 NIfTI files in folders, 1 label map")
     name = label.replace("{}", "a").rpartition("/")[2]
     assert summary(found) == {
         case_id.replace("{}", "a"): (a.rpartition("/")[2], name, "train"),
@@ -81,8 +81,8 @@ def test_what_a_run_has_left_is_no_data(tmp_path):
     [
         (["p/p_t1.nii.gz", "p/p_t2.nii.gz"], ["p/p_seg.nii.gz"], "no scan is called alike; list"),
         (["images/a.nii.gz"], ["labels/b.nii.gz"], r"labels/b\.nii\.gz: no scan is called alike"),
-        (["images/a.nii.gz"], ["gt/a.nii.gz", "seg/a.nii.gz"], "1 scans and 2 label maps are"),
-        (["ct/a.nii.gz", "mr/a.nii.gz"], ["labels/a.nii.gz"], "2 scans and 1 label maps are"),
+        (["images/a.nii.gz"], ["gt/a.nii.gz", "seg/a.nii.gz"], "1 scan and 2 label maps are"),
+        (["ct/a.nii.gz", "mr/a.nii.gz"], ["labels/a.nii.gz"], "2 scans and 1 label map are"),
     ],
 )
 def test_what_cannot_be_paired_is_refused(tmp_path, scans, maps, message):

@@ -9,11 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sacl.cohort.dataset import files_by_case, in_short, require_labels_read, scan_files, unread
 from sacl.errors import DataError
-from sacl.files.arrays import HIGHEST_LABEL
+from sacl.files.arrays import HIGHEST_LABEL, distinct_values
 from sacl.files.documents import read_object
 from sacl.files.itk import label_table_in, labels_in
 from sacl.organs import canonical_name
@@ -101,9 +99,10 @@ def _numbered(paths: tuple[Path, ...], where: str) -> LabelNames:
     """
     values: set[int] = set()
     for path in paths[:_OPENED]:
-        found = np.unique(labels_in(path)[0])
-        require_labels(int(found[0]), int(found[-1]), path.name)
-        values |= set(found.tolist()) - {0}
+        voxels = labels_in(path)[0]
+        require_labels(int(voxels.min()), int(voxels.max()), path.name)
+        values |= distinct_values(voxels)
+    values.discard(0)
     if not values:
         raise DataError(f"{where}: all label maps are empty; draw organs in one of them")
     organs = {value: f"label_{value}" for value in sorted(values)}

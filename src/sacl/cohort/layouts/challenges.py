@@ -149,14 +149,18 @@ def _modality_of(case: SourceCase) -> Modality:
 
 
 def _recognize_folders(root: Path) -> str | None:
-    scans = {folder: images[0] for folder in _folders(root) if (images := _images(folder))}
-    with_masks = any((folder / _MASKS).is_dir() for folder in scans)
-    if not with_masks and any(len(scan_files(folder)) > 1 for folder in scans):
-        return None  # what lies beside the scans may be their label maps
-    for folder, image in scans.items():
-        masks = " and segmentations" if (folder / _MASKS).is_dir() else ""
-        return f"folders like {folder.name} with {image.name}{masks}"
-    return None
+    folders = (folder for folder in _folders(root) if _images(folder))
+    first = next(folders, None)
+    if first is None:
+        return None
+    like = f"folders like {first.name} with {_images(first)[0].name}"
+    if (first / _MASKS).is_dir():
+        return f"{like} and segmentations"
+    every = [first, *folders]
+    if any((folder / _MASKS).is_dir() for folder in every):
+        return like
+    # What lies beside the scans may be their label maps.
+    return None if any(len(scan_files(folder)) > 1 for folder in every) else like
 
 
 def _read_folders(root: Path) -> Dataset:

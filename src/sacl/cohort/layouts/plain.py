@@ -15,8 +15,7 @@ names the labels; a datalist of MONAI may have any name.
 to the JSON or to the folder above it. Where the decathlon names several modalities, an image file
 holds a volume of each, of which the first is taken. An entry without `label` is an unlabeled scan;
 other names for it (`seg`, `segmentation`, `mask`, `pseudo_label`) are not read, and a note says so.
-The other plain values of an entry are scan-wise labels, `fold` among them; `subject_id` names the
-subject.
+Other plain values of an entry are scan-wise labels, as `fold` is; `subject_id` names the subject.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from sacl.cohort.dataset import (
     Dataset,
     Layout,
     SourceCase,
+    counted,
     files_by_case,
     in_short,
     require_labels_read,
@@ -47,6 +47,7 @@ from sacl.files.atomic import real
 from sacl.files.documents import JsonObject, read_object, read_rows
 from sacl.files.itk import stem_of
 from sacl.files.nifti import is_nifti, read_volume
+from sacl.run import workspace
 from sacl.types import Split
 
 _NAME = "cohort.csv"
@@ -67,7 +68,7 @@ _OF_A_SPLIT = re.compile(r"(?<=[a-z])(Tr|Va|Ts)$")
 _OVER_TIME = "4d"
 _DEPTH = 3
 """Folders below the given one in which scans are looked for, each in the one before."""
-_OF_A_RUN = "1-cohort"
+_OF_A_RUN = workspace.FOLDERS["ingest"]
 """What a work directory holds, whose files are no data."""
 _DECATHLON = "dataset.json"
 _PARTS: dict[str, Split] = {
@@ -106,8 +107,7 @@ def _read_table(root: Path) -> Dataset:
     maps = [case.reference for case in cases if case.reference]
     names = names_of_maps(maps, None, path, path.name)
     name = real(path.parent).name
-    organs, ignore, notes = names.organs, names.ignore, names.notes
-    return Dataset("table", name, organs, tuple(cases), ignore=ignore, notes=notes)
+    return Dataset("table", name, names.organs, tuple(cases), None, names.ignore, names.notes)
 
 
 def _table(root: Path) -> Path:
@@ -177,7 +177,8 @@ def _recognize_folders(root: Path) -> str | None:
         return None
     files = _below(root)
     maps = [path for path in files if _words_below(root, path) & _LABEL_WORDS]
-    return f"{len(files)} {_kind(files)} in folders, {len(maps)} label maps" if files else None
+    labels = counted(len(maps), "label map")
+    return f"{len(files)} {_kind(files)} in folders, {labels}" if files else None
 
 
 def _read_folders(root: Path) -> Dataset:
@@ -199,7 +200,8 @@ def _read_folders(root: Path) -> Dataset:
     map_of: dict[Path, Path | None] = {}
     for scans, maps in alike.values():
         if maps and (len(scans), len(maps)) != (1, 1):
-            what = f"{len(scans)} scans and {len(maps)} label maps are" if scans else "no scan is"
+            both = f"{counted(len(scans), 'scan')} and {counted(len(maps), 'label map')} are"
+            what = both if scans else "no scan is"
             raise DataError(
                 f"{root.name}: {maps[0].relative_to(root)}: {what} called alike; list the scans in"
                 " a cohort.csv with case_id, image and label"
@@ -216,9 +218,8 @@ def _read_folders(root: Path) -> Dataset:
         SourceCase(case_id, image, map_of[image], _split_of(root, image), origin=image.parent.name)
         for case_id, image in zip(told_apart(own, longer), map_of, strict=True)
     )
-    left_out = [path.name for path in found if path not in files]
     notes: tuple[str, ...] = ()
-    if left_out:
+    if left_out := [path.name for path in found if path not in files]:
         notes += (f"not read {in_short(left_out)}, a scan over time",)
     for folder in dict.fromkeys(path.parent for path in found):
         if _words_below(root, folder / "_") & _LABEL_WORDS:
