@@ -28,11 +28,11 @@ def tried(monkeypatch):
     """Try nothing in earnest: volumes win, and what was to be tried is returned."""
     asked = []
 
-    def try_candidates(candidates, workspace, seconds):
-        asked.append((candidates, seconds))
-        return tuple(Tried(n, 0.3 + 0.1 * (n == "volume"), {}, 9, 1.0) for n in candidates)
+    def try_segmenters(candidates, workspace, train):
+        asked.append(candidates)
+        return tuple(Tried(n, 0.3 + 0.1 * (n == "volumes"), {}, 9, 1.0) for n in candidates)
 
-    monkeypatch.setattr(planning, "try_candidates", try_candidates)
+    monkeypatch.setattr(planning, "try_segmenters", try_segmenters)
     return asked
 
 
@@ -192,7 +192,7 @@ def test_a_plan_of_settings_is_refused(tmp_path, monkeypatch, capsys):
 def thick(planted):
     files = clean_files()
     for name, scan in files.scans.items():
-        files.scans[name] = replace(scan, affine=scan.affine @ np.diag([1.0, 1.0, 5.0, 1.0]))
+        files.scans[name] = replace(scan, affine=scan.affine @ np.diag([1.0, 1.0, 4.0, 1.0]))
     shutil.rmtree(planted)
     return write_files(files, planted)
 
@@ -201,30 +201,52 @@ def test_a_machine_too_slow_for_a_trial_is_said_and_planned_for(thick, capsys, m
     def too_slow(*_):
         raise TooShort("time: too short")
 
-    monkeypatch.setattr(planning, "try_candidates", too_slow)
-    told = planned(capsys, "--time", "1h")
+    monkeypatch.setattr(planning, "try_segmenters", too_slow)
+    told = planned(capsys, "--time", "2h")
     assert "nothing was tried, since this machine is too slow" in told.err
     assert "slices, not volumes" in told.out
 
 
-def test_a_trial_decides_the_kind_of_coarse_network_once(thick, capsys, tried, tmp_path):
-    told = planned(capsys, "--time", "1h")
-    [(candidates, seconds)] = tried
-    assert list(candidates) == ["slices", "volume"]
-    assert (candidates["volume"].volume is None, candidates["slices"].slices is None) == (
-        False,
-    ) * 2
-    assert seconds == 0.15 * 3600
-    assert "slices 0.30, volume 0.40" in " ".join(told.out.replace("#", "").split())
-    assert planned(capsys, "--time", "1h").out == told.out
+def test_a_trial_decides_the_kind_of_segmenter_once(thick, capsys, tried, tmp_path):
+    told = planned(capsys, "--time", "2h")
+    [candidates] = tried
+    assert list(candidates) == ["slices", "volumes"]
+    slices, volumes = candidates.values()
+    assert (volumes.finetune.volume is None, slices.finetune.dense is None) == (False, False)
+    assert slices.time == volumes.time == "540s"
+    assert volumes.locate.volume is not None
+    assert "slices 0.30, volumes 0.40" in " ".join(told.out.replace("#", "").split())
+    assert settings_of(told.out, tmp_path).finetune.volume is not None
+    assert planned(capsys, "--time", "2h").out == told.out
     assert len(tried) == 1
 
 
-def test_nothing_is_tried_in_too_short_a_time_nor_of_what_the_user_gave(planted, capsys, tried):
-    planned(capsys, "--time", "1h", "--work", "volumes")
-    planned(capsys, "--time", "5m")
-    planned(capsys, "--time", "1h", "--work", "other", "--locate.slices.size", "64")
+def test_nothing_is_tried_in_too_short_a_time_nor_of_what_the_user_gave(thick, capsys, tried):
+    planned(capsys, "--time", "1h", "--work", "short")
+    for setting in ("locate.slices.size", "finetune.steps"):
+        planned(capsys, "--time", "2h", "--work", setting, f"--{setting}", "64")
     assert not tried
+
+
+def test_nothing_is_tried_where_the_facts_tell(planted, capsys, tried):
+    planned(capsys, "--time", "2h")
+    assert not tried
+
+
+def test_a_candidate_is_trained_up_to_its_segmenter_within_its_time(thick, monkeypatch):
+    done = []
+
+    def run_stage(config, stage, workspace, label):
+        done.append((stage, workspace.budget.asked_s))
+
+    monkeypatch.setattr(planning, "run_stage", run_stage)
+    flags = {"ingest.data": "clinic", "time": "540s"}
+    volume = {"finetune.volume": None}
+    for base, stages in ((volume, "locate finetune"), ({}, "locate extract pretrain finetune")):
+        config = load_config(None, flags, base=base)
+        planning._train(config, planning.workspace_of(config))
+        assert done == [(stage, 540) for stage in stages.split()]
+        done.clear()
 
 
 def test_check_shows_the_plan_and_the_splits_of_the_run(planted, tmp_path, capsys):

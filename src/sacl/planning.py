@@ -18,14 +18,17 @@ from sacl.plan.rules import Situation, choose, hold_out_of, kinds_of
 from sacl.progress import duration, say
 from sacl.run.clock import TooShort, seconds_of
 from sacl.run.configure import load_config
-from sacl.run.pipeline import run_stage, workspace_of
+from sacl.run.pipeline import budgets_of, run_stage, stages_of, workspace_of
 from sacl.run.record import fingerprint
+from sacl.run.workspace import Workspace
 from sacl.settings import RunConfig
 from sacl.stages.ingest import IngestListed, list_cohort
-from sacl.stages.trial import try_candidates
+from sacl.stages.trial import try_segmenters
 
 _OF_THE_RUN = ("name", "work", "seed", "device", "time", "ingest.data")
 """Settings that are no choice: what is run on, where and for how long."""
+_TRIED = ("locate", "extract", "pretrain", "finetune")
+"""Stages of a trial, in their order."""
 
 
 def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, RunPlan]:
@@ -71,27 +74,34 @@ def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, 
 
 
 def _tried_for(flags: Mapping[str, str], situation: Situation) -> tuple[Tried, ...]:
-    """Try which coarse network is the better one here, where the rules and the user leave it open.
+    """Try which kind of segmenter is the better one here, where rules and user leave it open.
 
     Nothing is tried where the time is too short for that to say anything.
     """
-    kinds = kinds_of(situation.facts)
+    kinds = kinds_of(situation)
     seconds = TRIAL_SHARE * situation.seconds
-    if situation.gives("locate") or len(kinds) == 1 or seconds < 2 * len(kinds) * TRIAL_LEAST_S:
+    each_s = seconds / len(kinds)
+    if len(kinds) == 1 or each_s < TRIAL_LEAST_S:
         return ()
-    base = {
-        kind: {c.setting: c.value for c in choose(replace(situation, coarse=kind)) if c.setting}
-        for kind in kinds
-    }
-    configs = {kind: load_config(None, flags, base=chosen) for kind, chosen in base.items()}
+    short = replace(situation, seconds=each_s)
+    candidates = {}
+    for kind in kinds:
+        chosen = {c.setting: c.value for c in choose(replace(short, kind=kind)) if c.setting}
+        timed = {**flags, "time": f"{each_s:.0f}s"}
+        candidates[kind] = load_config(None, timed, base=chosen)
     say(f"plan: a trial of {' and '.join(kinds)}, at most {duration(seconds)}")
-    workspace = workspace_of(next(iter(configs.values())))
-    candidates = {kind: config.locate for kind, config in configs.items()}
     try:
-        return try_candidates(candidates, workspace, seconds)
+        return try_segmenters(candidates, workspace_of(candidates[kinds[0]]), _train)
     except TooShort:
         say("plan: nothing was tried, since this machine is too slow, or too busy, for that now")
         return ()
+
+
+def _train(config: RunConfig, workspace: Workspace) -> None:
+    """Train a candidate, from its coarse maps on, within its time."""
+    stages = [stage for stage in _TRIED if stage in stages_of(config)]
+    for stage, budget in budgets_of(config, stages).items():
+        run_stage(config, stage, workspace=replace(workspace, budget=budget), label="trial: ")
 
 
 def with_places(flags: Mapping[str, str]) -> dict[str, str]:

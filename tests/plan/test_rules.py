@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from sacl.plan.facts import DrawnOrgans, MachineFacts, TaskFacts, Tried
-from sacl.plan.rules import Situation, choose, held_out, kinds_of, scan_label_of
+from sacl.plan.rules import Situation, choose, held_out, kinds_of, on_volumes, scan_label_of
 
 CPU = MachineFacts("cpu", 2, 16.0)
 GPU = MachineFacts("cuda", 16, 128.0, 80.0)
@@ -70,6 +70,7 @@ PROSTATE = dataclasses.replace(
     side_mm=(190.0, 160.0, 200.0),
     drawn=DrawnOrgans(75.0, 0.39, "prostate", 45.0, 50.0, 45.0, 0.0),
 )
+THICK_BRAIN = dataclasses.replace(BRAIN, spacing_mm=(1.0, 1.0, 2.5))
 LONG = dataclasses.replace(HEART, slices=200_000)
 UNDRAWN = dataclasses.replace(HEART, drawn=None)
 
@@ -142,9 +143,22 @@ def test_what_facts_cannot_tell_is_said():
     assert "whether strong or mild is better" in choices["finetune.augment"].because
 
 
-def test_the_better_known_kind_of_coarse_network_comes_first():
-    assert kinds_of(HEART) == ("slices", "volume")
-    assert kinds_of(NECK) == kinds_of(BRAIN) == ("volume",)
+@pytest.mark.parametrize(
+    ("facts", "kinds"),
+    [
+        (HEART, ("slices",)),
+        (NECK, ("volumes",)),
+        (BRAIN, ("volumes",)),
+        (ABDOMEN, ("volumes",)),
+        (PROSTATE, ("slices", "volumes")),
+        (THICK_BRAIN, ("volumes", "slices")),
+    ],
+)
+def test_the_kind_of_the_rule_comes_first_and_between_what_was_measured_the_other(facts, kinds):
+    situation = Situation(facts, CPU, 7200.0)
+    assert kinds_of(situation) == kinds
+    assert on_volumes(situation) == (kinds[0] == "volumes")
+    assert kinds_of(dataclasses.replace(situation, given={"finetune.steps": 9})) == kinds[:1]
 
 
 @pytest.mark.parametrize(
@@ -196,18 +210,32 @@ def test_of_two_settings_that_exclude_each_other_the_users_stays_alone(facts, na
     assert not {"locate.volume.in_plane_size", "locate.volume.spacing_mm"} & made.keys()
 
 
-def test_a_trial_decides_and_its_figures_are_the_reason():
-    tried = (Tried("volume", 0.2, {}, 100, 9.0), Tried("slices", 0.3, {}, 100, 9.0))
-    choices = choose(Situation(NECK, CPU, 7200.0, tried=tried))
-    reason = next(c.reason for c in choices if c.setting == "locate.slices")
-    assert "volume 0.20, slices 0.30" in reason
-    assert not [c for c in choices if c.setting.startswith("locate.volume")]
+@pytest.mark.parametrize(("facts", "first"), [(PROSTATE, "slices"), (THICK_BRAIN, "volumes")])
+@pytest.mark.parametrize("best", ["slices", "volumes"])
+def test_a_trial_decides_and_its_figures_are_the_reason(facts, first, best):
+    dice = {"slices": 0.2, "volumes": 0.2, best: 0.3}
+    other = "volumes" if first == "slices" else "slices"
+    tried = tuple(Tried(kind, dice[kind], {}, 100, 9.0) for kind in (first, other))
+    made = {c.setting: c.reason for c in choose(Situation(facts, CPU, 7200.0, tried=tried))}
+    kind = "finetune.volume" if best == "volumes" else "finetune.dense"
+    assert f"{first} {dice[first]:.2f}, {other} {dice[other]:.2f}" in made[kind]
+    assert ("finetune.volume" in made) == ("extract.region" not in made) == (best == "volumes")
+    assert ("locate.slices" in made) == (facts is PROSTATE and best == "slices")
+
+
+def test_a_kind_that_is_to_be_tried_is_planned_for_as_if_settled():
+    for kind in ("slices", "volumes"):
+        made = choose(Situation(PROSTATE, CPU, 540.0, kind=kind))
+        names = {c.setting for c in made}
+        assert ("finetune.volume" in names) == (kind == "volumes")
+        assert "locate.volume" in names  # on slices it learns too slowly
 
 
 def test_what_the_user_gave_wins_over_a_trial():
-    tried = (Tried("volume", 0.2, {}, 100, 9.0), Tried("slices", 0.3, {}, 100, 9.0))
-    choices = choose(Situation(NECK, CPU, 7200.0, {"locate.volume.steps": 5}, tried))
-    assert not [c for c in choices if c.setting.startswith("locate.slices")]
+    tried = (Tried("slices", 0.2, {}, 100, 9.0), Tried("volumes", 0.3, {}, 100, 9.0))
+    given = {"finetune.dense.teacher_steps": 5}
+    choices = choose(Situation(PROSTATE, CPU, 7200.0, given, tried))
+    assert not [c for c in choices if c.setting.startswith("finetune.volume")]
 
 
 @pytest.mark.parametrize(

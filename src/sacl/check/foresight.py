@@ -47,9 +47,8 @@ def foresee(
     time = config.time or USUAL_TIME
     situation = Situation(facts, machine, seconds_of(time), given)
     lines = list(make_plan(time, "", held, situation).lines())
-    if not situation.gives("locate"):
-        kinds = " and ".join(kinds_of(facts))
-        lines.append(f"a trial decides between coarse networks on {kinds}, if time allows")
+    if len(kinds := kinds_of(situation)) > 1:
+        lines.append(f"a trial decides between {' and '.join(kinds)}, if time allows")
     return lines
 
 

@@ -35,8 +35,9 @@ _LARGE_GPU_GB = 10.0
 """Memory from which on ResNet-50 trains on batches of 256 x 256 slices."""
 TRIAL_SHARE = 0.15
 """Part of a run's time that trials may take."""
-TRIAL_LEAST_S = 40.0
-"""Seconds below which a training says nothing; on a CPU a few hundred steps."""
+TRIAL_LEAST_S = 420.0
+"""Seconds of a candidate below which a trial says nothing: coarse maps take a third of them, and
+networks on slices learn slowly at first."""
 _SQUARE_PAYS = 0.8
 """Width of the square around the organs relative to a slice below which it makes pixels finer."""
 _READ_PIXELS = 96
@@ -311,7 +312,7 @@ class Tried:
     """What one candidate reached on labeled scans that its networks did not see.
 
     `dice` is the mean over organs of the mean over scans, `organs` the latter; `steps` those of its
-    networks together.
+    segmenter.
     """
 
     candidate: str

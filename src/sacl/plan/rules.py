@@ -1,8 +1,8 @@
 """From a cohort and a machine to settings, each with its reason and where that was measured.
 
 A rule yields its choices. What the facts cannot tell stands at the best that is known and names the
-values between which they cannot (`Choice.alternatives`); the kind of coarse network a trial
-decides. Who is held out, or what to label first, a listing decides, before scans are read.
+values between which they cannot (`Choice.alternatives`); the kind of segmenter a trial may decide.
+Who is held out, or what to label first, a listing decides, before scans are read.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ _SLICE_SIZES = (64, 96, 128)
 _FEW_PIXELS = 4.0
 """Least width of an organ in pixels of whole slices. Of OpenKBP at 64 pixels the esophagus, of less
 than 2, was not found and parotids of 3 had Dice 0.2; ACDC's structures of 8 had 0.7."""
-_FLAT = 3.0
+_FLAT, _UNMEASURED = 3.0, (2.0, 4.8)
 """Anisotropy from which on a volume is a stack of slices, as in nnU-Net, but of the pixels that are
-read: in CT of 0.8 x 0.8 x 5 mm an abdomen is read at 4 mm, which is nearly isotropic."""
+read: in CT of 0.8 x 0.8 x 5 mm an abdomen is read at 4 mm, which is nearly isotropic. Which kind of
+segmenter is better was measured up to 1.3 and at 4.9; between these two a trial may decide."""
 _SHORT_S = 1800.0
 """Seconds below which networks on slices have not learned to locate on a CPU."""
 _READING_S = 0.007
@@ -51,7 +52,9 @@ _REASONS = {
         f"{_LOG}, 2026-11-29",
     ),
 }
-"""Why a kind of coarse network is taken where no trial was made, and where that was measured."""
+"""Why a kind of coarse network is taken, and where that was measured."""
+_DICE = "Dice on neck, hippocampus, phantom: volumes 0.63, 0.84, 0.56, slices 0.29, 0.83, 0.54"
+_TRIAL = "a trial on this cohort"
 _OF_PRETRAINING = (
     *("finetune.encoder_rate", "pretrain.scan_label", "pretrain.steps", "pretrain.batch"),
     *("pretrain.temperature", "pretrain.augment"),
@@ -62,6 +65,7 @@ _OF_SLICES = (
     *("extract", "pretrain.network", "pretrain.width", "locate.slices"),
 )
 """Settings and blocks that mean nothing to a segmenter on volumes."""
+_OF_TRAINING = ("locate", "extract", "pretrain", "finetune")
 _MOST_VALUES = 12
 _HOLD_OUT_FROM = 10
 """Labeled subjects from which on some are held out. 7 of 70 ACDC subjects and 8,000 steps with a
@@ -97,7 +101,7 @@ class Choice:
 class Situation:
     """What a plan is made for; `given` are the settings and blocks that the user gave, by name.
 
-    `tried` is what a trial has shown; `coarse` is the kind of coarse network where it is settled.
+    `tried` is what a trial has shown; `kind`, slices or volumes, is settled for a trial.
     """
 
     facts: TaskFacts
@@ -105,7 +109,7 @@ class Situation:
     seconds: float
     given: Mapping[str, Value] = field(default_factory=dict)
     tried: tuple[Tried, ...] = ()
-    coarse: str | None = None
+    kind: str | None = None
 
     def gives(self, block: str) -> bool:
         """Tell whether the user gave a block, or a setting in it."""
@@ -150,20 +154,13 @@ def _coarse(situation: Situation) -> Iterator[Choice]:
         return
     many = f"{len(facts.organs)} organs" if len(facts.organs) > 1 else "one organ"
     given = next((kind for kind in _REASONS if situation.gives(f"locate.{kind}")), None)
-    tried = best_of(situation.tried).candidate if situation.tried else None
-    usual = kinds_of(facts)[0]
-    kind = given or situation.coarse or tried or usual
+    flat = facts.anisotropy >= _FLAT and not on_volumes(situation)
     hurried = situation.seconds < _SHORT_S and not situation.machine.is_large
-    if hurried and not (given or situation.coarse or tried):
-        kind = "volume"
+    kind = given or ("slices" if flat and not hurried else "volume")
     other = "volumes" if kind == "slices" else "slices"
     reason, source = _REASONS[kind]
-    if situation.tried:
-        reason, source = in_words(situation.tried), "a trial on this cohort"
-    elif hurried and kind == "volume" != usual:
-        reason = (
-            "Dice on hearts in 12 minutes: 0.69 by networks on volumes, 0.18 by those on slices"
-        )
+    if hurried and flat and kind == "volume":
+        reason = "Dice on hearts in 12 minutes: volumes 0.69, slices 0.18"
         source = f"{_LOG}, 2026-11-29"
     reason = f"{kind.rstrip('s')}s, not {other}: {_spacing(facts)}, {many}; {reason}"
     yield Choice(f"locate.{kind}", None, reason, source)
@@ -176,12 +173,12 @@ def _spacing(facts: TaskFacts) -> str:
     return f"spacing {facts.spacing_mm[2]:g} mm against {own_mm:g} mm{read}"
 
 
-def kinds_of(facts: TaskFacts) -> tuple[str, ...]:
-    """Return the coarse networks that may be the best, the better known first.
-
-    On stacks of thick slices those on slices; in volumes those on volumes, and nothing to try.
-    """
-    return ("volume",) if facts.anisotropy < _FLAT else ("slices", "volume")
+def kinds_of(situation: Situation) -> tuple[str, ...]:
+    """Return the kinds of segmenter that may be the best, the one that the rule takes first."""
+    anisotropy, (least, most) = situation.facts.anisotropy, _UNMEASURED
+    kinds = ("volumes", "slices") if anisotropy < _FLAT else ("slices", "volumes")
+    is_open = least <= anisotropy < most and not any(map(situation.gives, _OF_TRAINING))
+    return kinds if is_open else kinds[:1]
 
 
 def on_volumes(situation: Situation) -> bool:
@@ -189,7 +186,8 @@ def on_volumes(situation: Situation) -> bool:
     if situation.gives("finetune.volume"):
         return True
     asked = any(situation.gives(name) for name in _OF_SLICES)
-    return not asked and situation.facts.anisotropy < _FLAT
+    tried = best_of(situation.tried).candidate if situation.tried else ""
+    return not asked and (situation.kind or tried or kinds_of(situation)[0]) == "volumes"
 
 
 def _slices(situation: Situation) -> Iterator[Choice]:
@@ -237,6 +235,9 @@ def _view(situation: Situation) -> Iterator[Choice]:
     facts, large = situation.facts, situation.machine.is_large
     share = facts.drawn.square_share if facts.drawn else 1.0
     makes = "makes pixels finer" if facts.square_pays else "gains nothing"
+    if situation.tried:
+        reason = f"slices, not volumes: {_spacing(facts)}; {in_words(situation.tried)}"
+        yield Choice("finetune.dense", None, reason, _TRIAL)
     reason = f"the square around all organs is {100 * share:.0f} % as wide as a slice and {makes}"
     region = "organs" if facts.square_pays else "slice"
     yield Choice("extract.region", region, reason, "docs/decisions/0008")
@@ -298,11 +299,9 @@ def scan_label_of(values: Mapping[str, Mapping[str, int]]) -> tuple[str, str]:
 def _training(situation: Situation) -> Iterator[Choice]:
     facts = situation.facts
     if on_volumes(situation):
-        reason = (
-            f"volumes, not slices: {_spacing(facts)}; Dice on neck, hippocampus and phantom:"
-            " volumes 0.63, 0.84 and 0.56, slices 0.29, 0.83 and 0.54"
-        )
-        yield Choice("finetune.volume", None, reason, _RUNS)
+        shown, source = (in_words(situation.tried), _TRIAL) if situation.tried else (_DICE, _RUNS)
+        reason = f"volumes, not slices: {_spacing(facts)}; {shown}"
+        yield Choice("finetune.volume", None, reason, source)
         reason = f"{_of_teacher(facts)}; at most this many, as far as the time allows"
         yield Choice("finetune.volume.teacher_steps", 30_000, reason, f"{_LOG}, 2026-12-01")
         return

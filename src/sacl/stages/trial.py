@@ -1,62 +1,111 @@
-"""trial: a short cross-fitted comparison that chooses the kind of coarse network."""
+"""trial: a short cross-fitted comparison that chooses the kind of segmenter.
+
+A candidate is trained as in a run, coarse maps first, in a small cohort: labeled subjects to learn
+from, others held out, and a few unlabeled scans. What the run itself holds out takes no part.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
-from sacl.cohort.manifest import read_cohort
+from sacl.cohort.manifest import read_cohort, write_cohort
 from sacl.plan.facts import Tried
+from sacl.prediction.volume import MapRecipe, load_predictor, predict_volume
 from sacl.progress import duration, say
 from sacl.run import clock
-from sacl.run.clock import Deadline
+from sacl.run.record import RECORD, read_record, segmenter_of
 from sacl.run.workspace import Workspace
-from sacl.settings import LocateSettings
+from sacl.settings import RunConfig
 from sacl.stages.locate import Coverage, coverage_of, dice_by_organ
-from sacl.stages.locate_networks import SEEN, deal_folds, trainer_of
+from sacl.stages.locate_networks import SEEN, deal_folds
 from sacl.stages.scan import Scan
-from sacl.training.pace import Pace
+from sacl.types import Cohort, Split
 
-_FOLDS = 2
-"""Each labeled scan is scored once, by the network of the other half of the subjects."""
+_FOLDER = ".trial"
+_LEAST_SUBJECTS = 3
+_MOST_HELD_OUT, _MOST_UNLABELED = 10, 12
 
 
-def try_candidates(
-    candidates: Mapping[str, LocateSettings], workspace: Workspace, seconds: float
+def try_segmenters(
+    candidates: Mapping[str, RunConfig],
+    workspace: Workspace,
+    train: Callable[[RunConfig, Workspace], object],
 ) -> tuple[Tried, ...]:
-    """Train each candidate for an equal time, and return how well it locates scans not seen.
+    """Train each candidate, and return how well it segments labeled scans that it has not seen.
 
-    Nothing is written. The subjects are halved as for cross-fitting: candidates see the same scans.
-    Where no subject can be held out, nothing is tried.
+    Nothing of it is kept. Where too few labeled subjects can be held out, nothing is tried.
+
+    Args:
+        candidates: Settings by the name of what they try, with the time that each may take.
+        workspace: Where the cohort is ingested.
+        train: Does all that comes after ingest, up to the segmenter, in a work directory.
 
     Raises:
-        ConfigError: the time is too short for any training.
+        TooShort: the time is too short for a training.
     """
-    cohort = read_cohort(workspace.require("ingest"))
-    fold_of = deal_folds(cohort, _FOLDS)
-    halves = sorted(set(fold_of.values()) - {SEEN})
-    if not halves:
+    home = workspace.require("ingest").resolve()
+    cohort = small_cohort(read_cohort(home), home)
+    if cohort is None:
         return ()
-    each_s = seconds / (len(candidates) * len(halves))
-    tried = []
-    for number, (name, settings) in enumerate(candidates.items(), start=1):
-        begun, steps = clock.now(), 0
-        rows: list[Coverage] = []
-        train_one = trainer_of(settings, workspace, cohort)
-        for half in halves:
-            pace = Pace(Deadline(clock.now() + each_s, each_s))
-            what = f"trial {number}/{len(candidates)} ({name}, half {half + 1})"
-            seen = [case for case in cohort.labeled if fold_of[case.subject_id] != half]
-            network, losses = train_one(seen, workspace.seed, what=what, pace=pace)
-            steps += len(losses)
-            for case in (c for c in cohort.labeled if fold_of[c.subject_id] == half):
-                scan = Scan(case, cohort, workspace)
-                located = network.locate(scan.image, case.window)
-                rows += coverage_of(case, located, scan.reference)
-        scores = dice_by_organ(pd.DataFrame(rows))
-        organs = {str(organ): round(float(value), 3) for organ, value in scores.items()}
-        mean = round(float(scores.mean()), 3) if organs else 0.0
-        tried.append(Tried(name, mean, organs, steps, round(clock.now() - begun, 1)))
-        say(f"trial: {name}: Dice {mean:.3f} in {steps} steps, {duration(tried[-1].seconds)}")
-    return tuple(tried)
+    root = workspace.root / _FOLDER
+    shutil.rmtree(root, ignore_errors=True)
+    try:
+        shared = Workspace(root).folder("ingest")
+        write_cohort(shared, cohort)
+        shutil.copyfile(home / RECORD, shared / RECORD)
+        tried = []
+        for kind, config in candidates.items():
+            begun = clock.now()
+            of_kind = replace(workspace, root=root / kind, elsewhere={"ingest": root})
+            train(config, of_kind)
+            rows = pd.DataFrame([*_judged(cohort, of_kind, config.predict.keep_component)])
+            scores = dice_by_organ(rows)
+            organs = {str(organ): round(float(value), 3) for organ, value in scores.items()}
+            mean = round(float(scores.mean()), 3) if organs else 0.0
+            taken_s = round(clock.now() - begun, 1)
+            tried.append(Tried(kind, mean, organs, _steps(of_kind), taken_s))
+            say(f"trial: {kind}: Dice {mean:.3f} after {duration(taken_s)}")
+        return tuple(tried)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def small_cohort(cohort: Cohort, home: Path) -> Cohort | None:
+    """Return a part of a cohort that lies in `home`, up to half of the labeled subjects held out.
+
+    None where fewer than three subjects are labeled, or each alone shows an organ.
+    """
+    fold_of = deal_folds(cohort, 2)
+    halves = [[s for s, fold in fold_of.items() if fold == n] for n in {*fold_of.values()} - {SEEN}]
+    if len(fold_of) < _LEAST_SUBJECTS or not halves:
+        return None
+    held = min(halves, key=len)[:_MOST_HELD_OUT]
+    others = cohort.unlabeled[:: max(1, -(-len(cohort.unlabeled) // _MOST_UNLABELED))]
+    cases = []
+    for case in (*cohort.labeled, *others):
+        reference = None if case.reference is None else str(home / case.reference)
+        split: Split = "validation" if case.subject_id in held else "train"
+        image = str(home / case.image)
+        cases.append(replace(case, image=image, reference=reference, split=split))
+    return replace(cohort, cases=tuple(cases))
+
+
+def _judged(cohort: Cohort, workspace: Workspace, keep_component: float) -> Iterator[Coverage]:
+    """Yield how well the held-out scans are segmented, without copies."""
+    folder = workspace.folder("finetune") / segmenter_of(workspace)
+    predictor = load_predictor(folder, workspace.device, MapRecipe(0, keep_component))
+    for case in cohort.held_out:
+        scan = Scan(case, cohort, workspace)
+        coarse = scan.coarse if predictor.needs_coarse else None
+        final = predict_volume(predictor, scan.image, case.window, coarse)
+        yield from coverage_of(case, final, scan.reference)
+
+
+def _steps(workspace: Workspace) -> int:
+    record = read_record(workspace.require("finetune"))
+    return sum(record.results["steps"].values()) if record else 0
