@@ -11,7 +11,10 @@ from sacl.cohort.manifest import read_cohort, read_image, read_reference
 from sacl.errors import DataError
 from sacl.files.itk import labels_in
 from sacl.run.workspace import Workspace
-from sacl.settings import IngestSettings
+from sacl.scores.summary import read_scores
+from sacl.settings import EvaluateSettings, IngestSettings
+from sacl.stages.evaluate import SCORES
+from sacl.stages.evaluate_folders import evaluate_folders
 from sacl.stages.ingest import ingest
 
 SPACING_MM = (1.0, 2.0, 3.0)
@@ -95,3 +98,18 @@ def test_a_label_map_that_is_damaged_is_one_line(tmp_path):
     (tmp_path / "a.nrrd").write_bytes(b"NRRD0004\ntype: short\n\n")
     with pytest.raises(DataError, match=r"^a\.nrrd: not a readable NRRD or MetaImage file"):
         labels_in(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".mhd"])
+def test_label_maps_of_two_formats_are_scored_against_each_other(tmp_path, ending):
+    for seed in (1, 2):
+        _, labels = voxels_of(seed)
+        save(labels, tmp_path / f"reference/s{seed}{ending}")
+        save(labels * (labels == 1), tmp_path / f"predicted/s{seed}.nii.gz")
+    folders = (tmp_path / "reference", tmp_path / "predicted", tmp_path / "scores")
+    rows = read_scores(evaluate_folders(*folders, EvaluateSettings()) / SCORES)
+    assert [(r.score.case_id, r.score.organ, r.score.dice) for r in rows] == [
+        (f"s{seed}", organ, dice)
+        for seed in (1, 2)
+        for organ, dice in (("label_1", 1), ("label_2", 0))
+    ]

@@ -19,6 +19,7 @@ from jaxtyping import Integer, Num, Shaped
 from scipy import ndimage
 
 from sacl.errors import DataError
+from sacl.types import Grid, LabelMap, LabelScheme
 
 HIGHEST_LABEL = 65535
 """Largest value that a label may have; whatever is larger is no label."""
@@ -261,3 +262,16 @@ def _scaled(
     for k in range(stored.shape[2]):
         scaled[:, :, k] = stored[:, :, k].astype(type(slope)) * slope + inter
     return scaled
+
+
+def label_map_of(
+    voxels: Integer[np.ndarray, "i j k"], grid: Grid, scheme: LabelScheme, name: str
+) -> LabelMap:
+    """Return what was read of a file as a label map; values outside `scheme` are refused."""
+    low, high = int(voxels.min()), int(voxels.max())
+    if low < 0 or high > len(scheme.names):
+        raise DataError(
+            f"{name}: label values {low} to {high}, outside the scheme {scheme.name} with"
+            f" {len(scheme.names)} organs; give the map in that scheme"
+        )
+    return LabelMap(voxels.astype(scheme.label_type, copy=False), grid, scheme)

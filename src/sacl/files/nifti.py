@@ -26,7 +26,13 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 
 from sacl.errors import DataError
-from sacl.files.arrays import LARGEST_RATIO, intensities, label_numbers, require_finite
+from sacl.files.arrays import (
+    LARGEST_RATIO,
+    intensities,
+    label_map_of,
+    label_numbers,
+    require_finite,
+)
 from sacl.files.atomic import replacing
 from sacl.files.label_table import CARET, label_table, names_in_table
 from sacl.geometry import to_canonical, to_native
@@ -146,13 +152,7 @@ def read_labels(path: Path) -> tuple[Integer[np.ndarray, "i j k"], Grid, NativeF
 def read_label_map(path: Path, scheme: LabelScheme) -> tuple[LabelMap, NativeFrame]:
     """Read a label map whose values are those of `scheme`; others are refused."""
     voxels, grid, frame = read_labels(path)
-    low, high = int(voxels.min()), int(voxels.max())
-    if low < 0 or high > len(scheme.names):
-        raise DataError(
-            f"{path.name}: label values {low} to {high}, outside the scheme {scheme.name} with"
-            f" {len(scheme.names)} organs; give the map in that scheme"
-        )
-    return LabelMap(voxels.astype(scheme.label_type, copy=False), grid, scheme), frame
+    return label_map_of(voxels, grid, scheme, path.name), frame
 
 
 def write_volume(path: Path, volume: Volume, inter: int = 0) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from sacl.cohort.dataset import first_of
 from sacl.cohort.manifest import read_cohort, read_reference
 from sacl.errors import DataError
-from sacl.files.nifti import read_label_map
+from sacl.files.arrays import label_map_of
+from sacl.files.itk import labels_in
 from sacl.progress import say
 from sacl.report.page import render
 from sacl.run.record import RECORD, fingerprint, read_record, recorded
@@ -117,11 +118,11 @@ def rows_of(scored: Mapping[str, Scored]) -> list[ScoreRow]:
 
 
 def read_map(path: Path, scheme: LabelScheme, doubts: dict[str, str]) -> LabelMap:
-    """Return a label map, and keep among the doubts how its header contradicts itself."""
-    label_map, frame = read_label_map(path, scheme)
+    """Return a label map of any format; among the doubts is how its header contradicts itself."""
+    voxels, grid, frame = labels_in(path)
     if frame.contradiction:
         doubts[f"{path.parent.name}/{path.name}"] = frame.contradiction
-    return label_map
+    return label_map_of(voxels, grid, scheme, path.name)
 
 
 def write_all(
