@@ -27,6 +27,7 @@ from sacl.networks.device import compute_in, mixed_dtype, resolve_device
 from sacl.networks.encoder import Encoder, EncoderSpec
 from sacl.networks.threads import probed_rate
 from sacl.plan.facts import measure_machine
+from sacl.run.machine import SAFE, environment_with
 from sacl.run.record import versions
 from sacl.training.coarse import volume_spec
 from sacl.types import Grid, LabelMap, LabelScheme, NativeFrame
@@ -139,7 +140,8 @@ def _tried(device_name: str) -> tuple[Trial, ...]:
     for name, fault_of in TRIALS.items():
         since = time.perf_counter()
         try:
-            fault = pool.submit(fault_of, device_name).result()
+            with environment_with(SAFE):
+                fault = pool.submit(fault_of, device_name).result()
         except BrokenProcessPool:
             fault = "it ended its process (a processor or library that torch does not work with)"
             pool = ProcessPoolExecutor(1, context)

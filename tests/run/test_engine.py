@@ -171,6 +171,35 @@ def open_slow(folder: Path) -> DoCase:
     return do
 
 
+_ELSEWHERE = """
+import functools, pathlib, sys
+sys.path.append(sys.argv[2])
+from sacl.run import workers
+from sacl.run.engine import Engine
+from tests.run import test_engine as tests
+if __name__ == "__main__":
+    workers.CAN_FORK = sys.argv[3] == "forked"
+    folder = pathlib.Path(sys.argv[1])
+    work = functools.partial(tests.open_work, folder)
+    Engine(workers=2).each(work, tests.CASES, tests.journal_of(folder), "try")
+"""
+
+
+@pytest.mark.parametrize("how", ["forked", "spawned"])
+def test_a_file_of_the_current_folder_never_runs_as_a_module(tmp_path: Path, how: str) -> None:
+    """A user's `signal.py` is none of Python's, in workers too."""
+    planted, done = tmp_path / "planted", tmp_path / "done"
+    planted.mkdir()
+    for name in ("signal", "socket", "json", "pickle", "struct", "numpy", "sacl"):
+        (planted / f"{name}.py").write_text("open('ran', 'a')\nraise SystemExit(9)\n")
+    (tmp_path / "program.py").write_text(_ELSEWHERE)
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, str(tmp_path / "program.py"), str(done), root, how]
+    subprocess.run(command, cwd=planted, check=True, timeout=120)
+    assert not (planted / "ran").exists()
+    assert len([*done.glob("*.txt")]) == len(CASES)
+
+
 def is_alive(pid: int) -> bool:
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()

@@ -32,6 +32,8 @@ CAN_FORK = sys.platform == "linux" and not any(
 )
 """Whether processes are forked of one that has imported what they need. Where there is a GPU they
 are not: importing may open its driver, which no fork can use then."""
+SAFE = {"PYTHONSAFEPATH": "1"}
+"""How another Python is started: it would import a user's `signal.py` of the current folder."""
 
 
 def available_cores(root: Path = Path("/")) -> int:

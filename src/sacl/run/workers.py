@@ -30,7 +30,7 @@ from sacl.errors import ConfigError, DataError
 from sacl.files.journal import Journal
 from sacl.progress import is_silent, quiet_libraries, silent
 from sacl.run import machine
-from sacl.run.machine import CAN_FORK, available_cores, environment_with, free_memory_mb
+from sacl.run.machine import CAN_FORK, SAFE, available_cores, environment_with, free_memory_mb
 
 Result = TypeVar("Result")
 DoCase = Callable[[str], Any]
@@ -221,11 +221,11 @@ def import_beside(*modules: str) -> None:
         return
     from multiprocessing import forkserver, resource_tracker  # noqa: PLC0415
 
-    resource_tracker.ensure_running()
     forkserver.set_forkserver_preload(["sacl.cli", *modules])
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        with environment_with({_THREADS: os.environ.get(_THREADS, "1")}):
+        with environment_with({_THREADS: os.environ.get(_THREADS, "1"), **SAFE}):
+            resource_tracker.ensure_running()
             forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -264,9 +264,9 @@ def team_of(
     inside = _Inside(task, is_silent())
     if kind == "ray":
         return _actors(inside, count, most, address, stack)
-    count, gpus, shared = min(count or most_workers(), most), _gpus(), dict[str, str]()
+    count, gpus, shared = min(count or most_workers(), most), _gpus(), SAFE
     if _THREADS not in os.environ:
-        shared = {_THREADS: str(max(1, available_cores() // count))}
+        shared = {**SAFE, _THREADS: str(max(1, available_cores() // count))}
     own = [shared | ({_GPUS: gpus[n % len(gpus)]} if gpus else {}) for n in range(count)]
     import_beside(getattr(task.work, "func", task.work).__module__)
     return [_Process(inside, environment, stack) for environment in own]
