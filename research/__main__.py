@@ -70,7 +70,11 @@ def _program() -> argparse.ArgumentParser:
         command.add_argument("--seeds", nargs="+", default=[], type=int, metavar="N")
         command.add_argument("--json", action="store_true", help="print the result as JSON")
         if name == "compare":
-            command.add_argument("--jobs", type=int, default=1, help="cells at once (1)")
+            command.add_argument("--workers", type=int, metavar="N", help="cells at once (1)")
+            command.add_argument("--engine", help="local (default), or ray")
+            command.add_argument("--ray-address", metavar="HOST:PORT", help="a cluster of Ray")
+            command.add_argument("--shard", metavar="I/N", help="run the i-th of n parts")
+            command.set_defaults(force=False, time=None)
     of_results: tuple[tuple[str, Callable[..., int], str], ...] = (
         ("render", _render, "write the page of results, and print their table"),
         ("tables", _tables, "print the tables of results in Markdown"),
@@ -106,33 +110,31 @@ def _add_works(commands: Any) -> None:
         command.add_argument("--out", type=Path, required=True, metavar=shown)
 
 
-def _grid(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    from research.grid import read_grid
+def _source(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    from research.compare import Source
 
     if known.data:
         flags["ingest.data"] = json.dumps(known.data)
     if known.device:
         flags["device"] = known.device
-    return read_grid(known.protocol, flags, known.work)
+    return Source(known.protocol, flags, known.work)
 
 
 def _wanted(known: argparse.Namespace) -> Any:
     from research.compare import Wanted
 
-    jobs = getattr(known, "jobs", 1)
-    if jobs < 1:
-        raise ConfigError(f"--jobs: expected 1 or more, got {jobs}")
-    return Wanted(tuple(known.only), tuple(known.seeds), jobs)
+    return Wanted(tuple(known.only), tuple(known.seeds))
 
 
 def _compare(known: argparse.Namespace, flags: dict[str, str]) -> int:
     from research.compare import PAGE, run_comparison
+    from sacl.commands import engine_of
 
-    grid = _grid(known, flags)
-    command = ["cell", str(known.protocol), *(f"--{name}={text}" for name, text in flags.items())]
-    command += ["--work", str(grid.protocol.work), "--name"]
-    failed = run_comparison(grid, _wanted(known), command)
-    page = str(grid.protocol.work / PAGE)
+    if known.workers is None and known.engine in (None, "local"):
+        known.workers = 1
+    source = _source(known, flags)
+    failed = run_comparison(source, _wanted(known), engine_of(known))
+    page = str(source.grid().protocol.work / PAGE)
     print(json.dumps({"page": page, "failed": failed}) if known.json else f"page: {page}")
     return 1 if failed else 0
 
@@ -140,7 +142,7 @@ def _compare(known: argparse.Namespace, flags: dict[str, str]) -> int:
 def _list(known: argparse.Namespace, flags: dict[str, str]) -> int:
     from research.compare import listing, listing_text
 
-    entries = listing(_grid(known, flags), _wanted(known))
+    entries = listing(_source(known, flags).grid(), _wanted(known))
     print(json.dumps(entries) if known.json else listing_text(entries))
     return 0
 
@@ -149,7 +151,7 @@ def _cell(known: argparse.Namespace, flags: dict[str, str]) -> int:
     from research.grid import run_cell
     from sacl.progress import say
 
-    grid = _grid(known, flags)
+    grid = _source(known, flags).grid()
     by_name = {cell.name: cell for cell in grid.cells}
     if known.name not in by_name:
         raise ConfigError(f"--name: no cell '{known.name}'; see python -m research list")

@@ -1,44 +1,64 @@
-"""Run the cells of a comparison, here or as processes, and keep its results up to date."""
+"""Run the cells of a comparison by the engine that works on scans, and keep its results up to date.
+
+A cell is to the engine what a scan is in a run: it goes on where it stopped, one that fails stops
+no other, and one whose process died twice is set aside.
+"""
 
 from __future__ import annotations
 
-import math
-import os
-import subprocess
-import sys
+import contextlib
+import functools
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from research.collect import LOCK, require_results_of, write_results
-from research.grid import Cell, Grid, prepare, run_cell, write_failure
+from research.collect import LOCK, RESULTS, require_results_of, write_results
+from research.grid import Cell, Grid, prepare, read_grid, run_cell, write_failure
 from research.page import page
 from research.protocol import require_known
 from research.results import Results
 from research.tables import Table, as_text, plain
-from sacl.errors import ConfigError, SaclError
+from sacl.errors import ConfigError, DataError, SaclError, SetAsideError
 from sacl.files.atomic import remove_partials, write_text
+from sacl.files.journal import Journal
 from sacl.progress import say
+from sacl.run.engine import Engine, ShardDone
 
-ROOT = Path(__file__).parents[1]
-"""Folder from which `research` is imported."""
 PAGE = "comparison.html"
 LOG = "log.txt"
 _WRITE_EVERY_S = 60.0
+_ONE_BY_ONE = Engine(workers=1)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which cells are run, and how many at once."""
+    """Which cells are run."""
 
     only: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
-    jobs: int = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a grid is read from again, by another process: `read_grid`'s arguments."""
+
+    protocol: Path
+    flags: Mapping[str, str]
+    work: Path | None = None
+
+    def grid(self) -> Grid:
+        """Return the grid."""
+        return read_grid(self.protocol, self.flags, self.work)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of a cell that did not fail; it `is_ours` unless another call is at it."""
+
+    is_ours: bool
 
 
 def choose(grid: Grid, wanted: Wanted) -> tuple[Cell, ...]:
@@ -60,49 +80,72 @@ def choose(grid: Grid, wanted: Wanted) -> tuple[Cell, ...]:
     )
 
 
-def run_comparison(grid: Grid, wanted: Wanted, command: Sequence[str]) -> dict[str, str]:
+def run_comparison(source: Source, wanted: Wanted, engine: Engine = _ONE_BY_ONE) -> dict[str, str]:
     """Run the wanted cells that are not done, and return why some failed.
 
     Results and page are written when a cell has finished, once a minute at most, and at the end. A
     cell that fails stops no other, and is tried again by the next call.
 
     Args:
-        grid: All cells.
-        wanted: Which of them are run, and how many at once.
-        command: Arguments of `python -m research` with which a process of its own runs the cell
-            whose name is added (`wanted.jobs` > 1).
+        source: Names the protocol.
+        wanted: Which cells are run.
+        engine: Where they are run, and how many at once; each of several then has a log.
 
     Raises:
         SaclError: a mistake that no cell could be run with.
     """
+    grid = source.grid()
     chosen = choose(grid, wanted)
     require_results_of(grid.protocol)
     prepare(grid, chosen)
     todo = [cell for cell in chosen if grid.state(cell) != "done"]
     say(f"{grid.protocol.name}: {len(todo)} of {len(chosen)} cells to run")
-    tally = _Tally(len(todo), wanted.jobs, time.monotonic())
-    write = _now_and_then(lambda: write_all(grid))
-    if wanted.jobs > 1:
-
-        def came_of(cell: Cell, cause: str) -> None:
-            is_left = not cause and grid.state(cell) != "done"  # to another process
-            tally.note(cell, None if is_left else cause)
-            write()
-
-        _run_beside(grid, todo, wanted.jobs, command, came_of)
-    else:
+    is_beside = engine.kind != "local" or engine.workers != 1
+    work, names = functools.partial(open_cells, source, is_beside), [cell.name for cell in todo]
+    journal = Journal(grid.protocol.work, Ran)
+    try:
+        engine.each(work, names, journal, "cells", is_there=lambda _: False)
+    except SetAsideError:
         for cell in todo:
-            try:
-                is_ours = run_cell(grid, cell)
-            except SaclError as error:
-                tally.note(cell, str(error))
-            else:
-                tally.note(cell, "" if is_ours else None)
-                write()
+            _note_death(grid, cell)
+    except ShardDone:
+        pass
+    failed = {cell.name: grid.failure(cell) for cell in todo if grid.state(cell) == "failed"}
     say(as_text(write_all(grid)))
-    for name, cause in tally.failed.items():
+    for name, cause in failed.items():
         say(f"failed: {name}: {cause}")
-    return tally.failed
+    return failed
+
+
+def open_cells(source: Source, is_beside: bool) -> Callable[[str], Ran]:
+    """Return what runs a cell by its name; `is_beside` others it says what it does in its log."""
+    grid = source.grid()
+    cells = {cell.name: cell for cell in grid.cells}
+
+    def run(name: str) -> Ran:
+        with contextlib.ExitStack() as stack:
+            if is_beside:
+                folder = grid.folder(cells[name])
+                folder.mkdir(parents=True, exist_ok=True)
+                log = stack.enter_context((folder / LOG).open("w", encoding="utf-8"))
+                stack.enter_context(contextlib.redirect_stderr(log))
+            try:
+                is_ours = run_cell(grid, cells[name])
+            except SaclError as error:
+                raise DataError(f"{name}: failed, {error}") from error
+        say(f"{name}: {'done' if is_ours else 'another process is at it'}")
+        _write_now_and_then(grid)
+        return Ran(is_ours)
+
+    return run
+
+
+def _note_death(grid: Grid, cell: Cell) -> None:
+    """Keep of a cell that is neither done nor at work that its process died."""
+    folder = grid.folder(cell)
+    with contextlib.suppress(Timeout), FileLock(folder / ".lock", timeout=0):
+        if grid.state(cell) not in ("done", "failed"):
+            write_failure(folder, "its process died, and once more; perhaps out of memory")
 
 
 def write_all(grid: Grid) -> Results:
@@ -128,102 +171,8 @@ def listing_text(entries: Sequence[dict[str, str]]) -> str:
     return plain(Table(["cell", "state", "cause"], [list(entry.values()) for entry in entries]))
 
 
-@dataclass
-class _Tally:
-    """What came of the cells, and how long the rest will take."""
-
-    total: int
-    jobs: int
-    start: float
-
-    def __post_init__(self) -> None:
-        self.failed: dict[str, str] = {}
-        self.finished = 0
-
-    def note(self, cell: Cell, cause: str | None) -> None:
-        """Count a cell and say what came of it; `cause` is None where another process is at it."""
-        self.finished += 1
-        rest = self.total - self.finished
-        seconds = (time.monotonic() - self.start) / self.finished * rest
-        left = f"; about {seconds / 60:.0f} min left" if rest and seconds >= 60 else ""
-        if cause:
-            self.failed[cell.name] = cause
-        what = (
-            "another process is at it" if cause is None else f"failed, {cause}" if cause else "done"
-        )
-        say(f"[{self.finished}/{self.total}] {cell.name}: {what}{left}")
-
-
-def _run_beside(
-    grid: Grid,
-    cells: Sequence[Cell],
-    jobs: int,
-    command: Sequence[str],
-    note: Callable[[Cell, str], object],
-) -> None:
-    """Run cells as processes of their own, with the processor's cores dealt out.
-
-    What a process says goes to `log.txt` in its cell's folder. When this one ends early, so do
-    they.
-    """
-    children: list[subprocess.Popen[bytes]] = []
-
-    def run(cell: Cell) -> str:
-        folder = grid.folder(cell)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOG).open("wb") as log:
-            child = start([*command, cell.name], max(1, (os.cpu_count() or 1) // jobs), log)
-            children.append(child)
-            return _cause(grid, cell, child.wait())
-
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(run, cell): cell for cell in cells}
-        try:
-            for future in as_completed(futures):
-                note(futures[future], future.result())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in children:
-                child.terminate()
-            raise
-
-
-def start(arguments: Sequence[str], threads: int, log: Any) -> subprocess.Popen[bytes]:
-    """Start `python -m research` as a process of its own.
-
-    It imports from where this process does, never from the current folder (`-P`), where a file
-    named like a module of the library would otherwise run.
-    """
-    path = [str(ROOT), *(p for p in sys.path if p and Path(p) not in (Path.cwd(), ROOT))]
-    environment = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(path)}
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "research", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=log,
-        env={**os.environ, **environment},
-    )
-
-
-def _cause(grid: Grid, cell: Cell, code: int) -> str:
-    """Return why a process failed, empty where it did not."""
-    if code == 0:
-        return ""
-    if code > 0:
-        return grid.failure(cell) or f"exit code {code}, see {LOG} in its folder"
-    cause = f"ended by signal {-code}" + (", perhaps out of memory" if code == -9 else "")
-    write_failure(grid.folder(cell), cause)
-    return cause
-
-
-def _now_and_then(act: Callable[[], object]) -> Callable[[], None]:
-    """Return a function that acts when it is first called, and then once a minute at most."""
-    last = -math.inf
-
-    def maybe() -> None:
-        nonlocal last
-        if time.monotonic() - last >= _WRITE_EVERY_S:
-            act()
-            last = time.monotonic()
-
-    return maybe
+def _write_now_and_then(grid: Grid) -> None:
+    """Write the results unless that was done within the last minute."""
+    path = grid.protocol.work / RESULTS
+    if not path.is_file() or time.time() - path.stat().st_mtime >= _WRITE_EVERY_S:
+        write_all(grid)

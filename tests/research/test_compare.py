@@ -13,7 +13,9 @@ from filelock import FileLock
 
 from research import compare
 from research.__main__ import main
-from research.grid import run_cell
+from research.compare import Source
+from sacl.errors import SetAsideError
+from sacl.run.engine import Engine
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,21 +122,40 @@ def test_a_cell_that_another_process_runs_is_left_to_it(stages, tmp_path, capsys
     assert states(path)["n2-pooled-s1"] == "done"
 
 
-def test_a_process_that_leaves_its_cell_to_another_one_has_not_done_it(
-    stages, tmp_path, capsys, monkeypatch
-):
-    path, grid = write_protocol(tmp_path), grid_of(tmp_path)
+def test_cells_beside_each_other_write_logs_of_their_own(stages, tmp_path, capsys):
+    source = Source(write_protocol(tmp_path), {})
+    grid = source.grid()
+    done = compare.open_cells(source, is_beside=True)("n2-pooled-s0")
+    assert done.is_ours
+    assert capsys.readouterr().err == "n2-pooled-s0: done\n"
+    assert "finetune-" in (grid.folder(grid.cells[0]) / compare.LOG).read_text()
+    assert len(results(tmp_path / "protocol.yaml")["cells"]) == 16
 
-    def start(arguments: list[str], *_: object) -> subprocess.Popen[bytes]:
-        if arguments[-1] == "n2-pooled-s0":
-            run_cell(grid, grid.cells[0])
-        return subprocess.Popen([sys.executable, "-c", ""])
 
-    monkeypatch.setattr(compare, "start", start)
-    assert run(path, "--jobs", "2", "--only", "pooled", "--seeds", "0") == 0
-    said = capsys.readouterr().err
-    assert "n2-pooled-s0: done" in said
-    assert "n4-pooled-s0: another process is at it" in said
+def test_cells_whose_processes_died_are_told_and_tried_again(stages, tmp_path, capsys, monkeypatch):
+    class Deadly(Engine):
+        def each(self, work, cases, *more, **how):
+            super().each(work, [n for n in cases if n != "n2-simclr-s0"], *more, **how)
+            raise SetAsideError("cells: 1 of 16 cases were set aside")
+
+    path = write_protocol(tmp_path)
+    failed = compare.run_comparison(Source(path, {}), compare.Wanted(), Deadly(workers=1))
+    assert list(failed) == ["n2-simclr-s0"]
+    assert "failed: n2-simclr-s0: its process died" in capsys.readouterr().err
+    assert [name for name, state in states(path).items() if state != "done"] == ["n2-simclr-s0"]
+    assert run(path) == 0
+    assert set(states(path).values()) == {"done"}
+
+
+def test_shards_share_the_cells_out(stages, tmp_path):
+    path = write_protocol(tmp_path)
+    done = []
+    for shard in ("1/2", "2/2"):
+        before = [name for name, state in states(path).items() if state == "done"]
+        assert run(path, "--shard", shard) == 0
+        done.append([n for n, state in states(path).items() if state == "done" and n not in before])
+    assert all(done)
+    assert len({*done[0], *done[1]}) == 16
 
 
 @pytest.mark.parametrize(
@@ -143,7 +164,9 @@ def test_a_process_that_leaves_its_cell_to_another_one_has_not_done_it(
         (["--only", "simcrl"], "--only: no strategy 'simcrl'; did you mean 'simclr'?"),
         (["--seeds", "7"], "--seeds: 7 is none of the protocol's [0, 1]"),
         (["--seeds", "x"], "--seeds: invalid int value: 'x'"),
-        (["--jobs", "0"], "--jobs: expected 1 or more"),
+        (["--workers", "0"], "--workers 0: expected 1 or more"),
+        (["--engine", "slurm"], "--engine slurm: expected local or ray"),
+        (["--ray-address", "here:1"], "--ray-address: works only with --engine ray"),
         (["--data", "/nowhere/scans"], "/nowhere/scans, which is not there"),
         (["--finetune.stesp", "3"], "did you mean '--finetune.steps'"),
         (["--device", "tpu"], "device"),
@@ -262,54 +285,17 @@ def test_the_list_shows_states_and_runs_nothing(stages, tmp_path, capsys):
     assert not stages.runs
 
 
-def test_several_cells_at_once_are_processes_that_share_the_cores(tmp_path, monkeypatch, capsys):
-    grid = grid_of(tmp_path)
-    program = tmp_path / "fake.py"
-    program.write_text(
-        "import os, sys, pathlib\n"
-        "name = sys.argv[-1]\n"
-        "pathlib.Path(sys.argv[1], name + '.ran').write_text(os.environ['OMP_NUM_THREADS'])\n"
-        "if name == 'n2-simclr-s0': os.kill(os.getpid(), 9)\n"
-        "sys.exit(3 if name == 'n2-scratch-s0' else 0)\n"
-    )
-    popen = compare.subprocess.Popen
-
-    def fake(command, **settings):
-        assert command[1:4] == ["-P", "-m", "research"]
-        return popen([sys.executable, str(program), str(tmp_path), *command[4:]], **settings)
-
-    monkeypatch.setattr(compare.subprocess, "Popen", fake)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    notes = {}
-    command = ["cell", "x.yaml", "--name"]
-    compare._run_beside(
-        grid, grid.cells, 3, command, lambda cell, cause: notes.update({cell.name: cause})
-    )
-    assert len(list(tmp_path.glob("*.ran"))) == len(notes) == 16
-    assert {p.read_text() for p in tmp_path.glob("*.ran")} == {"2"}
-    assert {name: cause for name, cause in notes.items() if cause} == {
-        "n2-simclr-s0": "ended by signal 9, perhaps out of memory",
-        "n2-scratch-s0": "exit code 3, see log.txt in its folder",
-    }
-
-
 PLANTED = ("argparse", "json", "numpy", "yaml", "filelock", "research_helpers", "sacl")
 
 
 def test_files_of_the_current_folder_never_run_as_modules(tmp_path, monkeypatch):
-    """A comparison and the processes of its cells import nothing from the current folder."""
     for name in PLANTED:
         (tmp_path / f"{name}.py").write_text(
             f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})\nraise SystemExit(9)\n"
         )
     monkeypatch.chdir(tmp_path)
-    with (tmp_path / "log.txt").open("wb") as log:
-        child = compare.start(["cell", "nowhere.yaml", "--name", "x"], 1, log)
-        assert child.wait(60) == 2
-    assert "nowhere.yaml: cannot be read" in (tmp_path / "log.txt").read_text()
-    assert not (tmp_path / "ran").exists()
     sources = os.pathsep.join(p for p in sys.path if p and Path(p) != tmp_path)
-    done = compare.subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "research", "list", "nowhere.yaml"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), sources])},
         capture_output=True,

@@ -1,19 +1,21 @@
 """A comparison on a tiny phantom, by the command line, as a user would do it."""
 
 import json
+import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from research import compare
 from research.__main__ import main
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(600)]
 
+ROOT = Path(__file__).parents[2]
 BASE = """
 phantom: {scans: 12, shape: [64, 52, 20]}
 locate: {volume: {spacing_mm: [8.0, 8.0, 12.0], crop: [48, 40, 16], steps: 10}, channels: 8}
@@ -45,9 +47,19 @@ def stopped(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("comparison")
     (root / "tiny.yaml").write_text(BASE)
     (root / "compare.yaml").write_text(PROTOCOL)
-    command = ["compare", str(root / "compare.yaml"), "--work", str(root / "work"), "--jobs", "2"]
+    command = [
+        "compare",
+        str(root / "compare.yaml"),
+        "--work",
+        str(root / "work"),
+        "--workers",
+        "2",
+    ]
     with (root / "log.txt").open("wb") as log:
-        process = compare.start([*command, "--finetune.steps", "100000"], 1, log)
+        words = [sys.executable, "-m", "research", *command, "--workers", "2"]
+        words += ["--finetune.steps", "100000"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(words, stderr=log, cwd=ROOT, env=environment)
         unfinished = root / "work" / "store" / ".unfinished"
         while not list(unfinished.glob("finetune-*/5-segmenter")):
             assert process.poll() is None, (root / "log.txt").read_text()
@@ -64,7 +76,7 @@ def finished(stopped) -> Path:
     """Return the same folder after the comparison was run to its end, in two calls."""
     command = ["compare", str(stopped / "compare.yaml"), "--work", str(stopped / "work")]
     assert main([*command, "--only", "scratch", "--seeds", "0"]) == 0
-    assert main([*command, "--jobs", "2"]) == 0
+    assert main([*command, "--workers", "2"]) == 0
     return stopped
 
 

@@ -145,7 +145,7 @@ def _commands(base: Path, onto: Path) -> dict[str, Command]:
         "export": Command(("export", work, "--form", "nifti-per-organ", "--out", "{}")),
         "export onto DICOM": Command(("export", mixed, *source, "--out", "{}")),
         "compare": Command((*grid, "--work", "{}")),
-        "compare at once": Command((*grid, "--work", "{}", "--jobs", "2")),
+        "compare at once": Command((*grid, "--work", "{}", "--workers", "2")),
     }
 
 
@@ -227,7 +227,7 @@ def _until_through(
     """
     _prepare(command, root)
     starting_s, words, within = 3.0 if own else 0.0, command.words, []
-    at_changes = not own and "--jobs" not in words and bool(rng.integers(2))
+    at_changes = not own and "--workers" not in words and bool(rng.integers(2))
     for _ in range(_MOST):
         last = int(rng.integers(1, whole.changes + 1)) if at_changes else 0
         child = _start(words, root, own, _counting(mmap.mmap(-1, 8), last))
