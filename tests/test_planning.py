@@ -10,6 +10,7 @@ from tests.planted import clean_files, write_files
 
 from sacl import planning
 from sacl.cli import main
+from sacl.errors import DataError
 from sacl.plan.document import PLAN_FILE, YOURS, read_plan
 from sacl.plan.facts import Tried
 from sacl.run.clock import TooShort
@@ -197,13 +198,20 @@ def thick(planted):
     return write_files(files, planted)
 
 
-def test_a_machine_too_slow_for_a_trial_is_said_and_planned_for(thick, capsys, monkeypatch):
-    def too_slow(*_):
-        raise TooShort("time: too short")
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (TooShort("time: too short"), "nothing was tried, since this machine is too slow"),
+        (DataError("no organ"), "the trial failed, so the rule decides: no organ"),
+    ],
+)
+def test_a_trial_that_cannot_be_is_said_and_planned_for(thick, capsys, monkeypatch, error, said):
+    def fails(*_):
+        raise error
 
-    monkeypatch.setattr(planning, "try_segmenters", too_slow)
+    monkeypatch.setattr(planning, "try_segmenters", fails)
     told = planned(capsys, "--time", "2h")
-    assert "nothing was tried, since this machine is too slow" in told.err
+    assert said in told.err
     assert "slices, not volumes" in told.out
 
 

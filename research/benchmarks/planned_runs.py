@@ -11,12 +11,14 @@ Dice of final and coarse maps by organ on the held-out scans, which no part of t
 - `hippocampus`: grouped by person; 20 persons or so are held out, by a seed of the split's own.
 - `neck`: OpenKBP, its own order of labeled patients, 8 held out; the others count as unlabeled.
 - `thick_neck`: OpenKBP again, with pixels of a third (interpolated) and every other slice: as CT is
-  stored where slices are thick, 1.5 x 1.5 x 5 mm.
+  stored where slices are thick, 1.5 x 1.5 x 5 mm. `flat_neck`: every sixth slice, 15 mm, which is
+  three times what a network reads; no cohort at hand is like it.
 - `phantom`: generated abdominal CT, 13 organs, 3 x 3 x 6 mm; 48 scans, the same for every seed;
   its test subjects are held out. `thick_phantom` and `fine_phantom`: the same bodies in voxels of
   1.6 x 1.6 x 8 mm and 1.6 x 1.6 x 3 mm.
 
-One thread, so that two calls can run beside each other on two cores.
+With `--trial` nothing is run but `sacl plan`, and the record says what was tried. One thread, so
+that two calls can run beside each other on two cores.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ _PHANTOMS = {
     "thick_phantom": PhantomSettings(shape=(240, 195, 30)),
     "fine_phantom": PhantomSettings(shape=(240, 195, 80)),
 }
-_FINER, _KEPT_SLICES = 3, 2
+_THICKENED = {"thick_neck": (3, 2), "flat_neck": (1, 6)}
+"""How much finer pixels are, and every which slice is kept."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def main() -> None:
     parser.add_argument("--time", default="15m")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--flags", nargs="*", default=[], help="settings as NAME=VALUE")
+    parser.add_argument("--trial", action="store_true", help="plan, and run nothing")
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +97,8 @@ def main() -> None:
 def _run(cohort: Path, work: Path, given: argparse.Namespace) -> dict[str, object]:
     """Run the cohort in a process of its own, and return what came of it."""
     flags = [word for flag in given.flags for word in (f"--{flag}".split("=", 1))]
-    words = ["run", str(cohort), "--work", str(work), "--time", given.time, "--device", "cpu"]
+    command = "plan" if given.trial else "run"
+    words = [command, str(cohort), "--work", str(work), "--time", given.time, "--device", "cpu"]
     begun = time.monotonic()
     subprocess.run(
         [sys.executable, "-m", "sacl", *words, "--seed", str(given.seed), *flags],
@@ -101,26 +106,27 @@ def _run(cohort: Path, work: Path, given: argparse.Namespace) -> dict[str, objec
         check=True,
     )
     taken = time.monotonic() - begun
-    scores = json.loads((work / "7-scores" / "summary.json").read_text("utf-8"))["runs"]
-    scored = {run: figures_of(of) for run, of in scores.items()}
-    trained = json.loads((work / "5-segmenter" / "run.json").read_text("utf-8"))["results"]
     plan = json.loads((work / "plan.json").read_text("utf-8"))
-    return {
+    record: dict[str, object] = {
         "cohort": given.cohort,
         "labeled_subjects": given.labeled,
         "seed": given.seed,
         "flags": given.flags,
         "asked": given.time,
         "taken_s": round(taken, 1),
-        "steps": trained["steps"],
-        **{
-            part: {run: of[part] for run, of in scored.items()}
-            for part in ("dice", "hd95_mm", "organs")
-        },
+        "tried": plan["tried"],
         "chosen": {c["setting"]: c["value"] for c in plan["choices"] if c["setting"]},
         "threads": 1,
         **circumstances(),
     }
+    if given.trial:
+        return record
+    scores = json.loads((work / "7-scores" / "summary.json").read_text("utf-8"))["runs"]
+    scored = {run: figures_of(of) for run, of in scores.items()}
+    trained = json.loads((work / "5-segmenter" / "run.json").read_text("utf-8"))["results"]
+    parts = ("dice", "hd95_mm", "organs")
+    figures = {part: {run: of[part] for run, of in scored.items()} for part in parts}
+    return record | {"steps": trained["steps"], **figures}
 
 
 def figures_of(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,8 +206,8 @@ def _hippocampus(data: Path, labeled: int) -> Split:
 
 def data_of(cohort: str, data: Path, folder: Path) -> Path:
     """Return where a cohort's dataset lies: in the folder, where it is made in it first."""
-    if cohort == "thick_neck":
-        return _thicken(data / "Dataset061_OpenKBP", folder / "thick")
+    if cohort in _THICKENED:
+        return _thicken(data / "Dataset061_OpenKBP", folder / "thick", *_THICKENED[cohort])
     if cohort not in _PHANTOMS:
         return data
     data = folder / "generated"
@@ -212,18 +218,18 @@ def data_of(cohort: str, data: Path, folder: Path) -> Path:
     return data
 
 
-def _thicken(source: Path, data: Path) -> Path:
-    """Write a dataset with pixels of a third and every other slice, and return its parent."""
+def _thicken(source: Path, data: Path, finer: int, kept: int) -> Path:
+    """Write a dataset with finer pixels and every n-th slice, and return its parent."""
     for table in (*source.glob("*.json"), *source.glob("*.csv")):
         write_text(data / source.name / table.name, table.read_text("utf-8"))
     for path in sorted(source.rglob("*.nii.gz")):
         image = nib.load(path)
-        voxels = np.asanyarray(image.dataobj)[:, :, ::_KEPT_SLICES]
+        voxels = np.asanyarray(image.dataobj)[:, :, ::kept]
         order = 0 if "labels" in path.parent.name else 1
-        zoom = (_FINER, _FINER, 1)
+        zoom = (finer, finer, 1)
         voxels = ndimage.zoom(voxels, zoom, order=order, mode="nearest", grid_mode=True)
-        scale = np.diag([1 / _FINER, 1 / _FINER, _KEPT_SLICES, 1])
-        scale[:2, 3] = (1 / _FINER - 1) / 2  # the first pixel's corner stays where it is
+        scale = np.diag([1 / finer, 1 / finer, kept, 1])
+        scale[:2, 3] = (1 / finer - 1) / 2  # the first pixel's corner stays where it is
         target = data / path.relative_to(source.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(voxels, image.affine @ scale), target)
@@ -245,6 +251,7 @@ SPLITS = {
     "hippocampus": _hippocampus,
     "neck": _neck,
     "thick_neck": _neck,
+    "flat_neck": _neck,
     "phantom": _phantom,
     "thick_phantom": _phantom,
     "fine_phantom": _phantom,

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from sacl.errors import SaclError
 from sacl.files.atomic import plain, real
 from sacl.plan.document import USUAL_TIME, RunPlan, as_yaml, make_plan, read_plan, write_plan
 from sacl.plan.facts import TRIAL_LEAST_S, TRIAL_SHARE, Tried, measure_cohort, measure_machine
@@ -94,7 +95,9 @@ def _tried_for(flags: Mapping[str, str], situation: Situation) -> tuple[Tried, .
         return try_segmenters(candidates, workspace_of(candidates[kinds[0]]), _train)
     except TooShort:
         say("plan: nothing was tried, since this machine is too slow, or too busy, for that now")
-        return ()
+    except SaclError as error:  # half of the labels may be too few where all are enough
+        say(f"plan: the trial failed, so the rule decides: {error}")
+    return ()
 
 
 def _train(config: RunConfig, workspace: Workspace) -> None:
