@@ -90,6 +90,7 @@ def _run(home: Path, given: argparse.Namespace) -> dict[str, object]:
             for part in ("dice", "hd95_mm", "organs")
         },
         "both_against": {k: _against(dice[_BOTH], dice[k], persons, given.seed) for k in _FLAGS},
+        "volumes_against_slices": _against(dice["volumes"], dice["slices"], persons, given.seed),
         "threads": 1,
         **circumstances(),
     }
