@@ -42,7 +42,10 @@ import numpy as np
 from scipy import ndimage
 
 from research.benchmarks.circumstances import circumstances
+from sacl.cohort.manifest import read_cohort, read_reference
 from sacl.files.atomic import write_text
+from sacl.files.nifti import read_label_map
+from sacl.organs import side_pairs
 from sacl.settings import PhantomSettings
 from sacl.stages.phantom import DATASET
 from sacl_phantom.cohort import plan_cohort, write_scans, write_tables
@@ -126,7 +129,32 @@ def _run(cohort: Path, work: Path, given: argparse.Namespace) -> dict[str, objec
     trained = json.loads((work / "5-segmenter" / "run.json").read_text("utf-8"))["results"]
     parts = ("dice", "hd95_mm", "organs")
     figures = {part: {run: of[part] for run, of in scored.items()} for part in parts}
-    return record | {"steps": trained["steps"], **figures}
+    (arm,) = trained["steps"]
+    return record | {"steps": trained["steps"], **figures, "sides": sides_of(work, arm)}
+
+
+def sides_of(work: Path, arm: str) -> dict[str, dict[str, float]]:
+    """Return how much of each paired organ lies in the reference of its other side.
+
+    Of the held-out scans: the share of the predicted voxels, and the scans in which more of a
+    predicted organ lies in the other side's reference than in its own.
+    """
+    home, predicted = work / "1-cohort", work / "6-predictions" / arm
+    cohort, shares = read_cohort(home), {}
+    for pair in side_pairs(cohort.scheme.names):
+        voxels, crossed, swapped = 0, 0, 0
+        for case in cohort.held_out:
+            reference = read_reference(home, case, cohort.scheme)
+            final = read_label_map(predicted / f"{case.case_id}.nii.gz", cohort.scheme)[0]
+            assert reference is not None, "held out, so there is one"
+            for own, other in (pair, pair[::-1]):
+                mask = final.mask(own)
+                into = np.count_nonzero(mask & reference.mask(other))
+                voxels, crossed = voxels + np.count_nonzero(mask), crossed + into
+                swapped += into > np.count_nonzero(mask & reference.mask(own))
+        share = round(crossed / max(voxels, 1), 5)
+        shares[" and ".join(pair)] = {"share_in_the_other": share, "swapped": swapped}
+    return shares
 
 
 def figures_of(scores: Mapping[str, Any]) -> dict[str, Any]:
