@@ -269,6 +269,15 @@ def test_check_shows_the_plan_and_the_splits_of_the_run(planted, tmp_path, capsy
     assert json.loads((tmp_path / "check.json").read_text())["plan"] == lines
 
 
+@pytest.mark.parametrize(("time", "said"), [("2h", True), ("1h", False)])
+def test_check_announces_a_trial_where_there_will_be_one(thick, capsys, tried, time, said):
+    main(["check", "clinic", "--device", "cpu", "--time", time])
+    announced = "a trial decides between slices and volumes" in capsys.readouterr().out
+    assert announced == said
+    planned(capsys, "--time", time)
+    assert bool(tried) == said
+
+
 def test_check_says_what_stops_the_plan(planted, capsys):
     shutil.rmtree(planted / "labelsTr")
     main(["check", "clinic"])

@@ -14,7 +14,7 @@ import msgspec
 from sacl.errors import SaclError
 from sacl.files.atomic import plain, real
 from sacl.plan.document import USUAL_TIME, RunPlan, as_yaml, make_plan, read_plan, write_plan
-from sacl.plan.facts import TRIAL_LEAST_S, TRIAL_SHARE, Tried, measure_cohort, measure_machine
+from sacl.plan.facts import Tried, measure_cohort, measure_machine, trial_s
 from sacl.plan.rules import Situation, choose, hold_out_of, kinds_of
 from sacl.progress import duration, say
 from sacl.run.clock import TooShort, seconds_of
@@ -75,22 +75,18 @@ def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, 
 
 
 def _tried_for(flags: Mapping[str, str], situation: Situation) -> tuple[Tried, ...]:
-    """Try which kind of segmenter is the better one here, where rules and user leave it open.
-
-    Nothing is tried where the time is too short for that to say anything.
-    """
+    """Try which kind of segmenter is the better one here, where the rules leave it open."""
     kinds = kinds_of(situation)
-    seconds = TRIAL_SHARE * situation.seconds
-    each_s = seconds / len(kinds)
-    if len(kinds) == 1 or each_s < TRIAL_LEAST_S:
+    if len(kinds) == 1:
         return ()
+    each_s = trial_s(situation.seconds, len(kinds))
     short = replace(situation, seconds=each_s)
     candidates = {}
     for kind in kinds:
         chosen = {c.setting: c.value for c in choose(replace(short, kind=kind)) if c.setting}
         timed = {**flags, "time": f"{each_s:.0f}s"}
         candidates[kind] = load_config(None, timed, base=chosen)
-    say(f"plan: a trial of {' and '.join(kinds)}, at most {duration(seconds)}")
+    say(f"plan: a trial of {' and '.join(kinds)}, {duration(each_s)} each")
     try:
         return try_segmenters(candidates, workspace_of(candidates[kinds[0]]), _train)
     except TooShort:

@@ -48,7 +48,7 @@ def foresee(
     situation = Situation(facts, machine, seconds_of(time), given)
     lines = list(make_plan(time, "", held, situation).lines())
     if len(kinds := kinds_of(situation)) > 1:
-        lines.append(f"a trial decides between {' and '.join(kinds)}, if time allows")
+        lines.append(f"a trial decides between {' and '.join(kinds)}")
     return lines
 
 

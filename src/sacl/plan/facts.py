@@ -33,9 +33,9 @@ _MOST_MEASURED = 60
 """Label maps that are read at most, evenly chosen: more would hardly move a median."""
 _LARGE_GPU_GB = 10.0
 """Memory from which on ResNet-50 trains on batches of 256 x 256 slices."""
-TRIAL_SHARE = 0.15
+_TRIAL_SHARE = 0.15
 """Part of a run's time that trials may take."""
-TRIAL_LEAST_S = 420.0
+_TRIAL_LEAST_S = 420.0
 """Seconds of a candidate below which a trial says nothing: coarse maps take a third of them, and
 networks on slices learn slowly at first."""
 _SQUARE_PAYS = 0.8
@@ -320,6 +320,12 @@ class Tried:
     organs: Mapping[str, float]
     steps: int
     seconds: float
+
+
+def trial_s(seconds: float, candidates: int) -> float:
+    """Return what a trial may give each candidate of a run's time, 0 where that is too short."""
+    each_s = _TRIAL_SHARE * seconds / candidates
+    return each_s if each_s >= _TRIAL_LEAST_S else 0.0
 
 
 def best_of(tried: Sequence[Tried]) -> Tried:

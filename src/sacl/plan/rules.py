@@ -16,7 +16,7 @@ from sacl.cohort.dataset import Dataset, counted, in_short
 from sacl.cohort.splits import annotated_subjects, strata_of, stratified_order
 from sacl.errors import DataError
 from sacl.geometry import volume_grid
-from sacl.plan.facts import MachineFacts, TaskFacts, Tried, best_of, in_words
+from sacl.plan.facts import MachineFacts, TaskFacts, Tried, best_of, in_words, trial_s
 from sacl.settings import IngestSettings
 from sacl.types import UNKNOWN
 
@@ -174,11 +174,11 @@ def _spacing(facts: TaskFacts) -> str:
 
 
 def kinds_of(situation: Situation) -> tuple[str, ...]:
-    """Return the kinds of segmenter that may be the best, the one that the rule takes first."""
+    """Return the kind of segmenter that the rule takes, and the other one where both are tried."""
     anisotropy, (least, most) = situation.facts.anisotropy, _UNMEASURED
     kinds = ("volumes", "slices") if anisotropy < _FLAT else ("slices", "volumes")
     is_open = least <= anisotropy < most and not any(map(situation.gives, _OF_TRAINING))
-    return kinds if is_open else kinds[:1]
+    return kinds if is_open and trial_s(situation.seconds, len(kinds)) else kinds[:1]
 
 
 def on_volumes(situation: Situation) -> bool:
