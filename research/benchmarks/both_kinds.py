@@ -24,7 +24,14 @@ from pathlib import Path
 import numpy as np
 
 from research.benchmarks.circumstances import circumstances
-from research.benchmarks.planned_runs import SPLITS, data_of, figures_of, lay_out
+from research.benchmarks.planned_runs import (
+    SPLITS,
+    data_of,
+    figures_of,
+    lay_out,
+    sides_of,
+    steps_of,
+)
 from research.paired_tests import compare
 from sacl.files.atomic import write_text
 from sacl.run.clock import seconds_of
@@ -84,13 +91,14 @@ def _run(home: Path, given: argparse.Namespace) -> dict[str, object]:
         "labeled_subjects": given.labeled,
         "seed": given.seed,
         "asked": given.time,
-        "steps": {kind: _steps(home / kind) for kind in _FLAGS},
+        "steps": {kind: sum(steps_of(home / kind).values()) for kind in _FLAGS},
         **{
             part: {name: of[part] for name, of in figures.items()}
             for part in ("dice", "hd95_mm", "organs")
         },
         "both_against": {k: _against(dice[_BOTH], dice[k], persons, given.seed) for k in _FLAGS},
         "volumes_against_slices": _against(dice["volumes"], dice["slices"], persons, given.seed),
+        "sides": {kind: sides_of(home / kind) for kind in _FLAGS},
         "threads": 1,
         **circumstances(),
     }
@@ -100,12 +108,6 @@ def _sacl(*words: str) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "sacl", *words, "--device", "cpu"]
     subprocess.run(command, env=environment, check=True)
-
-
-def _steps(work: Path) -> int:
-    trained = json.loads((work / "5-segmenter" / "run.json").read_text("utf-8"))["results"]
-    (steps,) = trained["steps"].values()
-    return int(steps)
 
 
 def _subjects(table: Path) -> dict[str, str]:

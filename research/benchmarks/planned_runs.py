@@ -126,19 +126,24 @@ def _run(cohort: Path, work: Path, given: argparse.Namespace) -> dict[str, objec
         return record
     scores = json.loads((work / "7-scores" / "summary.json").read_text("utf-8"))["runs"]
     scored = {run: figures_of(of) for run, of in scores.items()}
-    trained = json.loads((work / "5-segmenter" / "run.json").read_text("utf-8"))["results"]
     parts = ("dice", "hd95_mm", "organs")
     figures = {part: {run: of[part] for run, of in scored.items()} for part in parts}
-    (arm,) = trained["steps"]
-    return record | {"steps": trained["steps"], **figures, "sides": sides_of(work, arm)}
+    return record | {"steps": steps_of(work), **figures, "sides": sides_of(work)}
 
 
-def sides_of(work: Path, arm: str) -> dict[str, dict[str, float]]:
+def steps_of(work: Path) -> dict[str, int]:
+    """Return how many steps a run's segmenter was trained for, by its name."""
+    trained = json.loads((work / "5-segmenter" / "run.json").read_text("utf-8"))["results"]
+    return dict(trained["steps"])
+
+
+def sides_of(work: Path) -> dict[str, dict[str, float]]:
     """Return how much of each paired organ lies in the reference of its other side.
 
     Of the held-out scans: the share of the predicted voxels, and the scans in which more of a
     predicted organ lies in the other side's reference than in its own.
     """
+    (arm,) = steps_of(work)
     home, predicted = work / "1-cohort", work / "6-predictions" / arm
     cohort, shares = read_cohort(home), {}
     for pair in side_pairs(cohort.scheme.names):

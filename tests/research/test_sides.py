@@ -1,5 +1,7 @@
 """Left taken for right: what a planned run's record says of paired organs."""
 
+import json
+
 import numpy as np
 
 from research.benchmarks.planned_runs import sides_of
@@ -28,6 +30,9 @@ def test_what_lies_on_the_other_side_is_counted(tmp_path):
         write_scan(tmp_path, 1, lambda labels: 3 - labels),
     )
     write_cohort(tmp_path / "1-cohort", Cohort("two", SCHEME, cases))
-    assert sides_of(tmp_path, "volume") == {
+    record = tmp_path / "5-segmenter/run.json"
+    record.parent.mkdir()
+    record.write_text(json.dumps({"results": {"steps": {"volume": 3}}}))
+    assert sides_of(tmp_path) == {
         "kidney_left and kidney_right": {"share_in_the_other": 0.5, "swapped": 2}
     }
