@@ -140,7 +140,7 @@ def steps_of(work: Path) -> dict[str, int]:
 def sides_of(work: Path) -> dict[str, dict[str, float]]:
     """Return how much of each paired organ lies in the reference of its other side.
 
-    Of the held-out scans: the share of the predicted voxels, and the scans in which more of a
+    Of the held-out scans that annotate both: the share of the predicted voxels, and the scans in which more of a
     predicted organ lies in the other side's reference than in its own.
     """
     (arm,) = steps_of(work)
@@ -148,7 +148,7 @@ def sides_of(work: Path) -> dict[str, dict[str, float]]:
     cohort, shares = read_cohort(home), {}
     for pair in side_pairs(cohort.scheme.names):
         voxels, crossed, swapped = 0, 0, 0
-        for case in cohort.held_out:
+        for case in (c for c in cohort.held_out if set(pair) <= set(c.annotated)):
             reference = read_reference(home, case, cohort.scheme)
             final = read_label_map(predicted / f"{case.case_id}.nii.gz", cohort.scheme)[0]
             assert reference is not None, "held out, so there is one"

@@ -13,7 +13,7 @@ GRID = Grid((8, 4, 4), np.diag([1.0, 1.0, 1.0, 1.0]))
 SCHEME = LabelScheme("two", ("kidney_left", "kidney_right", "liver"))
 
 
-def write_scan(work, number, predicted):
+def write_scan(work, number, predicted, annotated=SCHEME.names):
     labels = np.zeros(GRID.shape, np.uint8)
     labels[:4], labels[4:] = 1, 2
     name = f"c{number}"
@@ -21,13 +21,23 @@ def write_scan(work, number, predicted):
     write_label_map(home / f"{name}.nii.gz", LabelMap(labels, GRID, SCHEME))
     write_label_map(maps / f"{name}.nii.gz", LabelMap(predicted(labels), GRID, SCHEME))
     frame = NativeFrame(GRID)
-    return Case(name, name, f"{name}.nii", f"{name}.nii.gz", "test", frame, (0.0, 1.0))
+    return Case(
+        case_id=name,
+        subject_id=name,
+        image=f"{name}.nii",
+        reference=f"{name}.nii.gz",
+        split="test",
+        native=frame,
+        window=(0.0, 1.0),
+        annotated=annotated,
+    )
 
 
 def test_what_lies_on_the_other_side_is_counted(tmp_path):
     cases = (
         write_scan(tmp_path, 0, lambda labels: labels),
         write_scan(tmp_path, 1, lambda labels: 3 - labels),
+        write_scan(tmp_path, 2, lambda labels: 3 - labels, annotated=("kidney_left", "liver")),
     )
     write_cohort(tmp_path / "1-cohort", Cohort("two", SCHEME, cases))
     record = tmp_path / "5-segmenter/run.json"
