@@ -140,8 +140,8 @@ def steps_of(work: Path) -> dict[str, int]:
 def sides_of(work: Path) -> dict[str, dict[str, float]]:
     """Return how much of each paired organ lies in the reference of its other side.
 
-    Of the held-out scans that annotate both: the share of the predicted voxels, and the scans in which more of a
-    predicted organ lies in the other side's reference than in its own.
+    Of the held-out scans that annotate both: the share of the predicted voxels, and the scans in
+    which more of a predicted organ lies in the other side's reference than in its own.
     """
     (arm,) = steps_of(work)
     home, predicted = work / "1-cohort", work / "6-predictions" / arm
