@@ -358,10 +358,14 @@ def test_each_process_sees_one_gpu_and_its_share_of_the_cores(
 
 @dataclass
 class Pretended:
-    """A worker that takes a moment and some memory, dies of one case, and counts who is at work."""
+    """A worker that takes some memory, dies of one case, and counts who is at work.
+
+    It ends a case when `together` are at work, or after half a second.
+    """
 
     at_work: Counter[str]
     seen: list[int]
+    together: int
     deadly: str = ""
     deaths: tuple[type[BaseException], ...] = (workers.WorkerDied,)
 
@@ -376,13 +380,17 @@ class Pretended:
         self.seen.append(self.at_work["all"] if case != self.deadly else -self.at_work["all"])
 
         def end() -> None:
+            ends = time.monotonic() + 0.5
+            while self.at_work["all"] < self.together and time.monotonic() < ends:
+                time.sleep(0.005)
+            time.sleep(0.01)  # one too many would be seen
             self.at_work["all"] -= 1
             if case == self.deadly:
                 future.set_exception(workers.WorkerDied("signal 9"))
             else:
                 future.set_result(Outcome(case, None, grown_mb=3000.0))
 
-        threading.Timer(0.01, end).start()
+        threading.Thread(target=end).start()
         return future
 
 
@@ -391,7 +399,8 @@ def test_as_many_work_at_once_as_fit_into_the_memory(
     tmp_path: Path, free_mb: float | None, most: int
 ) -> None:
     seen: list[int] = []
-    team = [Pretended(at_work := Counter(), seen)] + [Pretended(at_work, seen) for _ in range(5)]
+    at_work = Counter[str]()
+    team = [Pretended(at_work, seen, most) for _ in range(6)]
     task = Task(open_environment, journal_of(tmp_path))
     outcomes = [*_Parallel(task, deque(CASES), free_mb, 3000.0).by(team)]
     assert {o.case for o in outcomes} == set(CASES)
@@ -402,7 +411,7 @@ def test_a_second_try_is_made_alone(tmp_path: Path) -> None:
     """It may have died of the memory that the others took."""
     seen: list[int] = []
     at_work = Counter[str]()
-    team = [Pretended(at_work, seen, deadly="case-0") for _ in range(3)]
+    team = [Pretended(at_work, seen, 3, deadly="case-0") for _ in range(3)]
     task = Task(open_environment, journal_of(tmp_path))
     outcomes = [*_Parallel(task, deque(CASES), 99_000.0, 0.0).by(team)]
     assert [o.case for o in outcomes if o.is_deadly] == ["case-0"]
