@@ -157,8 +157,8 @@ def sides_of(work: Path) -> dict[str, dict[str, float]]:
                 into = np.count_nonzero(mask & reference.mask(other))
                 voxels, crossed = voxels + np.count_nonzero(mask), crossed + into
                 swapped += into > np.count_nonzero(mask & reference.mask(own))
-        share = round(crossed / max(voxels, 1), 5)
-        shares[" and ".join(pair)] = {"share_in_the_other": share, "swapped": swapped}
+        share = round(float(crossed / max(voxels, 1)), 5)
+        shares[" and ".join(pair)] = {"share_in_the_other": share, "swapped": int(swapped)}
     return shares
 
 

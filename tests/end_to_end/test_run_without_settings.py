@@ -10,6 +10,7 @@ from sacl.cli import main
 from sacl.files.nifti import write_label_map
 from sacl.plan.document import PLAN_FILE
 from sacl.prediction.guard import read_findings
+from sacl.run.record import read_record
 from sacl.run.workspace import FOLDERS
 from sacl.types import Grid, LabelMap, LabelScheme
 
@@ -50,10 +51,9 @@ def test_a_folder_alone_gives_maps_scores_and_a_page_that_says_why(finished, cap
     assert told.index("plan: ") < told.index("[2/8] locate")
     assert len(list((work / FOLDERS["predict"]).glob("*/c*.nii.gz"))) == 10
     *_, doubted, _ = told.splitlines()
-    doubts = read_findings(work / FOLDERS["predict"]).doubts
-    assert (
-        doubted == f"ATTENTION, the label maps are in doubt ({len(doubts)}), first {doubts[0].text}"
-    )
+    doubts = [*read_record(work / FOLDERS["evaluate"]).results["doubts"]]
+    doubts += [doubt.text for doubt in read_findings(work / FOLDERS["predict"]).doubts]
+    assert doubted == f"ATTENTION, the label maps are in doubt ({len(doubts)}), first {doubts[0]}"
     page = (work / FOLDERS["report"] / "report.html").read_text()
     assert "Fine-tuning did 10 of at most 10 steps: more time alone will give little." in page
     assert "It learned from 2 labeled subjects and " in page

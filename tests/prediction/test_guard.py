@@ -6,6 +6,7 @@ import pytest
 from sacl.prediction.guard import (
     Change,
     Findings,
+    behind_coarse,
     changes_of,
     find_doubts,
     organs_to_take_from_coarse,
@@ -13,7 +14,8 @@ from sacl.prediction.guard import (
     with_organs_of,
     write_findings,
 )
-from sacl.types import Box, Case, Grid, LabelMap, LabelScheme, NativeFrame
+from sacl.scores.summary import ScoreRow, summarize
+from sacl.types import Box, Case, Grid, LabelMap, LabelScheme, NativeFrame, OrganScore
 
 SCHEME = LabelScheme("two", ("liver", "spleen"))
 GRID = Grid((20, 20, 4), np.diag([2.0, 2.0, 5.0, 1.0]))
@@ -200,3 +202,43 @@ def test_findings_are_read_as_they_were_written(tmp_path):
     write_findings(tmp_path, findings)
     assert read_findings(tmp_path) == findings
     assert read_findings(tmp_path / "elsewhere") == Findings()
+
+
+def summary_of(**dice):
+    """Return the summary of runs by their Dice of liver and spleen in one scan."""
+    return summarize(
+        [
+            ScoreRow(run, "s", "test", OrganScore("a", organ, value, 1.0, value, 5.0, 5.0))
+            for run, values in dice.items()
+            for organ, value in zip(SCHEME.names, values, strict=True)
+        ],
+        2.0,
+        resamples=10,
+    )
+
+
+def test_scores_below_those_of_the_coarse_maps_are_said_of_all_organs_first():
+    doubts = behind_coarse(summary_of(ours=(0.70, 0.80), coarse=(0.78, 0.81)), ["a"])
+    assert [(d.organ, d.kind, d.scans) for d in doubts] == [
+        ("", "worse_than_coarse", ("a",)),
+        ("liver", "worse_than_coarse", ("a",)),
+    ]
+    assert doubts[0].text == (
+        "all organs: mean Dice 0.750 on held-out scans (1), below the 0.795 of the coarse maps;"
+        " more time or labels may help"
+    )
+
+
+@pytest.mark.parametrize(
+    "dice",
+    [
+        {"ours": (0.8, 0.8), "coarse": (0.7, 0.8)},
+        {"ours": (0.8, 0.8), "coarse": (0.8, 0.8)},
+        {"ours": (0.8, 0.796), "coarse": (0.8, 0.8)},
+        {"ours": (0.8, float("nan")), "coarse": (0.8, float("nan"))},
+        {"ours": (0.8, 0.8)},
+        {},
+    ],
+)
+def test_scores_that_are_not_below_the_coarse_maps_leave_nothing_in_doubt(dice):
+    assert behind_coarse(summary_of(**dice), ["a"]) == ()

@@ -37,9 +37,27 @@ def test_scores_every_run_on_the_held_out_scans_main_run_first(work, capsys):
     assert {row.split for row in rows} == {"test"}
     assert len(rows) == 4 * 4 * 3
     record = read_record(folder)
-    assert record.results == {"runs": runs, "cases": 4, "subjects": {"test": 4}}
+    assert record.results == {
+        "runs": runs,
+        "cases": 4,
+        "subjects": {"test": 4},
+        "doubts": [],
+    }
     assert record.inputs == inputs(SETTINGS, work)
     assert "semantic" in capsys.readouterr().err
+
+
+def test_a_main_run_that_scores_below_its_coarse_maps_is_doubted_aloud(work, capsys):
+    home, cohort = work.folder("ingest"), read_cohort(work.folder("ingest"))
+    for case in cohort.held_out:
+        reference = read_reference(home, case, cohort.scheme)
+        write_label_map(
+            work.folder("locate") / f"maps/{case.case_id}.nii.gz", reference, case.native
+        )
+    doubts = read_record(evaluate(SETTINGS, work)).results["doubts"]
+    assert doubts[0].startswith("all organs: mean Dice 0.")
+    assert "on held-out scans (4), below the 1.000 of the coarse maps" in doubts[0]
+    assert f"evaluate: in doubt: {doubts[0]}" in capsys.readouterr().err
 
 
 def test_scores_are_those_of_the_files_in_the_native_frame(work):

@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from sacl.files.documents import read_if_there, write_json
 from sacl.scores.organs_of_case import dice, volume_ml
+from sacl.scores.summary import COARSE, Summary
 from sacl.types import Box, Case, LabelMap
 
 FINDINGS_FILE = "findings.json"
@@ -44,6 +45,8 @@ _AT_BORDER = 0.005
 """An organ with this share of its voxels on the square's border is cut off by it."""
 _WORSE = 0.05
 """A final Dice this much below the coarse one is clearly worse."""
+_BEHIND, _BEHIND_IN_ALL = 0.02, 0.005
+"""The same of an organ's mean on held-out scans, which only is said, and of the mean of all."""
 _LEARNED = 0.8
 """Final Dice on scans of training from which on it tells nothing about others, nor does a coarse
 one: a network that saw a scan too often is ahead on that scan alone."""
@@ -234,6 +237,30 @@ def _doubts(rows: Sequence[Change], replaced: bool) -> Iterator[_Said]:
     if seen and not taken and (after := _mean_dice(seen)[1]) < _HARDLY:
         words = f"Dice {after:.2f} on {len(seen)} labeled scans that training saw: hardly"
         yield "hardly_learned", seen, f"{words} learned yet; more time may help"
+
+
+def behind_coarse(summary: Summary, scans: Sequence[str]) -> tuple[Doubt, ...]:
+    """Return the doubts that scores on held-out scans give rise to: all together, then organs.
+
+    Nothing is taken from the coarse maps for it, since the scans may be somebody's test set.
+    """
+    final, coarse = next(iter(summary.runs.values()), None), summary.runs.get(COARSE)
+    if final is None or coarse is None:
+        return ()
+    means = {"": (final.dice.mean, coarse.dice.mean)} | {
+        organ: (of.dice.mean, coarse.organs[organ].dice.mean) for organ, of in final.organs.items()
+    }
+    return tuple(
+        Doubt(
+            organ,
+            "worse_than_coarse",
+            tuple(scans),
+            f"{organ or 'all organs'}: mean Dice {after:.3f} on held-out scans ({len(scans)}),"
+            f" below the {before:.3f} of the coarse maps; more time or labels may help",
+        )
+        for organ, (after, before) in means.items()
+        if before - after > (_BEHIND if organ else _BEHIND_IN_ALL)
+    )
 
 
 def _excess_of(rows: Sequence[Change]) -> float:

@@ -181,13 +181,14 @@ def summary(config: RunConfig) -> dict[str, Any]:
     """Return as JSON where a run's results are, what each stage took, scores, and doubts."""
     workspace = workspace_of(config)
     records = {stage: read_record(workspace.folder(stage)) for stage in STAGES}
-    scores, predicted = workspace.folder("evaluate") / "summary.json", records["predict"]
+    scores = workspace.folder("evaluate") / "summary.json"
+    judged = [record for record in (records["evaluate"], records["predict"]) if record]
     return {
         "work": str(workspace.root),
         "report": str(workspace.folder("report") / "report.html"),
         "duration_s": {stage: record.duration_s for stage, record in records.items() if record},
         "scores": json.loads(scores.read_bytes()) if scores.is_file() else None,
-        "doubts": list(predicted.results.get("doubts", ())) if predicted else [],
+        "doubts": [text for record in judged for text in record.results.get("doubts", ())],
     }
 
 

@@ -43,6 +43,8 @@ _NORMAL = 1.4826
 """The median absolute deviation times this is the standard deviation of a normal distribution."""
 _DECIMALS = 12
 """Differences of means are rounded so that equal scores make a zero and not 1e-17."""
+COARSE = "coarse"
+"""Name under which the coarse maps are scored: the bound of what the query head starts from."""
 _AGAIN = "redo it with `sacl evaluate CONFIG.yaml --force`"
 
 

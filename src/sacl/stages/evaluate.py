@@ -12,12 +12,14 @@ from sacl.cohort.manifest import read_cohort, read_reference
 from sacl.errors import DataError
 from sacl.files.arrays import label_map_of
 from sacl.files.itk import labels_in
+from sacl.prediction.guard import behind_coarse
 from sacl.progress import say
 from sacl.report.page import render
 from sacl.run.record import RECORD, fingerprint, read_record, recorded
 from sacl.run.workspace import Workspace
 from sacl.scores.organs_of_case import score_case
 from sacl.scores.summary import (
+    COARSE,
     ScoreRow,
     Summary,
     summarize,
@@ -27,8 +29,6 @@ from sacl.scores.summary import (
 from sacl.settings import EvaluateSettings
 from sacl.types import LabelMap, LabelScheme
 
-COARSE = "coarse"
-"""Name under which the coarse maps are scored: the bound of what the query head starts from."""
 SCORES, SUMMARY = "scores.csv", "summary.json"
 
 
@@ -70,6 +70,9 @@ def evaluate(settings: EvaluateSettings, workspace: Workspace) -> Path:
         rows.sort(key=lambda row: list(maps).index(row.run))
         summary = write_all(folder, rows, tolerance_mm, workspace.seed, runs[1:])
         done.update(runs=list(maps), cases=len(cases), subjects=dict(summary.subjects))
+        done["doubts"] = [doubt.text for doubt in behind_coarse(summary, names)]
+        for text in done["doubts"]:
+            say(f"evaluate: in doubt: {text}")
     return folder
 
 

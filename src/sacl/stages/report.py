@@ -16,7 +16,7 @@ from sacl.cohort.manifest import read_cohort, read_image, read_reference, with_p
 from sacl.files.atomic import replacing, write_text
 from sacl.files.nifti import read_label_map
 from sacl.plan.document import RunPlan, read_plan
-from sacl.prediction.guard import read_findings
+from sacl.prediction.guard import behind_coarse, read_findings
 from sacl.progress import track
 from sacl.report import results
 from sacl.report.page import render
@@ -83,16 +83,17 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
         home, link = workspace.folder("ingest"), _link(maps, folder)
         run = _Run(workspace.name, label, cohort, home, maps, link)
         scores = results.scores_part(rows, list(_unscored(run, rows)))
-        plan = read_plan(workspace.root)
+        summary, plan = read_summary(scored / "summary.json"), read_plan(workspace.root)
+        behind = behind_coarse(summary, sorted({row.score.case_id for row in rows}))
         page = render(
             "run.html",
             run=run,
             subjects=results.split_words(cohort),
-            summary=read_summary(scored / "summary.json"),
+            summary=summary,
             scores=scores,
             pictured=_write_scans(run, scores, folder / _SCANS) if scores else [],
             tables=_link(scored, folder),
-            doubts=read_findings(workspace.folder("predict")).doubts,
+            doubts=(*behind, *read_findings(workspace.folder("predict")).doubts),
             curves=results.curves(workspace),
             chosen=_chosen(plan, records) if plan else {},
             facts=plan.facts if plan else None,
