@@ -81,8 +81,8 @@ def test_the_whole_encoder_is_trained_in_a_copy_of_the_run(root, capsys):
 
 def test_a_run_without_the_file_holds_the_same_scans_out(root, capsys, monkeypatch):
     monkeypatch.chdir(root)
-    flags = ("--ingest.validation_subjects", "1", "--device", "cpu", "--work", "work/plan")
-    assert main(["plan", "./btcv", *flags]) == 0
+    flags = ("--ingest.validation_subjects", "1", "--device", "cpu", "--time", "1h")
+    assert main(["plan", "./btcv", "--work", "work/plan", *flags]) == 0
     assert "\nfinetune:" in capsys.readouterr().out
     ours, theirs = (
         read_cohort(root / "work" / name / FOLDERS["ingest"]).of_split("validation")
