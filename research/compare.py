@@ -107,7 +107,8 @@ def run_comparison(source: Source, wanted: Wanted, engine: Engine = _ONE_BY_ONE)
         engine.each(work, names, journal, "cells", is_there=lambda _: False)
     except SetAsideError:
         for cell in todo:
-            _note_death(grid, cell)
+            if engine.shard is None or engine.shard.holds(cell.name):
+                _note_death(grid, cell)
     except ShardDone:
         pass
     failed = {cell.name: grid.failure(cell) for cell in todo if grid.state(cell) == "failed"}
@@ -143,6 +144,7 @@ def open_cells(source: Source, is_beside: bool) -> Callable[[str], Ran]:
 def _note_death(grid: Grid, cell: Cell) -> None:
     """Keep of a cell that is neither done nor at work that its process died."""
     folder = grid.folder(cell)
+    folder.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(Timeout), FileLock(folder / ".lock", timeout=0):
         if grid.state(cell) not in ("done", "failed"):
             write_failure(folder, "its process died, and once more; perhaps out of memory")

@@ -15,7 +15,7 @@ from research import compare
 from research.__main__ import main
 from research.compare import Source
 from sacl.errors import SetAsideError
-from sacl.run.engine import Engine
+from sacl.run.engine import Engine, Shard
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,6 +145,18 @@ def test_cells_whose_processes_died_are_told_and_tried_again(stages, tmp_path, c
     assert [name for name, state in states(path).items() if state != "done"] == ["n2-simclr-s0"]
     assert run(path) == 0
     assert set(states(path).values()) == {"done"}
+
+
+def test_cells_of_other_shards_have_not_died(stages, tmp_path):
+    class Deadly(Engine):
+        def each(self, *_of, **_how):
+            raise SetAsideError("cells: some were set aside")
+
+    shard = Shard.parse("1/2")
+    source = Source(write_protocol(tmp_path), {})
+    failed = compare.run_comparison(source, compare.Wanted(), Deadly(workers=1, shard=shard))
+    assert 0 < len(failed) < 16
+    assert all(map(shard.holds, failed))
 
 
 def test_shards_share_the_cells_out(stages, tmp_path):
