@@ -26,14 +26,16 @@ import numpy as np
 from research.benchmarks.circumstances import circumstances
 from research.benchmarks.planned_runs import (
     SPLITS,
+    add_record,
+    by_part,
     data_of,
     figures_of,
     lay_out,
+    parser_of,
     sides_of,
     steps_of,
 )
 from research.paired_tests import compare
-from sacl.files.atomic import write_text
 from sacl.run.clock import seconds_of
 from sacl.scores.summary import read_scores, score_table
 from sacl.settings import EvaluateSettings
@@ -52,19 +54,12 @@ _RESAMPLES = 5000
 
 def main() -> None:
     """Run both kinds once and add the record."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("SACL_DATA", ".")))
-    parser.add_argument("--cohort", choices=list(SPLITS), required=True)
-    parser.add_argument("--labeled", type=int, required=True, help="labeled subjects")
-    parser.add_argument("--time", default="30m", help="of both runs together")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser = parser_of(__doc__, RESULT)
+    parser.set_defaults(time="30m")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         record = _run(Path(folder), given)
-    records = json.loads(given.out.read_text("utf-8")) if given.out.is_file() else []
-    write_text(given.out, json.dumps([*records, record], indent=1) + "\n")
-    print(json.dumps(record, indent=1))
+    add_record(given.out, record)
 
 
 def _run(home: Path, given: argparse.Namespace) -> dict[str, object]:
@@ -92,10 +87,7 @@ def _run(home: Path, given: argparse.Namespace) -> dict[str, object]:
         "seed": given.seed,
         "asked": given.time,
         "steps": {kind: sum(steps_of(home / kind).values()) for kind in _FLAGS},
-        **{
-            part: {name: of[part] for name, of in figures.items()}
-            for part in ("dice", "hd95_mm", "organs")
-        },
+        **by_part(figures),
         "both_against": {k: _against(dice[_BOTH], dice[k], persons, given.seed) for k in _FLAGS},
         "volumes_against_slices": _against(dice["volumes"], dice["slices"], persons, given.seed),
         "sides": {kind: sides_of(home / kind) for kind in _FLAGS},

@@ -21,7 +21,14 @@ from pathlib import Path
 
 from research.benchmarks.circumstances import circumstances
 from research.benchmarks.nnunet_reference import NAME, run_nnunet
-from research.benchmarks.planned_runs import SPLITS, data_of, figures_of, lay_out
+from research.benchmarks.planned_runs import (
+    SPLITS,
+    add_record,
+    data_of,
+    figures_of,
+    lay_out,
+    parser_of,
+)
 from sacl.files.atomic import write_text
 from sacl.run.clock import seconds_of
 from sacl.settings import EvaluateSettings
@@ -35,22 +42,14 @@ _ITERATIONS = 10
 
 def main() -> None:
     """Train once and add the record."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("SACL_DATA", ".")))
-    parser.add_argument("--cohort", choices=list(SPLITS), required=True)
-    parser.add_argument("--labeled", type=int, required=True, help="labeled subjects")
-    parser.add_argument("--time", default="15m", help="of planning and training")
+    parser = parser_of(__doc__, RESULT)
     parser.add_argument("--configuration", choices=("2d", "3d_fullres"), default="3d_fullres")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--python", type=Path, default=Path(sys.executable), help="has nnunetv2")
-    parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         record = _run(Path(folder), given)
-    records = json.loads(given.out.read_text("utf-8")) if given.out.is_file() else []
-    write_text(given.out, json.dumps([*records, record], indent=1) + "\n")
-    print(json.dumps(record, indent=1))
+    add_record(given.out, record)
 
 
 def _run(home: Path, given: argparse.Namespace) -> dict[str, object]:

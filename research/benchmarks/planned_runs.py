@@ -12,7 +12,7 @@ Dice of final and coarse maps by organ on the held-out scans, which no part of t
 - `neck`: OpenKBP, its own order of labeled patients, 8 held out; the others count as unlabeled.
 - `thick_neck`: OpenKBP again, with pixels of a third (interpolated) and every other slice: as CT is
   stored where slices are thick, 1.5 x 1.5 x 5 mm. `flat_neck`: every sixth slice, 15 mm, which is
-  three times what a network reads; no cohort at hand is like it.
+  3.7 times what a network reads; no cohort at hand is like it.
 - `phantom`: generated abdominal CT, 13 organs, 3 x 3 x 6 mm; 48 scans, the same for every seed;
   its test subjects are held out. `thick_phantom` and `fine_phantom`: the same bodies in voxels of
   1.6 x 1.6 x 8 mm and 1.6 x 1.6 x 3 mm.
@@ -76,15 +76,9 @@ class Split:
 
 def main() -> None:
     """Run once and add the record."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("SACL_DATA", ".")))
-    parser.add_argument("--cohort", choices=list(SPLITS), required=True)
-    parser.add_argument("--labeled", type=int, required=True, help="labeled subjects")
-    parser.add_argument("--time", default="15m")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = parser_of(__doc__, RESULT)
     parser.add_argument("--flags", nargs="*", default=[], help="settings as NAME=VALUE")
     parser.add_argument("--trial", action="store_true", help="plan, and run nothing")
-    parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = data_of(given.cohort, given.data, Path(folder))
@@ -92,8 +86,25 @@ def main() -> None:
         cohort = Path(folder) / given.cohort
         lay_out(data / split.dataset, split, cohort)
         record = _run(cohort, Path(folder) / "work", given)
-    records = json.loads(given.out.read_text("utf-8")) if given.out.is_file() else []
-    write_text(given.out, json.dumps([*records, record], indent=1) + "\n")
+    add_record(given.out, record)
+
+
+def parser_of(about: str | None, result: Path) -> argparse.ArgumentParser:
+    """Return a parser of what all measurements on these cohorts ask for."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("SACL_DATA", ".")))
+    parser.add_argument("--cohort", choices=list(SPLITS), required=True)
+    parser.add_argument("--labeled", type=int, required=True, help="labeled subjects")
+    parser.add_argument("--time", default="15m", help="of all trainings together")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=result)
+    return parser
+
+
+def add_record(path: Path, record: Mapping[str, object]) -> None:
+    """Add a record to those of a results file, and print it."""
+    records = json.loads(path.read_text("utf-8")) if path.is_file() else []
+    write_text(path, json.dumps([*records, record], indent=1) + "\n")
     print(json.dumps(record, indent=1))
 
 
@@ -126,9 +137,7 @@ def _run(cohort: Path, work: Path, given: argparse.Namespace) -> dict[str, objec
         return record
     scores = json.loads((work / "7-scores" / "summary.json").read_text("utf-8"))["runs"]
     scored = {run: figures_of(of) for run, of in scores.items()}
-    parts = ("dice", "hd95_mm", "organs")
-    figures = {part: {run: of[part] for run, of in scored.items()} for part in parts}
-    return record | {"steps": steps_of(work), **figures, "sides": sides_of(work)}
+    return record | {"steps": steps_of(work), **by_part(scored), "sides": sides_of(work)}
 
 
 def steps_of(work: Path) -> dict[str, int]:
@@ -171,6 +180,12 @@ def figures_of(scores: Mapping[str, Any]) -> dict[str, Any]:
         "hd95_mm": None if distance_mm is None else round(distance_mm, 1),
         "organs": organs,
     }
+
+
+def by_part(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the figures of several maps by what they say, and then by the maps."""
+    parts = ("dice", "hd95_mm", "organs")
+    return {part: {name: of[part] for name, of in figures.items()} for part in parts}
 
 
 def lay_out(source: Path, split: Split, folder: Path) -> None:

@@ -15,7 +15,7 @@ from sacl.errors import SaclError
 from sacl.files.atomic import plain, real
 from sacl.plan.document import USUAL_TIME, RunPlan, as_yaml, make_plan, read_plan, write_plan
 from sacl.plan.facts import Tried, measure_cohort, measure_machine, trial_s
-from sacl.plan.rules import Situation, choose, hold_out_of, kinds_of
+from sacl.plan.rules import TRAINED, Situation, choose, hold_out_of, kinds_of
 from sacl.progress import duration, say
 from sacl.run.clock import TooShort, seconds_of
 from sacl.run.configure import load_config
@@ -28,8 +28,6 @@ from sacl.stages.trial import try_segmenters
 
 _OF_THE_RUN = ("name", "work", "seed", "device", "time", "ingest.data")
 """Settings that are no choice: what is run on, where and for how long."""
-_TRIED = ("locate", "extract", "pretrain", "finetune")
-"""Stages of a trial, in their order."""
 
 
 def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, RunPlan]:
@@ -98,7 +96,7 @@ def _tried_for(flags: Mapping[str, str], situation: Situation) -> tuple[Tried, .
 
 def _train(config: RunConfig, workspace: Workspace) -> None:
     """Train a candidate, from its coarse maps on, within its time."""
-    stages = [stage for stage in _TRIED if stage in stages_of(config)]
+    stages = [stage for stage in TRAINED if stage in stages_of(config)]
     for stage, budget in budgets_of(config, stages).items():
         run_stage(config, stage, workspace=replace(workspace, budget=budget), label="trial: ")
 

@@ -65,7 +65,8 @@ _OF_SLICES = (
     *("extract", "pretrain.network", "pretrain.width", "locate.slices"),
 )
 """Settings and blocks that mean nothing to a segmenter on volumes."""
-_OF_TRAINING = ("locate", "extract", "pretrain", "finetune")
+TRAINED = ("locate", "extract", "pretrain", "finetune")
+"""What a trial does of a run, and what the user may settle instead: stages, in their order."""
 _MOST_VALUES = 12
 _HOLD_OUT_FROM = 10
 """Labeled subjects from which on some are held out. 7 of 70 ACDC subjects and 8,000 steps with a
@@ -177,7 +178,7 @@ def kinds_of(situation: Situation) -> tuple[str, ...]:
     """Return the kind of segmenter that the rule takes, and the other one where both are tried."""
     anisotropy, (least, most) = situation.facts.anisotropy, _UNMEASURED
     kinds = ("volumes", "slices") if anisotropy < _FLAT else ("slices", "volumes")
-    is_open = least <= anisotropy < most and not any(map(situation.gives, _OF_TRAINING))
+    is_open = least <= anisotropy < most and not any(map(situation.gives, TRAINED))
     return kinds if is_open and trial_s(situation.seconds, len(kinds)) else kinds[:1]
 
 
