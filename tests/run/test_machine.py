@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sacl.run.machine import available_cores, crowding, free_memory_mb, is_short_of_memory
+from sacl.run.machine import available_cores, free_memory_mb, is_short_of_memory
 
 MIB = 1024**2
 
@@ -77,18 +77,6 @@ def test_so_it_has_by_control_groups_of_version_1(monkeypatch, root: Path, quota
     write(group / "cpu.cfs_quota_us", quota)
     write(group / "cpu.cfs_period_us", 100000)
     assert available_cores(root) == cores
-
-
-@pytest.mark.parametrize(("load", "shared"), [(0.3, 1.0), (4.0, 1.0), (10.0, 2.5)])
-def test_a_crowded_machine_is_told_by_its_load(monkeypatch, load: float, shared: float) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(os, "getloadavg", lambda: (load, 90.0, 90.0), raising=False)
-    assert crowding() == shared
-
-
-def test_where_no_load_is_told_a_machine_counts_as_free(monkeypatch) -> None:
-    monkeypatch.delattr(os, "getloadavg", raising=False)
-    assert crowding() == 1.0
 
 
 def test_an_allocation_that_fails_is_told_from_other_errors() -> None:

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from block_cohort import copy_of, settings_of
 
@@ -119,16 +120,26 @@ def test_later_stages_are_measured_on_one_scan(finished):
 
 
 def test_the_report_of_many_scans_is_left_its_time_before_the_first_training(finished, monkeypatch):
-    monkeypatch.setattr(reserve, "crowding", lambda: 1.0)
+    monkeypatch.setattr(reserve, "timed", lambda _: 0.5)
     cohort = read_cohort(finished.folder("ingest"))
     cases = (replace(c, case_id=f"{c.case_id}-{n}") for n in range(60) for c in cohort.cases)
     many = replace(cohort, cases=tuple(cases))
-    budget = within(finished, 240.0, copies=0).budget
-    assert locate_networks._for_the_rest(budget, cohort) == 24.0
-    assert locate_networks._for_the_rest(budget, many) == pytest.approx(160.0, abs=1.0)
-    assert locate_networks._for_the_rest(replace(budget, copies=None), many) == 0.0
-    monkeypatch.setattr(reserve, "crowding", lambda: 1.5)
-    assert locate_networks._for_the_rest(budget, many) == pytest.approx(240.0, abs=1.5)
+    timed = within(finished, 240.0, copies=0)
+    assert locate_networks._for_the_rest(timed, cohort) == 24.0
+    assert locate_networks._for_the_rest(timed, many) == pytest.approx(160.0, abs=1.0)
+    assert locate_networks._for_the_rest(finished, many) == 0.0
+
+
+def test_the_time_of_the_report_is_that_of_a_page_on_this_machine_now(finished, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(reserve, "reels", lambda scan, at: drawn.append((scan, at)))
+    cohort = read_cohort(finished.folder("ingest"))
+    pages_s = reserve.report_seconds(finished, cohort) - reserve._REPORT_S
+    ((scan, at), again) = drawn
+    assert again[1] == at
+    assert scan.predicted.shape == scan.image.shape
+    assert set(np.unique(scan.predicted)) == set(range(len(cohort.scheme.names) + 1))
+    assert 0 < pages_s < 60
 
 
 def test_copies_may_take_a_third_of_the_time_that_training_has_and_a_plain_pass_what_it_needs():

@@ -47,16 +47,6 @@ def available_cores(root: Path = Path("/")) -> int:
     return min([cores, *(max(1, math.ceil(share)) for share in _processor_shares(root))])
 
 
-def crowding() -> float:
-    """Return how many processes shared a core of this machine in the last minute, 1 at least.
-
-    1 where the system does not tell (Windows).
-    """
-    with contextlib.suppress(AttributeError, OSError):
-        return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    return 1.0
-
-
 def is_short_of_memory(error: BaseException) -> bool:
     """Tell whether an error is of an allocation that failed, on the machine or on its GPU."""
     return isinstance(error, MemoryError) or bool(_SHORT_OF_MEMORY.search(str(error)))

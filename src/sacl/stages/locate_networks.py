@@ -22,7 +22,7 @@ from sacl.prediction.coarse import (
     together,
 )
 from sacl.progress import duration, say, track
-from sacl.run.clock import Budget, TooShort
+from sacl.run.clock import TooShort
 from sacl.run.workspace import Workspace
 from sacl.settings import LocateSettings
 from sacl.stages.reserve import middle_of, report_seconds, share_of, timed
@@ -181,7 +181,7 @@ def train_networks(
     }
     held_out[ALL_LABELED] = None
     networks: dict[str, Ensemble] = {}
-    rest_s = reserve_s = _for_the_rest(workspace.budget, cohort)
+    rest_s = reserve_s = _for_the_rest(workspace, cohort)
     train_one: TrainOne | None = None
     for number, (name, fold) in enumerate(held_out.items()):
         trained = load_network(folder, name, device)
@@ -205,11 +205,12 @@ def train_networks(
     return networks
 
 
-def _for_the_rest(budget: Budget | None, cohort: Cohort) -> float:
+def _for_the_rest(workspace: Workspace, cohort: Cohort) -> float:
     """Return the seconds to leave to what no training is: of many scans, those of the report."""
+    budget = workspace.budget
     if budget is None or budget.copies is None:
         return 0.0
-    return max(budget.unmeasured_s, report_seconds(cohort))
+    return max(budget.unmeasured_s, report_seconds(workspace, cohort))
 
 
 @dataclass(frozen=True)

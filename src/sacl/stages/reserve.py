@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,8 +27,8 @@ from sacl.prediction.volume import (
     write_recipe,
 )
 from sacl.progress import duration, say
+from sacl.report.pictures import ShownScan, reels, strip, telling_slices
 from sacl.run import clock
-from sacl.run.machine import crowding
 from sacl.run.workspace import Workspace
 from sacl.scores.organs_of_case import score_case
 from sacl.settings import PredictSettings
@@ -35,8 +36,7 @@ from sacl.stages.scan import Scan
 from sacl.types import Box, Case, Cohort
 
 _REPORT_S = 10.0
-_DRAWN_S, _DRAWN_VOXEL_S = 0.5, 6e-8
-"""What a scan's page takes, and each of its voxels more (`research/results/page_of_500.json`)."""
+"""What the report takes beside the scans' pages."""
 _MOST = 0.3
 """Copies at prediction may take this share of the time that is left for training and prediction."""
 _AGAIN_BELOW_S = 5.0
@@ -101,7 +101,7 @@ def measure_costs(predictor: AnyPredictor, workspace: Workspace, cohort: Cohort)
     return Costs(
         scans * timed(beside),
         scans * timed(one_pass),
-        report_seconds(cohort) + _scoring_seconds(cohort.held_out, workspace, cohort),
+        report_seconds(workspace, cohort) + _scoring_seconds(cohort.held_out, workspace, cohort),
     )
 
 
@@ -133,10 +133,24 @@ def recipe_that_fits(
     return recipe
 
 
-def report_seconds(cohort: Cohort) -> float:
-    """Return how long it takes to draw all scans for the report, beside what else runs now."""
-    drawn_s = sum(_DRAWN_S + _DRAWN_VOXEL_S * _voxels(case) for case in cohort.cases)
-    return crowding() * (_REPORT_S + drawn_s)
+def report_seconds(workspace: Workspace, cohort: Cohort) -> float:
+    """Return how long it takes to draw all scans for the report, by one of them.
+
+    It is drawn with bands in place of organs, since there may be no map of it yet.
+    """
+    case = middle_of(cohort.cases)
+
+    def draw() -> None:
+        image = Scan(case, cohort, workspace).image
+        depth = image.grid.shape[-1]
+        bands = np.arange(depth) * (len(cohort.scheme.names) + 1) // depth
+        labels = np.broadcast_to(bands.astype(np.uint16), image.grid.shape)
+        shown = ShownScan(image.voxels, image.grid.spacing_mm, case.window, labels)
+        at = telling_slices(labels > 0)
+        strip(shown, at)
+        reels(shown, at)
+
+    return _REPORT_S + share_of(cohort.cases, case) * timed(draw)
 
 
 def _scoring_seconds(scored: Sequence[Case], workspace: Workspace, cohort: Cohort) -> float:
