@@ -50,10 +50,9 @@ def require_ours(path: Path, mark: str, force: bool = False) -> None:
     remove_partials(path.parent, [path.name])
     if force or not path.exists():
         return
-    try:
+    ours = False
+    with contextlib.suppress(OSError):
         ours = mark in path.read_bytes()[:1000].decode("utf-8", errors="replace")
-    except OSError:
-        ours = False
     if not ours:
         raise DataError(
             f"{path.name}: exists and was not written by sacl; give another name, or overwrite"

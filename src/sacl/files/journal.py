@@ -67,12 +67,10 @@ class Journal(Generic[Result]):
     def find(self, case: str) -> Result | None:
         """Return a case's result, None where it is not done."""
         known = self._cases.get(case)
-        if known is None or known.last.event != "done":
-            return None
-        try:
-            return msgspec.convert(known.last.result, self.kind, dec_hook=array_of)
-        except (msgspec.ValidationError, DataError):
-            return None
+        with contextlib.suppress(msgspec.ValidationError, DataError):
+            if known is not None and known.last.event == "done":
+                return msgspec.convert(known.last.result, self.kind, dec_hook=array_of)
+        return None
 
     def is_deadly(self, case: str) -> bool:
         """Tell whether a case's workers died, once and again, and it was not set aside since."""

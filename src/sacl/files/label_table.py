@@ -46,21 +46,18 @@ def label_table(names: tuple[str, ...]) -> bytes:
 def names_in_table(content: bytes) -> dict[str, int] | None:
     """Return the names in an extension and their values, None where it holds no label table.
 
-    Raises ValueError where the table is damaged.
+    Raises ValueError, KeyError or SyntaxError where the table is damaged.
     """
     table = re.search(rb"<LabelTable.*</LabelTable>", content, re.DOTALL)
     if table is None:
         return None
     names: dict[str, int] = {}
-    try:
-        for label in ElementTree.fromstring(table[0].decode("utf-8")).iter("Label"):
-            name, value = (label.text or "").strip(), int(label.attrib["Key"])
-            if not 0 <= value <= HIGHEST_LABEL:
-                raise ValueError(f"the value {value} of '{name[:60]}', expected 0 to 65535")
-            if name and names.setdefault(name, value) != value:
-                raise ValueError(f"'{name[:60]}' has the values {names[name]} and {value}")
-    except (ElementTree.ParseError, KeyError) as error:
-        raise ValueError(str(error)) from error
+    for label in ElementTree.fromstring(table[0].decode("utf-8")).iter("Label"):
+        name, value = (label.text or "").strip(), int(label.attrib["Key"])
+        if not 0 <= value <= HIGHEST_LABEL:
+            raise ValueError(f"the value {value} of '{name[:60]}', expected 0 to 65535")
+        if name and names.setdefault(name, value) != value:
+            raise ValueError(f"'{name[:60]}' has the values {names[name]} and {value}")
     return names
 
 

@@ -97,7 +97,7 @@ def volume_of_image(image: Any, where: str) -> tuple[Volume, NativeFrame]:
         DataError: as `read_volume` does; `where` names the image.
     """
     stored, slope, inter, grid = image.dataobj, 1.0, 0.0, _grid_of(image, where)
-    if nibabel.is_proxy(stored) and hasattr(stored, "get_unscaled"):
+    if hasattr(stored, "get_unscaled"):
         slope, inter = float(stored.slope), float(stored.inter)
         stored = stored.get_unscaled()
     voxels = np.asanyarray(stored).reshape(grid.shape, order="F")
@@ -179,7 +179,7 @@ def read_label_table(path: Path) -> dict[str, int] | None:
     try:
         tables = (names_in_table(extension.content) for extension in image.header.extensions)
         return next((table for table in tables if table is not None), None)
-    except ValueError as error:
+    except (ValueError, KeyError, SyntaxError) as error:
         raise DataError(f"{path.name}: its label table is damaged ({error})") from error
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save, save_file
@@ -13,9 +12,7 @@ from torch import Tensor, nn
 
 from sacl.errors import DataError
 from sacl.files.atomic import plain, replacing, write_text
-from sacl.files.documents import JsonObject, as_record
-
-Record = TypeVar("Record")
+from sacl.files.documents import JsonObject, Record, as_record
 
 
 def save_weights(folder: Path, name: str, module: nn.Module, meta: JsonObject) -> None:

@@ -161,14 +161,10 @@ def descriptions(kind: type) -> dict[str, str]:
     classes = (node for node in tree.body if isinstance(node, ast.ClassDef))
     body = next(node.body for node in classes if node.name == kind.__name__)
     texts = {}
-    for declared, text in itertools.pairwise(body):
-        if (
-            isinstance(declared, ast.AnnAssign)
-            and isinstance(declared.target, ast.Name)
-            and isinstance(text, ast.Expr)
-            and isinstance(text.value, ast.Constant)
-        ):
-            texts[declared.target.id] = " ".join(str(text.value.value).split())
+    for pair in itertools.pairwise(body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=text)):
+                texts[name] = " ".join(str(text).split())
     return texts
 
 
@@ -238,14 +234,14 @@ def _bytes_of(path: Path) -> bytes:
     try:
         if not path.is_file() and path.exists():
             raise ConfigError(f"{path}: expected a file of settings; give its path")
-        with path.open("rb") as stream:
-            text = stream.read(_MOST_BYTES + 1)
+        if path.stat().st_size > _MOST_BYTES:
+            raise ConfigError(
+                f"{path}: larger than any settings file ({_MOST_BYTES} bytes); check it"
+            )
+        return path.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: cannot be read, {reason}; give the path of a file") from error
-    if len(text) > _MOST_BYTES:
-        raise ConfigError(f"{path}: larger than any settings file ({_MOST_BYTES} bytes); check it")
-    return text
 
 
 def _parsed(text: str | bytes, where: str) -> Any:
@@ -309,13 +305,11 @@ def _from_text(hint: Any, text: str) -> Any:
     """
     kinds = typing.get_args(hint) if _is_union(hint) else (hint,)
     origins = {typing.get_origin(kind) or kind for kind in map(_bare, kinds)}
-    wants_text = not {str, Path}.isdisjoint(origins) and not text.startswith("[")
-    if wants_text and text != "null":
-        return text
-    if tuple in origins and not text.startswith("["):
-        if _bare(typing.get_args(hint)[0]) is Path:
-            return None if text == "null" else text
-        text = f"[{text}]"
+    if not text.startswith("[") and text != "null":
+        if not {str, Path}.isdisjoint(origins) or hint == tuple[Path, ...]:
+            return text
+        if tuple in origins:
+            text = f"[{text}]"
     try:
         return _parsed(text, "")
     except ConfigError:
@@ -332,9 +326,7 @@ def _is_union(hint: Any) -> bool:
 
 def _range_of(hint: Any) -> str:
     """Return the range of a type in words, with a space before it; empty where there is none."""
-    meta = next(iter(getattr(hint, "__metadata__", ())), None)
-    if meta is None:
-        return ""
+    meta = next(iter(getattr(hint, "__metadata__", ())), msgspec.Meta())
     words = [f">= {meta.ge}"] if meta.ge is not None else []
     if meta.ge is not None and meta.le is not None:
         words = [f"from {meta.ge} to {meta.le}"]
@@ -344,9 +336,7 @@ def _range_of(hint: Any) -> str:
 
 
 def _type_name(hint: Any) -> str:
-    if limits := _range_of(hint):
-        return _type_name(_bare(hint)) + limits
-    hint = _bare(hint)
+    limits, hint = _range_of(hint), _bare(hint)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return " | ".join(str(a) for a in arguments)
@@ -356,9 +346,8 @@ def _type_name(hint: Any) -> str:
         count = "list of" if arguments[-1] is Ellipsis else str(len(arguments))
         name, limits = _type_name(_bare(arguments[0])), _range_of(arguments[0])
         return f"{count} {name}{'' if name == 'text' else 's'}{limits}"
-    return {int: "integer", float: "number", bool: "true or false", str: "text"}.get(
-        hint, getattr(hint, "__name__", str(hint)).lower()
-    )
+    names = {int: "integer", float: "number", bool: "true or false", str: "text"}
+    return names.get(hint, getattr(hint, "__name__", str(hint)).lower()) + limits
 
 
 def _with_tables(config: RunConfig, home: Path | None, named: Set[str]) -> RunConfig:

@@ -11,21 +11,20 @@ import hashlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal
 
 from sacl.errors import ConfigError, DataError, SetAsideError
-from sacl.files.journal import Journal
+from sacl.files.journal import Journal, Result
 from sacl.progress import say, track
 from sacl.run import workers
 from sacl.run.machine import free_memory_mb, is_short_of_memory
 from sacl.run.workers import OpenWork, Outcome, Task, Worker
 
-Result = TypeVar("Result")
 _MOST_TRIES = 2
 """A case is tried again where its worker died, and set aside where that one dies too."""
 _MOST_FAILED = 3
@@ -194,13 +193,16 @@ class Engine:
             return
         do, done, begun, need_mb = task.opened(), 0, time.monotonic(), 0.0
         is_over, under_way = False, dict[Future[Outcome[Result]], str]()
-        with ThreadPoolExecutor(at_once) if at_once > 1 else _Now() as pool:
+        with ExitStack() as stack:
+            begin: Callable[..., Future[Outcome[Result]]] = _done_now
+            if at_once > 1:
+                begin = stack.enter_context(ThreadPoolExecutor(at_once)).submit
             while todo or under_way:
                 pace = (time.monotonic() - begun) / max(done, 1)
                 is_over = is_over or (done > 0 and self._pays(pace, todo, need_mb))
                 while todo and not is_over and len(under_way) < at_once:
                     case = todo.popleft()
-                    under_way[pool.submit(copy_context().run, do, case)] = case
+                    under_way[begin(copy_context().run, do, case)] = case
                 if not under_way:
                     return
                 for future in wait(under_way, return_when=FIRST_COMPLETED).done:
@@ -215,21 +217,17 @@ class Engine:
 
     def _pays(self, seconds: float, todo: Sequence[str], need_mb: float) -> bool:
         alone_s = seconds * len(todo)
-        if self.workers is not None or alone_s < _WORTH_S:
-            return False
-        return alone_s * (1 - 1 / workers.most_workers(need_mb)) > _WORTH_S
+        may_pay = self.workers is None and alone_s > _WORTH_S
+        return may_pay and alone_s * (1 - 1 / workers.most_workers(need_mb)) > _WORTH_S
 
 
-class _Now(Executor):
-    """Does at once, in this thread, what is submitted."""
-
-    def submit(self, do: Callable[..., Any], /, *of: Any, **more: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(do(*of, **more))
-        except Exception as error:
-            future.set_exception(error)
-        return future
+def _done_now(do: Callable[..., Result], *of: Any) -> Future[Result]:
+    future = Future[Result]()
+    try:
+        future.set_result(do(*of))
+    except Exception as error:
+        future.set_exception(error)
+    return future
 
 
 HERE = Engine()
@@ -257,7 +255,7 @@ class _Parallel(Generic[Result]):
         self.running |= {worker.start(): (None, worker) for worker in team}
         try:
             while self.todo or self._under_way():
-                while self.idle and self._may_begin():
+                while self.idle and self.todo and self._may_begin():
                     case, worker = self.todo.popleft(), self.idle.pop()
                     self.running[worker.submit(case)] = case, worker
                 for future in wait(self.running, return_when=FIRST_COMPLETED).done:
@@ -277,9 +275,7 @@ class _Parallel(Generic[Result]):
     def _may_begin(self) -> bool:
         """Tell whether the next case fits beside the others; a second try is made alone."""
         count = len(self._under_way())
-        if not self.todo or not count:
-            return bool(self.todo)
-        if self.free_mb is not None and self.tries[self.todo[0]]:
+        if count and self.free_mb is not None and self.tries[self.todo[0]]:
             return False
         return count < workers.room_for(self.need_mb, self.free_mb)
 
@@ -293,16 +289,15 @@ class _Parallel(Generic[Result]):
                 raise outcome
         except worker.deaths as error:
             reason = str(error).partition(".")[0]
-            if case is None:
-                self.failed += 1
-                if self.failed > _MOST_FAILED:
-                    raise ConfigError(
-                        f"workers died as they started ({reason}): there is too little memory for"
-                        " so many, or sacl cannot be imported where they are"
-                    ) from error
-                self.running[worker.start()] = None, worker
-                return None
+            self.failed += case is None
+            if self.failed > _MOST_FAILED:
+                raise ConfigError(
+                    f"workers died as they started ({reason}): there is too little memory for"
+                    " so many, or sacl cannot be imported where they are"
+                ) from error
             self.running[worker.start()] = None, worker
+            if case is None:
+                return None
             self.tries[case] += 1
             if self.tries[case] < _MOST_TRIES:
                 self.todo.append(case)

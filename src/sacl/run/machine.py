@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 resource: types.ModuleType | None
@@ -44,7 +45,9 @@ def available_cores(root: Path = Path("/")) -> int:
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min([cores, *(max(1, math.ceil(share)) for share in _processor_shares(root))])
+    limits = _limits(root, "cpu", _SHARES)  # a quota of -1 is none, of version 1
+    shares = [math.ceil(quota / period) for _, quota, period in limits if quota > 0]
+    return min([cores, *shares])
 
 
 def is_short_of_memory(error: BaseException) -> bool:
@@ -71,35 +74,29 @@ def free_memory_mb(root: Path = Path("/")) -> float | None:
         meminfo = (root / "proc/meminfo").read_text()
         lines = dict(line.split(":", 1) for line in meminfo.splitlines())
         free.append(int(lines["MemAvailable"].split()[0]) / _KIB_PER_MIB)
-    for group in _groups(root, "memory"):
-        for most, taken in _OF_GROUPS:
-            with contextlib.suppress(OSError, ValueError):  # `max` where there is no limit
-                room = int((group / most).read_text()) - int((group / taken).read_text())
-                free.append((room + _cached(group)) / _KIB_PER_MIB**2)
+    for group, most, taken in _limits(root, "memory", _OF_GROUPS):
+        free.append((most - taken + _cached(group)) / _KIB_PER_MIB**2)
     return min(free, default=None)
 
 
-def _processor_shares(root: Path) -> Iterator[float]:
-    """Yield the limits of the control groups around this process, in cores."""
-    for group in _groups(root, "cpu"):
-        for names in _SHARES:
-            with contextlib.suppress(OSError, ValueError):  # `max` where there is no limit
-                quota, period = " ".join((group / name).read_text() for name in names).split()
-                if int(quota) > 0:  # -1 where there is no limit, of version 1
-                    yield int(quota) / int(period)
-
-
-def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Give the folders of the control groups that this process is in, and of those around them."""
+def _limits(
+    root: Path, controller: str, files: Sequence[Sequence[str]]
+) -> Iterator[tuple[Path, int, int]]:
+    """Yield the control groups around this process, its own first, and the two numbers in files."""
     text = ""
     with contextlib.suppress(OSError):
         text = (root / "proc/self/cgroup").read_text()
     for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers == "" or controller in controllers.split(","):
-            top = root / "sys/fs/cgroup" / controllers
-            group = top / path.lstrip("/")
-            yield from (group, *group.parents[: len(group.parents) - len(top.parents)])
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / controllers
+        group = top / path.lstrip("/")
+        groups = (group, *group.parents[: len(group.parents) - len(top.parents)])
+        for folder, names in itertools.product(groups, files):
+            with contextlib.suppress(OSError, ValueError):  # `max` where there is no limit
+                first, second = " ".join((folder / name).read_text() for name in names).split()
+                yield folder, int(first), int(second)
 
 
 def _cached(group: Path) -> int:

@@ -79,31 +79,18 @@ def segmenter_of(workspace: Workspace) -> str:
     return str(names[0])
 
 
-def changed_setting(record: Record, stage: str, settings: Checked, seed: int) -> str | None:
-    """Return in words the first setting in which a stage's record differs, None where none does.
-
-    A setting that the record lacks counts as its default; one that is known no more is of an older
-    version.
-    """
-    was = {name: record.settings.get(name) for name in ("seed", stage)}
-    defaults = {stage: plain(type(settings)())}
-    return _first_difference(was, {"seed": seed, stage: plain(settings)}, defaults, "")
-
-
 def _first_difference(was: Any, now: Any, default: Any, where: str) -> str | None:
-    if isinstance(was, dict) and isinstance(now, dict):
-        if unknown := next((key for key in was if key not in now), None):
-            return f"{where[1:]}.{unknown} is a setting of an older version"
-        defaults = default if isinstance(default, dict) else {}
-        for key, value in now.items():
-            usual = defaults.get(key)
-            different = _first_difference(was.get(key, usual), value, usual, f"{where}.{key}")
-            if different:
-                return different
-        return None
-    if was == now:
-        return None
-    return f"{where[1:]} was {_in_a_word(was)} and is {_in_a_word(now)}"
+    if not (isinstance(was, dict) and isinstance(now, dict)):
+        same = was == now
+        return None if same else f"{where[1:]} was {_in_a_word(was)} and is {_in_a_word(now)}"
+    if unknown := next((key for key in was if key not in now), None):
+        return f"{where[1:]}.{unknown} is a setting of an older version"
+    defaults = default if isinstance(default, dict) else {}
+    for key, value in now.items():
+        usual = defaults.get(key)
+        if found := _first_difference(was.get(key, usual), value, usual, f"{where}.{key}"):
+            return found
+    return None
 
 
 def _in_a_word(value: Any) -> str:
@@ -111,17 +98,23 @@ def _in_a_word(value: Any) -> str:
 
 
 def state_of(
-    workspace: Workspace, stage: str, settings: Checked, inputs: Mapping[str, str]
+    workspace: Workspace,
+    stage: str,
+    settings: Checked,
+    inputs: Mapping[str, str],
+    folder: Path | None = None,
 ) -> Literal["absent", "current", "stale"]:
     """Return whether a stage has to run: `current` if settings and inputs are those of its record.
 
-    A stage that was done with other settings is refused, since its results would be lost.
+    A setting that the record lacks counts as its default. A stage that was done with other settings
+    is refused, since its results would be lost. They lie in its folder, or in another one if given.
     """
-    record = read_record(workspace.folder(stage))
+    record = read_record(folder or workspace.folder(stage))
     if record is None:
         return "absent"
-    changed = changed_setting(record, stage, settings, workspace.seed)
-    if changed:
+    was = {name: record.settings.get(name) for name in ("seed", stage)}
+    defaults = {stage: plain(type(settings)())}
+    if changed := _first_difference(was, _kept(workspace, stage, settings), defaults, ""):
         raise WorkspaceError(
             f"work directory {workspace.root}: {FOLDERS[stage]} was made with another"
             f" configuration, {changed}; repeat the same command with --force (redoes every stage"
@@ -146,7 +139,7 @@ def recorded(
     """
     folder = workspace.folder(stage)
     with workspace.locked():
-        kept = {"seed": workspace.seed, stage: plain(settings)}
+        kept = _kept(workspace, stage, settings)
         with workspace.prepared():
             _prepare(workspace, stage, settings, _note_of(kept, inputs))
         results: dict[str, Any] = {}
@@ -201,6 +194,10 @@ def paces_in(folder: Path) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
+def _kept(workspace: Workspace, stage: str, settings: Checked) -> dict[str, Any]:
+    return {"seed": workspace.seed, stage: plain(settings)}
+
+
 def _note_of(settings: Tree, inputs: Mapping[str, str]) -> str:
     return json.dumps({"settings": settings, "inputs": dict(inputs)}, sort_keys=True)
 
@@ -213,13 +210,10 @@ def _is_begun(folder: Path, note: str) -> bool:
 
 def restore(workspace: Workspace, stage: str, settings: Checked, inputs: Mapping[str, str]) -> None:
     """Put finished results back that are asked for again while a redo of others is half done."""
-    folder = workspace.folder(stage)
-    note = _note_of({"seed": workspace.seed, stage: plain(settings)}, inputs)
-    with contextlib.suppress(SaclError):
-        before = read_record(aside_of(folder))
-        if before is None or before.inputs != dict(inputs) or _is_begun(folder, note):
-            return
-        if changed_setting(before, stage, settings, workspace.seed) is None:
+    folder, of = workspace.folder(stage), (workspace, stage, settings)
+    with contextlib.suppress(SaclError):  # of a damaged record, or one with other settings
+        before = state_of(*of, inputs, aside_of(folder))
+        if before == "current" and not _is_begun(folder, _note_of(_kept(*of), inputs)):
             _put_back(folder)
 
 

@@ -16,23 +16,22 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeAlias, cast
 
 from sacl import __version__
 from sacl.errors import ConfigError, DataError
-from sacl.files.journal import Journal
+from sacl.files.journal import Journal, Result
 from sacl.progress import is_silent, quiet_libraries, silent
 from sacl.run import machine
 from sacl.run.machine import CAN_FORK, SAFE, available_cores, environment_with, free_memory_mb
 
-Result = TypeVar("Result")
 DoCase = Callable[[str], Any]
 """Does a case, by its name, and returns a record of it; a bad case is a `DataError`."""
 OpenWork = Callable[[], DoCase]
@@ -91,19 +90,6 @@ class Task(Generic[Result]):
         return do
 
 
-class Worker(Protocol):
-    """Does one case at a time; an error that ends all work is returned, not raised."""
-
-    deaths: tuple[type[BaseException], ...]
-    """What a future raises where the worker died."""
-
-    def start(self) -> Future[Any]:
-        """Start it, or another one in the place of one that died; done when it is ready."""
-
-    def submit(self, case: str) -> Future[Any]:
-        """Begin a case."""
-
-
 class WorkerDied(Exception):
     """A process ended as it was started, or in the midst of a case."""
 
@@ -149,18 +135,20 @@ def _portable(error: Exception) -> Exception:
     """Return an error that another process can raise, with its traceback as a note."""
     if machine.is_short_of_memory(error):
         error = MemoryError("not enough memory")
-    note = f"In a worker:\n{traceback.format_exc()}"
     try:
-        error.add_note(note)
         pickle.loads(pickle.dumps(error))
     except Exception:
         error = RuntimeError(f"{type(error).__name__}: {error}")
-        error.add_note(note)
+    error.add_note(f"In a worker:\n{traceback.format_exc()}")
     return error
 
 
 class _Process:
-    """A worker that is a process of its own; it ends with this one."""
+    """A worker that is a process of its own; it ends with this one.
+
+    Like every worker it does one case at a time, and returns an error that ends all work. Its
+    futures raise one of its `deaths` where it died; `start` then starts another one in its place.
+    """
 
     deaths: tuple[type[BaseException], ...] = (WorkerDied, MemoryError)
 
@@ -169,7 +157,7 @@ class _Process:
         start = multiprocessing.get_context
         self._context = start("forkserver") if CAN_FORK else start("spawn")
         self._process: BaseProcess | None = None
-        self._asked: Future[Any] | None = None
+        self._asked = Future[Any]()
         self._thread = stack.enter_context(ThreadPoolExecutor(1))  # waits for answers
         stack.callback(self._end)
 
@@ -179,8 +167,9 @@ class _Process:
         self._pipe, others = self._context.Pipe()
         with others, environment_with(self._environment):
             given = self._inside, dict(os.environ), others
-            self._process = self._context.Process(target=_serve, args=given)
-            self._process.start()
+            process = self._context.Process(target=_serve, args=given)
+            process.start()
+        self._process = process
         return self.submit(None)
 
     def submit(self, case: str | None) -> Future[Any]:
@@ -201,11 +190,10 @@ class _Process:
 
     def _end(self) -> None:
         """End the process; one in the midst of a case at once."""
-        process, asked = self._process, self._asked
-        self._process = self._asked = None
-        if process is None or process.pid is None:
+        process, self._process = self._process, None
+        if process is None:
             return
-        if asked is not None and asked.done():
+        if self._asked.done():
             self._pipe.close()
             process.join(_PATIENCE_S)
         process.kill()
@@ -222,13 +210,13 @@ def import_beside(*modules: str) -> None:
     from multiprocessing import forkserver, resource_tracker  # noqa: PLC0415
 
     forkserver.set_forkserver_preload(["sacl.cli", *modules])
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        with environment_with({_THREADS: os.environ.get(_THREADS, "1"), **SAFE}):
-            resource_tracker.ensure_running()
+    with environment_with({_THREADS: os.environ.get(_THREADS, "1"), **SAFE}):
+        resource_tracker.ensure_running()  # before the mask, which its start would undo
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
             forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(inside: _Inside, environment: Mapping[str, str], pipe: Connection) -> None:
@@ -241,21 +229,20 @@ def _serve(inside: _Inside, environment: Mapping[str, str], pipe: Connection) ->
     if torch is not None and threads.isdecimal():
         torch.set_num_threads(int(threads))
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with contextlib.suppress(EOFError):
         while True:
             pipe.send(inside.do(pipe.recv()))
 
 
-def _end_with(sentinel: int) -> None:
-    wait([sentinel])
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
     os._exit(1)
 
 
 def team_of(
     kind: str, count: int | None, most: int, address: str | None, task: Task[Any], stack: ExitStack
-) -> list[Worker]:
+) -> Sequence[Worker]:
     """Return workers to be started, which end when the stack is closed.
 
     They share cores and GPUs out among themselves, unless the user has said in how many threads to
@@ -324,9 +311,12 @@ class _Actor:
             self._ray.kill(self._actor)
 
 
+Worker: TypeAlias = _Process | _Actor
+
+
 def _actors(
     inside: _Inside, count: int | None, most: int, address: str | None, stack: ExitStack
-) -> list[Worker]:
+) -> Sequence[Worker]:
     """Return actors, one per GPU where a cluster has GPUs; they share its cores."""
     ray = _connected_ray(address, count or available_cores(), stack)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

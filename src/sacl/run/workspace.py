@@ -102,25 +102,21 @@ class Workspace:
         with whole.acquire(timeout=_SHARDS_WAIT_S):
             pass
 
-    @contextlib.contextmanager
-    def prepared(self) -> Iterator[None]:
+    def prepared(self) -> contextlib.AbstractContextManager[object]:
         """Keep the other shards of a locked directory out, while a stage's folder is prepared."""
-        with self._lock().acquire(timeout=_SHARDS_WAIT_S):
-            yield
+        return self._lock().acquire(timeout=_SHARDS_WAIT_S)
 
     @contextlib.contextmanager
     def in_turn(self, what: str) -> Iterator[None]:
         """Keep the other shards waiting while one does what all need; who waits says for what."""
         lock = self._lock("-in-turn")
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except Timeout:
             say(f"{what} by another shard; waiting for it")
-            lock.acquire()
-        try:
+            held = lock.acquire()
+        with held:
             yield
-        finally:
-            lock.release()
 
     def _lock(self, of: str = "") -> BaseFileLock:
         return FileLock(self.root / f".lock{of}", is_singleton=True)
