@@ -329,6 +329,23 @@ def test_processes_are_forked_of_one_that_has_imported_all(tmp_path: Path) -> No
     assert parent[1]
 
 
+_BLOCKED = """
+from multiprocessing import forkserver
+from sacl.run import workers
+workers.import_beside()
+print(open(f"/proc/{forkserver._forkserver._forkserver_pid}/status").read())
+"""
+
+
+@pytest.mark.skipif(not workers.CAN_FORK, reason="needs Linux without a GPU")
+def test_signals_are_not_for_the_process_that_workers_are_forked_of() -> None:
+    command = [sys.executable, "-c", _BLOCKED]
+    status = subprocess.run(command, check=True, timeout=120, stdout=subprocess.PIPE, text=True)
+    (blocked,) = [line[7:] for line in status.stdout.splitlines() if line.startswith("SigBlk:")]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        assert int(blocked, 16) & 1 << (number - 1)
+
+
 def open_environment() -> DoCase:
     """Tell what a process was told; the first cases take a moment, so that both workers do some."""
 
