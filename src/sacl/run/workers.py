@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, cast
+from typing import Any, Generic, TypeAlias
 
 from sacl import __version__
 from sacl.errors import ConfigError, DataError
@@ -300,11 +300,11 @@ class _Actor:
         self._end()
         self._actor = self._kind()
         entered = self._actor.enter.remote(str(Path.cwd()), self._mark, __version__)
-        return cast("Future[Any]", entered.future())
+        return entered.future()
 
     def submit(self, case: str) -> Future[Any]:
         """Begin a case."""
-        return cast("Future[Any]", self._actor.do.remote(case).future())
+        return self._actor.do.remote(case).future()
 
     def _end(self) -> None:
         if self._actor is not None:
