@@ -42,6 +42,15 @@ def planned(capsys, *arguments):
     return capsys.readouterr()
 
 
+def many_labeled():
+    """Return ten labeled scans of ten subjects."""
+    files = clean_files()
+    for number in range(10):
+        case = files.scans[f"c{number}"]
+        files.scans[f"c{number}"] = replace(case, split="train", subject=f"p{number}")
+    return files
+
+
 def settings_of(text, tmp_path):
     (tmp_path / "cohort.yaml").write_text(text)
     return load_config(tmp_path / "cohort.yaml")
@@ -125,23 +134,54 @@ def test_flags_win_and_are_said_as_yours(planted, tmp_path, capsys):
     assert (config.finetune.steps, config.locate.volume.steps) == (500, 600)
 
 
-def test_another_time_is_refused_and_force_plans_again(planted, tmp_path, capsys):
+def test_another_time_is_planned_for_until_something_was_trained(planted, tmp_path, capsys):
     planned(capsys, "--time", "1h")
-    assert main(["plan", "clinic", "--time", "3h"]) == 2
+    assert settings_of(planned(capsys, "--time", "3h").out, tmp_path).time == "3h"
+    assert settings_of(planned(capsys).out, tmp_path).time == "3h"
+    located = tmp_path / "work" / "clinic" / "2-coarse"
+    located.mkdir()
+    (located / "pace.json").write_text('{"fold1": {"steps": 600}}')
+    assert main(["plan", "clinic", "--time", "1h"]) == 2
     told = capsys.readouterr()
-    assert "was planned for 1h, and --time is 3h" in told.err
+    assert "was planned for 3h, and --time is 1h" in told.err
     assert told.out == ""
-    assert settings_of(planned(capsys).out, tmp_path).time == "1h"
-    text = planned(capsys, "--time", "3h", "--force").out
-    assert settings_of(text, tmp_path).time == "3h"
+    assert settings_of(planned(capsys, "--time", "1h", "--force").out, tmp_path).time == "1h"
 
 
-def test_a_changed_cohort_keeps_its_plan_and_says_so(planted, tmp_path, capsys):
-    first = planned(capsys)
-    (planted / "labelsTr" / "c1.nii").unlink()
+def test_changed_data_are_measured_and_planned_for_again(planted, tmp_path, capsys):
+    planned(capsys, "--time", "1h")
+    for case in ("c1", "c2"):
+        (planted / "labelsTr" / f"{case}.nii").unlink()
     again = planned(capsys)
-    assert again.out == first.out
-    assert "the cohort has changed; its plan is kept, --force plans again" in again.err
+    assert "the data have changed, so they are planned for again" in again.err
+    plan = read_plan(tmp_path / "work" / "clinic")
+    assert (plan.time, plan.facts.labeled_scans, plan.facts.unlabeled_scans) == ("1h", 5, 2)
+
+
+def test_who_is_held_out_is_chosen_again_where_labels_were_removed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    files = many_labeled()
+    write_files(files, tmp_path / "clinic")
+    planned(capsys)
+    for number in range(1, 10):
+        (tmp_path / "clinic" / "labelsTr" / f"c{number}.nii").unlink()
+    assert settings_of(planned(capsys).out, tmp_path).ingest.validation_subjects == 0
+
+
+def test_other_data_from_another_folder_of_that_name_are_refused(planted, tmp_path, capsys):
+    planned(capsys)
+    ingested = (tmp_path / "work" / "clinic" / "1-cohort" / "run.json").read_bytes()
+    moved = tmp_path / "moved" / "clinic"
+    moved.parent.mkdir()
+    planted.rename(moved)
+    assert main(["plan", str(moved)]) == 0  # the same data, elsewhere
+    (moved / "labelsTr" / "c1.nii").unlink()
+    capsys.readouterr()
+    assert main(["plan", str(moved)]) == 2
+    told = capsys.readouterr().err
+    assert "holds a run on other data, from another folder; take another --work" in told
+    assert (tmp_path / "work" / "clinic" / "1-cohort" / "run.json").read_bytes() == ingested
+    assert main(["plan", str(moved), "--force"]) == 0
 
 
 @pytest.mark.parametrize("folders", [("labelsTr", "labelsTs"), ("labelsTr",)])
@@ -158,11 +198,7 @@ def test_without_a_label_it_says_what_to_label_first(planted, tmp_path, capsys, 
 
 def test_many_labeled_subjects_hold_some_out(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    files = clean_files()
-    for number in range(10):
-        case = files.scans[f"c{number}"]
-        files.scans[f"c{number}"] = replace(case, split="train", subject=f"p{number}")
-    write_files(files, tmp_path / "clinic")
+    write_files(many_labeled(), tmp_path / "clinic")
     config = settings_of(planned(capsys).out, tmp_path)
     assert config.ingest.validation_subjects == 2
     assert read_plan(tmp_path / "work" / "clinic").facts.held_out_scans == 2

@@ -20,10 +20,10 @@ from sacl.progress import duration, say
 from sacl.run.clock import TooShort, seconds_of
 from sacl.run.configure import load_config
 from sacl.run.pipeline import budgets_of, run_stage, stages_of, workspace_of
-from sacl.run.record import fingerprint
+from sacl.run.record import are_other, fingerprint, paces_in, read_record
 from sacl.run.workspace import Workspace
 from sacl.settings import RunConfig
-from sacl.stages.ingest import IngestListed, list_cohort
+from sacl.stages.ingest import IngestListed, inputs, list_cohort
 from sacl.stages.trial import try_segmenters
 
 _OF_THE_RUN = ("name", "work", "seed", "device", "time", "ingest.data")
@@ -35,28 +35,33 @@ def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, 
 
     The flags win over the plan. A plan that lies in the work directory is read, not made again, so
     that the same command goes on; only other flags are planned for again, on the facts as they
-    were measured. `force` measures and plans again.
+    were measured. Changed data are measured and planned for again, and so is another time as long
+    as nothing was trained. `force` does so in any case.
 
     Raises:
         DataError: the data have no labeled scan, or cannot be read.
-        WorkspaceError: the work directory was planned for another time.
+        WorkspaceError: the work directory holds a run on data from elsewhere, or was planned for
+            another time.
     """
     flags = with_places(flags)
     asked = load_config(None, flags)
     given = given_of(asked, flags)
     workspace = workspace_of(asked)
     before, listed = None if force else read_plan(asked.work), None
+    time = asked.time or (before.time if before else USUAL_TIME)
+    if before and _is_outdated(before, time, asked, workspace):
+        before = None
     if before is None:
         listed = IngestListed(*list_cohort(asked.ingest, workspace))
         held = hold_out_of(listed.dataset, asked.ingest, asked.seed)
-        time = asked.time or USUAL_TIME
     else:
-        held, time = before.held, before.time_for(asked.time, asked.work)
+        before.require_time(time, asked.work)
+        held = before.held
     with workspace.locked():
         first = {} if held.setting in given else {held.setting: held.value}
         config = load_config(None, flags, base=first)
         folder = run_stage(config, "ingest", force=force, by=listed)
-        plan = before
+        plan = before if before and before.cohort == fingerprint(folder) else None
         if plan is None:
             facts = measure_cohort(folder)
             machine = measure_machine(asked.device)
@@ -66,10 +71,17 @@ def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, 
         elif plan.given != given:
             situation = Situation(plan.facts, plan.machine, seconds_of(time), given, plan.tried)
             plan = make_plan(time, plan.cohort, held, situation)
-        if before and before.cohort != fingerprint(folder):
-            say("plan: the cohort has changed; its plan is kept, --force plans again")
         write_plan(asked.work, plan)
     return load_config(None, {**flags, "time": time}, base=plan.settings), plan
+
+
+def _is_outdated(before: RunPlan, time: str, asked: RunConfig, workspace: Workspace) -> bool:
+    """Tell whether to plan again: for changed data, or another time where nothing was trained."""
+    ingested, located = (read_record(workspace.folder(stage)) for stage in ("ingest", "locate"))
+    if ingested and are_other(ingested.inputs, inputs(asked.ingest, workspace)):
+        say("plan: the data have changed, so they are planned for again")
+        return True
+    return before.time != time and not located and not paces_in(workspace.folder("locate"))
 
 
 def _tried_for(flags: Mapping[str, str], situation: Situation) -> tuple[Tried, ...]:

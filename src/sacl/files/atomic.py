@@ -198,6 +198,12 @@ def fingerprint_of(files: Iterable[Path], root: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def place_of(paths: Iterable[Path]) -> str:
+    """Return a hash of where files or folders lie, which does not tell where that is."""
+    text = "\n".join(str(real(path)) for path in paths)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
 def folder_fingerprint(root: Path) -> str:
     """Return a hash of all files below a folder, hidden ones and pipes apart, or of one file."""
     if not root.is_dir():

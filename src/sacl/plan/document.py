@@ -63,14 +63,13 @@ class RunPlan:
         counted = ", ".join(filter(None, cohort))
         return f"{facts.name}: {counted}; {computes}; at most {self.time} (--time)"
 
-    def time_for(self, asked: str | None, work: Path) -> str:
-        """Return the time that was planned for; if another one is `asked` for, that is refused."""
-        if asked not in (None, self.time):
+    def require_time(self, asked: str, work: Path) -> None:
+        """Refuse another time than the planned one."""
+        if asked != self.time:
             raise WorkspaceError(
                 f"work directory {work}: was planned for {self.time}, and --time is {asked}; repeat"
                 " the command with --force (plans and does all again), or take another --work"
             )
-        return self.time
 
     def lines(self) -> Iterator[str]:
         """Yield what is said before a run: its headline, then a line per choice that matters."""

@@ -17,7 +17,17 @@ from sacl.progress import duration, say
 from sacl.run import clock
 from sacl.run.clock import Budget, seconds_of
 from sacl.run.engine import HERE, Engine
-from sacl.run.record import RECORD, aside_of, clear, read_record, restore, settle, state_of
+from sacl.run.record import (
+    PLACE,
+    RECORD,
+    Record,
+    aside_of,
+    clear,
+    read_record,
+    restore,
+    settle,
+    state_of,
+)
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.settings import RunConfig
 
@@ -162,9 +172,7 @@ def run_stage(
             say(f"{label}{stage}: up to date")
             return folder
         record = None if force else read_record(folder)
-        changed = [name for name, of in inputs.items() if record and record.inputs.get(name) != of]
-        again = f" again, since {' and '.join(changed)} changed" if changed else ""
-        say(f"{label}{stage}{again} ...")
+        say(f"{label}{stage}{_again(record, inputs) if record else ''} ...")
         start = time.monotonic()
         try:
             getattr(module, stage)(settings, workspace)
@@ -175,6 +183,12 @@ def run_stage(
             raise
         say(f"{label}{stage}: done in {time.monotonic() - start:.0f} s")
     return folder
+
+
+def _again(record: Record, inputs: Mapping[str, str]) -> str:
+    others = [name for name in inputs if name != PLACE]
+    changed = [name for name in others if record.inputs.get(name) != inputs[name]]
+    return f" again, since {' and '.join(changed)} changed" if changed else ""
 
 
 def summary(config: RunConfig) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from sacl.run.workspace import FOLDERS, Workspace
 RECORD = "run.json"
 PACE = "pace.json"
 """What the trainings of a stage note of their time, to be part of its record."""
+PLACE = "place"
+"""The input that says where the others lie, as a hash."""
 _PARTIAL = "partial.json"
 _OF_ONE_TIME = ("started", "duration_s", "seconds", "pace", "peak_memory_mb")
 _PACKAGES = ("sacl", "torch", "monai", "lightning", "numpy", "scipy", "nibabel", "pydicom")
@@ -106,12 +108,20 @@ def state_of(
 ) -> Literal["absent", "current", "stale"]:
     """Return whether a stage has to run: `current` if settings and inputs are those of its record.
 
-    A setting that the record lacks counts as its default. A stage that was done with other settings
-    is refused, since its results would be lost. They lie in its folder, or in another one if given.
+    A setting that the record lacks counts as its default. The results of other settings, on the
+    same inputs, are not lost for these: that is refused, and so are other inputs from elsewhere.
+    They lie in the stage's folder, or in another one if given.
     """
     record = read_record(folder or workspace.folder(stage))
     if record is None:
         return "absent"
+    if are_other(record.inputs, inputs):
+        if record.inputs.get(PLACE, inputs.get(PLACE)) != inputs.get(PLACE):
+            raise WorkspaceError(
+                f"work directory {workspace.root}: holds a run on other data, from another folder;"
+                " take another --work, or repeat the same command with --force (deletes that run)"
+            )
+        return "stale"
     was = {name: record.settings.get(name) for name in ("seed", stage)}
     defaults = {stage: plain(type(settings)())}
     if changed := _first_difference(was, _kept(workspace, stage, settings), defaults, ""):
@@ -120,7 +130,12 @@ def state_of(
             f" configuration, {changed}; repeat the same command with --force (redoes every stage"
             " of the command), or take another --work"
         )
-    return "current" if record.inputs == dict(inputs) else "stale"
+    return "current"
+
+
+def are_other(was: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Tell whether inputs have changed; where they lie is no matter."""
+    return {**was, PLACE: ""} != {**now, PLACE: ""}
 
 
 @contextlib.contextmanager

@@ -17,9 +17,10 @@ from sacl.cohort.manifest import write_cohort
 from sacl.cohort.references import Decided, Decisions, MapRules
 from sacl.cohort.splits import SplitRules
 from sacl.errors import ConfigError
+from sacl.files.atomic import place_of
 from sacl.patches.window import WindowRule, window_of
 from sacl.progress import say
-from sacl.run.record import Tree, fingerprint, recorded
+from sacl.run.record import PLACE, Tree, fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings
 from sacl.types import SPLITS, Case, Cohort
@@ -34,7 +35,7 @@ def inputs(settings: IngestSettings, workspace: Workspace) -> dict[str, str]:
     """Return fingerprints of the data, or of the phantom stage, and of the tables beside it."""
     sources = _sources(settings, workspace)
     if settings.data:
-        hashes = source_fingerprints(sources)
+        hashes = source_fingerprints(sources) | {PLACE: place_of(settings.data)}
     else:
         hashes = {"phantom": fingerprint(workspace.folder("phantom"))}
     return hashes | SplitRules.of(settings).fingerprints()
