@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from listed_layout import summary, touch, write_json
 
-from sacl.cohort.label_names import names_of_maps
+from sacl.cohort.dataset import Dataset, SourceCase
+from sacl.cohort.label_names import with_label_names
 from sacl.cohort.layouts.listing import find
 from sacl.errors import DataError
 
@@ -94,8 +95,10 @@ def test_what_cannot_be_paired_is_refused(tmp_path, scans, maps, message):
 
 def test_label_maps_without_a_label_are_refused(tmp_path):
     drawn(tmp_path, "a.nii.gz", values=())
+    case = SourceCase("a", tmp_path / "ct.nii.gz", tmp_path / "a.nii.gz")
+    empty = Dataset("table", "t", {}, (case,))
     with pytest.raises(DataError, match="all label maps are empty; draw organs in one"):
-        names_of_maps([tmp_path / "a.nii.gz"], None, tmp_path / "cohort.csv", "cohort.csv")
+        with_label_names(empty, tmp_path / "cohort.csv")
 
 
 def test_a_split_is_a_word_of_folders_not_of_a_files_name(tmp_path):

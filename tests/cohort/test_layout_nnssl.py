@@ -77,7 +77,7 @@ def test_modalities_are_kept_by_scan_where_they_differ(tmp_path):
     touch(tmp_path, "x.nii.gz", "y.nii.gz", "z.nii.gz")
     pictures = (image("x.nii.gz"), image("y.nii.gz", modality="T1w"))
     write_json(tmp_path, collection(subject("s", *pictures)), "pretrain_data.json")
-    found = NNSSL.read(tmp_path)
+    found = find(tmp_path)[0]
     assert found.modality is None
     assert [case.modality for case in found.cases] == ["ct", "mr"]
     bare = {"datasets": [{"subjects": [{"sessions": [{"images": [{"image_path": "z.nii.gz"}]}]}]}]}
@@ -90,7 +90,7 @@ def test_names_that_occur_twice_are_told_apart_by_their_place(tmp_path):
     document["datasets"]["ds2"] = {"subjects": {"s1": subject("s1", image("c/t2.nii.gz"))}}
     touch(tmp_path, "a/t1.nii.gz", "b/t1.nii.gz", "c/t2.nii.gz")
     write_json(tmp_path, document, "pretrain_data.json")
-    found = NNSSL.read(tmp_path)
+    found = find(tmp_path)[0]
     assert [case.case_id for case in found.cases] == [
         "ds1__s1__ses-1__t1",
         "ds1__s2__ses-1__t1",
@@ -105,12 +105,12 @@ def test_a_path_may_begin_with_a_variable(tmp_path, monkeypatch):
     pictures = (image("$nnssl_raw/Dataset745/x.nii.gz"), image("$nnssl_raw/y.nii.gz"))
     write_json(home, collection(subject("s", *pictures)), "pretrain_data.json")
     monkeypatch.delenv("nnssl_raw", raising=False)
-    assert [case.image for case in NNSSL.read(home).cases] == [home / "x.nii.gz", home / "y.nii.gz"]
+    assert [case.image for case in find(home)[0].cases] == [home / "x.nii.gz", home / "y.nii.gz"]
     monkeypatch.setenv("nnssl_raw", str(tmp_path / "elsewhere"))
     with pytest.raises(DataError, match=r"set \$nnssl_raw to the folder it stands for"):
-        NNSSL.read(home)
+        find(home)
     write_json(home, collection(subject("s", image("$nnssl_raw/x.nii.gz"))), "pretrain_data.json")
-    assert NNSSL.read(home).cases[0].image == tmp_path / "elsewhere" / "x.nii.gz"
+    assert find(home)[0].cases[0].image == tmp_path / "elsewhere" / "x.nii.gz"
 
 
 def test_anatomy_masks_are_found_by_case(tmp_path):
@@ -143,7 +143,7 @@ def test_an_image_that_cannot_be_read_is_refused_in_one_line(tmp_path, picture, 
     touch(tmp_path, "x.png")
     write_json(tmp_path, collection(subject("s", picture)), "pretrain_data.json")
     with pytest.raises(DataError, match=message) as error:
-        NNSSL.read(tmp_path)
+        find(tmp_path)
     assert str(tmp_path) not in str(error.value)
 
 

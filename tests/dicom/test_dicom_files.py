@@ -183,7 +183,7 @@ def test_dicom_is_recognized_by_content_not_by_name(tmp_path, folder):
     plain.mkdir()
     (plain / "scan.dcm").write_text("this is no DICOM file at all, whatever its name says" * 5)
     assert not what_is_dicom(plain)
-    assert dicom.DICOM.recognize(zipped(folder, tmp_path / "a.zip")) == "DICOM images in a zip"
+    assert dicom.DICOM.recognize(zipped(folder, tmp_path / "a.zip"))[0] == "DICOM images in a zip"
 
 
 @pytest.mark.parametrize(

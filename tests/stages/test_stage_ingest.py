@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from sacl.cohort.layouts.listing import PHANTOM
 from sacl.cohort.manifest import read_cohort, read_image, read_reference
 from sacl.errors import ConfigError
 from sacl.files.nifti import read_label_table
@@ -14,7 +15,7 @@ from sacl.geometry import same_grid
 from sacl.run.record import recorded, state_of
 from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings, PhantomSettings
-from sacl.stages.ingest import PHANTOM, ingest, inputs
+from sacl.stages.ingest import ingest, inputs
 from sacl.types import SPLITS
 
 LPS = np.diag([-1.5, -1.5, 5.0, 1.0])

@@ -82,26 +82,24 @@ def _across_splits(scans: Iterable[ScanFacts]) -> Iterator[Finding]:
     for subject, members in _by(scans, lambda scan: scan.subject_id).items():
         splits = [split for split in SPLITS if any(m.split == split for m in members)]
         if len(splits) > 1:
-            listed = ", ".join(f"{m.case_id} in {m.split}" for m in members[:6])
-            where = f"{' and '.join(splits)} ({listed}), expected one split"
+            where = f"{' and '.join(splits)} ({_places(members[:6])}), expected one split"
             message = f"subject {subject} is in {where}"
             yield Finding("subject-in-two-splits", members[0].case_id, message)
 
 
+def _places(scans: Iterable[ScanFacts]) -> str:
+    return ", ".join(f"{scan.case_id} in {scan.split}" for scan in scans)
+
+
 def _duplicates(scans: Iterable[ScanFacts]) -> Iterator[Finding]:
     """Yield the same voxels under several names, and the same reference for different voxels."""
-    readable = [scan for scan in scans if scan.image]
-    images = _by(readable, lambda scan: scan.image.digest if scan.image else "")
-    for members in images.values():
-        if len(members) < 2:
-            continue
-        others = ", ".join(f"{m.case_id} in {m.split}" for m in members[1:])
-        code = "leak" if len({m.split for m in members}) > 1 else "duplicate"
-        message = f"in {members[0].split}, has the same voxels as {others}"
-        yield Finding(code, members[0].case_id, message)
-    annotated = [scan for scan in readable if scan.reference and scan.reference.present]
-    maps = _by(annotated, lambda scan: scan.reference.digest if scan.reference else "")
-    for members in maps.values():
+    for members in _by(scans, lambda scan: scan.image.digest if scan.image else "").values():
+        if len(members) > 1:
+            code = "leak" if len({m.split for m in members}) > 1 else "duplicate"
+            message = f"in {members[0].split}, has the same voxels as {_places(members[1:])}"
+            yield Finding(code, members[0].case_id, message)
+    drawn = [scan for scan in scans if scan.image and scan.reference and scan.reference.present]
+    for members in _by(drawn, lambda s: s.reference.digest if s.reference else "").values():
         if len({m.image.digest for m in members if m.image}) > 1:
             listed = ", ".join(m.case_id for m in members)
             message = f"the same label map for the different images {listed}"
@@ -125,9 +123,11 @@ def _scan_labels(cohort: CohortFacts) -> Iterator[Finding]:
 
 
 def _by(scans: Iterable[ScanFacts], key: Callable[[ScanFacts], str]) -> dict[str, list[ScanFacts]]:
+    """Return the scans by a key; those of an empty one are left out."""
     groups: dict[str, list[ScanFacts]] = defaultdict(list)
     for scan in scans:
-        groups[key(scan)].append(scan)
+        if name := key(scan):
+            groups[name].append(scan)
     return groups
 
 
@@ -140,14 +140,10 @@ def _reference_findings(scans: Sequence[ScanFacts], organs: Sequence[str]) -> It
     for case, reference in annotated.items():
         yield from _sides(case, reference)
         yield from _pieces(case, reference)
-    of_organ = {
-        organ: {case: r.present[organ] for case, r in annotated.items() if organ in r.present}
-        for organ in organs
-    }
-    for organ, present in of_organ.items():
+    for organ in organs:
+        present = {c: r.present[organ] for c, r in annotated.items() if organ in r.present}
         if cut := sum(facts.at_border for facts in present.values()):
             yield Finding("cut-off", "", f"{organ} in {cut} of {len(present)} references")
-    for organ, present in of_organ.items():
         yield from _volumes(organ, present)
 
 
@@ -197,14 +193,12 @@ def _pieces(case: str, reference: ReferenceFacts) -> Iterator[Finding]:
 
 def _volumes(organ: str, present: Mapping[str, OrganFacts]) -> Iterator[Finding]:
     """Compare an organ's volumes with what adults have, else with the cohort's own."""
-    expected = adult_range_ml(organ)
-    if expected is not None:
+    if expected := adult_range_ml(organ):
         low, high = expected
         for case, facts in present.items():
             if facts.volume_ml > high or (facts.volume_ml < low and not facts.at_border):
                 adults = f"adults have {low:.0f} to {high:.0f} mL"
-                message = f"{organ} {facts.volume_ml:.3g} mL, {adults}"
-                yield Finding("organ-volume", case, message)
+                yield Finding("organ-volume", case, f"{organ} {facts.volume_ml:.3g} mL, {adults}")
         return
     logs = {c: math.log10(f.volume_ml) for c, f in present.items() if not f.at_border}
     for case, z in robust_outliers(logs, LOG_FLOOR).items():

@@ -8,24 +8,25 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int32, Integer, Num, UInt8
+from jaxtyping import Bool, Int32, Integer, Num
 from scipy import ndimage
 
 from sacl.check.findings import Finding
-from sacl.cohort.annotation import table_of
 from sacl.cohort.dataset import Dataset, SourceCase
+from sacl.cohort.label_names import require_labels
+from sacl.cohort.merging import AIR_HU
+from sacl.cohort.references import mask_in
 from sacl.errors import SaclError
-from sacl.files.arrays import HIGHEST_LABEL, label_boxes
+from sacl.files.arrays import label_boxes
 from sacl.files.itk import frame_in, labels_in, volume_in
-from sacl.geometry import describe, orientation_of, same_grid
+from sacl.geometry import canonical_grid, describe, orientation_of, same_grid
 from sacl.organs import canonical_name
-from sacl.plan.facts import OrganExtent, extent_of
+from sacl.plan.facts import MeasuredScan, OrganExtent, extent_of
 from sacl.report.pictures import ShownScan, reduced, strip, telling_slices
 from sacl.types import Grid, NativeFrame, Split
 
@@ -35,8 +36,6 @@ _SAMPLE_VOXELS = 1_000_000
 _SOFT_TISSUE_HU = (-150.0, 250.0)
 _UNSHIFTED_TISSUE = (874.0, 1274.0)
 """Where soft tissue lies when an intercept of -1024 was not applied."""
-AIR_HU = -500.0
-"""No MR goes below: its intensities are magnitudes, or normalized to a few units."""
 _DRAWN_HU = (-175.0, 275.0)
 _DRAWN_VOXELS, _DRAWN_PIXELS = 128, 96
 _ANY_NEIGHBOR = ndimage.generate_binary_structure(3, 3)
@@ -134,6 +133,22 @@ class ScanFacts:
     problems: tuple[Finding, ...] = ()
     picture: bytes = field(default=b"", repr=False)
 
+    @property
+    def measured(self) -> MeasuredScan:
+        """The scan as a plan measures it, of which the geometry has to be known."""
+        assert self.geometry is not None
+        reference = self.reference if self.labeled else None
+        return MeasuredScan(
+            self.subject_id,
+            self.split,
+            self.geometry.shape,
+            self.geometry.spacing_mm,
+            self.scan_labels,
+            self.labeled,
+            annotated=reference.annotated if reference else (),
+            organs={o: f.extent for o, f in reference.present.items()} if reference else None,
+        )
+
     def state_of(self, organ: str) -> Literal["annotated", "absent", "not annotated"]:
         """Return whether an organ is there, was looked for in vain, or was not looked for."""
         if self.reference is None or organ not in self.reference.annotated:
@@ -148,24 +163,19 @@ def looks_like_ct(image: Intensities) -> bool:
 
 def measure_geometry(frame: NativeFrame) -> Geometry:
     """Return how a scan lies, from its file's own grid."""
-    grid = frame.grid
-    orientation = orientation_of(grid)
-    axes = [axis for axis, _ in orientation]
-    cosine = grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0)
+    grid = canonical_grid(frame.grid)
     letters = [""] * 3
-    for world, (axis, flip) in enumerate(orientation):
+    for world, (axis, flip) in enumerate(orientation_of(frame.grid)):
         letters[axis] = ("RAS", "LPI")[flip][world]
-    along = [abs(float(cosine[world, axis])) for world, axis in enumerate(axes)]
-    between = cosine.T @ cosine - np.eye(3)
-    i, j, k = (grid.shape[axis] for axis in axes)
-    x, y, z = (grid.spacing_mm[axis] for axis in axes)
+    cosine = grid.affine[:3, :3] / grid.spacing_mm
+    x, y, z = frame.grid.affine[:3, 3].tolist()
     return Geometry(
-        shape=(i, j, k),
-        spacing_mm=(x, y, z),
+        shape=grid.shape,
+        spacing_mm=grid.spacing_mm,
         orientation="".join(letters),
-        origin_mm=(float(grid.affine[0, 3]), float(grid.affine[1, 3]), float(grid.affine[2, 3])),
-        tilt_deg=math.degrees(math.acos(min(1.0, *along))),
-        shear=float(np.abs(between).max()),
+        origin_mm=(x, y, z),
+        tilt_deg=math.degrees(math.acos(min(1.0, *np.abs(np.diag(cosine)).tolist()))),
+        shear=float(np.abs(cosine.T @ cosine - np.eye(3)).max()),
         unit_mm=_UNITS_MM.get(frame.xyzt_units & 7, 1.0),
         contradiction=frame.contradiction,
     )
@@ -248,17 +258,29 @@ class _Fault(Exception):
     """Why a reference cannot be measured: the code and the message of its finding."""
 
 
+@contextlib.contextmanager
+def _fault(code: str) -> Iterator[None]:
+    """Turn what a reader raises into a fault."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        raise _Fault(code, _reason(error)) from error
+
+
 def measure_case(case: SourceCase, dataset: Dataset) -> ScanFacts:
     """Return the facts of a case; one image or one label map is in memory at a time."""
     problems: list[Finding] = []
-    geometry, image, grid, small = _measure_image(case, problems)
-    drawn = np.zeros((1, 1, 1) if small is None else small.shape, np.int32)
+    geometry, image, grid, shown = _measure_image(case, problems)
+    drawn = shown.predicted if shown else None
     reference = None
     try:
         reference = _measure_reference(case, dataset, grid, drawn) if case.has_reference else None
     except _Fault as fault:
         code, message = fault.args
         problems.append(Finding(code, case.case_id, message))
+    picture = b""
+    if shown and drawn is not None:
+        picture = strip(shown, telling_slices(drawn > 0), _DRAWN_PIXELS, quality=70)
     return ScanFacts(
         case_id=case.case_id,
         subject_id=case.subject,
@@ -270,39 +292,22 @@ def measure_case(case: SourceCase, dataset: Dataset) -> ScanFacts:
         modality=case.modality,
         labeled=case.has_reference,
         problems=tuple(problems),
-        picture=b""
-        if small is None or not image or not grid
-        else _picture(small, drawn, image, grid),
+        picture=picture,
     )
-
-
-def _picture(
-    small: Num[np.ndarray, "i j k"],
-    drawn: Integer[np.ndarray, "i j k"],
-    image: Intensities,
-    grid: Grid,
-) -> bytes:
-    """Return three planes of a scan, of few of its voxels, through where most is annotated."""
-    low, high = _DRAWN_HU if looks_like_ct(image) else (image.p005, image.p995)
-    x, y, z = (
-        s * n / few for s, n, few in zip(grid.spacing_mm, grid.shape, small.shape, strict=True)
-    )
-    scan = ShownScan(small, (x, y, z), (low, max(high, low + 1e-6)), drawn)
-    return strip(scan, telling_slices(drawn > 0), _DRAWN_PIXELS, quality=70)
 
 
 def all_organs(dataset: Dataset) -> tuple[str, ...]:
     """Return every organ that a dataset or one of its cases names, in this project's spelling."""
     names: dict[str, None] = {}
     for case in dataset.cases:
-        names |= dict.fromkeys(map(canonical_name, table_of(dataset, case).values()))
+        names |= dict.fromkeys(map(canonical_name, dataset.table_of(case).values()))
         names |= dict.fromkeys(map(canonical_name, case.masks))
     return tuple(names)
 
 
 def _measure_image(
     case: SourceCase, problems: list[Finding]
-) -> tuple[Geometry | None, Intensities | None, Grid | None, np.ndarray | None]:
+) -> tuple[Geometry | None, Intensities | None, Grid | None, ShownScan | None]:
     """Measure the image and return few of its voxels; of one that is damaged the header alone."""
     try:
         volume, frame = case.load() if case.load else volume_in(case.image)
@@ -312,64 +317,53 @@ def _measure_image(
             header = None if case.load else measure_geometry(frame_in(case.image))
             return header, None, None, None
         return None, None, None, None
-    small = reduced(volume.voxels, _DRAWN_VOXELS).copy()
-    return measure_geometry(frame), measure_image(volume.voxels), volume.grid, small
+    image, grid = measure_image(volume.voxels), volume.grid
+    few = reduced(volume.voxels, _DRAWN_VOXELS).copy()
+    x, y, z = np.array(grid.spacing_mm) * grid.shape / few.shape
+    low, high = _DRAWN_HU if looks_like_ct(image) else (image.p005, image.p995)
+    window, nothing = (low, max(high, low + 1e-6)), np.zeros(few.shape, np.int32)
+    return measure_geometry(frame), image, grid, ShownScan(few, (x, y, z), window, nothing)
 
 
 def _measure_reference(
-    case: SourceCase, dataset: Dataset, grid: Grid | None, drawn: Int32[np.ndarray, "i j k"]
+    case: SourceCase, dataset: Dataset, grid: Grid | None, drawn: Int32[np.ndarray, "i j k"] | None
 ) -> ReferenceFacts:
     """Measure a label map, or one mask after the other, and draw it on the scan's few voxels.
 
     Raises:
         _Fault: a file cannot be read, lies on another grid than the image, or has other values.
     """
-    names = {value: canonical_name(name) for value, name in table_of(dataset, case).items()}
-    known = tuple(names.values()) if case.reference else tuple(map(canonical_name, case.masks))
-    annotated = known if case.annotated is None else tuple(map(canonical_name, case.annotated))
+    names = {value: canonical_name(name) for value, name in dataset.table_of(case).items()}
+    known = names.values() if case.reference else case.masks
+    annotated = known if case.annotated is None else case.annotated
     present: dict[str, OrganFacts] = {}
     digests, doubts = [], []
     files = {"": case.reference} if case.reference else case.masks
     for number, (name, path) in enumerate(files.items(), start=1):
-        voxels, own, doubt = _labels_on(grid, path)
-        if name:
-            voxels, names = _as_mask(voxels, path), {1: canonical_name(name)}
-        low, high = int(voxels.min()), int(voxels.max())
-        if low < 0 or high > HIGHEST_LABEL:
-            raise _Fault("label-values", f"values {low} to {high}, expected {sorted(names)}")
+        with _fault("label-unreadable"):
+            voxels, own, frame = labels_in(path)
+        if grid is not None and not same_grid(grid, own):
+            message = f"{path.name}: {describe(own)}, expected the image's {describe(grid)}"
+            raise _Fault("label-grid", message)
+        with _fault("label-values"):
+            require_labels(voxels, path.name)
+            if name:
+                voxels = mask_in(voxels, path.name).view(np.uint8)
+                names = {1: canonical_name(name)}
         held, strange = measure_labels(voxels, own, names)
-        if (ignore := dataset.ignore if case.ignore is None else case.ignore) in strange:
+        if (ignore := dataset.ignored_in(case)) in strange:
             raise _Fault("ignored-voxels", f"voxels of the value {ignore}, 'ignore'")
         if strange:
             message = f"values {strange[:10]} in {path.name}, expected {sorted(names)}"
             raise _Fault("label-values", message)
         present |= held
         few = reduced(voxels, _DRAWN_VOXELS)
-        if few.shape == drawn.shape:
+        if drawn is not None and few.shape == drawn.shape:
             np.copyto(drawn, few * (number if name else 1), where=few > 0)
         digests.append(f"{name} {digest_of(voxels)}")
-        doubts.append(doubt)
-    return ReferenceFacts(annotated, present, "; ".join(digests), next(filter(None, doubts), ""))
-
-
-def _labels_on(grid: Grid | None, path: Path) -> tuple[Integer[np.ndarray, "i j k"], Grid, str]:
-    """Return label values and their grid, which is the image's, and the doubts of the header."""
-    try:
-        voxels, own, frame = labels_in(path)
-    except _UNREADABLE as error:
-        raise _Fault("label-unreadable", _reason(error)) from error
-    if grid is not None and not same_grid(grid, own):
-        message = f"{path.name}: {describe(own)}, expected the image's {describe(grid)}"
-        raise _Fault("label-grid", message)
-    return voxels, own, frame.contradiction
-
-
-def _as_mask(voxels: Integer[np.ndarray, "i j k"], path: Path) -> UInt8[np.ndarray, "i j k"]:
-    value = voxels.max() or voxels.min()
-    if bool(((voxels != 0) & (voxels != value)).any()):
-        message = f"{path.name} has several values besides 0, expected a mask"
-        raise _Fault("label-values", message)
-    return (voxels != 0).astype(np.uint8)
+        doubts.append(frame.contradiction)
+    listed = tuple(map(canonical_name, annotated))
+    return ReferenceFacts(listed, present, "; ".join(digests), next(filter(None, doubts), ""))
 
 
 def _reason(error: BaseException) -> str:

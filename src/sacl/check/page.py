@@ -142,14 +142,11 @@ def _row(scan: ScanFacts, cohort: CohortFacts) -> dict[str, Any]:
     }
     for name in cohort.scan_label_names():
         row[cell_text(name)] = cell_text(scan.scan_labels.get(name, UNKNOWN))
-    if scan.geometry is not None:
-        geometry = scan.geometry
-        row |= dict(zip(("nx", "ny", "nz"), geometry.shape, strict=True))
-        spacing = (round(s, 4) for s in geometry.spacing_mm)
-        row |= dict(zip(("x_mm", "y_mm", "z_mm"), spacing, strict=True))
+    if geometry := scan.geometry:
+        row["nx"], row["ny"], row["nz"] = geometry.shape
+        row["x_mm"], row["y_mm"], row["z_mm"] = (round(mm, 4) for mm in geometry.spacing_mm)
         row |= {"orientation": geometry.orientation, "tilt_deg": round(geometry.tilt_deg, 2)}
-    if scan.image is not None:
-        image = scan.image
+    if image := scan.image:
         names = ("low", "p005", "median", "p995", "high")
         row |= {name: f"{getattr(image, name):g}" for name in names}
         row["voxels"] = image.digest
@@ -159,12 +156,11 @@ def _row(scan: ScanFacts, cohort: CohortFacts) -> dict[str, Any]:
     return row
 
 
-def _codes(findings: Iterable[Finding]) -> dict[str, list[str]]:
+def _codes(findings: Iterable[Finding]) -> dict[str, dict[str, None]]:
     """Return the codes of the findings on each case, each code once."""
-    codes: dict[str, list[str]] = defaultdict(list)
+    codes: dict[str, dict[str, None]] = defaultdict(dict)
     for finding in findings:
-        if finding.code not in codes[finding.case_id]:
-            codes[finding.case_id].append(finding.code)
+        codes[finding.case_id][finding.code] = None
     return codes
 
 

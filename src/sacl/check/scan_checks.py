@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
-from sacl.check.facts import AIR_HU, Geometry, Intensities, ScanFacts, looks_like_ct
+from sacl.check.facts import Geometry, Intensities, ScanFacts, looks_like_ct
 from sacl.check.findings import Finding
+from sacl.cohort.merging import AIR_HU
 from sacl.scores.summary import FEWEST, robust_z
 
 _LIMIT = 6.0
@@ -52,14 +53,18 @@ def geometry_findings(scans: Sequence[ScanFacts]) -> Iterator[Finding]:
     resampled = len(placed) >= FEWEST and all(map(_is_one_mm, placed.values()))
     for case, geometry in placed.items():
         yield from _of_scan(case, geometry)
-        if not any(geometry.origin_mm):
-            yield _at_the_origin(case, geometry, resampled)
+        if any(geometry.origin_mm):
+            continue
+        if _is_one_mm(geometry) and geometry.tilt_deg == 0 and not resampled:
+            yield Finding("lost-header", case, "spacing 1 x 1 x 1 mm and origin 0, 0, 0")
+        else:
+            yield Finding("zero-origin", case, "origin 0, 0, 0")
     for scan in scans:
         doubt = scan.reference.contradiction if scan.reference else ""
         if doubt and not (scan.geometry and scan.geometry.contradiction == doubt):
             yield Finding("contradictory-header", scan.case_id, f"label map: {doubt}")
-    yield from _other_spacings(placed)
-    yield from _of_all(placed)
+    if len(placed) >= FEWEST:
+        yield from _of_all(placed)
 
 
 def _of_scan(case: str, geometry: Geometry) -> Iterator[Finding]:
@@ -81,12 +86,6 @@ def _of_scan(case: str, geometry: Geometry) -> Iterator[Finding]:
         yield Finding("not-axial", case, message)
 
 
-def _at_the_origin(case: str, geometry: Geometry, resampled: bool) -> Finding:
-    if _is_one_mm(geometry) and geometry.tilt_deg == 0 and not resampled:
-        return Finding("lost-header", case, "spacing 1 x 1 x 1 mm and origin 0, 0, 0")
-    return Finding("zero-origin", case, "origin 0, 0, 0")
-
-
 def _size(case: str, geometry: Geometry) -> Iterator[Finding]:
     """Yield voxels and fields of view of an impossible size, as a wrong unit gives."""
     spacing, field = geometry.spacing_mm, geometry.field_of_view_mm
@@ -104,34 +103,24 @@ def _size(case: str, geometry: Geometry) -> Iterator[Finding]:
     yield Finding("implausible-size", case, message)
 
 
-def _other_spacings(placed: dict[str, Geometry]) -> Iterator[Finding]:
-    if len(placed) < FEWEST:
-        return
-    usual = np.median([geometry.spacing_mm for geometry in placed.values()], axis=0)
-    for case, geometry in placed.items():
-        ratio = np.asarray(geometry.spacing_mm) / usual
-        if max(ratio.max(), 1 / ratio.min()) > _UNLIKE:
-            message = f"spacing {_words(geometry.spacing_mm)} mm, the cohort's median is"
-            yield Finding("spacing-outlier", case, f"{message} {_words(usual.tolist())} mm")
-
-
 def _of_all(placed: dict[str, Geometry]) -> Iterator[Finding]:
-    """Yield spacings that are alike in all scans where they hardly can be."""
-    geometries = list(placed.values())
-    if len(geometries) < FEWEST:
-        return
-    shapes = np.array([geometry.shape for geometry in geometries])
-    spacings = np.array([geometry.spacing_mm for geometry in geometries])
-    ratio = shapes.max(axis=0) / shapes.min(axis=0)
+    """Yield spacings unlike all others, or alike in all scans where they hardly can be."""
+    spacings = np.array([geometry.spacing_mm for geometry in placed.values()])
+    usual = np.median(spacings, axis=0)
+    for case, spacing in zip(placed, spacings, strict=True):
+        ratio = spacing / usual
+        if max(ratio.max(), 1 / ratio.min()) > _UNLIKE:
+            message = f"spacing {_words(spacing)} mm, the cohort's median is {_words(usual)} mm"
+            yield Finding("spacing-outlier", case, message)
+    slices = np.array([geometry.shape[:2] for geometry in placed.values()])
     if np.ptp(spacings, axis=0).max() > 1e-4 * spacings.min():
         return
-    if all(map(_is_one_mm, geometries)):
+    if all(map(_is_one_mm, placed.values())):
         yield Finding("unit-spacing", "", f"all {len(placed)} scans have 1 x 1 x 1 mm")
-    elif ratio[:2].max() > _SIZES_DIFFER:
-        low, high = shapes[:, :2].min(), shapes[:, :2].max()
+    elif (slices.max(axis=0) / slices.min(axis=0)).max() > _SIZES_DIFFER:
         message = (
-            f"all {len(placed)} scans have {_words(geometries[0].spacing_mm)} mm, though their"
-            f" slices measure from {low} to {high} voxels: resampled, or not measured"
+            f"all {len(placed)} scans have {_words(spacings[0])} mm, though their slices measure"
+            f" from {slices.min()} to {slices.max()} voxels: resampled, or not measured"
         )
         yield Finding("nominal-spacing", "", message)
 
@@ -140,7 +129,7 @@ def _is_one_mm(geometry: Geometry) -> bool:
     return bool(np.allclose(geometry.spacing_mm, 1.0, atol=1e-5))
 
 
-def _words(numbers: Sequence[float]) -> str:
+def _words(numbers: Iterable[float]) -> str:
     return " x ".join(f"{number:.4g}" for number in numbers)
 
 
@@ -157,7 +146,13 @@ def intensity_findings(
             yield fault
         elif scan.image:
             usable[scan.case_id] = scan.image
-    yield from _extremes(usable)
+    for case, image in usable.items():
+        above, below = image.high - image.p995, image.p005 - image.low
+        if max(above, below) / (image.p995 - image.p005) > _FAR:
+            end = image.high if above > below else image.low
+            usual = f"{image.p005:g} to {image.p995:g}"
+            message = f"{end:g}, where 99 % of the voxels lie within {usual}"
+            yield Finding("extreme-values", case, message)
     yield from _other_intensities(usable, modality)
 
 
@@ -174,9 +169,8 @@ def _fault_of(scan: ScanFacts, image: Intensities, modality: Literal["ct", "mr"]
     if modality == "ct" and (why := _not_hu(image)):
         return Finding("not-hu", scan.case_id, why)
     if image.p005 == image.p995:
-        message = (
-            f"99 % of the voxels are {image.median:g}, the range is {image.low:g} to {image.high:g}"
-        )
+        span = f"the range is {image.low:g} to {image.high:g}"
+        message = f"99 % of the voxels are {image.median:g}, {span}"
         return Finding("nearly-constant", scan.case_id, message)
     return None
 
@@ -197,17 +191,6 @@ def _not_hu(image: Intensities) -> str | None:
             f" {_LEAST_SOFT_SHARE:.0%} of soft tissue at least"
         )
     return None
-
-
-def _extremes(images: Mapping[str, Intensities]) -> Iterator[Finding]:
-    for case, image in images.items():
-        width = image.p995 - image.p005
-        above, below = (image.high - image.p995) / width, (image.p005 - image.low) / width
-        if max(above, below) > _FAR:
-            end = image.high if above > below else image.low
-            usual = f"{image.p005:g} to {image.p995:g}"
-            message = f"{end:g}, where 99 % of the voxels lie within {usual}"
-            yield Finding("extreme-values", case, message)
 
 
 def _other_intensities(

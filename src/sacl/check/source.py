@@ -1,17 +1,29 @@
-"""What is checked: the scans of any source, or of a cohort that was ingested already."""
+"""What is checked, and what a run without a settings file would do with it.
+
+It is the scans of any source, or of a cohort that was ingested already.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from sacl.check.cohort_checks import CohortFacts
 from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.cohort.layouts.listing import Sources, joined, read_source
 from sacl.cohort.manifest import MANIFEST, read_cohort
 from sacl.dicom.pseudonyms import KEY
-from sacl.errors import ConfigError
+from sacl.errors import DataError
 from sacl.files.nifti import read_volume
+from sacl.plan.document import USUAL_TIME, make_plan
+from sacl.plan.facts import measure_machine, task_facts
+from sacl.plan.rules import Choice, Situation, hold_out_of, kinds_of
+from sacl.run.clock import seconds_of
 from sacl.run.workspace import FOLDERS
-from sacl.settings import IngestSettings
+from sacl.settings import IngestSettings, RunConfig
 from sacl.types import Case, Cohort, NativeFrame, Volume
 
 INGESTED = MANIFEST
@@ -20,17 +32,10 @@ INGESTED = MANIFEST
 
 def dataset_of(ingest: IngestSettings, work: Path) -> tuple[Dataset, str]:
     """List the cases of all sources, else of the phantom in `work`, and what they are read as."""
-    paths = ingest.data
-    if not paths:
-        made = sorted((work / FOLDERS["phantom"]).glob("*/dataset.json"))
-        if not made:
-            raise ConfigError("check: no data to check; give a folder, or run `sacl phantom`")
-        paths = (made[0].parent,)
     # Nothing is written but the page: only a key that a run has made gives its pseudonyms.
     known = work if (work / KEY).is_file() else None
-    how = ingest.layout, ingest.modality, ingest.scan_labels, ingest.fold, ingest.series
-    sources = Sources(paths, *how, known)
-    listed = [_listed(path, sources) for path in paths]
+    sources = Sources.of(ingest, work / FOLDERS["phantom"], known)
+    listed = [_listed(path, sources) for path in sources.paths]
     origins = dict.fromkeys(origin for _, origin in listed)
     return joined([dataset for dataset, _ in listed], sources), "; ".join(origins)
 
@@ -67,3 +72,36 @@ def _from_manifest(folder: Path, cohort: Cohort) -> Dataset:
     organs = dict(enumerate(cohort.scheme.names, start=1))
     cases = tuple(case_of(entry) for entry in cohort.cases)
     return Dataset(INGESTED, cohort.name, organs, cases, modality=cohort.modality)
+
+
+def foresee_split(
+    dataset: Dataset, config: RunConfig, given: Mapping[str, Any] | None
+) -> tuple[IngestSettings, Choice | str]:
+    """Return the settings of ingest as a run would have them, and who is held out, or why not."""
+    ingest = config.ingest
+    if given is None or dataset.layout == INGESTED:
+        return ingest, ""
+    try:
+        held = hold_out_of(dataset, ingest, config.seed)
+    except DataError as error:
+        return ingest, f"nothing: {error}"
+    if held.setting in given:
+        return ingest, held
+    return msgspec.structs.replace(ingest, validation_subjects=held.value), held
+
+
+def foresee(
+    cohort: CohortFacts, config: RunConfig, held: Choice | str, given: Mapping[str, Any]
+) -> list[str]:
+    """Return what a run would do, in lines."""
+    measured = [scan.measured for scan in cohort.scans if scan.geometry is not None]
+    if isinstance(held, str) or not measured:
+        return [held] if isinstance(held, str) and held else []
+    facts = task_facts(cohort.name, cohort.modality, cohort.organs, measured)
+    machine = measure_machine(config.device)
+    time = config.time or USUAL_TIME
+    situation = Situation(facts, machine, seconds_of(time), given)
+    lines = list(make_plan(time, "", held, situation).lines())
+    if len(kinds := kinds_of(situation)) > 1:
+        lines.append(f"a trial decides between {' and '.join(kinds)}")
+    return lines

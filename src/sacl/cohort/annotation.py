@@ -7,7 +7,7 @@ nobody looked, it is unknown: neither trained nor scored as absent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from sacl.cohort.dataset import Dataset, SourceCase, counted, in_short
@@ -19,19 +19,14 @@ _MANY = 12
 """A scan-wise label with more values than this, such as an age, is described without them."""
 
 
-def table_of(dataset: Dataset, case: SourceCase) -> Mapping[int, str]:
-    """Return the organ of each label value in a case's label map, as the source calls it."""
-    return dataset.organs if case.organs is None else case.organs
-
-
 def annotated_organs(dataset: Dataset, case: SourceCase, scheme: LabelScheme) -> tuple[str, ...]:
     """Return the scheme's organs that somebody looked for in a scan, of a whole all parts of it."""
     if not case.has_reference:
         return ()
     listed = case.annotated
     if listed is None:
-        listed = tuple(case.masks) or tuple(table_of(dataset, case).values())
-    names = {canonical_name(name) for name in listed}
+        listed = tuple(case.masks) or tuple(dataset.table_of(case).values())
+    names = set(map(canonical_name, listed))
     return tuple(organ for organ in scheme.names if is_complete(organ, names))
 
 
@@ -82,7 +77,7 @@ def label_of_value(
     dataset: Dataset, case: SourceCase, scheme: LabelScheme, annotated: Sequence[str]
 ) -> dict[int, int]:
     """Return the cohort's label of every value of a case's map; 0 for what is not annotated."""
-    table = table_of(dataset, case)
+    table = dataset.table_of(case)
     target = match(list(table.values()), annotated)
     return {
         value: scheme.label_of(target[name]) if name in target else 0
@@ -156,8 +151,8 @@ def require_all_learned(
 
 def _tables(dataset: Dataset) -> list[tuple[str, ...]]:
     """Return the organs that each source of the data names, as it calls them."""
-    tables = [tuple(table_of(dataset, case).values()) for case in dataset.cases]
-    listed = dict.fromkeys([tuple(dataset.organs.values()), *tables])
+    tables = [dataset.organs, *(dataset.table_of(case) for case in dataset.cases)]
+    listed = dict.fromkeys(tuple(table.values()) for table in tables)
     if not any(listed):
         listed = dict.fromkeys(tuple(case.masks) for case in dataset.cases)
     return [table for table in listed if table]

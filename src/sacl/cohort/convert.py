@@ -56,13 +56,20 @@ def plan_cohort(
     return plan
 
 
+@dataclass(frozen=True)
+class Converted:
+    """A case as written, and what was decided of it."""
+
+    case: Case
+    decided: Decided
+
+
 def convert_case(
     folder: Path, source: SourceCase, plan: CohortPlan, rules: MapRules, window_of: Window
-) -> tuple[Case, Decided]:
+) -> Converted:
     """Write a case's canonical image and, where it may be seen, its reference.
 
-    Returned are the case and what was decided of it. Nothing is left of a case of which a file is
-    damaged or contradicts the others.
+    Nothing is left of a case of which a file is damaged or contradicts the others.
     """
     image = f"images/{source.case_id}.nii"
     volume, native = read_scan(source)
@@ -81,7 +88,7 @@ def convert_case(
     grid = volume.grid
     del volume  # the voxels are not kept while the reference is read
     if not plan.shows(source):
-        return case, ({}, "", native.contradiction)
+        return Converted(case, ({}, "", native.contradiction))
     annotated = annotated_organs(plan.dataset, source, plan.scheme)
     name = f"references/{source.case_id}.nii.gz"
     try:
@@ -94,4 +101,4 @@ def convert_case(
     if reference.contradiction not in ("", native.contradiction):
         doubts.append(f"label map: {reference.contradiction}")
     case = dataclasses.replace(case, reference=name, annotated=annotated)
-    return case, (reference.contested, reference.repair, "; ".join(doubts))
+    return Converted(case, (reference.contested, reference.repair, "; ".join(doubts)))

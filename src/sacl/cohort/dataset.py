@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,6 +98,14 @@ class Dataset:
                 )
             image_of[case.case_id] = case.image.name
 
+    def table_of(self, case: SourceCase) -> Mapping[int, str]:
+        """Return the organ of each label value in a case's map, as the source calls it."""
+        return self.organs if case.organs is None else case.organs
+
+    def ignored_in(self, case: SourceCase) -> int | None:
+        """Return the value of voxels that are not annotated in a case's map."""
+        return self.ignore if case.ignore is None else case.ignore
+
     def with_changed(self, which: Callable[[SourceCase], bool], **changes: Any) -> Dataset:
         """Return the dataset with some fields of some cases changed."""
         cases = (dataclasses.replace(c, **changes) if which(c) else c for c in self.cases)
@@ -134,16 +143,19 @@ def _require_name(case_id: str, where: str) -> None:
         raise DataError(f"{where}: the name '{shown}' is not UTF-8; rename the file") from error
 
 
+Recognized = tuple[str, Callable[[], Dataset]]
+"""By what a path's layout was recognized, and what lists its dataset."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """A way to lay out a dataset on disk, described in one line by `expected`.
 
-    `recognize` returns why a path has this layout, None where it has not; `read` lists it.
+    `recognize` returns None where a path has not this layout.
     """
 
     expected: str
-    recognize: Callable[[Path], str | None]
-    read: Callable[[Path], Dataset]
+    recognize: Callable[[Path], Recognized | None]
 
 
 @dataclass(frozen=True)
@@ -162,7 +174,7 @@ class Part:
     expected: str
     channel: str = ""
 
-    @property
+    @cached_property
     def scans(self) -> dict[str, Path]:
         """The images by case."""
         return files_by_case(self.images, self.image)

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sacl.cohort.dataset import files_by_case, in_short, require_labels_read, scan_files, unread
+import numpy as np
+from jaxtyping import Integer
+
+from sacl.cohort.dataset import (
+    Dataset,
+    files_by_case,
+    in_short,
+    require_labels_read,
+    scan_files,
+    unread,
+)
 from sacl.errors import DataError
 from sacl.files.arrays import HIGHEST_LABEL, distinct_values
 from sacl.files.documents import read_object
@@ -30,17 +40,12 @@ _BACKGROUND = ("background", "clear label")
 class LabelNames:
     """The organ of each label value, as the source calls it, and the value that is `ignore`.
 
-    `note` is what the user should know of the names.
+    `notes` are what the user should know of the names.
     """
 
     organs: Mapping[int, str]
     ignore: int | None = None
-    note: str = ""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The note, if there is one."""
-        return (self.note,) if self.note else ()
+    notes: tuple[str, ...] = ()
 
 
 def label_names(labels: Any, where: str) -> LabelNames:
@@ -67,7 +72,7 @@ def label_names(labels: Any, where: str) -> LabelNames:
                 )
             names[number] = name
         first = value_of.setdefault(canonical_name(name), number)
-        if first != number and not (isinstance(values, list) and first in values):
+        if first != number:
             raise DataError(
                 f"{where}: '{name}' is named by the values {first} and {number}; correct one, or"
                 f' write {{"{name}": [{first}, {number}]}} if both are the same organ'
@@ -75,42 +80,45 @@ def label_names(labels: Any, where: str) -> LabelNames:
     return _without_background(names, where)
 
 
-def names_of_maps(maps: Iterable[Path], table: Any, beside: Path, where: str) -> LabelNames:
-    """Return what the values of a dataset's label maps are called, nothing if it has no map.
+def with_label_names(dataset: Dataset, listing: Path, table: Any = None) -> Dataset:
+    """Return a dataset with what the values of its label maps are called, if it has any.
 
-    The dataset's own table wins, then that beside the listed file, then that in the first map. If
+    Its own table wins, then that beside the file that lists it, then that in the first map. If
     there is none, a value N of the first maps is `label_N`.
     """
-    paths = tuple(maps)
-    if not paths:
-        return LabelNames({})
+    maps = tuple(case.reference for case in dataset.cases if case.reference)
+    if not maps:
+        return dataset
     if table:
-        return label_names(table, where)
-    named = names_in_folder(beside.parent) or names_in_map(paths[0])
-    return named or _numbered(paths, beside.parent.name)
+        names = label_names(table, listing.name)
+    else:
+        named = names_in_folder(listing.parent) or names_in_map(maps[0])
+        names = named or _numbered(maps[:_OPENED], listing.parent.name)
+    notes = dataset.notes + names.notes
+    return replace(dataset, organs=names.organs, ignore=names.ignore, notes=notes)
 
 
 @lru_cache
-def _numbered(paths: tuple[Path, ...], where: str) -> LabelNames:
-    """Return names by number for the values that the first label maps hold.
-
-    Raises:
-        DataError: they hold none.
-    """
-    values: set[int] = set()
-    for path in paths[:_OPENED]:
-        voxels = labels_in(path)[0]
-        require_labels(int(voxels.min()), int(voxels.max()), path.name)
-        values |= distinct_values(voxels)
-    values.discard(0)
+def _numbered(maps: tuple[Path, ...], where: str) -> LabelNames:
+    values = sorted(_values_in(maps))
     if not values:
         raise DataError(f"{where}: all label maps are empty; draw organs in one of them")
-    organs = {value: f"label_{value}" for value in sorted(values)}
+    organs = {value: f"label_{value}" for value in values}
     note = (
         f"the label values have no names and are called {in_short(list(organs.values()))};"
-        f' write {TABLES[0]} in {where} to name them, such as {{"liver": {min(values)}}}'
+        f' write {TABLES[0]} in {where} to name them, such as {{"liver": {values[0]}}}'
     )
-    return LabelNames(organs, note=note)
+    return LabelNames(organs, notes=(note,))
+
+
+def _values_in(maps: Iterable[Path]) -> set[int]:
+    """Return the values of label maps but for the background."""
+    values: set[int] = set()
+    for path in maps:
+        voxels = labels_in(path)[0]
+        require_labels(voxels, path.name)
+        values |= distinct_values(voxels)
+    return values - {0}
 
 
 def names_in_map(path: Path) -> LabelNames | None:
@@ -181,19 +189,16 @@ def scheme_of_folders(*folders: Path) -> LabelScheme:
     """
     paths = [path for folder in folders for path in scan_files(folder)]
     names = _from_tables(paths) or _beside(folders[0])
-    highest = max(names, default=0)
-    for path in paths if not names else ():
-        voxels = labels_in(path)[0]
-        require_labels(int(voxels.min()), int(voxels.max()), path.name)
-        highest = max(highest, int(voxels.max()))
-    if highest < 1:
+    highest = max(names or _values_in(paths), default=0)
+    if not highest:
         raise DataError(f"{folders[0].name}: all label maps are empty; there is nothing to score")
     listed = tuple(names.get(n, f"label_{n}") for n in range(1, highest + 1))
     return LabelScheme(folders[0].name, listed)
 
 
-def require_labels(low: int, high: int, where: str) -> None:
+def require_labels(voxels: Integer[np.ndarray, "i j k"], where: str) -> None:
     """Refuse values that cannot be labels."""
+    low, high = int(voxels.min()), int(voxels.max())
     if low < 0 or high > HIGHEST_LABEL:
         raise DataError(
             f"{where}: label values {low} to {high}, expected 0 to {HIGHEST_LABEL}; this is not a"

@@ -85,15 +85,12 @@ def read_reference(folder: Path, case: Case, scheme: LabelScheme) -> LabelMap | 
 
 def write_phases(path: Path, phases: Sequence[ScanPhase], tissues: Sequence[str]) -> None:
     """Write a row per scan and a column of HU per tissue, empty where it was not measured."""
-    given = [field.name for field in dataclasses.fields(ScanPhase) if field.name != "hu"]
     rows = []
     for scan in phases:
-        row = {name: getattr(scan, name) for name in given}
-        row |= {"case_id": cell_text(scan.case_id), "probability": round(scan.probability, 4)}
-        hu = {f"hu_{t}": f"{scan.hu[t]:.1f}" if t in scan.hu else "" for t in tissues}
-        rows.append(row | hu)
-    columns = [*given, *(f"hu_{tissue}" for tissue in tissues)]
-    write_table(path, pd.DataFrame(rows, columns=columns), lineterminator="\r\n")
+        row = {**vars(scan), "case_id": cell_text(scan.case_id)}
+        hu, row["probability"] = row.pop("hu"), round(scan.probability, 4)
+        rows.append(row | {f"hu_{t}": f"{hu[t]:.1f}" if t in hu else "" for t in tissues})
+    write_table(path, pd.DataFrame(rows), lineterminator="\r\n")
 
 
 def with_phases(cohort: Cohort, folder: Path) -> Cohort:

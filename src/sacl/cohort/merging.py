@@ -16,7 +16,8 @@ from sacl.types import NativeFrame, Volume
 
 DATASET = "dataset"
 """The scan-wise label that says which dataset a scan of a merged cohort is from."""
-_AIR_HU = -500.0
+AIR_HU = -500.0
+"""No MR goes below: its intensities are magnitudes, or normalized to a few units."""
 _SEP = r"[-_. ]"
 _NUMBERED = r"(?:frame|fr|phase|ph|time(?:point)?|tp?|visit|v|ses(?:sion)?|week|month|day|year)"
 _SAID = (
@@ -50,7 +51,16 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     }
     subjects = Counter(subject for _, subject in named)
     cases = tuple(
-        _renamed(case, dataset, name, case_ids[case.case_id] > 1, subjects[case.subject] > 1)
+        dataclasses.replace(
+            case,
+            case_id=f"{name}_{case.case_id}" if case_ids[case.case_id] > 1 else case.case_id,
+            subject_id=f"{name}_{case.subject}" if subjects[case.subject] > 1 else case.subject_id,
+            scan_labels={DATASET: snake_case(name), **case.scan_labels},
+            origin=f"{name}, {case.origin}",
+            organs=dataset.table_of(case),
+            ignore=dataset.ignored_in(case),
+            modality=case.modality or dataset.modality,
+        )
         for dataset, name in zip(datasets, names, strict=True)
         for case in dataset.cases
     )
@@ -130,7 +140,7 @@ def with_modality(dataset: Dataset, wanted: Literal["auto", "ct", "mr"]) -> Data
     note = ""
     if unknown and guess is None:
         low = float(read_scan(unknown[0])[0].voxels.min())
-        guess = "ct" if low < _AIR_HU else "mr"
+        guess = "ct" if low < AIR_HU else "mr"
         note = (
             f"taken as {guess.upper()}, since the lowest intensity of {unknown[0].case_id} is"
             f" {low:g}; set --ingest.modality if this is wrong"
@@ -164,21 +174,6 @@ def of_one_modality(
     left_out = len(dataset.cases) - len(kept)
     note = f"{len(kept)} {wanted.upper()} scans are kept, {left_out} left out"
     return known, dataclasses.replace(dataset, cases=kept).with_notes(note)
-
-
-def _renamed(
-    case: SourceCase, dataset: Dataset, name: str, clashes: bool, subject_clashes: bool
-) -> SourceCase:
-    return dataclasses.replace(
-        case,
-        case_id=f"{name}_{case.case_id}" if clashes else case.case_id,
-        subject_id=f"{name}_{case.subject}" if subject_clashes else case.subject_id,
-        scan_labels={DATASET: snake_case(name), **case.scan_labels},
-        origin=f"{name}, {case.origin}",
-        organs=dataset.organs if case.organs is None else case.organs,
-        ignore=dataset.ignore if case.ignore is None else case.ignore,
-        modality=case.modality or dataset.modality,
-    )
 
 
 def _unique(names: Sequence[str]) -> list[str]:

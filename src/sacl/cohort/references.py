@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from jaxtyping import Bool, Integer
 from sacl.cohort.annotation import label_of_value
 from sacl.cohort.dataset import Dataset, SourceCase, first_of, naming_case
 from sacl.errors import DataError
-from sacl.files.arrays import distinct_values, label_boxes, relabeled
+from sacl.files.arrays import distinct_values, relabeled
 from sacl.files.itk import labels_in
 from sacl.geometry import repaired, require_same_grid, resample_nearest, same_grid
 from sacl.organs import match
@@ -86,8 +87,7 @@ def read_source_map(
             return lay_masks(case.masks, organ_of, annotated, grid, rules)
         voxels, own, frame = labels_in(case.reference)
         label_of = label_of_value(dataset, case, rules.scheme, annotated)
-        ignore = dataset.ignore if case.ignore is None else case.ignore
-        _require_known(case, distinct_values(voxels), label_of, ignore)
+        _require_known(case, distinct_values(voxels), label_of, dataset.ignored_in(case))
         laid = in_scheme(voxels, label_of, own, grid, rules, f"case {case.case_id}")
         return dataclasses.replace(laid, contradiction=frame.contradiction)
 
@@ -159,20 +159,20 @@ def lay_masks(
     a part; `organs` are those to read, in the scheme's order. A mask that is not binary is
     refused, and one that overlaps where that is an error.
     """
-    masks, repairs, doubts = [], [], []
+    masks: dict[str, np.ndarray] = {}
+    repairs, doubts = [], []
     for organ in organs:
         inside = np.zeros(grid.shape, np.bool_, order="F")
         for name in (name for name in files if organ_of.get(name) == organ):
             voxels, own, frame = labels_in(files[name])
-            voxels = _binary(voxels, f"mask {name}")
+            voxels = mask_in(voxels, f"mask {name}")
             voxels, repair = on_grid(voxels, own, grid, rules, f"mask {name}")
             inside |= voxels
             repairs += [f"{name}: {repair}"] if repair else []
             doubts += [frame.contradiction] if frame.contradiction else []
-        masks.append(organ_mask(organ, inside))
+        masks[organ] = np.flatnonzero(inside.ravel("F"))
     labels = [rules.scheme.label_of(organ) for organ in organs]
-    voxels, pairs = merge_masks(masks, labels, grid.shape, rules.overlap)
-    contested = {f"{a} and {b}": count for (a, b), count in pairs.items()}
+    voxels, contested = merge_masks(masks, labels, grid.shape, rules.overlap)
     if contested and rules.overlap == "error":
         pair, count = next(iter(contested.items()))
         raise DataError(
@@ -185,7 +185,7 @@ def lay_masks(
     return SchemeMap(label_map, contested, repair="; ".join(repairs), contradiction=doubt)
 
 
-def _binary(voxels: Integer[np.ndarray, "i j k"], where: str) -> Bool[np.ndarray, "i j k"]:
+def mask_in(voxels: Integer[np.ndarray, "i j k"], where: str) -> Bool[np.ndarray, "i j k"]:
     """Return where a mask is not 0, and refuse one with two other values."""
     inside = np.asarray(voxels != 0, dtype=np.bool_, order="F")
     value = voxels.max() or voxels.min()
@@ -217,45 +217,33 @@ def on_grid(
     return moved, words
 
 
-@dataclass(frozen=True, eq=False)
-class OrganMask:
-    """An organ's voxels in a scan, cut to their bounding box: `inside` bool, in a region of it."""
-
-    organ: str
-    region: tuple[slice, ...]
-    inside: np.ndarray
-
-    def within(self, box: Sequence[slice]) -> np.ndarray:
-        """Return the part of the mask that lies in a box of the scan."""
-        sides = zip(self.region, box, strict=True)
-        return self.inside[tuple(slice(b.start - r.start, b.stop - r.start) for r, b in sides)]
-
-
-def organ_mask(organ: str, inside: Bool[np.ndarray, "i j k"]) -> OrganMask:
-    """Cut a mask to its bounding box; an empty one has an empty box."""
-    (box,) = label_boxes(inside.view(np.uint8), 1)
-    region = box or (slice(0, 0),) * 3
-    return OrganMask(organ, region, inside[region].copy(order="F"))
-
-
 def merge_masks(
-    masks: Sequence[OrganMask], labels: Sequence[int], shape: tuple[int, int, int], rule: Overlap
-) -> tuple[np.ndarray, dict[tuple[str, str], int]]:
-    """Return a label map of the masks, and the contested voxels by pair of organs.
+    masks: Mapping[str, Integer[np.ndarray, " voxel"]],
+    labels: Sequence[int],
+    shape: tuple[int, int, int],
+    rule: Overlap,
+) -> tuple[Integer[np.ndarray, "i j k"], dict[str, int]]:
+    """Return a label map of the organs' masks, and the contested voxels by `a and b`.
 
-    With `smaller` the organ of fewer voxels here wins, so that nothing small vanishes within
-    something large, else (and of equal ones) the one listed first. A voxel that three masks claim
-    counts for each of their pairs.
+    A mask is given by its voxels' places where i runs fastest. With `smaller` the organ of fewer
+    voxels here wins, so that nothing small vanishes within something large, else (and of equal
+    ones) the one listed first. A voxel that three masks claim counts for each of their pairs.
     """
-    voxels = np.zeros(shape, np.min_scalar_type(max(labels, default=0)), order="F")
-    sizes = [np.count_nonzero(mask.inside) for mask in masks]
-    order = list(range(len(masks)))
+    voxels = np.zeros(math.prod(shape), np.min_scalar_type(max(labels, default=0)))
+    contested = np.zeros(voxels.size, np.bool_)
+    order = list(zip(masks.values(), labels, strict=True))
     if rule == "smaller":
-        order.sort(key=sizes.__getitem__)
-    for n in reversed(order):  # the winner is written last
-        voxels[masks[n].region][masks[n].inside] = labels[n]
-    contested = np.count_nonzero(voxels) < sum(sizes)
-    return voxels, _contested(masks) if contested else {}
+        order.sort(key=lambda claim: len(claim[0]))
+    for places, label in reversed(order):  # the winner is written last
+        contested[places] |= voxels[places] > 0
+        voxels[places] = label
+    shared = {organ: places[contested[places]] for organ, places in masks.items()}
+    pairs = Counter[str]()
+    for a, b in itertools.combinations(masks, 2):
+        both = np.intersect1d(shared[a], shared[b], assume_unique=True)
+        pairs[f"{a} and {b}"] = len(both)
+    counts = {pair: count for pair, count in pairs.most_common() if count}
+    return voxels.reshape(shape, order="F"), counts
 
 
 @dataclass(frozen=True)
@@ -289,14 +277,3 @@ class Decisions:
                 f"masks overlap in {len(self.overlaps)} scans by {self.contested.total()} voxels,"
                 f" most of all {worst} by {count}; {winner} wins; run.json has all pairs"
             )
-
-
-def _contested(masks: Sequence[OrganMask]) -> dict[tuple[str, str], int]:
-    """Count the voxels that two masks claim, in the common part of their boxes."""
-    pairs = Counter[tuple[str, str]]()
-    for a, b in itertools.combinations(masks, 2):
-        sides = list(zip(a.region, b.region, strict=True))
-        shared = [slice(max(p.start, q.start), min(p.stop, q.stop)) for p, q in sides]
-        if all(side.start < side.stop for side in shared):
-            pairs[a.organ, b.organ] = int(np.count_nonzero(a.within(shared) & b.within(shared)))
-    return {pair: count for pair, count in pairs.most_common() if count}

@@ -39,16 +39,12 @@ def scan_labels_of(row: Mapping[str, Any], others: Collection[str] = NOT_LABELS)
 
     The contrast phases of other tools get this program's words.
     """
-    labels = {
-        snake_case(name): "" if value is None else str(value)
-        for name, value in row.items()
-        if value is None or isinstance(value, (str, int, float))
-    }
-    return {
-        name: phase_word(value) if name == PHASE else snake_case(value) or UNKNOWN
-        for name, value in labels.items()
-        if name and name not in others
-    }
+    labels = {}
+    for key, value in row.items():
+        name, text = snake_case(key), "" if value is None else str(value)
+        if name and name not in others and isinstance(value, (str, int, float, type(None))):
+            labels[name] = phase_word(text) if name == PHASE else snake_case(text) or UNKNOWN
+    return labels
 
 
 def phase_word(text: str) -> str:
@@ -101,11 +97,10 @@ def with_table(dataset: Dataset, path: Path) -> Dataset:
     )
     missing = sum(case.case_id not in rows for case in cases)
     note = f"{missing} cases have no row in {path.name}; their scan-wise labels are unknown"
-    strange = list(rows.keys() - {case.case_id for case in cases})
-    lost = f"{len(strange)} rows of {path.name} name no scan: {in_short(sorted(strange))}"
-    return dataclasses.replace(dataset, cases=cases).with_notes(
-        note if missing else "", lost if strange else ""
-    )
+    strange = sorted(rows.keys() - {case.case_id for case in cases})
+    lost = f"{len(strange)} rows of {path.name} name no scan: {in_short(strange)}"
+    notes = note if missing else "", lost if strange else ""
+    return dataclasses.replace(dataset, cases=cases).with_notes(*notes)
 
 
 def _with_row(case: SourceCase, row: Mapping[str, str], names: list[str], table: str) -> SourceCase:

@@ -170,7 +170,7 @@ def read_given_map(
     else:
         voxels, own, frame = labels_in(given.file)
         doubt = frame.contradiction
-    require_labels(int(voxels.min()), int(voxels.max()), given.file.name)
+    require_labels(voxels, given.file.name)
     names = given.names.items()
     label_of = {v: scheme.label_of(organ_of[name]) if name in organ_of else 0 for v, name in names}
     return dataclasses.replace(

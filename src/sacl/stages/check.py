@@ -11,9 +11,8 @@ from typing import Any
 from sacl.check.cohort_checks import CohortFacts, check_cohort, likely_modality
 from sacl.check.facts import ScanFacts, all_organs, measure_case
 from sacl.check.findings import Finding
-from sacl.check.foresight import foresee, foresee_split
 from sacl.check.page import MARK, TABLE_MARK, CheckRecord, check_page, check_record, scan_table
-from sacl.check.source import INGESTED, dataset_of
+from sacl.check.source import INGESTED, dataset_of, foresee, foresee_split
 from sacl.cohort.convert import plan_cohort
 from sacl.cohort.dataset import Dataset
 from sacl.cohort.splits import SplitRules

@@ -9,24 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from sacl.cohort.convert import CohortPlan, convert_case, plan_cohort
+import numpy as np
+
+from sacl.cohort.convert import CohortPlan, Converted, convert_case, plan_cohort
 from sacl.cohort.dataset import Dataset, Modality
 from sacl.cohort.layouts.explain import Explanation, explain_dataset
 from sacl.cohort.layouts.listing import Sources, list_sources, source_fingerprints
 from sacl.cohort.manifest import write_cohort
-from sacl.cohort.references import Decided, Decisions, MapRules
+from sacl.cohort.references import Decisions, MapRules
 from sacl.cohort.splits import SplitRules
-from sacl.errors import ConfigError
 from sacl.files.atomic import place_of
 from sacl.patches.window import WindowRule, window_of
 from sacl.progress import say
 from sacl.run.record import PLACE, Tree, fingerprint, recorded
 from sacl.run.workspace import Workspace
 from sacl.settings import IngestSettings
-from sacl.types import SPLITS, Case, Cohort
+from sacl.types import SPLITS, Cohort
 
-PHANTOM = "Dataset900_Phantom"
-"""Folder that the phantom stage leaves its dataset in."""
 _AT_A_TIME = 2
 """Scans under way at the same time; each takes the memory of its voxels once."""
 
@@ -49,10 +48,17 @@ def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
     case says which organs are annotated in it; another organ is unknown there, not absent. Settings
     that ask for what the data does not have, and damaged or contradictory files, are refused.
     """
+    return _ingest(settings, workspace, None)
+
+
+def _ingest(
+    settings: IngestSettings, workspace: Workspace, listed: tuple[Dataset, Modality] | None
+) -> Path:
     with recorded(workspace, "ingest", settings, inputs(settings, workspace)) as (folder, done):
-        with workspace.in_turn("ingest: the scans are listed"):
-            dataset, modality = list_sources(_sources(settings, workspace))
-        done.update(write_listed(folder, dataset, modality, settings, workspace))
+        if listed is None:
+            with workspace.in_turn("ingest: the scans are listed"):
+                listed = list_cohort(settings, workspace)
+        done.update(write_listed(folder, *listed, settings, workspace))
     return folder
 
 
@@ -67,10 +73,7 @@ class IngestListed:
 
     def ingest(self, settings: IngestSettings, workspace: Workspace) -> Path:
         """Do what the stage does."""
-        how = settings, workspace
-        with recorded(workspace, "ingest", settings, inputs(*how)) as (folder, done):
-            done.update(write_listed(folder, self.dataset, self.modality, *how))
-        return folder
+        return _ingest(settings, workspace, (self.dataset, self.modality))
 
 
 def write_listed(
@@ -94,16 +97,15 @@ def write_listed(
     # Decoding DICOM is Python's own work, which threads cannot share.
     at_once = 1 if any(case.load for case in dataset.cases) else _AT_A_TIME
     names = [case.case_id for case in plan.dataset.cases]
-    results = workspace.engine.results_of(work, names, folder, Converted, "ingest", at_once=at_once)
-    converted = results.values()
-    cases = tuple(each.case for each in converted)
+    done = workspace.engine.results_of(work, names, folder, Converted, "ingest", at_once=at_once)
+    cases = tuple(each.case for each in done.values())
     from_tags = dataset.layout == "dicom" and settings.scan_labels is None
     source: Literal["table", "tags"] = "tags" if from_tags else "table"
     cohort = Cohort(dataset.name, plan.scheme, cases, modality, settings.window_hu, source)
     write_cohort(folder, cohort)
     decided = Decisions()
-    for each in converted:
-        decided.note(each.case.case_id, each.decided)
+    for name, each in done.items():
+        decided.note(name, each.decided)
     for case_id, repair in decided.repaired_grids.items():
         where = f"ingest: case {case_id}: label map resampled by nearest neighbor"
         say(f"{where} onto the image's grid ({repair})")
@@ -130,23 +132,9 @@ def explain(settings: IngestSettings, workspace: Workspace) -> list[Explanation]
 
 
 def _sources(settings: IngestSettings, workspace: Workspace | None) -> Sources:
-    """Return where the scans lie: the given folders, else what the phantom stage generated."""
-    paths = settings.data
-    if not paths:
-        phantom = workspace.folder("phantom") if workspace else Path()
-        if not (phantom / "run.json").is_file():
-            raise ConfigError("ingest.data: no data to read; give --data FOLDER or phantom.scans")
-        paths = (phantom / PHANTOM,)
-    how = settings.layout, settings.modality, settings.scan_labels, settings.fold, settings.series
-    return Sources(paths, *how, workspace.root if workspace else None)
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A case as written, and what was decided of it."""
-
-    case: Case
-    decided: Decided
+    if workspace is None:
+        return Sources.of(settings, None, None)
+    return Sources.of(settings, workspace.folder("phantom"), workspace.root)
 
 
 def _open_source(
@@ -155,11 +143,10 @@ def _open_source(
     """Return what converts a case."""
     sources = {case.case_id: case for case in plan.dataset.cases}
 
-    def convert(name: str) -> Converted:
-        how = plan, rules, lambda voxels, where: window_of(voxels, window, where)
-        return Converted(*convert_case(folder, sources[name], *how))
+    def window_at(voxels: np.ndarray, where: str) -> tuple[float, float]:
+        return window_of(voxels, window, where)
 
-    return convert
+    return lambda name: convert_case(folder, sources[name], plan, rules, window_at)
 
 
 def _counts(cohort: Cohort) -> Tree:

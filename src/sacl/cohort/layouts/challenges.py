@@ -29,6 +29,7 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from sacl.cohort.dataset import (
@@ -36,6 +37,7 @@ from sacl.cohort.dataset import (
     Layout,
     Modality,
     Part,
+    Recognized,
     SourceCase,
     cases_of,
     common_modality,
@@ -81,11 +83,7 @@ def _btcv_parts(root: Path) -> list[Part]:
 
 
 def _beside(root: Path, parts: list[Part]) -> tuple[str, ...]:
-    """Say that BTCV's cervix set, which has other organs, is not read; refuse it among the scans.
-
-    Raises:
-        DataError: its files lie in the folder of the abdominal ones.
-    """
+    """Say that BTCV's cervix set, of other organs, is not read; refuse it among the scans."""
     folders = {folder for part in parts for folder in (part.images, part.labels)}
     files = sorted(path for folder in folders for path in scan_files(folder))
     cervix = [path.name for path in files if _CERVIX.fullmatch(stem_of(path))]
@@ -122,15 +120,15 @@ def _challenge(
 ) -> Layout:
     """Return the layout of a cohort; `parts_of` finds its parts below a root, if they are there."""
 
-    def recognize(root: Path) -> str | None:
+    def recognize(root: Path) -> Recognized | None:
         parts = parts_of(root)
         scans = list(parts[0].scans.values()) if parts else []
         if not scans:
             return None
-        return f"{parts[0].images.name} with {len(scans)} scans like {scans[0].name}"
+        reason = f"{parts[0].images.name} with {len(scans)} scans like {scans[0].name}"
+        return reason, lambda: read(root, parts)
 
-    def read(root: Path) -> Dataset:
-        parts = parts_of(root)
+    def read(root: Path, parts: list[Part]) -> Dataset:
         beside = _beside(root, parts)
         cases, notes = cases_of(parts)
         cases = tuple(dataclasses.replace(case, modality=_modality_of(case)) for case in cases)
@@ -140,7 +138,7 @@ def _challenge(
         table = dict(enumerate(organs, start=1))
         return Dataset(layout, name, table, cases, common_modality(cases), notes=notes + beside)
 
-    return Layout(expected, recognize, read)
+    return Layout(expected, recognize)
 
 
 def _modality_of(case: SourceCase) -> Modality:
@@ -148,44 +146,31 @@ def _modality_of(case: SourceCase) -> Modality:
     return "mr" if number != case.case_id and int(number) > _AMOS_LAST_CT else "ct"
 
 
-def _recognize_folders(root: Path) -> str | None:
-    folders = (folder for folder in _folders(root) if _images(folder))
-    first = next(folders, None)
-    if first is None:
+def _recognize_folders(root: Path) -> Recognized | None:
+    below = sorted(root.glob("[!.]*")) if root.is_dir() else []
+    folders = [folder for folder in below if _images(folder)]
+    if not folders:
         return None
-    like = f"folders like {first.name} with {_images(first)[0].name}"
-    if (first / _MASKS).is_dir():
-        return f"{like} and segmentations"
-    every = [first, *folders]
-    if any((folder / _MASKS).is_dir() for folder in every):
-        return like
-    # What lies beside the scans may be their label maps.
-    return None if any(len(scan_files(folder)) > 1 for folder in every) else like
+    like = f"folders like {folders[0].name} with {_images(folders[0])[0].name}"
+    drawn = [folder for folder in folders if (folder / _MASKS).is_dir()]
+    if not drawn and any(len(scan_files(folder)) > 1 for folder in folders):
+        return None  # what lies beside the scans may be their label maps
+    like += " and segmentations" if folders[0] in drawn else ""
+    return like, partial(_read_folders, root, folders)
 
 
-def _read_folders(root: Path) -> Dataset:
+def _read_folders(root: Path, folders: list[Path]) -> Dataset:
     """List the scans with their masks; one without masks is an unlabeled scan."""
     meta = read_rows(root / _META, key="image_id") if (root / _META).is_file() else {}
-    cases = tuple(_case(folder, meta) for folder in _folders(root) if _images(folder))
+    cases = tuple(_case(folder, meta) for folder in folders)
     organs = sorted({organ for case in cases for organ in case.masks})
     missing = sum(case.case_id not in meta for case in cases)
     note = f"{missing} scans have no row in {_META}; they are for training, without labels"
     notes: tuple[str, ...] = (note,) if meta and missing else ()
     for case in cases:
         notes += require_labels_read(case.image.parent / _MASKS, case.masks.values())
-    return Dataset(
-        layout="totalsegmentator",
-        name=real(root).name,
-        organs=dict(enumerate(organs, start=1)),
-        cases=cases,
-        notes=notes,
-    )
-
-
-def _folders(root: Path) -> list[Path]:
-    if not root.is_dir():
-        return []
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    table = dict(enumerate(organs, start=1))
+    return Dataset("totalsegmentator", real(root).name, table, cases, notes=notes)
 
 
 def _images(folder: Path) -> list[Path]:
@@ -243,5 +228,4 @@ FLARE2021 = _challenge(
 TOTALSEGMENTATOR = Layout(
     "TotalSegmentator, AbdomenAtlas: s0000/ct.nii.gz and s0000/segmentations/ORGAN.nii.gz",
     _recognize_folders,
-    _read_folders,
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from sacl.cohort.dataset import (
     Dataset,
     Layout,
+    Recognized,
     SourceCase,
     by_kind,
     common_modality,
@@ -83,8 +84,11 @@ def _notes(intake: Intake, rows: list[KeyRow], cases: list[SourceCase]) -> tuple
     return (*notes, *map(first_of, by_kind(told)))
 
 
+def _recognize(root: Path) -> Recognized | None:
+    reason = what_is_dicom(root)
+    return (reason, functools.partial(read_export, root)) if reason else None
+
+
 DICOM = Layout(
-    "DICOM: a hospital's export, in a folder tree, a zip or a folder of zips",
-    what_is_dicom,
-    read_export,
+    "DICOM: a hospital's export, in a folder tree, a zip or a folder of zips", _recognize
 )

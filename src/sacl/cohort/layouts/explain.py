@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.cohort.layouts import dicom
-from sacl.cohort.layouts.listing import find, recognize
+from sacl.cohort.layouts.listing import recognize
 from sacl.dicom.files import DAMAGE, Opener
 from sacl.dicom.header import scrubbed, text
 from sacl.dicom.intake import Intake, take_in
@@ -87,9 +87,9 @@ class Explanation:
 
 def explain_dataset(root: Path, layout: str, export: DicomExport) -> Explanation:
     """Return how `ingest` would read a dataset, also an export of which no series is accepted."""
-    name, reason = recognize(root, layout)
+    name, (reason, read) = recognize(root, layout)
     if name != dicom.NAME:
-        return _counts(find(root, name)[0], reason, root if root.is_dir() else root.parent)
+        return _counts(read(), reason, root if root.is_dir() else root.parent)
     intake = take_in(root, export)
     known = read_key(export.key) if export.key is not None else []
     rows = _series_table(intake, known)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sacl.cohort.annotation import require_known_organs
-from sacl.cohort.dataset import Dataset, Layout, Modality, first_of, in_short
+from sacl.cohort.dataset import Dataset, Layout, Modality, Recognized, first_of, in_short
 from sacl.cohort.layouts import dicom
 from sacl.cohort.layouts.challenges import AMOS, BTCV, FLARE2021, TOTALSEGMENTATOR
 from sacl.cohort.layouts.nnssl import NNSSL
@@ -29,6 +29,8 @@ from sacl.dicom.verdict import DicomExport
 from sacl.errors import ConfigError, DataError
 from sacl.files.atomic import folder_fingerprint, real
 
+PHANTOM = "Dataset900_Phantom"
+"""Folder that the phantom stage leaves its dataset in."""
 LAYOUTS: dict[str, Layout] = {
     "nnssl": NNSSL,
     "nnunet": NNUNET,
@@ -50,19 +52,18 @@ def find(
     root: Path, layout: str = "auto", export: DicomExport | None = None
 ) -> tuple[Dataset, str]:
     """List a dataset, and tell by what its layout was recognized."""
-    name, reason = recognize(root, layout)
-    dataset = dicom.read_export(root, export) if name == dicom.NAME else LAYOUTS[name].read(root)
-    return dataset, reason
+    name, (reason, read) = recognize(root, layout)
+    return dicom.read_export(root, export) if name == dicom.NAME else read(), reason
 
 
-def recognize(root: Path, layout: str = "auto") -> tuple[str, str]:
-    """Return the name of a dataset's layout, which is to be this one, and how it was recognized."""
+def recognize(root: Path, layout: str = "auto") -> tuple[str, Recognized]:
+    """Return the name of a dataset's layout, which is to be this one, and what was recognized."""
     _require_there(root)
     for name in LAYOUTS if layout == "auto" else [layout]:
-        if reason := LAYOUTS[name].recognize(root):
+        if recognized := LAYOUTS[name].recognize(root):
             if layout == "auto" and name == "folder":
                 refuse_a_part(root)
-            return name, reason
+            return name, recognized
     if layout != "auto":
         expected = LAYOUTS[layout].expected
         raise DataError(f"data '{root}': not in the layout {layout}; expected {expected}")
@@ -114,6 +115,19 @@ class Sources:
                 f"ingest.scan_labels: no {table.name} beside the YAML file, in the working"
                 f" directory, or in {in_short([path.name for path in self.paths])}"
             )
+
+    @classmethod
+    def of(cls, settings: Any, phantom: Path | None, work: Path | None) -> Sources:
+        """Return what settings of `ingest` read, else the dataset in the phantom stage's folder."""
+        paths = settings.data
+        if not paths:
+            if phantom is None or not (phantom / "run.json").is_file():
+                raise ConfigError(
+                    "ingest.data: no data to read; give --data FOLDER or phantom.scans"
+                )
+            paths = (phantom / PHANTOM,)
+        how = {f.name: getattr(settings, f.name) for f in dataclasses.fields(cls)[1:-1]}
+        return cls(paths, work=work, **how)
 
     @property
     def export(self) -> DicomExport:

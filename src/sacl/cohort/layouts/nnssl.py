@@ -19,10 +19,19 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sacl.cohort.dataset import Dataset, Layout, SourceCase, common_modality, the_file, told_apart
+from sacl.cohort.dataset import (
+    Dataset,
+    Layout,
+    Recognized,
+    SourceCase,
+    common_modality,
+    the_file,
+    told_apart,
+)
 from sacl.cohort.layouts.nnunet import modality_of
 from sacl.cohort.manifest import read_image
 from sacl.cohort.tables import scan_labels_of
@@ -53,17 +62,16 @@ class _Image:
         return stem(Path(str(self.entry.get("name") or self.entry.get("image_path") or "")))
 
 
-def _recognize(root: Path) -> str | None:
+def _recognize(root: Path) -> Recognized | None:
     path = _file(root)
-    if not path.is_file() or not isinstance(read_object(path).get("datasets"), (dict, list)):
+    document = read_object(path) if path.is_file() else {}
+    if not isinstance(document.get("datasets"), (dict, list)):
         return None
-    return f"{path.name} is a collection of nnssl"
+    return f"{path.name} is a collection of nnssl", partial(_read, path, document)
 
 
-def _read(root: Path) -> Dataset:
+def _read(path: Path, document: JsonObject) -> Dataset:
     """List the images of a collection, all for training and without a reference."""
-    path = _file(root)
-    document = read_object(path)
     images = _images(document)
     # One name in two datasets is two people.
     places = list(dict.fromkeys((image.dataset, image.subject) for image in images.values()))
@@ -80,13 +88,8 @@ def _read(root: Path) -> Dataset:
         )
         for case_id, image in images.items()
     ]
-    return Dataset(
-        layout="nnssl",
-        name=str(document.get("collection_name") or path.parent.name),
-        organs={},
-        cases=tuple(cases),
-        modality=common_modality(cases),
-    )
+    name = str(document.get("collection_name") or path.parent.name)
+    return Dataset("nnssl", name, {}, tuple(cases), common_modality(cases))
 
 
 def anatomy_masks(path: Path) -> dict[str, Path]:
@@ -111,18 +114,16 @@ def write_collection(
     label maps (`maps/CASE.nii.gz`; a case may have none) the `anatomy_mask`.
     """
     images: dict[str, list[JsonObject]] = defaultdict(list)
-    map_of = {case.case_id: maps / f"{case.case_id}.nii.gz" for case in cases}
-    map_of = {case_id: path for case_id, path in map_of.items() if path.is_file()}
+    drawn = {path.stem.removesuffix(".nii"): path for path in maps.glob("*.nii.gz")}
     for case in cases:  # nothing is written where one of them is damaged
         read_image(home, case)
-    for drawn in map_of.values():
-        read_label_map(drawn, cohort.scheme)
+        if case.case_id in drawn:
+            read_label_map(drawn[case.case_id], cohort.scheme)
     for case in track(cases, "export", len(cases)):
-        name = Path(case.image).name
+        name, path = Path(case.image).name, drawn.get(case.case_id)
+        mask = f"anatomy/{path.name}" if path else None
         _put(home / case.image, out / "images" / name, force)
-        mask = None
-        if path := map_of.get(case.case_id):
-            mask = f"anatomy/{path.name}"
+        if path and mask:
             _put(path, out / mask, force)
         entry = {
             "name": name,
@@ -132,7 +133,15 @@ def write_collection(
             "associated_masks": {"anonymization_mask": None, "anatomy_mask": mask},
         }
         images[case.subject_id].append(entry)
-    write_text(out / NAME, json.dumps(_collection(cohort.name, images), indent=1) + "\n")
+    subjects = {}
+    for subject, own in images.items():  # each with one session
+        session = {"session_id": _SESSION, "session_info": None, "images": own}
+        sessions = {_SESSION: session}
+        subjects[subject] = {"subject_id": subject, "subject_info": None, "sessions": sessions}
+    name = cohort.name
+    dataset = {"dataset_index": name, "name": name, "dataset_info": None, "subjects": subjects}
+    document = {"collection_index": 0, "collection_name": name, "datasets": {name: dataset}}
+    write_text(out / NAME, json.dumps(document, indent=1) + "\n")
     return out / NAME
 
 
@@ -194,17 +203,6 @@ def _existing(path: Path, text: Any, case_id: str, key: str) -> Path:
     return the_file(places, f"{path.name}: the '{key}' of {case_id}", remedy)
 
 
-def _collection(name: str, images: Mapping[str, Sequence[JsonObject]]) -> JsonObject:
-    """Return the document: one dataset, and of every subject one session with all its images."""
-    subjects = {}
-    for subject, own in images.items():
-        session = {"session_id": _SESSION, "session_info": None, "images": own}
-        sessions = {_SESSION: session}
-        subjects[subject] = {"subject_id": subject, "subject_info": None, "sessions": sessions}
-    dataset = {"dataset_index": name, "name": name, "dataset_info": None, "subjects": subjects}
-    return {"collection_index": 0, "collection_name": name, "datasets": {name: dataset}}
-
-
 def _put(source: Path, target: Path, force: bool) -> None:
     """Link a file to another place, or copy it where it cannot be linked."""
     if target.exists() and not force:
@@ -217,7 +215,5 @@ def _put(source: Path, target: Path, force: bool) -> None:
 
 
 NNSSL = Layout(
-    "nnssl: pretrain_data.json, a collection of datasets, subjects, sessions and images",
-    _recognize,
-    _read,
+    "nnssl: pretrain_data.json, a collection of datasets, subjects, sessions and images", _recognize
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sacl.cohort.dataset import (
     Layout,
     Modality,
     Part,
+    Recognized,
     SourceCase,
     cases_of,
     the_file,
@@ -31,7 +33,7 @@ from sacl.cohort.splits import members_by_stratum, strata_of
 from sacl.errors import DataError
 from sacl.files import itk, nifti
 from sacl.files.atomic import real, write_text
-from sacl.files.documents import read_object
+from sacl.files.documents import JsonObject, read_object
 from sacl.types import PHASE, Case, LabelScheme
 
 DATASET, SPLITS = "dataset.json", "splits_final.json"
@@ -39,29 +41,29 @@ _CHANNELS = {"ct": "CT", "mr": "MRI", None: "image"}
 _MR_WORDS = ("mr", "t1", "t2", "flair", "adc", "dwi")
 
 
-def _recognize(root: Path) -> str | None:
+def _recognize(root: Path) -> Recognized | None:
     if not (root / DATASET).is_file():
         return None
-    listed = read_object(root / DATASET).get("dataset")
-    if isinstance(listed, Mapping) and listed:
-        return f"{DATASET}, which lists the files of {len(listed)} training cases"
-    first = next(iter(_parts(root)[0].scans.values()), None)
-    return f"{DATASET}, and imagesTr with channel files like {first.name}" if first else None
-
-
-def _parts(root: Path) -> list[Part]:
-    return three_parts(root, "(.+)_0000", "(.+)", "CASE_0000.nii.gz", r".+_\d{4}")
-
-
-def _read(root: Path) -> Dataset:
-    """List the cases; of several channels the first (0000) is taken."""
     document = read_object(root / DATASET)
+    parts = three_parts(root, "(.+)_0000", "(.+)", "CASE_0000.nii.gz", r".+_\d{4}")
+    listed = document.get("dataset")
+    if isinstance(listed, Mapping) and listed:
+        reason = f"{DATASET}, which lists the files of {len(listed)} training cases"
+        return reason, partial(_read, root, document, parts[1:], listed)
+    for first in parts[0].scans.values():
+        reason = f"{DATASET}, and imagesTr with channel files like {first.name}"
+        return reason, partial(_read, root, document, parts, {})
+    return None
+
+
+def _read(root: Path, document: JsonObject, parts: list[Part], listed: JsonObject) -> Dataset:
+    """List the cases; of several channels the first (0000) is taken."""
     ending = document.get("file_ending", ".nii.gz")
-    if ending not in (*nifti.SUFFIXES, *itk.SUFFIXES):
-        known = ", ".join((*nifti.SUFFIXES, *itk.SUFFIXES))
+    known = (*nifti.SUFFIXES, *itk.SUFFIXES)
+    if ending not in known:
         raise DataError(
-            f"{DATASET}: file_ending '{str(ending)[:40]}', expected one of {known}; convert the"
-            " files"
+            f"{DATASET}: file_ending '{str(ending)[:40]}', expected one of {', '.join(known)};"
+            " convert the files"
         )
     names = label_names(document.get("labels"), DATASET)
     channels = document.get("channel_names", document.get("modality", {}))
@@ -70,17 +72,14 @@ def _read(root: Path) -> Dataset:
             f"{DATASET}: 'channel_names' is {str(channels)[:40]}, expected names by channel, such"
             ' as {"0": "CT"}'
         )
-    listed = document.get("dataset")
-    listed = listed if isinstance(listed, Mapping) else {}
     training = tuple(_listed_case(root, str(case), files) for case, files in listed.items())
-    cases, notes = cases_of(_parts(root)[1 if training else 0 :])
-    cases = training + cases
+    cases, notes = cases_of(parts)
     if len(channels) > 1:
         first = next(iter(channels.values()))
         notes += (f"the first of {len(channels)} channels is used, {first}",)
     name = str(document.get("name") or real(root).name)
     modality = modality_of(channels)
-    return Dataset("nnunet", name, names.organs, cases, modality, names.ignore, notes)
+    return Dataset("nnunet", name, names.organs, training + cases, modality, names.ignore, notes)
 
 
 def modality_of(channels: Any) -> Modality | None:
@@ -143,14 +142,10 @@ def _listed_case(root: Path, case_id: str, files: Any) -> SourceCase:
         place = root / os.path.expandvars(str(name))
         return the_file([place], f"{DATASET}: case {case_id} of 'dataset'")
 
-    label = files.get("label")
-    return SourceCase(
-        case_id, existing(images[0]), existing(label) if label else None, origin="dataset"
-    )
+    label = existing(files["label"]) if files.get("label") else None
+    return SourceCase(case_id, existing(images[0]), label, origin="dataset")
 
 
 NNUNET = Layout(
-    "nnU-Net raw: imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz and dataset.json",
-    _recognize,
-    _read,
+    "nnU-Net raw: imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz and dataset.json", _recognize
 )

@@ -29,6 +29,7 @@ from typing import Any
 from sacl.cohort.dataset import (
     Dataset,
     Layout,
+    Recognized,
     SourceCase,
     counted,
     files_by_case,
@@ -39,7 +40,7 @@ from sacl.cohort.dataset import (
     told_apart,
     unread,
 )
-from sacl.cohort.label_names import TABLES, names_of_maps
+from sacl.cohort.label_names import TABLES, with_label_names
 from sacl.cohort.layouts.nnunet import modality_of
 from sacl.cohort.tables import NOT_LABELS, annotated_of, scan_labels_of, split_of
 from sacl.errors import DataError
@@ -47,22 +48,17 @@ from sacl.files.atomic import real
 from sacl.files.documents import JsonObject, read_object, read_rows
 from sacl.files.itk import stem_of
 from sacl.files.nifti import is_nifti, read_volume
+from sacl.organs import words_for
 from sacl.run import workspace
 from sacl.types import Split
 
 _NAME = "cohort.csv"
 _OF_A_DATASET = re.compile(r"(images?|imgs?|scans)(Tr|Va|Ts)?|(Training|Validation)Img", re.I)
-_LABEL_WORDS = {
-    *("seg", "segs", "segmentation", "segmentations", "label", "labels", "labelmap", "labelmaps"),
-    *("mask", "masks", "pred", "prediction", "gt", "groundtruth", "annotation", "annotations"),
-}
-_IMAGE_WORDS = {
-    *("ct", "mr", "mri", "image", "images", "imaging", "img", "imgs", "scan", "scans"),
-    *("volume", "volumes", "data", "0000"),
-}
+_FILE_WORDS = words_for("files")
+_LABEL_WORDS, _IMAGE_WORDS = set(_FILE_WORDS["label"]), set(_FILE_WORDS["image"])
 _SPLIT_WORDS: dict[str, Split] = {
-    **dict.fromkeys(("va", "val", "valid", "validation"), "validation"),
-    **dict.fromkeys(("ts", "test", "testing"), "test"),
+    **dict.fromkeys(_FILE_WORDS["validation"], "validation"),
+    **dict.fromkeys(_FILE_WORDS["test"], "test"),
 }
 _OF_A_SPLIT = re.compile(r"(?<=[a-z])(Tr|Va|Ts)$")
 _OVER_TIME = "4d"
@@ -80,53 +76,48 @@ _PARTS: dict[str, Split] = {
 _OTHER_LABELS = ("seg", "segmentation", "mask", "pseudo_label")
 
 
-def _recognize_table(root: Path) -> str | None:
-    path = _table(root)
-    return f"{path.name} is a table of scans" if path.is_file() else None
+def _recognize_table(root: Path) -> Recognized | None:
+    path = root if root.suffix == ".csv" else root / _NAME
+    if not path.is_file():
+        return None
+    return f"{path.name} is a table of scans", partial(_read_table, path)
 
 
-def _read_table(root: Path) -> Dataset:
-    path = _table(root)
+def _read_table(path: Path) -> Dataset:
     cases = []
     for case_id, row in read_rows(path).items():
-        if not row.get("image"):
-            raise DataError(f"{path.name}: case {case_id} has no image; fill the column 'image'")
         where = f"{path.name}: case {case_id}"
-        cases.append(
-            SourceCase(
-                case_id,
-                the_file([path.parent / row["image"]], where),
-                the_file([path.parent / row["label"]], where) if row.get("label") else None,
-                split_of(row, path.name) or "train",
-                row.get("subject_id") or None,
-                scan_labels_of(row),
-                path.name,
-                annotated=annotated_of(row),
-            )
+        if not row.get("image"):
+            raise DataError(f"{where} has no image; fill the column 'image'")
+        case = SourceCase(
+            case_id,
+            the_file([path.parent / row["image"]], where),
+            the_file([path.parent / row["label"]], where) if row.get("label") else None,
+            split_of(row, path.name) or "train",
+            row.get("subject_id") or None,
+            scan_labels_of(row),
+            path.name,
+            annotated=annotated_of(row),
         )
-    maps = [case.reference for case in cases if case.reference]
-    names = names_of_maps(maps, None, path, path.name)
-    name = real(path.parent).name
-    return Dataset("table", name, names.organs, tuple(cases), None, names.ignore, names.notes)
+        cases.append(case)
+    return with_label_names(Dataset("table", real(path.parent).name, {}, tuple(cases)), path)
 
 
-def _table(root: Path) -> Path:
-    return root if root.suffix == ".csv" else root / _NAME
-
-
-def _recognize_folder(root: Path) -> str | None:
-    images = scan_files(root)
-    return f"{len(images)} {_kind(images)}" if images else None
+def _recognize_folder(root: Path) -> Recognized | None:
+    files = scan_files(root)
+    return (f"{len(files)} {_kind(files)}", partial(_read_folder, root)) if files else None
 
 
 def _read_folder(root: Path) -> Dataset:
-    """List the scans, all for training; a label map by its name is none, unless all are so."""
+    """List the scans, all for training; a label map by its name is none, unless all are so.
+
+    A label map is a scan's where one of each shares the rest of the name.
+    """
     files = list(files_by_case(root).values())
-    scans = [path for path in files if not _words(path) & _LABEL_WORDS] or files
-    maps = [path for path in files if path not in scans]
-    map_of = _paired(scans, maps)
-    names = names_of_maps(map_of.values(), None, root / _NAME, root.name)
-    left_out = [path.name for path in maps if path not in map_of.values()]
+    groups = _called_alike(root, files)
+    map_of = {scans[0]: maps[0] for scans, maps in groups if len(scans) == len(maps) == 1}
+    scans = [path for path in files if not _words(root, path) & _LABEL_WORDS] or files
+    left_out = [p.name for p in files if p not in scans and p not in map_of.values()]
     read = [*files, *(root / name for name in TABLES)]
     notes = unread(root, read, f"{_kind(files)}; give other data as a second --data")
     if left_out:
@@ -134,28 +125,32 @@ def _read_folder(root: Path) -> Dataset:
             f"{in_short(left_out)} left out: named like label maps, but of no scan here; list the"
             " scans in a cohort.csv with case_id, image and label to train with them",
         )
-    notes += names.notes
     cases = (SourceCase(stem_of(path), path, map_of.get(path), origin="folder") for path in scans)
-    name = real(root).name
-    return Dataset("folder", name, names.organs, tuple(cases), ignore=names.ignore, notes=notes)
+    dataset = Dataset("folder", real(root).name, {}, tuple(cases), notes=notes)
+    return with_label_names(dataset, root / _NAME)
 
 
-def _paired(scans: Sequence[Path], maps: Sequence[Path]) -> dict[Path, Path]:
-    """Return the label map of each scan, where one of each shares the rest of the name."""
-    rest = {
-        path: frozenset(_words(path) - {*_LABEL_WORDS, *_IMAGE_WORDS}) for path in (*scans, *maps)
-    }
-    of_map = {path: [m for m in maps if rest[m] == rest[path]] for path in scans}
-    of_scan = {m: [path for path in scans if rest[m] == rest[path]] for m in maps}
-    return {p: m[0] for p, m in of_map.items() if len(m) == 1 and len(of_scan[m[0]]) == 1}
+def _called_alike(root: Path, files: Sequence[Path]) -> list[tuple[list[Path], list[Path]]]:
+    """Return the scans and label maps that lie and are called alike.
+
+    Words that say what a file is, such as `image`, `seg` or `labelsTr`, may differ.
+    """
+    groups: dict[frozenset[str], tuple[list[Path], list[Path]]] = {}
+    for path in files:
+        words = _words(root, path)
+        group = groups.setdefault(frozenset(words - _LABEL_WORDS - _IMAGE_WORDS), ([], []))
+        group[bool(words & _LABEL_WORDS)].append(path)
+    return list(groups.values())
 
 
 def _kind(files: Sequence[Path]) -> str:
     return "NIfTI files" if all(map(is_nifti, files)) else "NIfTI, NRRD and MetaImage files"
 
 
-def _words(path: Path) -> set[str]:
-    return set(re.split(r"[-_. ]", stem_of(path).lower()))
+def _words(root: Path, path: Path) -> set[str]:
+    """Return the words of a file's name and of its folders' below a root; `imagesTr` are two."""
+    folders = (_OF_A_SPLIT.sub(r"_\1", part) for part in path.relative_to(root).parts[:-1])
+    return set(re.split(r"[-_. /]", "/".join([*folders, stem_of(path)]).lower()))
 
 
 def _below(root: Path) -> list[Path]:
@@ -172,46 +167,37 @@ def _below(root: Path) -> list[Path]:
     return files
 
 
-def _recognize_folders(root: Path) -> str | None:
+def _recognize_folders(root: Path) -> Recognized | None:
     if not root.is_dir() or scan_files(root) or (root / _OF_A_RUN).is_dir():
         return None
     files = _below(root)
-    maps = [path for path in files if _words_below(root, path) & _LABEL_WORDS]
-    labels = counted(len(maps), "label map")
-    return f"{len(files)} {_kind(files)} in folders, {labels}" if files else None
+    labels = counted(sum(bool(_words(root, p) & _LABEL_WORDS) for p in files), "label map")
+    reason = f"{len(files)} {_kind(files)} in folders, {labels}"
+    return (reason, partial(_read_folders, root, files)) if files else None
 
 
-def _read_folders(root: Path) -> Dataset:
+def _read_folders(root: Path, files: Sequence[Path]) -> Dataset:
     """List the scans, each with the label map that is called and lies alike.
 
-    Words that say what a file is, such as `image`, `seg` or `labelsTr`, may differ. Folders called
-    `Va`, `val`, `Ts`, `test` and the like hold scans for validation and test.
+    Folders called `Va`, `val`, `Ts`, `test` and the like hold scans for validation and test.
 
     Raises:
         DataError: a label map has no scan, or two, or a scan two label maps.
     """
-    found = _below(root)
-    words = {path: _words_below(root, path) for path in found}
-    files = [path for path in found if _OVER_TIME not in words[path]]
-    alike: dict[frozenset[str], list[list[Path]]] = {}
-    for path in files:
-        pair = alike.setdefault(frozenset(words[path] - _LABEL_WORDS - _IMAGE_WORDS), [[], []])
-        pair[bool(words[path] & _LABEL_WORDS)].append(path)
+    over_time = [path for path in files if _OVER_TIME in _words(root, path)]
     map_of: dict[Path, Path | None] = {}
-    for scans, maps in alike.values():
+    for scans, maps in _called_alike(root, [path for path in files if path not in over_time]):
         if maps and (len(scans), len(maps)) != (1, 1):
             both = f"{counted(len(scans), 'scan')} and {counted(len(maps), 'label map')} are"
-            what = both if scans else "no scan is"
             raise DataError(
-                f"{root.name}: {maps[0].relative_to(root)}: {what} called alike; list the scans in"
-                " a cohort.csv with case_id, image and label"
+                f"{root.name}: {maps[0].relative_to(root)}: {both if scans else 'no scan is'}"
+                " called alike; list the scans in a cohort.csv with case_id, image and label"
             )
         map_of |= dict.fromkeys(scans, maps[0] if maps else None)
-    names = names_of_maps(filter(None, map_of.values()), None, root / _NAME, root.name)
     channel = "_0000" if all(stem_of(path).endswith("_0000") for path in map_of) else ""
     own = [
-        stem_of(path).removesuffix(channel) if _words(path) - _IMAGE_WORDS else path.parent.name
-        for path in map_of
+        stem_of(p).removesuffix(channel) if _words(p.parent, p) - _IMAGE_WORDS else p.parent.name
+        for p in map_of
     ]
     longer = [f"{p.parent.name}_{stem_of(p)}" for p in map_of]
     cases = tuple(
@@ -219,25 +205,19 @@ def _read_folders(root: Path) -> Dataset:
         for case_id, image in zip(told_apart(own, longer), map_of, strict=True)
     )
     notes: tuple[str, ...] = ()
-    if left_out := [path.name for path in found if path not in files]:
-        notes += (f"not read {in_short(left_out)}, a scan over time",)
-    for folder in dict.fromkeys(path.parent for path in found):
-        if _words_below(root, folder / "_") & _LABEL_WORDS:
-            notes += require_labels_read(folder, found)
+    if over_time:
+        notes += (f"not read {in_short([path.name for path in over_time])}, a scan over time",)
+    for folder in dict.fromkeys(path.parent for path in files):
+        if _words(root, folder / "_") & _LABEL_WORDS:
+            notes += require_labels_read(folder, files)
         else:
-            notes += unread(folder, found, "scans and label maps")
-    notes, name = notes + names.notes, real(root).name
-    return Dataset("folders", name, names.organs, cases, ignore=names.ignore, notes=notes)
-
-
-def _words_below(root: Path, path: Path) -> set[str]:
-    """Return the words of a file's name and of its folders' below a root; `imagesTr` are two."""
-    folders = (_OF_A_SPLIT.sub(r"_\1", part) for part in path.relative_to(root).parts[:-1])
-    return _words(path).union(*(re.split(r"[-_. ]", folder.lower()) for folder in folders))
+            notes += unread(folder, files, "scans and label maps")
+    dataset = Dataset("folders", real(root).name, {}, cases, notes=notes)
+    return with_label_names(dataset, root / _NAME)
 
 
 def _split_of(root: Path, path: Path) -> Split:
-    words = _words_below(root, path.parent / "_")
+    words = _words(root, path.parent / "_")
     return next((_SPLIT_WORDS[word] for word in sorted(words) if word in _SPLIT_WORDS), "train")
 
 
@@ -253,38 +233,54 @@ def refuse_a_part(root: Path) -> None:
         )
 
 
-def _recognize_decathlon(root: Path) -> str | None:
+def _recognize_decathlon(root: Path) -> Recognized | None:
     path = root / _DECATHLON
     document = read_object(path) if path.is_file() else {}
-    listed = document.get("training")
-    if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict):
+    listed = _training(document)
+    if not listed or "labels" not in document:  # a datalist of MONAI may have this name too
         return None
-    if "labels" not in document:  # a datalist of MONAI may have any name, this one too
-        return None
-    return f"{_DECATHLON} lists {len(listed)} training pairs of image and label"
+    reason = f"{_DECATHLON} lists {len(listed)} training pairs of image and label"
+    return reason, partial(_read_json, path, document, "decathlon")
 
 
-def _recognize_monai(root: Path) -> str | None:
-    paths = _datalists(root)
-    if len(paths) > 1:
+def _recognize_monai(root: Path) -> Recognized | None:
+    """Recognize a path that is a datalist, else the one directly in a folder."""
+    documents = {}
+    for path in [root] if root.is_file() else sorted(root.glob("*.json")):
+        try:
+            document = read_object(path) if path.suffix == ".json" and path.is_file() else {}
+        except DataError:
+            if path == root:
+                raise
+            continue  # another JSON of the folder, which is not to be read
+        if "image" in next(iter(_training(document)), {}):
+            documents[path] = document
+    if len(documents) > 1:
+        first, second, *_ = documents
         raise DataError(
-            f"{root.name}: {len(paths)} datalists, {paths[0].name} and {paths[1].name}; name the"
+            f"{root.name}: {len(documents)} datalists, {first.name} and {second.name}; name the"
             " one to read"
         )
-    if not paths:
-        return None
-    return f"{paths[0].name} lists {len(read_object(paths[0])['training'])} images"
+    for path, document in documents.items():
+        reason = f"{path.name} lists {len(document['training'])} images"
+        return reason, partial(_read_json, path, document, "monai_datalist")
+    return None
 
 
-def _read(path: Path, layout: str) -> Dataset:
-    document = read_object(path)
+def _training(document: JsonObject) -> Sequence[JsonObject]:
+    """Return the training entries of a datalist, none where there is no list of objects."""
+    listed = document.get("training")
+    return listed if isinstance(listed, list) and isinstance(next(iter(listed), 0), dict) else []
+
+
+def _read_json(path: Path, document: JsonObject, layout: str) -> Dataset:
     rows = [(key, row) for key in _PARTS for row in _rows(document.get(key), key, path.name)]
     images = [_listed_file(path, row.get("image"), key) for key, row in rows]
-    stems = [stem_of(image) for image in images]
-    case_ids = told_apart(stems, [f"{p.parent.name}_{stem_of(p)}" for p in images])
+    longer = [f"{image.parent.name}_{stem_of(image)}" for image in images]
+    case_ids = told_apart(list(map(stem_of, images)), longer)
     listed = document.get("modality") if layout == "decathlon" else None
-    modalities = list(listed.values()) if isinstance(listed, Mapping) else []
-    several = len(modalities) > 1
+    channels = list(listed.values()) if isinstance(listed, Mapping) else []
+    several = len(channels) > 1
     cases = tuple(
         SourceCase(
             str(row.get("case_id") or name),
@@ -298,47 +294,17 @@ def _read(path: Path, layout: str) -> Dataset:
         )
         for (key, row), image, name in zip(rows, images, case_ids, strict=True)
     )
-    maps = [case.reference for case in cases if case.reference]
-    names = names_of_maps(maps, document.get("labels"), path, path.name)
-    notes = _notes([row for _, row in rows]) + names.notes
+    notes = _notes([row for _, row in rows])
     if several:
-        count, first = len(modalities), modalities[0]
-        notes += (f"the first of {count} channels in a file is used, {first}",)
+        notes += (f"the first of {len(channels)} channels in a file is used, {channels[0]}",)
     if layout == "decathlon":
-        for folder in dict.fromkeys(label.parent for label in maps):
-            notes += unread(folder, maps, f"the label maps that {path.name} lists")
-        for folder in dict.fromkeys(image.parent for image in images):
-            notes += unread(folder, images, f"the images that {path.name} lists")
-    return Dataset(
-        layout=layout,
-        name=str(document.get("name") or path.parent.name),
-        organs=names.organs,
-        cases=cases,
-        modality=modality_of(document.get("modality")),
-        ignore=names.ignore,
-        notes=notes,
-    )
-
-
-def _datalists(root: Path) -> list[Path]:
-    """Return the path itself where it is a datalist, else those directly in the folder."""
-    if root.is_file():
-        return [root] if root.suffix == ".json" and _is_datalist(read_object(root)) else []
-    paths = []
-    for path in sorted(path for path in root.glob("*.json") if path.is_file()):
-        try:
-            if _is_datalist(read_object(path)):
-                paths.append(path)
-        except DataError:
-            continue  # another JSON of the folder, which is not to be read
-    return paths
-
-
-def _is_datalist(document: JsonObject) -> bool:
-    training = document.get("training")
-    if not isinstance(training, list) or not training:
-        return False
-    return isinstance(training[0], Mapping) and "image" in training[0]
+        maps = [case.reference for case in cases if case.reference]
+        for what, files in ("label maps", maps), ("images", images):
+            for folder in dict.fromkeys(file.parent for file in files):
+                notes += unread(folder, files, f"the {what} that {path.name} lists")
+    name = str(document.get("name") or path.parent.name)
+    dataset = Dataset(layout, name, {}, cases, modality_of(document.get("modality")), notes=notes)
+    return with_label_names(dataset, path, document.get("labels"))
 
 
 def _rows(listed: Any, key: str, where: str) -> list[JsonObject]:
@@ -357,14 +323,11 @@ def _rows(listed: Any, key: str, where: str) -> list[JsonObject]:
 def _listed_file(datalist: Path, listed: Any, key: str) -> Path:
     """Return the file that an entry names, the first one where it names several."""
     name = listed[0] if isinstance(listed, list) and listed else listed
+    where = f"{datalist.name}: an entry of '{key}'"
     if not isinstance(name, str) or not name:
-        shown = repr(listed)[:80]
-        raise DataError(f"{datalist.name}: an entry of '{key}' has no image, got {shown}")
-    return the_file(
-        [datalist.parent / name, datalist.parent.parent / name],
-        f"{datalist.name}: an entry of '{key}'",
-        " beside the JSON or in the folder above it",
-    )
+        raise DataError(f"{where} has no image, got {repr(listed)[:80]}")
+    places = [datalist.parent / name, datalist.parent.parent / name]
+    return the_file(places, where, " beside the JSON or in the folder above it")
 
 
 def _notes(rows: Sequence[JsonObject]) -> tuple[str, ...]:
@@ -380,21 +343,16 @@ def _notes(rows: Sequence[JsonObject]) -> tuple[str, ...]:
 TABLE = Layout(
     "a table of scans: cohort.csv with case_id, image, and optionally label, subject_id and split",
     _recognize_table,
-    _read_table,
 )
-FOLDER = Layout("a plain folder of scans", _recognize_folder, _read_folder)
+FOLDER = Layout("a plain folder of scans", _recognize_folder)
 FOLDERS = Layout(
-    "folders of scans and of label maps called alike, or a folder per scan",
-    _recognize_folders,
-    _read_folders,
+    "folders of scans and of label maps called alike, or a folder per scan", _recognize_folders
 )
 DECATHLON = Layout(
     "Medical Segmentation Decathlon: dataset.json lists training [{image, label}] and test",
     _recognize_decathlon,
-    lambda root: _read(root / _DECATHLON, "decathlon"),
 )
 MONAI_DATALIST = Layout(
     "a datalist of MONAI: a JSON with training [{image, label, fold}], validation and testing",
     _recognize_monai,
-    lambda root: _read(_datalists(root)[0], "monai_datalist"),
 )
