@@ -6,6 +6,7 @@ It is the scans of any source, or of a cohort that was ingested already.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,9 @@ import msgspec
 from sacl.check.cohort_checks import CohortFacts
 from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.cohort.layouts.listing import Sources, joined, read_source
-from sacl.cohort.manifest import MANIFEST, read_cohort
+from sacl.cohort.manifest import MANIFEST, read_cohort, read_image
 from sacl.dicom.pseudonyms import KEY
 from sacl.errors import DataError
-from sacl.files.nifti import read_volume
 from sacl.plan.document import USUAL_TIME, make_plan
 from sacl.plan.facts import measure_machine, task_facts
 from sacl.plan.rules import Choice, Situation, hold_out_of, kinds_of
@@ -50,28 +50,26 @@ def _listed(path: Path, sources: Sources) -> tuple[Dataset, str]:
 
 def _from_manifest(folder: Path, cohort: Cohort) -> Dataset:
     """Return an ingested cohort as any other dataset, each scan with the frame of its own file."""
-
-    def case_of(entry: Case) -> SourceCase:
-        path = folder / entry.image
-
-        def load() -> tuple[Volume, NativeFrame]:
-            return read_volume(path)[0], entry.native
-
-        return SourceCase(
-            case_id=entry.case_id,
-            image=path,
-            reference=folder / entry.reference if entry.reference else None,
-            split=entry.split,
-            subject_id=entry.subject_id,
-            scan_labels=entry.scan_labels,
+    cases = tuple(
+        SourceCase(
+            case_id=case.case_id,
+            image=folder / case.image,
+            reference=folder / case.reference if case.reference else None,
+            split=case.split,
+            subject_id=case.subject_id,
+            scan_labels=case.scan_labels,
             origin=MANIFEST,
-            annotated=entry.annotated,
-            load=load,
+            annotated=case.annotated,
+            load=partial(_load, folder, case),
         )
-
+        for case in cohort.cases
+    )
     organs = dict(enumerate(cohort.scheme.names, start=1))
-    cases = tuple(case_of(entry) for entry in cohort.cases)
     return Dataset(INGESTED, cohort.name, organs, cases, modality=cohort.modality)
+
+
+def _load(folder: Path, case: Case) -> tuple[Volume, NativeFrame]:
+    return read_image(folder, case), case.native
 
 
 def foresee_split(

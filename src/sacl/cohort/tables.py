@@ -18,15 +18,13 @@ from sacl.cohort.dataset import Dataset, SourceCase, in_short
 from sacl.errors import DataError
 from sacl.files.documents import JsonObject, read_json, read_object, read_rows
 from sacl.organs import snake_case, words_for
-from sacl.types import PHASE, PHASES, UNKNOWN, Split
+from sacl.types import PHASE, PHASES, SPLITS, UNKNOWN, Split
 
 BESIDE = ("scan_labels.csv", "subjects.csv")
 """Tables that are read without being asked for where they lie in the data's folder."""
-_SPLITS: dict[str, Split] = {
-    **dict.fromkeys(("train", "training", "tr"), "train"),
-    **dict.fromkeys(("validation", "valid", "val"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+_WORDS_OF = words_for("splits")
+SPLIT_OF: dict[str, Split] = {word: split for split in SPLITS for word in _WORDS_OF[split]}
+"""What others call a split."""
 NOT_LABELS = ("case_id", "subject_id", "split", "image", "label", "annotated")
 """Columns of a table that are no scan-wise labels."""
 _LEAST_PROBABILITY = 0.5
@@ -64,12 +62,12 @@ def phase_word(text: str) -> str:
 def split_of(row: Mapping[str, str], where: str) -> Split | None:
     """Return the split that a row names, None where it names none; another word is refused."""
     word = row.get("split", "").lower()
-    if word and word not in _SPLITS:
+    if word and word not in SPLIT_OF:
         raise DataError(
             f"{where}: case {row['case_id']} has the split '{row['split']}', expected train,"
             " validation or test"
         )
-    return _SPLITS.get(word)
+    return SPLIT_OF.get(word)
 
 
 def annotated_of(row: Mapping[str, str]) -> tuple[str, ...] | None:

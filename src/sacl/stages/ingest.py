@@ -40,20 +40,19 @@ def inputs(settings: IngestSettings, workspace: Workspace) -> dict[str, str]:
     return hashes | SplitRules.of(settings).fingerprints()
 
 
-def ingest(settings: IngestSettings, workspace: Workspace) -> Path:
+def ingest(
+    settings: IngestSettings,
+    workspace: Workspace,
+    listed: tuple[Dataset, Modality] | None = None,
+) -> Path:
     """Write every scan in canonical orientation, the references that may be seen, `cohort.json`.
 
     A training subject that is not chosen as labeled gets no reference file: what is not there
     cannot be learned from. References of validation and test scans are written for scoring. Each
     case says which organs are annotated in it; another organ is unknown there, not absent. Settings
     that ask for what the data does not have, and damaged or contradictory files, are refused.
+    `listed` is what `list_cohort` returned, if it was called: headers are read once.
     """
-    return _ingest(settings, workspace, None)
-
-
-def _ingest(
-    settings: IngestSettings, workspace: Workspace, listed: tuple[Dataset, Modality] | None
-) -> Path:
     with recorded(workspace, "ingest", settings, inputs(settings, workspace)) as (folder, done):
         if listed is None:
             with workspace.in_turn("ingest: the scans are listed"):
@@ -64,7 +63,7 @@ def _ingest(
 
 @dataclass(frozen=True, eq=False)
 class IngestListed:
-    """The stage for scans that `list_cohort` has listed: headers are read once."""
+    """The stage for scans that `list_cohort` has listed."""
 
     dataset: Dataset
     modality: Modality
@@ -73,7 +72,7 @@ class IngestListed:
 
     def ingest(self, settings: IngestSettings, workspace: Workspace) -> Path:
         """Do what the stage does."""
-        return _ingest(settings, workspace, (self.dataset, self.modality))
+        return ingest(settings, workspace, (self.dataset, self.modality))
 
 
 def write_listed(

@@ -142,8 +142,9 @@ def list_sources(sources: Sources) -> tuple[Dataset, Modality]:
         dataset, reason = read_source(source, sources)
         read_as = f"{dataset.name}: layout {dataset.layout}, recognized by {reason}"
         notes = tuple(dict.fromkeys((read_as, *dataset.notes)))
-        datasets.append(dataclasses.replace(dataset, notes=notes))
-    dataset = joined([with_modality(d, sources.modality) for d in datasets], sources)
+        dataset = dataclasses.replace(dataset, notes=notes)
+        datasets.append(with_modality(dataset, sources.modality))
+    dataset = joined(datasets, sources)
     modality, dataset = of_one_modality(dataset, sources.modality)
     require_one_split(dataset)
     require_known_organs(dataset)

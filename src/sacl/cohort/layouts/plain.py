@@ -42,7 +42,7 @@ from sacl.cohort.dataset import (
 )
 from sacl.cohort.label_names import TABLES, with_label_names
 from sacl.cohort.layouts.nnunet import modality_of
-from sacl.cohort.tables import NOT_LABELS, annotated_of, scan_labels_of, split_of
+from sacl.cohort.tables import NOT_LABELS, SPLIT_OF, annotated_of, scan_labels_of, split_of
 from sacl.errors import DataError
 from sacl.files.atomic import real
 from sacl.files.documents import JsonObject, read_object, read_rows
@@ -56,10 +56,6 @@ _NAME = "cohort.csv"
 _OF_A_DATASET = re.compile(r"(images?|imgs?|scans)(Tr|Va|Ts)?|(Training|Validation)Img", re.I)
 _FILE_WORDS = words_for("files")
 _LABEL_WORDS, _IMAGE_WORDS = set(_FILE_WORDS["label"]), set(_FILE_WORDS["image"])
-_SPLIT_WORDS: dict[str, Split] = {
-    **dict.fromkeys(_FILE_WORDS["validation"], "validation"),
-    **dict.fromkeys(_FILE_WORDS["test"], "test"),
-}
 _OF_A_SPLIT = re.compile(r"(?<=[a-z])(Tr|Va|Ts)$")
 _OVER_TIME = "4d"
 _DEPTH = 3
@@ -67,12 +63,7 @@ _DEPTH = 3
 _OF_A_RUN = workspace.FOLDERS["ingest"]
 """What a work directory holds, whose files are no data."""
 _DECATHLON = "dataset.json"
-_PARTS: dict[str, Split] = {
-    "training": "train",
-    "validation": "validation",
-    "testing": "test",
-    "test": "test",
-}
+_PARTS = ("training", "validation", "testing", "test")
 _OTHER_LABELS = ("seg", "segmentation", "mask", "pseudo_label")
 
 
@@ -218,7 +209,8 @@ def _read_folders(root: Path, files: Sequence[Path]) -> Dataset:
 
 def _split_of(root: Path, path: Path) -> Split:
     words = _words(root, path.parent / "_")
-    return next((_SPLIT_WORDS[word] for word in sorted(words) if word in _SPLIT_WORDS), "train")
+    splits = {SPLIT_OF[word] for word in words & SPLIT_OF.keys()} - {"train"}
+    return min(splits, default="train")
 
 
 def refuse_a_part(root: Path) -> None:
@@ -286,7 +278,7 @@ def _read_json(path: Path, document: JsonObject, layout: str) -> Dataset:
             str(row.get("case_id") or name),
             image,
             _listed_file(path, row["label"], key) if row.get("label") else None,
-            _PARTS[key],
+            SPLIT_OF[key],
             str(row["subject_id"]) if row.get("subject_id") else None,
             scan_labels_of(row, (*NOT_LABELS, *_OTHER_LABELS)),
             origin=key,
