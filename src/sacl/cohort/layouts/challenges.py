@@ -186,22 +186,18 @@ def _case(folder: Path, meta: Mapping[str, Mapping[str, str]]) -> SourceCase:
             " its own"
         )
     row = dict(meta.get(folder.name, {}))
+    labels = scan_labels_of(row)
+    for path in sorted(folder.glob("*phase*.json"))[:1]:
+        labels[PHASE] = phase_word(phase_in(path, f"{folder.name}/{path.name}"))
     return SourceCase(
         case_id=folder.name,
         image=image,
         split=split_of(row, _META) or "train",
-        scan_labels=scan_labels_of(row) | _phase(folder),
+        scan_labels=labels,
         origin=_META if row.get("split") else folder.name,
         masks=files_by_case(folder / _MASKS),
         modality=_IMAGES[stem_of(image)],
     )
-
-
-def _phase(folder: Path) -> dict[str, str]:
-    """Return the contrast phase that a JSON file beside the scan names, if there is one."""
-    for path in sorted(folder.glob("*phase*.json")):
-        return {PHASE: phase_word(phase_in(path, f"{folder.name}/{path.name}"))}
-    return {}
 
 
 AMOS = _challenge(

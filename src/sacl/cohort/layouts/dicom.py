@@ -6,6 +6,7 @@ Every accepted series is a scan under a pseudonym, with the scan-wise labels of 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 from sacl.cohort.dataset import (
@@ -18,7 +19,7 @@ from sacl.cohort.dataset import (
     counted,
     first_of,
 )
-from sacl.dicom.intake import Intake, names_a_patient, take_in, what_is_dicom
+from sacl.dicom.intake import names_a_patient, take_in, what_is_dicom
 from sacl.dicom.pseudonyms import KeyRow, read_key, with_pseudonyms, write_key
 from sacl.dicom.stack import read_stack
 from sacl.dicom.verdict import DicomExport, Verdict
@@ -48,11 +49,10 @@ def read_export(root: Path, export: DicomExport | None = None) -> Dataset:
     rows, extended = with_pseudonyms([verdict.series for verdict in accepted], known)
     if export.key is not None and extended != known:
         write_key(export.key, extended)
-    cases = [_case(verdict, row) for verdict, row in zip(accepted, rows, strict=True)]
-    cases.sort(key=lambda case: case.case_id)
-    return Dataset(
-        NAME, NAME, {}, tuple(cases), common_modality(cases), notes=_notes(intake, rows, cases)
-    )
+    named = sorted(zip(rows, accepted, strict=True), key=lambda pair: pair[0].case_id)
+    cases = tuple(_case(verdict, row) for row, verdict in named)
+    notes = (*intake.notes, *_notes(named))
+    return Dataset(NAME, NAME, {}, cases, common_modality(cases), notes=notes)
 
 
 def _case(verdict: Verdict, row: KeyRow) -> SourceCase:
@@ -68,20 +68,17 @@ def _case(verdict: Verdict, row: KeyRow) -> SourceCase:
     )
 
 
-def _notes(intake: Intake, rows: list[KeyRow], cases: list[SourceCase]) -> tuple[str, ...]:
-    """Return what to tell of an export; remarks on single scans under their pseudonyms."""
-    nameless = sum(not row.patient_id for row in rows)
-    notes = list(intake.notes)
+def _notes(named: list[tuple[KeyRow, Verdict]]) -> Iterator[str]:
+    """Yield what to tell of the accepted series, under their pseudonyms."""
+    nameless = sum(not row.patient_id for row, _ in named)
     if nameless:
-        notes.append(
+        yield (
             f"{counted(nameless, 'scan')} without PatientID: each study, or folder where studies"
             " are unnamed, counts as a subject of its own; give subject_id in a table if persons"
             " came twice"
         )
-    accepted = [verdict for verdict in intake.verdicts if verdict.accepted]
-    remarks = {row.case_id: v.notes for row, v in zip(rows, accepted, strict=True)}
-    told = ((case.case_id, note) for case in cases for note in remarks[case.case_id])
-    return (*notes, *map(first_of, by_kind(told)))
+    told = ((row.case_id, note) for row, verdict in named for note in verdict.notes)
+    yield from map(first_of, by_kind(told))
 
 
 def _recognize(root: Path) -> Recognized | None:

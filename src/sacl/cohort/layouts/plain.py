@@ -259,8 +259,8 @@ def _recognize_monai(root: Path) -> Recognized | None:
     return None
 
 
-def _training(document: JsonObject) -> Sequence[JsonObject]:
-    """Return the training entries of a datalist, none where there is no list of objects."""
+def _training(document: JsonObject) -> Sequence[Any]:
+    """Return the training entries of a datalist, none where the first of them is no object."""
     listed = document.get("training")
     return listed if isinstance(listed, list) and isinstance(next(iter(listed), 0), dict) else []
 
