@@ -8,8 +8,6 @@ stored with an intercept. Label maps name no organ.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -133,16 +131,14 @@ def _btcv(request: ArchiveRequest) -> _Archive:
     """Portal venous scans; 1 to 10, 21 to 60 and so on are for training, 61 to 80 for testing."""
     numbers = [n + 1 if n < 10 else n + 11 for n in range(request.scans)]
     first = max(61, numbers[-1] + 1)
-    scans = [
-        _Scan(n, "portal_venous", *(_RAW.format("Training", kind, n) for kind in ("img", "label")))
-        for n in numbers
-    ]
+    raw = "RawData/{0}/{1}/{1}{2:04d}.nii.gz"
+    scans = []
+    for n in numbers:
+        image, label = (raw.format("Training", kind, n) for kind in ("img", "label"))
+        scans.append(_Scan(n, "portal_venous", image, label))
     for n in range(first, first + request.unlabeled):
-        scans.append(_Scan(n, "portal_venous", _RAW.format("Testing", "img", n)))
+        scans.append(_Scan(n, "portal_venous", raw.format("Testing", "img", n)))
     return _Archive(scans, ORGANS)
-
-
-_RAW = "RawData/{0}/{1}/{1}{2:04d}.nii.gz"
 
 
 def _flare21(request: ArchiveRequest) -> _Archive:
@@ -160,26 +156,19 @@ def _flare21(request: ArchiveRequest) -> _Archive:
 
 def _hospital(request: ArchiveRequest) -> _Archive:
     """Every person without contrast and in the portal venous phase, by a table; 12 organs."""
-    rows: list[tuple[str, ...]] = []
-    scans = []
+    scans, table = [], ["case_id,subject_id,image,label,phase\n"]
     for n in range(request.scans + request.unlabeled):
         phase: Phase = "portal_venous" if n % 2 else "native"
         name = f"ct_{n // 2:04d}_{'pv' if n % 2 else 'nc'}"
         label = f"labels/{name}.nii.gz" if n < request.scans else None
         scans.append(_Scan(n // 2, phase, f"images/{name}.nii.gz", label))
-        rows.append((name, f"p{n // 2:04d}", scans[-1].image, label or "", _WORDS[phase]))
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("case_id", "subject_id", "image", "label", "phase"))
-    writer.writerows(rows)
+        table.append(f"{name},p{n // 2:04d},{scans[-1].image},{label or ''},{_WORDS[phase]}\n")
     values = json.dumps({organ: n for n, organ in enumerate(_PAPER_ORGANS, start=1)}, indent=1)
-    texts = {"cohort.csv": table.getvalue(), "labels.json": values + "\n"}
+    texts = {"cohort.csv": "".join(table), "labels.json": values + "\n"}
     return _Archive(scans, _PAPER_ORGANS, texts)
 
 
-LAYOUTS: dict[str, Callable[[ArchiveRequest], _Archive]] = {
-    "btcv": _btcv,
-    "flare21": _flare21,
-    "hospital": _hospital,
-}
+LAYOUTS: dict[str, Callable[[ArchiveRequest], _Archive]] = dict(
+    btcv=_btcv, flare21=_flare21, hospital=_hospital
+)
 """What writes each archive's scans down, in their order."""

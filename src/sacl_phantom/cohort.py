@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections import Counter
@@ -38,11 +36,6 @@ class PlannedScan:
     phase: Phase
     split: Split
     number: int
-
-    @property
-    def subject_id(self) -> str:
-        """The subject's name in the cohort."""
-        return f"subject_{self.subject:03d}"
 
 
 def plan_cohort(scans: int, seed: int) -> list[PlannedScan]:
@@ -106,19 +99,12 @@ def _generate(
     image_path = root / f"images{suffix}" / f"{scan.case_id}_0000.nii.gz"
     if image_path.exists():
         return
-    made = make_scan(
-        seed * 10_000 + scan.number,
-        scan.phase,
-        shape,
-        spacing_mm,
-        NOISE_HU,
-        seed * 10_000 + scan.subject,
-    )
+    seeds = seed * 10_000 + scan.number, seed * 10_000 + scan.subject
+    made = make_scan(seeds[0], scan.phase, shape, spacing_mm, NOISE_HU, seeds[1])
     flips = STORED_FLIPS[scan.number % len(STORED_FLIPS)]
     native = flipped(made.image.grid, flips)
-    write_label_map(
-        root / f"labels{suffix}" / f"{scan.case_id}.nii.gz", made.labels, NativeFrame(native)
-    )
+    label_path = root / f"labels{suffix}" / f"{scan.case_id}.nii.gz"
+    write_label_map(label_path, made.labels, NativeFrame(native))
     write_volume(image_path, Volume(np.flip(made.image.voxels, flips), native))
 
 
@@ -142,8 +128,5 @@ def write_tables(root: Path, planned: Sequence[PlannedScan]) -> None:
         "description": "Generated abdominal CT: no patient's data",
     }
     write_text(root / "dataset.json", json.dumps(dataset, indent=1) + "\n")
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("case_id", "subject_id", "phase"))
-    writer.writerows((scan.case_id, scan.subject_id, scan.phase) for scan in planned)
-    write_text(root / "scan_labels.csv", table.getvalue())
+    rows = [f"{scan.case_id},subject_{scan.subject:03d},{scan.phase}\n" for scan in planned]
+    write_text(root / "scan_labels.csv", "".join(["case_id,subject_id,phase\n", *rows]))

@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from sacl_phantom.shapes import Part, Points, Surface, course, ellipsoid, rise_to, tube
-from sacl_phantom.subject import Subject
+from sacl_phantom.shapes import Part, Points, Surface, around, course, ellipsoid, rise_to, tube
+from sacl_phantom.subject import COURSES, Subject
 
 _EVERYWHERE = np.array([[-1e4] * 3, [1e4] * 3])
 
@@ -51,9 +51,6 @@ def skin_distance(s: Subject, p: Points) -> np.ndarray:
 
 
 def _body(s: Subject) -> list[Part]:
-    def skin(p: Points) -> Surface:
-        return Surface(skin_distance(s, p))
-
     def paint_skin(_: Points, found: Surface, hu: Mapping[str, float]) -> np.ndarray:
         inner = rise_to(-found.distance - 2.2, 1.0)
         return hu["skin"] + inner * (hu["fat"] - hu["skin"])
@@ -65,9 +62,8 @@ def _body(s: Subject) -> list[Part]:
         return fat + strand * (blood - fat)
 
     def muscle(p: Points) -> Surface:
-        thick = sum(
-            share * wall for share, wall in zip(_directions(p), s.wall_mm, strict=True)
-        ) + 1.0 * np.asarray(p.coarse)
+        shares = zip(_directions(p), s.wall_mm, strict=True)
+        thick = sum(share * wall for share, wall in shares) + np.asarray(p.coarse)
         white_line = 2.0 - np.abs(p.x)
         shell = np.maximum(p.wall - thick, -p.wall)
         return Surface(np.maximum(shell, np.where(p.y > 0, white_line, -99.0)))
@@ -78,7 +74,7 @@ def _body(s: Subject) -> list[Part]:
         return hu["muscle"] + marbling * (hu["fat"] - hu["muscle"])
 
     return [
-        Part("fat", _EVERYWHERE, skin, paint=fat_paint),
+        Part("fat", _EVERYWHERE, lambda p: Surface(skin_distance(s, p)), paint=fat_paint),
         Part("muscle", _EVERYWHERE, muscle, paint=paint_muscle),
     ]
 
@@ -107,18 +103,15 @@ def _lungs_and_heart(s: Subject) -> list[Part]:
         vessel = np.exp(-(p.coarse**2 + p.other**2) / 0.03)
         return hu["lung"] + 30 * p.fine + 600 * vessel - 0.3 * p.y
 
-    def heart(p: Points) -> Surface:
-        return Surface(ellipsoid(p, heart_at, heart_axes))
-
     def diaphragm(p: Points) -> Surface:
         return Surface(np.maximum(np.abs(p.dome + 1.5) - 2.0, p.wall))
 
-    box = np.stack([heart_at - heart_axes, heart_at + heart_axes])
+    box = around(heart_at, heart_axes)
     above = np.array([[-1e4, -1e4, 20.0], [1e4, 1e4, 1e4]])
     return [
         Part("lung", above, lungs, fuzz_mm=1.5, paint=paint_lung),
         Part("muscle", above, diaphragm),
-        Part("heart", box, heart, fuzz_mm=2.5),
+        Part("heart", box, lambda p: Surface(ellipsoid(p, heart_at, heart_axes)), fuzz_mm=2.5),
     ]
 
 
@@ -127,21 +120,12 @@ def _marbled(p: Points, _: Surface, hu: Mapping[str, float]) -> np.ndarray:
 
 
 def _muscles(s: Subject) -> list[Part]:
-    m = s.size["muscle"]
     parts = []
     for side in (1, -1):
-        for points, radii, flat in (
-            (
-                ((27, -46, 34), (38, -42, -10), (44, -38, -60), (52, -30, -150)),
-                (7, 14, 18, 20),
-                1.0,
-            ),
-            (((64, -70, 22), (70, -68, -50), (76, -62, -150)), (9, 13, 13), 1.3),
-            (((16, -27, 108), (17, -25, 50), (16, -27, 5)), (5.5, 6, 3.5), 1.0),
-        ):
-            mirrored = [(side * x, y, z) for x, y, z in points]
-            line = course(s.place("muscle", *mirrored), np.array(radii) * m, 2, flat)
-
+        for stretch in COURSES.muscles:
+            mirrored = [(side * x, y, z) for x, y, z in stretch.knots]
+            points, radii = s.place("muscle", *mirrored), np.array(stretch.radii)
+            line = course(points, radii * s.size["muscle"], 2, stretch.flat)
             parts.append(Part("muscle", line.box_mm, partial(tube, line=line), paint=_marbled))
     return parts
 

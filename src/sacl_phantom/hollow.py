@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from sacl_phantom.shapes import Course, Part, Points, Surface, course, rise_to, tube
-from sacl_phantom.subject import Subject
+from sacl_phantom.subject import COURSES, Subject
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ def hollow(
 
     def surface(p: Points) -> Surface:
         distance, rise = tube(p, line)
-        distance = distance + 0.8 * p.coarse
-        distance = np.maximum(distance, p.wall + limit_mm)
+        distance = np.maximum(distance + 0.8 * p.coarse, p.wall + limit_mm)
         return Surface(np.maximum(distance, 0.9 * (p.dome + 4.0)), rise)
 
     def paint(p: Points, found: Surface, hu: Mapping[str, float]) -> np.ndarray:
@@ -49,60 +49,28 @@ def hollow(
 
 def stomach(s: Subject) -> Part:
     """Lay the stomach from under the left dome to the pylorus; its lumen belongs to the organ."""
-    points = s.place(
-        "stomach",
-        (-58, -22, 80),
-        (-66, -4, 58),
-        (-70, 22, 34),
-        (-56, 44, 10),
-        (-26, 55, -2),
-        (4, 50, 2),
-        (24, 42, 4),
-    )
-    radii = np.array([28, 31, 28, 24, 19, 14, 8]) * s.size["stomach"]
+    points = s.place("stomach", *COURSES.stomach.knots)
+    radii = np.array(COURSES.stomach.radii) * s.size["stomach"]
     content = Content(4.5, s.fill["stomach"], s.fill["stomach_gas"], 12.0)
     return hollow("stomach", course(points, radii, 2), content, "stomach", 4.0)
 
 
 def esophagus(s: Subject) -> Part:
     """Lay the esophagus in front and to the left of the aorta, down to the stomach."""
-    points = s.place(
-        "esophagus",
-        (-4, -10, 190),
-        (-4, -7, 130),
-        (-9, -1, 106),
-        (-20, 3, 92),
-        (-36, -4, 82),
-        (-48, -10, 78),
-    )
-    radii = np.array([8.5, 8.5, 9, 9, 8.5, 8]) * s.size["esophagus"]
+    points = s.place("esophagus", *COURSES.esophagus.knots)
+    radii = np.array(COURSES.esophagus.radii) * s.size["esophagus"]
     line = course(points, radii, 2, 1.15)
-    gas = 0.3 if s.fill["esophagus_gas"] > 0.8 else 2.0
-    content = Content(4.0, 30.0, gas)
-    part = hollow("esophagus", line, content, "esophagus", 0.0)
-
-    def surface(p: Points) -> Surface:
-        # Unlike the bowel, it passes the diaphragm.
-        return tube(p, line)
-
-    return Part(part.tissue, part.box_mm, surface, part.organ, 0.9, part.paint)
+    content = Content(4.0, 30.0, 0.3 if s.fill["esophagus_gas"] > 0.8 else 2.0)
+    part = hollow("esophagus", line, content, "esophagus")
+    # Unlike the bowel, it passes the diaphragm.
+    return replace(part, surface=partial(tube, line=line), fuzz_mm=0.9)
 
 
 def duodenum(s: Subject) -> Part:
     """Wind the duodenum around the pancreatic head and back across the midline."""
-    points = s.place(
-        "pancreas",
-        (26, 43, 3),
-        (45, 32, -6),
-        (52, 14, -28),
-        (46, 4, -54),
-        (18, 3, -66),
-        (-14, 6, -62),
-        (-34, 12, -46),
-    )
-    rng = s.rng(41)
-    radii = np.array([11, 12, 12, 12, 9.5, 9.5, 10]) * s.size["bowel"]
-    content = Content(3.0, s.fill["small_bowel"], float(rng.uniform(0.2, 2)))
+    points = s.place("pancreas", *COURSES.duodenum.knots)
+    radii = np.array(COURSES.duodenum.radii) * s.size["bowel"]
+    content = Content(3.0, s.fill["small_bowel"], float(s.rng(41).uniform(0.2, 2)))
     return hollow("bowel", course(points, radii, 2, 1.2), content)
 
 

@@ -7,26 +7,53 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_SIZE_DEVIATION = {
-    "liver": 0.045,
-    "spleen": 0.11,
-    "kidney_right": 0.055,
-    "kidney_left": 0.055,
-    "gallbladder": 0.09,
-    "esophagus": 0.10,
-    "stomach": 0.11,
-    "aorta": 0.10,
-    "inferior_vena_cava": 0.10,
-    "portal_vein_and_splenic_vein": 0.10,
-    "pancreas": 0.07,
-    "adrenal_gland_right": 0.06,
-    "adrenal_gland_left": 0.06,
-    "bowel": 0.10,
-    "muscle": 0.09,
-    "bone": 0.05,
-}
-_MISSING = {"gallbladder": 0.12, "kidney_right": 0.03, "kidney_left": 0.03, "spleen": 0.04}
-"""How often an organ was taken out (cholecystectomy, nephrectomy, splenectomy)."""
+from sacl.files.documents import packaged
+
+
+@dataclass(frozen=True)
+class Tissues:
+    """What `tissues.yaml` holds: HU, deviations of sizes, how often an organ is missing."""
+
+    mean_hu: Mapping[str, tuple[float, float, float]]
+    later_hu: Mapping[str, tuple[float, float]]
+    fixed_hu: Mapping[str, float]
+    size_deviation: Mapping[str, float]
+    missing: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A tube in the average adult: knots of its center line, radii in mm; `flat` thins it in y."""
+
+    knots: tuple[tuple[float, float, float], ...]
+    radii: tuple[float, ...]
+    flat: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vessel(Stretch):
+    """A vessel's stretch; `courses.yaml`, where all of them are, says what its fields mean."""
+
+    tissue: str
+    follows: str = ""
+    serves: str = ""
+    labeled: bool = False
+
+
+@dataclass(frozen=True)
+class Courses:
+    """What `courses.yaml` holds."""
+
+    stomach: Stretch
+    esophagus: Stretch
+    duodenum: Stretch
+    pancreas: Stretch
+    muscles: tuple[Stretch, ...]
+    vessels: tuple[Vessel, ...]
+
+
+TISSUES: Tissues = packaged("sacl_phantom", "tissues.yaml", Tissues)
+COURSES: Courses = packaged("sacl_phantom", "courses.yaml", Courses)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +96,7 @@ def draw_subject(seed: int) -> Subject:
     rng = np.random.default_rng((seed, 1))
     habitus = float(np.clip(rng.standard_normal(), -1.7, 2.0))
     noise = rng.standard_normal(6)
-    scale = np.array(
-        [
-            1 + 0.05 * habitus + 0.025 * noise[0],
-            1 + 0.08 * habitus + 0.03 * noise[1],
-            1 + 0.04 * noise[2],
-        ]
-    )
+    scale = 1 + habitus * np.array([0.05, 0.08, 0.0]) + noise[:3] * np.array([0.025, 0.03, 0.04])
     fat = (
         max(4.0, 15 + 9 * habitus + 4 * noise[3]),
         max(4.0, 12 + 8 * habitus + 3 * noise[4]),
@@ -84,9 +105,9 @@ def draw_subject(seed: int) -> Subject:
     stature = 0.03 * rng.standard_normal()
     size = {
         name: float(np.exp(stature + deviation * np.clip(rng.standard_normal(), -2, 2)))
-        for name, deviation in _SIZE_DEVIATION.items()
+        for name, deviation in TISSUES.size_deviation.items()
     }
-    missing = frozenset(name for name, share in _MISSING.items() if rng.random() < share)
+    missing = frozenset(name for name, share in TISSUES.missing.items() if rng.random() < share)
     if {"kidney_right", "kidney_left"} <= missing:
         missing -= {"kidney_left"}
     return Subject(
@@ -96,7 +117,7 @@ def draw_subject(seed: int) -> Subject:
 
 def _draw_shifts(rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Draw how far each organ lies from its usual place; what hangs together moves together."""
-    shift = {name: rng.normal(0, 3.0, 3) for name in _SIZE_DEVIATION}
+    shift = {name: rng.normal(0, 3.0, 3) for name in TISSUES.size_deviation}
     shift["kidney_left"][2] += rng.normal(0, 5)
     shift["kidney_right"][2] += rng.normal(0, 5)
     shift["stomach"][2] += rng.normal(0, 6)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from sacl_phantom.shapes import (
-    Paint,
     Part,
     Points,
     Surface,
@@ -21,16 +20,7 @@ from sacl_phantom.shapes import (
     tube,
     turned,
 )
-from sacl_phantom.subject import Subject
-
-
-def textured(tissue: str, amplitude_hu: float) -> Paint:
-    """Paint a tissue with parenchymal texture of the given standard deviation."""
-
-    def paint(p: Points, _: Surface, hu: Mapping[str, float]) -> np.ndarray:
-        return hu[tissue] + amplitude_hu * p.fine
-
-    return paint
+from sacl_phantom.subject import COURSES, Subject
 
 
 def liver(s: Subject) -> Part:
@@ -115,11 +105,8 @@ def kidney(s: Subject, side: int) -> list[Part]:
         angle = np.arctan2(q.y - center[1], q.x - center[0])
         pyramids = np.sin(5 * angle) + np.sin((q.z - center[2]) / 5.0) + 0.6
         inside = rise_to(-found.distance - 6.5, 2.0) * rise_to(pyramids, 0.8)
-        return (
-            hu["kidney_cortex"]
-            + inside * (hu["kidney_medulla"] - hu["kidney_cortex"])
-            + 3.0 * p.fine
-        )
+        cortex = hu["kidney_cortex"]
+        return cortex + inside * (hu["kidney_medulla"] - cortex) + 3.0 * p.fine
 
     parts = [Part("kidney_cortex", around(center, 1.3 * axes), surface, name, 0.5, paint)]
     for _ in range(int(rng.choice(4, p=[0.7, 0.15, 0.1, 0.05]))):
@@ -130,13 +117,10 @@ def kidney(s: Subject, side: int) -> list[Part]:
     return parts
 
 
-def ball(tissue: str, center: np.ndarray, radius: float, organ: str | None) -> Part:
+def ball(tissue: str, center: np.ndarray, radius: float, organ: str) -> Part:
     """Return a round lesion that belongs to an organ."""
-
-    def surface(p: Points) -> Surface:
-        return Surface(ellipsoid(p, center, np.full(3, radius)))
-
-    return Part(tissue, around(center, radius), surface, organ, 0.5)
+    box, axes = around(center, radius), np.full(3, radius)
+    return Part(tissue, box, lambda p: Surface(ellipsoid(p, center, axes)), organ)
 
 
 def adrenal(s: Subject, side: int) -> Part:
@@ -155,31 +139,24 @@ def adrenal(s: Subject, side: int) -> Part:
     lateral = lateral + rng.normal(0, 2, 3)
 
     def surface(p: Points) -> Surface:
-        limbs = np.minimum(
-            plate(p, body, medial, thick, tall), plate(p, body, lateral, thick, tall)
-        )
+        limbs = np.minimum(*(plate(p, body, end, thick, tall) for end in (medial, lateral)))
         return Surface(blend(limbs, plate(p, tip, body, thick * 1.2, tall * 0.7), 3.0))
 
+    def paint(p: Points, _: Surface, hu: Mapping[str, float]) -> np.ndarray:
+        return hu["adrenal_gland"] + 2.0 * p.fine
+
     box = around(body, np.array([26.0, 32.0, tall + 14.0]))
-    return Part("adrenal_gland", box, surface, name, 0.3, textured("adrenal_gland", 2.0))
+    return Part("adrenal_gland", box, surface, name, 0.3, paint)
 
 
 def pancreas(s: Subject) -> Part:
     """Lay the pancreas from the duodenum across the aorta to the hilum of the spleen."""
     rng = s.rng(28)
     bend = float(rng.normal(0, 5))
-    points = s.place(
-        "pancreas",
-        (32, 10, -36),
-        (29, 15, -20),
-        (19, 21, -4 + bend / 2),
-        (4, 25, 4 + bend),
-        (-14, 25, 10 + bend),
-        (-36, 13, 17),
-        (-60, -6, 28),
-        (-78, -19, 37),
-    )
-    radii = np.array([14, 15.5, 12, 9.5, 10.5, 11.5, 11, 8]) * s.size["pancreas"]
+    knots = np.array(COURSES.pancreas.knots)
+    knots[2:5, 2] += bend / 2, bend, bend
+    points = s.place("pancreas", *knots)
+    radii = np.array(COURSES.pancreas.radii) * s.size["pancreas"]
     line = course(points, radii, 2)
     lobes = s.fill["lobulation"]
 

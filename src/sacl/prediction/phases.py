@@ -14,7 +14,7 @@ beforehand the portal venous phase counts as commoner (`_BEFOREHAND`): in the ar
 delayed scans are the rarest.
 
 The enhancement is of about 120 kVp; where each number is from, and which are set by hand, stands in
-docs/how-to/scan-labels.md (native values also in `sacl_phantom.contrast`).
+docs/how-to/scan-labels.md (native values also in `sacl_phantom/tissues.yaml`).
 """
 
 from __future__ import annotations
