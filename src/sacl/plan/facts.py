@@ -171,12 +171,14 @@ def measure_cohort(folder: Path) -> TaskFacts:
 def _measured(case: Case, cohort: Cohort, folder: Path, reads: bool) -> MeasuredScan:
     grid, names = canonical_grid(case.native.grid), cohort.scheme.names
     reference = read_reference(folder, case, cohort.scheme) if reads else None
-    organs: dict[str, OrganExtent] = {}
+    organs: dict[str, OrganExtent] | None = None
     if reference is not None:
-        boxes = label_boxes(reference.voxels, len(names))
-        for label, (organ, box) in enumerate(zip(names, boxes, strict=True), start=1):
-            if box is not None:
-                organs[organ] = extent_of(reference.voxels[box] == label, box, grid)
+        boxes = zip(names, label_boxes(reference.voxels, len(names)), strict=True)
+        organs = {
+            organ: extent_of(reference.voxels[box] == label, box, grid)
+            for label, (organ, box) in enumerate(boxes, start=1)
+            if box is not None
+        }
     return MeasuredScan(
         subject_id=case.subject_id,
         split=case.split,
@@ -185,7 +187,7 @@ def _measured(case: Case, cohort: Cohort, folder: Path, reads: bool) -> Measured
         scan_labels=case.scan_labels,
         labeled=case.reference is not None,
         annotated=case.annotated,
-        organs=None if reference is None else organs,
+        organs=organs,
     )
 
 
@@ -205,10 +207,7 @@ def extent_of(mask: Bool[np.ndarray, "i j k"], box: Sequence[slice], grid: Grid)
 
 
 def task_facts(
-    name: str,
-    modality: Literal["ct", "mr"],
-    organs: Sequence[str],
-    scans: Sequence[MeasuredScan],
+    name: str, modality: Literal["ct", "mr"], organs: Sequence[str], scans: Sequence[MeasuredScan]
 ) -> TaskFacts:
     """Return a cohort in numbers by its scans, of which there has to be one."""
     training = [scan for scan in scans if scan.split == "train"]
@@ -231,7 +230,10 @@ def task_facts(
         spacing_mm=_medians([scan.spacing_mm for scan in scans]),
         field_of_view_mm=_medians([scan.field_of_view_mm for scan in scans]),
         side_mm=(_rounded(median(sides_mm)), _rounded(min(sides_mm)), _rounded(max(sides_mm))),
-        values=_values(training),
+        values={
+            name: dict(sorted(Counter(s.scan_labels.get(name, UNKNOWN) for s in training).items()))
+            for name in sorted({name for scan in training for name in scan.scan_labels})
+        },
         drawn=_figures([scan for scan in labeled if scan.organs]),
         only_predicted_scans=sum(s.split != "train" and not s.labeled for s in scans),
     )
@@ -261,14 +263,6 @@ def _figures(scans: Sequence[MeasuredScan]) -> DrawnOrgans | None:
         widest_mm=_rounded(max(widths_mm.values())),
         second_piece=_rounded(max(e.second_piece for own in extents.values() for e in own)),
     )
-
-
-def _values(scans: Sequence[MeasuredScan]) -> dict[str, dict[str, int]]:
-    names = sorted({name for scan in scans for name in scan.scan_labels})
-    return {
-        name: dict(sorted(Counter(s.scan_labels.get(name, UNKNOWN) for s in scans).items()))
-        for name in names
-    }
 
 
 def _medians(triples: Sequence[Triple]) -> Triple:

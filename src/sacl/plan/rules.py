@@ -8,7 +8,7 @@ Who is held out, or what to label first, a listing decides, before scans are rea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,17 +42,9 @@ _READING_S = 0.007
 _PREDICTION_SHARE = 0.1
 _NO_PIECE = 0.05
 """An organ whose second piece is smaller than this share of the first is drawn in one piece."""
-_REASONS = {
-    "slices": (
-        "networks on slices learn from unlabeled scans too, and were ahead on hearts",
-        "docs/decisions/0011",
-    ),
-    "volume": (
-        "on head and neck, networks on volumes had Dice 0.40 when those on slices lost all organs",
-        f"{_LOG}, 2026-11-29",
-    ),
-}
-"""Why a kind of coarse network is taken, and where that was measured."""
+_AHEAD = "networks on slices learn from unlabeled scans too, and were ahead on hearts"
+_LOST = "on head and neck, networks on volumes had Dice 0.40 when those on slices lost all organs"
+_HURRIED = "Dice on hearts in 12 minutes: volumes 0.69, slices 0.18"
 _DICE = "Dice on neck, hippocampus, phantom: volumes 0.63, 0.84, 0.56, slices 0.29, 0.83, 0.54"
 _TRIAL = "a trial on this cohort"
 _OF_PRETRAINING = (
@@ -120,32 +112,30 @@ class Situation:
 def choose(situation: Situation) -> list[Choice]:
     """Return what all rules choose for the stages after ingest, but for what the user gave."""
     given = situation.given
-    choices = [choice for rule in RULES for choice in rule(situation)]
+    rules = (_remarks, _coarse, _view, _pretraining, _training, _prediction)
+    choices = [choice for rule in rules for choice in rule(situation)]
     return [c for c in choices if not any(f"{c.setting}.".startswith(f"{g}.") for g in given)]
 
 
 def _remarks(situation: Situation) -> Iterator[Choice]:
-    yield from (Choice("", None, remark) for remark in _of_cohort(situation.facts))
-
-
-def _of_cohort(facts: TaskFacts) -> Iterator[str]:
+    facts = situation.facts
     if facts.subjects < facts.scans:
-        yield f"the {facts.scans} scans are split by their {facts.subjects} subjects"
+        remark = f"the {facts.scans} scans are split by their {facts.subjects} subjects"
+        yield Choice("", None, remark)
     if facts.scans == facts.labeled_scans:
-        yield "every scan is labeled: what is learned serves scans that are predicted later"
+        remark = "every scan is labeled: what is learned serves scans that are predicted later"
+        yield Choice("", None, remark)
     if images := facts.only_predicted_scans:
-        yield (
-            f"{counted(images, 'held-out scan')} without a label map: segmented, not learned from"
-            " unless a table (--ingest.scan_labels) gives them the split train"
-        )
+        remark = f"{counted(images, 'held-out scan')} without a label map: segmented, not learned"
+        remark += " from unless a table (--ingest.scan_labels) gives them the split train"
+        yield Choice("", None, remark)
     if facts.labeled_subjects == 1:
-        yield (
-            "ONE labeled subject: nothing can be cross-fitted; its own coarse map comes from a"
-            " network that saw it, and no figure tells how good the maps of the others are"
-        )
+        remark = "ONE labeled subject: nothing can be cross-fitted; its own coarse map comes from a"
+        remark += " network that saw it, and no figure tells how good the maps of the others are"
+        yield Choice("", None, remark)
     if facts.partly_annotated:
         organs = ", ".join(facts.partly_annotated)
-        yield f"not annotated in every labeled scan, unknown elsewhere: {organs}"
+        yield Choice("", None, f"not annotated in every labeled scan, unknown elsewhere: {organs}")
 
 
 def _coarse(situation: Situation) -> Iterator[Choice]:
@@ -154,18 +144,18 @@ def _coarse(situation: Situation) -> Iterator[Choice]:
     if situation.gives("locate.maps"):
         return
     many = f"{len(facts.organs)} organs" if len(facts.organs) > 1 else "one organ"
-    given = next((kind for kind in _REASONS if situation.gives(f"locate.{kind}")), None)
     flat = facts.anisotropy >= _FLAT and not on_volumes(situation)
     hurried = situation.seconds < _SHORT_S and not situation.machine.is_large
-    kind = given or ("slices" if flat and not hurried else "volume")
-    other = "volumes" if kind == "slices" else "slices"
-    reason, source = _REASONS[kind]
-    if hurried and flat and kind == "volume":
-        reason = "Dice on hearts in 12 minutes: volumes 0.69, slices 0.18"
-        source = f"{_LOG}, 2026-11-29"
-    reason = f"{kind.rstrip('s')}s, not {other}: {_spacing(facts)}, {many}; {reason}"
-    yield Choice(f"locate.{kind}", None, reason, source)
-    yield from _volumes(situation) if kind == "volume" else _slices(situation)
+    given = next((k for k in ("slices", "volume") if situation.gives(f"locate.{k}")), None)
+    if (given or ("slices" if flat and not hurried else "volume")) == "slices":
+        reason = f"slices, not volumes: {_spacing(facts)}, {many}; {_AHEAD}"
+        yield Choice("locate.slices", None, reason, "docs/decisions/0011")
+        yield from _slices(situation)
+    else:
+        reason = f"volumes, not slices: {_spacing(facts)}, {many}; "
+        reason += _HURRIED if hurried and flat else _LOST
+        yield Choice("locate.volume", None, reason, f"{_LOG}, 2026-11-29")
+        yield from _volumes(situation)
 
 
 def _spacing(facts: TaskFacts) -> str:
@@ -235,12 +225,13 @@ def _view(situation: Situation) -> Iterator[Choice]:
         return
     facts, large = situation.facts, situation.machine.is_large
     share = facts.drawn.square_share if facts.drawn else 1.0
-    makes = "makes pixels finer" if facts.square_pays else "gains nothing"
+    region, makes = "slice", "gains nothing"
+    if facts.square_pays:
+        region, makes = "organs", "makes pixels finer"
     if situation.tried:
         reason = f"slices, not volumes: {_spacing(facts)}; {in_words(situation.tried)}"
         yield Choice("finetune.dense", None, reason, _TRIAL)
     reason = f"the square around all organs is {100 * share:.0f} % as wide as a slice and {makes}"
-    region = "organs" if facts.square_pays else "slice"
     yield Choice("extract.region", region, reason, "docs/decisions/0008")
     pixel_mm = min(facts.spacing_mm[:2])
     own = facts.shown_mm / pixel_mm
@@ -285,11 +276,11 @@ def _pretraining(situation: Situation) -> Iterator[Choice]:
 
 def scan_label_of(values: Mapping[str, Mapping[str, int]]) -> tuple[str, str]:
     """Return the scan-wise label that makes classes with the organs, or none, and the reason."""
-    useful = []
-    for name, counts in values.items():
-        known = [count for value, count in counts.items() if value != UNKNOWN and count > 1]
-        if 2 <= len(known) <= _MOST_VALUES:
-            useful.append(name)
+    known = {
+        name: sum(count > 1 for value, count in counts.items() if value != UNKNOWN)
+        for name, counts in values.items()
+    }
+    useful = [name for name, count in known.items() if 2 <= count <= _MOST_VALUES]
     if not useful:
         return "", "no scan-wise label has two values, so the classes are organs alone"
     name = "phase" if "phase" in useful else useful[0]
@@ -351,12 +342,6 @@ def _augment(setting: str, facts: TaskFacts) -> Choice:
     reason = f"{shown} in training: augmentation has to show what they do not"
     trial = ("strong", "mild")
     return Choice(setting, "strong", reason, f"{_LOG}, 2026-11-23", trial, said=False)
-
-
-RULES: tuple[Callable[[Situation], Iterator[Choice]], ...] = (
-    *(_remarks, _coarse, _view, _pretraining, _training, _prediction),
-)
-"""In the order of the stages."""
 
 
 def hold_out_of(dataset: Dataset, ingest: IngestSettings, seed: int) -> Choice:
