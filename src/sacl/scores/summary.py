@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from sacl.errors import DataError
-from sacl.files.documents import cell_text, text_of_cell, write_json, write_table
+from sacl.files.documents import cell_text, text_of_cell, write_table
 from sacl.scores.organs_of_case import EMPTY_RULE
 from sacl.types import OrganScore
 
@@ -42,7 +42,7 @@ FEWEST = 8
 _NORMAL = 1.4826
 """The median absolute deviation times this is the standard deviation of a normal distribution."""
 _DECIMALS = 12
-"""Differences of means are rounded so that equal scores make a zero and not 1e-17."""
+"""To which differences are rounded, so that equal scores make a zero and not 1e-17."""
 COARSE = "coarse"
 """Name under which the coarse maps are scored: the bound of what the query head starts from."""
 _AGAIN = "redo it with `sacl evaluate CONFIG.yaml --force`"
@@ -69,20 +69,17 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairCounts:
-    """Pairs of scan and organ: all, undefined (in neither map), missed, invented, HD95 infinite."""
+class OrganFigures:
+    """An organ's means over subjects with their intervals, and counts of pairs of scan and organ.
+
+    All of these, the undefined (in neither map), missed, invented ones, and of infinite HD95.
+    """
 
     pairs: int
     undefined: int
     missed: int
     invented: int
     infinite_hd95: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class OrganFigures(PairCounts):
-    """An organ's means over subjects with their intervals, and the counts of its scans."""
-
     dice: Estimate
     nsd: Estimate
     hd95_mm: Estimate
@@ -95,7 +92,7 @@ class RunFigures(OrganFigures):
     organs: Mapping[str, OrganFigures]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PairedDifference:
     """A run less another one, paired over subjects.
 
@@ -200,32 +197,18 @@ def paired_differences(
     """
     scores = scores[scores["run"].isin((run, against))]
     parts = {"": scores} | {str(organ): part for organ, part in scores.groupby("organ", sort=False)}
-    return [
-        tested
-        for metric in TESTED
-        for tested in _differences(parts, metric, (run, against), resamples, seed)
-    ]
-
-
-def _differences(
-    parts: Mapping[str, pd.DataFrame], metric: str, runs: tuple[str, str], resamples: int, seed: int
-) -> Iterator[PairedDifference]:
-    """Yield a pair of runs' differences in some parts of the scores, the first one uncorrected."""
-    pairs = []
-    for part in parts.values():
-        means = subject_means(part, metric).reindex(columns=list(runs))
-        pairs.append(means.diff(axis=1, periods=-1).iloc[:, 0].round(_DECIMALS).to_numpy())
-    p = [wilcoxon_p(pair) for pair in pairs]
-    for organ, pair, plain, adjusted in zip(parts, pairs, p, [p[0], *holm(p[1:])], strict=True):
-        yield PairedDifference(
-            run=runs[0],
-            against=runs[1],
-            metric=metric,
-            organ=organ,
-            difference=bootstrap_mean(pair, resamples, seed),
-            p=plain,
-            p_holm=adjusted,
-        )
+    tested = []
+    for metric in TESTED:
+        pairs = []
+        for part in parts.values():
+            means = subject_means(part, metric).reindex(columns=[run, against])
+            pairs.append(means.diff(axis=1, periods=-1).iloc[:, 0].round(_DECIMALS).to_numpy())
+        p = [wilcoxon_p(pair) for pair in pairs]
+        for organ, pair, plain, adjusted in zip(parts, pairs, p, [p[0], *holm(p[1:])], strict=True):
+            difference = bootstrap_mean(pair, resamples, seed)
+            names = run, against, metric, organ
+            tested.append(PairedDifference(*names, difference, plain, adjusted))
+    return tested
 
 
 def wilcoxon_p(differences: ArrayLike) -> float:
@@ -270,22 +253,9 @@ def subject_means(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
     return means.reindex(columns=list(dict.fromkeys(scores["run"])))
 
 
-def count_pairs(scores: pd.DataFrame) -> dict[str, int]:
-    """Count the pairs of scan and organ that are scored, undefined, missed or invented."""
-    there, predicted = scores["reference_ml"] > 0, scores["predicted_ml"] > 0
-    return dict(
-        pairs=len(scores),
-        undefined=int((~there & ~predicted).sum()),
-        missed=int((there & ~predicted).sum()),
-        invented=int((~there & predicted).sum()),
-        infinite_hd95=int(np.isinf(scores["hd95_mm"]).sum()),
-    )
-
-
 def score_table(rows: Iterable[ScoreRow]) -> pd.DataFrame:
     """Return one line per run, scan and organ with the columns of `scores.csv`."""
-    fields = (vars(row) | vars(row.score) for row in rows)
-    return pd.DataFrame([[row[name] for name in COLUMNS] for row in fields], columns=list(COLUMNS))
+    return pd.DataFrame([vars(row) | vars(row.score) for row in rows], columns=list(COLUMNS))
 
 
 def write_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
@@ -321,13 +291,8 @@ def _row(fields: Mapping[str, str], where: str) -> ScoreRow:
     return ScoreRow(run, subject_id, split, OrganScore(case_id, organ, **numbers))
 
 
-def write_score_summary(path: Path, summary: Summary) -> None:
-    """Write a summary as JSON, NaN as null."""
-    write_json(path, summary)
-
-
 def read_summary(path: Path) -> Summary:
-    """Read what `write_score_summary` wrote, and refuse a file of another kind."""
+    """Read a summary that was written as JSON, null as NaN, and refuse a file of another kind."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return msgspec.convert(_nan_for_none(document), Summary)
@@ -359,5 +324,12 @@ def _run(part: pd.DataFrame, resamples: int, seed: int) -> RunFigures:
 
 def _figures(part: pd.DataFrame, resamples: int, seed: int) -> dict[str, Any]:
     means = {metric: subject_means(part, metric).iloc[:, 0] for metric in METRICS}
-    estimates = {metric: bootstrap_mean(of, resamples, seed) for metric, of in means.items()}
-    return {**estimates, **count_pairs(part)}
+    there, predicted = part["reference_ml"] > 0, part["predicted_ml"] > 0
+    return dict(
+        pairs=len(part),
+        undefined=int((~there & ~predicted).sum()),
+        missed=int((there & ~predicted).sum()),
+        invented=int((~there & predicted).sum()),
+        infinite_hd95=int(np.isinf(part["hd95_mm"]).sum()),
+        **{metric: bootstrap_mean(of, resamples, seed) for metric, of in means.items()},
+    )

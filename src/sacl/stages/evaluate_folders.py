@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -44,26 +44,25 @@ def evaluate_folders(  # noqa: PLR0913
     for note in left_unpaired(reference, predicted, pairs) if allow_missing else ():
         say(f"evaluate: {note}")
     scheme = scheme_of_folders(reference, predicted)
-    of = partial(_key_of, reference, scheme, settings.nsd_tolerance_mm)
-    keys = {case_id: of(paths) for case_id, paths in pairs.items()}
+    tolerance_mm = settings.nsd_tolerance_mm
+    keys = {
+        case_id: f"{fingerprint_of(paths, reference)} {scheme} {tolerance_mm}"
+        for case_id, paths in pairs.items()
+    }
     if force:
         remove_journal(out)
     before = Journal(out, Scored).results()
     known = {case_id for case_id, of in before.items() if of.key == keys.get(case_id)}
-    work = partial(_open_pairs, pairs, keys, scheme, settings.nsd_tolerance_mm)
+    work = partial(_open_pairs, pairs, keys, scheme, tolerance_mm)
     try:
         scored = engine.results_of(
             work, list(pairs), out, Scored, "evaluate", is_there=known.__contains__
         )
     except ShardDone:
         return out
-    write_all(out, rows_of(scored), settings.nsd_tolerance_mm, seed=0)
+    write_all(out, rows_of(scored), tolerance_mm, seed=0, rivals=())
     remove_journal(out)
     return out
-
-
-def _key_of(root: Path, scheme: LabelScheme, tolerance_mm: float, paths: Sequence[Path]) -> str:
-    return f"{fingerprint_of(paths, root)} {scheme} {tolerance_mm}"
 
 
 def _open_pairs(
