@@ -16,12 +16,12 @@ from markupsafe import Markup
 
 from sacl.errors import DataError
 from sacl.files.documents import text_of_cell
-from sacl.report.figures import loss_curves, palette
+from sacl.report.figures import loss_curves
 from sacl.report.page import number
 from sacl.run.record import Record
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.scores.summary import FEWEST, ScoreRow, robust_z, score_table
-from sacl.types import PHASE, SPLITS, Cohort, LabelScheme
+from sacl.types import PHASE, SPLITS, Cohort
 
 Records = Mapping[str, Record]
 """The finished stages' run records, in the order in which the stages ran."""
@@ -130,18 +130,13 @@ def scan_lines(scores: pd.DataFrame) -> list[ScanLine]:
     an organ was not scored, its Dice and the volume of its reference are NaN.
     """
     lines = []
-    for case_id, part in _with_usual_volumes(scores).groupby("case_id", sort=False):
-        fields = part[[field.name for field in dataclasses.fields(OrganLine)]]
-        lines.append(
-            ScanLine(
-                case_id=str(case_id),
-                subject_id=str(part["subject_id"].iloc[0]),
-                split=str(part["split"].iloc[0]),
-                organs=tuple(OrganLine(*row) for row in fields.itertuples(index=False)),
-                dice=float(part["dice"].mean()),
-                hd95_mm=float(part["hd95_mm"].max()),
-            )
-        )
+    names = [field.name for field in dataclasses.fields(OrganLine)]
+    of_scans = _with_usual_volumes(scores).groupby(["case_id", "subject_id", "split"], sort=False)
+    for about, part in of_scans:
+        organs = tuple(OrganLine(*row) for row in part[names].itertuples(index=False))
+        case_id, subject_id, split = map(str, about)
+        dice, hd95_mm = float(part["dice"].mean()), float(part["hd95_mm"].max())
+        lines.append(ScanLine(case_id, subject_id, split, organs, dice, hd95_mm))
     return sorted(lines, key=_doubtful_first)
 
 
@@ -189,19 +184,11 @@ def scores_part(rows: Sequence[ScoreRow], unscored: Sequence[ScoreRow] = ()) -> 
     both = [*rows, *unscored]
     if not both:
         return None
-    own = score_table([row for row in both if row.run == both[0].run])
-    by_organ = own.groupby("organ", sort=False)
-    organs = {str(organ): _organ_part(part) for organ, part in by_organ}
+    own, organs = score_table([row for row in both if row.run == both[0].run]), {}
+    for organ, part in own.groupby("organ", sort=False):
+        ml = part["predicted_ml"]
+        organs[str(organ)] = OrganPart(tuple(part["dice"].dropna()), tuple(ml[ml > 0]), len(ml))
     return ScoresPart(both[0].run, scan_lines(own), organs)
-
-
-def _organ_part(part: pd.DataFrame) -> OrganPart:
-    ml = part["predicted_ml"]
-    return OrganPart(
-        by_scan=tuple(part["dice"].dropna()),
-        volumes_ml=tuple(ml[ml > 0]),
-        maps=len(ml),
-    )
 
 
 def label_of_classes(records: Records) -> str:
@@ -217,11 +204,6 @@ def split_words(cohort: Cohort) -> str:
     words = {**dict.fromkeys(SPLITS, ""), "train": f" ({labeled} labeled)"}
     listed = ", ".join(f"{n} {split}{words[split]}" for split, n in counts.items() if n)
     return f"{listed} subject{'s' if sum(counts.values()) > 1 else ''}"
-
-
-def organ_colors(scheme: LabelScheme) -> dict[str, str]:
-    """Return the color of every organ, which is that of its label maps and segmentations."""
-    return palette(scheme.names)
 
 
 def curves(workspace: Workspace) -> Markup | None:

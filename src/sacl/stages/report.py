@@ -19,6 +19,7 @@ from sacl.plan.document import RunPlan, read_plan
 from sacl.prediction.guard import behind_coarse, read_findings
 from sacl.progress import track
 from sacl.report import results
+from sacl.report.figures import palette
 from sacl.report.page import render
 from sacl.report.pictures import ShownScan, data_uri, only_annotated, reels, strip, telling_slices
 from sacl.run.record import RECORD, fingerprint, read_record, recorded
@@ -47,7 +48,7 @@ class _Run:
 
     @property
     def colors(self) -> dict[str, str]:
-        return results.organ_colors(self.cohort.scheme)
+        return palette(self.cohort.scheme.names)
 
     def case(self, case_id: str) -> Case:
         return next(case for case in self.cohort.cases if case.case_id == case_id)
@@ -79,7 +80,10 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
         records = {stage: record for stage, record in there.items() if record}
         scored = workspace.folder("evaluate")
         rows = read_scores(scored / "scores.csv")
-        maps, label = _maps(workspace, rows, records), results.label_of_classes(records)
+        # the run that was scored first, or would have been
+        runs = [row.run for row in rows[:1]] or records["evaluate"].results.get("runs", [])
+        maps = workspace.folder("predict").joinpath(*runs[:1])
+        label = results.label_of_classes(records)
         home, link = workspace.folder("ingest"), _link(maps, folder)
         run = _Run(workspace.name, label, cohort, home, maps, link)
         scores = results.scores_part(rows, list(_unscored(run, rows)))
@@ -103,12 +107,6 @@ def report(settings: ReportSettings, workspace: Workspace) -> Path:
         )
         write_text(folder / _PAGE, page)
     return folder / _PAGE
-
-
-def _maps(workspace: Workspace, rows: Sequence[ScoreRow], records: results.Records) -> Path:
-    """Return the folder of the run that was scored first, or would have been."""
-    runs = [row.run for row in rows[:1]] or records["evaluate"].results.get("runs", [])
-    return workspace.folder("predict").joinpath(*runs[:1])
 
 
 def _link(path: Path, start: Path) -> str:
