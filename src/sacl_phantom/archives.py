@@ -46,8 +46,6 @@ class ArchiveRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            raise ConfigError(f"no layout '{self.layout}'; expected one of {', '.join(LAYOUTS)}")
         if self.scans < 1 or self.unlabeled < 0 or min(self.shape) < 8 or min(self.spacing_mm) <= 0:
             raise ConfigError(
                 f"{self.layout}: expected one scan or more, 8 x 8 x 8 voxels or more and a spacing"
