@@ -10,15 +10,13 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pandas as pd
 from filelock import FileLock
 
 from research.grid import OF_COHORT, Cell, Grid, labeled_count, scored_cases, workspace_of
 from research.protocol import Protocol
-from research.results import VERSION, CellEntry, Level, Results, read_results, results_text
+from research.results import VERSION, CellEntry, Level, Results, read_results
 from research.statistics import (
     PRIMARY,
     SECONDARY,
@@ -27,7 +25,8 @@ from research.statistics import (
     strategy_figures,
 )
 from sacl.errors import DataError, WorkspaceError
-from sacl.files.atomic import remove_partials, replacing, write_text
+from sacl.files.atomic import plain, remove_partials
+from sacl.files.documents import write_json, write_table
 from sacl.run.record import git_revision, read_record, versions
 from sacl.scores.organs_of_case import EMPTY_RULE
 from sacl.scores.summary import CONFIDENCE, read_scores
@@ -59,7 +58,7 @@ def write_results(grid: Grid) -> Results:
         cohort = grid.cohort(done[0]) if done else None
         document = {
             "version": VERSION,
-            "protocol": {**_plain(protocol), "work": protocol.work.name},
+            "protocol": {**plain(protocol), "work": protocol.work.name},
             "settings_hash": settings_hash(grid.cells),
             "cohort": None if cohort is None else cohort.name,
             "modality": None if cohort is None else cohort.modality,
@@ -72,14 +71,17 @@ def write_results(grid: Grid) -> Results:
             "levels": levels(protocol, scores),
             "cells": [_entry(grid, cell, finished[cell.name]) for cell in grid.cells],
             "shared": _shared_seconds(finished.values()),
-            "machine": _machine(),
+            "machine": {
+                "system": platform.system(),
+                "architecture": platform.machine(),
+                "cores": os.cpu_count(),
+            },
             "versions": versions(),
             "git_revision": git_revision(),
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        with replacing(protocol.work / TABLE) as temporary:
-            scores.to_csv(temporary, index=False)
-        write_text(path, results_text(document))
+        write_table(protocol.work / TABLE, scores)
+        write_json(path, document)
     return read_results(path)
 
 
@@ -127,14 +129,8 @@ def levels(protocol: Protocol, scores: pd.DataFrame) -> list[Level]:
 
 def settings_hash(cells: Iterable[Cell]) -> str:
     """Return a hash of all settings of all cells, which tells two comparisons apart."""
-    settings = {cell.name: {**_plain(cell.config), "work": None} for cell in cells}
+    settings = {cell.name: {**plain(cell.config), "work": None} for cell in cells}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _plain(settings: msgspec.Struct) -> dict[str, Any]:
-    """Return settings as JSON types; of a path only the name is kept."""
-    values: dict[str, Any] = msgspec.to_builtins(settings, enc_hook=lambda path: Path(path).name)
-    return values
 
 
 def _score_lines(grid: Grid, cell: Cell, entries: Mapping[str, Path]) -> pd.DataFrame:
@@ -164,10 +160,8 @@ def _require_same_scans(scores: pd.DataFrame) -> None:
     """Refuse cells at one number of labels that were not scored on the same scans and organs."""
     first: dict[object, tuple[str, set[tuple[str, str]]]] = {}
     for (count, strategy, seed), own in scores.groupby(["labeled_subjects", "strategy", "seed"]):
-        name, pairs = (
-            f"{strategy}, seed {seed}",
-            set(zip(own["case_id"], own["organ"], strict=True)),
-        )
+        name = f"{strategy}, seed {seed}"
+        pairs = set(zip(own["case_id"], own["organ"], strict=True))
         other, expected = first.setdefault(count, (name, pairs))
         if pairs != expected:
             raise DataError(
@@ -177,7 +171,8 @@ def _require_same_scans(scores: pd.DataFrame) -> None:
 
 
 def _entry(grid: Grid, cell: Cell, entries: Mapping[str, Path]) -> CellEntry:
-    records = {stage: _record(cell, stage, entries) for stage in entries}
+    folders = {stage: workspace_of(cell, stage, entries).folder(stage) for stage in entries}
+    records = {stage: read_record(folder) for stage, folder in folders.items()}
     finetune = cell.config.finetune
     teacher_steps = finetune.dense.teacher_steps if finetune.dense is not None else 0
     is_pretrained = cell.config.pretrain.method != "none"
@@ -188,18 +183,13 @@ def _entry(grid: Grid, cell: Cell, entries: Mapping[str, Path]) -> CellEntry:
         seed=cell.seed,
         state=grid.state(cell),
         cause=grid.failure(cell),
-        seconds={s: r["duration_s"] for s, r in records.items() if s not in OF_COHORT},
+        seconds={s: r.duration_s for s, r in records.items() if r and s not in OF_COHORT},
         steps={
             "pretrain": cell.config.pretrain.steps if is_pretrained else 0,
             "finetune": finetune.steps + teacher_steps,
         },
         entries={stage: entry.name for stage, entry in entries.items()},
     )
-
-
-def _record(cell: Cell, stage: str, entries: Mapping[str, Path]) -> Mapping[str, Any]:
-    record = read_record(workspace_of(cell, stage, entries).folder(stage))
-    return vars(record) if record else {}
 
 
 def _shared_seconds(finished: Iterable[Mapping[str, Path]]) -> dict[str, dict[str, float]]:
@@ -211,11 +201,3 @@ def _shared_seconds(finished: Iterable[Mapping[str, Path]]) -> dict[str, dict[st
             duration_s = json.loads(record.read_text(encoding="utf-8"))["duration_s"]
             seconds[entries[stage].name] = {stage: duration_s}
     return seconds
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "system": platform.system(),
-        "architecture": platform.machine(),
-        "cores": os.cpu_count(),
-    }

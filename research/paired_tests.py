@@ -23,7 +23,6 @@ class Comparison:
 
     difference: Estimate
     median_difference: float
-    relative_gain: float
     p: float
     smallest_p: float
 
@@ -31,18 +30,15 @@ class Comparison:
 def compare(ours: ArrayLike, other: ArrayLike, resamples: int, seed: int) -> Comparison:
     """Compare two runs on the same subjects, in the same order.
 
-    A subject that either run leaves undefined (NaN) is not a pair. `relative_gain` is the ratio
-    of the means over the pairs, less 1; NaN where the other run's mean is 0.
+    A subject that either run leaves undefined (NaN) is not a pair.
     """
     pair = np.stack([np.asarray(ours, np.float64), np.asarray(other, np.float64)])
     pair = pair[:, np.isfinite(pair).all(axis=0)]
     difference = np.round(pair[0] - pair[1], _DECIMALS)
-    ours_mean, other_mean = pair.mean(axis=1) if pair.size else (math.nan, math.nan)
     differing = int(np.count_nonzero(difference))
     return Comparison(
         difference=bootstrap_mean(difference, resamples, seed),
         median_difference=float(np.median(difference)) if pair.size else math.nan,
-        relative_gain=float(ours_mean / other_mean) - 1 if other_mean else math.nan,
         p=wilcoxon_p(difference),
         smallest_p=min(1.0, 2.0 ** (1 - differing)),
     )

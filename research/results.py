@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -181,17 +179,3 @@ def read_results(path: Path) -> Results:
         raise DataError(f"{path}: cannot be read, {error.strerror}") from error
     except msgspec.MsgspecError as error:
         raise DataError(f"{path}: not the results of a comparison ({error})") from error
-
-
-def results_text(document: dict[str, Any]) -> str:
-    """Return results as JSON; a number that is not finite becomes null."""
-    values = _finite(msgspec.to_builtins(document, enc_hook=str))
-    return json.dumps(values, indent=1, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,6 @@ grid (1e-6 mm). `results/dicom_intake.json` has the counts by expected and given
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from dicom_kinds import MAKERS, Expected, differences, new_patient  # noqa: E402
 
 from sacl.dicom.intake import take_in  # noqa: E402
 from sacl.dicom.verdict import Verdict  # noqa: E402
-from sacl.files.atomic import write_text  # noqa: E402
+from sacl.files.documents import write_json  # noqa: E402
 from sacl.run.machine import peak_memory_mb  # noqa: E402
 
 RESULT = Path(__file__).parents[1] / "results" / "dicom_intake.json"
@@ -60,7 +59,7 @@ def main() -> None:
     )
     decoding = {name: version(name) for name in ("pydicom", "pylibjpeg", "pylibjpeg-openjpeg")}
     result |= {"command": command, "decoding": decoding, **circumstances()}
-    write_text(RESULT, json.dumps(result, indent=1) + "\n")
+    write_json(RESULT, result)
     print(f"{result['right']} of {result['series']} series right, {result['seconds']}")
     for wrong in result["wrong"]:
         print(wrong)

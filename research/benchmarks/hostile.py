@@ -33,7 +33,7 @@ from research.benchmarks.hostile_parts.cases import KINDS, kind_of, try_inputs
 from research.benchmarks.hostile_parts.ended import GIGABYTE_KB, SECONDS, load_everything
 from research.benchmarks.hostile_parts.kills import killed
 from research.benchmarks.hostile_parts.places import in_odd_places
-from sacl.files.atomic import write_text
+from sacl.files.documents import write_json
 
 RESULT = Path(__file__).parents[1] / "results" / "hostile.json"
 Run = dict[str, Any]
@@ -158,7 +158,7 @@ def _write(path: Path, run: Run) -> dict[tuple[str, Any, Any], str]:
             "open": sorted(still.values()),
             "runs": runs,
         }
-        write_text(path, json.dumps(document, indent=1) + "\n")
+        write_json(path, document)
     return still
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from research.benchmarks.circumstances import circumstances
 from research.benchmarks.workers import timed, write_untrained
 from sacl.cohort.layouts.nnunet import write_dataset
-from sacl.files.atomic import write_text
+from sacl.files.documents import write_json
 from sacl.files.nifti import write_label_map, write_volume
 from sacl.networks.segmenter import VolumeSegmenterSpec
 from sacl.patches.window import WindowRule
@@ -77,7 +77,7 @@ def main() -> None:
             "load_average": os.getloadavg(),
             **circumstances(),
         }
-    write_text(known.out, json.dumps(result, indent=1) + "\n")
+    write_json(known.out, result)
     print(json.dumps(result, indent=1))
 
 

@@ -10,7 +10,6 @@ the processor, of one process; a busy machine falsifies the former.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from research.benchmarks.circumstances import circumstances
-from sacl.files.atomic import write_text
+from sacl.files.documents import write_json
 from sacl.files.journal import Journal
 from sacl.progress import silent
 from sacl.run.engine import Engine, Shard, ShardDone
@@ -102,7 +101,7 @@ def main() -> None:
         "memory_mb": round((peak_memory_mb() or 0.0) - before_mb),
         **circumstances(),
     }
-    write_text(given.out, json.dumps(record, indent=1) + "\n")
+    write_json(given.out, record)
 
 
 if __name__ == "__main__":

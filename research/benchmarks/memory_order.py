@@ -24,7 +24,7 @@ from torch import nn
 
 from research.benchmarks.circumstances import circumstances
 from sacl.export.networks import dynunet_arguments
-from sacl.files.atomic import write_text
+from sacl.files.documents import write_json
 from sacl.losses.segmentation import dense_loss
 from sacl.networks.coarse import CoarseNetwork
 from sacl.networks.device import autocast, channels_last
@@ -126,7 +126,7 @@ def main() -> None:
         "repeats": given.repeats,
         **circumstances(),
     }
-    write_text(RESULT, json.dumps(record, indent=1) + "\n")
+    write_json(RESULT, record)
     print(json.dumps(record, indent=1))
 
 

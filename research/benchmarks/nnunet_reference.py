@@ -1,23 +1,14 @@
-r"""Train nnU-Net v2 (2-D) on a run's labeled subjects and score it as `sacl evaluate` does.
+"""Train nnU-Net v2 (2-D) on a run's labeled subjects and score it as `sacl evaluate` does.
 
-An outside reference for `few_labels.py` and `sacl compare`: the same labeled scans, the same
-held-out scans, references on their own grids, the same Dice. nnU-Net lives in an environment of its
-own, never in this project's; timm, which only its transformers import, is left out:
+An outside reference for `python -m research compare`: the same labeled scans, the same held-out
+scans, references on their own grids, the same Dice. nnU-Net lives in an environment of its own,
+never in this project's; `README.md` beside this file says how to make it, and has the commands.
 
-    python3 -m venv NNUNET
-    NNUNET/bin/pip install torch==2.13.0
-    NNUNET/bin/pip install torch==2.13.0 setuptools acvl-utils==0.2.6 batchgenerators==0.25.1 \
-        batchgeneratorsv2==0.3.6 blosc2 einops graphviz imagecodecs matplotlib nibabel pandas \
-        requests scikit-image scikit-learn scipy seaborn SimpleITK tifffile tqdm yacs
-    NNUNET/bin/pip install --no-deps nnunetv2==2.8.1 dynamic_network_architectures==0.4.4
-    python -m research benchmark nnunet_reference acdc --data DIR --labeled-subjects 3 \
-        --in-plane-size 96 --work work/nnunet-acdc --python NNUNET/bin/python
-
-writes `results/nnunet_acdc_3.json`. The defaults are a size for a CPU; `changed` in the JSON says
-what differs from standard nnU-Net. `--seed` is that of the training; who is labeled and held out
-follows the configuration's own seed, as in `sacl compare`. With `--in-plane-size N` nnU-Net sees a
-slice's whole field of view at N x N pixels of nominal spacing; images and predicted probabilities
-are interpolated linearly, labels take the class that covers most of a pixel.
+The defaults are a size for a CPU; `changed` in the JSON says what differs from standard nnU-Net.
+`--seed` is that of the training; who is labeled and held out follows the configuration's own seed.
+With `--in-plane-size N` nnU-Net sees a slice's whole field of view at N x N pixels of nominal
+spacing; images and predicted probabilities are interpolated linearly, labels take the class that
+covers most of a pixel.
 """
 
 from __future__ import annotations
@@ -32,7 +23,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 
@@ -41,7 +31,8 @@ from sacl import load_config
 from sacl.cohort.layouts.nnunet import DATASET, write_dataset
 from sacl.cohort.manifest import read_cohort, read_image, read_reference
 from sacl.errors import ConfigError, DataError, SaclError
-from sacl.files.atomic import plain, write_text
+from sacl.files.atomic import plain
+from sacl.files.documents import write_json
 from sacl.files.nifti import read_label_map, write_label_map, write_volume
 from sacl.geometry import require_same_grid
 from sacl.patches.coarse_grid import (
@@ -126,15 +117,10 @@ def reference(known: argparse.Namespace) -> Path:
     result = _result(known, config, cohort, rows, json.loads((home / "record.json").read_text()))
     name = f"{config.name}_{result['cohort']['labeled_subjects']}"
     out = known.out or RESULTS / f"nnunet_{name}{f'_seed{known.seed}' if known.seed else ''}.json"
-    write_text(out, json.dumps(_none_for_nan(result), indent=1, allow_nan=False) + "\n")
+    write_json(out, result)
     print(*(f"changed: {text}" for text in result["changed"]), sep="\n")
     print(f"{RUN:<14} Dice {result['dice']['mean']['mean']:.3f}")
     return out
-
-
-def _none_for_nan(value: Any) -> Any:
-    """Return nested JSON types with None for what is not finite."""
-    return json.loads(msgspec.json.encode(value))
 
 
 def _check(known: argparse.Namespace) -> None:
@@ -149,7 +135,7 @@ def _check(known: argparse.Namespace) -> None:
         raise ConfigError("--python: this is the project's own; give nnU-Net an environment")
     importing = [known.python, "-c", "import nnunetv2"]
     if subprocess.run(importing, check=False, capture_output=True).returncode:
-        raise ConfigError("--python: cannot import nnunetv2; set it up as this script's top says")
+        raise ConfigError("--python: cannot import nnunetv2; see research/benchmarks/README.md")
 
 
 def _require_complete(cohort: Cohort, tests: Sequence[Case]) -> None:
@@ -189,7 +175,7 @@ def _write_settings(home: Path, known: argparse.Namespace, cohort: str) -> None:
             raise ConfigError(
                 f"--work {known.work.name}: holds a run of other {changed}; give another"
             )
-    write_text(path, json.dumps(settings, indent=1) + "\n")
+    write_json(path, settings)
 
 
 def _hand_over(
@@ -296,9 +282,7 @@ def _result(
             subject: {name: float(means[subject]) for name, means in dice.items()}
             for subject in dice["mean"].index
         },
-        "scores": _none_for_nan(
-            asdict(summarize(rows, config.evaluate.nsd_tolerance_mm, seed=config.seed))
-        ),
+        "scores": summarize(rows, config.evaluate.nsd_tolerance_mm, seed=config.seed),
         **circumstances(),
     }
 

@@ -35,7 +35,7 @@ import node_parts  # noqa: E402
 
 from sacl.cohort.layouts import dicom  # noqa: E402
 from sacl.dicom.segmentation import read_segmentation  # noqa: E402
-from sacl.files.atomic import write_text  # noqa: E402
+from sacl.files.documents import write_json  # noqa: E402
 
 RESULT = Path(__file__).parents[1] / "results" / "node_kills.json"
 
@@ -151,7 +151,7 @@ def main() -> None:
         result = measure(known.studies, known.seed, Path(root))
     command = f"python -m research benchmark node_kills --studies {known.studies}"
     record = {"command": f"{command} --seed {known.seed}", **result, **circumstances()}
-    write_text(RESULT, json.dumps(record, indent=1) + "\n")
+    write_json(RESULT, record)
     print(json.dumps(result, indent=1))
 
 

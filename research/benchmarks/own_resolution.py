@@ -48,7 +48,7 @@ from research.paired_tests import compare
 from research.statistics import subject_by_seed
 from sacl.cohort.manifest import read_cohort, write_cohort
 from sacl.errors import DataError
-from sacl.files.atomic import write_text
+from sacl.files.documents import write_json
 from sacl.files.nifti import read_label_map, write_label_map
 from sacl.patches.coarse_grid import (
     CoarseGrid,
@@ -124,7 +124,7 @@ def main() -> None:
     given = parser.parse_args()
     result = measured(given)
     records = json.loads(given.out.read_text("utf-8")) if given.out.is_file() else []
-    write_text(given.out, json.dumps([*records, result], indent=1) + "\n")
+    write_json(given.out, [*records, result])
     print(json.dumps({key: result[key] for key in ("organs", "comparisons")}, indent=1))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from research.benchmarks.circumstances import circumstances
-from sacl.files.atomic import write_text
+from sacl.files.documents import write_json
 from sacl.files.nifti import read_label_table, read_labels, read_volume
 from sacl.geometry import require_same_grid
 from sacl.model import load_model
@@ -61,7 +61,7 @@ def main() -> None:
         "dice": {o: None if np.isnan(d) else d for o, d in scores.items()},
         **circumstances(),
     }
-    write_text(RESULT, json.dumps(result, indent=1) + "\n")
+    write_json(RESULT, result)
     print(json.dumps(result["dice"]))
 
 

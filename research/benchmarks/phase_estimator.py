@@ -29,7 +29,7 @@ from research.benchmarks.damaged_maps import Damage, damaged
 from sacl.cohort.manifest import read_cohort, read_image
 from sacl.dicom.intake import take_in
 from sacl.dicom.stack import read_stack
-from sacl.files.atomic import write_text
+from sacl.files.documents import write_json
 from sacl.files.nifti import read_label_map, read_labels, read_volume
 from sacl.geometry import require_same_grid
 from sacl.prediction.phases import TISSUE_OF, estimate_phase, organ_hu, phase_probabilities
@@ -113,7 +113,7 @@ def main() -> None:
         "cpu_seconds": round(time.process_time() - start),
         **circumstances(),
     }
-    write_text(RESULT, json.dumps(result, indent=1) + "\n")
+    write_json(RESULT, result)
     print(
         json.dumps({k: v for k, v in result.items() if k not in ("versions", "machine")}, indent=1)
     )

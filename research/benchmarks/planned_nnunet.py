@@ -29,7 +29,7 @@ from research.benchmarks.planned_runs import (
     lay_out,
     parser_of,
 )
-from sacl.files.atomic import write_text
+from sacl.files.documents import write_json
 from sacl.run.clock import seconds_of
 from sacl.settings import EvaluateSettings
 from sacl.stages.evaluate import SUMMARY
@@ -79,7 +79,7 @@ def _run(home: Path, given: argparse.Namespace) -> dict[str, object]:
         "device": "cpu",
         "seed": given.seed,
     }
-    write_text(home / "settings.json", json.dumps(settings))
+    write_json(home / "settings.json", settings)
     run_nnunet(home, given.python)
     scores = evaluate_folders(truth, home / "predicted", home / "scores", EvaluateSettings())
     (scored,) = json.loads((scores / SUMMARY).read_text("utf-8"))["runs"].values()

@@ -44,6 +44,7 @@ from scipy import ndimage
 from research.benchmarks.circumstances import circumstances
 from sacl.cohort.manifest import read_cohort, read_reference
 from sacl.files.atomic import write_text
+from sacl.files.documents import write_json
 from sacl.files.nifti import read_label_map
 from sacl.organs import side_pairs
 from sacl.settings import PhantomSettings
@@ -104,7 +105,7 @@ def parser_of(about: str | None, result: Path) -> argparse.ArgumentParser:
 def add_record(path: Path, record: Mapping[str, object]) -> None:
     """Add a record to those of a results file, and print it."""
     records = json.loads(path.read_text("utf-8")) if path.is_file() else []
-    write_text(path, json.dumps([*records, record], indent=1) + "\n")
+    write_json(path, [*records, record])
     print(json.dumps(record, indent=1))
 
 

@@ -25,9 +25,25 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
+
+from research.benchmarks.circumstances import circumstances
+from sacl.files.documents import write_json
+from sacl.model import Member, Model
+from sacl.networks.coarse import CoarseNetwork
+from sacl.networks.encoder import EncoderSpec
+from sacl.networks.segmenter import SegmenterSpec, build_segmenter
+from sacl.patches.region import Placement
+from sacl.patches.window import WindowRule
+from sacl.prediction.coarse import VolumeEnsemble
+from sacl.prediction.volume import MapRecipe, Predictor
+from sacl.settings import ExtractSettings, FinetuneSettings, IngestSettings, VolumeSettings
+from sacl.stages.predict_folder import predict_folder
+from sacl.training.coarse import volume_spec
+from sacl.types import LabelScheme
 
 SHAPE, SPACING_MM = (512, 512, 200), (0.8, 0.8, 2.5)
-ORGANS = 13
+ORGANS = tuple(f"organ_{n}" for n in range(1, 14))
 GOAL_GB = 2.0
 RESULT = Path(__file__).parents[1] / "results" / "prediction_memory.json"
 
@@ -43,33 +59,31 @@ def main() -> None:
         return
     heads = {}
     for head in ("dense", "query"):
-        command = [
-            sys.executable,
-            "-m",
-            __spec__.name,
-            "--head",
-            head,
-            "--slices",
-            str(known.slices),
-        ]
+        command = [sys.executable, "-m", __spec__.name, "--head", head]
+        command += ["--slices", str(known.slices)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         heads[head] = json.loads(done.stdout.splitlines()[-1])
         print(head, heads[head])
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({**_circumstances(known.slices), "heads": heads}, indent=1) + "\n")
+    result = {
+        "what": "peak resident memory of predicting one scan, above the idle process",
+        "goal_gb": GOAL_GB,
+        "scan": {"shape": [*SHAPE[:2], known.slices], "spacing_mm": SPACING_MM, "dtype": "int16"},
+        "organs": len(ORGANS),
+        "settings": "defaults of every stage; 3 coarse networks for the query head",
+        "command": "python -m research benchmark prediction_memory",
+        **circumstances(),
+    }
+    write_json(RESULT, {**result, "heads": heads})
 
 
 def measure(head: str, slices: int) -> dict[str, float | bool]:
     """Return the memory and time that one head takes for one scan."""
-    from sacl.model import Member, Model
-    from sacl.networks.segmenter import build_segmenter
-    from sacl.prediction.coarse import VolumeEnsemble
-    from sacl.prediction.volume import MapRecipe, Predictor
-    from sacl.stages.predict_folder import predict_folder
-
-    device = _cpu()
+    device, settings = torch.device("cpu"), VolumeSettings()
     segmenter = build_segmenter(_spec(head), seed=0).eval()
-    ensemble = VolumeEnsemble(_coarse_spec(), _coarse_networks(3), device)
+    scheme = LabelScheme("thirteen", ORGANS)
+    spec = volume_spec(scheme, [settings.spacing_mm], settings.crop, None, 32)
+    networks = tuple(CoarseNetwork(spec).eval() for _ in range(3))
+    ensemble = VolumeEnsemble(spec, networks, device)
     with tempfile.TemporaryDirectory() as folder:
         scan = Path(folder) / "scan.nii.gz"
         # The scan is made by another process: what making it takes is not this one's.
@@ -84,15 +98,14 @@ def measure(head: str, slices: int) -> dict[str, float | bool]:
             predict_folder(model, scan, Path(folder) / "out")
         seconds = time.monotonic() - begun
     above = watch.peak_gb - idle
+    peak_rss_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return {
         "idle_gb": round(idle, 3),
         "peak_gb": round(watch.peak_gb, 3),
         "above_idle_gb": round(above, 3),
         "meets_goal": above <= GOAL_GB,
         "seconds": round(seconds, 1),
-        "peak_rss_of_process_gb": round(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 3
-        ),
+        "peak_rss_of_process_gb": round(peak_rss_gb, 3),
     }
 
 
@@ -135,49 +148,18 @@ def _resident_gb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
-def _cpu():
-    import torch
-
-    return torch.device("cpu")
-
-
-def _spec(head: str):
-    from sacl.networks.encoder import EncoderSpec
-    from sacl.networks.segmenter import SegmenterSpec
-    from sacl.patches.region import Placement
-    from sacl.patches.window import WindowRule
-    from sacl.settings import ExtractSettings, FinetuneSettings, IngestSettings
-
+def _spec(head: str) -> SegmenterSpec:
     cuts = ExtractSettings()
     return SegmenterSpec(
         encoder=EncoderSpec(),
         decoder=FinetuneSettings().decoder,
         head=head,
         scheme="thirteen",
-        organs=_organs(),
+        organs=ORGANS,
         image_size=cuts.dense_size if head == "dense" else cuts.patch_size,
         window=WindowRule("ct", IngestSettings().window_hu),
         placement=Placement(region="slice"),
     )
-
-
-def _organs() -> tuple[str, ...]:
-    return tuple(f"organ_{n}" for n in range(1, ORGANS + 1))
-
-
-def _coarse_spec():
-    from sacl.settings import VolumeSettings
-    from sacl.training.coarse import volume_spec
-    from sacl.types import LabelScheme
-
-    settings, scheme = VolumeSettings(), LabelScheme("thirteen", _organs())
-    return volume_spec(scheme, [settings.spacing_mm], settings.crop, None, 32)
-
-
-def _coarse_networks(count: int):
-    from sacl.networks.coarse import CoarseNetwork
-
-    return tuple(CoarseNetwork(_coarse_spec()).eval() for _ in range(count))
 
 
 class _Drawn:
@@ -198,7 +180,7 @@ def _draw_ellipsoids(voxels: np.ndarray) -> None:
     voxels[:] = 0
     rng = np.random.default_rng(1)
     shape = np.array(voxels.shape)
-    for label in range(1, ORGANS + 1):
+    for label in range(1, len(ORGANS) + 1):
         center = shape * rng.uniform(0.3, 0.7, 3)
         radius = shape * rng.uniform(0.04, 0.15, 3)
         low = np.maximum(0, (center - radius).astype(int))
@@ -207,20 +189,6 @@ def _draw_ellipsoids(voxels: np.ndarray) -> None:
         axes = np.ogrid[box]
         inside = sum(((x - c) / r) ** 2 for x, c, r in zip(axes, center, radius, strict=True)) < 1
         voxels[box][inside] = label
-
-
-def _circumstances(slices: int) -> dict[str, object]:
-    from research.benchmarks.circumstances import circumstances
-
-    return {
-        "what": "peak resident memory of predicting one scan, above the idle process",
-        "goal_gb": GOAL_GB,
-        "scan": {"shape": [*SHAPE[:2], slices], "spacing_mm": SPACING_MM, "dtype": "int16"},
-        "organs": ORGANS,
-        "settings": "defaults of every stage; 3 coarse networks for the query head",
-        "command": "python -m research benchmark prediction_memory",
-        **circumstances(),
-    }
 
 
 if __name__ == "__main__":

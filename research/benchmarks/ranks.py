@@ -23,6 +23,7 @@ import torch
 
 from research.benchmarks.circumstances import circumstances
 from research.benchmarks.throughput import random_patches
+from sacl.files.documents import write_json
 from sacl.methods import method_named
 from sacl.training import loop
 
@@ -47,7 +48,7 @@ def main() -> None:
     result["ranks"] = {kind: of_ranks(kind) for kind in ("float32", "own")}
     if known.against:
         result["one_rank"] = against(known.against, known.rounds)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(RESULT, result)
     print(json.dumps(result, indent=1))
 
 

@@ -28,6 +28,8 @@ import nibabel
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from research.benchmarks.circumstances import circumstances
+from sacl.files.documents import write_json
 from sacl.files.nifti import read_labels, read_volume, write_label_map
 from sacl.geometry import to_native
 from sacl.types import LabelMap, LabelScheme
@@ -57,7 +59,12 @@ def main() -> None:
         for number in range(known.affines):
             trips.append(round_trip(rng, CODES[number % len(CODES)], Path(folder)))
     result = _summary(trips)
-    known.out.write_text(json.dumps(_circumstances(known.seed) | result, indent=1) + "\n")
+    about = {
+        "what": "native to canonical to native, in memory and through NIfTI files",
+        "seed": known.seed,
+        "command": "python -m research benchmark round_trips",
+    }
+    write_json(known.out, {**about, **circumstances(), **result})
     print(json.dumps(result, indent=1))
 
 
@@ -164,17 +171,6 @@ def _summary(trips: list[dict[str, float | bool]]) -> dict[str, object]:
                 len(tame),
             ],
         },
-    }
-
-
-def _circumstances(seed: int) -> dict[str, object]:
-    from research.benchmarks.circumstances import circumstances
-
-    return {
-        "what": "native to canonical to native, in memory and through NIfTI files",
-        "seed": seed,
-        "command": "python -m research benchmark round_trips",
-        **circumstances(),
     }
 
 

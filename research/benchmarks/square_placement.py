@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from sacl.files.documents import write_json
 from sacl.files.nifti import read_labels
 from sacl.patches.query import box_around, whole_slice_box
 from sacl.patches.region import PLACEMENT_RULE, Placement, region_boxes
@@ -211,7 +212,7 @@ def main() -> None:
         },
         "cohorts": cohort_results,
     }
-    OUT.write_text(json.dumps(document, indent=1) + "\n")
+    write_json(OUT, document)
 
 
 if __name__ == "__main__":

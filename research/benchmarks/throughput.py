@@ -15,7 +15,6 @@ sides of every comparison. Takes three minutes on two cores.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shutil
 import statistics
@@ -38,7 +37,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from research.benchmarks.circumstances import circumstances
-from sacl.files.atomic import write_text
+from sacl.files.documents import write_json
 from sacl.files.journal import Journal
 from sacl.losses.contrastive import semantic_contrastive_loss
 from sacl.methods import Recipe, method_named
@@ -410,7 +409,7 @@ def main() -> None:
         "figures": figures,
         **circumstances(),
     }
-    write_text(given.out, json.dumps(record, indent=1) + "\n")
+    write_json(given.out, record)
 
 
 if __name__ == "__main__":

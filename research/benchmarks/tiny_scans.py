@@ -11,7 +11,6 @@ is quadratic takes more per scan of many than of few.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import tempfile
 import time
@@ -22,7 +21,9 @@ import numpy as np
 
 from research.benchmarks.circumstances import circumstances
 from sacl.cli import main as sacl
+from sacl.cohort.layouts.nnunet import write_dataset
 from sacl.files.atomic import write_text
+from sacl.files.documents import write_json
 from sacl.files.nifti import write_label_map, write_volume
 from sacl.run.machine import peak_memory_mb
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
@@ -45,9 +46,7 @@ def write_scans(folder: Path, count: int) -> None:
         write_label_map(folder / "coarse" / f"{name}.nii.gz", label_map)
         if number < LABELED:
             write_label_map(folder / "raw" / "labelsTr" / f"{name}.nii.gz", label_map)
-    names = {"background": 0, **{organ: n for n, organ in enumerate(SCHEME.names, 1)}}
-    text = {"channel_names": {"0": "CT"}, "labels": names, "numTraining": LABELED}
-    write_text(folder / "raw" / "dataset.json", json.dumps({**text, "file_ending": ".nii.gz"}))
+    write_dataset(folder / "raw" / "dataset.json", SCHEME, "ct", LABELED)
 
 
 def measure(words: list[str], answer: Any) -> None:
@@ -101,7 +100,7 @@ def main() -> None:
         "figures": figures,
         **circumstances(),
     }
-    write_text(given.out, json.dumps(record, indent=1) + "\n")
+    write_json(given.out, record)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ import torch
 from msgspec.structs import replace as changed
 
 from research.benchmarks.circumstances import circumstances
-from research.benchmarks.planned_runs import SPLITS, lay_out
+from research.benchmarks.planned_runs import SPLITS, add_record, lay_out
 from research.paired_tests import compare
 from research.statistics import subject_by_seed
 from sacl.cohort.manifest import read_cohort
@@ -80,10 +80,7 @@ def main() -> None:
     parser.add_argument("--finetune-seconds", type=float, default=150)
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
-    result = measured(given)
-    records = json.loads(given.out.read_text("utf-8")) if given.out.is_file() else []
-    write_text(given.out, json.dumps([*records, result], indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    add_record(given.out, measured(given))
 
 
 def measured(given: argparse.Namespace) -> dict[str, Any]:

@@ -31,7 +31,7 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from sacl.files.atomic import write_text  # noqa: E402
+from sacl.files.documents import write_json  # noqa: E402
 from tiny_model import write_tiny_model  # noqa: E402
 
 RESULT = Path(__file__).parents[1] / "results" / "worker_kills.json"
@@ -233,7 +233,7 @@ def main() -> None:
     command = f"python -m research benchmark worker_kills --kills {known.kills}"
     command += f" --scans {known.scans} --seed {known.seed}"
     record = {"command": command, **result, **circumstances()}
-    write_text(RESULT, json.dumps(record, indent=1) + "\n")
+    write_json(RESULT, record)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ import numpy as np
 
 from research.benchmarks.circumstances import circumstances
 from sacl.cohort.layouts.nnunet import write_dataset
+from sacl.files.documents import write_json
 from sacl.files.nifti import write_label_map, write_volume
 from sacl.networks.device import seeded
 from sacl.networks.encoder import EncoderSpec
@@ -99,12 +100,12 @@ def main() -> None:
         commands = commands_of(home)
         for stage in (stage for stage in commands if stage in known.only):
             result[stage] = in_turn(home, commands[stage], known.repeats, known.ways)
-            known.out.write_text(json.dumps(result, indent=1) + "\n")
+            write_json(known.out, result)
         if "start" in known.only:
             result["start"] = started(home, known.against, known.repeats)
         if "nnunet" in known.only:
             result["ten_scans"] = against_nnunet(home)
-    known.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(known.out, result)
 
 
 def generate(data: Path, scans: int, shape: tuple[int, int, int]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from research.charts import charts
 from research.page import page
-from research.results import CellEntry, Level, Results, read_results, results_text
+from research.results import CellEntry, Level, Results, read_results
 from research.statistics import Draws, compare_strategies, strategy_figures
 from research.tables import Best, as_markdown, as_text, overview, p_text, points
 from sacl.errors import DataError
@@ -78,7 +78,7 @@ def document(*, subjects: int = 8, sign: int = 1, counts=(3, 7), left_out=()) ->
         for name in GAIN
         for seed in (0, 1)
     ]
-    text = results_text(
+    text = msgspec.json.encode(
         {
             "version": 1,
             "protocol": {
