@@ -1,21 +1,24 @@
-"""What a figure was obtained on: machine, versions, revision, date; the same in every result."""
+"""What a figure was obtained on, the same in every result; and how memory is watched."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from sacl.run.record import versions
 
 
 def circumstances() -> dict[str, Any]:
     """Return machine, threads, versions, git revision and date."""
+    import torch  # not where only `watched` is wanted
+
     return {
         "machine": machine(),
         "torch_threads": torch.get_num_threads(),
@@ -23,6 +26,26 @@ def circumstances() -> dict[str, Any]:
         "git_revision": _revision(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
+
+
+@contextmanager
+def watched(look: Callable[[], float], every_s: float) -> Iterator[list[float]]:
+    """Yield a list of what is seen now; after the body its last item is the most that was seen."""
+    seen, over = [look()], threading.Event()
+    most = seen.copy()
+
+    def watch() -> None:
+        while not over.wait(every_s):
+            most[0] = max(most[0], look())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+        seen.append(most[0])
 
 
 def _revision() -> str | None:
@@ -36,6 +59,8 @@ def _revision() -> str | None:
 
 def machine() -> dict[str, Any]:
     """Return processor, cores and whether the CPU computes in bfloat16."""
+    import torch
+
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

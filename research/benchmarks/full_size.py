@@ -34,11 +34,12 @@ import resource
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from research.benchmarks.circumstances import circumstances, watched
 
 RESULT = Path(__file__).parents[1] / "results" / "full_size.json"
 COHORTS = (30, 361, 2000)
@@ -210,7 +211,7 @@ def _measured(name: str, stage: str, data: Path, work: Path) -> dict[str, Any]:
 def _cost(run: Callable[[], object]) -> dict[str, Any]:
     """Return what a call takes; all that it imports should be imported."""
     idle, start, cpu = _peak_mb(), time.perf_counter(), time.process_time()
-    with _private() as private:
+    with watched(_private_mb, 0.02) as private:
         run()
     return {
         "cpu_seconds": round(time.process_time() - cpu, 2),
@@ -220,26 +221,11 @@ def _cost(run: Callable[[], object]) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def _private() -> Iterator[list[float]]:
-    """Yield a list whose first item is the memory of this process's own now, the last the most."""
-    status, done, most = Path("/proc/self/status"), threading.Event(), [0.0]
-
-    def look() -> float:
-        line = next(x for x in status.read_text().splitlines() if x.startswith("RssAnon"))
-        return int(line.split()[1]) / 1000
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            most[0] = max(most[0], look())
-
-    seen = [look()]
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    yield seen
-    done.set()
-    thread.join()
-    seen.append(max(seen[0], most[0]))
+def _private_mb() -> float:
+    """Return the memory of this process's own."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    line = next(x for x in lines if x.startswith("RssAnon"))
+    return int(line.split()[1]) / 1000
 
 
 def _reading(paths: list[Path]) -> Callable[[], None]:
@@ -353,8 +339,6 @@ def _peak_mb() -> float:
 
 
 def _circumstances(known: argparse.Namespace) -> dict[str, Any]:
-    from research.benchmarks.circumstances import circumstances
-
     return {
         "what": "seconds, memory and disk of every stage per scan, few training steps",
         "scans": {"count": known.scans, "largest": [512, 512, known.slices]},

@@ -20,14 +20,13 @@ import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from research.benchmarks.circumstances import circumstances
+from research.benchmarks.circumstances import circumstances, watched
 from sacl.files.documents import write_json
 from sacl.model import Member, Model
 from sacl.networks.coarse import CoarseNetwork
@@ -92,16 +91,16 @@ def measure(head: str, slices: int) -> dict[str, float | bool]:
         model = Model((Member("random", predictor, _Drawn(ensemble)),))
         # Networks allocate on their first call what they then keep; that is part of being ready.
         predictor.logits([np.zeros((2 if head == "query" else 1, 64, 64), np.float32)])
-        idle = _resident_gb()
-        begun, watch = time.monotonic(), _Watch()
-        with watch:
+        begun = time.monotonic()
+        with watched(_resident_gb, 0.005) as seen:
             predict_folder(model, scan, Path(folder) / "out")
         seconds = time.monotonic() - begun
-    above = watch.peak_gb - idle
+    idle, peak = seen
+    above = peak - idle
     peak_rss_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     return {
         "idle_gb": round(idle, 3),
-        "peak_gb": round(watch.peak_gb, 3),
+        "peak_gb": round(peak, 3),
         "above_idle_gb": round(above, 3),
         "meets_goal": above <= GOAL_GB,
         "seconds": round(seconds, 1),
@@ -122,25 +121,6 @@ for k in range(slices):
     voxels[:, :, k] = body + rng.normal(0, 20, body.shape)
 nibabel.save(nibabel.Nifti1Image(voxels, np.diag([0.8, 0.8, 2.5, 1.0])), sys.argv[1])
 """
-
-
-class _Watch:
-    """Note the largest resident memory of this process, looked at every 5 ms."""
-
-    peak_gb = 0.0
-
-    def __enter__(self) -> None:
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._done.wait(0.005):
-            self.peak_gb = max(self.peak_gb, _resident_gb())
 
 
 def _resident_gb() -> float:

@@ -21,7 +21,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from research.benchmarks.circumstances import circumstances
+from research.benchmarks.circumstances import circumstances, watched
 from sacl.cohort.layouts.nnunet import write_dataset
 from sacl.files.documents import write_json
 from sacl.files.nifti import write_label_map, write_volume
@@ -237,34 +236,15 @@ def timed(words: Sequence[str], variables: Mapping[str, str | None]) -> dict[str
     begun, before = time.monotonic(), os.times()
     pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     process = subprocess.Popen(words, env=environment, text=True, **pipes)
-    peak = _Peak(process.pid)
-    said = process.communicate()[1]
-    seconds = time.monotonic() - begun
+    with watched(lambda: sum(map(_memory_gb, _tree(process.pid))), 0.2) as memory_gb:
+        said = process.communicate()[1]
+        seconds = time.monotonic() - begun
     if process.returncode:
         raise SystemExit(f"{' '.join(words)}: {said}")
     now = os.times()
     cpu_s = now.children_user + now.children_system - before.children_user - before.children_system
     times = {"seconds": round(seconds, 2), "cpu_seconds": round(cpu_s, 2)}
-    return {**times, "peak_gb": round(peak.ended(), 2)}
-
-
-class _Peak:
-    """The largest memory that a process and those below it have had together (PSS)."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid, self._over, self._gb = pid, threading.Event(), 0.0
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-
-    def ended(self) -> float:
-        """Return the peak."""
-        self._over.set()
-        self._thread.join()
-        return self._gb
-
-    def _look(self) -> None:
-        while not self._over.wait(0.2):
-            self._gb = max(self._gb, sum(map(_memory_gb, _tree(self._pid))))
+    return {**times, "peak_gb": round(memory_gb[-1], 2)}
 
 
 def _tree(pid: int) -> list[int]:
@@ -278,6 +258,7 @@ def _tree(pid: int) -> list[int]:
 
 
 def _memory_gb(pid: int) -> float:
+    """Return what a process has of memory, shared pages in parts (PSS)."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
