@@ -13,8 +13,7 @@ import msgspec
 
 from sacl.errors import SaclError
 from sacl.files.atomic import plain, real
-from sacl.files.documents import write_json
-from sacl.plan.document import PLAN_FILE, USUAL_TIME, RunPlan, as_yaml, make_plan, read_plan
+from sacl.plan.document import USUAL_TIME, RunPlan, as_yaml, make_plan, read_plan, write_plan
 from sacl.plan.facts import Tried, measure_cohort, measure_machine, trial_s
 from sacl.plan.rules import TRAINED, Situation, choose, hold_out_of, kinds_of
 from sacl.progress import duration, say
@@ -72,7 +71,7 @@ def plan_run(flags: Mapping[str, str], force: bool = False) -> tuple[RunConfig, 
         elif plan.given != given:
             situation = Situation(plan.facts, plan.machine, seconds_of(time), given, plan.tried)
             plan = make_plan(time, plan.cohort, held, situation)
-        write_json(asked.work / PLAN_FILE, plan)
+        write_plan(asked.work, plan)
     return load_config(None, {**flags, "time": time}, base=plan.settings), plan
 
 

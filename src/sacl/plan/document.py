@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sacl.errors import WorkspaceError
-from sacl.files.documents import read_if_there
+from sacl.files.documents import read_if_there, write_json
 from sacl.plan.facts import MachineFacts, TaskFacts, Tried
 from sacl.plan.rules import Choice, Situation, Value, choose
 
@@ -88,6 +88,11 @@ def make_plan(time: str, cohort: str, held: Choice, situation: Situation) -> Run
     choices = (*[held] * (held.setting not in given), *choose(situation), *yours)
     measured = (situation.facts, situation.machine)
     return RunPlan(time, cohort, *measured, given, held, choices, situation.tried)
+
+
+def write_plan(root: Path, plan: RunPlan) -> None:
+    """Write `plan.json` into a work directory."""
+    write_json(root / PLAN_FILE, plan)
 
 
 def read_plan(root: Path) -> RunPlan | None:
