@@ -23,12 +23,11 @@ import numpy as np
 from research.benchmarks.browser import Browser
 from research.benchmarks.circumstances import circumstances
 from sacl.cohort.manifest import write_cohort
-from sacl.files.documents import write_json
 from sacl.files.nifti import write_label_map, write_volume
 from sacl.run.record import recorded
 from sacl.run.workspace import Workspace
 from sacl.scores.organs_of_case import score_case
-from sacl.scores.summary import ScoreRow, summarize, write_scores
+from sacl.scores.summary import ScoreRow, summarize, write_score_summary, write_scores
 from sacl.settings import (
     EvaluateSettings,
     IngestSettings,
@@ -123,7 +122,7 @@ def make_work(root: Path, scans: int, larger: tuple[int, int, int] = (1, 1, 1)) 
         write_cohort(home, Cohort("generated", scheme, tuple(cases)))
     with recorded(workspace, "evaluate", EvaluateSettings(), {}) as (folder, _):
         write_scores(folder / "scores.csv", rows)
-        write_json(folder / "summary.json", summarize(rows, 2.0))
+        write_score_summary(folder / "summary.json", summarize(rows, 2.0))
     return workspace
 
 

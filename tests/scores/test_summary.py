@@ -4,13 +4,13 @@ import math
 import pytest
 
 from sacl.errors import DataError
-from sacl.files.documents import write_json
 from sacl.scores.summary import (
     ScoreRow,
     read_summary,
     score_table,
     subject_means,
     summarize,
+    write_score_summary,
 )
 from sacl.types import OrganScore
 
@@ -66,13 +66,13 @@ def test_summary_is_json_without_nan_and_is_read_back(tmp_path):
     rows = [_row("main", "s1", "liver", math.nan, hd95=math.nan, volumes=(0, 0))]
     rows += [_row(run, "s1", "spleen", 0.5) for run in ("main", "scratch")]
     path = tmp_path / "summary.json"
-    write_json(path, _summary(rows))
+    write_score_summary(path, _summary(rows))
     document = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert document["runs"]["main"]["organs"]["liver"]["dice"]["mean"] is None
     assert document["runs"]["main"]["dice"]["low"] is None
     assert document["bootstrap"] == {"resamples": 200, "seed": 0}
     back = read_summary(path)
-    write_json(tmp_path / "again.json", back)
+    write_score_summary(tmp_path / "again.json", back)
     assert (tmp_path / "again.json").read_text() == path.read_text()
     assert math.isnan(back.runs["main"].organs["liver"].dice.mean)
 

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from sacl.errors import DataError
-from sacl.files.documents import cell_text, text_of_cell, write_table
+from sacl.files.documents import cell_text, text_of_cell, write_json, write_table
 from sacl.scores.organs_of_case import EMPTY_RULE
 from sacl.types import OrganScore
 
@@ -291,8 +291,13 @@ def _row(fields: Mapping[str, str], where: str) -> ScoreRow:
     return ScoreRow(run, subject_id, split, OrganScore(case_id, organ, **numbers))
 
 
+def write_score_summary(path: Path, summary: Summary) -> None:
+    """Write a summary as JSON, NaN as null."""
+    write_json(path, summary)
+
+
 def read_summary(path: Path) -> Summary:
-    """Read a summary that was written as JSON, null as NaN, and refuse a file of another kind."""
+    """Read what `write_score_summary` wrote, and refuse a file of another kind."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return msgspec.convert(_nan_for_none(document), Summary)

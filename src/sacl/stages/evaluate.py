@@ -11,7 +11,6 @@ from sacl.cohort.dataset import first_of
 from sacl.cohort.manifest import read_cohort, read_reference
 from sacl.errors import DataError
 from sacl.files.arrays import label_map_of
-from sacl.files.documents import write_json
 from sacl.files.itk import labels_in
 from sacl.prediction.guard import behind_coarse
 from sacl.progress import say
@@ -19,7 +18,14 @@ from sacl.report.page import render
 from sacl.run.record import RECORD, fingerprint, read_record, recorded
 from sacl.run.workspace import Workspace
 from sacl.scores.organs_of_case import score_case
-from sacl.scores.summary import COARSE, ScoreRow, Summary, summarize, write_scores
+from sacl.scores.summary import (
+    COARSE,
+    ScoreRow,
+    Summary,
+    summarize,
+    write_score_summary,
+    write_scores,
+)
 from sacl.settings import EvaluateSettings
 from sacl.types import LabelMap, LabelScheme
 
@@ -128,7 +134,7 @@ def write_all(
     """Write both files and print the table."""
     summary = summarize(rows, tolerance_mm, seed=seed, rivals=rivals)
     write_scores(folder / SCORES, rows)
-    write_json(folder / SUMMARY, summary)
+    write_score_summary(folder / SUMMARY, summary)
     if rows:
         say(render("scores.txt", summary=summary))
     return summary
