@@ -16,12 +16,12 @@ from markupsafe import Markup
 
 from sacl.errors import DataError
 from sacl.files.documents import text_of_cell
-from sacl.report.figures import loss_curves
+from sacl.report.figures import loss_curves, palette
 from sacl.report.page import number
 from sacl.run.record import Record
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.scores.summary import FEWEST, ScoreRow, robust_z, score_table
-from sacl.types import PHASE, SPLITS, Cohort
+from sacl.types import PHASE, SPLITS, Cohort, LabelScheme
 
 Records = Mapping[str, Record]
 """The finished stages' run records, in the order in which the stages ran."""
@@ -204,6 +204,11 @@ def split_words(cohort: Cohort) -> str:
     words = {**dict.fromkeys(SPLITS, ""), "train": f" ({labeled} labeled)"}
     listed = ", ".join(f"{n} {split}{words[split]}" for split, n in counts.items() if n)
     return f"{listed} subject{'s' if sum(counts.values()) > 1 else ''}"
+
+
+def organ_colors(scheme: LabelScheme) -> dict[str, str]:
+    """Return the color of every organ, which is that of its label maps and segmentations."""
+    return palette(scheme.names)
 
 
 def curves(workspace: Workspace) -> Markup | None:

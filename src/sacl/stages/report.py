@@ -19,7 +19,6 @@ from sacl.plan.document import RunPlan, read_plan
 from sacl.prediction.guard import behind_coarse, read_findings
 from sacl.progress import track
 from sacl.report import results
-from sacl.report.figures import palette
 from sacl.report.page import render
 from sacl.report.pictures import ShownScan, data_uri, only_annotated, reels, strip, telling_slices
 from sacl.run.record import RECORD, fingerprint, read_record, recorded
@@ -48,7 +47,7 @@ class _Run:
 
     @property
     def colors(self) -> dict[str, str]:
-        return palette(self.cohort.scheme.names)
+        return results.organ_colors(self.cohort.scheme)
 
     def case(self, case_id: str) -> Case:
         return next(case for case in self.cohort.cases if case.case_id == case_id)
