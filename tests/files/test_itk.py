@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sacl.errors import DataError
-from sacl.files.itk import is_itk, read_itk, read_itk_frame, write_itk
+from sacl.files.itk import frame_in, is_itk, volume_in, write_itk
 from sacl.files.label_table import label_color
 from sacl.geometry import to_canonical, to_native
 from sacl.types import Grid, LabelMap, LabelScheme, NativeFrame
@@ -56,7 +56,7 @@ def image_of(voxels, **changes):
 
 def native_of(path):
     """Return voxels as they lie in the file."""
-    volume, frame = read_itk(path)
+    volume, frame = volume_in(path)
     return to_native(volume.voxels, frame.grid), frame
 
 
@@ -75,7 +75,7 @@ def test_spaces_become_ras(tmp_path, voxels, space):
 @pytest.mark.parametrize("space", ["space dimension: 3", "space: scanner-xyz"])
 def test_a_header_without_directions_of_the_body_is_in_doubt(tmp_path, voxels, space):
     path = write_nrrd(tmp_path / "a.nrrd", voxels, space)
-    assert "left-posterior-superior" in read_itk_frame(path).contradiction
+    assert "left-posterior-superior" in frame_in(path).contradiction
 
 
 @settings(max_examples=30, deadline=None)
@@ -126,7 +126,7 @@ def test_a_detached_header_with_gzip_is_read(tmp_path, voxels):
     (tmp_path / "a.raw.gz").unlink()
     (tmp_path / "a.zraw").unlink()
     for name, data in (("a.nhdr", r"a\.raw\.gz"), ("a.mhd", r"a\.zraw")):
-        for read in (read_itk, read_itk_frame):
+        for read in (volume_in, frame_in):
             one_line(read, tmp_path / name, f"its data file {data} is missing")
 
 
@@ -150,7 +150,7 @@ def one_line(read, path, words):
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
 def test_what_is_not_one_volume_is_refused_by_its_header(tmp_path, image, words, suffix):
     SimpleITK.WriteImage(image, tmp_path / f"a{suffix}")
-    one_line(read_itk_frame, tmp_path / f"a{suffix}", words)
+    one_line(frame_in, tmp_path / f"a{suffix}", words)
 
 
 def test_a_fourth_dimension_of_one_is_none(tmp_path, voxels):
@@ -167,7 +167,7 @@ def test_a_truncated_file_is_one_line(tmp_path, voxels, suffix, compressed, left
     content = path.read_bytes()
     end = int(len(content) * left) if isinstance(left, float) else left
     path.write_bytes(content[:end])
-    one_line(read_itk, path, "truncated, damaged")
+    one_line(volume_in, path, "truncated, damaged")
     assert capfd.readouterr() == ("", ""), "SimpleITK prints nothing of its own"
 
 
@@ -178,19 +178,19 @@ def test_bad_headers_are_one_line(tmp_path, voxels):
     }
     for name, value in bad.items():
         one_line(
-            read_itk, write_nrrd(tmp_path / "a.nrrd", voxels, **{name: value}), "truncated, damaged"
+            volume_in,
+            write_nrrd(tmp_path / "a.nrrd", voxels, **{name: value}),
+            "truncated, damaged",
         )
     flat = "(0,0,0) (0,1,0) (0,0,1)"
-    one_line(
-        read_itk_frame, write_nrrd(tmp_path / "a.nrrd", voxels, space_directions=flat), "repair"
-    )
+    one_line(frame_in, write_nrrd(tmp_path / "a.nrrd", voxels, space_directions=flat), "repair")
     image = image_of(voxels)
     for size in (b"x", b"9999", b"-1"):
         SimpleITK.WriteImage(image, tmp_path / "a.mha", useCompression=True)
         content = (tmp_path / "a.mha").read_bytes()
         changed = re.sub(rb"CompressedDataSize = \d+", b"CompressedDataSize = " + size, content)
         (tmp_path / "a.mha").write_bytes(changed)
-        one_line(read_itk, tmp_path / "a.mha", "truncated, damaged")
+        one_line(volume_in, tmp_path / "a.mha", "truncated, damaged")
 
 
 META = {
@@ -213,7 +213,7 @@ def test_odd_values_of_a_metaimage_are_one_line(tmp_path, voxels, name, value, c
     content, count = line.subn(f"{name} = {value}".encode(), path.read_bytes())
     assert count == 1
     path.write_bytes(content)
-    one_line(read_itk_frame, path, "truncated, damaged")
+    one_line(frame_in, path, "truncated, damaged")
     assert capfd.readouterr() == ("", "")
 
 
@@ -223,14 +223,14 @@ def test_names_of_several_data_files_are_one_line(tmp_path, voxels, name, data):
     SimpleITK.WriteImage(image_of(voxels), tmp_path / name)
     text = (tmp_path / name).read_text().replace("a.raw", data)
     (tmp_path / name).write_text(text)
-    one_line(read_itk_frame, tmp_path / name, "several files")
+    one_line(frame_in, tmp_path / name, "several files")
 
 
 def test_a_field_that_stands_twice_is_one_line(tmp_path, voxels):
     path = tmp_path / "a.mha"
     SimpleITK.WriteImage(image_of(voxels), path)
     path.write_bytes(path.read_bytes().replace(b"DimSize", b"DimSize = 1 1 1\nDimSize"))
-    one_line(read_itk_frame, path, "truncated, damaged")
+    one_line(frame_in, path, "truncated, damaged")
 
 
 def test_damage_within_compressed_voxels_is_noticed(tmp_path, voxels, capfd):
@@ -240,7 +240,7 @@ def test_damage_within_compressed_voxels_is_noticed(tmp_path, voxels, capfd):
         content = bytearray(path.read_bytes())
         content[-len(content) // 3] ^= 0xFF
         path.write_bytes(content)
-        one_line(read_itk, tmp_path / name, "truncated, damaged")
+        one_line(volume_in, tmp_path / name, "truncated, damaged")
     assert capfd.readouterr() == ("", "")
 
 
@@ -248,20 +248,20 @@ def test_voxels_that_are_no_number_are_counted(tmp_path, voxels):
     floats = voxels.astype("<f4")
     floats[0, 0, 0] = np.nan
     path = write_nrrd(tmp_path / "a.nrrd", floats, type="float")
-    one_line(read_itk, path, "1 of 210 voxels are NaN or infinite")
+    one_line(volume_in, path, "1 of 210 voxels are NaN or infinite")
 
 
 @pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
 def test_voxels_beside_a_header_of_an_accented_name_are_found(tmp_path, suffix):
     image = SimpleITK.GetImageFromArray(np.arange(24, dtype=np.int16).reshape(2, 3, 4))
     SimpleITK.WriteImage(image, tmp_path / f"Größe ä{suffix}")
-    assert read_itk(tmp_path / f"Größe ä{suffix}")
+    assert volume_in(tmp_path / f"Größe ä{suffix}")
 
 
 def test_folders_and_missing_files_are_one_line(tmp_path):
     (tmp_path / "a.nrrd").mkdir()
-    one_line(read_itk, tmp_path / "a.nrrd", "a folder")
-    one_line(read_itk, tmp_path / "b.mha", "no such file")
+    one_line(volume_in, tmp_path / "a.nrrd", "a folder")
+    one_line(volume_in, tmp_path / "b.mha", "no such file")
 
 
 def test_names_of_files(tmp_path):

@@ -18,7 +18,7 @@ from tests.prediction.test_new_scans import write_everywhere
 from sacl.cli import main
 from sacl.dicom.segmentation import read_segmentation
 from sacl.errors import ConfigError
-from sacl.files.itk import read_itk
+from sacl.files.itk import volume_in
 from sacl.files.nifti import read_volume
 from sacl.model import Member, Model
 from sacl.networks.encoder import EncoderSpec
@@ -65,7 +65,7 @@ def native_labels(path, source):
     if path.suffix == ".dcm":
         volume, _ = read_volume(source)
         return read_segmentation(path, volume.grid).voxels, volume.grid.affine
-    volume, _ = read_itk(path) if path.suffix in (".nrrd", ".mha") else read_volume(path)
+    volume, _ = volume_in(path) if path.suffix in (".nrrd", ".mha") else read_volume(path)
     return volume.voxels, volume.grid.affine
 
 

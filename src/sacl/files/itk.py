@@ -11,7 +11,6 @@ import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +30,11 @@ from sacl.types import Grid, LabelMap, NativeFrame, Volume
 SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
 SUFFIXES = {".nrrd": ".seg.nrrd", ".nhdr": ".seg.nrrd", ".mha": ".mha", ".mhd": ".mha"}
 """Names of files that are read, and of the label map of each; 3D Slicer knows `.seg.nrrd`."""
-_GZIP, _GZIP_MARK, _ZLIB_OR_GZIP = ("gzip", "gz"), b"\x1f\x8b", 47
+_GZIP_MARK, _ZLIB_OR_GZIP = b"\x1f\x8b", 47
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _SPACES = ("posterior", "anterior", "lps", "ras", "las")
-_BYTES = {
-    **dict.fromkeys((SimpleITK.sitkInt8, SimpleITK.sitkUInt8), 1),
-    **dict.fromkeys((SimpleITK.sitkInt16, SimpleITK.sitkUInt16), 2),
-    **dict.fromkeys((SimpleITK.sitkInt32, SimpleITK.sitkUInt32, SimpleITK.sitkFloat32), 4),
-    **dict.fromkeys((SimpleITK.sitkInt64, SimpleITK.sitkUInt64, SimpleITK.sitkFloat64), 8),
-}
+_BITS = {"Int": (8, 16, 32, 64), "UInt": (8, 16, 32, 64), "Float": (32, 64)}
+_BYTES = {getattr(SimpleITK, f"sitk{k}{n}"): n // 8 for k, bits in _BITS.items() for n in bits}
 """Bytes of the kinds of voxels that are plain numbers."""
 _HEADER_BYTES, _CHUNK, _LONGEST = 1 << 20, 1 << 16, 1 << 31
 _SEGMENT = re.compile(r"Segment(\d{1,5})_Name")
@@ -82,13 +77,24 @@ def stem_of(path: Path) -> str:
 
 
 def volume_in(path: Path) -> tuple[Volume, NativeFrame]:
-    """Read an image of any format, as `read_itk` or `nifti.read_volume` does."""
-    return read_itk(path) if is_itk(path) else nifti.read_volume(path)
+    """Read an image of any format: int16 where its values are integers that fit, else float32.
+
+    Raises:
+        DataError: the file or its data file is missing, damaged, not 3-D or has several values per
+            voxel, its directions are not usable, or a voxel is NaN or infinite.
+    """
+    if not is_itk(path):
+        return nifti.read_volume(path)
+    image, frame = _read(path)
+    return volume_of_itk(image, path.name), frame
 
 
 def frame_in(path: Path) -> NativeFrame:
     """Read and check the header alone of a file of any format."""
-    return read_itk_frame(path) if is_itk(path) else nifti.read_frame(path)
+    if not is_itk(path):
+        return nifti.read_frame(path)
+    with _one_line(path):
+        return _open(path)[1]
 
 
 def labels_in(path: Path) -> tuple[Integer[np.ndarray, "i j k"], Grid, NativeFrame]:
@@ -113,23 +119,6 @@ def label_table_in(path: Path) -> dict[str, int] | None:
             for n in numbers
         }
     return named or None
-
-
-def read_itk(path: Path) -> tuple[Volume, NativeFrame]:
-    """Read an image: int16 where its values are integers that fit, else float32.
-
-    Raises:
-        DataError: the file or its data file is missing, damaged, not 3-D or has several values per
-            voxel, its directions are not usable, or a voxel is NaN or infinite.
-    """
-    image, frame = _read(path)
-    return volume_of_itk(image, path.name), frame
-
-
-def read_itk_frame(path: Path) -> NativeFrame:
-    """Read and check a file's header alone."""
-    with _one_line(path):
-        return _open(path)[1]
 
 
 def write_itk(path: Path, label_map: LabelMap, native: NativeFrame) -> None:
@@ -229,43 +218,14 @@ def _one_line(path: Path) -> Iterator[None]:
         ) from error
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """Voxels as they lie in a file, from a byte on, and what the header says of them."""
-
-    kind: str
-    fields: Mapping[str, str]
-    data: Path
-    begin: int
-
-    def require_inflatable(self, size: int) -> None:
-        """Refuse damaged compressed voxels: SimpleITK reads them without their checksum."""
-        fields = self.fields
-        is_packed = fields.get("CompressedData") == "True" or fields.get("encoding") in _GZIP
-        if not is_packed:
-            return
-        inflater, length = zlib.decompressobj(_ZLIB_OR_GZIP), 0
-        with self.data.open("rb") as file:
-            file.seek(self.begin)
-            if self.kind == "NRRD" and file.read(2) != _GZIP_MARK:
-                return  # what is not compressed, or not from the first byte on, teem reads as it is
-            file.seek(self.begin)
-            while not inflater.eof and (chunk := file.read(_CHUNK)):
-                length += len(inflater.decompress(chunk))
-            read = file.tell() - self.begin - len(inflater.unused_data)
-        if not inflater.eof or length < size or read > int(fields.get("CompressedDataSize", read)):
-            raise RuntimeError("another size than its header says")
-
-
 def _read(path: Path) -> tuple[Any, NativeFrame]:
     with _one_line(path):
-        reader, frame, stored = _open(path)
-        stored.require_inflatable(math.prod(frame.grid.shape) * _BYTES[reader.GetPixelID()])
+        reader, frame = _open(path, checks_voxels=True)
         return reader.Execute(), frame
 
 
-def _open(path: Path) -> tuple[Any, NativeFrame, _Stored]:
-    """Return a reader, which has read the header alone, the frame, and where the voxels lie."""
+def _open(path: Path, checks_voxels: bool = False) -> tuple[Any, NativeFrame]:
+    """Return a reader, which has read the header alone, and the frame."""
     if path.exists() and not path.is_file():
         raise DataError(f"{path.name}: a folder or a pipe, expected an NRRD or MetaImage file")
     kind, fields, start = _header(path)
@@ -274,18 +234,26 @@ def _open(path: Path) -> tuple[Any, NativeFrame, _Stored]:
     if kind == "MetaImage":
         _require_sound(fields)
     data = _data_of(path, kind, fields)
-    stored = _Stored(kind, fields, data, start if data == path else 0)
+    begin = start if data == path else 0
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("NrrdImageIO" if kind == "NRRD" else "MetaImageIO")
     reader.ReadImageInformation()
     grid = grid_of_itk(reader, path.name)
-    least = _least_bytes(fields, grid.shape, reader.GetPixelID())
-    if data.stat().st_size - stored.begin < least:
+    size = math.prod(grid.shape) * _BYTES[reader.GetPixelID()]
+    if data.stat().st_size - begin < _least_bytes(fields, size):
         raise RuntimeError("shorter than its header says")
+    if checks_voxels and _is_packed(fields):
+        _require_inflatable(data, begin, kind, fields, size)
     space = fields.get("space", "").lower()
-    is_named = kind == "MetaImage" or any(word in space for word in _SPACES)
-    return reader, NativeFrame(grid, contradiction="" if is_named else _nowhere(space)), stored
+    if kind == "MetaImage" or any(word in space for word in _SPACES):
+        return reader, NativeFrame(grid)
+    what = f"the space '{space[:40]}'" if space else "no space"
+    doubt = (
+        f"its header names {what}, read as left-posterior-superior; other programs may mirror the"
+        " scan; repair the header"
+    )
+    return reader, NativeFrame(grid, contradiction=doubt)
 
 
 def _require_sound(fields: Mapping[str, str]) -> None:
@@ -299,29 +267,38 @@ def _require_sound(fields: Mapping[str, str]) -> None:
     for name in filter(fields.__contains__, _VECTORS):
         numbers = [float(part) for part in fields[name].split()]
         is_late = names.index(name) > names.index("NDims")
-        if not is_late or len(numbers) != int(fields["NDims"]) ** _VECTORS[name]:
+        is_full = len(numbers) == int(fields["NDims"]) ** _VECTORS[name]
+        if not (is_late and is_full and all(map(math.isfinite, numbers))):
             raise RuntimeError(f"odd {name}")
-        if not all(map(math.isfinite, numbers)):
-            raise RuntimeError(f"{name} is not finite")
 
 
-def _least_bytes(fields: Mapping[str, str], size: tuple[int, ...], pixel: int) -> float:
-    """Return how many bytes the voxels take at least as they are stored."""
-    promised = math.prod(size) * _BYTES[pixel]
-    if fields.get("CompressedData") == "True":
-        return max(int(fields["CompressedDataSize"]), promised / LARGEST_RATIO)
-    encoding = fields.get("encoding", "raw").lower()
-    if encoding in _GZIP:
-        return promised / LARGEST_RATIO
-    return promised if encoding == "raw" else 0.0
+def _is_packed(fields: Mapping[str, str]) -> bool:
+    is_gzip = fields.get("encoding", "").lower() in ("gzip", "gz")
+    return is_gzip or fields.get("CompressedData") == "True"
 
 
-def _nowhere(space: str) -> str:
-    what = f"the space '{space[:40]}'" if space else "no space"
-    return (
-        f"its header names {what}, read as left-posterior-superior; other programs may mirror the"
-        " scan; repair the header"
-    )
+def _least_bytes(fields: Mapping[str, str], size: int) -> float:
+    """Return how many bytes voxels of a size take at least as they are stored."""
+    if _is_packed(fields):
+        return max(int(fields.get("CompressedDataSize", 0)), size / LARGEST_RATIO)
+    return size if fields.get("encoding", "raw").lower() == "raw" else 0.0
+
+
+def _require_inflatable(
+    data: Path, begin: int, kind: str, fields: Mapping[str, str], size: int
+) -> None:
+    """Refuse damaged compressed voxels: SimpleITK reads them without their checksum."""
+    inflater, length = zlib.decompressobj(_ZLIB_OR_GZIP), 0
+    with data.open("rb") as file:
+        file.seek(begin)
+        if kind == "NRRD" and file.read(2) != _GZIP_MARK:
+            return  # what is not compressed, or not from the first byte on, teem reads as it is
+        file.seek(begin)
+        while not inflater.eof and (chunk := file.read(_CHUNK)):
+            length += len(inflater.decompress(chunk))
+        read = file.tell() - begin - len(inflater.unused_data)
+    if not inflater.eof or length < size or read > int(fields.get("CompressedDataSize", read)):
+        raise RuntimeError("another size than its header says")
 
 
 def _header(path: Path) -> tuple[str, Mapping[str, str], int]:

@@ -19,8 +19,8 @@ from sacl.dicom.slices import read_dataset
 from sacl.dicom.stack import SliceStack, read_stack
 from sacl.dicom.verdict import DicomExport, Verdict
 from sacl.errors import DataError
-from sacl.files.itk import SUFFIXES, is_itk, read_itk, read_itk_frame, write_itk
-from sacl.files.nifti import is_nifti, read_frame, read_volume, stem, write_label_map
+from sacl.files.itk import SUFFIXES, frame_in, is_itk, volume_in, write_itk
+from sacl.files.nifti import is_nifti, stem, write_label_map
 from sacl.types import LabelMap, NativeFrame, Volume
 
 NIFTI, DICOM_SEG = ".nii.gz", ".seg.dcm"
@@ -147,13 +147,12 @@ def _scans_of_files(root: Path, files: Sequence[Path]) -> list[NewScan]:
                 f"{root}: {scans[name].shown} and {path.name} differ only in their ending, and so"
                 " would their label maps; keep one of them, or rename one"
             )
-        nifti = is_nifti(path)
         scans[name] = NewScan(
             name,
             path.name,
-            NIFTI if nifti else SUFFIXES[path.suffix.lower()],
-            functools.partial(read_frame if nifti else read_itk_frame, path),
-            functools.partial(read_volume if nifti else read_itk, path),
+            NIFTI if is_nifti(path) else SUFFIXES[path.suffix.lower()],
+            functools.partial(frame_in, path),
+            functools.partial(volume_in, path),
             path,
         )
     return list(scans.values())
