@@ -7,7 +7,6 @@ import pytest
 from plain_series import Layout, make_series
 
 from sacl.dicom.segmentation import (
-    Kind,
     read_segmentation,
     segment_names,
     write_segmentation,
@@ -89,7 +88,7 @@ def test_refuses_a_grid_between_the_voxels(path, label_map):
 
 
 def test_segment_numbers_with_gaps_become_labels_in_their_order(tmp_path, label_map):
-    write_segmentation(tmp_path / "a.dcm", label_map, make_series(LAYOUT), "r", Kind.LABELMAP)
+    write_segmentation(tmp_path / "a.dcm", label_map, make_series(LAYOUT), "r", "LABELMAP")
 
     def renumber(result):
         frames = np.array([0, 40, 7], np.uint8)[result.pixel_array]

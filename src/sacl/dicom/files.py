@@ -1,12 +1,7 @@
 """Where DICOM files lie: a folder, a zip, zips in either; and why one is rejected.
 
-A zip is read in place, one in a zip from a nameless copy of it, at most `DEPTH` zips deep.
-
-An archive is refused as a whole where a member has an absolute name or one that climbs out of it,
-is a link or encrypted, or where sizes look like a bomb: `MEMBER_BYTES` and `ARCHIVE_BYTES` bound
-what a member and an archive may hold uncompressed, `RATIO` how often larger that may be than what
-is stored, for large ones (a blank slice honestly shrinks a thousandfold). No member yields more
-bytes than it declares: `zipfile` stops there.
+A zip is read in place, one in a zip from a nameless copy of it. One that is dangerous is refused as
+a whole, by the sizes that its members declare: `zipfile` yields no more bytes than these.
 """
 
 from __future__ import annotations
@@ -20,7 +15,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import cast
@@ -38,8 +33,8 @@ CODES = (
 
 DAMAGE = (
     *(InvalidDicomError, BytesLengthException, zipfile.BadZipFile, zlib.error, struct.error),
-    *(EOFError, OSError, ArithmeticError, AttributeError, LookupError, NotImplementedError),
-    *(RuntimeError, TypeError, ValueError),
+    *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError),
+    *(TypeError, ValueError),
 )
 """What reading a damaged file or archive raises."""
 
@@ -60,6 +55,7 @@ ARCHIVE_BYTES = 64 * 1024**3
 MEMBERS = 500_000
 DEPTH = 3
 RATIO = 200
+"""How often larger than stored; of large ones alone, a blank slice honestly shrinks 1000-fold."""
 RATIO_FROM_MEMBER_BYTES = 16 * 1024**2
 RATIO_FROM_ARCHIVE_BYTES = 256 * 1024**2
 
@@ -81,11 +77,8 @@ class Source:
 
     def folder(self, root: Path) -> str:
         """Return the folder in which the file lies, relative to the root; private like any path."""
-        inside = self.path.relative_to(root) if self.path != root else Path()
-        whole = (
-            PurePosixPath(inside.as_posix(), *self.within, self.member) if self.member else inside
-        )
-        return str(whole.parent)
+        inside = self.path.relative_to(root).as_posix()
+        return str(PurePosixPath(inside, *self.within, self.member).parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +92,21 @@ class Refused:
 def sources(root: Path) -> Iterator[Source | Refused]:
     """Yield every file below a folder or in a zip by name, of any kind, and what is refused."""
     locked: list[Refused] = []
-    for path in _files(root, locked):
-        if path.suffix.lower() == ".zip":
-            yield from _in_zip(path)
-        else:
-            yield Source(path)
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            locked.append(Refused(Path(error.filename or root), NO_PERMISSION))
+
+    tree: Iterable[tuple[str, list[str], list[str]]] = os.walk(root, onerror=refuse)
+    if root.is_file():
+        tree = [(str(root.parent), [], [root.name])]
+    for folder, below, names in tree:
+        below.sort()
+        for path in filter(Path.is_file, (Path(folder, name) for name in sorted(names))):
+            if path.suffix.lower() == ".zip":
+                yield from _in_zip(path)
+            else:
+                yield Source(path)
     yield from locked
 
 
@@ -135,7 +138,6 @@ def archive_fault(members: list[zipfile.ZipInfo]) -> Fault | None:
     """Return why an archive must not be read, None where it may."""
     if any(member.flag_bits & _ENCRYPTED for member in members):
         return Fault("damaged_archive", "the zip is encrypted; decrypt it first")
-    why: str | None
     if any(_climbs(member.orig_filename) for member in members):
         why = "a member has an absolute name or one with '..'; pack it again"
     elif any(stat.S_ISLNK(member.external_attr >> 16) for member in members):
@@ -197,28 +199,13 @@ class Opener(contextlib.ExitStack):
         return self._archive
 
 
-def _files(root: Path, locked: list[Refused]) -> Iterator[Path]:
-    """Yield the files of a tree by name; folders without permission go to `locked`."""
-    if root.is_file():
-        yield root
-        return
-
-    def refuse(error: OSError) -> None:
-        if isinstance(error, PermissionError):
-            locked.append(Refused(Path(error.filename or root), NO_PERMISSION))
-
-    for folder, below, names in os.walk(root, onerror=refuse):
-        below.sort()
-        yield from (path for name in sorted(names) if (path := Path(folder, name)).is_file())
-
-
 def _climbs(name: str) -> bool:
     """Tell whether a member's name leads out of the archive's own folder, on any system."""
     parts = name.replace("\\", "/").split("/")
     return parts[0] == "" or ".." in parts or parts[0][1:2] == ":" or "\0" in name
 
 
-def _why_too_large(members: list[zipfile.ZipInfo]) -> str | None:
+def _why_too_large(members: list[zipfile.ZipInfo]) -> str:
     total = sum(member.file_size for member in members)
     stored = sum(member.compress_size for member in members)
     largest = max((member.file_size for member in members), default=0)
@@ -233,4 +220,4 @@ def _why_too_large(members: list[zipfile.ZipInfo]) -> str | None:
         m.file_size > max(RATIO_FROM_MEMBER_BYTES, RATIO * m.compress_size) for m in members
     ):
         return f"shrunk more than {RATIO}-fold, which scans do not; {trust}"
-    return None
+    return ""

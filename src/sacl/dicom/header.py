@@ -101,8 +101,6 @@ def scrubbed(words: str, header: Dataset) -> str:
 
 def _values(header: Dataset, keyword: str) -> list[Any]:
     """Return the values of an attribute; none where it is missing, empty or cannot be read."""
-    if keyword not in header:
-        return []
     try:
         value = header.get(keyword)
     except DAMAGE:

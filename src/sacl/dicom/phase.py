@@ -38,9 +38,9 @@ def scan_labels(header: Dataset, modality: str) -> tuple[dict[str, str], str]:
 
     Names, dates and descriptions are not among them.
     """
+    description, protocol = text(header, "SeriesDescription"), text(header, "ProtocolName")
     agent = _agent(header)
-    words = [text(header, "SeriesDescription"), text(header, "ProtocolName")]
-    hint = phase_hint(words[0], words[1], seconds_after_injection(header), agent)
+    hint = phase_hint(description, protocol, seconds_after_injection(header), agent)
     scanner = f"{text(header, 'Manufacturer')} {text(header, 'ManufacturerModelName')}"
     labels = {"phase": hint.phase, "contrast": _contrast(hint, agent)}
     labels["scanner"] = snake_case(scanner)
@@ -157,7 +157,7 @@ def _agent(header: Dataset) -> bool | None:
 def _contrast(hint: Hint, agent: bool | None) -> str:
     """Return whether contrast is in the picture; `unknown` where phase and agent disagree."""
     by_phase = None if hint.phase == UNKNOWN else hint.phase != "native"
-    known = {answer for answer in (by_phase, agent) if answer is not None}
+    known = {by_phase, agent} - {None}
     if len(known) != 1:
         return UNKNOWN
     return "yes" if known.pop() else "no"

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from highdicom.sr import CodedConcept
+from jaxtyping import Shaped
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.valuerep import DSfloat
@@ -24,7 +25,7 @@ from sacl.dicom.files import Fault, Source
 from sacl.dicom.header import quiet
 from sacl.dicom.slices import Slice, meta_text, slices_in
 from sacl.dicom.snomed import SCHEME, code_of
-from sacl.dicom.stack import SliceStack, mixed_fault, plane_fault, positions, stack
+from sacl.dicom.stack import SliceStack, mixed_fault, plane_fault, stack
 from sacl.errors import DataError
 from sacl.files.atomic import replacing
 from sacl.files.label_table import label_color
@@ -80,8 +81,10 @@ class SourceSeries:
         return distance if is_even else None
 
 
-Build = Callable[[np.ndarray, Sequence[str], SourceSeries, str], Dataset]
-"""Makes an object of labels `[k, row, column]`, organ names, their source and a title."""
+Planes = Shaped[np.ndarray, "k row column"]
+"""Label values on the slices of a series."""
+Build = Callable[[Planes, Sequence[str], SourceSeries, str], Dataset]
+"""Makes an object of labels, organ names, their source and a title."""
 
 
 def write_result(
@@ -124,7 +127,10 @@ def write_result(
         ]
         _file_under(result, source[0], (title, *names))
         if made_by:
-            _derive_uids(result, f"{images.first.SeriesInstanceUID}|{made_by}")
+            origin = f"{images.first.SeriesInstanceUID}|{made_by}"
+            for name in ("SOPInstanceUID", "SeriesInstanceUID"):
+                setattr(result, name, _derived_uid(name, origin))
+            result.file_meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
         with replacing(path) as temporary:
             result.save_as(temporary, enforce_file_format=True)
     return images.made_up
@@ -227,7 +233,11 @@ def _source_series(source: Sequence[Dataset]) -> SourceSeries:
     uids, made_up = _shared_uids(source)
     references = {meta_text(image, "SOPInstanceUID"): _reference(image, uids) for image in source}
     slices = [piece for image in source for piece in slices_in(image, Source(Path()))]
-    return SourceSeries(_stack(slices), references, made_up)
+    fault = next(filter(None, map(plane_fault, slices)), None) or mixed_fault(slices)
+    stacked = fault or stack(slices, _thickness(slices[0]))
+    if isinstance(stacked, Fault):
+        raise DataError(f"{_WHERE}: {stacked.sentence}")
+    return SourceSeries(stacked, references, made_up)
 
 
 def _file_under(result: Dataset, source: Dataset, texts: Sequence[str]) -> None:
@@ -244,16 +254,6 @@ def _file_under(result: Dataset, source: Dataset, texts: Sequence[str]) -> None:
             setattr(result, name, None)
     if not all(text.isascii() for text in texts):
         result.SpecificCharacterSet = "ISO_IR 192"
-
-
-def _stack(slices: Sequence[Slice]) -> SliceStack:
-    fault = next(filter(None, map(plane_fault, slices)), None) or mixed_fault(slices)
-    if fault is None and any(len(place) > 1 for place in positions(slices)):
-        fault = Fault("repeated_positions", "there are several images of a place")
-    stacked = fault or stack(slices, _thickness(slices[0]))
-    if isinstance(stacked, Fault):
-        raise DataError(f"{_WHERE}: {stacked.sentence}")
-    return stacked
 
 
 def _thickness(piece: Slice) -> float:
@@ -282,13 +282,6 @@ def _shared_uids(source: Sequence[Dataset]) -> tuple[dict[str, str], tuple[str, 
             made_up.append(name)
         uids[name] = value
     return uids, tuple(made_up)
-
-
-def _derive_uids(result: Dataset, origin: str) -> None:
-    """Give an object UIDs that follow from where it comes from."""
-    for name in ("SOPInstanceUID", "SeriesInstanceUID"):
-        setattr(result, name, _derived_uid(name, origin))
-    result.file_meta.MediaStorageSOPInstanceUID = result.SOPInstanceUID
 
 
 def _derived_uid(name: str, origin: str) -> str:

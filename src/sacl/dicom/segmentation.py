@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import enum
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import pydicom
@@ -22,6 +22,7 @@ from sacl import __version__
 from sacl.dicom.files import DAMAGE, Source
 from sacl.dicom.header import quiet
 from sacl.dicom.result import (
+    Planes,
     SourceSeries,
     category_of,
     decimal_strings,
@@ -39,21 +40,14 @@ from sacl.types import Grid, LabelMap, LabelScheme
 
 _SERIES_NUMBER = 9100
 """Of the new series; high, so that viewers list it after the scanner's own."""
-_KINDS = ("BINARY", "LABELMAP")
-"""SegmentationType of those whose pixels are in a segment or not; FRACTIONAL ones are in part."""
 _UNKNOWN = np.iinfo(np.uint16).max
 """Stands for a pixel value that no segment describes."""
+Kind = Literal["BINARY", "LABELMAP"]
+"""How a segmentation whose pixels are in a segment or not, unlike FRACTIONAL ones, is stored.
 
-
-class Kind(enum.Enum):
-    """How a segmentation is stored.
-
-    BINARY has bits per organ and slice, for any viewer; LABELMAP run-length coded values per slice,
-    smaller, for viewers of 2025 and later.
-    """
-
-    BINARY = "binary"
-    LABELMAP = "labelmap"
+BINARY has bits per organ and slice, for any viewer; LABELMAP run-length coded values per slice,
+smaller, for viewers of 2025 and later.
+"""
 
 
 def write_segmentation(
@@ -61,7 +55,7 @@ def write_segmentation(
     label_map: LabelMap,
     source: Sequence[Dataset],
     run: str,
-    kind: Kind = Kind.BINARY,
+    kind: Kind = "BINARY",
     made_by: str = "",
 ) -> tuple[str, ...]:
     """Write a label map as DICOM SEG, with the arguments and errors of `result.write_result`.
@@ -81,21 +75,32 @@ def read_segmentation(path: Path, grid: Grid) -> LabelMap:
     frame does not lie on the grid's voxels.
     """
     with _one_line(path):
-        return _read(pydicom.dcmread(path), grid, path.name)
+        dataset = pydicom.dcmread(path)
+        segments = _segments(dataset)
+        scheme = LabelScheme(path.stem, tuple(segments.values()))
+        label_map = LabelMap(np.zeros(grid.shape, scheme.label_type), grid, scheme)
+        frames = list(slices_in(dataset, Source(Path())))
+        image = seg.Segmentation.from_dataset(dataset, copy=False)
+        labels_of = _labels(dataset, tuple(segments))
+        for number, (frame, labels) in enumerate(zip(frames, labels_of, strict=True), start=1):
+            _add(label_map, labels[image.get_stored_frame(number)], _to_voxel(frame, grid))
+        return label_map
 
 
 def segment_names(path: Path) -> tuple[str, ...]:
     """Return the organs of a DICOM SEG by the number of their segment; pixels are not read."""
     with _one_line(path):
-        return tuple(_segments(pydicom.dcmread(path, stop_before_pixels=True), path.name).values())
+        return tuple(_segments(pydicom.dcmread(path, stop_before_pixels=True)).values())
 
 
 @contextlib.contextmanager
 def _one_line(path: Path) -> Iterator[None]:
-    """Turn what reading a missing, locked or damaged file raises into one line."""
+    """Turn what reading a missing, locked or damaged file raises into one line with its name."""
     try:
         with quiet():
             yield
+    except DataError as error:
+        raise DataError(f"{path.name}: {error}") from error
     except FileNotFoundError as error:
         raise DataError(f"{path.name}: no such file") from error
     except PermissionError as error:
@@ -108,17 +113,12 @@ def _one_line(path: Path) -> Iterator[None]:
 
 
 def _segmentation(
-    kind: Kind,
-    slices: Shaped[np.ndarray, "k row column"],
-    names: Sequence[str],
-    source: SourceSeries,
-    title: str,
+    kind: Kind, slices: Planes, names: Sequence[str], source: SourceSeries, title: str
 ) -> seg.Segmentation:
     images, order = source_images(source)
     pixels = slices[order].astype(np.uint8 if len(names) < 256 else np.uint16)
-    places = None
-    is_labelmap = kind is Kind.LABELMAP
-    if not is_labelmap and not pixels.any():
+    places, is_labelmap, is_empty = None, kind == "LABELMAP", not pixels.any()
+    if is_empty and not is_labelmap:
         pixels = pixels[:1]
         place = decimal_strings(source.stack.slices[order[0]].position_mm or ())
         places = [PlanePositionSequence("PATIENT", place)]
@@ -127,7 +127,7 @@ def _segmentation(
             source_images=images,
             pixel_array=pixels,
             plane_positions=places,
-            segmentation_type=seg.SegmentationTypeValues[kind.name],
+            segmentation_type=seg.SegmentationTypeValues[kind],
             segment_descriptions=_descriptions(names),
             series_instance_uid=generate_uid(None),
             series_number=_SERIES_NUMBER,
@@ -138,7 +138,7 @@ def _segmentation(
             software_versions=__version__,
             device_serial_number="none",
             transfer_syntax_uid=RLELossless if is_labelmap else ExplicitVRLittleEndian,
-            omit_empty_frames=not is_labelmap,
+            omit_empty_frames=not (is_labelmap or is_empty),
             content_label="SACL",
             content_description=title,
         )
@@ -159,8 +159,9 @@ def _descriptions(names: Sequence[str]) -> list[seg.SegmentDescription]:
     algorithm = AlgorithmIdentificationSequence(
         name="sacl", family=codes.DCM.ArtificialIntelligence, version=__version__
     )
-    descriptions = [
-        seg.SegmentDescription(
+    descriptions = []
+    for number, organ in enumerate(names, start=1):
+        description = seg.SegmentDescription(
             segment_number=number,
             segment_label=readable(organ),
             segmented_property_category=category_of(organ),
@@ -169,38 +170,20 @@ def _descriptions(names: Sequence[str]) -> list[seg.SegmentDescription]:
             algorithm_identification=algorithm,
             display_color=CIELabColor.from_rgb(*rgb(number)),
         )
-        for number, organ in enumerate(names, start=1)
-    ]
-    for description, organ in zip(descriptions, names, strict=True):
         description.SegmentDescription = organ
+        descriptions.append(description)
     return descriptions
 
 
-def _read(dataset: Dataset, grid: Grid, where: str) -> LabelMap:
-    segments = _segments(dataset, where)
-    try:
-        scheme = LabelScheme(Path(where).stem, tuple(segments.values()))
-    except DataError as error:
-        raise DataError(f"{where}: its segments do not name organs ({error})") from error
-    label_map = LabelMap(np.zeros(grid.shape, scheme.label_type), grid, scheme)
-    frames = list(slices_in(dataset, Source(Path())))
-    labels_of = _labels(dataset, tuple(segments))
-    image = seg.Segmentation.from_dataset(dataset, copy=False)
-    for number, (frame, labels) in enumerate(zip(frames, labels_of, strict=True), start=1):
-        pixels = image.get_stored_frame(number)
-        _add(label_map, labels[pixels], _to_voxel(frame, grid, where), where)
-    return label_map
-
-
-def _segments(dataset: Dataset, where: str) -> dict[int, str]:
+def _segments(dataset: Dataset) -> dict[int, str]:
     """Return the organs by the number of their segment, without the background of a label map.
 
     The name is the segment's label; its description where the label is the readable form of that.
     """
     kind = str(dataset.get("SegmentationType"))
-    if "SegmentSequence" not in dataset or kind not in _KINDS:
+    if "SegmentSequence" not in dataset or kind not in get_args(Kind):
         what = "no DICOM segmentation" if "SegmentSequence" not in dataset else f"a {kind} one"
-        raise DataError(f"{where}: {what}; give a segmentation of type BINARY or LABELMAP")
+        raise DataError(f"{what}; give a segmentation of type BINARY or LABELMAP")
     segments = {}
     for segment in sorted(dataset.SegmentSequence, key=lambda item: int(item.SegmentNumber)):
         label, name = str(segment.SegmentLabel), str(segment.get("SegmentDescription") or "")
@@ -209,10 +192,10 @@ def _segments(dataset: Dataset, where: str) -> dict[int, str]:
     return segments
 
 
-def _to_voxel(frame: Slice, grid: Grid, where: str) -> Int[np.ndarray, "3 3"]:
+def _to_voxel(frame: Slice, grid: Grid) -> Int[np.ndarray, "3 3"]:
     """Return the matrix from a frame's (column, row, 1) to the grid's (i, j, k), or refuse it."""
     if None in (frame.position_mm, frame.orientation, frame.spacing_mm):
-        raise DataError(f"{where}: a frame lacks its position, orientation or pixel spacing")
+        raise DataError("a frame lacks its position, orientation or pixel spacing")
     normal = np.cross(*np.reshape(frame.orientation or (), (2, 3)))
     own = grid_of(frame, np.array(frame.position_mm), normal, 1)
     exact = (np.linalg.inv(grid.affine) @ own.affine)[:3, [0, 1, 3]]
@@ -221,8 +204,8 @@ def _to_voxel(frame: Slice, grid: Grid, where: str) -> Int[np.ndarray, "3 3"]:
     corners = np.array([[0, columns - 1, 0, columns - 1], [0, 0, rows - 1, rows - 1], [1] * 4])
     if np.abs((exact - to_voxel) @ corners).max() > OFF_GRID:
         raise DataError(
-            f"{where}: a frame of {describe(own)} does not lie on the scan's voxels,"
-            f" {describe(grid)}; give the segmentation of this scan, or resample it"
+            f"a frame of {describe(own)} does not lie on the scan's voxels, {describe(grid)}; give"
+            " the segmentation of this scan, or resample it"
         )
     return to_voxel.astype(int)
 
@@ -243,27 +226,22 @@ def _labels(dataset: Dataset, segments: Sequence[int]) -> Iterator[Shaped[np.nda
 
 
 def _add(
-    label_map: LabelMap,
-    labels: Shaped[np.ndarray, "row column"],
-    to_voxel: Int[np.ndarray, "3 3"],
-    where: str,
+    label_map: LabelMap, labels: Shaped[np.ndarray, "row column"], to_voxel: Int[np.ndarray, "3 3"]
 ) -> None:
     """Put a frame's labels into a label map, where the matrix from (column, row, 1) leads."""
     rows, columns = np.nonzero(labels)
     values = labels[rows, columns]
     names = label_map.scheme.names
     if values.max(initial=0) > len(names):
-        raise DataError(f"{where}: it has pixels of a segment that it does not describe")
+        raise DataError("it has pixels of a segment that it does not describe")
     voxel = to_voxel @ np.stack([columns, rows, np.ones_like(rows)])
     if (voxel < 0).any() or (voxel.max(axis=1, initial=0) >= label_map.grid.shape).any():
-        raise DataError(
-            f"{where}: organs reach beyond the scan; give the segmentation of this scan"
-        )
+        raise DataError("organs reach beyond the scan; give the segmentation of this scan")
     there = label_map.voxels[tuple(voxel)]
     if there.any():
         first, second = names[there[there > 0][0] - 1], names[values[there > 0][0] - 1]
         raise DataError(
-            f"{where}: {np.count_nonzero(there)} voxels of a slice are in both {first} and"
-            f" {second}; a label map holds one organ per voxel, export segments that do not overlap"
+            f"{np.count_nonzero(there)} voxels of a slice are in both {first} and {second}; a label"
+            " map holds one organ per voxel, export segments that do not overlap"
         )
     label_map.voxels[tuple(voxel)] = values

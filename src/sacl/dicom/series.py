@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sacl.dicom.files import Fault
 from sacl.dicom.header import near
 from sacl.dicom.slices import Identity, Slice
-from sacl.dicom.stack import UNIT, SliceStack, plane_fault, positions, stack
+from sacl.dicom.stack import UNIT, plane_fault, positions, stack
 
 _TRAITS = {
     "stack": "stack_id",
@@ -141,16 +142,13 @@ def _by_trigger(members: list[Slice]) -> dict[Hashable, list[Slice]]:
 
 
 def _is_one_scan(members: Sequence[Slice]) -> bool:
-    places = positions(members)
-    if any(len(place) > 1 for place in places) or len(places) < 2:
-        return False
-    ordered = [place[0] for place in places]
-    if not isinstance(stack(ordered), SliceStack):
+    stacked = stack(members)
+    if isinstance(stacked, Fault):
         return False
     # Two CT phases may lie between each other; MR interleaves the slices of one scan.
-    acquisitions = [piece.acquisition for piece in ordered]
+    acquisitions = [piece.acquisition for piece in stacked.slices]
     changes = sum(a != b for a, b in itertools.pairwise(acquisitions))
-    return ordered[0].modality == "MR" or changes == len(set(acquisitions)) - 1
+    return stacked.slices[0].modality == "MR" or changes == len(set(acquisitions)) - 1
 
 
 def _plane_name(piece: Slice, planes: list[list[Slice]]) -> str:

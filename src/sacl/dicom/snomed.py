@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any
 
 from pydicom.sr.codedict import codes
 
@@ -18,8 +18,6 @@ from sacl.organs import canonical_name
 
 SCHEME = "SCT"
 """DICOM's coding scheme designator of SNOMED CT."""
-
-Laterality = Literal["left", "right"]
 
 _LISTED: dict[str, Any] = packaged("sacl.dicom", "snomed.yaml", dict)
 _KEYWORDS: dict[str, str] = {
@@ -31,23 +29,20 @@ _KEYWORDS: dict[str, str] = {
     },
     **_LISTED["keywords"],
 }
-_CODES: dict[str, tuple[str, str]] = {
-    **{name: (value, meaning) for name, (value, meaning) in _LISTED["others"].items()},
-    **{
-        name: (code.value, code.meaning)
-        for name, keyword in _KEYWORDS.items()
-        for code in [getattr(codes.SCT, keyword)]
-    },
+_CODES: dict[str, tuple[str, str]] = _LISTED["others"] | {
+    name: (code.value, code.meaning)
+    for name, keyword in _KEYWORDS.items()
+    for code in [getattr(codes.SCT, keyword)]
 }
 
 
 @dataclass(frozen=True)
 class SnomedCode:
-    """A SNOMED CT code, its meaning in words, and the side where the code itself has none."""
+    """A SNOMED CT code, its meaning in words, and the side, left or right, that it does not say."""
 
     value: str
     meaning: str
-    laterality: Laterality | None = None
+    laterality: str | None = None
 
     @property
     def is_abnormal(self) -> bool:
@@ -72,5 +67,5 @@ def code_of(organ: str) -> SnomedCode | None:
     side = re.search(r"_(left|right)(?=_|$)", name)
     for base in (unsided, re.sub(r"_\d+$", "", unsided), unsided.removesuffix("s")):
         if base in _CODES:
-            return SnomedCode(*_CODES[base], cast(Laterality, side[1]) if side else None)
+            return SnomedCode(*_CODES[base], side[1] if side else None)
     return None

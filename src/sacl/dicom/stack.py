@@ -18,16 +18,10 @@ from typing import BinaryIO, cast
 
 import numpy as np
 import pydicom
-from jaxtyping import Float, Int, Integer, Num
-from pydicom import Dataset
+from jaxtyping import Float, Integer, Num
+from pydicom import Dataset, uid
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-)
 
 from sacl.dicom.files import DAMAGE, Fault, Opener
 from sacl.dicom.header import near, quiet
@@ -100,26 +94,23 @@ def mixed_fault(slices: Sequence[Slice]) -> Fault | None:
     return None
 
 
-def _distances_mm(slices: Sequence[Slice]) -> Float[np.ndarray, " slice"]:
-    return np.array([piece.position_mm for piece in slices]) @ np.cross(*_cosines(slices[0]))
-
-
 def positions(slices: Sequence[Slice]) -> list[list[Slice]]:
     """Return slices by position along the normal, ascending; several where a place is taken."""
-    distance = _distances_mm(slices)
+    distance = np.array([s.position_mm for s in slices]) @ np.cross(*_cosines(slices[0]))
     order = np.argsort(distance, kind="stable")
     starts = np.flatnonzero(np.diff(distance[order]) >= SAME_PLACE_MM) + 1
     return [[slices[n] for n in place] for place in np.split(order, starts)]
 
 
 def stack(slices: Sequence[Slice], thickness_mm: float = 1.0) -> SliceStack | Fault:
-    """Return slices as a stack, or why they are none; each position is taken once.
+    """Return slices of one direction and matrix as a stack, or why they are none.
 
     Every slice has to lie within a tenth of the slice distance of its place between the first and
     the last. The step of a slice alone is `thickness_mm`.
     """
-    order = np.argsort(_distances_mm(slices), kind="stable")
-    ordered = tuple(slices[n] for n in order)
+    ordered = tuple(place[0] for place in positions(slices))
+    if len(ordered) < len(slices):
+        return Fault("repeated_positions", "there are several images of a place")
     normal = np.cross(*_cosines(ordered[0]))
     points = np.array([piece.position_mm for piece in ordered])
     count = len(points)
@@ -164,10 +155,12 @@ def _uneven(distance: Float[np.ndarray, " n"], across: Float[np.ndarray, "n 3"])
     steps = np.diff(distance)
     usual = float(np.median(steps))
     counts = steps / usual
-    whole = np.abs(counts - np.round(counts)).max() <= OFF_GRID
-    missing = int(np.sum(np.round(counts) - 1))
+    whole = np.round(counts).astype(int)
+    missing = int(np.sum(whole - 1))
     shifted = np.linalg.norm(across, axis=1).max() > OFF_GRID * usual
-    is_gap = whole and missing > 0 and not _changes(np.round(counts).astype(int))
+    runs = [(count, len(list(run))) for count, run in itertools.groupby(whole.tolist())]
+    changes = any(count > 1 and length >= _CHANGED for count, length in runs)
+    is_gap = np.abs(counts - whole).max() <= OFF_GRID and missing > 0 and not changes
     if is_gap and not (shifted and np.allclose(counts, 1, atol=OFF_GRID)):
         return Fault(
             "missing_slices",
@@ -180,12 +173,6 @@ def _uneven(distance: Float[np.ndarray, " n"], across: Float[np.ndarray, "n 3"])
         f"slices {what}: steps of {steps.min():.4g} to {steps.max():.4g} mm, expected equal ones"
         f" within {OFF_GRID:.0%}; export the original series",
     )
-
-
-def _changes(counts: Int[np.ndarray, " n"]) -> bool:
-    """Tell whether several equally wide steps follow each other: another distance of slices."""
-    runs = itertools.groupby(counts.tolist())
-    return any(count > 1 and len(list(run)) >= _CHANGED for count, run in runs)
 
 
 def read_stack(stack: SliceStack, case_id: str) -> tuple[Volume, NativeFrame]:
@@ -235,20 +222,20 @@ def _decodable_source(stream: io.BufferedIOBase) -> io.BufferedIOBase | Dataset:
     header = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=[])
     syntax = header.file_meta.get("TransferSyntaxUID")
     stream.seek(0)
-    if syntax and syntax != DeflatedExplicitVRLittleEndian:
+    if syntax and syntax != uid.DeflatedExplicitVRLittleEndian:
         return stream
     data = pydicom.dcmread(stream, force=True)
     if not syntax:
         implicit, _ = data.original_encoding
         data.file_meta.TransferSyntaxUID = (
-            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+            uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
         )
     return data
 
 
 def decoder_fault(transfer_syntax: str) -> Fault | None:
     """Return what to install where no package that is installed decodes a transfer syntax."""
-    syntax = UID(transfer_syntax or "1.2.840.10008.1.2")
+    syntax = uid.UID(transfer_syntax or uid.ImplicitVRLittleEndian)
     try:
         if get_decoder(syntax).is_available:
             return None
@@ -272,21 +259,18 @@ def rescaled(
         values: np.ndarray = stored.astype(np.int32) * round(slope) + round(intercept)
     else:
         values = stored.astype(np.float64) * slope + intercept
-    if padding_applies(piece):
-        assert piece.encoding.padding is not None
-        low, high = piece.encoding.padding
+    if padding := padding_of(piece):
+        low, high = padding
         values[(stored >= low) & (stored <= high)] = AIR_HU if piece.modality == "CT" else 0
     return np.maximum(values, AIR_HU) if piece.modality == "CT" else values
 
 
-def padding_applies(piece: Slice) -> bool:
-    """Tell whether the padding value is taken for padding: of a CT not where it could be tissue."""
-    if piece.encoding.padding is None:
-        return False
+def padding_of(piece: Slice) -> tuple[int, int] | None:
+    """Return the stored values that are taken for padding: of a CT none that could be tissue."""
     slope, intercept = _line(piece)
-    ends = [end * slope + intercept for end in piece.encoding.padding]
-    outside = max(ends) <= _TISSUE_HU[0] or min(ends) > _TISSUE_HU[1]
-    return piece.modality != "CT" or outside
+    ends = [end * slope + intercept for end in piece.encoding.padding or ()]
+    may_be_tissue = ends and max(ends) > _TISSUE_HU[0] and min(ends) <= _TISSUE_HU[1]
+    return None if piece.modality == "CT" and may_be_tissue else piece.encoding.padding
 
 
 def _line(piece: Slice) -> tuple[float, float]:

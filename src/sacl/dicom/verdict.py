@@ -24,7 +24,7 @@ from sacl.dicom.stack import (
     SliceStack,
     decoder_fault,
     mixed_fault,
-    padding_applies,
+    padding_of,
     plane_fault,
     positions,
     rescaled,
@@ -32,14 +32,11 @@ from sacl.dicom.stack import (
     stored_pixels,
 )
 
-_COMPUTED = frozenset(
-    (
-        *("SECONDARY", "MIP", "MINIP", "MPR", "CPR", "VRT", "VRT_3D", "SSD", "REFORMATTED"),
-        *("PROJECTION IMAGE", "PROJECTION", "CURVED", "SUBTRACT", "SUBTRACTION", "PERFUSION"),
-        *("ADC", "FA", "TRACEW", "IVI"),
-    )
-)
-"""ImageType values of pictures computed from another series of the study."""
+_COMPUTED = {
+    *("SECONDARY", "MIP", "MINIP", "MPR", "CPR", "VRT", "VRT_3D", "SSD", "REFORMATTED", "IVI"),
+    *("PROJECTION", "CURVED", "SUBTRACT", "SUBTRACTION", "PERFUSION", "ADC", "FA", "TRACEW"),
+}
+"""Words in ImageType of pictures computed from another series of the study."""
 _INTEGER_BITS = (8, 16, 32)
 _TILT_DEG = 0.05
 """A tilt below this is rounding."""
@@ -94,36 +91,32 @@ def judge_series(series: Series, opener: Opener, wanted: str = "auto") -> Verdic
     Headers decide. Pixels are read only of slices that share a position, and of three slices of a
     CT that has no rescale values.
     """
-    outcome = _stacked(series.slices, wanted, opener)
-    if isinstance(outcome, Fault):
-        return Verdict(series, outcome)
-    stacked, copies = outcome
+    stacked = _stacked(series.slices, wanted, opener)
+    if isinstance(stacked, Fault):
+        return Verdict(series, stacked)
     try:
         header = read_dataset(stacked.slices[0].source, opener)
         labels, why = scan_labels(header, stacked.slices[0].modality)
         lossy = text(header, "LossyImageCompression") == "01"
     except DAMAGE:
         return Verdict(series, _UNREADABLE)
-    return Verdict(series, None, stacked, _notes(stacked, copies, lossy), labels, why)
+    notes = _notes(stacked, len(series.slices) - len(stacked.slices), lossy)
+    return Verdict(series, None, stacked, notes, labels, why)
 
 
-def _stacked(
-    slices: tuple[Slice, ...], wanted: str, opener: Opener
-) -> tuple[SliceStack, int] | Fault:
-    """Return slices as a stack and how many copies were left out, or why they are no scan."""
+def _stacked(slices: Sequence[Slice], wanted: str, opener: Opener) -> SliceStack | Fault:
+    """Return slices as a stack, identical copies left out, or why they are no scan."""
     fault = next(_header_faults(slices, wanted), None) or mixed_fault(slices)
     if fault is not None:
         return fault
-    kept, copies = _without_copies(slices, opener)
-    if isinstance(kept, Fault):
-        return kept
-    if len(kept) < MIN_SLICES:
-        why = f"{len(kept)} slices, expected {MIN_SLICES} at least"
-        return Fault("too_few_slices", why)
-    stacked = stack(kept)
-    if isinstance(stacked, Fault):
-        return stacked
-    return _rescale_fault(stacked, opener) or (stacked, copies)
+    places = positions(slices)
+    fault = _copies_fault(places, opener)
+    if fault is not None:
+        return fault
+    if len(places) < MIN_SLICES:
+        return Fault("too_few_slices", f"{len(places)} slices, expected {MIN_SLICES} at least")
+    stacked = stack([place[0] for place in places])
+    return stacked if isinstance(stacked, Fault) else _rescale_fault(stacked, opener) or stacked
 
 
 def only_largest(verdicts: Sequence[Verdict]) -> list[Verdict]:
@@ -168,22 +161,19 @@ def _size(verdict: Verdict) -> tuple[int, int, int]:
     return k, i * j, -(number if number is not None else 1_000_000)
 
 
-def _without_copies(
-    slices: Sequence[Slice], opener: Opener
-) -> tuple[tuple[Slice, ...] | Fault, int]:
-    """Return one slice per position and how many identical copies were left out."""
-    places = positions(slices)
+def _copies_fault(places: Sequence[Sequence[Slice]], opener: Opener) -> Fault | None:
+    """Return a fault where several slices of a position are no copies of each other."""
     taken = [place for place in places if len(place) > 1]
     try:
         if all(_are_copies(place, opener) for place in taken):
-            return tuple(place[0] for place in places), len(slices) - len(places)
+            return None
     except DAMAGE:
-        return _UNREADABLE, 0
-    why = (
+        return _UNREADABLE
+    return Fault(
+        "repeated_positions",
         f"{len(taken)} of {len(places)} positions are taken several times with different content,"
-        " and no tag tells the scans apart; export them as series of their own"
+        " and no tag tells the scans apart; export them as series of their own",
     )
-    return Fault("repeated_positions", why), 0
 
 
 def _are_copies(place: Sequence[Slice], opener: Opener) -> bool:
@@ -234,7 +224,7 @@ def _notes(stacked: SliceStack, copies: int, lossy: bool) -> tuple[str, ...]:
         "lossily compressed": lossy,
         "its ImageType says DERIVED": slices[0].image_type[:1] == ("DERIVED",),
         "its padding value could be tissue, so it is not taken for padding": any(
-            piece.encoding.padding and not padding_applies(piece) for piece in slices
+            padding_of(piece) != piece.encoding.padding for piece in slices
         ),
     }
     return tuple(itertools.compress(remarks, remarks.values()))
@@ -271,8 +261,8 @@ def _kind_faults(slices: Sequence[Slice], modalities: Sequence[str]) -> Iterator
         if kind == "MONOCHROME1":
             why = "MONOCHROME1, dark and bright exchanged; expected MONOCHROME2"
             yield Fault("inverted_gray", why)
-    values = {value for piece in slices for value in piece.image_type}
-    for word in sorted(_COMPUTED & (values | {word for value in values for word in value.split()})):
+    words = {word for piece in slices for value in piece.image_type for word in value.split()}
+    for word in sorted(_COMPUTED & words):
         why = f"its ImageType says {word}: computed from another series; take that one"
         yield Fault("derived", why)
 

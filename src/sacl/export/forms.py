@@ -16,7 +16,7 @@ from sacl.cohort.layouts import nnunet
 from sacl.cohort.layouts.nnssl import write_collection
 from sacl.dicom.intake import Headers
 from sacl.dicom.rtstruct import write_rtstruct
-from sacl.dicom.segmentation import Kind, write_segmentation
+from sacl.dicom.segmentation import write_segmentation
 from sacl.errors import ConfigError, DataError
 from sacl.files.atomic import write_text
 from sacl.files.nifti import write_label_map
@@ -159,7 +159,7 @@ FORMS: dict[str, Form] = {
     "dicom-seg-labelmap": _dicom(
         "a DICOM segmentation per scan, of label values",
         ".seg.dcm",
-        functools.partial(write_segmentation, kind=Kind.LABELMAP),
+        functools.partial(write_segmentation, kind="LABELMAP"),
     ),
     "rtstruct": _dicom("a DICOM structure set per scan", ".rtstruct.dcm", write_rtstruct),
     "nnssl": Form("the scans as nnssl pretrains on", finish=_finish_nnssl, splits=("train",)),
