@@ -86,7 +86,7 @@ def write_export(
         _sweep(export.out)
     files = tuple(dict.fromkeys((*(before or ()), *names.values())))
     record = ExportRecord(origin=origin, files=files, state="started")
-    _keep(export.out, record)
+    write_json(export.out / RECORD, record)
     written, left_out, more = 0, tuple[str, ...](), tuple[str, ...]()
     try:
         if form.write is not None and open_results is not None:
@@ -101,7 +101,8 @@ def write_export(
     scans = (len(export.cases) or len(cases)) - len(left_out)
     absent = {names[case_id] for case_id in left_out}
     files = tuple(name for name in dict.fromkeys((*files, *more)) if name not in absent)
-    _keep(export.out, dataclasses.replace(record, state="finished", files=files, scans=scans))
+    finished = dataclasses.replace(record, state="finished", files=files, scans=scans)
+    write_json(export.out / RECORD, finished)
     remove_journal(export.out)
     earlier = f", {scans - written} of them before" if written < len(cases) - len(left_out) else ""
     done = ", ".join(more) if form.network else f"{scans} scans done{earlier}"
@@ -202,7 +203,7 @@ def _give_up(out: Path, record: ExportRecord, is_new: bool, is_refused: bool) ->
         _remove(out, [RECORD])
         out.rmdir()
     elif is_refused:
-        _keep(out, dataclasses.replace(record, state="failed"))
+        write_json(out / RECORD, dataclasses.replace(record, state="failed"))
 
 
 def _sweep(out: Path) -> None:
@@ -216,10 +217,6 @@ def _remove(out: Path, names: Iterable[str]) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _keep(out: Path, record: ExportRecord) -> None:
-    write_json(out / RECORD, record)
 
 
 def _read(out: Path) -> ExportRecord | None:

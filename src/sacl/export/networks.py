@@ -41,8 +41,6 @@ from sacl.patches.region import without_islands
 
 OPSET = 18
 """Of ONNX's operators; onnxruntime knows it since 1.14."""
-_LEAST_LEVELS = 3
-"""MONAI's DynUNet has no fewer."""
 _WEIGHTS, _ABOUT, _README = "weights.safetensors", "about.json", "README.md"
 _CHECKPOINT, _PLAN = "checkpoint_final.pth", "adaptation_plan.json"
 _NEEDED = ("monai", "torch", "numpy", "scipy", "nibabel")
@@ -104,10 +102,11 @@ def about(trained: Trained) -> JsonObject:
 
 def write_weights(trained: Trained, out: Path) -> list[Path]:
     """Write weights as safetensors, what they are of, and how to load them."""
-    state, facts = trained.segmenter.state_dict(), about(trained)
-    if fits_monai(trained):
-        state = dynunet_state(on_volumes(trained))
-        facts = {**facts, "network": dynunet_arguments(on_volumes(trained).spec.network)}
+    segmenter, facts = trained.segmenter, about(trained)
+    state = segmenter.state_dict()
+    if isinstance(segmenter, VolumeSegmenter) and fits_monai(segmenter):
+        state = dynunet_state(segmenter)
+        facts = {**facts, "network": dynunet_arguments(segmenter.spec.network)}
     with replacing(out / _WEIGHTS) as temporary:
         save_file({name: value.contiguous() for name, value in state.items()}, temporary)
     write_json(out / _ABOUT, facts)
@@ -189,7 +188,7 @@ def write_bundle(trained: Trained, out: Path) -> list[Path]:
     """
     why = "MONAI has neither its network nor transforms that cut its slices and put them back"
     segmenter = on_volumes(trained, "monai-bundle", why)
-    if not fits_monai(trained):
+    if not fits_monai(segmenter):
         raise ConfigError("--form monai-bundle: its U-Net has two levels, MONAI's three; use onnx")
     arguments, facts = dynunet_arguments(segmenter.spec.network), about(trained)
     network, spec = DynUNet(**arguments), segmenter.spec
@@ -227,11 +226,9 @@ def _source_of(module: ModuleType) -> str:
     return "\n".join(parts)
 
 
-def fits_monai(trained: Trained) -> bool:
-    """Tell whether MONAI's DynUNet is the same network."""
-    segmenter = trained.segmenter
-    levels = isinstance(segmenter, VolumeSegmenter) and len(segmenter.spec.network.strides)
-    return levels >= _LEAST_LEVELS
+def fits_monai(segmenter: VolumeSegmenter) -> bool:
+    """Tell whether MONAI's DynUNet, which has three levels at least, is the same network."""
+    return len(segmenter.spec.network.strides) >= 3
 
 
 def dynunet_arguments(spec: CoarseSpec) -> JsonObject:
@@ -306,7 +303,7 @@ def _twice(block: str, part: str, leaf: str) -> list[str]:
     return [f"{of}.{part[:-1]}.{leaf}", f"{of}.all_modules.{module}.{leaf}"]
 
 
-def on_volumes(trained: Trained, form: str = "", reason: str = "") -> VolumeSegmenter:
+def on_volumes(trained: Trained, form: str, reason: str) -> VolumeSegmenter:
     """Return a segmenter on volumes; refuse one on slices for a form, with the reason."""
     if not isinstance(trained.segmenter, VolumeSegmenter):
         raise ConfigError(
