@@ -16,15 +16,13 @@ import re
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from sacl.dicom.series import Series
 from sacl.errors import DataError
 from sacl.files.atomic import replacing
 from sacl.files.documents import read_rows
 from sacl.types import UNKNOWN
-
-Name = TypeVar("Name", bound=Hashable)
 
 KEY = "dicom-key.csv"
 """Name of the key file, in the work directory."""
@@ -93,13 +91,12 @@ def with_pseudonyms(
     every: Sequence[Series], known: Sequence[KeyRow]
 ) -> tuple[list[KeyRow], list[KeyRow]]:
     """Return a row per series, and the whole key: what was known, extended by what is new."""
-    drawn = random.SystemRandom()
     identities = ({**dataclasses.asdict(s.identity), "part": s.part} for s in every)
     bare = [KeyRow(**{name: who.get(name, "") for name in _COLUMNS}) for who in identities]
     subject_of = {row.subject: row.subject_id for row in known}
     site_of = {row.institution: row.site for row in known}
-    _draw(subject_of, [row.subject for row in bare], "p{:04d}", drawn)
-    _draw(site_of, [row.institution for row in bare if row.institution], "site-{:02d}", drawn)
+    _draw(subject_of, [row.subject for row in bare], "p{:04d}")
+    _draw(site_of, [row.institution for row in bare if row.institution], "site-{:02d}")
     by_scan = {row.scan: row for row in known}
     numbers = [(row.subject_id, int(row.case_id.rpartition("-s")[2])) for row in known]
     last = dict(sorted(numbers))
@@ -108,17 +105,15 @@ def with_pseudonyms(
             subject, site = subject_of[row.subject], site_of.get(row.institution, UNKNOWN)
             last[subject] = last.get(subject, 0) + 1
             case_id = f"{subject}-s{last[subject]:02d}"
-            pseudonyms = {"case_id": case_id, "subject_id": subject, "site": site}
-            by_scan[row.scan] = dataclasses.replace(row, **pseudonyms)
+            named = dataclasses.replace(row, case_id=case_id, subject_id=subject, site=site)
+            by_scan[row.scan] = named
     return [by_scan[row.scan] for row in bare], list(by_scan.values())
 
 
-def _draw(
-    known: dict[Name, str], wanted: Iterable[Name], name: str, drawn: random.SystemRandom
-) -> None:
+def _draw(known: dict[Any, str], wanted: Iterable[Hashable], name: str) -> None:
     """Give everything that is wanted and not known the next free names, in random order."""
     new = [item for item in dict.fromkeys(wanted) if item not in known]
-    drawn.shuffle(new)
+    random.SystemRandom().shuffle(new)
     taken = set(known.values())
     free = (name.format(n) for n in itertools.count(1) if name.format(n) not in taken)
     known.update(zip(new, free, strict=False))

@@ -236,28 +236,20 @@ def _edges(mask: Bool[np.ndarray, "row column"]) -> dict[Corner, list[Corner]]:
 def _rings(edges: dict[Corner, list[Corner]]) -> list[list[Corner]]:
     """Return the closed walks along all edges, every unit step a corner; uses up the edges."""
     rings = []
-    while edges:
-        start = next(iter(edges))
-        ring, after = [start], _leave(edges, start, None)
-        while True:
-            before, corner = ring[-1], after
-            # Where two parts of the mask touch, turning right stays with one's own.
-            right = (corner[0] + corner[1] - before[1], corner[1] - corner[0] + before[0])
-            if corner == start and (right == ring[1] or start not in edges):
-                break
-            ring.append(corner)
-            after = _leave(edges, corner, right)
-        rings.append(ring)
+    for start, leaving in edges.items():
+        while leaving:
+            ring, corner = [start], leaving.pop(0)
+            while True:
+                before = ring[-1]
+                # Where two parts of the mask touch, turning right stays with one's own.
+                right = (corner[0] + corner[1] - before[1], corner[1] - corner[0] + before[0])
+                if corner == start and (right == ring[1] or not leaving):
+                    break
+                ring.append(corner)
+                ends = edges[corner]
+                corner = ends.pop(ends.index(right) if right in ends else 0)
+            rings.append(ring)
     return rings
-
-
-def _leave(edges: dict[Corner, list[Corner]], corner: Corner, wanted: Corner | None) -> Corner:
-    """Take an edge that leaves a corner, the wanted one where there are two."""
-    ends = edges[corner]
-    after = ends.pop(ends.index(wanted) if wanted in ends else 0)
-    if not ends:
-        del edges[corner]
-    return after
 
 
 def _turns_right(ring: list[Corner]) -> bool:

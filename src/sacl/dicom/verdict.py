@@ -37,7 +37,6 @@ _COMPUTED = {
     *("PROJECTION", "CURVED", "SUBTRACT", "SUBTRACTION", "PERFUSION", "ADC", "FA", "TRACEW"),
 }
 """Words in ImageType of pictures computed from another series of the study."""
-_INTEGER_BITS = (8, 16, 32)
 _TILT_DEG = 0.05
 """A tilt below this is rounding."""
 _NEEDED: dict[str, Callable[[Slice], object]] = {
@@ -236,6 +235,8 @@ def _header_faults(slices: Sequence[Slice], wanted: str) -> Iterator[Fault]:
     yield from _tag_faults(slices)
     for piece in slices:
         yield from _pixel_faults(piece)
+    syntaxes = dict.fromkeys(piece.encoding.transfer_syntax for piece in slices)
+    yield from filter(None, map(decoder_fault, syntaxes))
     cut = sum(piece.pixels == "truncated" for piece in slices)
     if cut:
         why = f"{cut} of {len(slices)} files end before their pixels do; copy or export them again"
@@ -291,7 +292,7 @@ def _pixel_faults(piece: Slice) -> Iterator[Fault]:
     code = piece.encoding
     if code.has_lut:
         yield Fault("unsupported_pixels", "a modality LUT, expected RescaleSlope")
-    if code.bits_allocated not in _INTEGER_BITS or code.bits_stored > code.bits_allocated:
+    if code.bits_allocated not in (8, 16, 32) or code.bits_stored > code.bits_allocated:
         bits = f"{code.bits_stored} bits stored of {code.bits_allocated} allocated"
         yield Fault("unsupported_pixels", f"{bits}, expected 8, 16 or 32 allocated")
     if piece.slope == 0:
@@ -299,6 +300,3 @@ def _pixel_faults(piece: Slice) -> Iterator[Fault]:
     if any(math.isnan(x) for x in (piece.slope, piece.intercept) if x is not None):
         why = "RescaleSlope or RescaleIntercept is no finite number; export the series again"
         yield Fault("unsupported_pixels", why)
-    fault = decoder_fault(code.transfer_syntax)
-    if fault is not None:
-        yield fault

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -63,9 +63,8 @@ def export(  # noqa: PLR0913
         maps = workspace.require("predict") / segmenter_of(workspace)
         cases = _predicted(cases, maps)
         paths = {case.case_id: maps / f"{case.case_id}.nii.gz" for case in cases}
-        find = functools.partial(ingested_series, sources, workspace.root / KEY)
-        find_in = find if sources else None
-        work = functools.partial(_open_maps, paths, cohort.scheme, workspace.name, find_in)
+        find = partial(ingested_series, sources, workspace.root / KEY) if sources else None
+        work = partial(_open_maps, paths, cohort.scheme, workspace.name, find)
     elif not cases:
         raise DataError(f"{cohort.name}: no scan in the splits {', '.join(wanted)}")
     common = Export(out, cohort.scheme, workspace, cohort, tuple(cases), folds, force)
@@ -108,15 +107,15 @@ def export_folder(
         raise ConfigError(f"--out {out.name}: this is the folder to export; give another one")
     paths = map_files(predicted)
     scheme = scheme_of_folders(predicted)
-    find = functools.partial(_open_series, source) if source else None
-    work = functools.partial(_open_maps, paths, scheme, predicted.name, find)
+    find = partial(_open_series, source) if source else None
+    work = partial(_open_maps, paths, scheme, predicted.name, find)
     origin = Origin(form=form, inputs={"predicted": folder_fingerprint(predicted)})
     common = Export(out, scheme, force=force)
     return write_export(chosen, common, origin, list(paths), work, engine=engine)
 
 
 def _open_series(source: Path) -> Callable[[str], Headers]:
-    return functools.partial(series_named, source)
+    return partial(series_named, source)
 
 
 def export_model(path: Path, out: Path, form: str, *, force: bool = False) -> Exported:
