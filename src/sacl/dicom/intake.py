@@ -137,17 +137,21 @@ def ingested_series(roots: Sequence[Path], key: Path) -> Callable[[str], Headers
     `roots` are what the cohort was ingested from, `key` is the work directory's `dicom-key.csv`.
     It raises NoSeriesError where the key does not know the case, or the roots have it no more.
     """
+    rows = {row.case_id: row for row in read_key(key)}
 
     @functools.cache
-    def slices() -> list[Slice]:
-        return [piece for root in roots for piece in list_slices(root)[0]]
+    def by_scan() -> dict[tuple[str, ...], list[Slice]]:
+        scans: dict[tuple[str, ...], list[Slice]] = {}
+        for piece in (piece for root in roots for piece in list_slices(root)[0]):
+            scans.setdefault(piece.identity.scan, []).append(piece)
+        return scans
 
     def read(case_id: str) -> Headers:
-        row = next((row for row in read_key(key) if row.case_id == case_id), None)
+        row = rows.get(case_id)
         if row is None:
             raise NoSeriesError(f"not in {key.name}, so not ingested from DICOM")
-        own = [piece for piece in slices() if row.scan[:-1] == piece.identity.scan]
-        stack = next((stack for part, stack in _accepted(own) if part == row.part), None)
+        own = _accepted(by_scan().get(row.scan[:-1], []))
+        stack = next((stack for part, stack in own if part == row.part), None)
         if stack is None:
             raise NoSeriesError(
                 "the series is not in the folder given, or is no longer accepted; give the"

@@ -72,9 +72,11 @@ def _parts(members: list[Slice]) -> list[tuple[str, list[Slice]]]:
         home.append(piece)
     if max(map(len, planes)) < MIN_SLICES <= len(members):
         return [("", members)]
+    words = [_plane_words(plane[0]) for plane in planes]
+    differ = [len(set(word)) > 1 for word in zip(*words, strict=True)]
     return [
-        (_join(_plane_name(plane[0], planes), trait), kept)
-        for plane in planes
+        (_join(*itertools.compress(own, differ), trait), kept)
+        for plane, own in zip(planes, words, strict=True)
         for trait, kept in _separate(plane)
     ]
 
@@ -151,13 +153,8 @@ def _is_one_scan(members: Sequence[Slice]) -> bool:
     return stacked.slices[0].modality == "MR" or changes == len(set(acquisitions)) - 1
 
 
-def _plane_name(piece: Slice, planes: list[list[Slice]]) -> str:
-    """Return what sets a plane apart, named only where it differs between the planes."""
-    every = [_plane_words(plane[0]) for plane in planes]
-    return _join(*(w for n, w in enumerate(_plane_words(piece)) if len({e[n] for e in every}) > 1))
-
-
 def _plane_words(piece: Slice) -> tuple[str, ...]:
+    """Return what may set a plane apart from others; named where it differs between them."""
     spacing = " x ".join(f"{mm:.4g}" for mm in piece.spacing_mm or ())
     cosines = ",".join(f"{cosine:.2f}" for cosine in piece.orientation or ())
     cosines = cosines.replace("-0.00", "0.00")
