@@ -1,5 +1,6 @@
 """NRRD and MetaImage: grids by hand, round trips, and damage in one line."""
 
+import gzip
 import re
 
 import numpy as np
@@ -242,6 +243,15 @@ def test_damage_within_compressed_voxels_is_noticed(tmp_path, voxels, capfd):
         path.write_bytes(content)
         one_line(volume_in, tmp_path / name, "truncated, damaged")
     assert capfd.readouterr() == ("", "")
+
+
+def test_damage_is_noticed_however_the_encoding_is_spelled(tmp_path, voxels):
+    packed = bytearray(gzip.compress(voxels.tobytes("F")))
+    packed[len(packed) // 2] ^= 0xFF
+    for encoding in ("gzip", "GZIP"):
+        path = write_nrrd(tmp_path / "a.nrrd", voxels, encoding=encoding)
+        path.write_bytes(path.read_bytes().partition(b"\n\n")[0] + b"\n\n" + packed)
+        one_line(volume_in, path, "truncated, damaged")
 
 
 def test_voxels_that_are_no_number_are_counted(tmp_path, voxels):
