@@ -175,25 +175,6 @@ def _ingest(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     return (handlers.explain_command if known.explain else _stage)(known, flags)
 
 
-def _evaluate(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    """Score a folder of label maps against another, or models on another cohort."""
-    if not (known.model or known.data):
-        return handlers.evaluate_command(known, flags)
-    if known.shard:
-        raise ConfigError(
-            "evaluate: --shard works only with CONFIG.yaml or --predicted; leave it out"
-        )
-    config = handlers.settings_of_test(known, flags)
-    from sacl.external import external_test
-
-    changes = handlers.chosen_recipe(config, flags)
-    options = {"coarse": known.coarse, "changes": changes, "force": known.force}
-    options |= {"engine": engine_of(known)}
-    tested = external_test(known.model, config, known.out, **options)
-    print(f"report: {tested['report']}", file=sys.stderr)
-    return tested
-
-
 _Handler = Callable[[argparse.Namespace, dict[str, str]], Any]
 _HANDLERS: dict[str, _Handler] = dict(
     run=_run,
@@ -209,5 +190,7 @@ _HANDLERS: dict[str, _Handler] = dict(
     merge=handlers.merge_command,
 )
 """What the commands do that are more than a stage."""
-_OF_FOLDERS: dict[str, _Handler] = dict(predict=handlers.predict_command, evaluate=_evaluate)
+_OF_FOLDERS: dict[str, _Handler] = dict(
+    predict=handlers.predict_command, evaluate=handlers.evaluate_command
+)
 """What the commands do where no run is given, but folders."""

@@ -68,9 +68,10 @@ def external_test(  # noqa: PLR0913
     names = told_apart(own, longer)
     if len(set(names)) < len(names):
         raise ConfigError(f"--model: {names[0]} is named twice; name each model once")
+    path_of = dict(zip(names, paths, strict=True))
     models = {
         name: load_model(path, device=config.device, **(changes or {}))
-        for name, path in zip(names, paths, strict=True)
+        for name, path in path_of.items()
     }
     dataset, modality = ingest.list_cohort(config.ingest)
     title = re.sub(r"[^\w.+-]+", "-", dataset.name).strip("-.") or "data"
@@ -85,7 +86,7 @@ def external_test(  # noqa: PLR0913
         predict=PredictSettings(copies=recipe.copies, keep_component=recipe.keep_component),
     )
     test = _Test.of(models, dataset, modality, config.ingest)
-    doubts = [*test.doubts(), *doubts_of_training(dict(zip(names, paths, strict=True)), dataset)]
+    doubts = [*test.doubts(), *doubts_of_training(path_of, dataset)]
     for line in (*test.lines(), *(f"ATTENTION, {doubt.text}" for doubt in doubts)):
         say(f"evaluate: {line}")
     stages = {"ingest": _Ingest(test), "predict": _Predict(test, doubts, coarse, force)}
@@ -137,10 +138,9 @@ class _Test:
         """Yield which models are of another modality than the scans."""
         scans = tuple(case.case_id for case in self.dataset.cases)
         for name, model in self.models.items():
-            own = model.members[0].predictor.spec.window.modality
-            if own != self.modality:
+            if model.modality != self.modality:
                 text = (
-                    f"{name} was trained on {own.upper()}, and {self.dataset.name} is"
+                    f"{name} was trained on {model.modality.upper()}, and {self.dataset.name} is"
                     f" {self.modality.upper()}: its label maps cannot be trusted"
                 )
                 yield Doubt("", "unlike_training", scans, text)
@@ -188,15 +188,9 @@ class _Predict:
         with recorded(workspace, "predict", settings, inputs) as (folder, done):
             home, scans, doubts = workspace.require("ingest"), {}, list(self.doubts)
             for name, model in self.test.models.items():
-                kept = workspace.root / MAPS / name
+                where = home, workspace.root / MAPS / name, folder / name
                 against = predict_cohort(
-                    model,
-                    home,
-                    kept,
-                    folder / name,
-                    self.coarse,
-                    force=self.force,
-                    engine=workspace.engine,
+                    model, *where, self.coarse, force=self.force, engine=workspace.engine
                 )
                 doubts += summed_up(name, against)
                 scans[name] = len(against)

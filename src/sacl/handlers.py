@@ -51,6 +51,7 @@ def plan_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def check_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Check a cohort; errors in it end the program like any other bad input, after the page."""
     config, out = config_of(known, flags), known.out or Path("check.html")
+    from sacl.cohort.dataset import counted
     from sacl.stages.check import check
 
     given = None
@@ -66,7 +67,7 @@ def check_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         print(json.dumps(record.as_json()))
     print(f"page: {out}", file=sys.stderr)
     if errors:
-        kinds = "1 kind of error" if errors == 1 else f"{errors} kinds of errors"
+        kinds = counted(errors, "kind of error", "kinds of errors")
         raise DataError(f"check: {kinds} in {record.name}; see {out}")
     return record.as_json()
 
@@ -89,8 +90,8 @@ def predict_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     from sacl.stages.predict_folder import Extras, predict_folder
 
     config = load_config(None, flags)
-    chosen = chosen_recipe(config, flags)
-    model = sacl.load_model(*known.model, device=config.device, **chosen)
+    changes = _chosen_recipe(config, flags)
+    model = sacl.load_model(*known.model, device=config.device, **changes)
     options = {"coarse": known.coarse, "force": known.force, "engine": engine_of(known)}
     extras = Extras(known.nifti, known.per_organ)
     predicted = predict_folder(model, known.input, known.out, extras=extras, **options)
@@ -123,25 +124,31 @@ def serve_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "pynetdicom":
             raise
-        remedy = "`pip install 'sacl[node]'`"
-        raise ConfigError(f"serve: pynetdicom is not installed; {remedy}") from error
+        text = "serve: pynetdicom is not installed; `pip install 'sacl[node]'`"
+        raise ConfigError(text) from error
     return serve_by_flags(known, load_config(None, flags).device)
 
 
 def evaluate_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
-    """Score a folder of label maps against another."""
+    """Score a folder of label maps against another, or models on another cohort."""
+    if known.model or known.data:
+        return _external_test(known, flags)
     _require_flags(known, "reference", "predicted", "out")
     from sacl.stages.evaluate_folders import evaluate_folders
 
-    settings = load_config(None, flags).evaluate
     folders = (known.reference, known.predicted, known.out)
     options = {"allow_missing": known.allow_missing, "force": known.force}
     options |= {"engine": engine_of(known)}
+    settings = load_config(None, flags).evaluate
     return {"folder": str(evaluate_folders(*folders, settings, **options))}
 
 
-def settings_of_test(known: argparse.Namespace, flags: dict[str, str]) -> RunConfig:
-    """Return the settings of an external test; those that choose who is trained are refused."""
+def _external_test(known: argparse.Namespace, flags: dict[str, str]) -> Any:
+    """Score models on another cohort; settings that choose who is trained are refused."""
+    if known.shard:
+        raise ConfigError(
+            "evaluate: --shard works only with CONFIG.yaml or --predicted; leave it out"
+        )
     _require_flags(known, "model", "data")
     splits = [name for name in flags if name.startswith("ingest.") and name not in _OF_TESTS]
     if splits:
@@ -149,10 +156,17 @@ def settings_of_test(known: argparse.Namespace, flags: dict[str, str]) -> RunCon
             f"evaluate: --{splits[0]} has no effect on an external test, in which all labeled scans"
             " are scored; leave it out"
         )
-    return load_config(None, {**flags, "ingest.data": json.dumps(known.data)})
+    config = load_config(None, {**flags, "ingest.data": json.dumps(known.data)})
+    from sacl.external import external_test
+
+    options = {"coarse": known.coarse, "force": known.force, "engine": engine_of(known)}
+    options |= {"changes": _chosen_recipe(config, flags)}
+    tested = external_test(known.model, config, known.out, **options)
+    print(f"report: {tested['report']}", file=sys.stderr)
+    return tested
 
 
-def chosen_recipe(config: RunConfig, flags: dict[str, str]) -> dict[str, Any]:
+def _chosen_recipe(config: RunConfig, flags: dict[str, str]) -> dict[str, Any]:
     """Return how label maps are to be made otherwise than by the run's own recipe."""
     names = ("copies", "keep_component")
     return {n: getattr(config.predict, n) for n in names if f"predict.{n}" in flags}
@@ -195,13 +209,11 @@ def pack_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         raise ConfigError(f"pack: {known.config.name} is packed already; give a work directory")
     from sacl.pack import pack
 
-    told = {"title": known.title, "license_text": known.license}
-    run = _run_of(known, flags)
-    manifest = pack(run, known.target, force=known.force, **told)
-    size_mb = known.target.stat().st_size / 1e6
+    how = {"title": known.title, "license_text": known.license, "force": known.force}
+    manifest = pack(_run_of(known, flags), known.target, **how)
+    size = f"{known.target.stat().st_size / 1e6:.1f} MB"
     terms = known.license or "none stated, name one with --license"
-    told_of = f"{manifest.title}, {size_mb:.1f} MB; license: {terms}"
-    print(f"pack: {known.target}, {told_of}", file=sys.stderr)
+    print(f"pack: {known.target}, {manifest.title}, {size}; license: {terms}", file=sys.stderr)
     return {"file": str(known.target), "title": manifest.title, "scores": manifest.scores}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -100,10 +100,12 @@ class Model:
     again: Callable[[], Model] | None = None
 
     def __post_init__(self) -> None:
-        first, *others = self.members
-        for other in others:
-            for what in ("organs", "modality"):
-                a, b = (_trait(member, what) for member in (first, other))
+        first = self.members[0]
+        for other in self.members[1:]:
+            specs = [member.predictor.spec for member in (first, other)]
+            organs = [", ".join(spec.organs) for spec in specs]
+            modality = [spec.window.modality for spec in specs]
+            for what, (a, b) in (("organs", organs), ("modality", modality)):
                 if a != b:
                     raise ConfigError(
                         f"{first.name} and {other.name}: {what} {a} and {b}; models that predict"
@@ -114,6 +116,11 @@ class Model:
     def scheme(self) -> LabelScheme:
         """The organs and their label values."""
         return self.members[0].predictor.spec.label_scheme
+
+    @property
+    def modality(self) -> Literal["ct", "mr"]:
+        """The modality of the scans that were learned from."""
+        return self.members[0].predictor.spec.window.modality
 
     @property
     def needs_coarse(self) -> bool:
@@ -140,13 +147,7 @@ class Model:
         return (self.again, ()) if self.again else super().__reduce__()
 
     def key_of(self, volume: Volume, coarse: LabelMap | None, way: str = "") -> str:
-        """Return a hash of all that decides a label map.
-
-        Args:
-            volume: The scan.
-            coarse: The coarse label map that was given.
-            way: In what way it is written.
-        """
+        """Return a hash of all that decides a scan's label map, and the `way` it is written."""
         digest = hashlib.sha256(f"{self.fingerprint} {volume.grid.affine.tolist()} {way}".encode())
         for voxels in (volume.voxels, *([] if coarse is None else [coarse.voxels])):
             for k in range(voxels.shape[2]):
@@ -154,11 +155,7 @@ class Model:
         return digest.hexdigest()
 
     def require_coarse(self, given: bool) -> None:
-        """Refuse to go on without coarse label maps where they are read and cannot be made.
-
-        Raises:
-            DataError: naming the segmenter that has no coarse network.
-        """
+        """Refuse to go on without coarse label maps where they are read and cannot be made."""
         for member in self.members:
             member.require_coarse(given)
 
@@ -275,11 +272,6 @@ def _member(path: Path, device: torch.device, changes: Mapping[str, float]) -> M
     recipe = replace(parts.recipe, **changes)  # type: ignore[arg-type]
     predictor = predictor_of(restored(parts.state, parts.text, name), device, recipe)
     return Member(name, predictor, ensemble_of(parts.coarse, device, name))
-
-
-def _trait(member: Member, what: str) -> str:
-    spec = member.predictor.spec
-    return spec.window.modality if what == "modality" else ", ".join(spec.organs)
 
 
 def _opened(

@@ -199,7 +199,7 @@ def test_a_bad_scan_is_named_and_the_others_are_cut(tmp_path):
     path = located.folder("locate") / "maps" / "case-2.nii.gz"
     whole = path.read_bytes()
     path.unlink()
-    with pytest.raises(DataError, match=r"1 of 6 scans could not be cut.*case-2: no coarse map"):
+    with pytest.raises(DataError, match="case-2: no coarse map"):
         stage.extract(SETTINGS, located)
     assert len([*(located.folder("extract") / "cases").iterdir()]) == 5
     path.write_bytes(whole)

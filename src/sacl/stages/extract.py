@@ -15,7 +15,6 @@ import numpy as np
 
 from sacl.cohort.manifest import read_cohort, with_phases
 from sacl.errors import DataError
-from sacl.files.journal import Journal
 from sacl.patches.query import coverage, cut, round_to_even
 from sacl.patches.region import Placement, dense_boxes, patch_boxes
 from sacl.patches.scan_ranges import ScanMeasures, measures_of, ranges_of
@@ -121,11 +120,7 @@ def _meta(cohort: Cohort, settings: ExtractSettings) -> StoreMeta:
 
 
 def _cut_cases(meta: StoreMeta, cohort: Cohort, workspace: Workspace) -> list[Cut]:
-    """Cut the scans that are not cut, each into a file of its own, and return what all are.
-
-    Raises:
-        DataError: some scans are bad; said at the end, when the others are done.
-    """
+    """Cut the scans that are not cut, each into a file of its own, and return what all are."""
     folder, names = workspace.folder("extract"), [case.case_id for case in cohort.cases]
     joined = set(names[: count_joined(folder, len(names))])
 
@@ -137,14 +132,8 @@ def _cut_cases(meta: StoreMeta, cohort: Cohort, workspace: Workspace) -> list[Cu
     if left and not workspace.engine.merges:
         _require_room(left, meta, cohort, workspace)
     work = partial(_open_cutter, meta, workspace)
-    outcomes = workspace.engine.each(work, names, Journal(folder, Cut), "cut patches", is_there)
-    reasons = [outcome.reason for outcome in outcomes if outcome.result is None]
-    if reasons:
-        raise DataError(
-            f"extract: {len(reasons)} of {len(names)} scans could not be cut, the others are done;"
-            f" the first: {reasons[0]}"
-        )
-    return [outcome.result for outcome in outcomes if outcome.result]
+    cuts = workspace.engine.results_of(work, names, folder, Cut, "cut patches", is_there=is_there)
+    return list(cuts.values())
 
 
 def _require_room(

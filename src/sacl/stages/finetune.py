@@ -39,18 +39,12 @@ def finetune(settings: FinetuneSettings, workspace: Workspace) -> Path:
         ConfigError: there are more ranks than samples in a step.
     """
     ranks.require_samples(settings.samples, "finetune.batch", settings.least_samples)
-    with recorded(workspace, "finetune", settings, inputs(settings, workspace)) as (
-        folder,
-        results,
-    ):
+    with recorded(workspace, "finetune", settings, inputs(settings, workspace)) as (folder, done):
         start = _read(settings, workspace)
         pace = Pace(workspace.deadline(reserve_s=_reserve_s(start, workspace)))
         model = _trained(start, workspace, pace)
-        results.update(
-            arms=[start.name],
-            steps={start.name: model.steps},
-            seconds={start.name: model.seconds},
-        )
+        steps, seconds = {start.name: model.steps}, {start.name: model.seconds}
+        done.update(arms=[start.name], steps=steps, seconds=seconds)
     return folder
 
 

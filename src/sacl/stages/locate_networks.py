@@ -46,8 +46,6 @@ _MOST_RESERVED = 0.4
 _MOST_UNLABELED = 20_000
 """Unlabeled slices that take part at most; of a larger cohort every n-th one is."""
 
-Locator = Callable[[Case], LabelMap]
-
 TrainOne = Callable[..., tuple[Ensemble, list[float]]]
 """From labeled cases, a seed, `what` to say and a `checkpoint`, to a network and its losses."""
 
@@ -91,7 +89,7 @@ class Networks:
     others: tuple[str, ...]
     in_haste: bool = False
 
-    def locator(self, workspace: Workspace, cohort: Cohort) -> Locator:
+    def locator(self, workspace: Workspace, cohort: Cohort) -> Callable[[Case], LabelMap]:
         """Load the networks, and return what locates a scan."""
         folder, device = workspace.folder("locate"), resolve_device(workspace.device)
         names = {_fold_name(n) for n in self.fold_of.values() if n != SEEN} | {*self.others}
@@ -182,11 +180,12 @@ def train_networks(
     held_out[ALL_LABELED] = None
     networks: dict[str, Ensemble] = {}
     rest_s = reserve_s = _for_the_rest(workspace, cohort)
+    train_on = _on_volumes if settings.volume else _on_slices
     train_one: TrainOne | None = None
     for number, (name, fold) in enumerate(held_out.items()):
         trained = load_network(folder, name, device)
         if trained is None:
-            train_one = train_one or trainer_of(settings, workspace, cohort)
+            train_one = train_one or train_on(settings, workspace, cohort, device)
             if workspace.budget and networks and reserve_s == rest_s:
                 cost = _cost_of_maps(next(iter(networks.values())), workspace, cohort)
                 reserve_s += cost.reserve(len(held_out), workspace.budget.left_s)
@@ -260,12 +259,6 @@ def _cost_of_maps(network: Ensemble, workspace: Workspace, cohort: Cohort) -> Co
         hasty_s * times,
         workspace.budget.most_for_maps,
     )
-
-
-def trainer_of(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> TrainOne:
-    """Return what trains a coarse network as the settings say; the scans are read here, once."""
-    on = _on_volumes if settings.volume else _on_slices
-    return on(settings, workspace, cohort, resolve_device(workspace.device))
 
 
 def _on_volumes(

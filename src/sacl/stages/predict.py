@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from sacl.cohort.manifest import read_cohort
@@ -12,12 +13,7 @@ from sacl.files.nifti import read_label_map, write_label_map
 from sacl.networks.threads import time_passes
 from sacl.patches.region import dense_boxes
 from sacl.prediction import guard
-from sacl.prediction.volume import (
-    MapRecipe,
-    load_predictor,
-    predict_volume,
-    write_recipe,
-)
+from sacl.prediction.volume import MapRecipe, load_predictor, predict_volume, write_recipe
 from sacl.progress import say, track
 from sacl.run.record import fingerprint, read_record, recorded, segmenter_of
 from sacl.run.workspace import Workspace
@@ -26,6 +22,8 @@ from sacl.stages.reserve import recipe_that_fits
 from sacl.stages.scan import Scan, named_scans
 from sacl.types import Cohort
 
+Changes = tuple[guard.Change, ...]
+"""What a scan's final map changed against its coarse map, organ by organ."""
 _SAID = 8
 
 
@@ -48,7 +46,15 @@ def predict(settings: PredictSettings, workspace: Workspace) -> Path:
         cohort = read_cohort(workspace.require("ingest"))
         arm = segmenter_of(workspace)
         recipe = recipe_that_fits(settings, arm, workspace, cohort)
-        findings = _judged(_predict_cases(arm, recipe, workspace, cohort), workspace, cohort)
+        changes = workspace.engine.results_of(
+            partial(_open_predictor, arm, recipe, workspace),
+            [case.case_id for case in cohort.cases],
+            folder,
+            Changes,
+            "predict",
+            is_there=lambda name: _map_of(arm, name, workspace).is_file(),
+        )
+        findings = _judged([*chain(*changes.values())], workspace, cohort)
         if findings.from_coarse:
             _take_from_coarse(arm, findings.from_coarse, workspace, cohort)
         write_recipe(folder, replace(recipe, from_coarse=findings.from_coarse))
@@ -59,38 +65,11 @@ def predict(settings: PredictSettings, workspace: Workspace) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
-class Changes:
-    """What a scan's final map changed against its coarse map, organ by organ."""
-
-    organs: tuple[guard.Change, ...]
-
-
-def _predict_cases(
-    arm: str, recipe: MapRecipe, workspace: Workspace, cohort: Cohort
-) -> list[guard.Change]:
-    """Write the label maps that are not there, and return what all changed.
-
-    Raises:
-        DataError: some scans are bad; said at the end, when the others are done.
-    """
-    done = workspace.engine.results_of(
-        partial(_open_predictor, arm, recipe, workspace),
-        [case.case_id for case in cohort.cases],
-        workspace.folder("predict"),
-        Changes,
-        "predict",
-        is_there=lambda name: _map_of(arm, name, workspace).is_file(),
-    )
-    return [change for changes in done.values() for change in changes.organs]
-
-
 def _open_predictor(arm: str, recipe: MapRecipe, workspace: Workspace) -> Callable[[str], Changes]:
     """Load the segmenter, and return what predicts a scan and compares it with its coarse map."""
     cohort = read_cohort(workspace.require("ingest"))
     scan_of = named_scans(cohort, workspace)
-    segmenter = workspace.require("finetune") / arm
-    predictor = load_predictor(segmenter, workspace.device, recipe)
+    predictor = load_predictor(workspace.require("finetune") / arm, workspace.device, recipe)
     spec = predictor.spec
     time_passes(predictor.network, predictor.device, len(cohort.cases))
     located = read_record(workspace.require("locate"))
@@ -106,7 +85,7 @@ def _open_predictor(arm: str, recipe: MapRecipe, workspace: Workspace) -> Callab
         unseen = True if case.split == "validation" else None if given else False
         changes = guard.changes_of(case, scan.coarse, final, boxes, reference, unseen)
         write_label_map(_map_of(arm, name, workspace), final, case.native)
-        return Changes(tuple(changes))
+        return tuple(changes)
 
     return predict_case
 

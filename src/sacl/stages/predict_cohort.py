@@ -32,19 +32,10 @@ def predict_cohort(  # noqa: PLR0913
 ) -> dict[str, tuple[str, ...]]:
     """Predict an ingested cohort's labeled scans; return by scan what speaks against its map.
 
-    Args:
-        model: Its scheme has the organs of the cohort's scheme, whole or in parts.
-        home: The ingested cohort.
-        kept: Gets the complete label maps. Those of the same model and scan that are there are not
-            made again.
-        out: Gets the organs of the cohort's scheme alone.
-        coarse: Given coarse label maps, for a model that reads them and has no coarse network.
-        force: Whether to make all label maps again, over files of the user's too.
-        engine: Where the scans are worked on.
-
-    Raises:
-        ConfigError: a file in `kept` is not as sacl wrote it.
-        DataError: a scan is bad, or a coarse label map missing.
+    The model has the organs of the cohort in `home`, whole or in parts. `kept` gets the complete
+    label maps, of which those of the same model and scan are not made again, unless by `force`,
+    over files of the user's too; `out` gets the cohort's organs alone. `coarse` are label maps for
+    a model that reads them and has no coarse network.
     """
     names = [case.case_id for case in read_cohort(home).cases if case.reference is not None]
     require_own(kept, [f"{name}.nii.gz" for name in names], force)

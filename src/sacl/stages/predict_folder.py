@@ -64,11 +64,7 @@ class Predicted:
     ignored: tuple[str, ...] = ()
 
     def require_all(self) -> None:
-        """Refuse to go on where scans have no label map.
-
-        Raises:
-            DataError: with the reasons.
-        """
+        """Refuse to go on, with a `DataError` of the reasons, where scans have no label map."""
         reasons, total = list(self.failures.values()), len(self.written) + len(self.failures)
         if total == 1 and reasons:
             raise DataError(reasons[0])
@@ -103,8 +99,7 @@ def predict_folder(  # noqa: PLR0913
         DataError: there is no scan that can be read.
         ConfigError: a file of the user's is in the way.
     """
-    modality = model.members[0].predictor.spec.window.modality
-    found = find_scans(images, modality)
+    found = find_scans(images, model.modality)
     for note in found.notes:
         say(f"predict: {note}")
     shard, extras = engine.shard, extras or Extras()
@@ -112,9 +107,7 @@ def predict_folder(  # noqa: PLR0913
     if not scans:
         say(f"predict: shard {shard} has none of {counted(len(found.scans), 'scan')}")
         return Predicted(ignored=found.notes)
-    failures: dict[str, str] = {}
-    answers = [Answer(scan, out, model, extras) for scan in scans]
-    answers = _with_good_headers(answers, failures)
+    answers, failures = _with_good_headers([Answer(scan, out, model, extras) for scan in scans])
     _require_free(answers, out, force, is_shared=shard is not None)
     model.require_coarse(given=coarse is not None)
     given = coarse if model.needs_coarse else None
@@ -178,32 +171,22 @@ class Answer:
         return [path for path in self.maps if path != self.path] + picture
 
     @property
-    def is_there(self) -> bool:
-        """Whether all files are there."""
-        return all(path.is_file() for path in (self.path, *self.others))
-
-    @property
     def picture(self) -> Path:
         """Where the picture lies, if one is drawn."""
         return self.out / PREVIEWS / f"{self.scan.name}.png"
 
     def write(self, volume: Volume, segmented: Segmented, native: NativeFrame) -> list[str]:
         """Write what a scan gets, each file whole or not at all; return doubts about the files."""
+        labels, doubts = segmented.label_map, list[str]()
         if self.extras.beside:
-            self._draw(volume, segmented)
-        doubts: list[str] = []
+            about = volume.voxels, volume.grid.spacing_mm, segmented.window, labels.voxels
+            with owned(self.picture) as temporary:
+                temporary.write_bytes(preview(ShownScan(*about), labels.scheme.names))
         for path, organ in self.maps.items():
-            shown = segmented.label_map
-            shown = mask_alone(shown, organ) if organ else shown
+            shown = mask_alone(labels, organ) if organ else labels
             with owned(path) as temporary:
                 doubts += self.scan.write(temporary, shown, native, self.model.members[0].name)
         return doubts
-
-    def _draw(self, volume: Volume, segmented: Segmented) -> None:
-        labels, spacing_mm = segmented.label_map, volume.grid.spacing_mm
-        shown = ShownScan(volume.voxels, spacing_mm, segmented.window, labels.voxels)
-        with owned(self.picture) as temporary:
-            temporary.write_bytes(preview(shown, labels.scheme.names))
 
 
 @dataclass(frozen=True)
@@ -219,19 +202,17 @@ def _predict_all(
     answers: Sequence[Answer], read_coarse: ReadCoarse, force: bool, engine: Engine
 ) -> list[tuple[Answer, Made | str]]:
     """Predict the scans; return what is known of each, or why it was left out."""
-    by_name = {answer.scan.name: answer for answer in answers}
+    names, journal = [answer.scan.name for answer in answers], Journal(answers[0].out, Made)
     on_cpu = answers[0].model.members[0].predictor.device.type == "cpu"
-    at_once = 1 if on_cpu else _AT_ONCE
-    work = partial(_open_model, answers, read_coarse, force)
-    cases, journal = list(by_name), Journal(answers[0].out, Made)
-    outcomes = engine.each(work, cases, journal, "predict", lambda _: False, at_once)
-    return [(by_name[of.case], of.result or of.reason) for of in outcomes]
+    work, at_once = partial(_open_model, answers, read_coarse, force), 1 if on_cpu else _AT_ONCE
+    outcomes = engine.each(work, names, journal, "predict", lambda _: False, at_once)
+    return [(answer, of.result or of.reason) for answer, of in zip(answers, outcomes, strict=True)]
 
 
 def _open_model(
     answers: Sequence[Answer], read_coarse: ReadCoarse, force: bool
 ) -> Callable[[str], Made]:
-    """Return what writes what a scan gets, unless it is there, made of the same."""
+    """Return what writes all that a scan gets, unless it is there, made of the same."""
     by_name, known = {answer.scan.name: answer for answer in answers}, Journal(answers[0].out, Made)
     computing = threading.Lock()
     answers[0].model.choose_threads(len(answers))
@@ -244,7 +225,8 @@ def _open_model(
         given = coarse.label_map if coarse else None
         key = model.key_of(volume, given, f"{native} {scan.images} {model.members[0].name}")
         made = None if force else known.find(name)
-        if made is None or made.key != key or not answer.is_there:
+        is_there = all(path.is_file() for path in (answer.path, *answer.others))
+        if made is None or made.key != key or not is_there:
             with computing:
                 segmented = model.segment(volume, scan.shown, given)
             doubts = [native.contradiction] if native.contradiction else []
@@ -278,16 +260,15 @@ def write_statistics(out: Path) -> bool:
 
 def _row(case: str, organ: OrganMeasures) -> tuple[str, ...]:
     numbers = (f"{organ.volume_ml:.3f}", f"{organ.mean:.2f}", f"{organ.sd:.2f}")
-    return (cell_text(case), cell_text(organ.organ), *(n if n != "nan" else "" for n in numbers))
+    return (cell_text(case), cell_text(organ.organ), *(n.replace("nan", "") for n in numbers))
 
 
-def _with_good_headers(answers: Sequence[Answer], failures: dict[str, str]) -> list[Answer]:
-    """Check all headers, say which are bad, and how much memory the largest scan takes if much.
+def _with_good_headers(answers: Sequence[Answer]) -> tuple[list[Answer], dict[str, str]]:
+    """Return those with a good header, and why others are bad; that all are is a `DataError`.
 
-    Raises:
-        DataError: all are bad.
+    Those are said, and how much memory the largest scan takes if much.
     """
-    good, most = [], 0
+    good, failures, most = list[Answer](), dict[str, str](), 0
     for answer in answers:
         try:
             most = max(most, math.prod(answer.scan.frame().grid.shape))
@@ -301,7 +282,7 @@ def _with_good_headers(answers: Sequence[Answer], failures: dict[str, str]) -> l
     need = _BASE_GB + most * _BYTES_PER_VOXEL / 1e9
     if need > _SAY_ABOVE_GB:
         say(f"predict: the largest scan takes about {need:.1f} GB of memory")
-    return good
+    return good, failures
 
 
 def _require_free(answers: Sequence[Answer], out: Path, force: bool, is_shared: bool) -> None:

@@ -39,10 +39,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
     """
     method = method_named(settings.method)
     ranks.require_samples(_samples(settings, method), "pretrain.batch")
-    with recorded(workspace, "pretrain", settings, inputs(settings, workspace)) as (
-        folder,
-        results,
-    ):
+    with recorded(workspace, "pretrain", settings, inputs(settings, workspace)) as (folder, done):
         recipe, pretraining = _built(settings, workspace)
         network, losses, begun = pretraining.network, list[float](), time.monotonic()
         if pretraining.loss is not None:
@@ -63,7 +60,7 @@ def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
         if made.decoder:
             save_weights(folder, "decoder", network.decoder, {"decoder": made.decoder})
         save_weights(folder, "encoder", network.encoder, asdict(made))
-        results.update(
+        done.update(
             pretraining.facts,
             method=method.name,
             steps=len(losses),
@@ -75,7 +72,16 @@ def pretrain(settings: PretrainSettings, workspace: Workspace) -> Path:
 def _built(settings: PretrainSettings, workspace: Workspace) -> tuple[Recipe, Pretraining]:
     """Return how a method is used, and what it makes of the patches, on the device."""
     method, store = method_named(settings.method), read_store(workspace, settings.on_volumes)
-    recipe = _recipe(settings, method, store, workspace)
+    recipe = Recipe(
+        network=settings.network,
+        width=settings.width,
+        batch=_samples(settings, method),
+        temperature=settings.temperature,
+        scan_labels=_scan_labels(settings, method, store),
+        ranges=VIEWS[settings.augment],
+        seed=workspace.seed,
+        device=resolve_device(workspace.device),
+    )
     pretraining = method.build(store, recipe)
     pretraining.network.to(recipe.device)
     return recipe, pretraining
@@ -89,21 +95,6 @@ def _take_part(settings: PretrainSettings, workspace: Workspace) -> None:
     """Train as the first rank does, which keeps what comes of it."""
     recipe, pretraining = _built(settings, workspace)
     _train(pretraining, settings, recipe.device, Pace())
-
-
-def _recipe(
-    settings: PretrainSettings, method: Method, store: Queries, workspace: Workspace
-) -> Recipe:
-    return Recipe(
-        network=settings.network,
-        width=settings.width,
-        batch=_samples(settings, method),
-        temperature=settings.temperature,
-        scan_labels=_scan_labels(settings, method, store),
-        ranges=VIEWS[settings.augment],
-        seed=workspace.seed,
-        device=resolve_device(workspace.device),
-    )
 
 
 def _scan_labels(settings: PretrainSettings, method: Method, store: Queries) -> tuple[str, ...]:
