@@ -102,7 +102,8 @@ def examine(device_name: str, work: Path) -> Health:
     Raises:
         DeviceError: the machine does not have the device.
     """
-    machine = measure_machine(device_name)
+    machine, processor = measure_machine(device_name), torch.backends.cpu.get_cpu_capability()
+    system = f"{platform.system()} {platform.machine()}, {processor}"
     precision = str(mixed_dtype(torch.device(machine.device)) or torch.float32)
     before = torch.get_num_threads()
     rates = {f"{n} thread{'s'[: n > 1]}": probed_rate(n) for n in {1, machine.cores}}
@@ -111,25 +112,18 @@ def examine(device_name: str, work: Path) -> Health:
     installed = versions([name for names in _EXTRAS.values() for name in names])
     disk = {"work": there, "temporary files": Path(tempfile.gettempdir())}
     return Health(
-        versions={"system": _system(), **versions(_MORE)},
+        versions={"system": system, **versions(_MORE)},
         missing={
             extra: lacking
             for extra, names in _EXTRAS.items()
             if (lacking := tuple(name for name in names if name not in installed))
         },
-        device=machine.device,
+        **vars(machine),
         precision=precision.removeprefix("torch."),
-        cores=machine.cores,
-        memory_gb=machine.memory_gb,
-        gpu_gb=machine.gpu_gb,
         operations_per_s=rates,
         free_disk_gb={name: shutil.disk_usage(path).free / 1e9 for name, path in disk.items()},
         trials=_tried(device_name),
     )
-
-
-def _system() -> str:
-    return f"{platform.system()} {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _tried(device_name: str) -> tuple[Trial, ...]:

@@ -221,8 +221,8 @@ def _manifest(content: bytes, where: str) -> Manifest:
     """Return `model.json`, of which every field is checked."""
     try:
         document = msgspec.json.decode(content)
-        version = document["sacl_pack"] if isinstance(document, dict) else None
-    except (msgspec.MsgspecError, KeyError, RecursionError, ValueError):
+        version = document["sacl_pack"]
+    except (msgspec.MsgspecError, KeyError, TypeError, RecursionError, ValueError):
         version = None
     if not isinstance(version, int):
         raise DataError(f"{where}: {_MANIFEST} is not that of a model of sacl; {_AGAIN}")
@@ -290,13 +290,10 @@ def _counts(workspace: Workspace) -> JsonObject:
 def _scores(workspace: Workspace) -> JsonObject | None:
     """Return the figures on held-out subjects; None where there are none of the segmenter."""
     folder = workspace.folder("evaluate")
-    predicted, scored = read_record(workspace.folder("predict")), read_record(folder)
-    if predicted is None or scored is None:
-        return None
-    if predicted.inputs.get("finetune") != fingerprint(workspace.folder("finetune")):
-        return None
-    if scored.inputs.get("predict") != fingerprint(workspace.folder("predict")):
-        return None
+    for stage, read in (("predict", "finetune"), ("evaluate", "predict")):
+        record = read_record(workspace.folder(stage))
+        if record is None or record.inputs.get(read) != fingerprint(workspace.folder(read)):
+            return None
     summary, name = read_summary(folder / "summary.json"), segmenter_of(workspace)
     if name not in summary.runs:
         return None

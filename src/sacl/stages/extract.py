@@ -70,8 +70,7 @@ def extract(settings: ExtractSettings, workspace: Workspace) -> Path:
     around all organs, where a coarse map holds any. Refused where the disk has too little room.
     """
     with recorded(workspace, "extract", settings, inputs(settings, workspace)) as (folder, results):
-        cohort = read_cohort(workspace.require("ingest"))
-        cohort = with_phases(cohort, workspace.require("locate"))
+        cohort = with_phases(read_cohort(workspace.require("ingest")), workspace.require("locate"))
         meta = _meta(cohort, settings)
         cuts = _cut_cases(meta, cohort, workspace)
         if not any(one.size.patches for one in cuts):

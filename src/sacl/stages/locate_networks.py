@@ -111,9 +111,8 @@ class Networks:
 def trained_networks(settings: LocateSettings, workspace: Workspace, cohort: Cohort) -> Networks:
     """Train the networks that are not there, and return which of them locate what.
 
-    A scan is located by networks that saw no reference of its subject. One whose subject every
-    network has seen is located by all of them, which is said. So are all where time is too short
-    for more than one network.
+    Where every network has seen a subject, all locate its scans, which is said; so it is with all
+    subjects where time is too short for more than one network.
     """
     fold_of = deal_folds(cohort, FOLDS)
     if seen := [subject for subject, fold in fold_of.items() if fold == SEEN]:
@@ -170,8 +169,7 @@ def train_networks(
 ) -> dict[str, Ensemble]:
     """Return the networks by name, trained now or by the run that was interrupted.
 
-    One per fold, which has not seen the fold's subjects and locates them, and one that has seen all
-    labeled scans; together they locate the others.
+    One per fold, which has not seen the fold's subjects, and one that has seen all labeled scans.
     """
     folder, device = workspace.folder("locate"), resolve_device(workspace.device)
     held_out: dict[str, int | None] = {

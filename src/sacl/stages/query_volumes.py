@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 
@@ -65,8 +64,7 @@ def read_store(workspace: Workspace, on_volumes: bool) -> PatchStore | QueryVolu
     """
     if not on_volumes:
         return read_patches(workspace.require("extract"))
-    cohort = read_cohort(workspace.require("ingest"))
-    cohort = with_phases(cohort, workspace.require("locate"))
+    cohort = with_phases(read_cohort(workspace.require("ingest")), workspace.require("locate"))
     spec, weights = coarse_start(cohort, workspace)
     cases: Sequence[Case] = cohort.of_split("train")
     if cases:
@@ -83,16 +81,11 @@ def read_store(workspace: Workspace, on_volumes: bool) -> PatchStore | QueryVolu
     return store
 
 
-class Pretrained(NamedTuple):
-    """What pretraining made of the network's way down, and up where the method trains it."""
+def read_pretrained(workspace: Workspace) -> tuple[str, State | None, State | None]:
+    """Return by what method `sacl pretrain` made which way down, and up where that is trained.
 
-    method: str = "none"
-    encoder: State | None = None
-    decoder: State | None = None
-
-
-def read_pretrained(workspace: Workspace) -> Pretrained:
-    """Return what `sacl pretrain` learned of query volumes; a DataError where it was of slices."""
+    Refused where it learned from slices.
+    """
     folder = workspace.require("pretrain")
     encoder, text = read_weights(folder, "encoder")
     made = PretrainedEncoder.from_json(text)
@@ -102,4 +95,4 @@ def read_pretrained(workspace: Workspace) -> Pretrained:
             " it with `sacl pretrain CONFIG.yaml --force`"
         )
     decoder = read_weights(folder, "decoder")[0] if made.decoder else None
-    return Pretrained(made.method, encoder, decoder)
+    return made.method, encoder, decoder

@@ -38,15 +38,9 @@ def try_segmenters(
 ) -> tuple[Tried, ...]:
     """Train each candidate, and return how well it segments labeled scans that it has not seen.
 
-    Nothing of it is kept. Where too few labeled subjects can be held out, nothing is tried.
-
-    Args:
-        candidates: Settings by the name of what they try, with the time that each may take.
-        workspace: Where the cohort is ingested.
-        train: Does all that comes after ingest, up to the segmenter, in a work directory.
-
-    Raises:
-        TooShort: the time is too short for a training.
+    Candidates are settings, with the time that each may take, by the name of what they try; `train`
+    does all that comes after ingest, up to the segmenter, or raises `TooShort`. Nothing of it is
+    kept. Where too few labeled subjects can be held out, nothing is tried.
     """
     home = workspace.require("ingest").resolve()
     cohort = small_cohort(read_cohort(home), home)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from sacl.cohort.manifest import read_cohort
 from sacl.networks.device import resolve_device, seeded
@@ -19,13 +20,7 @@ from sacl.patches.window import WindowRule
 from sacl.progress import say, track
 from sacl.run.workspace import Workspace
 from sacl.settings import FinetuneSettings
-from sacl.stages.query_volumes import (
-    Pretrained,
-    coarse_start,
-    read_pretrained,
-    taking_part,
-    with_coarse_map,
-)
+from sacl.stages.query_volumes import coarse_start, read_pretrained, taking_part, with_coarse_map
 from sacl.stages.scan import Scan
 from sacl.training.coarse import CoarseCase, coarse_case, require_organs
 from sacl.training.pace import Pace, Plan
@@ -38,22 +33,19 @@ _LEARNING_RATE = 1e-2
 class VolumeStart:
     """What is trained, on which volumes and how, and the coarse network's weights, if they fit.
 
-    Of an unlabeled scan the labels are those of its coarse map. What was pretrained takes the place
-    of the coarse network's weights; heads are always the coarse network's.
+    Of an unlabeled scan the labels are those of its coarse map. An `encoder` and a `decoder` that a
+    `method` pretrained take the place of the coarse network's ways down and up; heads never do.
     """
 
+    name: ClassVar[str] = "volume"
     settings: FinetuneSettings
     spec: VolumeSegmenterSpec
     labeled: Sequence[CoarseCase]
     unlabeled: Sequence[CoarseCase]
     coarse: State | None
-    name: str = "volume"
-    pretrained: Pretrained = Pretrained()  # noqa: RUF009 - a tuple
-
-    @property
-    def method(self) -> str:
-        """Name of the method by which the weights were pretrained."""
-        return self.pretrained.method
+    method: str
+    encoder: State | None
+    decoder: State | None
 
     def build(self, seed: int) -> VolumeSegmenter:
         """Return the segmenter with the weights that it starts from."""
@@ -61,10 +53,10 @@ class VolumeStart:
             segmenter = VolumeSegmenter(self.spec)
         if self.coarse is not None:
             segmenter.load_state_dict(self.coarse)
-        if self.pretrained.encoder is not None:
-            segmenter.down.load_state_dict(with_inputs(self.pretrained.encoder, 1))
-        if self.pretrained.decoder is not None:
-            segmenter.up.load_state_dict(self.pretrained.decoder)
+        if self.encoder is not None:
+            segmenter.down.load_state_dict(with_inputs(self.encoder, 1))
+        if self.decoder is not None:
+            segmenter.up.load_state_dict(self.decoder)
         return segmenter
 
     def train(
@@ -101,7 +93,7 @@ def read_volumes(settings: FinetuneSettings, workspace: Workspace) -> VolumeStar
         DataError: no labeled scan holds an organ.
     """
     assert settings.volume is not None
-    pretrained = read_pretrained(workspace) if settings.volume.pretrained else Pretrained()
+    learned = read_pretrained(workspace) if settings.volume.pretrained else ("none", None, None)
     cohort = read_cohort(workspace.require("ingest"))
     network, coarse = coarse_start(cohort, workspace)
     grid = (network.spacing_mm, network.in_plane_size)
@@ -123,4 +115,4 @@ def read_volumes(settings: FinetuneSettings, workspace: Workspace) -> VolumeStar
             unlabeled.append(with_coarse_map(scan, network, "finetune"))
     window = WindowRule(cohort.modality, cohort.window_hu)
     spec = VolumeSegmenterSpec(network=network, window=window, scans=ranges_of(measures))
-    return VolumeStart(settings, spec, labeled, unlabeled, coarse, pretrained=pretrained)
+    return VolumeStart(settings, spec, labeled, unlabeled, coarse, *learned)
