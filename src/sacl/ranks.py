@@ -74,7 +74,7 @@ def join_and_run(command: Callable[[], int]) -> int:
         else:
             say(f"{_joined.count} ranks share pretraining and fine-tuning; the first does all else")
             code = command()
-            _tell(None)
+            _told(None)
     except BaseException:
         time.sleep(_FIRST_SPEAKS_S if _joined.rank else 0)
         raise
@@ -111,7 +111,7 @@ def shared(work: Callable[..., Any], *arguments: Any) -> Iterator[None]:
     if started() == 1:
         yield
         return
-    _tell((work, arguments))
+    _told((work, arguments))
     with _sharing():
         yield
 
@@ -131,10 +131,6 @@ def _sharing() -> Iterator[None]:
         yield
     finally:
         _joined.shared = False
-
-
-def _tell(what: Any) -> None:
-    _told(what)
 
 
 def _told(what: Any) -> Any:

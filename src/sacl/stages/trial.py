@@ -61,8 +61,9 @@ def try_segmenters(
             scores = dice_by_organ(rows)
             organs = {str(organ): round(float(value), 3) for organ, value in scores.items()}
             mean = round(float(scores.mean()), 3) if organs else 0.0
-            taken_s = round(clock.now() - begun, 1)
-            tried.append(Tried(kind, mean, organs, _steps(of_kind), taken_s))
+            taken_s, record = round(clock.now() - begun, 1), read_record(of_kind.folder("finetune"))
+            steps = sum(record.results["steps"].values()) if record else 0
+            tried.append(Tried(kind, mean, organs, steps, taken_s))
             say(f"trial: {kind}: Dice {mean:.3f} after {duration(taken_s)}")
         return tuple(tried)
     finally:
@@ -98,8 +99,3 @@ def _judged(cohort: Cohort, workspace: Workspace, keep_component: float) -> Iter
         coarse = scan.coarse if predictor.needs_coarse else None
         final = predict_volume(predictor, scan.image, case.window, coarse)
         yield from coverage_of(case, final, scan.reference)
-
-
-def _steps(workspace: Workspace) -> int:
-    record = read_record(workspace.require("finetune"))
-    return sum(record.results["steps"].values()) if record else 0
