@@ -51,7 +51,6 @@ def plan_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
 def check_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
     """Check a cohort; errors in it end the program like any other bad input, after the page."""
     config, out = config_of(known, flags), known.out or Path("check.html")
-    from sacl.cohort.dataset import counted
     from sacl.stages.check import check
 
     given = None
@@ -67,7 +66,7 @@ def check_command(known: argparse.Namespace, flags: dict[str, str]) -> Any:
         print(json.dumps(record.as_json()))
     print(f"page: {out}", file=sys.stderr)
     if errors:
-        kinds = counted(errors, "kind of error", "kinds of errors")
+        kinds = "1 kind of error" if errors == 1 else f"{errors} kinds of errors"
         raise DataError(f"check: {kinds} in {record.name}; see {out}")
     return record.as_json()
 

@@ -34,7 +34,7 @@ class VolumeStart:
     """What is trained, on which volumes and how, and the coarse network's weights, if they fit.
 
     Of an unlabeled scan the labels are those of its coarse map. An `encoder` and a `decoder` that a
-    `method` pretrained take the place of the coarse network's ways down and up; heads never do.
+    `method` pretrained take the place of these weights; heads are always the coarse network's.
     """
 
     name: ClassVar[str] = "volume"
