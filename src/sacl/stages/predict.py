@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 from sacl.cohort.manifest import read_cohort
@@ -22,8 +21,6 @@ from sacl.stages.reserve import recipe_that_fits
 from sacl.stages.scan import Scan, named_scans
 from sacl.types import Cohort
 
-Changes = tuple[guard.Change, ...]
-"""What a scan's final map changed against its coarse map, organ by organ."""
 _SAID = 8
 
 
@@ -46,7 +43,7 @@ def predict(settings: PredictSettings, workspace: Workspace) -> Path:
         cohort = read_cohort(workspace.require("ingest"))
         arm = segmenter_of(workspace)
         recipe = recipe_that_fits(settings, arm, workspace, cohort)
-        changes = workspace.engine.results_of(
+        done = workspace.engine.results_of(
             partial(_open_predictor, arm, recipe, workspace),
             [case.case_id for case in cohort.cases],
             folder,
@@ -54,7 +51,8 @@ def predict(settings: PredictSettings, workspace: Workspace) -> Path:
             "predict",
             is_there=lambda name: _map_of(arm, name, workspace).is_file(),
         )
-        findings = _judged([*chain(*changes.values())], workspace, cohort)
+        changes = [change for of_scan in done.values() for change in of_scan.organs]
+        findings = _judged(changes, workspace, cohort)
         if findings.from_coarse:
             _take_from_coarse(arm, findings.from_coarse, workspace, cohort)
         write_recipe(folder, replace(recipe, from_coarse=findings.from_coarse))
@@ -63,6 +61,13 @@ def predict(settings: PredictSettings, workspace: Workspace) -> Path:
         results["doubts"] = [doubt.text for doubt in findings.doubts]
         results["from_coarse"] = list(findings.from_coarse)
     return folder
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a scan's final map changed against its coarse map, organ by organ."""
+
+    organs: tuple[guard.Change, ...]
 
 
 def _open_predictor(arm: str, recipe: MapRecipe, workspace: Workspace) -> Callable[[str], Changes]:
@@ -85,7 +90,7 @@ def _open_predictor(arm: str, recipe: MapRecipe, workspace: Workspace) -> Callab
         unseen = True if case.split == "validation" else None if given else False
         changes = guard.changes_of(case, scan.coarse, final, boxes, reference, unseen)
         write_label_map(_map_of(arm, name, workspace), final, case.native)
-        return tuple(changes)
+        return Changes(tuple(changes))
 
     return predict_case
 
