@@ -155,7 +155,7 @@ def test_changed_data_are_measured_and_planned_for_again(planted, tmp_path, caps
     again = planned(capsys)
     assert "the data have changed, so they are planned for again" in again.err
     plan = read_plan(tmp_path / "work" / "clinic")
-    assert (plan.time, plan.facts.labeled_scans, plan.facts.unlabeled_scans) == ("1h", 5, 2)
+    assert (plan.time, plan.facts.labeled_scans) == ("1h", 5)
 
 
 def test_who_is_held_out_is_chosen_again_where_labels_were_removed(tmp_path, monkeypatch, capsys):

@@ -5,19 +5,25 @@ import numpy as np
 import pytest
 from listed_layout import summary, touch, write_json
 
+from sacl.cohort.annotation import label_of_value
 from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.cohort.label_names import with_label_names
 from sacl.cohort.layouts.listing import find
 from sacl.errors import DataError
+from sacl.files.label_table import label_table
+from sacl.types import LabelScheme
 
 
-def drawn(root, *names, values=(1,)):
-    """Make label maps that hold some values."""
+def drawn(root, *names, values=(1,), table=()):
+    """Make label maps that hold some values, with a table of names for the values from 1 on."""
     for name in names:
         voxels = np.zeros((4, 4, 4), np.uint8)
         voxels[0, 0, : len(values)] = values
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(voxels, np.eye(4)), root / name)
+        image = nib.Nifti1Image(voxels, np.eye(4))
+        if table:
+            image.header.extensions.append(nib.nifti1.Nifti1Extension(0, label_table(table)))
+        nib.save(image, root / name)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +61,40 @@ def test_names_are_those_of_labels_json_in_the_folder(tmp_path):
     write_json(tmp_path, {"liver": 1, "spleen": 2}, "labels.json")
     found, _ = find(tmp_path)
     assert (found.organs, found.notes) == ({1: "liver", 2: "spleen"}, ())
+
+
+def test_a_value_that_only_the_last_of_many_maps_holds_has_a_name(tmp_path):
+    for number in range(10):
+        touch(tmp_path, f"images/{number}.nii.gz")
+        drawn(tmp_path, f"labels/{number}.nii.gz", values=(1, 7) if number == 9 else (1,))
+    assert find(tmp_path)[0].organs == {1: "label_1", 7: "label_7"}
+
+
+def test_tables_in_label_maps_that_agree_are_one(tmp_path):
+    touch(tmp_path, "images/a.nii.gz", "images/b.nii.gz", "images/c.nii.gz")
+    drawn(tmp_path, "labels/a.nii.gz", table=("liver",))
+    drawn(tmp_path, "labels/b.nii.gz", table=("liver", "left kidney"))
+    drawn(tmp_path, "labels/c.nii.gz")
+    found, _ = find(tmp_path)
+    assert (found.organs, found.notes) == ({1: "liver", 2: "left kidney"}, ())
+    assert [found.table_of(case) for case in found.cases] == [found.organs] * 3
+
+
+def test_where_tables_in_label_maps_differ_each_map_is_read_by_its_own(tmp_path):
+    touch(tmp_path, "images/a.nii.gz", "images/b.nii.gz", "images/c.nii.gz")
+    drawn(tmp_path, "labels/a.nii.gz", table=("liver", "spleen"))
+    drawn(tmp_path, "labels/b.nii.gz", table=("spleen", "liver"))
+    found, _ = find(tmp_path)
+    a, b, _ = found.cases
+    assert found.table_of(a) == {1: "liver", 2: "spleen"}
+    assert found.table_of(b) == {1: "spleen", 2: "liver"}
+    assert a.annotated == b.annotated == ("liver", "spleen")
+    assert found.notes[-1].endswith("differ; each map is read by its own")
+    scheme = LabelScheme("x", ("liver", "spleen"))
+    assert label_of_value(found, b, scheme, ("liver", "spleen")) == {1: 2, 2: 1}
+    drawn(tmp_path, "labels/c.nii.gz")
+    with pytest.raises(DataError, match=r"^c\.nii\.gz: has no table of label names, and those of"):
+        find(tmp_path)
 
 
 def test_folders_say_what_is_held_out(tmp_path):

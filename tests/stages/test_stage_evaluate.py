@@ -294,6 +294,13 @@ def test_folders_that_name_a_label_differently_are_refused(tmp_path):
         evaluate_folders(reference, predicted, tmp_path / "out", SETTINGS)
 
 
+def test_a_table_beside_the_references_that_names_a_label_differently_is_refused(tmp_path):
+    reference, predicted = _folders(tmp_path)
+    (reference / "labels.json").write_text('{"spleen": 1, "liver": 2}')
+    with pytest.raises(DataError, match="label 1 is 'spleen' in its table and 'liver' in that of"):
+        evaluate_folders(reference, predicted, tmp_path / "out", SETTINGS)
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [({"kidneys": [1, 2]}, "regions are not supported"), ({"a": 1, "ignore": 2}, "'ignore' label")],

@@ -14,6 +14,7 @@ from jaxtyping import Integer
 
 from sacl.cohort.dataset import (
     Dataset,
+    SourceCase,
     files_by_case,
     in_short,
     require_labels_read,
@@ -25,13 +26,12 @@ from sacl.files.arrays import HIGHEST_LABEL, distinct_values
 from sacl.files.documents import read_object
 from sacl.files.itk import label_table_in, labels_in
 from sacl.organs import canonical_name
+from sacl.progress import track
 from sacl.types import LabelScheme
 
 TABLES = ("labels.json", "dataset.json")
 """Files beside label maps that name their values."""
 _LONGEST_NAME = 100
-_OPENED = 8
-"""Label maps that are read for their values where nothing names these."""
 _NUMBER = re.compile(r"[0-9]{1,10}", re.ASCII)
 _BACKGROUND = ("background", "clear label")
 
@@ -83,24 +83,58 @@ def label_names(labels: Any, where: str) -> LabelNames:
 def with_label_names(dataset: Dataset, listing: Path, table: Any = None) -> Dataset:
     """Return a dataset with what the values of its label maps are called, if it has any.
 
-    Its own table wins, then that beside the file that lists it, then that in the first map. If
-    there is none, a value N of the first maps is `label_N`.
+    Its own table wins, then that beside the file that lists it, then those in the maps. If there
+    is none, a value N is `label_N`.
+
+    Raises:
+        DataError: a table is damaged, a map has none where those of others differ, or all maps are
+            empty.
     """
     maps = tuple(case.reference for case in dataset.cases if case.reference)
     if not maps:
         return dataset
-    if table:
-        names = label_names(table, listing.name)
-    else:
-        named = names_in_folder(listing.parent) or names_in_map(maps[0])
-        names = named or _numbered(maps[:_OPENED], listing.parent.name)
+    named = label_names(table, listing.name) if table else names_in_folder(listing.parent)
+    tables = {} if named else {path: names for path in maps if (names := names_in_map(path))}
+    if tables and not (named := _agreed(list(tables.values()))):
+        return _each_by_its_own(dataset, tables)
+    names = named or _numbered(maps, listing.parent.name)
     notes = dataset.notes + names.notes
     return replace(dataset, organs=names.organs, ignore=names.ignore, notes=notes)
 
 
+def _agreed(tables: Sequence[LabelNames]) -> LabelNames | None:
+    """Return several tables as one, None where a value is called differently in two of them."""
+    names = {value: name for names in reversed(tables) for value, name in names.organs.items()}
+    pairs = {(v, canonical_name(n)) for names in tables for v, n in names.organs.items()}
+    ignored = {names.ignore for names in tables}
+    if len(pairs) > len(names) or len(ignored) > 1 or ignored & names.keys():
+        return None
+    return LabelNames(dict(sorted(names.items())), *ignored)
+
+
+def _each_by_its_own(dataset: Dataset, tables: Mapping[Path, LabelNames]) -> Dataset:
+    """Return a dataset in which each label map is read by its own table."""
+    organs = dict.fromkeys(name for names in tables.values() for name in names.organs.values())
+
+    def named(case: SourceCase) -> SourceCase:
+        if case.reference is None:
+            return case
+        if case.reference not in tables:
+            raise DataError(
+                f"{case.reference.name}: has no table of label names, and those of the other maps"
+                f" differ; add one, or write {TABLES[0]} beside the scans if one is right for all"
+            )
+        own, looked_for = tables[case.reference], case.annotated or tuple(organs)
+        return replace(case, organs=own.organs, ignore=own.ignore, annotated=looked_for)
+
+    note = "the tables of label names in the label maps differ; each map is read by its own"
+    cases = tuple(map(named, dataset.cases))
+    return replace(dataset, cases=cases, notes=(*dataset.notes, note))
+
+
 @lru_cache
 def _numbered(maps: tuple[Path, ...], where: str) -> LabelNames:
-    values = sorted(_values_in(maps))
+    values = sorted(_values_in(track(maps, "read label values")))
     if not values:
         raise DataError(f"{where}: all label maps are empty; draw organs in one of them")
     organs = {value: f"label_{value}" for value in values}
@@ -183,12 +217,19 @@ def map_files(folder: Path) -> dict[str, Path]:
 def scheme_of_folders(*folders: Path) -> LabelScheme:
     """Return the scheme of all label maps in some folders, the references' folder first.
 
-    Names come from the label tables in the files, else from `dataset.json` or `labels.json` in the
-    first folder or beside it; a value without a name is `label_N`. Files that name one value
-    differently are refused.
+    Names come from the label tables in the files, and from `dataset.json` or `labels.json` in the
+    first folder or beside it; a value without a name is `label_N`. Where one value is named
+    differently, that is refused.
     """
     paths = [path for folder in folders for path in scan_files(folder)]
-    names = _from_tables(paths) or _beside(folders[0])
+    names, beside = _from_tables(paths), _beside(folders[0])
+    for value in names.keys() & beside.keys():
+        if canonical_name(names[value]) != canonical_name(beside[value]):
+            raise DataError(
+                f"{folders[0].name}: label {value} is '{beside[value]}' in its table and"
+                f" '{names[value]}' in that of a label map; give all maps in one scheme"
+            )
+    names = {**names, **beside}
     highest = max(names or _values_in(paths), default=0)
     if not highest:
         raise DataError(f"{folders[0].name}: all label maps are empty; there is nothing to score")
