@@ -44,8 +44,8 @@ from sacl.training import loop
 from sacl.training.coarse import CropTask
 from sacl.training.finetune import DenseTask, QueryTask
 from sacl.training.loop import train
-from sacl.training.teacher import with_teacher
-from sacl.training.volumes import MixedCropTask
+from sacl.training.pace import Plan
+from sacl.training.teacher import TeacherTask, with_teacher
 
 RANGES = VIEWS["strong"]
 STEPS = 20
@@ -88,8 +88,7 @@ def slices(copy_paste=0.0, teacher_steps=0, frozen=False):
         store.dense_index["reference_row"] = [*range(7), *[-1] * 5]
     network = build_segmenter(spec_of("dense"), 1)
     network.encoder.requires_grad_(not frozen)
-    how = rules(ranges=RANGES, batch=7, frozen=network.encoder if frozen else None)
-    labeled = DenseTask(store, how, 0.5, copy_paste)
+    labeled = DenseTask(store, rules(ranges=RANGES, batch=7), 0.5, copy_paste)
     task, average = with_teacher(labeled, network, 2, teacher_steps, None)
     return network, task.loss, average
 
@@ -102,9 +101,10 @@ def volumes(mixed=False):
     with seeded(1):
         network, teacher = CoarseNetwork(volume_spec()), CoarseNetwork(volume_spec())
     cases = [case_of(), case_of((18, 24, 12), annotated=(True, False))]
-    task = CropTask(cases, volume_spec(), 3, 0, CPU)
+    plan = Plan(steps=9, learning_rate=1e-3, seed=0, batch=3)
+    task = CropTask(cases, volume_spec(), plan, CPU, [case_of()])
     if mixed:
-        return network, MixedCropTask(task, [case_of()], teacher.eval(), 0).loss, None
+        return network, TeacherTask(task, teacher.eval(), 0).loss, None
     return network, task.loss, None
 
 
@@ -135,7 +135,9 @@ def double(network):
 def gradient_of(name):
     """Return the loss and the gradient of a training's fourth step, in one vector."""
     network, loss_of_step, _ = TRAININGS[name]()
-    with ranks.same_statistics(double(network).train()):
+    for part in double(network).children():
+        part.train(next(part.parameters()).requires_grad)
+    with ranks.same_statistics(network):
         loss = loss_of_step(network, 3)
         loss.backward()
     ranks.sum_gradients(network)

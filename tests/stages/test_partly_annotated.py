@@ -34,8 +34,8 @@ from sacl.stages.extract import extract
 from sacl.stages.ingest import ingest
 from sacl.stages.locate import locate
 from sacl.stages.scan import Scan
-from sacl.training.coarse import coarse_case, draw_crops, loss_of_levels
-from sacl.training.finetune import DenseTask, QueryTask, StepRules
+from sacl.training.coarse import coarse_case, draw_crops
+from sacl.training.finetune import DenseTask, QueryTask, StepRules, loss_of_levels
 from sacl.types import LabelMap
 
 SHAPE = (32, 32, 8)

@@ -9,11 +9,10 @@ from sacl.losses.segmentation import dense_loss
 from sacl.networks.coarse import CoarseSpec, plan_levels
 from sacl.training.coarse import (
     CoarseCase,
-    Crops,
     draw_crops,
-    loss_of_levels,
     random_turns,
 )
+from sacl.training.finetune import Labeled, loss_of_levels
 from sacl.training.pace import Plan
 from sacl.training.volumes import train_coarse
 
@@ -142,7 +141,7 @@ def test_scans_without_any_organ_cannot_train_a_network():
 def test_every_level_counts_half_of_the_one_above():
     labels = torch.randint(0, 3, (2, 8, 8, 4), generator=torch.Generator().manual_seed(0))
     annotated = torch.ones(2, 2, dtype=torch.bool)
-    crops = Crops(torch.rand(2, 1, 8, 8, 4), labels, annotated)
+    crops = Labeled(torch.rand(2, 1, 8, 8, 4), labels, annotated)
     fine, coarse = torch.randn(2, 3, 8, 8, 4), torch.randn(2, 3, 4, 4, 4)
     weights = torch.tensor([1.0, 2.0, 4.0])
     middle = labels[:, 1::2, 1::2]

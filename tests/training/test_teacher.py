@@ -9,10 +9,10 @@ from tests.training.test_segmentation_training import CPU, SIZE, make_store, rul
 from torch import nn
 
 from sacl.networks.segmenter import build_segmenter
-from sacl.training.finetune import DenseTask, Slices, paste
+from sacl.training.finetune import TRUST, DenseTask, Labeled, paste
 from sacl.training.loop import Average, train
 from sacl.training.pace import Pace
-from sacl.training.teacher import TRUST, TeacherTask
+from sacl.training.teacher import TeacherTask
 
 
 class Says(nn.Module):
@@ -39,6 +39,10 @@ def task_with(teacher, start=0):
     return TeacherTask(DenseTask(half_labeled(), rules(), balance=0.0), teacher, start)
 
 
+def mixed(task):
+    return task.labeled.mixed(0, task.labels_of)
+
+
 def test_only_labeled_slices_are_drawn_as_labeled():
     task = DenseTask(half_labeled(), rules(batch=6), balance=0.0)
     assert task.rows.tolist() == list(range(6))
@@ -46,7 +50,7 @@ def test_only_labeled_slices_are_drawn_as_labeled():
 
 
 def test_a_mixed_step_has_the_teachers_labels_where_nobody_drew_any():
-    slices, weight = task_with(Says(2)).batch(0)
+    slices, weight = mixed(task_with(Says(2)))
     assert slices.image.shape == (6, 1, SIZE, SIZE)
     assert (slices.labels[weight == 0.5] == 2).all()
     assert set(weight.unique().tolist()) == {0.5, 1.0}
@@ -58,7 +62,7 @@ def test_pixels_and_labels_move_together():
     store = half_labeled()
     store.dense_images[6:] = 65535  # unlabeled slices are white
     task = TeacherTask(DenseTask(store, rules(), balance=0.0), Says(1), 0)
-    slices, weight = task.batch(0)
+    slices, weight = mixed(task)
     assert torch.equal(slices.image[:, 0] > 0.99, weight == TRUST)
 
 
@@ -153,7 +157,7 @@ def test_a_resumed_training_has_the_same_teacher(tmp_path, monkeypatch):
 
 def test_pasting_leaves_an_organ_annotated_only_where_both_know_it():
     def slices(value, annotated):
-        return Slices(
+        return Labeled(
             torch.full((2, 1, 4, 4), value),
             torch.full((2, 4, 4), int(value)),
             torch.tensor([annotated] * 2),
@@ -161,21 +165,21 @@ def test_pasting_leaves_an_organ_annotated_only_where_both_know_it():
 
     inside = torch.zeros(2, 4, 4, dtype=torch.bool)
     inside[0, :2] = True
-    mixed = paste(slices(1.0, [True, False]), slices(0.0, [True, True]), inside)
-    assert torch.equal(mixed.image[:, 0], inside.float())
-    assert torch.equal(mixed.labels, inside.long())
-    assert mixed.annotated.tolist() == [[True, False], [True, True]]
+    pasted = paste(slices(1.0, [True, False]), slices(0.0, [True, True]), inside)
+    assert torch.equal(pasted.image[:, 0], inside.float())
+    assert torch.equal(pasted.labels, inside.long())
+    assert pasted.annotated.tolist() == [[True, False], [True, True]]
 
 
 def test_copy_paste_between_labeled_slices_changes_the_share_that_was_asked():
     plain = DenseTask(make_store(), rules(batch=12), balance=0.0).batch(1)
-    mixed = DenseTask(make_store(), rules(batch=12), balance=0.0, copy_paste=1.0).batch(1)
+    changing = DenseTask(make_store(), rules(batch=12), balance=0.0, copy_paste=1.0).batch(1)
     none = DenseTask(make_store(), rules(batch=12), balance=0.0, copy_paste=1e-9).batch(1)
-    changed = (plain.image != mixed.image).flatten(1).any(dim=1)
+    changed = (plain.image != changing.image).flatten(1).any(dim=1)
     assert changed.all()
     assert torch.equal(none.image, plain.image)
     # A pixel is its own slice's or the slice's before it, with that slice's label.
     for n in range(12):
-        own = mixed.image[n, 0] == plain.image[n, 0]
-        assert torch.equal(mixed.image[n, 0][~own], plain.image[n - 1, 0][~own])
-        assert np.isin(mixed.labels[n][~own], plain.labels[n - 1].unique()).all()
+        own = changing.image[n, 0] == plain.image[n, 0]
+        assert torch.equal(changing.image[n, 0][~own], plain.image[n - 1, 0][~own])
+        assert np.isin(changing.labels[n][~own], plain.labels[n - 1].unique()).all()

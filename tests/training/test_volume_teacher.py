@@ -7,9 +7,10 @@ import torch
 from test_coarse_training import CPU, case_of, spec_of
 from torch import nn
 
-from sacl.training.coarse import CropTask
-from sacl.training.teacher import TRUST
-from sacl.training.volumes import MixedCropTask, random_boxes
+from sacl.training.coarse import CropTask, random_boxes
+from sacl.training.finetune import TRUST
+from sacl.training.pace import Plan
+from sacl.training.teacher import TeacherTask
 
 
 class SaysTwo(nn.Module):
@@ -22,8 +23,13 @@ class SaysTwo(nn.Module):
 def task_of(start=0, unlabeled=True):
     labeled, other = case_of(), case_of()
     other.image.mul_(0).add_(0.3)
-    task = CropTask([labeled], spec_of(), 1, 0, CPU)
-    return MixedCropTask(task, [other] if unlabeled else [], SaysTwo(), start)
+    plan = Plan(steps=9, learning_rate=1e-3, seed=0)
+    task = CropTask([labeled], spec_of(), plan, CPU, [other] if unlabeled else [])
+    return TeacherTask(task, SaysTwo(), start)
+
+
+def mixed(task, step):
+    return task.labeled.mixed(step, task.labels_of)
 
 
 @pytest.mark.parametrize(("crop", "share"), [((12, 12, 12), 8 / 27), ((12, 12, 1), 4 / 9)])
@@ -36,7 +42,7 @@ def test_a_box_is_two_thirds_of_the_crop_and_all_of_a_thin_one(crop, share):
 
 @pytest.mark.parametrize("step", [0, 1])
 def test_the_teacher_labels_what_is_not_drawn_by_hand_and_counts_half(step):
-    crops, counts = task_of().batch(step)
+    crops, counts = mixed(task_of(), step)
     drawn = counts == 1
     share = drawn.float().mean().item()
     assert share == pytest.approx(8 / 27 if step % 2 == 0 else 19 / 27, abs=0.1)
@@ -57,8 +63,7 @@ def test_the_first_steps_are_of_labeled_crops():
 
 def test_where_every_scan_is_labeled_crops_are_mixed_with_the_labels_that_were_drawn():
     task = task_of(unlabeled=False)
-    task.teacher = None  # is not asked
-    crops, counts = task.batch(4)
+    crops, counts = mixed(task, 4)  # who says two is not asked
     assert (counts == 1).all()
     generator = task.labeled.generator(4)
     first, second = (task.labeled.drawn(task.labeled.cases, generator).labels for _ in range(2))
@@ -74,6 +79,6 @@ def test_of_two_mixed_crops_an_organ_counts_that_is_annotated_in_both():
         for known in ([True, False], [True, True])
     )
     task.labeled.cases = [one, other]
-    known = [tuple(task.batch(step)[0].annotated[0].tolist()) for step in range(12)]
+    known = [tuple(mixed(task, step)[0].annotated[0].tolist()) for step in range(12)]
     assert set(known) == {(True, False), (True, True)}
     assert known.count((True, False)) > known.count((True, True))

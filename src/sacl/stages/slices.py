@@ -69,7 +69,6 @@ class SliceStart:
             ranges=VIEWS[settings.augment],
             seed=workspace.seed,
             device=device,
-            frozen=None if rate > 0 else segmenter.encoder,
         )
         steps = settings.steps + settings.teacher_steps
         average = None

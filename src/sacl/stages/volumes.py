@@ -22,9 +22,9 @@ from sacl.run.workspace import Workspace
 from sacl.settings import FinetuneSettings
 from sacl.stages.query_volumes import coarse_start, read_pretrained, taking_part, with_coarse_map
 from sacl.stages.scan import Scan
-from sacl.training.coarse import CoarseCase, coarse_case, require_organs
+from sacl.training.coarse import CoarseCase, CropTask, coarse_case, require_organs
 from sacl.training.pace import Pace, Plan
-from sacl.training.volumes import train_on_volumes
+from sacl.training.teacher import train_by_plan
 
 _LEARNING_RATE = 1e-2
 
@@ -73,13 +73,12 @@ class VolumeStart:
             augment=settings.augment,
             seed=workspace.seed,
         )
-        losses = train_on_volumes(
+        losses = train_by_plan(
             segmenter,
-            self.labeled,
-            self.unlabeled,
+            CropTask(self.labeled, self.spec.network, plan, device, self.unlabeled),
             plan,
             device,
-            what=f"finetune ({self.name}, {plan.all_steps} steps)",
+            what=f"finetune ({self.name}, {plan.steps + plan.teacher_steps} steps)",
             checkpoint=checkpoint,
             pace=pace,
         )

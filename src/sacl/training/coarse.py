@@ -1,11 +1,14 @@
-"""Scans on a coarse grid in memory, crops of them, and the loss of a network on volumes."""
+"""Scans on a coarse grid in memory, crops of them, and the loss of a network on volumes.
+
+Copy-paste puts a box of one crop into another one, as `training.finetune` does with slices.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +21,27 @@ from sacl import ranks
 from sacl.errors import DataError
 from sacl.files.arrays import set_aside
 from sacl.geometry import canonical_grid, volume_grid
-from sacl.losses.segmentation import class_weights, dense_loss
+from sacl.losses.segmentation import class_weights
 from sacl.networks.coarse import CoarseSpec, Triple, plan_levels
 from sacl.patches.coarse_grid import coarse_grid, image_to_coarse, labels_to_coarse
-from sacl.patches.views import BatchGenerator, ViewRanges, change_intensity, per_sample, resample
+from sacl.patches.views import (
+    VIEWS,
+    BatchGenerator,
+    ViewRanges,
+    change_intensity,
+    per_sample,
+    resample,
+)
+from sacl.training.finetune import (
+    BALANCE,
+    PASTED_SHARE,
+    TRUST,
+    Labeled,
+    Labeling,
+    loss_of_levels,
+    paste,
+)
+from sacl.training.pace import Plan
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
 _FOREGROUND = 0.67
@@ -33,8 +53,8 @@ _STRETCH = 0.1
 _SHIFT = 0.1
 _MARGIN = 1.3
 """Crops are cut this much larger, so that a turned one has no empty corners."""
-_BALANCE = 0.5
-"""Exponent of the class weights: the cross-entropy weighs rare organs more."""
+_THIN = 4
+"""A crop of up to so many voxels along an axis is pasted over all of it."""
 INTENSITY = ViewRanges(brightness=0.1, contrast=0.3, gamma=0.5, noise=0.06)
 
 
@@ -65,15 +85,6 @@ class CoarseCase:
 
 Place = tuple[CoarseCase, list[int]]
 """A scan, and the voxel around which a crop of it is cut."""
-
-
-@dataclass(frozen=True, eq=False)
-class Crops:
-    """A batch of crops, and which organs are annotated in each."""
-
-    image: Float[Tensor, "n 1 i j k"]
-    labels: Int64[Tensor, "n i j k"]
-    annotated: Bool[Tensor, "n organ"]
 
 
 def coarse_case(
@@ -130,23 +141,28 @@ def volume_spec(
 
 
 class CropTask:
-    """Random crops of labeled volumes, changed in intensity by `ranges`, and the loss of a step."""
+    """Random crops of labeled volumes, changed in intensity, and the loss of a step.
+
+    Most crops lie around an organ. They are turned, scaled, shifted and changed in one batch on the
+    device; nothing is flipped, since left and right organs differ. Images of the unlabeled scans
+    may be in half precision; their labels say where crops are drawn.
+    """
 
     def __init__(
         self,
         cases: Sequence[CoarseCase],
         spec: CoarseSpec,
-        batch: int,
-        seed: int,
+        plan: Plan,
         device: torch.device,
-        ranges: ViewRanges = INTENSITY,
+        unlabeled: Sequence[CoarseCase] = (),
     ) -> None:
-        self.cases, self.spec, self.batch, self.seed = cases, spec, batch, seed
-        self.device, self.ranges = device, ranges
+        self.cases, self.unlabeled, self.spec, self.device = cases, unlabeled, spec, device
+        self.batch, self.seed = plan.batch, plan.seed
+        self.ranges = VIEWS[plan.augment] if plan.augment else INTENSITY
         classes = 1 + len(spec.organs)
         counts = [case.labels.flatten().long().bincount(minlength=classes) for case in cases]
         counted = torch.stack(counts).sum(dim=0).float()
-        self.weights = class_weights(counted, _BALANCE).to(device)
+        self.weights = class_weights(counted, BALANCE).to(device)
 
     def generator(self, step: int) -> BatchGenerator:
         """Return the generator of one step, the same however the training got there."""
@@ -155,16 +171,50 @@ class CropTask:
         generator.keep(ranks.own(self.batch), self.batch)
         return generator
 
-    def drawn(self, cases: Sequence[CoarseCase], generator: torch.Generator) -> Crops:
+    def drawn(self, cases: Sequence[CoarseCase], generator: torch.Generator) -> Labeled:
         """Draw a batch of crops of some volumes, of which this rank's are made."""
         return draw_crops(cases, self.spec.crop, self.batch, generator, self.device)
+
+    def _changed(self, crops: Labeled, generator: torch.Generator) -> Labeled:
+        return crops._replace(image=change_voxels(crops.image, self.ranges, generator))
 
     def loss(self, network: nn.Module, step: int) -> Float[Tensor, ""]:
         """Return the loss of one step."""
         generator = self.generator(step)
-        crops = self.drawn(self.cases, generator)
-        logits = network(change_voxels(crops.image, self.ranges, generator))
-        return loss_of_levels(logits, crops, self.weights)
+        crops = self._changed(self.drawn(self.cases, generator), generator)
+        return loss_of_levels(network(crops.image), crops, self.weights)
+
+    def mixed(self, step: int, label: Labeling) -> tuple[Labeled, Float[Tensor, "n i j k"]]:
+        """Return this rank's mixed crops of a step, and how much each of their voxels counts.
+
+        In every other step the box is the unlabeled crop's. Where no scan is unlabeled, labeled
+        crops are mixed with each other, as they were drawn.
+        """
+        generator = self.generator(step)
+        by_hand = self.drawn(self.cases, generator)
+        other = self.drawn(self.unlabeled or self.cases, generator)
+        if self.unlabeled:
+            everything = torch.ones_like(other.annotated)
+            other = other._replace(labels=label(other.image), annotated=everything)
+        by_hand, other = (self._changed(crops, generator) for crops in (by_hand, other))
+        inside = random_boxes(len(by_hand.image), self.spec.crop, generator, self.device)
+        inside = ~inside if step % 2 else inside
+        counts = torch.where(inside, 1.0, TRUST if self.unlabeled else 1.0)
+        return paste(by_hand, other, inside), counts
+
+
+def random_boxes(
+    count: int, crop: Triple, generator: torch.Generator, device: torch.device
+) -> Bool[Tensor, "count i j k"]:
+    """Draw a box anywhere inside every crop, `PASTED_SHARE` of its sides: True inside."""
+    inside = torch.ones(count, *crop, dtype=torch.bool)
+    for axis, size in enumerate(crop):
+        side = round(PASTED_SHARE * size) if size > _THIN else size
+        start = per_sample(partial(torch.randint, size - side + 1), [count, 1], generator)
+        position = torch.arange(size)
+        along = (position >= start) & (position < start + side)
+        inside &= along.view(count, *(size if a == axis else 1 for a in range(3)))
+    return inside.to(device)
 
 
 def require_organs(cases: Sequence[CoarseCase], who: str) -> None:
@@ -177,40 +227,13 @@ def require_organs(cases: Sequence[CoarseCase], who: str) -> None:
         raise DataError(f"{who} hold no organ; check their references")
 
 
-def loss_of_levels(
-    logits: Sequence[Float[Tensor, "n class _i _j _k"]],
-    crops: Crops,
-    weights: Float[Tensor, " class"] | None = None,
-    counts: Float[Tensor, "n i j k"] | None = None,
-) -> Float[Tensor, ""]:
-    """Return soft Dice plus weighted cross-entropy, averaged over the network's levels.
-
-    `weights` are those of the classes, `counts` how much each voxel counts; all alike where unset.
-
-    A level counts half of the one above (deep supervision, as in nnU-Net): its labels are those at
-    the middle of its voxels. Organs that a case does not have annotated are part of its background.
-    """
-    total, share = crops.image.new_zeros(()), 1.0
-    for logit in logits:
-        steps = [n // m for n, m in zip(crops.labels.shape[1:], logit.shape[2:], strict=True)]
-        i, j, k = (slice(step // 2, None, step) for step in steps)
-        labels = crops.labels[:, i, j, k]
-        counted = None if counts is None else counts[:, i, j, k].flatten(2)
-        # The loss is written for two axes; it does not mind which voxels are neighbors.
-        total = total + share * dense_loss(
-            logit.flatten(3), labels.flatten(2), crops.annotated, weights, counted
-        )
-        share /= 2
-    return total / (2 - 2 * share)
-
-
 def draw_crops(
     cases: Sequence[CoarseCase],
     crop: Triple,
     count: int,
     generator: torch.Generator,
     device: torch.device,
-) -> Crops:
+) -> Labeled:
     """Return random crops of random cases, turned, scaled and shifted; 0 outside of a scan.
 
     Of the `count` crops of a step a rank makes its own alone.
@@ -219,7 +242,7 @@ def draw_crops(
     drawn, stored = cut_around(places, crop, ranks.own(count), generator)
     turned = turn_crops(stored.to(device), drawn, crop, generator, nearest_channels=(1,))
     annotated = torch.stack([case.annotated for case in drawn]).to(device)
-    return Crops(turned[:, :1], turned[:, 1].long(), annotated)
+    return Labeled(turned[:, :1], turned[:, 1].long(), annotated)
 
 
 def cut_around(

@@ -22,10 +22,9 @@ from sacl.patches.store import IMAGE_SCALE, ScanSlices, StoreMeta, quantized, st
 from sacl.patches.views import VIEWS
 from sacl.patches.window import WindowRule, normalize
 from sacl.training.finetune import BALANCE, DenseTask
-from sacl.training.loop import train
-from sacl.training.pace import Pace, Plan
+from sacl.training.pace import Plan
 from sacl.training.sampler import StepRules
-from sacl.training.teacher import with_teacher
+from sacl.training.teacher import train_by_plan
 from sacl.types import Cohort, LabelMap, Volume
 
 MARGIN = 1.6
@@ -76,12 +75,9 @@ def train_on_slices(
     device: torch.device,
     *,
     checkpoint: Path | None = None,
-    pace: Pace | None = None,
     **how: Any,
 ) -> tuple[Segmenter, list[float]]:
-    """Return a trained network, the teacher where there is one, and the loss of every step.
-
-    `how` are further arguments of `training.loop.train`.
+    """Return a network, trained as by `training.teacher.train_by_plan`, and its losses.
 
     Raises:
         DataError: no labeled scan holds an organ.
@@ -94,7 +90,5 @@ def train_on_slices(
     network = build_segmenter(spec, plan.seed).to(device, memory_format=torch.channels_last)
     ranges = VIEWS[plan.augment or "strong"]
     rules = StepRules(batch=plan.batch, ranges=ranges, seed=plan.seed, device=device)
-    labeled = DenseTask(store, rules, BALANCE, plan.copy_paste)
-    task, how["average"] = with_teacher(labeled, network, plan.steps, plan.teacher_steps, pace)
-    rates, how["checkpoint"] = {network: plan.learning_rate}, checkpoint
-    return network, train(network, task.loss, rates, plan.all_steps, device, pace=pace, **how)
+    task = DenseTask(store, rules, BALANCE, plan.copy_paste)
+    return network, train_by_plan(network, task, plan, device, checkpoint=checkpoint, **how)

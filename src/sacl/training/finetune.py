@@ -1,11 +1,13 @@
 """The segmentation tasks: a step's slices or patches, their augmentation and the loss.
 
 Copy-paste puts a square of one slice, with its labels, into another one (Bai et al., "Bidirectional
-copy-paste", CVPR 2023, doi 10.1109/CVPR52729.2023.01108).
+copy-paste", CVPR 2023, doi 10.1109/CVPR52729.2023.01108). Labels of unlabeled slices are a
+teacher's (`training.teacher`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -35,13 +37,46 @@ BALANCE = 0.5
 """Exponent of the class weights of steps on labeled slices alone, without which a short training
 learns no small organ. In the steps with a teacher the classes weigh alike (`training.teacher`)."""
 
+TRUST = 0.5
+"""How much a pixel with the teacher's label counts; one that was drawn by hand counts 1."""
 
-class Slices(NamedTuple):
-    """Labeled slices, and which organs were looked for in each of them."""
+Labeling = Callable[[Float[Tensor, "n 1 ..."]], Int[Tensor, "n ..."]]
+"""From images to the labels that a teacher gives them."""
 
-    image: Float[Tensor, "n 1 i j"]
-    labels: Int[Tensor, "n i j"]
+
+class Labeled(NamedTuple):
+    """Labeled slices or crops of volumes, and which organs were looked for in each of them."""
+
+    image: Float[Tensor, "n 1 ..."]
+    labels: Int[Tensor, "n ..."]
     annotated: Bool[Tensor, "n organ"]
+
+
+def loss_of_levels(
+    logits: Float[Tensor, "n class ..."] | Sequence[Float[Tensor, "n class _i _j _k"]],
+    images: Labeled,
+    weights: Float[Tensor, " class"] | None = None,
+    counts: Float[Tensor, "n ..."] | None = None,
+) -> Float[Tensor, ""]:
+    """Return soft Dice plus weighted cross-entropy, averaged over the levels of a network.
+
+    `weights` are those of the classes, `counts` how much each voxel counts; all alike where unset.
+
+    A level counts half of the one above (deep supervision, as in nnU-Net): its labels are those at
+    the middle of its voxels. Organs that a case does not have annotated are part of its background.
+    """
+    total, share = images.image.new_zeros(()), 1.0
+    for logit in [logits] if isinstance(logits, Tensor) else logits:
+        steps = [n // m for n, m in zip(images.labels.shape[1:], logit.shape[2:], strict=True)]
+        middle = (slice(None), *(slice(step // 2, None, step) for step in steps))
+        counted = None if counts is None else counts[middle].flatten(2)
+        # The loss is written for two axes; it does not mind which voxels are neighbors.
+        labels = images.labels[middle].flatten(2)
+        total = total + share * dense_loss(
+            logit.flatten(3), labels, images.annotated, weights, counted
+        )
+        share /= 2
+    return total / (2 - 2 * share)
 
 
 def random_squares(
@@ -56,13 +91,13 @@ def random_squares(
     return inside[:, 0, :, None] & inside[:, 1, None, :]
 
 
-def paste(source: Slices, target: Slices, inside: Bool[Tensor, "n i j"]) -> Slices:
+def paste(source: Labeled, target: Labeled, inside: Bool[Tensor, "n ..."]) -> Labeled:
     """Return the target with the source's image and labels inside a mask.
 
     An organ counts as annotated where it is in both, or where nothing was pasted.
     """
     pasted = inside.flatten(1).any(dim=1)[:, None]
-    return Slices(
+    return Labeled(
         torch.where(inside[:, None], source.image, target.image),
         torch.where(inside, source.labels, target.labels),
         target.annotated & (source.annotated | ~pasted),
@@ -101,6 +136,7 @@ class DenseTask:
         self.store, self.rules, self.copy_paste = store, rules, copy_paste
         reference_row = store.dense_index["reference_row"].to_numpy()
         self.rows = labeled_rows(reference_row, "slice")
+        self.unlabeled = np.flatnonzero(reference_row < 0)
         self.reference_rows = reference_row[self.rows]
         labels = 1 + len(store.meta.organs)
         # One by one: counting takes eight bytes per pixel, and a cohort has gigabytes of them.
@@ -119,7 +155,7 @@ class DenseTask:
         kept: Int[np.ndarray, " kept"],
         rng: np.random.Generator,
         generator: BatchGenerator,
-    ) -> Slices:
+    ) -> Labeled:
         """Draw a number of labeled slices and make some of them.
 
         Each goes through an affine map and a change of its intensity.
@@ -132,13 +168,13 @@ class DenseTask:
             (store.dense_references, self.reference_rows[rows]),
         ]
         pixels = rules.mapped(store.meta, channels, generator)
-        return Slices(
+        return Labeled(
             change_intensity(pixels[:, :1].clone(), rules.ranges, generator),
             pixels[:, 1].long(),
             self.annotated[torch.from_numpy(rows).to(rules.device)],
         )
 
-    def batch(self, step: int) -> Slices:
+    def batch(self, step: int) -> Labeled:
         """Return this rank's slices of a step."""
         rng, generator = self.rules.randomness(step)
         count, own = self.rules.batch, ranks.own(self.rules.batch)
@@ -153,15 +189,38 @@ class DenseTask:
         chosen = per_sample(torch.rand, [len(own)], generator)
         inside &= (chosen < self.copy_paste).to(inside.device)[:, None, None]
         rows = [torch.from_numpy(np.searchsorted(made, n)) for n in (before, own)]
-        other, target = (Slices(*(part[n.to(part.device)] for part in slices)) for n in rows)
+        other, target = (Labeled(*(part[n.to(part.device)] for part in slices)) for n in rows)
         return paste(other, target, inside)
 
     def loss(self, network: nn.Module, step: int) -> Tensor:
         """Return the loss of one step."""
-        self.rules.hold_frozen()
         slices = self.batch(step)
-        logit = network(channels_last(slices.image))
-        return dense_loss(logit, slices.labels, slices.annotated, self.class_weight)
+        return loss_of_levels(network(channels_last(slices.image)), slices, self.class_weight)
+
+    def mixed(self, step: int, label: Labeling) -> tuple[Labeled, Float[Tensor, "n i j"] | None]:
+        """Return this rank's mixed slices of a step, and how much each of their pixels counts.
+
+        They are as many as in a labeled step: half of them labeled slices with a square of an
+        unlabeled one, half the other way round. Where no slice is unlabeled, it is a labeled step.
+        """
+        if not len(self.unlabeled):
+            return self.batch(step), None
+        rules, store = self.rules, self.store
+        rng, generator = rules.randomness(step)
+        half = max(rules.batch // 2, 1)
+        own = ranks.own(half)
+        drawn = self.slices(half, own, rng, generator)
+        alike = np.full(len(self.unlabeled), 1 / len(self.unlabeled))
+        rows = self.unlabeled[rules.rows(alike, half, rng)[own]]
+        image = rules.mapped(store.meta, [(store.dense_images, rows)], generator)
+        labels = label(image)  # before the intensity changes
+        image = change_intensity(image, rules.ranges, generator)
+        other = Labeled(image, labels, torch.ones_like(drawn.annotated))
+        inside = random_squares(len(own), image.shape[-1], generator, rules.device)
+        mixed = (paste(drawn, other, inside), paste(other, drawn, inside))
+        by_hand = torch.cat([inside, ~inside])
+        slices = Labeled(*(torch.cat(parts) for parts in zip(*mixed, strict=True)))
+        return slices, torch.where(by_hand, 1.0, TRUST)
 
 
 class QueryTask:
@@ -198,6 +257,5 @@ class QueryTask:
 
     def loss(self, network: nn.Module, step: int) -> Tensor:
         """Return the loss of one step."""
-        self.rules.hold_frozen()
         pixels, reference = self.batch(step)
         return query_loss(network(channels_last(pixels)), reference)

@@ -99,7 +99,8 @@ def train(  # noqa: PLR0913
 ) -> list[float]:
     """Train a network in place and return the loss of every step.
 
-    `rates` are the peak learning rates of the network, or of its parts that are trained.
+    `rates` are the peak learning rates of the network, or of its parts that are trained; the other
+    parts keep the batch statistics that they have.
     `loss_of_step(network, step)` draws its batch from a generator seeded with the step, so that a
     run resumed from `checkpoint` (saved every two minutes and on SIGTERM or SIGUSR1, removed at
     the end) is the run that was never interrupted. The network ends on `device`, in eval mode, with
@@ -110,7 +111,7 @@ def train(  # noqa: PLR0913
     Raises:
         SaclError: a loss is not finite, or there is time for almost no step.
     """
-    fabric, pace = _fabric(device), pace or Pace()
+    fabric, pace, saved = _fabric(device), pace or Pace(), time.monotonic()
     optimizer = torch.optim.AdamW(
         [{"params": list(part.parameters()), "lr": rate} for part, rate in rates.items()],
         weight_decay=_WEIGHT_DECAY,
@@ -120,14 +121,14 @@ def train(  # noqa: PLR0913
         optimizer, lambda _: cosine(pace.position, steps, _WARM_UP, pace.stride)
     )
     trained, fabric_optimizer = fabric.setup(network, optimizer)
-    parts: _Parts = {"network": network, "optimizer": optimizer}
-    parts = {**parts, "average": average.network} if average else parts
+    kept = {"average": average.network} if average else {}
+    parts: _Parts = {"network": network, "optimizer": optimizer, **kept}
     losses, position = _begin(checkpoint, parts, steps, what)
     schedule.last_epoch = len(losses)
-    trained.train()
+    trained.eval()
+    nn.ModuleList(rates).train()
     pace.begin(steps, device, what, len(losses), position)
     with _stop_signals() as stopped, ranks.same_statistics(network):
-        saved = time.monotonic()
         for step in track(pace, what, pace.total):
             loss = loss_of_step(trained, step)
             if not torch.isfinite(loss):

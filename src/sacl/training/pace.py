@@ -56,11 +56,6 @@ class Plan:
     augment: str | None = None
     copy_paste: float = 0.0
 
-    @property
-    def all_steps(self) -> int:
-        """Steps with and without a teacher."""
-        return self.steps + self.teacher_steps
-
 
 class Pace:
     """The position of a training in its schedule, in planned steps, from 0 to `steps`."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from sacl.patches.store import IMAGE_SCALE, Patches, StoreMeta
 from sacl.patches.views import BatchGenerator, ViewRanges, random_affine, resample
@@ -23,17 +23,12 @@ def step_generator(seed: int, step: int) -> np.random.Generator:
 
 @dataclass(frozen=True, kw_only=True)
 class StepRules:
-    """What all tasks on stored slices or patches share.
-
-    `frozen` is a part of the network that is held in eval mode, so that its batch statistics stay
-    those of its pretraining.
-    """
+    """What all tasks on stored slices or patches share."""
 
     batch: int
     ranges: ViewRanges
     seed: int
     device: torch.device
-    frozen: nn.Module | None = None
 
     def randomness(self, step: int) -> tuple[np.random.Generator, BatchGenerator]:
         """Return a step's two generators: one draws rows, one pixels, on the device if CUDA.
@@ -51,11 +46,6 @@ class StepRules:
         """Draw rows by their weights, none twice where there are enough."""
         enough = np.count_nonzero(weights) >= count
         return rng.choice(len(weights), count, replace=not enough, p=weights)
-
-    def hold_frozen(self) -> None:
-        """Put the frozen part, if there is one, into eval mode."""
-        if self.frozen is not None:
-            self.frozen.eval()
 
     def mapped(
         self,
