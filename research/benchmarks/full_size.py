@@ -285,7 +285,7 @@ def _calls(image: Path, label: Path, work: Path) -> dict[str, Callable[[], objec
     from sacl.networks.coarse import CoarseNetwork
     from sacl.organs import BTCV_ORGANS
     from sacl.patches import coarse_grid as grids
-    from sacl.prediction.coarse import VolumeEnsemble, cleaned
+    from sacl.prediction.coarse import Ensemble, cleaned
     from sacl.run.configure import load_config
     from sacl.scores.organs_of_case import score_case
     from sacl.training.coarse import volume_spec
@@ -304,7 +304,7 @@ def _calls(image: Path, label: Path, work: Path) -> dict[str, Callable[[], objec
     sharp = torch.nn.functional.one_hot(coarse.long(), ORGANS + 1).permute(3, 0, 1, 2)
     sharp = (0.8 * sharp + 0.2 / (ORGANS + 1)).contiguous()
     spec = volume_spec(scheme, [settings.spacing_mm], settings.crop, None, 32)
-    network = VolumeEnsemble(spec, (CoarseNetwork(spec).eval(),), cpu)
+    network = Ensemble(spec, (CoarseNetwork(spec).eval(),), cpu)
     return {
         "read image": lambda: read_volume(image),
         "read label map": lambda: read_label_map(label, scheme),

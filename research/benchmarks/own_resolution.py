@@ -50,6 +50,7 @@ from sacl.cohort.manifest import read_cohort, write_cohort
 from sacl.errors import DataError
 from sacl.files.documents import write_json
 from sacl.files.nifti import read_label_map, write_label_map
+from sacl.networks.coarse import CoarseSpec
 from sacl.patches.coarse_grid import (
     CoarseGrid,
     arg_max_on_scan,
@@ -57,11 +58,10 @@ from sacl.patches.coarse_grid import (
     image_to_coarse,
     labels_to_coarse,
 )
-from sacl.prediction.coarse import VolumeEnsemble, load_network
+from sacl.prediction.coarse import load_network
 from sacl.prediction.volume import (
-    AnyPredictor,
     MapRecipe,
-    VolumePredictor,
+    Predictor,
     load_predictor,
     predict_volume,
     predictor_of,
@@ -226,7 +226,7 @@ def _attention_maps(
 
 
 def _predicted(
-    predictor: AnyPredictor, cases: Sequence[Case], cohort: Cohort, base: Workspace
+    predictor: Predictor, cases: Sequence[Case], cohort: Cohort, base: Workspace
 ) -> Iterator[tuple[Case, LabelMap]]:
     for case in cases:
         yield case, predict_volume(predictor, Scan(case, cohort, base).image, case.window)
@@ -259,7 +259,7 @@ def cross_fitted(
             start,
             labeled=others,
             coarse=network.networks[0].state_dict()
-            if isinstance(network, VolumeEnsemble)
+            if network and isinstance(network.spec, CoarseSpec)
             else None,
             name=f"fold-{fold}",
         )
@@ -340,9 +340,9 @@ def _attention_dice(base: Workspace, cohort: Cohort, folder: Path) -> dict[str, 
     return dict(pd.DataFrame(rows).groupby("organ")["dice"].mean().round(3))
 
 
-def _dense(base: Workspace) -> VolumePredictor:
+def _dense(base: Workspace) -> Predictor:
     predictor = load_predictor(base.require("finetune") / segmenter_of(base), CPU, RECIPE)
-    if not isinstance(predictor, VolumePredictor):
+    if predictor.spec.head != "volume":
         raise DataError(f"{base.root}: its segmenter is not on volumes")
     return predictor
 

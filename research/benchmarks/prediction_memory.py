@@ -34,7 +34,7 @@ from sacl.networks.encoder import EncoderSpec
 from sacl.networks.segmenter import SegmenterSpec, build_segmenter
 from sacl.patches.region import Placement
 from sacl.patches.window import WindowRule
-from sacl.prediction.coarse import VolumeEnsemble
+from sacl.prediction.coarse import Ensemble
 from sacl.prediction.volume import MapRecipe, Predictor
 from sacl.settings import ExtractSettings, FinetuneSettings, IngestSettings, VolumeSettings
 from sacl.stages.predict_folder import predict_folder
@@ -82,7 +82,7 @@ def measure(head: str, slices: int) -> dict[str, float | bool]:
     scheme = LabelScheme("thirteen", ORGANS)
     spec = volume_spec(scheme, [settings.spacing_mm], settings.crop, None, 32)
     networks = tuple(CoarseNetwork(spec).eval() for _ in range(3))
-    ensemble = VolumeEnsemble(spec, networks, device)
+    ensemble = Ensemble(spec, networks, device)
     with tempfile.TemporaryDirectory() as folder:
         scan = Path(folder) / "scan.nii.gz"
         # The scan is made by another process: what making it takes is not this one's.
@@ -90,7 +90,7 @@ def measure(head: str, slices: int) -> dict[str, float | bool]:
         predictor = Predictor(segmenter, device, MapRecipe(keep_component=0.1))
         model = Model((Member("random", predictor, _Drawn(ensemble)),))
         # Networks allocate on their first call what they then keep; that is part of being ready.
-        predictor.logits([np.zeros((2 if head == "query" else 1, 64, 64), np.float32)])
+        predictor.logits([np.zeros((2 if head == "query" else 1, 64, 64), np.float32)], 64)
         begun = time.monotonic()
         with watched(_resident_gb, 0.005) as seen:
             predict_folder(model, scan, Path(folder) / "out")

@@ -27,7 +27,7 @@ from sacl.patches.scan_ranges import doubts_about, measures_of
 from sacl.patches.window import window_of
 from sacl.prediction.coarse import Ensemble, ensemble_of
 from sacl.prediction.volume import (
-    AnyPredictor,
+    Predictor,
     finished_map,
     predict_volume,
     predictor_of,
@@ -65,7 +65,7 @@ class Member:
     """One segmenter of a model, by its name, and the coarse networks that it came with, if any."""
 
     name: str
-    predictor: AnyPredictor
+    predictor: Predictor
     coarse: Ensemble | None
 
     def see(self, volume: Volume, scan: str, given: LabelMap | None) -> Seen:

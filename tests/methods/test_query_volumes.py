@@ -12,6 +12,7 @@ from sacl.methods import Recipe, method_named
 from sacl.methods.batches import (
     CropViews,
     DenseCropViews,
+    QueryVolumes,
     SlicePairs,
     embedder_of,
     training_patches,
@@ -23,7 +24,6 @@ from sacl.networks.projector import DenseFeatures
 from sacl.patches.views import VIEWS, ViewRanges, random_affine, resample
 from sacl.training import coarse
 from sacl.training.sampler import UniformSampler
-from sacl.training.volumes import QueryVolumes
 
 STILL = ViewRanges()
 

@@ -12,7 +12,7 @@ from sacl.networks.segmenter import (
     SegmenterSpec,
     TrainedModel,
     build_segmenter,
-    restored_segmenter,
+    restored,
 )
 from sacl.patches.region import Placement
 from sacl.patches.window import WindowRule
@@ -86,10 +86,10 @@ def saved(segmenter):
 def test_comes_back_as_it_was():
     segmenter = build_segmenter(spec_of("query", "aspp"), seed=0).eval()
     state, text = saved(segmenter)
-    restored = restored_segmenter(state, text, "here")
+    again = restored(state, text, "here")
     pixels = torch.rand(1, 2, 32, 32)
-    assert restored.spec == segmenter.spec
-    assert torch.allclose(restored(pixels), segmenter(pixels), atol=1e-6)
+    assert again.spec == segmenter.spec
+    assert torch.allclose(again(pixels), segmenter(pixels), atol=1e-6)
     model = TrainedModel.from_json(text)
     assert (model.method, model.steps, model.seconds) == ("none", 3, 1.5)
 
@@ -103,12 +103,12 @@ def test_a_description_without_its_training_is_one_line():
 def test_weights_of_another_spec_are_one_line():
     state, text = saved(build_segmenter(spec_of(), seed=0))
     with pytest.raises(DataError, match=r"^here/segmenter\.safetensors: the weights do not fit"):
-        restored_segmenter(state, {**text, "decoder": "aspp"}, "here")
+        restored(state, {**text, "decoder": "aspp"}, "here")
 
 
 def test_a_damaged_description_is_one_line():
     with pytest.raises(DataError, match="damaged"):
-        restored_segmenter({}, {"head": "dense"}, "here")
+        restored({}, {"head": "dense"}, "here")
 
 
 def test_a_segmenter_whose_patches_were_placed_otherwise_is_refused_with_the_remedy():
@@ -116,4 +116,4 @@ def test_a_segmenter_whose_patches_were_placed_otherwise_is_refused_with_the_rem
     assert text["placement"]["rule"] == 2
     text["placement"]["rule"] = 1
     with pytest.raises(DataError, match=r"placed by rule 1.*sacl extract CONFIG.yaml --force"):
-        restored_segmenter(state, text, "here")
+        restored(state, text, "here")

@@ -12,7 +12,7 @@ from sacl.patches.coarse_grid import (
     labels_to_coarse,
     linear_weights,
 )
-from sacl.prediction.coarse import VolumeEnsemble, ensemble_of, read_networks, save_network
+from sacl.prediction.coarse import Ensemble, ensemble_of, read_networks, save_network
 from sacl.prediction.windows import probability
 from sacl.scores.organs_of_case import dice
 from sacl.types import Grid, Volume
@@ -128,7 +128,7 @@ def test_the_arg_max_in_slabs_is_that_of_the_whole_volume(monkeypatch, in_plane_
 )
 def test_locates_on_the_scans_own_grid_whatever_its_size(shape, spacing_mm, in_plane_size):
     voxels, labels = cylinders(shape, spacing_mm)
-    ensemble = VolumeEnsemble(spec_for(in_plane_size), (ByIntensity(), ByIntensity()), CPU)
+    ensemble = Ensemble(spec_for(in_plane_size), (ByIntensity(), ByIntensity()), CPU)
     located = ensemble.locate(Volume(voxels, grid_of(shape, spacing_mm)), (0.0, 1000.0))
     assert located.scheme.names == ("dim", "bright")
     assert dice(labels == 2, located.voxels == 2) > 0.85
@@ -137,7 +137,7 @@ def test_locates_on_the_scans_own_grid_whatever_its_size(shape, spacing_mm, in_p
 def test_an_organ_below_the_smallest_volume_is_absent(monkeypatch):
     voxels, _ = cylinders((40, 40, 9), (1.0, 1.0, 2.0))
     volume = Volume(voxels, grid_of((40, 40, 9), (1.0, 1.0, 2.0)))
-    ensemble = VolumeEnsemble(spec_for(), (ByIntensity(),), CPU)
+    ensemble = Ensemble(spec_for(), (ByIntensity(),), CPU)
     assert (ensemble.locate(volume, (0.0, 1000.0)).voxels == 2).any()
     monkeypatch.setattr("sacl.prediction.coarse.MIN_VOLUME_ML", 9.0)
     assert not ensemble.locate(volume, (0.0, 1000.0)).voxels.any()
@@ -162,7 +162,7 @@ def test_saved_networks_are_read_back_and_locate_the_same(tmp_path):
     spec = spec_for()
     networks = [CoarseNetwork(spec).eval() for _ in range(2)]
     for name, network in zip(("fold-0", "all"), networks, strict=True):
-        save_network(tmp_path, name, VolumeEnsemble(spec, (network,), CPU))
+        save_network(tmp_path, name, Ensemble(spec, (network,), CPU))
     loaded = ensemble_of(read_networks(tmp_path), CPU, "here")
     assert loaded.spec == spec
     image = torch.rand(20, 18, 9)

@@ -25,7 +25,7 @@ from sacl.networks.coarse import CoarseNetwork, CoarseSpec, plan_levels
 from sacl.pack import FORMAT, pack, read_pack
 from sacl.plan.facts import MachineFacts
 from sacl.plan.rules import Choice
-from sacl.prediction.coarse import VolumeEnsemble, save_network
+from sacl.prediction.coarse import Ensemble, save_network
 from sacl.prediction.volume import MapRecipe, write_recipe
 from sacl.settings import EvaluateSettings
 from sacl.stages.evaluate import evaluate
@@ -46,7 +46,7 @@ def coarse_network(seed):
         kernels=kernels,
         strides=strides,
     )
-    return VolumeEnsemble(spec, (CoarseNetwork(spec).eval(),), torch.device("cpu"))
+    return Ensemble(spec, (CoarseNetwork(spec).eval(),), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

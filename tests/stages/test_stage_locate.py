@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from sacl.cohort.manifest import read_cohort, write_cohort
 from sacl.files.nifti import read_label_map
-from sacl.networks.segmenter import build_segmenter
-from sacl.prediction.coarse import SliceEnsemble, VolumeEnsemble, ensemble_of, read_networks
+from sacl.networks.segmenter import SegmenterSpec, build_segmenter
+from sacl.prediction.coarse import Ensemble, ensemble_of, read_networks
 from sacl.run.clock import TooShort
 from sacl.run.record import fingerprint, read_record
 from sacl.run.workspace import Workspace
@@ -106,7 +106,7 @@ def test_no_case_is_located_by_a_network_that_saw_its_subject(tmp_path, monkeypa
         training, "save_network", lambda _, name, network: kept.update({name: network})
     )
     monkeypatch.setattr(training, "load_network", lambda _, name, device: kept.get(name))
-    monkeypatch.setattr(VolumeEnsemble, "locate", locate)
+    monkeypatch.setattr(Ensemble, "locate", locate)
     stage.locate(SETTINGS, workspace)
 
     assert list(seen_by.values()) == [{1, 2}, {0, 2}, {0, 1}, {0, 1, 2}]
@@ -144,7 +144,7 @@ def test_networks_on_slices_can_be_loaded_and_locate_a_new_scan(located_on_slice
     ensemble = ensemble_of(
         read_networks(located_on_slices.folder("locate")), torch.device("cpu"), "here"
     )
-    assert isinstance(ensemble, SliceEnsemble)
+    assert isinstance(ensemble.spec, SegmenterSpec)
     assert len(ensemble.networks) == 3
     image, labels = blobs(77)
     found = ensemble.locate(Volume(image, GRID), (-50.0, 200.0))

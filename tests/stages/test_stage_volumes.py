@@ -23,7 +23,6 @@ from sacl.prediction.coarse import ALL_LABELED, load_network
 from sacl.prediction.volume import (
     MapRecipe,
     Predictor,
-    VolumePredictor,
     load_predictor,
     slice_probabilities,
 )
@@ -76,7 +75,7 @@ def test_trains_predicts_and_reads_back_without_patches_or_an_encoder(located):
         path = located.folder("predict") / "volume" / f"{case.case_id}.nii.gz"
         assert read_label_map(path, SCHEME)[0].voxels.shape == SHAPE
     predictor = load_predictor(located.folder("finetune") / "volume", "cpu", MapRecipe())
-    assert isinstance(predictor, VolumePredictor)
+    assert predictor.spec.head == "volume"
     assert not predictor.needs_coarse
     assert predictor.spec.organs == ("liver", "aorta")
     assert predictor.spec.scans is not None

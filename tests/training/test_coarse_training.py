@@ -13,8 +13,8 @@ from sacl.training.coarse import (
     random_turns,
 )
 from sacl.training.finetune import Labeled, loss_of_levels
+from sacl.training.locators import train_coarse
 from sacl.training.pace import Plan
-from sacl.training.volumes import train_coarse
 
 CPU = torch.device("cpu")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -17,19 +18,62 @@ from sacl import ranks
 from sacl.errors import DataError
 from sacl.losses.contrastive import patch_contrastive_loss
 from sacl.methods import Pretraining, Recipe
+from sacl.networks.coarse import CoarseNetwork, CoarseSpec, Down, Up
 from sacl.networks.decoder import build_decoder
 from sacl.networks.device import channels_last, seeded
-from sacl.networks.encoder import Encoder
+from sacl.networks.encoder import Encoder, State, with_inputs
 from sacl.networks.projector import Embedder
 from sacl.patches.store import COVERAGE_SCALE, IMAGE_SCALE, PatchStore
 from sacl.patches.views import BatchGenerator, change_intensity, two_views
-from sacl.training.coarse import change_voxels, cut_around, turn_crops
+from sacl.training.coarse import CoarseCase, Place, change_voxels, cut_around, place_in, turn_crops
 from sacl.training.sampler import BalancedSampler, Sampler, StepRules, step_generator
-from sacl.training.volumes import QueryVolumes
-from sacl.types import UNKNOWN
+from sacl.types import UNKNOWN, join_labels
 
 SURROUND_SHARE = 1 / 16
 """How far the organs' surroundings reach, in units of the slice's, or the crop's widest, side."""
+
+
+@dataclass(frozen=True, eq=False)
+class QueryVolumes:
+    """Training scans on a network's grid, with the coarse map in place of labels: what is queried.
+
+    A query is an organ of a scan, as the map has it. `scan_labels` are those of each scan;
+    `weights` are what the network starts from, random ones where there are none.
+    """
+
+    spec: CoarseSpec
+    cases: Sequence[CoarseCase]
+    scan_labels: Sequence[Mapping[str, str]]
+    weights: State | None = None
+
+    @cached_property
+    def queries(self) -> Int[np.ndarray, "2 query"]:
+        """The scan and the organ of each query, from 0."""
+        pairs = [(n, int(m) - 1) for n, case in enumerate(self.cases) for m in case.present]
+        return np.array(pairs, np.int64).reshape(-1, 2).T
+
+    def joined_label(self, names: Sequence[str]) -> Shaped[np.ndarray, " query"]:
+        """Return the combination of some scan-wise labels of every query's scan."""
+        of_scans = [join_labels([of.get(n, UNKNOWN) for n in names]) for of in self.scan_labels]
+        return np.array(of_scans)[self.queries[0]]
+
+    def place(self, query: int, generator: torch.Generator) -> Place:
+        """Return the scan of a query and a random voxel of its organ."""
+        scan, organ = self.queries[:, query]
+        return place_in(self.cases[scan], int(organ) + 1, generator)
+
+    def encoder_and_decoder(self, *, attention: bool = False) -> tuple[Down, Up]:
+        """Return the network's two ways; with attention the encoder's weights of it start at 0."""
+        network = CoarseNetwork(self.spec)
+        if self.weights is not None:
+            network.load_state_dict(self.weights)
+        if attention:
+            state = with_inputs(network.down.state_dict(), 2)
+            network.down = Down(self.spec, in_channels=2)
+            network.down.load_state_dict(state)
+        return network.down, network.up
+
+
 Queries = PatchStore | QueryVolumes
 """What a method learns from."""
 Relations = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -81,14 +125,10 @@ class PatchViews:
     ) -> None:
         self.store, self.rows, self.attention = store, rows, attention
         self.sampler, self.recipe = sampler, recipe
+        self.pixels_per_step = 2 * min(recipe.batch, len(rows)) * store.meta.patch_size**2
         self.rules = StepRules(
             batch=recipe.batch, ranges=recipe.ranges, seed=recipe.seed, device=recipe.device
         )
-
-    @property
-    def pixels_per_step(self) -> int:
-        """Pixels of a step's views."""
-        return 2 * min(self.rules.batch, len(self.rows)) * self.store.meta.patch_size**2
 
     def pixels(self, positions: Int[np.ndarray, " n"]) -> Float[Tensor, "n channel i j"]:
         """Return the patches at these positions of `rows`, with their attention if it is read."""
@@ -223,6 +263,7 @@ class SliceViews:
         self.store, self.recipe, self.size = store, recipe, store.meta.dense_size
         self.reach = (max(1, round(SURROUND_SHARE * self.size)),) * 2
         self.facts = {"slices": len(store.dense_index)}
+        self.pixels_per_step = 2 * min(recipe.batch, len(store.dense_index)) * self.size**2
         self.organs = len(store.meta.organs)
         self.margin = store.meta.dense_stored_size / self.size
         self.rules = StepRules(
@@ -235,11 +276,6 @@ class SliceViews:
         if recipe.scan_labels:
             scan_label = codes_of(store.joined_dense_label(recipe.scan_labels), UNKNOWN)
         self.scan_label = torch.from_numpy(scan_label).to(recipe.device)
-
-    @property
-    def pixels_per_step(self) -> int:
-        """Pixels of a step's views."""
-        return 2 * min(self.rules.batch, len(self.store.dense_index)) * self.size**2
 
     def draw(self, step: int) -> tuple[SlicePairs, torch.Generator]:
         """Return a step's views, and the generator for what else is random."""

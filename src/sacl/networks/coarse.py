@@ -19,6 +19,7 @@ from sacl.files.documents import JsonObject
 from sacl.files.weights import described
 from sacl.networks.device import channels_last
 from sacl.networks.encoder import UNET3D, EncoderSpec
+from sacl.types import LabelScheme
 
 Triple = tuple[int, int, int]
 
@@ -53,6 +54,11 @@ class CoarseSpec:
     def widths(self) -> list[int]:
         """Channels of every level."""
         return [self.channels * min(2**level, _WIDEST) for level in range(len(self.strides))]
+
+    @property
+    def label_scheme(self) -> LabelScheme:
+        """The organs as a label scheme."""
+        return LabelScheme(self.scheme, self.organs)
 
     @classmethod
     def from_json(cls, document: JsonObject) -> CoarseSpec:
@@ -183,7 +189,6 @@ class CoarseNetwork(nn.Module):
 
     def __init__(self, spec: CoarseSpec) -> None:
         super().__init__()
-        self.grid_spec = spec
         self.down, self.up = Down(spec), Up(spec)
         heads = (nn.Conv3d(width, 1 + len(spec.organs), 1) for width in spec.widths)
         self.heads = nn.ModuleList(heads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Annotated, Literal, TypeVar
 
 import torch
@@ -27,7 +28,6 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 SEGMENTER = "segmenter"
 """Name of the files of a segmenter, without suffix."""
-VOLUME_HEAD: Literal["volume"] = "volume"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +56,6 @@ class SegmenterSpec:
         return self.head == "query" or self.placement.region == "organs"
 
     @property
-    def out_channels(self) -> int:
-        """Logits per pixel."""
-        return len(self.organs) + 1 if self.head == "dense" else 1
-
-    @property
     def label_scheme(self) -> LabelScheme:
         """The organs as a label scheme."""
         return LabelScheme(self.scheme, self.organs)
@@ -82,7 +77,8 @@ class Segmenter(nn.Module):
         self.decoder = build_decoder(
             spec.decoder, self.encoder.channels, self.encoder.strides, spec.image_size
         )
-        self.head = nn.Conv2d(self.decoder.out_channels, spec.out_channels, 1)
+        outputs = 1 + len(spec.organs) if spec.head == "dense" else 1
+        self.head = nn.Conv2d(self.decoder.out_channels, outputs, 1)
 
     def forward(self, pixels: Float[Tensor, "n channel i j"]) -> Float[Tensor, "n out i j"]:
         """Return float32 logits."""
@@ -107,14 +103,6 @@ def build_segmenter(
     if decoder is not None:
         segmenter.decoder.load_state_dict(decoder)
     return segmenter
-
-
-def restored_segmenter(
-    state: State, text: JsonObject, where: str, name: str = SEGMENTER
-) -> Segmenter:
-    """Return a segmenter in eval mode from its saved weights and description, which have to fit."""
-    spec = SegmenterSpec.from_json(text)
-    return filled(lambda: Segmenter(spec), state, f"{where}/{name}")
 
 
 def filled(build: Callable[[], AnyModule], state: State, where: str) -> AnyModule:
@@ -156,7 +144,7 @@ class VolumeSegmenterSpec:
     network: CoarseSpec
     window: WindowRule
     scans: ScanRanges | None = None
-    head: Literal["volume"] = VOLUME_HEAD
+    head: Literal["volume"] = "volume"
 
     @property
     def needs_coarse(self) -> bool:
@@ -171,7 +159,7 @@ class VolumeSegmenterSpec:
     @property
     def label_scheme(self) -> LabelScheme:
         """The organs as a label scheme."""
-        return LabelScheme(self.network.scheme, self.network.organs)
+        return self.network.label_scheme
 
     @classmethod
     def from_json(cls, text: JsonObject) -> VolumeSegmenterSpec:
@@ -190,7 +178,7 @@ class VolumeSegmenter(CoarseNetwork):
 
 def spec_of(text: JsonObject) -> SegmenterSpec | VolumeSegmenterSpec:
     """Return the spec of either kind that was saved as JSON; a DataError where it is damaged."""
-    kind = VolumeSegmenterSpec if text.get("head") == VOLUME_HEAD else SegmenterSpec
+    kind = VolumeSegmenterSpec if text.get("head") == "volume" else SegmenterSpec
     return kind.from_json(text)
 
 
@@ -201,10 +189,8 @@ def restored(state: State, text: JsonObject, where: str) -> Segmenter | VolumeSe
         DataError: the description is damaged, or the weights do not fit it.
     """
     spec = spec_of(text)
-    where = f"{where}/{SEGMENTER}"
-    if isinstance(spec, VolumeSegmenterSpec):
-        return filled(lambda: VolumeSegmenter(spec), state, where)
-    return filled(lambda: Segmenter(spec), state, where)
+    kind = VolumeSegmenter if isinstance(spec, VolumeSegmenterSpec) else Segmenter
+    return filled(partial(kind, spec), state, f"{where}/{SEGMENTER}")
 
 
 @dataclass(frozen=True, kw_only=True)

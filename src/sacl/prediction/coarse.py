@@ -1,30 +1,30 @@
 """Locate organs: run coarse networks over a scan and return its cleaned coarse label map.
 
-A network works on volumes or on whole slices; several of one kind locate together, by the mean of
-their probabilities.
+Several locate together by the mean of their probabilities.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
-from torch import Tensor, nn
+from torch import Tensor
 
 from sacl.errors import DataError
 from sacl.files.documents import JsonObject
 from sacl.files.weights import read_weights, save_weights
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec
 from sacl.networks.encoder import State
-from sacl.networks.segmenter import Segmenter, SegmenterSpec, filled, restored_segmenter
+from sacl.networks.segmenter import Segmenter, SegmenterSpec, filled
 from sacl.patches.coarse_grid import arg_max_on_scan, coarse_grid, image_to_coarse
 from sacl.prediction.assemble import clean_components
-from sacl.prediction.volume import Network, Predictor, predict_volume
+from sacl.prediction.volume import Predictor, predict_volume
 from sacl.prediction.windows import probability
 from sacl.types import Grid, LabelMap, LabelScheme, Volume
 
@@ -36,66 +36,41 @@ ALL_LABELED = "all"
 """Name of the network that was trained on all labeled scans."""
 
 _NETWORKS = "networks"
-_SLICES: Literal["slices"] = "slices"
-_VOLUMES: Literal["volumes"] = "volumes"
+_KINDS: tuple[Literal["slices", "volumes"], ...] = ("slices", "volumes")
 _LEAST_PROBABILITY = 1e-6
 _BATCH = 16
 
 
 @dataclass(frozen=True, eq=False)
-class VolumeEnsemble:
-    """Coarse 3-D networks of one spec, in eval mode on `device`.
+class Ensemble:
+    """Coarse networks of one spec, on volumes or on whole slices, in eval mode on `device`.
 
-    Without `overlapping` they read every part of a scan once, which is two to eight times as fast.
+    On volumes, without `overlapping`, they read every part of a scan once, which is two to eight
+    times as fast.
     """
 
-    spec: CoarseSpec
-    networks: Sequence[nn.Module]
+    spec: CoarseSpec | SegmenterSpec
+    networks: Sequence[Any]
     device: torch.device
     overlapping: bool = True
+
+    def __call__(self, pixels: Float[Tensor, "n 1 i j"]) -> Float[Tensor, "n class i j"]:
+        """Return the logits of slices: those of the networks' mean probability."""
+        probability = [network(pixels).float().softmax(dim=1) for network in self.networks]
+        return torch.stack(probability).mean(dim=0).clamp_min(_LEAST_PROBABILITY).log()
 
     def locate(self, volume: Volume, window: tuple[float, float]) -> LabelMap:
         """Return the cleaned coarse label map of a canonical scan, of any size and spacing."""
         spec = self.spec
-        grid = coarse_grid(volume.grid, spec.spacing_mm, spec.in_plane_size)
-        image = image_to_coarse(volume.voxels, window, grid, self.device)
-        found = probability(self.networks, spec, image, self.overlapping)
-        scheme = LabelScheme(spec.scheme, spec.organs)
-        return cleaned(arg_max_on_scan(found, grid), volume.grid, scheme)
-
-
-class MeanOfNetworks:
-    """Several segmenters of one spec as one, whose logits are those of their mean probability."""
-
-    def __init__(self, networks: Sequence[Network]) -> None:
-        self.networks, self.spec = tuple(networks), networks[0].spec
-
-    def __call__(self, pixels: Float[Tensor, "n 1 i j"]) -> Float[Tensor, "n class i j"]:
-        """Return the logits of slices."""
-        probability = [network(pixels).float().softmax(dim=1) for network in self.networks]
-        return torch.stack(probability).mean(dim=0).clamp_min(_LEAST_PROBABILITY).log()
-
-
-@dataclass(frozen=True, eq=False)
-class SliceEnsemble:
-    """Coarse 2-D networks of one spec, on whole slices, in eval mode on `device`."""
-
-    networks: Sequence[Segmenter]
-    device: torch.device
-
-    @property
-    def spec(self) -> SegmenterSpec:
-        """The spec that all networks share."""
-        return self.networks[0].spec
-
-    def locate(self, volume: Volume, window: tuple[float, float]) -> LabelMap:
-        """Return the cleaned coarse label map of a canonical scan, of any size and spacing."""
-        predictor = Predictor(MeanOfNetworks(self.networks), self.device, batch=_BATCH)
-        labels = predict_volume(predictor, volume, window)
-        return cleaned(labels.voxels, labels.grid, labels.scheme)
-
-
-Ensemble = VolumeEnsemble | SliceEnsemble
+        if isinstance(spec, SegmenterSpec):
+            predictor = Predictor(self, self.device, batch=_BATCH)
+            voxels = predict_volume(predictor, volume, window).voxels
+        else:
+            grid = coarse_grid(volume.grid, spec.spacing_mm, spec.in_plane_size)
+            image = image_to_coarse(volume.voxels, window, grid, self.device)
+            found = probability(self.networks, spec, image, self.overlapping)
+            voxels = arg_max_on_scan(found, grid)
+        return cleaned(voxels, volume.grid, spec.label_scheme)
 
 
 def cleaned(voxels: Integer[np.ndarray, "i j k"], grid: Grid, scheme: LabelScheme) -> LabelMap:
@@ -108,7 +83,7 @@ def cleaned(voxels: Integer[np.ndarray, "i j k"], grid: Grid, scheme: LabelSchem
 def save_network(folder: Path, name: str, trained: Ensemble) -> None:
     """Write the only network of an ensemble, weights and description, under the stage's folder."""
     [network] = trained.networks
-    kind = _SLICES if isinstance(trained, SliceEnsemble) else _VOLUMES
+    kind = "slices" if isinstance(trained.spec, SegmenterSpec) else "volumes"
     save_weights(folder / _NETWORKS / name, kind, network, asdict(trained.spec))
 
 
@@ -123,8 +98,7 @@ class SavedNetwork:
     @property
     def spec(self) -> SegmenterSpec | CoarseSpec:
         """What the description says; a DataError where it is damaged."""
-        kind = SegmenterSpec if self.kind == _SLICES else CoarseSpec
-        return kind.from_json(self.text)
+        return (SegmenterSpec if self.kind == "slices" else CoarseSpec).from_json(self.text)
 
     def ready(self, device: torch.device, where: str) -> Ensemble:
         """Return an ensemble of this network alone; errors start with where it is from.
@@ -132,19 +106,18 @@ class SavedNetwork:
         Raises:
             DataError: the description is damaged, or the weights do not fit it.
         """
-        if self.kind == _SLICES:
-            segmenter = restored_segmenter(self.state, self.text, where, _SLICES)
-            return SliceEnsemble((segmenter.to(device, memory_format=torch.channels_last),), device)
-        spec = CoarseSpec.from_json(self.text)
-        network = filled(lambda: CoarseNetwork(spec), self.state, f"{where}/{_VOLUMES}")
-        return VolumeEnsemble(spec, (network.to(device),), device)
+        spec = self.spec
+        build = partial(Segmenter if isinstance(spec, SegmenterSpec) else CoarseNetwork, spec)
+        network = filled(build, self.state, f"{where}/{self.kind}").to(device)
+        if isinstance(spec, SegmenterSpec):
+            network.to(memory_format=torch.channels_last)
+        return Ensemble(spec, (network,), device)
 
 
 def read_network(folder: Path, name: str) -> SavedNetwork | None:
     """Return a network as it was saved by a `locate` stage; None where it was not."""
     place = folder / _NETWORKS / name
-    kinds: tuple[Literal["slices", "volumes"], ...] = (_SLICES, _VOLUMES)
-    kind = next((kind for kind in kinds if (place / f"{kind}.json").is_file()), None)
+    kind = next((kind for kind in _KINDS if (place / f"{kind}.json").is_file()), None)
     return None if kind is None else SavedNetwork(kind, *read_weights(place, kind))
 
 
@@ -167,19 +140,18 @@ def ensemble_of(saved: Sequence[SavedNetwork], device: torch.device, where: str)
         DataError: one of them is damaged, or they are of several kinds or specs.
     """
     ready = [network.ready(device, where) for network in saved]
-    if any(type(one) is not type(ready[0]) or one.spec != ready[0].spec for one in ready):
+    if any(one.spec != ready[0].spec for one in ready):
         raise DataError(f"{where}: coarse networks of several kinds; copy those of one training")
     return together(ready) if ready else None
 
 
 def in_haste(ensemble: Ensemble) -> Ensemble:
     """Return the ensemble as it locates fast: where it works on volumes, without overlap."""
-    if isinstance(ensemble, VolumeEnsemble):
-        return replace(ensemble, overlapping=False)
-    return ensemble
+    on_slices = isinstance(ensemble.spec, SegmenterSpec)
+    return ensemble if on_slices else replace(ensemble, overlapping=False)
 
 
 def together(ensembles: Sequence[Ensemble]) -> Ensemble:
     """Return the networks of several ensembles of one kind and spec as one."""
-    networks: Any = tuple(network for ensemble in ensembles for network in ensemble.networks)
+    networks = tuple(network for ensemble in ensembles for network in ensemble.networks)
     return replace(ensembles[0], networks=networks)

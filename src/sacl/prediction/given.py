@@ -226,18 +226,12 @@ def _likeliest(paths: list[Path], name: str) -> Path:
 
 @dataclass(frozen=True, eq=False)
 class GivenMaps:
-    """The given maps of a cohort's scans, which are cleaned like those of our own networks.
-
-    What was decided while they were read is noted, and how many scans have a label value without a
-    name.
-    """
+    """The given maps of a cohort's scans, which are cleaned like those of our own networks."""
 
     survey: Survey
     scheme: LabelScheme
     grids: Mapping[str, Grid]
     repairs_grid: bool
-    decided: Decisions = field(default_factory=Decisions)
-    unnamed: Counter[int] = field(default_factory=Counter)
 
     def locate(self, case: Case) -> tuple[LabelMap, SchemeMap | None]:
         """Return a case's cleaned map, empty where none is given, and the given one."""
@@ -247,32 +241,33 @@ class GivenMaps:
         given = read_given_map(self.survey.maps[case.case_id], self.scheme, grid, self.repairs_grid)
         return cleaned(given.label_map.voxels, grid, self.scheme), given
 
-    def note(self, case_id: str, decided: Decided, unnamed: Sequence[int]) -> None:
-        """Note what reading a case's map decided."""
-        self.decided.note(case_id, decided)
-        self.unnamed.update(unnamed)
+    def record(self, read: Mapping[str, tuple[Decided, Sequence[int]]]) -> dict[str, object]:
+        """Return what to record of the maps, and say what was decided.
 
-    def record(self) -> dict[str, object]:
-        """Return what to record of the maps, and say what was decided."""
-        for line in self.decided.lines(_WINS, "the map of", "maps"):
+        `read` has what reading each case's map decided, and its label values without a name.
+        """
+        survey, decisions, unnamed = self.survey, Decisions(), Counter[int]()
+        for case_id, (decided, values) in read.items():
+            decisions.note(case_id, decided)
+            unnamed.update(values)
+        for line in decisions.lines(_WINS, "the map of", "maps"):
             say(f"locate: {line}")
-        if self.unnamed:
-            values = in_short(list(map(str, sorted(self.unnamed))), _SAID)
-            say(f"locate: label values without a name became background: {values}")
-        survey, contested = self.survey, self.decided.contested
+        if unnamed:
+            named = in_short(list(map(str, sorted(unnamed))), _SAID)
+            say(f"locate: label values without a name became background: {named}")
         return {
             "maps": len(survey.maps),
             "missing": {"scans": len(survey.missing), "first": list(survey.missing[:_SAID])},
             "unmatched_names": dict(survey.unmatched),
             "absent_organs": list(survey.absent),
-            "unnamed_values": {str(value): n for value, n in sorted(self.unnamed.items())},
-            "repaired_grids": self.decided.repaired_grids,
-            "contradictions": self.decided.contradictions,
+            "unnamed_values": {str(value): n for value, n in sorted(unnamed.items())},
+            "repaired_grids": decisions.repaired_grids,
+            "contradictions": decisions.contradictions,
             "overlap": {
                 "wins": _WINS,
-                "scans": len(self.decided.overlaps),
-                "voxels": contested.total(),
-                "pairs": dict(contested.most_common()),
+                "scans": len(decisions.overlaps),
+                "voxels": decisions.contested.total(),
+                "pairs": dict(decisions.contested.most_common()),
             },
         }
 

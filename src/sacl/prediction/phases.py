@@ -232,10 +232,17 @@ def can_estimate(cohort: Cohort) -> bool:
     Nothing is estimated where no organ of the cohort tells the phase, or where its label `phase`
     means something else, such as a cardiac phase.
     """
-    reason = _why_not(cohort) if cohort.modality == "ct" else ""
+    if cohort.modality != "ct":
+        return False
+    foreign = {case.scan_label(PHASE) for case in cohort.cases} - {*PHASES, UNKNOWN}
+    reason = ""
+    if not any(canonical_name(organ) in TISSUE_OF for organ in cohort.scheme.names):
+        reason = f"{cohort.scheme.name} has none of the organs {', '.join(TISSUE_OF)}"
+    elif foreign:
+        reason = f"the cohort's label '{PHASE}' is '{min(foreign)}', which is no contrast phase"
     if reason:
         say(f"locate: contrast phases not estimated, {reason}")
-    return cohort.modality == "ct" and not reason
+    return not reason
 
 
 def phase_of_scan(
@@ -245,27 +252,7 @@ def phase_of_scan(
 
     Where the HU contradict it with a probability above 0.95, that is marked.
     """
-    return _decide(case, estimate_phase(organ_hu(image, coarse), threshold), origin)
-
-
-def record_phases(folder: Path, scans: Sequence[ScanPhase]) -> dict[str, object]:
-    """Write `phases.csv` beside the coarse maps; say what is in it, and return what to record."""
-    write_phases(folder / PHASES_FILE, scans, TISSUES)
-    return _summarize(scans)
-
-
-def _why_not(cohort: Cohort) -> str:
-    """Return why a CT cohort's contrast phases cannot be estimated; empty where they can."""
-    if not any(canonical_name(organ) in TISSUE_OF for organ in cohort.scheme.names):
-        return f"{cohort.scheme.name} has none of the organs {', '.join(TISSUE_OF)}"
-    foreign = {case.scan_label(PHASE) for case in cohort.cases} - {*PHASES, UNKNOWN}
-    if foreign:
-        return f"the cohort's label '{PHASE}' is '{min(foreign)}', which is no contrast phase"
-    return ""
-
-
-def _decide(case: Case, estimate: PhaseEstimate, origin: PhaseSource) -> ScanPhase:
-    known = case.scan_label(PHASE)
+    estimate, known = estimate_phase(organ_hu(image, coarse), threshold), case.scan_label(PHASE)
     source: PhaseSource = "unknown" if estimate.phase == UNKNOWN else "estimated"
     return ScanPhase(
         case_id=case.case_id,
@@ -279,8 +266,9 @@ def _decide(case: Case, estimate: PhaseEstimate, origin: PhaseSource) -> ScanPha
     )
 
 
-def _summarize(scans: Sequence[ScanPhase]) -> dict[str, object]:
-    """Say the sources, the estimated phases and the conflicts, and return them."""
+def record_phases(folder: Path, scans: Sequence[ScanPhase]) -> dict[str, object]:
+    """Write `phases.csv` beside the coarse maps; say what is in it, and return what to record."""
+    write_phases(folder / PHASES_FILE, scans, TISSUES)
     sources = Counter(scan.source for scan in scans)
     phases = Counter(scan.phase for scan in scans if scan.source == "estimated")
     conflicts = [scan for scan in scans if scan.conflict]

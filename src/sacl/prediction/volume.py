@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt
+from jaxtyping import Float
 from msgspec import Meta
 from torch import Tensor
 
-from sacl.files.atomic import write_text
-from sacl.files.documents import read_as
+from sacl.files.documents import read_if_there, write_json
 from sacl.files.weights import read_weights
 from sacl.networks.device import autocast, resolve_device
 from sacl.networks.segmenter import (
@@ -47,17 +45,6 @@ from sacl.types import Box, LabelMap, Volume
 _RECIPE_FILE = "recipe.json"
 
 
-@runtime_checkable
-class Network(Protocol):
-    """What is asked of a segmenter: its spec, and logits for pixels."""
-
-    spec: SegmenterSpec
-
-    def __call__(self, pixels: Float[Tensor, "n channel i j"]) -> Float[Tensor, "n out i j"]:
-        """Return the logits of pixels."""
-        ...
-
-
 @dataclass(frozen=True)
 class MapRecipe:
     """How final maps are made from a segmenter: what a run was scored with, and so is used with.
@@ -78,27 +65,29 @@ USUAL_RECIPE = MapRecipe(copies=4, keep_component=0.1)
 
 def write_recipe(folder: Path, recipe: MapRecipe) -> None:
     """Write how a run's final maps were made into the folder of its predictions."""
-    write_text(folder / _RECIPE_FILE, json.dumps(asdict(recipe), indent=1) + "\n")
+    write_json(folder / _RECIPE_FILE, recipe)
 
 
 def read_recipe(folder: Path) -> MapRecipe | None:
     """Return how a run's final maps were made, None where it has not predicted."""
-    path = folder / _RECIPE_FILE
-    remedy = "run `sacl predict CONFIG.yaml --force`"
-    return read_as(path, MapRecipe, remedy) if path.is_file() else None
+    return read_if_there(folder / _RECIPE_FILE, MapRecipe, "run `sacl predict CONFIG.yaml --force`")
 
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A segmenter ready to run: in eval mode, on its device."""
+    """A segmenter, on slices or on volumes, ready to run: in eval mode, on its device.
 
-    network: Network
+    The `network` has a `spec`, and gives the logits of slices, or a list of the logits of volumes,
+    the finest level first.
+    """
+
+    network: Any
     device: torch.device
     recipe: MapRecipe = MapRecipe()
     batch: int = 32
 
     @property
-    def spec(self) -> SegmenterSpec:
+    def spec(self) -> SegmenterSpec | VolumeSegmenterSpec:
         """The segmenter's spec."""
         return self.network.spec
 
@@ -107,16 +96,11 @@ class Predictor:
         """Tell whether a scan's coarse label map has to be known."""
         return self.spec.needs_coarse or bool(self.recipe.from_coarse)
 
-    @property
-    def scale(self) -> float:
-        """How many times wider than what the network reads the pixels have to be cut."""
-        return wider(self.spec.image_size, self.recipe.copies)
-
     @torch.inference_mode()
     def logits(
-        self, pixels: Sequence[Float[np.ndarray, "channel wide wide"]]
+        self, pixels: Sequence[Float[np.ndarray, "channel wide wide"]], size: int
     ) -> Float[Tensor, "n out side side"]:
-        """Return the logits of images, which are cut `scale` times wider than the logits are."""
+        """Return the logits, `size` pixels wide, of images that are cut `wider` for copies."""
 
         def network(batch: Float[Tensor, "n channel _i _j"]) -> Float[Tensor, "n out _i _j"]:
             with autocast(self.device):
@@ -125,65 +109,31 @@ class Predictor:
         batch = torch.from_numpy(np.stack(pixels)).to(self.device)
         if self.recipe.copies == 0:
             return network(batch).float()
-        return mean_over_copies(network, batch, self.spec.image_size, self.recipe.copies)
+        return mean_over_copies(network, batch, size, self.recipe.copies)
 
 
-@runtime_checkable
-class VolumeNetwork(Protocol):
-    """What is asked of a segmenter on volumes: its spec, and the logits of all its levels."""
-
-    spec: VolumeSegmenterSpec
-
-    def __call__(self, image: Float[Tensor, "n 1 i j k"]) -> list[Float[Tensor, "n class _ _ _"]]:
-        """Return the logits of volumes, the finest level first."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class VolumePredictor:
-    """A segmenter on volumes ready to run: in eval mode, on its device."""
-
-    network: VolumeNetwork
-    device: torch.device
-    recipe: MapRecipe = MapRecipe()
-
-    @property
-    def spec(self) -> VolumeSegmenterSpec:
-        """The segmenter's spec."""
-        return self.network.spec
-
-    @property
-    def needs_coarse(self) -> bool:
-        """Tell whether a scan's coarse label map has to be known."""
-        return self.spec.needs_coarse or bool(self.recipe.from_coarse)
-
-
-AnyPredictor = Predictor | VolumePredictor
-
-
-def load_predictor(folder: Path, device: str, recipe: MapRecipe) -> AnyPredictor:
+def load_predictor(folder: Path, device: str, recipe: MapRecipe) -> Predictor:
     """Return a run's saved segmenter, of either kind, ready to run.
 
     Raises:
         DataError: there is none, it is damaged, or its weights do not fit its description.
     """
-    state, text = read_weights(folder, SEGMENTER)
-    segmenter = restored(state, text, folder.name)
+    segmenter = restored(*read_weights(folder, SEGMENTER), folder.name)
     return predictor_of(segmenter, resolve_device(device), recipe)
 
 
 def predictor_of(
     segmenter: Segmenter | VolumeSegmenter, device: torch.device, recipe: MapRecipe = MapRecipe()
-) -> AnyPredictor:
+) -> Predictor:
     """Return a segmenter, trained or not, ready to run."""
-    if isinstance(segmenter, VolumeSegmenter):
-        return VolumePredictor(segmenter.to(device).eval(), device, recipe)
-    segmenter = segmenter.to(device, memory_format=torch.channels_last)
+    segmenter.to(device)
+    if isinstance(segmenter, Segmenter):
+        segmenter.to(memory_format=torch.channels_last)
     return Predictor(segmenter.eval(), device, recipe)
 
 
 def predict_volume(
-    predictor: AnyPredictor,
+    predictor: Predictor,
     volume: Volume,
     window: tuple[float, float],
     coarse: LabelMap | None = None,
@@ -202,14 +152,17 @@ def predict_volume(
     assert coarse is not None or not predictor.needs_coarse, "a coarse label map is needed"
     # Slices are read and written one by one: column order keeps each of them in one piece.
     labels = np.zeros(volume.grid.shape, scheme.label_type, order="F")
-    if isinstance(predictor, VolumePredictor):
+    if predictor.spec.head == "volume":
         labels = arg_max_on_scan(*_by_windows(predictor, volume, window))
     elif predictor.spec.head == "dense":
-        for box, logit in _slice_logits(predictor, volume, window, coarse):
+        for box, _, logit in _logits(predictor, volume, window, coarse):
             labels[:, :, box.start[2]] = labels_of_slice(logit, box, volume.grid.shape[:2])
     else:
-        assert coarse is not None
-        _predict_patches(predictor, volume, window, coarse, labels)
+        # Organs are fused slice by slice: the best logits of one slice are held at a time.
+        for k, patches in groupby(_logits(predictor, volume, window, coarse), key=_slice_of):
+            best = np.zeros(volume.grid.shape[:2], np.float32)
+            for box, label, logit in patches:
+                fuse(best, labels[:, :, k], logit[0], box, label)
     return finished_map(LabelMap(labels, volume.grid, scheme), recipe, coarse)
 
 
@@ -225,7 +178,7 @@ def finished_map(label_map: LabelMap, recipe: MapRecipe, coarse: LabelMap | None
 
 
 def slice_probabilities(
-    predictor: AnyPredictor,
+    predictor: Predictor,
     volume: Volume,
     window: tuple[float, float],
     coarse: LabelMap | None = None,
@@ -236,26 +189,25 @@ def slice_probabilities(
     patches compete as there: an organ wins where its probability exceeds one half, and those of all
     other organs. The arguments are those of `predict_volume`.
     """
-    if isinstance(predictor, VolumePredictor):
+    shape, classes = volume.grid.shape[:2], 1 + len(predictor.spec.organs)
+    if predictor.spec.head == "volume":
         on_grid = _by_windows(predictor, volume, window)
         yield from (probability.cpu() for probability in slices_on_scan(*on_grid))
         return
-    shape, classes = volume.grid.shape[:2], 1 + len(predictor.spec.organs)
     if predictor.spec.head == "dense":
-        for box, logit in _slice_logits(predictor, volume, window, coarse):
+        for box, _, logit in _logits(predictor, volume, window, coarse):
             probability = torch.zeros(classes, *shape)
             probability[0] = 1
             region, voxels = to_voxels(logit.cpu(), box, shape)
             probability[:, *region] = voxels.softmax(dim=0)
             yield probability
         return
-    assert coarse is not None
-    patches = groupby(_patch_logits(predictor, volume, window, coarse), lambda p: p[0].start[2])
+    patches = groupby(_logits(predictor, volume, window, coarse), key=_slice_of)
     of_slice = {k: list(group) for k, group in patches}
     for k in range(volume.grid.shape[2]):
         probability = torch.zeros(classes, *shape)
         for box, label, logit in of_slice.get(k, ()):
-            region, voxels = to_voxels(logit[None], box, shape)
+            region, voxels = to_voxels(logit, box, shape)
             inside = probability[label][region]
             inside[:] = torch.maximum(inside, voxels[0].sigmoid())
         probability[0] = 1 - probability[1:].amax(dim=0)
@@ -263,63 +215,48 @@ def slice_probabilities(
 
 
 def _by_windows(
-    predictor: VolumePredictor, volume: Volume, window: tuple[float, float]
+    predictor: Predictor, volume: Volume, window: tuple[float, float]
 ) -> tuple[Float[Tensor, "class a b c"], CoarseGrid]:
+    assert isinstance(predictor.spec, VolumeSegmenterSpec)
     how = (predictor.spec.network, predictor.device, volume, window, predictor.recipe.copies)
     return probability_by_windows((predictor.network,), *how)
 
 
-def _slice_logits(
+def _logits(
     predictor: Predictor, volume: Volume, window: tuple[float, float], coarse: LabelMap | None
-) -> Iterator[tuple[Box, Float[Tensor, "class side side"]]]:
-    """Yield box and logits of what a dense segmenter reads of every axial slice, by rising k."""
-    boxes = dense_boxes(predictor.spec.placement, volume.grid, coarse)
-    size, scale = predictor.spec.image_size, predictor.scale
-    for first in range(0, len(boxes), predictor.batch):
-        batch = boxes[first : first + predictor.batch]
-        pixels = [
-            cut(normalize(volume.voxels[:, :, box.start[2]], window), box, size, scale)[None]
-            for box in batch
-        ]
-        yield from zip(batch, predictor.logits(pixels), strict=True)
+) -> Iterator[tuple[Box, int, Float[Tensor, "class side side"]]]:
+    """Yield all that a segmenter on slices reads, by rising slice: box, label value and logits.
 
-
-def _predict_patches(
-    predictor: Predictor,
-    volume: Volume,
-    window: tuple[float, float],
-    coarse: LabelMap,
-    labels: UInt[np.ndarray, "i j k"],
-) -> None:
-    """Fuse the organs' patches slice by slice; one slice's best logits are held at a time."""
-    logits = _patch_logits(predictor, volume, window, coarse)
-    for k, patches in groupby(logits, key=lambda patch: patch[0].start[2]):
-        best = np.zeros(volume.grid.shape[:2], np.float32)
-        for box, label, logit in patches:
-            fuse(best, labels[:, :, k], logit, box, label)
-
-
-def _patch_logits(
-    predictor: Predictor, volume: Volume, window: tuple[float, float], coarse: LabelMap
-) -> Iterator[tuple[Box, int, Tensor]]:
-    """Yield box, label value and logits `[side, side]` of every organ's patches by rising slice."""
-    planned = plan_patches(coarse, predictor.spec)
-    size, scale = predictor.spec.image_size, predictor.scale
+    A dense one reads a box of every slice, with label 0; the other one the patches of all organs.
+    """
+    spec, planned = predictor.spec, list[tuple[Box, int]]()
+    assert isinstance(spec, SegmenterSpec)
+    if spec.head == "dense":
+        planned = [(box, 0) for box in dense_boxes(spec.placement, volume.grid, coarse)]
+    elif coarse is not None:
+        planned = plan_patches(coarse, spec)
+    size, scale = spec.image_size, wider(spec.image_size, predictor.recipe.copies)
 
     @lru_cache(maxsize=1)
     def plane(k: int) -> Float[np.ndarray, "i j"]:
         return normalize(volume.voxels[:, :, k], window)
 
     for first in range(0, len(planned), predictor.batch):
-        batch = planned[first : first + predictor.batch]
-        pixels = []
+        batch, pixels = planned[first : first + predictor.batch], []
         for box, label in batch:
             k = box.start[2]
-            attention = coverage(coarse.voxels[:, :, k], label, box, size, scale)
-            pixels.append(np.stack([cut(plane(k), box, size, scale), attention]))
-        logits = predictor.logits(pixels).cpu()
+            channels = [cut(plane(k), box, size, scale)]
+            if coarse is not None and label:
+                channels.append(coverage(coarse.voxels[:, :, k], label, box, size, scale))
+            pixels.append(np.stack(channels))
+        logits = predictor.logits(pixels, size)
+        logits = logits if spec.head == "dense" else logits.cpu()
         for (box, label), logit in zip(batch, logits, strict=True):
-            yield box, label, logit[0]
+            yield box, label, logit
+
+
+def _slice_of(patch: tuple[Box, int, Tensor]) -> int:
+    return patch[0].start[2]
 
 
 def plan_patches(coarse: LabelMap, spec: SegmenterSpec) -> list[tuple[Box, int]]:

@@ -79,7 +79,10 @@ def probability(
         for first in range(0, len(windows), at_once):
             batch = windows[first : first + at_once]
             crops = torch.stack([padded[window] for window in batch])[:, None]
-            for window, mean in zip(batch, _mean_of(networks, crops), strict=True):
+            with autocast(crops.device):
+                logits = [network(crops)[0] for network in networks]
+            means = torch.stack([logit.float().softmax(dim=1) for logit in logits]).mean(dim=0)
+            for window, mean in zip(batch, means, strict=True):
                 total[:, *window] += gaussian * mean
                 weight[window] += gaussian
 
@@ -92,15 +95,6 @@ def probability(
     total /= weight
     (i, j, k), (height, length, depth) = (low for low, _ in pads), image.shape
     return total[:, i : i + height, j : j + length, k : k + depth]
-
-
-def _mean_of(
-    networks: Sequence[Levels], crops: Float[Tensor, "n 1 i j k"]
-) -> Float[Tensor, "n class i j k"]:
-    """Return the mean probability of some networks."""
-    with autocast(crops.device):
-        logits = [network(crops)[0] for network in networks]
-    return torch.stack([logit.float().softmax(dim=1) for logit in logits]).mean(dim=0)
 
 
 def _starts(length: int, size: int) -> list[int]:

@@ -73,9 +73,8 @@ def locate(settings: LocateSettings, workspace: Workspace) -> Path:
         results.update(_summary(coverage, len(scored)))
         results["seen_by_every_network"] = seen
         if given:
-            for case_id, of in located.items():
-                given.note(case_id, of.decided, of.unnamed)
-            results["given"] = given.record()
+            read = {case_id: (of.decided, of.unnamed) for case_id, of in located.items()}
+            results["given"] = given.record(read)
         phases = [of.phase for of in located.values() if of.phase]
         results["phases"] = record_phases(folder, phases) if estimates else {}
     return folder

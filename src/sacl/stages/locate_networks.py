@@ -14,8 +14,6 @@ from sacl.networks.device import resolve_device
 from sacl.prediction.coarse import (
     ALL_LABELED,
     Ensemble,
-    SliceEnsemble,
-    VolumeEnsemble,
     in_haste,
     load_network,
     save_network,
@@ -28,9 +26,8 @@ from sacl.settings import LocateSettings
 from sacl.stages.reserve import middle_of, report_seconds, share_of, timed
 from sacl.stages.scan import Scan
 from sacl.training.coarse import coarse_case, volume_spec
-from sacl.training.coarse_slices import slice_spec, slices_of, train_on_slices
+from sacl.training.locators import slice_spec, slices_of, train_coarse, train_on_slices
 from sacl.training.pace import Pace, Plan, keep_pace, write_losses
-from sacl.training.volumes import train_coarse
 from sacl.types import Case, Cohort, LabelMap
 
 FOLDS = 3
@@ -279,7 +276,7 @@ def _on_volumes(
         plan = Plan(steps=volume.steps, learning_rate=VOLUME_LEARNING_RATE, seed=seed)
         scans = [labeled[case.case_id] for case in cases]
         network, losses = train_coarse(spec, scans, plan, device, **how)
-        return VolumeEnsemble(spec, (network,), device), losses
+        return Ensemble(spec, (network,), device), losses
 
     return train_one
 
@@ -314,6 +311,6 @@ def _on_slices(
         )
         scans = [*(labeled[case.case_id] for case in cases), *unlabeled]
         network, losses = train_on_slices(spec, scans, plan, device, **how)
-        return SliceEnsemble((network,), device), losses
+        return Ensemble(spec, (network,), device), losses
 
     return train_one

@@ -14,16 +14,16 @@ import torch
 from sacl.cohort.manifest import read_cohort, with_phases
 from sacl.errors import DataError
 from sacl.files.weights import read_weights
+from sacl.methods.batches import QueryVolumes
 from sacl.networks.coarse import CoarseSpec
 from sacl.networks.device import resolve_device
 from sacl.networks.encoder import UNET3D, PretrainedEncoder, State
 from sacl.patches.store import PatchStore, read_patches
-from sacl.prediction.coarse import ALL_LABELED, VolumeEnsemble, load_network
+from sacl.prediction.coarse import ALL_LABELED, load_network
 from sacl.progress import track
 from sacl.run.workspace import Workspace
 from sacl.stages.scan import Scan
 from sacl.training.coarse import CoarseCase, coarse_case, spec_of_scans
-from sacl.training.volumes import QueryVolumes
 from sacl.types import Case, Cohort
 
 _CHANNELS = 16
@@ -37,7 +37,7 @@ def coarse_start(cohort: Cohort, workspace: Workspace) -> tuple[CoarseSpec, Stat
     Where it is not on volumes, or there is none, the grid follows the scans; no weights then.
     """
     located = load_network(workspace.require("locate"), ALL_LABELED, torch.device("cpu"))
-    if isinstance(located, VolumeEnsemble):
+    if located and isinstance(located.spec, CoarseSpec):
         return located.spec, located.networks[0].state_dict()
     large = resolve_device(workspace.device).type != "cpu"
     native = [case.native.grid for case in cohort.of_split("train")]

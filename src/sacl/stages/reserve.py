@@ -14,13 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sacl.files.nifti import write_label_map
-from sacl.networks.segmenter import SegmenterSpec
 from sacl.patches.region import dense_boxes
 from sacl.prediction.assemble import clean_components
 from sacl.prediction.guard import changes_of
 from sacl.prediction.volume import (
-    AnyPredictor,
     MapRecipe,
+    Predictor,
     load_predictor,
     predict_volume,
     read_recipe,
@@ -76,7 +75,7 @@ class Costs:
         return max(self.seconds(0), min(self.seconds(copies), _MOST * left_s))
 
 
-def measure_costs(predictor: AnyPredictor, workspace: Workspace, cohort: Cohort) -> Costs:
+def measure_costs(predictor: Predictor, workspace: Workspace, cohort: Cohort) -> Costs:
     """Return what predicting and scoring all scans will take, by a segmenter trained or not."""
     case = middle_of(cohort.cases)
     scan = Scan(case, cohort, workspace)
@@ -90,7 +89,7 @@ def measure_costs(predictor: AnyPredictor, workspace: Workspace, cohort: Cohort)
     def beside() -> None:
         read = Scan(case, cohort, workspace)
         boxes: Sequence[Box] = ()
-        if isinstance(spec, SegmenterSpec) and spec.head == "dense":
+        if spec.head == "dense":
             boxes = dense_boxes(spec.placement, read.image.grid, read.coarse)
         clean_components(read.coarse.voxels, len(cohort.scheme.names), 0.1, 0)
         with tempfile.TemporaryDirectory() as folder:

@@ -101,7 +101,7 @@ def read_volumes(settings: FinetuneSettings, workspace: Workspace) -> VolumeStar
         scan, how = Scan(case, cohort, workspace), (case.window, case.annotated)
         on_grid = coarse_case(scan.image, scan.reference, *how, *grid)
         labeled.append(on_grid.on_disk(workspace.folder("finetune")))
-    require_organs(labeled, "finetune: the labeled scans")
+    require_organs((case.labels for case in labeled), "finetune: the labeled scans")
     each = sum(math.prod(case.image.shape) for case in labeled) / len(labeled)
     if settings.teacher_steps and not cohort.unlabeled:
         say("finetune: every training scan is labeled, so labeled scans are mixed with each other")

@@ -217,13 +217,9 @@ def random_boxes(
     return inside.to(device)
 
 
-def require_organs(cases: Sequence[CoarseCase], who: str) -> None:
-    """Refuse labeled scans none of which holds an organ.
-
-    Raises:
-        DataError: that is so.
-    """
-    if not any(bool(case.labels.any()) for case in cases):
+def require_organs(labels: Iterable[Shaped[Tensor | np.ndarray, "_ _ _"]], who: str) -> None:
+    """Refuse labeled scans by their labels, a DataError where none holds an organ."""
+    if not any(bool(one.any()) for one in labels):
         raise DataError(f"{who} hold no organ; check their references")
 
 

@@ -1,7 +1,7 @@
-"""Train a 2-D coarse network on whole slices; unlabeled scans take part, labeled by a teacher.
+"""Train coarse networks, which tell where the organs are: on crops of volumes, or on whole slices.
 
-It is the dense segmenter, on slices so coarse that the whole field of view is seen at once: it
-learns in minutes, from all training scans, where the organs are.
+On slices it is the dense segmenter, so coarse that the whole field of view is seen at once: it
+learns in minutes, from all training scans, of which a teacher labels the unlabeled ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sacl.errors import DataError
+from sacl.networks.coarse import CoarseNetwork, CoarseSpec
+from sacl.networks.device import seeded
 from sacl.networks.encoder import EncoderSpec
 from sacl.networks.segmenter import Segmenter, SegmenterSpec, build_segmenter
 from sacl.patches.query import cut, round_to_even
@@ -21,6 +22,7 @@ from sacl.patches.region import Placement, slice_boxes
 from sacl.patches.store import IMAGE_SCALE, ScanSlices, StoreMeta, quantized, store_of_slices
 from sacl.patches.views import VIEWS
 from sacl.patches.window import WindowRule, normalize
+from sacl.training.coarse import CoarseCase, CropTask, require_organs
 from sacl.training.finetune import BALANCE, DenseTask
 from sacl.training.pace import Plan
 from sacl.training.sampler import StepRules
@@ -29,6 +31,7 @@ from sacl.types import Cohort, LabelMap, Volume
 
 MARGIN = 1.6
 """Slices are held this many times wider than they are seen, for turned and shrunken views."""
+_LABELED = "locate: the labeled scans of a fold"
 
 
 def slice_spec(cohort: Cohort, size: int, width: int) -> SegmenterSpec:
@@ -85,10 +88,28 @@ def train_on_slices(
     stored = round_to_even(spec.image_size * MARGIN)
     meta = StoreMeta(0, 0, spec.image_size, stored, spec.organs, scheme=spec.scheme)
     store = store_of_slices(meta, scans, checkpoint and checkpoint.parent)
-    if not any(scan.labels is not None and scan.labels.any() for scan in scans):
-        raise DataError("locate: the labeled scans of a fold hold no organ; check their references")
+    require_organs([scan.labels for scan in scans if scan.labels is not None], _LABELED)
     network = build_segmenter(spec, plan.seed).to(device, memory_format=torch.channels_last)
     ranges = VIEWS[plan.augment or "strong"]
     rules = StepRules(batch=plan.batch, ranges=ranges, seed=plan.seed, device=device)
     task = DenseTask(store, rules, BALANCE, plan.copy_paste)
     return network, train_by_plan(network, task, plan, device, checkpoint=checkpoint, **how)
+
+
+def train_coarse(
+    spec: CoarseSpec,
+    labeled: Sequence[CoarseCase],
+    plan: Plan,
+    device: torch.device,
+    **how: Any,
+) -> tuple[CoarseNetwork, list[float]]:
+    """Return a coarse network, trained as by `training.teacher.train_by_plan`, and its losses.
+
+    Raises:
+        DataError: no case has an organ.
+    """
+    require_organs([case.labels for case in labeled], _LABELED)
+    with seeded(plan.seed):
+        network = CoarseNetwork(spec)
+    task = CropTask(labeled, spec, plan, device)
+    return network, train_by_plan(network, task, plan, device, **how)
