@@ -59,13 +59,6 @@ class GivenMap:
     names: Mapping[int, str] = field(default_factory=dict)
     organ_of: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The files that are read."""
-        if self.file is not None:
-            return (self.file,)
-        return tuple(self.masks[name] for name in self.organ_of)
-
 
 @dataclass(frozen=True)
 class Survey:
@@ -301,7 +294,8 @@ def _require_grids(survey: Survey, grids: Mapping[str, Grid], repairs_grid: bool
     """Compare all maps' grids with their scans' by the headers; DICOM's when they are read."""
     other: dict[str, tuple[Path, Grid]] = {}
     for case_id, given in survey.maps.items():
-        for path in (path for path in given.paths if is_nifti(path)):
+        paths = [given.file] if given.file else [given.masks[name] for name in given.organ_of]
+        for path in filter(is_nifti, paths):
             own = canonical_grid(frame_in(path).grid)
             if not same_grid(grids[case_id], own):
                 other.setdefault(case_id, (path, own))
