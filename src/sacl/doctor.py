@@ -23,9 +23,8 @@ from torch import Tensor, nn
 
 from sacl.files.nifti import read_label_map, write_label_map
 from sacl.networks.coarse import CoarseNetwork
-from sacl.networks.device import compute_in, mixed_dtype, resolve_device
+from sacl.networks.device import compute_in, mixed_dtype, probed_rate, resolve_device
 from sacl.networks.encoder import Encoder, EncoderSpec
-from sacl.networks.threads import probed_rate
 from sacl.plan.facts import measure_machine
 from sacl.run.machine import SAFE, environment_with
 from sacl.run.record import versions

@@ -19,9 +19,8 @@ from sacl.errors import ConfigError, DataError
 from sacl.files.itk import grid_of_itk, is_itk_image, itk_of_labels, volume_of_itk
 from sacl.files.nifti import image_of_labels, is_image, volume_of, volume_of_image
 from sacl.geometry import require_same_grid, to_native
-from sacl.networks.device import resolve_device
+from sacl.networks.device import resolve_device, time_passes
 from sacl.networks.segmenter import restored
-from sacl.networks.threads import time_passes
 from sacl.pack import parts_of_run, read_pack
 from sacl.patches.scan_ranges import doubts_about, measures_of
 from sacl.patches.window import window_of

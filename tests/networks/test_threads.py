@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from sacl.networks import threads
-from sacl.networks.threads import time_passes
+from sacl.networks import device
+from sacl.networks.device import time_passes
 
 CPU = torch.device("cpu")
 
@@ -18,9 +18,9 @@ CPU = torch.device("cpu")
 def set_threads(monkeypatch):
     """Return the list of what the number of threads was set to; there are four cores."""
     numbers = []
-    monkeypatch.setattr(threads, "compute_in", numbers.append)
-    monkeypatch.setattr(threads, "probed_rate", lambda _: 1.0)
-    monkeypatch.setattr(threads, "thread_choices", lambda _: (1, 4))
+    monkeypatch.setattr(device, "compute_in", numbers.append)
+    monkeypatch.setattr(device, "probed_rate", lambda _: 1.0)
+    monkeypatch.setattr(device, "thread_choices", lambda _: (1, 4))
     return numbers
 
 
@@ -31,7 +31,7 @@ class Pass(nn.Module):
         super().__init__()
         self.time = 0.0
         self.numbers, self.seconds = numbers, seconds
-        monkeypatch.setattr(threads.time, "perf_counter", lambda: self.time)
+        monkeypatch.setattr(device.time, "perf_counter", lambda: self.time)
 
     def forward(self, pixels):
         self.time += self.seconds[self.numbers[-1]] * pixels.numel()

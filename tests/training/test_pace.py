@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from sacl.errors import ConfigError
-from sacl.networks import threads
-from sacl.networks.threads import ThreadChoice
+from sacl.networks import device
+from sacl.networks.device import ThreadChoice
 from sacl.run import clock
 from sacl.run.clock import Deadline
 from sacl.run.record import PACE
@@ -187,8 +187,8 @@ def test_an_interrupted_training_goes_on_where_it_was(time, tmp_path, monkeypatc
 def set_threads(monkeypatch):
     """Return the list of what the number of threads was set to."""
     numbers = []
-    monkeypatch.setattr(threads, "compute_in", numbers.append)
-    monkeypatch.setattr(threads, "probed_rate", lambda _: 1.0)
+    monkeypatch.setattr(device, "compute_in", numbers.append)
+    monkeypatch.setattr(device, "probed_rate", lambda _: 1.0)
     return numbers
 
 
@@ -215,7 +215,7 @@ def test_a_hopeless_number_of_threads_costs_one_step(time, set_threads):
 
 
 def test_threads_that_wait_for_each_other_are_not_tried(time, set_threads, monkeypatch):
-    monkeypatch.setattr(threads, "probed_rate", {1: 100.0, 2: 60.0, 8: 3.0}.__getitem__)
+    monkeypatch.setattr(device, "probed_rate", {1: 100.0, 2: 60.0, 8: 3.0}.__getitem__)
     choice = ThreadChoice((1, 2, 8))
     steps_of(choice, time, set_threads, {1: 2.0, 2: 1.0}, 8)
     assert choice.settled
@@ -223,14 +223,14 @@ def test_threads_that_wait_for_each_other_are_not_tried(time, set_threads, monke
 
 
 def test_where_all_threads_wait_one_is_used_at_once(time, set_threads, monkeypatch):
-    monkeypatch.setattr(threads, "probed_rate", {1: 100.0, 8: 3.0}.__getitem__)
+    monkeypatch.setattr(device, "probed_rate", {1: 100.0, 8: 3.0}.__getitem__)
     assert ThreadChoice((1, 8)).settled
     assert set_threads == [1]
 
 
 def test_a_probe_counts_operations(monkeypatch):
-    monkeypatch.setattr(threads, "compute_in", lambda _: None)
-    assert threads.probed_rate(1) > 10
+    monkeypatch.setattr(device, "compute_in", lambda _: None)
+    assert device.probed_rate(1) > 10
 
 
 def test_the_choice_is_made_again_when_steps_become_slower_but_once_a_minute(time, set_threads):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sacl.cohort.manifest import read_cohort
 from sacl.files.nifti import read_label_map, write_label_map
-from sacl.networks.threads import time_passes
+from sacl.networks.device import time_passes
 from sacl.patches.region import dense_boxes
 from sacl.prediction import guard
 from sacl.prediction.volume import MapRecipe, load_predictor, predict_volume, write_recipe

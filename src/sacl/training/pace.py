@@ -20,8 +20,7 @@ import torch
 
 from sacl.files.atomic import write_text
 from sacl.files.documents import write_table
-from sacl.networks.device import thread_choices
-from sacl.networks.threads import ThreadChoice
+from sacl.networks.device import ThreadChoice, thread_choices
 from sacl.progress import duration, say
 from sacl.run import clock
 from sacl.run.clock import Deadline
