@@ -89,8 +89,7 @@ def slices(copy_paste=0.0, teacher_steps=0, frozen=False):
     network = build_segmenter(spec_of("dense"), 1)
     network.encoder.requires_grad_(not frozen)
     labeled = DenseTask(store, rules(ranges=RANGES, batch=7), 0.5, copy_paste)
-    task, average = with_teacher(labeled, network, 2, teacher_steps, None)
-    return network, task.loss, average
+    return network, *with_teacher(labeled, network, 2, teacher_steps, None)
 
 
 def query():

@@ -4,7 +4,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from sacl.errors import ConfigError, DataError
+from sacl.errors import DataError
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec, InstanceNorm, plan_levels
 from sacl.networks.device import channels_last
 
@@ -46,11 +46,6 @@ def test_rounds_the_crop_up_to_what_the_pooling_divides():
     pooling = torch.tensor(strides).prod(dim=0)
     assert (torch.tensor(crop) % pooling == 0).all()
     assert all(rounded >= asked for rounded, asked in zip(crop, (37, 50, 41), strict=True))
-
-
-def test_refuses_a_crop_without_voxels():
-    with pytest.raises(ConfigError, match=r"locate\.volume\.crop: expected voxels"):
-        plan_levels((64, 0, 32), (1.0, 1.0, 1.0))
 
 
 @pytest.mark.parametrize(

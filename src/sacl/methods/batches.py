@@ -265,7 +265,6 @@ class SliceViews:
         self.facts = {"slices": len(store.dense_index)}
         self.pixels_per_step = 2 * min(recipe.batch, len(store.dense_index)) * self.size**2
         self.organs = len(store.meta.organs)
-        self.margin = store.meta.dense_stored_size / self.size
         self.rules = StepRules(
             batch=recipe.batch, ranges=recipe.ranges, seed=recipe.seed, device=recipe.device
         )

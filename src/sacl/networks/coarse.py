@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetUpBlock
 from monai.networks.layers.factories import Norm
 from monai.networks.nets import DynUNet
@@ -14,7 +15,6 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
-from sacl.errors import ConfigError
 from sacl.files.documents import JsonObject
 from sacl.files.weights import described
 from sacl.networks.device import channels_last
@@ -74,41 +74,27 @@ def plan_levels(
     As in nnU-Net (Isensee et al., Nature Methods 18, 2021, doi 10.1038/s41592-020-01008-z): an axis
     is pooled while its spacing is within twice the finest and enough voxels are left, and convolved
     from the level on at which its spacing is within twice the finest.
-
-    Raises:
-        ConfigError: the crop has an axis without voxels.
     """
-    if min(crop) < 1:
-        raise ConfigError(f"locate.volume.crop: expected voxels along each axis, got {crop}")
-    size, spacing = [float(n) for n in crop], list(spacing_mm)
-    stride: Triple = (1, 1, 1)
-    convolved = [False, False, False]
+    size, spacing = np.array(crop, float), np.array(spacing_mm, float)
+    stride, pooling, convolved = np.ones(3, int), np.ones(3, int), np.zeros(3, bool)
     kernels: list[Triple] = []
     strides: list[Triple] = []
     while len(strides) < _LEVELS:
-        finest = min(spacing)
-        convolved = [c or s <= 2 * finest * 1.001 for c, s in zip(convolved, spacing, strict=True)]
-        kernels.append(_triple(3 if axis else 1 for axis in convolved))
-        strides.append(stride)
-        open_axes = [s for s, n in zip(spacing, size, strict=True) if n >= 2 * _SMALLEST_MAP]
-        finest = min(open_axes, default=0.0)
-        stride = _triple(
-            2 if n >= 2 * _SMALLEST_MAP and s <= 2 * finest * 1.001 else 1
-            for s, n in zip(spacing, size, strict=True)
-        )
-        if stride == (1, 1, 1):
+        convolved |= spacing <= 2 * spacing.min() * 1.001
+        kernels.append(_triple(np.where(convolved, 3, 1)))
+        strides.append(_triple(stride))
+        pooling *= stride
+        is_open = size >= 2 * _SMALLEST_MAP
+        finest = spacing.min(initial=np.inf, where=is_open)
+        stride = np.where(is_open & (spacing <= 2 * finest * 1.001), 2, 1)
+        if (stride == 1).all():
             break
-        size = [n / step for n, step in zip(size, stride, strict=True)]
-        spacing = [s * step for s, step in zip(spacing, stride, strict=True)]
-    pooling = [1, 1, 1]
-    for level in strides:
-        pooling = [total * step for total, step in zip(pooling, level, strict=True)]
-    rounded = _triple(-(-n // total) * total for n, total in zip(crop, pooling, strict=True))
-    return rounded, tuple(kernels), tuple(strides)
+        size, spacing = size / stride, spacing * stride
+    return _triple(-(-np.array(crop) // pooling) * pooling), tuple(kernels), tuple(strides)
 
 
-def _triple(values: Any) -> Triple:
-    i, j, k = values
+def _triple(values: Int[np.ndarray, " 3"]) -> Triple:
+    i, j, k = values.tolist()
     return i, j, k
 
 

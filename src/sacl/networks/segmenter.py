@@ -189,8 +189,10 @@ def restored(state: State, text: JsonObject, where: str) -> Segmenter | VolumeSe
         DataError: the description is damaged, or the weights do not fit it.
     """
     spec = spec_of(text)
-    kind = VolumeSegmenter if isinstance(spec, VolumeSegmenterSpec) else Segmenter
-    return filled(partial(kind, spec), state, f"{where}/{SEGMENTER}")
+    where = f"{where}/{SEGMENTER}"
+    if isinstance(spec, VolumeSegmenterSpec):
+        return filled(partial(VolumeSegmenter, spec), state, where)
+    return filled(partial(Segmenter, spec), state, where)
 
 
 @dataclass(frozen=True, kw_only=True)

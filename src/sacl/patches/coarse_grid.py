@@ -57,13 +57,12 @@ def coarse_grid(
         side_mm = max(n * s for n, s in zip(grid.shape[:2], grid.spacing_mm, strict=False))
         pixel_mm = side_mm / in_plane_size
         spacing_mm = (pixel_mm, pixel_mm, grid.spacing_mm[2])
-        sizes = (in_plane_size, in_plane_size, grid.shape[2])
+        sizes = [in_plane_size, in_plane_size, grid.shape[2]]
     else:
-        i, j, k = (
+        sizes = [
             max(1, math.ceil(n * s / target - 1e-3))
             for n, s, target in zip(grid.shape, grid.spacing_mm, spacing_mm, strict=True)
-        )
-        sizes = (i, j, k)
+        ]
     to_coarse, to_scan = [], []
     for n, m, target, s in zip(grid.shape, sizes, spacing_mm, grid.spacing_mm, strict=True):
         step = target / s

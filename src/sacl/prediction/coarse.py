@@ -106,12 +106,13 @@ class SavedNetwork:
         Raises:
             DataError: the description is damaged, or the weights do not fit it.
         """
-        spec = self.spec
-        build = partial(Segmenter if isinstance(spec, SegmenterSpec) else CoarseNetwork, spec)
-        network = filled(build, self.state, f"{where}/{self.kind}").to(device)
+        spec, where = self.spec, f"{where}/{self.kind}"
         if isinstance(spec, SegmenterSpec):
-            network.to(memory_format=torch.channels_last)
-        return Ensemble(spec, (network,), device)
+            segmenter = filled(partial(Segmenter, spec), self.state, where)
+            segmenter.to(device, memory_format=torch.channels_last)
+            return Ensemble(spec, (segmenter,), device)
+        network = filled(partial(CoarseNetwork, spec), self.state, where)
+        return Ensemble(spec, (network.to(device),), device)
 
 
 def read_network(folder: Path, name: str) -> SavedNetwork | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -169,9 +169,8 @@ def predict_volume(
 def finished_map(label_map: LabelMap, recipe: MapRecipe, coarse: LabelMap | None) -> LabelMap:
     """Return a map without small components, with the organs that are taken from the coarse map."""
     if recipe.keep_component > 0:
-        count = len(label_map.scheme.names)
-        cleaned = clean_components(label_map.voxels, count, recipe.keep_component, 0)
-        label_map = LabelMap(cleaned, label_map.grid, label_map.scheme)
+        how = len(label_map.scheme.names), recipe.keep_component, 0
+        label_map = replace(label_map, voxels=clean_components(label_map.voxels, *how))
     if coarse is None or not recipe.from_coarse:
         return label_map
     return with_organs_of(label_map, coarse, recipe.from_coarse)

@@ -17,10 +17,10 @@ from sacl.patches.views import VIEWS
 from sacl.run.workspace import Workspace
 from sacl.settings import FinetuneSettings
 from sacl.training.finetune import BALANCE, DenseTask, QueryTask
-from sacl.training.loop import train
+from sacl.training.loop import Loss, train
 from sacl.training.pace import Pace
 from sacl.training.sampler import StepRules
-from sacl.training.teacher import TeacherTask, with_teacher
+from sacl.training.teacher import with_teacher
 
 _LEARNING_RATE = 3e-3
 """Peak rate of what starts from random weights, where the settings say nothing."""
@@ -73,11 +73,11 @@ class SliceStart:
         steps = settings.steps + settings.teacher_steps
         average = None
         if settings.dense is None:
-            task: QueryTask | DenseTask | TeacherTask = QueryTask(self.store, rules)
+            loss: Loss = QueryTask(self.store, rules).loss
         else:
             labeled = DenseTask(self.store, rules, BALANCE, settings.dense.copy_paste)
             how = (settings.steps, settings.teacher_steps, pace)
-            task, average = with_teacher(labeled, segmenter, *how)
+            loss, average = with_teacher(labeled, segmenter, *how)
         short = pace.deadline is not None and pace.deadline.left_s < _WORTH_COMPILING_S
         short = short or ranks.count() > 1  # what ranks exchange within a pass is not compiled
         networks = {segmenter} | ({average.network} if average else set())
@@ -87,7 +87,7 @@ class SliceStart:
         rates |= {segmenter.encoder: peak * rate} if rate > 0 else {}
         losses = train(
             segmenter,
-            task.loss,
+            loss,
             rates,
             steps,
             device,

@@ -53,11 +53,6 @@ class Average:
     network: nn.Module
     decay: float
 
-    @classmethod
-    def of(cls, network: nn.Module, decay: float) -> Average:
-        """Return the average of a network that is to be trained."""
-        return cls(copy.deepcopy(network).requires_grad_(False), decay)
-
     @torch.no_grad()
     def follow(self, network: nn.Module, step: int) -> None:
         """Move towards the network as it is after a step."""

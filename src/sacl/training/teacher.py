@@ -9,6 +9,7 @@ and the network learns to mark still more. In the steps before, on labeled slice
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from sacl.networks.device import autocast, channels_last
 from sacl.progress import say
 from sacl.training.coarse import CropTask
 from sacl.training.finetune import DenseTask, loss_of_levels
-from sacl.training.loop import Average, train
+from sacl.training.loop import Average, Loss, train
 from sacl.training.pace import Pace, Plan
 
 DECAY = 0.99
@@ -69,17 +70,17 @@ def with_teacher(
     steps: int,
     teacher_steps: int,
     pace: Pace | None,
-) -> tuple[DenseTask | CropTask | TeacherTask, Average | None]:
-    """Return a task that goes on with unlabeled images after some steps, and their teacher.
+) -> tuple[Loss, Average | None]:
+    """Return the loss of steps that go on with unlabeled images after some, and their teacher.
 
-    Without steps for a teacher it is the task on labeled images, and there is none.
+    Without steps for a teacher it is that of labeled images, and there is none.
     """
     if teacher_steps == 0:
-        return labeled, None
+        return labeled.loss, None
     if isinstance(labeled, DenseTask) and not len(labeled.unlabeled):
         say("every training scan is labeled, so the teacher's steps see labeled slices")
-    average = Average.of(network, DECAY)
-    return TeacherTask(labeled, average.network, steps, pace), average
+    average = Average(copy.deepcopy(network).requires_grad_(False), DECAY)
+    return TeacherTask(labeled, average.network, steps, pace).loss, average
 
 
 def train_by_plan(
@@ -96,6 +97,6 @@ def train_by_plan(
     `how` are further arguments of `training.loop.train`.
     """
     steps = plan.steps, plan.teacher_steps
-    task, how["average"] = with_teacher(labeled, network, *steps, pace)
+    loss, how["average"] = with_teacher(labeled, network, *steps, pace)
     rates = {network: plan.learning_rate}
-    return train(network, task.loss, rates, sum(steps), device, pace=pace, **how)
+    return train(network, loss, rates, sum(steps), device, pace=pace, **how)
