@@ -22,7 +22,7 @@ from sacl.networks.encoder import Encoder, EncoderSpec, State, with_inputs
 from sacl.patches.region import Placement
 from sacl.patches.scan_ranges import ScanRanges
 from sacl.patches.window import WindowRule
-from sacl.types import LabelScheme
+from sacl.types import Cohort, LabelScheme
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -65,6 +65,20 @@ class SegmenterSpec:
         """Return the spec that was saved as JSON; a DataError where it is damaged."""
         remedy = "train the segmenter again (`sacl extract CONFIG.yaml --force`, then `sacl run`)"
         return described(cls, text, f"{SEGMENTER}.json", remedy)
+
+
+def slice_spec(cohort: Cohort, size: int, width: int) -> SegmenterSpec:
+    """Return the coarse network on a cohort's whole slices of `size` pixels."""
+    return SegmenterSpec(
+        encoder=EncoderSpec(width=width, in_channels=1),
+        decoder="unet",
+        head="dense",
+        scheme=cohort.scheme.name,
+        organs=cohort.scheme.names,
+        image_size=size,
+        window=WindowRule(cohort.modality, cohort.window_hu),
+        placement=Placement(region="slice"),
+    )
 
 
 class Segmenter(nn.Module):

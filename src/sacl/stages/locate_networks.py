@@ -11,6 +11,7 @@ import torch
 
 from sacl.cohort.dataset import in_short
 from sacl.networks.device import resolve_device
+from sacl.networks.segmenter import slice_spec
 from sacl.prediction.coarse import (
     ALL_LABELED,
     Ensemble,
@@ -26,7 +27,7 @@ from sacl.settings import LocateSettings
 from sacl.stages.reserve import middle_of, report_seconds, share_of, timed
 from sacl.stages.scan import Scan
 from sacl.training.coarse import coarse_case, volume_spec
-from sacl.training.locators import slice_spec, slices_of, train_coarse, train_on_slices
+from sacl.training.locators import slices_of, train_coarse, train_on_slices
 from sacl.training.pace import Pace, Plan, keep_pace, write_losses
 from sacl.types import Case, Cohort, LabelMap
 

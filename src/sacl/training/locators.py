@@ -15,37 +15,22 @@ import torch
 
 from sacl.networks.coarse import CoarseNetwork, CoarseSpec
 from sacl.networks.device import seeded
-from sacl.networks.encoder import EncoderSpec
 from sacl.networks.segmenter import Segmenter, SegmenterSpec, build_segmenter
 from sacl.patches.query import cut, round_to_even
-from sacl.patches.region import Placement, slice_boxes
+from sacl.patches.region import slice_boxes
 from sacl.patches.store import IMAGE_SCALE, ScanSlices, StoreMeta, quantized, store_of_slices
 from sacl.patches.views import VIEWS
-from sacl.patches.window import WindowRule, normalize
+from sacl.patches.window import normalize
 from sacl.training.coarse import CoarseCase, CropTask, require_organs
 from sacl.training.finetune import BALANCE, DenseTask
 from sacl.training.pace import Plan
 from sacl.training.sampler import StepRules
 from sacl.training.teacher import train_by_plan
-from sacl.types import Cohort, LabelMap, Volume
+from sacl.types import LabelMap, Volume
 
 MARGIN = 1.6
 """Slices are held this many times wider than they are seen, for turned and shrunken views."""
 _LABELED = "locate: the labeled scans of a fold"
-
-
-def slice_spec(cohort: Cohort, size: int, width: int) -> SegmenterSpec:
-    """Return the network on a cohort's whole slices of `size` pixels."""
-    return SegmenterSpec(
-        encoder=EncoderSpec(width=width, in_channels=1),
-        decoder="unet",
-        head="dense",
-        scheme=cohort.scheme.name,
-        organs=cohort.scheme.names,
-        image_size=size,
-        window=WindowRule(cohort.modality, cohort.window_hu),
-        placement=Placement(region="slice"),
-    )
 
 
 def slices_of(
