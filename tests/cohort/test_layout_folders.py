@@ -97,6 +97,33 @@ def test_where_tables_in_label_maps_differ_each_map_is_read_by_its_own(tmp_path)
         find(tmp_path)
 
 
+def test_a_name_is_the_same_however_its_letters_are_composed(tmp_path):
+    touch(tmp_path, "images/J\u00fcrgen.nii.gz")
+    drawn(tmp_path, "labels/Ju\u0308rgen.nii.gz")
+    assert [case.has_reference for case in find(tmp_path)[0].cases] == [True]
+
+
+def test_numbers_in_another_order_are_another_scan(tmp_path):
+    touch(tmp_path, "1_2.nii.gz", "2_1.nii.gz")
+    drawn(tmp_path, "1_2_seg.nii.gz", "2_1_seg.nii.gz")
+    pairs = summary(find(tmp_path)[0])
+    assert pairs == {
+        "1_2": ("1_2.nii.gz", "1_2_seg.nii.gz", "train"),
+        "2_1": ("2_1.nii.gz", "2_1_seg.nii.gz", "train"),
+    }
+
+
+def test_label_maps_below_a_plain_folder_of_scans_are_named_as_not_read(tmp_path):
+    touch(tmp_path, "a.nii.gz", "subjects.csv")
+    drawn(tmp_path, "labels/a.nii.gz")
+    found, _ = find(tmp_path)
+    assert found.layout == "folder"
+    assert found.notes == (
+        "not read 1 label map in folders below, such as labels/a.nii.gz; to read them, move the"
+        " scans into a folder images",
+    )
+
+
 def test_folders_say_what_is_held_out(tmp_path):
     touch(tmp_path, "imagesTr/a.nii.gz", "imagesVa/b.nii.gz", "test/images/c.nii.gz")
     drawn(tmp_path, "labelsTr/a.nii.gz", "labelsVa/b.nii.gz")

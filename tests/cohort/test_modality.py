@@ -26,17 +26,27 @@ def test_a_case_knows_better_than_its_dataset():
     assert [case.modality for case in told.cases] == ["mr", "ct"]
 
 
-def test_what_nobody_says_is_guessed_from_the_first_such_scan(tmp_path):
-    path = tmp_path / "a.nii"
-    nibabel.save(nibabel.Nifti1Image(np.full((2, 2, 2), -1024, np.int16), np.eye(4)), path)
-    mixed = found(None, "mr", None)
-    cases = (dataclasses.replace(mixed.cases[0], image=path), *mixed.cases[1:])
-    told = with_modality(dataclasses.replace(mixed, cases=cases), "auto")
-    assert [case.modality for case in told.cases] == ["ct", "mr", "ct"]
-    assert told.notes == (
-        "taken as CT, since the lowest intensity of c0 is -1024; set --ingest.modality if this is"
-        " wrong",
-    )
+@pytest.mark.parametrize(
+    ("lows", "modality", "why"),
+    [
+        ([-1024], "ct", "c0 is -1024"),
+        ([0, -1024, -1024, 0, -900], "ct", "c2 is -1024, against 1 of 3 scans read"),
+        ([-30, -1024], "mr", "c0 is -30, against 1 of 2 scans read"),
+        ([3, 1024], "mr", "c0 is 3"),
+    ],
+)
+def test_what_nobody_says_is_guessed_from_most_of_three_scans(tmp_path, lows, modality, why):
+    cases = []
+    for case, low in zip(found(*[None] * len(lows)).cases, lows, strict=True):
+        cases.append(dataclasses.replace(case, image=tmp_path / f"{case.case_id}.nii"))
+        nibabel.save(
+            nibabel.Nifti1Image(np.full((2, 2, 2), low, np.int16), np.eye(4)), cases[-1].image
+        )
+    mixed = (SourceCase("known", Path("none.nii"), modality="mr"), *cases)
+    told = with_modality(Dataset("folder", "mine", {}, mixed), "auto")
+    assert [case.modality for case in told.cases] == ["mr", *[modality] * len(lows)]
+    (note,) = told.notes
+    assert note.startswith(f"taken as {modality.upper()}, since the lowest intensity of {why}; set")
 
 
 def test_what_nobody_says_is_what_is_wanted_and_nothing_is_read():

@@ -14,9 +14,10 @@ from make_series import enhanced, make_scan, other, slices_of, write, write_scan
 from sacl.cli import main
 from sacl.cohort.layouts import dicom
 from sacl.dicom.intake import take_in
-from sacl.dicom.pseudonyms import KEY, read_key
+from sacl.dicom.pseudonyms import read_key
 from sacl.dicom.stack import read_stack
 from sacl.errors import DataError
+from sacl.run.workspace import KEY
 
 
 @pytest.fixture

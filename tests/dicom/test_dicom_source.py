@@ -9,9 +9,11 @@ from make_series import Patient, enhanced, make_scan, oblique, other, slices_of,
 from sacl.cli import main
 from sacl.cohort.layouts import dicom
 from sacl.dicom.intake import ingested_series
-from sacl.dicom.pseudonyms import KEY
 from sacl.dicom.verdict import DicomExport
 from sacl.errors import NoSeriesError
+from sacl.run.workspace import KEY, Workspace
+from sacl.settings import IngestSettings
+from sacl.stages import ingest as ingest_stage
 
 
 @pytest.fixture
@@ -40,6 +42,17 @@ def test_source_images_come_in_the_order_of_the_native_grid(tmp_path, rng, key):
             np.testing.assert_allclose(native.grid.affine @ (0, 0, k, 1), (-x, -y, z, 1), atol=1e-6)
         assert "PixelData" not in images[0]
         assert {"PatientName", "StudyDate", "FrameOfReferenceUID"} <= set(images[0].dir())
+
+
+def test_a_work_directory_in_an_export_is_no_part_of_it(tmp_path, rng):
+    root = write_scan(make_scan(rng), tmp_path / "export", rng)
+    work = root / "work" / "export"
+    settings = IngestSettings(data=(root,), organs=("liver",))
+    for _ in range(2):
+        workspace = Workspace(work)
+        before = ingest_stage.inputs(settings, workspace)
+        ingest_stage.ingest(settings, workspace)
+        assert ingest_stage.inputs(settings, workspace) == before
 
 
 def test_only_the_scans_own_slices_are_returned_without_copies(tmp_path, rng, key):

@@ -15,14 +15,13 @@ from matplotlib.path import Path as Polygon
 from sacl.cli import main
 from sacl.cohort.layouts import dicom
 from sacl.cohort.manifest import write_cohort
-from sacl.dicom.pseudonyms import KEY
 from sacl.dicom.segmentation import read_segmentation
 from sacl.dicom.verdict import DicomExport
 from sacl.errors import ConfigError, DataError
 from sacl.files.nifti import read_label_map, write_label_map
 from sacl.geometry import to_canonical
 from sacl.run.record import recorded
-from sacl.run.workspace import Workspace
+from sacl.run.workspace import KEY, Workspace
 from sacl.settings import FinetuneSettings, IngestSettings, PredictSettings
 from sacl.stages.export import export, export_folder
 from sacl.types import Case, Cohort, Grid, LabelMap, LabelScheme

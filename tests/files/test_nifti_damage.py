@@ -154,7 +154,7 @@ def test_colors_are_no_intensities(tmp_path):
     rgb = np.zeros((3, 4, 5), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     path = save(tmp_path / "scan.nii", rgb)
     for read in (read_volume, read_labels):
-        with pytest.raises(DataError, match="not a readable"):
+        with pytest.raises(DataError, match="voxels are colors or complex numbers"):
             read(path)
 
 

@@ -16,13 +16,12 @@ from sacl.check.cohort_checks import CohortFacts
 from sacl.cohort.dataset import Dataset, SourceCase
 from sacl.cohort.layouts.listing import Sources, joined, read_source
 from sacl.cohort.manifest import MANIFEST, read_cohort, read_image
-from sacl.dicom.pseudonyms import KEY
 from sacl.errors import DataError
 from sacl.plan.document import USUAL_TIME, make_plan
 from sacl.plan.facts import measure_machine, task_facts
 from sacl.plan.rules import Choice, Situation, hold_out_of, kinds_of
 from sacl.run.clock import seconds_of
-from sacl.run.workspace import FOLDERS
+from sacl.run.workspace import FOLDERS, KEY
 from sacl.settings import IngestSettings, RunConfig
 from sacl.types import Case, Cohort, NativeFrame, Volume
 

@@ -109,7 +109,7 @@ def _agreed(tables: Sequence[LabelNames]) -> LabelNames | None:
     ignored = {names.ignore for names in tables}
     if len(pairs) > len(names) or len(ignored) > 1 or ignored & names.keys():
         return None
-    return LabelNames(dict(sorted(names.items())), *ignored)
+    return LabelNames(dict(sorted(names.items())), next(iter(ignored)))
 
 
 def _each_by_its_own(dataset: Dataset, tables: Mapping[Path, LabelNames]) -> Dataset:

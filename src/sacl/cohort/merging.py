@@ -132,18 +132,23 @@ def read_scan(case: SourceCase) -> tuple[Volume, NativeFrame]:
 def with_modality(dataset: Dataset, wanted: Literal["auto", "ct", "mr"]) -> Dataset:
     """Return a dataset of which every case says its modality: its own, the dataset's, the wanted.
 
-    With `auto` one scan decides for all: the air of a CT lies near -1000 HU, MR has no negatives.
+    With `auto` most of three scans decide: the air of a CT is near -1000 HU, MR has no negatives.
     """
     cases = [dataclasses.replace(c, modality=c.modality or dataset.modality) for c in dataset.cases]
     unknown = [case for case in cases if case.modality is None]
     guess: Modality | None = None if wanted == "auto" else wanted
     note = ""
     if unknown and guess is None:
-        low = float(read_scan(unknown[0])[0].voxels.min())
-        guess = "ct" if low < AIR_HU else "mr"
+        read = dict.fromkeys((0, len(unknown) // 2, len(unknown) - 1))
+        lows = {unknown[n].case_id: float(read_scan(unknown[n])[0].voxels.min()) for n in read}
+        dark = [case_id for case_id, low in lows.items() if low < AIR_HU]
+        guess = "ct" if 2 * len(dark) > len(lows) else "mr"
+        agree = dark if guess == "ct" else [case_id for case_id in lows if case_id not in dark]
+        against = f", against {len(lows) - len(agree)} of {len(lows)} scans read"
         note = (
-            f"taken as {guess.upper()}, since the lowest intensity of {unknown[0].case_id} is"
-            f" {low:g}; set --ingest.modality if this is wrong"
+            f"taken as {guess.upper()}, since the lowest intensity of {agree[0]} is"
+            f" {lows[agree[0]]:g}{against if len(agree) < len(lows) else ''}; set"
+            " --ingest.modality if this is wrong"
         )
     known = tuple(dataclasses.replace(case, modality=case.modality or guess) for case in cases)
     return dataclasses.replace(dataset, cases=known).with_notes(note)

@@ -22,6 +22,8 @@ from typing import cast
 
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
+from sacl.run.workspace import is_work
+
 CODES = (
     *("unsafe_archive", "damaged_archive", "no_permission", "wrong_modality", "localizer"),
     *("secondary_capture", "derived", "color", "inverted_gray", "unsupported_multiframe"),
@@ -90,7 +92,10 @@ class Refused:
 
 
 def sources(root: Path) -> Iterator[Source | Refused]:
-    """Yield every file below a folder or in a zip by name, of any kind, and what is refused."""
+    """Yield every file below a folder or in a zip by name, of any kind, and what is refused.
+
+    Work directories are left out.
+    """
     locked: list[Refused] = []
 
     def refuse(error: OSError) -> None:
@@ -101,7 +106,7 @@ def sources(root: Path) -> Iterator[Source | Refused]:
     if root.is_file():
         tree = [(str(root.parent), [], [root.name])]
     for folder, below, names in tree:
-        below.sort()
+        below[:] = sorted(name for name in below if not is_work(Path(folder, name)))
         for path in filter(Path.is_file, (Path(folder, name) for name in sorted(names))):
             if path.suffix.lower() == ".zip":
                 yield from _in_zip(path)

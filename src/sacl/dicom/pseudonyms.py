@@ -24,8 +24,6 @@ from sacl.files.atomic import replacing
 from sacl.files.documents import read_rows
 from sacl.types import UNKNOWN
 
-KEY = "dicom-key.csv"
-"""Name of the key file, in the work directory."""
 _CASE_ID = re.compile(r".+-s\d+")
 _REMEDY = "restore it from a copy, or delete it so that new pseudonyms are drawn"
 

@@ -272,6 +272,6 @@ def label_map_of(
     if low < 0 or high > len(scheme.names):
         raise DataError(
             f"{name}: label values {low} to {high}, outside the scheme {scheme.name} with"
-            f" {len(scheme.names)} organs; give the map in that scheme"
+            f" {len(scheme.names)} organs (1 is {scheme.names[0]}); give the map in that scheme"
         )
     return LabelMap(voxels.astype(scheme.label_type, copy=False), grid, scheme)

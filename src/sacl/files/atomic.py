@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -204,8 +204,11 @@ def place_of(paths: Iterable[Path]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def folder_fingerprint(root: Path) -> str:
-    """Return a hash of all files below a folder, hidden ones and pipes apart, or of one file."""
+def folder_fingerprint(root: Path, left_out: Callable[[Path], bool] = lambda _: False) -> str:
+    """Return a hash of all files below a folder, hidden ones and pipes apart, or of one file.
+
+    Folders that are `left_out` do not count.
+    """
     if not root.is_dir():
         return fingerprint_of([root], root.parent)
     files: list[Path] = []
@@ -216,7 +219,8 @@ def folder_fingerprint(root: Path) -> str:
             inner.clear()
             continue
         entered.add(real)
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        shown = (name for name in inner if not name.startswith("."))
+        inner[:] = sorted(name for name in shown if not left_out(Path(folder, name)))
         paths = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
         files += [path for path in paths if path.is_file()]
     return fingerprint_of(files, root)

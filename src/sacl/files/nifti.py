@@ -322,7 +322,10 @@ def _stored(image: Any, path: Path) -> tuple[Num[np.ndarray, "i j k"], float, fl
     """Return the voxels of the first volume as stored, and slope and intercept to be applied."""
     proxy, shape = image.dataobj, image.shape[:3]
     if proxy.dtype.kind not in "iuf":
-        raise ImageFileError("voxels are not plain numbers")
+        raise DataError(
+            f"{path.name}: voxels are colors or complex numbers, expected one number each; export"
+            " the scan in gray values"
+        )
     if path.suffix.lower() == ".gz":
         size = math.prod(shape) * proxy.dtype.itemsize
         voxels = _inflated(path, proxy.offset, size).view(proxy.dtype).reshape(shape, order="F")

@@ -26,9 +26,16 @@ FOLDERS = {
     "report": "8-report",
 }
 """Folder of every stage's results, in the order in which the stages run."""
+KEY = "dicom-key.csv"
+"""Name of the key to the pseudonyms of a DICOM export, in the work directory."""
 
 _SHARDS_WAIT_S = 20.0
 """How long a shard waits while another one prepares a folder."""
+
+
+def is_work(folder: Path) -> bool:
+    """Tell whether a folder is a work directory, whose files are no data."""
+    return any((folder / name).exists() for name in (KEY, FOLDERS["ingest"]))
 
 
 @dataclass(frozen=True)

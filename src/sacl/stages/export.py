@@ -11,7 +11,6 @@ from pathlib import Path
 from sacl.cohort.label_names import map_files, scheme_of_folders
 from sacl.cohort.manifest import read_cohort
 from sacl.dicom.intake import Headers, ingested_series, series_named
-from sacl.dicom.pseudonyms import KEY
 from sacl.errors import ConfigError, DataError
 from sacl.export.folder import Exported, OpenResults, Origin, write_export
 from sacl.export.forms import FORMS, Export, Result, form_named
@@ -20,7 +19,7 @@ from sacl.files.nifti import read_label_map
 from sacl.progress import say
 from sacl.run.engine import HERE, Engine
 from sacl.run.record import fingerprint, read_record, segmenter_of
-from sacl.run.workspace import Workspace
+from sacl.run.workspace import KEY, Workspace
 from sacl.types import SPLITS, Case, LabelScheme
 
 

@@ -146,7 +146,7 @@ class Pace:
     def _say(self) -> None:
         if self.deadline:
             fit = min(self.steps, self.done + 1 + self.to_do)
-            left = duration(self.deadline.left_s)
+            left = duration(max(0.0, self.deadline.left_s))
             each = f"{self._seconds_per_step:.2g} s each"
             say(f"  {self.what}: {fit} of {self.steps} steps, {each}; {left} left")
 

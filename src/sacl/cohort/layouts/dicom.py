@@ -24,6 +24,8 @@ from sacl.dicom.pseudonyms import KeyRow, read_key, with_pseudonyms, write_key
 from sacl.dicom.stack import read_stack
 from sacl.dicom.verdict import DicomExport, Verdict
 from sacl.errors import DataError
+from sacl.files.atomic import folder_fingerprint
+from sacl.run.workspace import is_work
 
 NAME = "dicom"
 """Name of the dataset: that of the folder could be a patient's."""
@@ -79,6 +81,11 @@ def _notes(named: list[tuple[KeyRow, Verdict]]) -> Iterator[str]:
         )
     told = ((row.case_id, note) for row, verdict in named for note in verdict.notes)
     yield from map(first_of, by_kind(told))
+
+
+def fingerprint_of_export(root: Path) -> str:
+    """Return a hash of all files of an export; work directories in it are none of its."""
+    return folder_fingerprint(root, is_work)
 
 
 def _recognize(root: Path) -> Recognized | None:

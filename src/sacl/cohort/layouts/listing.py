@@ -24,10 +24,10 @@ from sacl.cohort.layouts.plain import (
 from sacl.cohort.merging import merge, of_one_modality, with_guessed_subjects, with_modality
 from sacl.cohort.splits import require_one_split, with_fold
 from sacl.cohort.tables import BESIDE, with_table
-from sacl.dicom.pseudonyms import KEY
 from sacl.dicom.verdict import DicomExport
 from sacl.errors import ConfigError, DataError
 from sacl.files.atomic import folder_fingerprint, real
+from sacl.run.workspace import KEY
 
 PHANTOM = "Dataset900_Phantom"
 """Folder that the phantom stage leaves its dataset in."""
@@ -192,7 +192,7 @@ def source_fingerprints(sources: Sources) -> dict[str, str]:
         key = "data" if n == 0 else f"data[{n}]"
         if recognize(source, sources.layout)[0] == dicom.NAME:
             tables = map(folder_fingerprint, tables_beside(source, sources))
-            hashes[key] = "-".join([folder_fingerprint(source), *tables])
+            hashes[key] = "-".join([dicom.fingerprint_of_export(source), *tables])
         else:
             root = source if source.is_dir() else source.parent
             hashes[key] = read_source(source, sources)[0].fingerprint(root)

@@ -21,6 +21,7 @@ Other plain values of an entry are scan-wise labels, as `fold` is; `subject_id` 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -42,14 +43,14 @@ from sacl.cohort.dataset import (
 )
 from sacl.cohort.label_names import TABLES, with_label_names
 from sacl.cohort.layouts.nnunet import modality_of
-from sacl.cohort.tables import NOT_LABELS, SPLIT_OF, annotated_of, scan_labels_of, split_of
+from sacl.cohort.tables import BESIDE, NOT_LABELS, SPLIT_OF, annotated_of, scan_labels_of, split_of
 from sacl.errors import DataError
 from sacl.files.atomic import real
 from sacl.files.documents import JsonObject, read_object, read_rows
 from sacl.files.itk import stem_of
 from sacl.files.nifti import is_nifti, read_volume
 from sacl.organs import words_for
-from sacl.run import workspace
+from sacl.run.workspace import is_work
 from sacl.types import Split
 
 _NAME = "cohort.csv"
@@ -60,8 +61,6 @@ _OF_A_SPLIT = re.compile(r"(?<=[a-z])(Tr|Va|Ts)$")
 _OVER_TIME = "4d"
 _DEPTH = 3
 """Folders below the given one in which scans are looked for, each in the one before."""
-_OF_A_RUN = workspace.FOLDERS["ingest"]
-"""What a work directory holds, whose files are no data."""
 _DECATHLON = "dataset.json"
 _PARTS = ("training", "validation", "testing", "test")
 _OTHER_LABELS = ("seg", "segmentation", "mask", "pseudo_label")
@@ -109,8 +108,13 @@ def _read_folder(root: Path) -> Dataset:
     map_of = {scans[0]: maps[0] for scans, maps in groups if len(scans) == len(maps) == 1}
     scans = [path for path in files if not _words(root, path) & _LABEL_WORDS] or files
     left_out = [p.name for p in files if p not in scans and p not in map_of.values()]
-    read = [*files, *(root / name for name in TABLES)]
+    read = [*files, *(root / name for name in (*TABLES, *BESIDE))]
     notes = unread(root, read, f"{_kind(files)}; give other data as a second --data")
+    if maps := [path for path in _below(root) if _words(root, path) & _LABEL_WORDS]:
+        notes += (
+            f"not read {counted(len(maps), 'label map')} in folders below, such as"
+            f" {maps[0].relative_to(root)}; to read them, move the scans into a folder images",
+        )
     if left_out:
         notes += (
             f"{in_short(left_out)} left out: named like label maps, but of no scan here; list the"
@@ -126,11 +130,12 @@ def _called_alike(root: Path, files: Sequence[Path]) -> list[tuple[list[Path], l
 
     Words that say what a file is, such as `image`, `seg` or `labelsTr`, may differ.
     """
-    groups: dict[frozenset[str], tuple[list[Path], list[Path]]] = {}
+    groups: dict[tuple[str, ...], tuple[list[Path], list[Path]]] = {}
     for path in files:
-        words = _words(root, path)
-        group = groups.setdefault(frozenset(words - _LABEL_WORDS - _IMAGE_WORDS), ([], []))
-        group[bool(words & _LABEL_WORDS)].append(path)
+        words = _words_in_order(root, path)
+        rest = tuple(word for word in words if word not in _LABEL_WORDS | _IMAGE_WORDS)
+        group = groups.setdefault(rest, ([], []))
+        group[not _LABEL_WORDS.isdisjoint(words)].append(path)
     return list(groups.values())
 
 
@@ -140,8 +145,13 @@ def _kind(files: Sequence[Path]) -> str:
 
 def _words(root: Path, path: Path) -> set[str]:
     """Return the words of a file's name and of its folders' below a root; `imagesTr` are two."""
+    return set(_words_in_order(root, path))
+
+
+def _words_in_order(root: Path, path: Path) -> list[str]:
     folders = (_OF_A_SPLIT.sub(r"_\1", part) for part in path.relative_to(root).parts[:-1])
-    return set(re.split(r"[-_. /]", "/".join([*folders, stem_of(path)]).lower()))
+    text = unicodedata.normalize("NFC", "/".join([*folders, stem_of(path)]))  # macOS writes NFD
+    return re.split(r"[-_. /]", text.lower())
 
 
 def _below(root: Path) -> list[Path]:
@@ -150,16 +160,14 @@ def _below(root: Path) -> list[Path]:
     for _ in range(_DEPTH):
         below = (path for folder in folders for path in sorted(folder.iterdir()))
         folders = [
-            path
-            for path in below
-            if path.is_dir() and path.name[0] != "." and not (path / _OF_A_RUN).is_dir()
+            path for path in below if path.is_dir() and path.name[0] != "." and not is_work(path)
         ]
         files += [file for folder in folders for file in scan_files(folder)]
     return files
 
 
 def _recognize_folders(root: Path) -> Recognized | None:
-    if not root.is_dir() or scan_files(root) or (root / _OF_A_RUN).is_dir():
+    if not root.is_dir() or scan_files(root) or is_work(root):
         return None
     files = _below(root)
     labels = counted(sum(bool(_words(root, p) & _LABEL_WORDS) for p in files), "label map")
