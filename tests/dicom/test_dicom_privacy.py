@@ -15,11 +15,11 @@ from make_series import Patient, make_scan, oblique, other, slices_of, tilted, w
 from sacl.cli import main
 from sacl.cohort.layouts import dicom
 from sacl.cohort.manifest import read_cohort, read_image
-from sacl.dicom.pseudonyms import KEY, read_key
+from sacl.dicom.pseudonyms import read_key
 from sacl.dicom.verdict import DicomExport
 from sacl.errors import DataError
 from sacl.geometry import to_canonical
-from sacl.run.workspace import Workspace
+from sacl.run.workspace import KEY, Workspace
 from sacl.settings import IngestSettings
 from sacl.stages.ingest import ingest
 from sacl.types import Grid

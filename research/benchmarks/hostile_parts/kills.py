@@ -26,7 +26,7 @@ import numpy as np
 
 from research.benchmarks.hostile_parts.ended import forked, program_of
 from research.compare import LOG
-from sacl.dicom.pseudonyms import KEY
+from sacl.run.workspace import KEY
 
 OF_ONE_TIME = ("started", "date", "duration_s", "seconds", "pace", "shared", "peak_memory_mb")
 """What a record says of when, or for how long; never compared."""
