@@ -114,13 +114,16 @@ def test_numbers_in_another_order_are_another_scan(tmp_path):
 
 
 def test_label_maps_below_a_plain_folder_of_scans_are_named_as_not_read(tmp_path):
-    touch(tmp_path, "a.nii.gz", "subjects.csv")
+    touch(tmp_path, "a.nii.gz", "b.nii.gz", "subjects.csv")
     drawn(tmp_path, "labels/a.nii.gz")
+    with pytest.raises(DataError, match=r"not read 1 label map .* images, else move these away"):
+        find(tmp_path)
+    drawn(tmp_path, "b_seg.nii.gz")
     found, _ = find(tmp_path)
     assert found.layout == "folder"
-    assert found.notes == (
+    assert found.notes[0] == (
         "not read 1 label map in folders below, such as labels/a.nii.gz; to read them, move the"
-        " scans into a folder images",
+        " scans into a folder images"
     )
 
 

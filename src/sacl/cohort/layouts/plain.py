@@ -102,6 +102,9 @@ def _read_folder(root: Path) -> Dataset:
     """List the scans, all for training; a label map by its name is none, unless all are so.
 
     A label map is a scan's where one of each shares the rest of the name.
+
+    Raises:
+        DataError: no scan has one, but there are some in folders below.
     """
     files = list(files_by_case(root).values())
     groups = _called_alike(root, files)
@@ -111,10 +114,13 @@ def _read_folder(root: Path) -> Dataset:
     read = [*files, *(root / name for name in (*TABLES, *BESIDE))]
     notes = unread(root, read, f"{_kind(files)}; give other data as a second --data")
     if maps := [path for path in _below(root) if _words(root, path) & _LABEL_WORDS]:
-        notes += (
+        note = (
             f"not read {counted(len(maps), 'label map')} in folders below, such as"
-            f" {maps[0].relative_to(root)}; to read them, move the scans into a folder images",
+            f" {maps[0].relative_to(root)}; to read them, move the scans into a folder images"
         )
+        if not map_of:
+            raise DataError(f"{root.name}: {note}, else move these away")
+        notes += (note,)
     if left_out:
         notes += (
             f"{in_short(left_out)} left out: named like label maps, but of no scan here; list the"
