@@ -102,6 +102,23 @@ def test_a_failing_stage_leaves_no_record_and_resumes_its_partial_results(tmp_pa
         assert (folder / "half").exists()
 
 
+def test_where_data_lie_matters_only_if_they_are_other_data(tmp_path):
+    workspace = Workspace(tmp_path)
+    here, there = {"data": "a", "place": "here"}, {"data": "a", "place": "there"}
+    with (
+        pytest.raises(RuntimeError),
+        recorded(workspace, "evaluate", SETTINGS, here) as (folder, _),
+    ):
+        (folder / "half").write_text("x")
+        raise RuntimeError
+    with recorded(workspace, "evaluate", SETTINGS, there) as (folder, _):
+        assert (folder / "half").exists()
+    assert state_of(workspace, "evaluate", SETTINGS, here) == "current"
+    assert state_of(workspace, "evaluate", SETTINGS, {"data": "b", "place": "there"}) == "stale"
+    with pytest.raises(WorkspaceError, match="holds a run on other data, from another folder"):
+        state_of(workspace, "evaluate", SETTINGS, {"data": "b", "place": "here"})
+
+
 def test_the_next_start_removes_what_killed_processes_left_in_any_stage(tmp_path):
     workspace = Workspace(tmp_path)
     left = [workspace.folder(s) / "sub" / ".partial-123-images.npy" for s in ("extract", "predict")]

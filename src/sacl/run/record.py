@@ -214,7 +214,8 @@ def _kept(workspace: Workspace, stage: str, settings: Checked) -> dict[str, Any]
 
 
 def _note_of(settings: Tree, inputs: Mapping[str, str]) -> str:
-    return json.dumps({"settings": settings, "inputs": dict(inputs)}, sort_keys=True)
+    inputs = {name: of for name, of in inputs.items() if name != PLACE}  # nodes may mount elsewhere
+    return json.dumps({"settings": settings, "inputs": inputs}, sort_keys=True)
 
 
 def _is_begun(folder: Path, note: str) -> bool:
