@@ -141,9 +141,8 @@ def with_modality(dataset: Dataset, wanted: Literal["auto", "ct", "mr"]) -> Data
     if unknown and guess is None:
         read = dict.fromkeys((0, len(unknown) // 2, len(unknown) - 1))
         lows = {unknown[n].case_id: float(read_scan(unknown[n])[0].voxels.min()) for n in read}
-        dark = [case_id for case_id, low in lows.items() if low < AIR_HU]
-        guess = "ct" if 2 * len(dark) > len(lows) else "mr"
-        agree = dark if guess == "ct" else [case_id for case_id in lows if case_id not in dark]
+        guess = "ct" if 2 * sum(low < AIR_HU for low in lows.values()) > len(lows) else "mr"
+        agree = [name for name, low in lows.items() if (low < AIR_HU) == (guess == "ct")]
         against = f", against {len(lows) - len(agree)} of {len(lows)} scans read"
         note = (
             f"taken as {guess.upper()}, since the lowest intensity of {agree[0]} is"

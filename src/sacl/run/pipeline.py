@@ -18,7 +18,6 @@ from sacl.run import clock
 from sacl.run.clock import Budget, seconds_of
 from sacl.run.engine import HERE, Engine
 from sacl.run.record import (
-    PLACE,
     RECORD,
     Record,
     aside_of,
@@ -27,6 +26,7 @@ from sacl.run.record import (
     restore,
     settle,
     state_of,
+    without_place,
 )
 from sacl.run.workspace import FOLDERS, Workspace
 from sacl.settings import RunConfig
@@ -186,8 +186,8 @@ def run_stage(
 
 
 def _again(record: Record, inputs: Mapping[str, str]) -> str:
-    others = [name for name in inputs if name != PLACE]
-    changed = [name for name in others if record.inputs.get(name) != inputs[name]]
+    now = without_place(inputs)
+    changed = [name for name, of in now.items() if record.inputs.get(name) != of]
     return f" again, since {' and '.join(changed)} changed" if changed else ""
 
 

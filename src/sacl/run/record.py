@@ -135,7 +135,12 @@ def state_of(
 
 def are_other(was: Mapping[str, str], now: Mapping[str, str]) -> bool:
     """Tell whether inputs have changed; where they lie is no matter."""
-    return {**was, PLACE: ""} != {**now, PLACE: ""}
+    return without_place(was) != without_place(now)
+
+
+def without_place(inputs: Mapping[str, str]) -> dict[str, str]:
+    """Return inputs but for where they lie, which several machines may call differently."""
+    return {name: of for name, of in inputs.items() if name != PLACE}
 
 
 @contextlib.contextmanager
@@ -214,8 +219,7 @@ def _kept(workspace: Workspace, stage: str, settings: Checked) -> dict[str, Any]
 
 
 def _note_of(settings: Tree, inputs: Mapping[str, str]) -> str:
-    inputs = {name: of for name, of in inputs.items() if name != PLACE}  # nodes may mount elsewhere
-    return json.dumps({"settings": settings, "inputs": inputs}, sort_keys=True)
+    return json.dumps({"settings": settings, "inputs": without_place(inputs)}, sort_keys=True)
 
 
 def _is_begun(folder: Path, note: str) -> bool:
